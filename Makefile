@@ -1,0 +1,38 @@
+# The everyday commands; `make` alone lists them. Everything is installed into .venv and nowhere else.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(INSTALLED) ## make a data set, train on it, evaluate and draw, on the CPU: out/demo
+	@$(BIN)/bcnet demo -o out/demo --overwrite
+
+test: $(INSTALLED) ## the tests of every change, less than five minutes
+	@$(BIN)/pytest
+
+test-slow: $(INSTALLED) ## the tests that take minutes each
+	@$(BIN)/pytest -m slow
+
+lint: $(INSTALLED) ## style, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+clean: ## remove caches and build files (.venv, out and runs stay)
+	@rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo 'error: bcnet needs Python 3.10 or newer, which `$(PYTHON)` is not' >&2; \
+		echo '  choose another: make $(MAKECMDGOALS) PYTHON=python3.12' >&2; \
+		exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@echo 'installing bcnet and its tools into .venv (torch is large: minutes) ...'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

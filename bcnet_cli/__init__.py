@@ -1,0 +1,1 @@
+"""The command line of bcnet: typer and rich over `bcnet_core`."""

@@ -1,0 +1,67 @@
+"""The `bcnet` program: its commands in the order of the workflow, and the one place that turns errors into exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from bcnet_cli import console
+from bcnet_cli.commands import annotate, demo, evaluate, recipes, split_occ, synth, train, viz
+from bcnet_core import __version__
+from bcnet_core.errors import BCNetError, ExitCode
+
+
+def _print_version(value: bool) -> None:  # noqa: FBT001  (typer's callback signature)
+    if value:
+        console.out.print(f"bcnet {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="bcnet",
+    help="Segment crowded, overlapping things with two overlapping layers: occluder and occludee.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command("annotate")(annotate.annotate)
+app.command("split-occ")(split_occ.split_occ)
+app.add_typer(synth.app, name="synth")
+app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("viz")(viz.viz)
+app.add_typer(recipes.app, name="recipes")
+app.command("demo")(demo.demo)
+
+
+@app.callback(invoke_without_command=False)
+def options(
+    *,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="BCNET_DEBUG", help="Show the traceback of an error.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that come before the command."""
+    if debug:
+        os.environ["BCNET_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run the program and exit with the code of the contract (0, 1, 2, 3 or 130)."""
+    try:
+        app()
+    except BCNetError as error:
+        if os.environ.get("BCNET_DEBUG"):
+            raise
+        console.show_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.err.print("interrupted")
+        sys.exit(ExitCode.INTERRUPTED)

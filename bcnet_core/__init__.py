@@ -1,0 +1,37 @@
+"""BCNet: occlusion-aware instance segmentation with overlapping bilayers (CVPR 2021), built anew.
+
+The package prints nothing and exits nothing: it returns values, raises `BCNetError` and reports through a
+`Reporter`. Importing it costs next to nothing; torch is loaded by the functions that need it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bcnet_core.errors import BCNetError, ExitCode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bcnet_core.model.detectors import Detector
+
+__version__ = "0.1.0"
+__all__ = ["BCNetError", "ExitCode", "__version__", "load_detector"]
+
+
+def load_detector(path: str | Path, *, device: str = "auto") -> Detector:
+    """Load a trained detector, ready to predict.
+
+    Args:
+        path: a run directory or one of its checkpoint files.
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ...
+
+    Returns:
+        The detector in evaluation mode on `device`.
+
+    Raises:
+        BCNetError: if there is no such run, the file is no checkpoint, or its weights do not fit.
+    """
+    from bcnet_core.engine.checkpoint import load_detector as load
+
+    return load(path, device=device)

@@ -1,0 +1,1 @@
+"""COCO files and the bilayer annotations derived from them. No torch here."""

@@ -1,0 +1,208 @@
+"""Reading and checking COCO instances files.
+
+A `CocoFile` keeps the json exactly as it was read, so that whatever a command does not understand goes through
+unchanged. The format: https://cocodataset.org/#format-data.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bcnet_core import masks
+from bcnet_core.errors import BCNetError, data_error
+
+OCCLUDER_KEY = "bg_object_segmentation"
+"""The key under which bilayer annotations store the occluder region, as the official code names it."""
+
+Record = dict[str, Any]
+"""One entry of `images`, `annotations` or `categories`, as it stands in the json."""
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """A COCO file as it was read.
+
+    Attributes:
+        path: where it came from.
+        content: the whole json; never changed in place.
+    """
+
+    path: Path
+    content: Record
+
+    @property
+    def images(self) -> list[Record]:
+        """The `images` list; `id`, `file_name`, `width` and `height` are checked."""
+        records: list[Record] = self.content["images"]
+        return records
+
+    @property
+    def annotations(self) -> list[Record]:
+        """The `annotations` list (empty for test-dev lists); `id` and `image_id` are checked."""
+        records: list[Record] = self.content.get("annotations", [])
+        return records
+
+    @property
+    def categories(self) -> list[Record]:
+        """The `categories` list; `id` and `name` are checked."""
+        records: list[Record] = self.content["categories"]
+        return records
+
+    def annotations_by_image(self) -> dict[int, list[Record]]:
+        """The annotations of every image id, in file order; images without any have an empty list."""
+        grouped: dict[int, list[Record]] = {image["id"]: [] for image in self.images}
+        for annotation in self.annotations:
+            grouped[annotation["image_id"]].append(annotation)
+        return grouped
+
+
+def read_coco(path: Path, *, need_annotations: bool = True) -> CocoFile:
+    """Read a COCO file (`.json`, or gzip by the ending `.gz`) and check what every command relies on.
+
+    Args:
+        path: the file.
+        need_annotations: whether a file without an `annotations` list (a test-dev image list) is an error.
+
+    Raises:
+        BCNetError: if the file is missing, not json, or not COCO; the message names the first fault and counts them.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise _not_coco(path, f"its top level is a {type(content).__name__}, not an object")
+    for name in ("images", "annotations", "categories"):
+        if name not in content and (name != "annotations" or need_annotations):
+            raise _not_coco(path, f"it has no `{name}` list")
+        if not isinstance(content.get(name, []), list):
+            raise _not_coco(path, f"`{name}` is a {type(content[name]).__name__}, not a list")
+    problems = list(_problems(content))
+    if problems:
+        more = f" (and {len(problems) - 1:,} more such faults)" if len(problems) > 1 else ""
+        raise _not_coco(path, problems[0] + more)
+    return CocoFile(path, content)
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401  (whatever json holds)
+    """Read a json file, gzipped where its name ends in `.gz`.
+
+    Raises:
+        BCNetError: if it is missing, cannot be read, or is not json; the message says where it breaks off.
+    """
+    if path.is_dir():
+        raise data_error(f"`{path}` is a directory, not a json file")
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return json.loads(data)
+    except FileNotFoundError:
+        raise data_error(f"`{path}` does not exist", *_neighbours(path)) from None
+    except (OSError, EOFError) as error:
+        raise data_error(f"cannot read `{path}`: {error}") from error
+    except UnicodeDecodeError as error:
+        raise data_error(f"`{path}` is not json: byte {error.start:,} is not UTF-8 text") from None
+    except json.JSONDecodeError as error:
+        raise data_error(f"`{path}` is not json: {error.msg} in line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise data_error(f"`{path}` is nested too deeply to be a COCO file") from None
+
+
+def category_names(coco: CocoFile) -> list[str]:
+    """The category names in the order of the file, which is the order of a detector's labels."""
+    return [str(category["name"]) for category in coco.categories]
+
+
+def has_occluders(coco: CocoFile) -> bool:
+    """Whether this is a bilayer annotation file: any annotation carries the occluder key."""
+    return any(OCCLUDER_KEY in annotation for annotation in coco.annotations)
+
+
+def segmentation_rle(annotation: Record, image: Record, *, key: str = "segmentation") -> masks.RLE | None:
+    """The mask of one annotation as an RLE of its image's size, None where it is missing, empty or degenerate.
+
+    Raises:
+        BCNetError: if the value is no segmentation; the message names annotation and image.
+    """
+    try:
+        return masks.from_segmentation(annotation.get(key), image["height"], image["width"])
+    except (ValueError, TypeError) as error:
+        raise data_error(
+            f"annotation {annotation['id']} (image {image['id']}): its `{key}` cannot be read: {error}"
+        ) from None
+
+
+def _problems(content: Record) -> Iterable[str]:
+    image_ids: set[int] = set()
+    for index, image in enumerate(content["images"]):
+        fault = _image_fault(image)
+        if fault is None and image["id"] in image_ids:
+            fault = f"the image id {image['id']} is there twice"
+        if fault is not None:
+            yield f"images[{index}]: {fault}"
+        else:
+            image_ids.add(image["id"])
+    category_ids: set[int] = set()
+    for index, category in enumerate(content["categories"]):
+        if not isinstance(category, dict) or not _is_id(category.get("id")) or "name" not in category:
+            yield f"categories[{index}]: needs an integer `id` and a `name`"
+        elif category["id"] in category_ids:
+            yield f"categories[{index}]: the category id {category['id']} is there twice"
+        else:
+            category_ids.add(category["id"])
+    for index, annotation in enumerate(content.get("annotations", [])):
+        fault = _annotation_fault(annotation, image_ids, category_ids)
+        if fault is not None:
+            yield f"annotations[{index}]: {fault}"
+
+
+def _image_fault(image: Any) -> str | None:  # noqa: ANN401
+    if not isinstance(image, dict):
+        return "is not an object"
+    if not _is_id(image.get("id")):
+        return f"needs an integer `id`, has {image.get('id')!r}"
+    if not isinstance(image.get("file_name"), str):
+        return f"image {image['id']} has no `file_name`"
+    if not all(_is_id(image.get(side)) and image[side] > 0 for side in ("width", "height")):
+        return f"image {image['id']} needs a positive integer `width` and `height`"
+    return None
+
+
+def _annotation_fault(annotation: Any, image_ids: set[int], category_ids: set[int]) -> str | None:  # noqa: ANN401
+    if not isinstance(annotation, dict):
+        return "is not an object"
+    name = annotation.get("id")
+    if not _is_id(name):
+        return f"needs an integer `id`, has {name!r}"
+    if not _is_id(annotation.get("image_id")) or annotation["image_id"] not in image_ids:
+        return f"annotation {name} belongs to image {annotation.get('image_id')!r}, which is not in the file"
+    if not _is_id(annotation.get("category_id")) or annotation["category_id"] not in category_ids:
+        return f"annotation {name} has category {annotation.get('category_id')!r}, which is not in the file"
+    box = annotation.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
+        return f"annotation {name} needs a `bbox` of four finite numbers [x, y, width, height], has {box!r}"
+    return None
+
+
+def _is_id(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _not_coco(path: Path, why: str) -> BCNetError:
+    return data_error(
+        f"`{path}` is not a COCO instances file: {why}", "the format: https://cocodataset.org/#format-data"
+    )
+
+
+def _neighbours(path: Path) -> list[str]:
+    """A hint that lists the json files in the same folder, or says that the folder is missing too."""
+    if not path.parent.is_dir():
+        return [f"its folder `{path.parent}` does not exist either"]
+    found = sorted(other.name for other in path.parent.glob("*.json*"))[:6]
+    return ["json files there: " + " · ".join(found)] if found else []

@@ -1,0 +1,276 @@
+"""Recipes: read from yaml, overridden from the command line, validated, written back.
+
+A recipe is handled as a flat table `section.key -> value`: the defaults of the schema, then the `base:` file,
+the file itself, the data root and the overrides, each over the one before. Whatever is wrong with any setting
+is collected and told in one error.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from bcnet_core.config.paths import find_recipe, list_recipes
+from bcnet_core.config.schema import Recipe
+from bcnet_core.config.yaml_file import read_recipe_files
+from bcnet_core.errors import BCNetError, usage_error
+
+_EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "tuple": "a list such as [1, 2]",
+    "path": "a path",
+}
+
+
+class Setting(NamedTuple):
+    """One setting of a recipe: its dotted key, its value and what it means."""
+
+    key: str
+    value: Any
+    description: str
+
+
+class _Problem(NamedTuple):
+    key: str  # empty where no single value is wrong
+    sentence: str
+    hint: str | None
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = (), *, data_root: Path | None = None) -> Recipe:
+    """Read a recipe, apply overrides and validate it.
+
+    Args:
+        source: the name of a recipe of this installation, or a yaml file. A file may name one `base:` (a
+            recipe name, or a file relative to it) whose settings it changes; that one may not name another.
+        overrides: `section.key=value`, split on the first `=` and parsed by the type of the setting; lists
+            are written `[1,2]`, and `none` empties an optional setting. The last one of a key wins.
+        data_root: replaces the file's `data.root`; an override of `data.root` wins over it.
+
+    Returns:
+        The recipe, complete with the schema's defaults.
+
+    Raises:
+        BCNetError: if a file cannot be read, or with all that is wrong with the settings at once (usage).
+    """
+    path = find_recipe(str(source))
+    values: dict[str, Any] = {}
+    origins: dict[str, Path] = {}
+    for file, mapping in read_recipe_files(path):
+        of_file = _settings_of(mapping, file)
+        values |= of_file
+        origins |= dict.fromkeys(of_file, file)
+    if data_root is not None:
+        values["data.root"] = data_root
+        origins.pop("data.root", None)
+    given, problems = _parse_overrides(overrides)
+    values |= given
+    for key in given.keys() & origins.keys():
+        del origins[key]
+    problems += [_not_a_setting(key) for key in values if key not in _fields()]
+    recipe, invalid = _validate({key: value for key, value in values.items() if key in _fields()})
+    problems += invalid
+    if problems or recipe is None:
+        raise _report(problems, origins, source if overrides else None)
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Write a recipe as yaml that `load_recipe` reads back to an equal one."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def settings(recipe: Recipe) -> list[Setting]:
+    """Every setting of a recipe, in the order of the schema."""
+    return [Setting(key, _get(recipe, key), info.description or "") for key, info in _fields().items()]
+
+
+def format_value(value: Any) -> str:  # noqa: ANN401  (whatever a setting holds)
+    """Write the value of a setting as an override would."""
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return f"[{','.join(map(format_value, value))}]"
+    return str(value)
+
+
+def _get(recipe: Recipe, key: str) -> Any:  # noqa: ANN401  (whatever the setting holds)
+    value: Any = recipe
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+@cache
+def _fields() -> Mapping[str, FieldInfo]:
+    """The schema as a flat table: dotted key -> field."""
+    return MappingProxyType(dict(_walk(Recipe, "")))
+
+
+def _walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from _walk(info.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", info
+
+
+@cache
+def _defaults() -> Mapping[str, Any]:
+    return MappingProxyType({setting.key: setting.value for setting in settings(Recipe())})
+
+
+def _is_section(key: str) -> bool:
+    return any(known.startswith(f"{key}.") for known in _fields())
+
+
+def _settings_of(mapping: Mapping[Any, Any], file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in _flatten(mapping):
+        if key in found:
+            raise usage_error(f"`{file}` sets `{key}` twice, as `{key}:` and inside of its section")
+        found[key] = value
+    return found
+
+
+def _flatten(mapping: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key -> value. An empty section holds nothing; an unknown one is told setting by setting."""
+    for name, value in mapping.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and value:
+            yield from _flatten(value, f"{key}.")
+        elif not (_is_section(key) and value in (None, {})):
+            yield key, _without_booleans(value)
+
+
+def _without_booleans(value: Any) -> Any:  # noqa: ANN401  (whatever yaml can hold)
+    """Booleans as text, which is read as a boolean where one is meant, but never as the number 1 or 0."""
+    if isinstance(value, list):
+        return [_without_booleans(item) for item in value]
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _parse_overrides(overrides: Iterable[str]) -> tuple[dict[str, Any], list[_Problem]]:
+    values: dict[str, Any] = {}
+    problems: list[_Problem] = []
+    for override in overrides:
+        key, equals, text = (part.strip() for part in override.partition("="))
+        if not equals or not key:
+            problems.append(_Problem("", f"`{override}` is no override", "an override is: section.key=value"))
+        elif not text:
+            problems.append(_Problem("", f"`{override}` has no value", _meaning(key)))
+        else:
+            values[key] = _parse(key, text)
+    return values, problems
+
+
+def _parse(key: str, text: str) -> Any:  # noqa: ANN401  (validated by the schema)
+    info = _fields().get(key)
+    if info is None:
+        return text
+    if text.lower() in {"none", "null"} and type(None) in get_args(info.annotation):
+        return None
+    if get_origin(info.annotation) is not tuple:
+        return text
+    try:
+        return _without_booleans(yaml.safe_load(text))
+    except yaml.YAMLError:
+        return text
+
+
+def _validate(values: Mapping[str, Any]) -> tuple[Recipe | None, list[_Problem]]:
+    nested: dict[str, Any] = {}
+    for key, value in (dict(_defaults()) | dict(values)).items():
+        *sections, name = key.split(".")
+        node = nested
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[name] = value
+    try:
+        recipe = Recipe.model_validate(nested)
+    except ValidationError as error:
+        return None, [_invalid(details) for details in error.errors()]
+    infinite = [key for key, value, _ in settings(recipe) if isinstance(value, float) and not math.isfinite(value)]
+    return recipe, [_Problem(key, f"`{key}` must be a finite number", _meaning(key)) for key in infinite]
+
+
+def _invalid(details: Mapping[str, Any]) -> _Problem:
+    """One of pydantic's errors as a sentence."""
+    if details["type"] == "value_error":
+        return _Problem("", str(details["ctx"]["error"]), None)
+    key = ".".join(part for part in details["loc"] if isinstance(part, str))
+    place = key + "".join(f"[{part}]" for part in details["loc"] if isinstance(part, int))
+    expected = _EXPECTED.get(details["type"].split("_")[0], details["msg"].removeprefix("Input should be "))
+    value = "null" if details["input"] is None else str(details["input"])[:60]
+    return _Problem(key, f"`{place}` must be {expected}, not `{value}`", _meaning(key))
+
+
+def _not_a_setting(key: str) -> _Problem:
+    if _is_section(key):
+        first = next(known for known in _fields() if known.startswith(f"{key}."))
+        return _Problem(key, f"`{key}` is a section, not a setting", f"it holds:     {first}, ...")
+    nearest = " · ".join(f"{known} ({format_value(_defaults()[known])})" for known in _nearest(key))
+    return _Problem(key, f"unknown setting `{key}`", f"did you mean: {nearest}" if nearest else None)
+
+
+def _nearest(key: str) -> list[str]:
+    """Up to three settings whose name, or the words of whose description, resemble the key."""
+    section, _, name = key.rpartition(".")
+    asked = _words(name)
+
+    def score(known: str) -> float:
+        known_section, _, known_name = known.rpartition(".")
+        offered = _words(f"{known_name} {_fields()[known].description}")
+        by_words = sum(max(_similarity(word, other) for other in offered) for word in asked) / (len(asked) or 1)
+        return max(0.8 * by_words, _similarity(name, known_name)) + 0.1 * (section == known_section)
+
+    scores = {known: score(known) for known in _fields()}
+    return sorted((known for known in scores if scores[known] >= 0.7), key=lambda known: -scores[known])[:3]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def _similarity(a: str, b: str) -> float:
+    return SequenceMatcher(None, a, b).ratio()
+
+
+def _meaning(key: str) -> str | None:
+    if key not in _fields():
+        return None
+    return f"it means:     {_fields()[key].description} (default {format_value(_defaults()[key])})"
+
+
+def _report(problems: Sequence[_Problem], origins: Mapping[str, Path], source: str | Path | None) -> BCNetError:
+    """One problem as its sentence, several as a list; `source` is the recipe if it may be fine by itself."""
+    if source is None or any(problem.key in origins for problem in problems):
+        source = next((path.stem for path in list_recipes()), None)
+    see_all = [f"see all:      bcnet recipes show {source}"] if source else []
+    if len(problems) == 1:
+        return usage_error(problems[0].sentence, *_details(problems[0], origins), *see_all)
+    lines = [
+        line
+        for problem in problems
+        for line in (problem.sentence, *(f"  {detail}" for detail in _details(problem, origins)))
+    ]
+    return usage_error(f"{len(problems)} settings cannot be used", *lines, *see_all)
+
+
+def _details(problem: _Problem, origins: Mapping[str, Path]) -> list[str]:
+    found = [f"found in:     {origins[problem.key]}"] if problem.key in origins else []
+    return ([problem.hint] if problem.hint else []) + found

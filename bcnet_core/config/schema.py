@@ -1,0 +1,132 @@
+"""The schema of a recipe: every setting with its type, default, range and meaning.
+
+Unknown keys are errors, recipes are frozen. The descriptions are what `bcnet recipes show` prints.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class DatasetConfig(BaseModel, frozen=True, extra="forbid"):
+    """One COCO data set; both paths are relative to the data root."""
+
+    annotations: Path = Field(description="COCO json file, plain or bilayer")
+    images: Path = Field(description="folder that the file names in the json are relative to")
+
+
+class DataConfig(BaseModel, frozen=True, extra="forbid"):
+    """What is read and how it is prepared."""
+
+    root: Path | None = Field(None, description="data root; usually given as --data-root or $BCNET_DATA")
+    train: DatasetConfig = Field(
+        DatasetConfig(annotations=Path("annotations/instances_train2017.json"), images=Path("train2017")),
+        description="what is trained on",
+    )
+    val: DatasetConfig = Field(
+        DatasetConfig(annotations=Path("annotations/instances_val2017.json"), images=Path("val2017")),
+        description="what is evaluated on",
+    )
+    test: DatasetConfig = Field(
+        DatasetConfig(annotations=Path("annotations/image_info_test-dev2017.json"), images=Path("test2017")),
+        description="the image list of eval --test-dev",
+    )
+    occluders: Literal["auto", "derive", "file"] = Field(
+        "auto",
+        description="occluder regions: derived from the masks, read from the file, or read where it has them",
+    )
+    allow_no_occluders: bool = Field(False, description="train although no instance has an occluder")
+    min_size: Positive = Field(600, description="shorter image side in pixels after the resize")
+    max_size: Positive = Field(900, description="longer image side in pixels that the resize may not exceed")
+    flip: Share = Field(0.5, description="probability of a horizontal flip in training")
+    workers: int = Field(
+        2, ge=0, description="loader processes of each training process; 0 loads in the process itself"
+    )
+
+
+    def locate(self, dataset: DatasetConfig) -> tuple[Path, Path]:
+        """The annotation file and the image folder of a data set, under the data root."""
+        root = self.root or Path()
+        return root / dataset.annotations, root / dataset.images
+
+
+class ModelConfig(BaseModel, frozen=True, extra="forbid"):
+    """The detector and its bilayer mask head."""
+
+    detector: Literal["fcos"] = Field("fcos", description="the detector that proposes the boxes")
+    backbone: Literal["tiny"] = Field(
+        "tiny", description="the feature extractor; tiny is for CPUs (GroupNorm, 0.9 M)"
+    )
+    channels: int = Field(
+        256, gt=0, multiple_of=32, description="channels of the feature pyramid, the FCOS towers and the mask head"
+    )
+    tower_convs: Positive = Field(4, description="3x3 convolutions in each FCOS tower")
+    mask_rois_per_image: Positive = Field(64, description="most RoIs of an image that train the mask head")
+    occluder_sampling: Literal["balanced", "nonempty", "official"] = Field(
+        "balanced", description="which RoIs enter the occluder losses"
+    )
+    score_threshold: Share = Field(0.03, description="class probability that a candidate needs")
+    nms_iou: Share = Field(
+        0.6, description="box IoU above which the weaker of two detections of a class is dropped"
+    )
+    candidates_per_level: Positive = Field(
+        1000, description="candidates kept of each pyramid level before NMS"
+    )
+    detections_per_image: Positive = Field(100, description="most detections of an image")
+
+
+class LossConfig(BaseModel, frozen=True, extra="forbid"):
+    """Weights of the loss terms; the defaults are the official release's."""
+
+    classification: NonNegative = Field(1.0, description="focal loss of the classes")
+    box: NonNegative = Field(1.25, description="GIoU loss of the boxes")
+    centerness: NonNegative = Field(1.0, description="loss of the centerness")
+    occludee_mask: NonNegative = Field(1.0, description="mask of layer 2")
+    occluder_mask: NonNegative = Field(0.25, description="mask of layer 1")
+    occludee_boundary: NonNegative = Field(1.0, description="boundary of layer 2 (the release's 0.5 x 2 BCE)")
+    occluder_boundary: NonNegative = Field(1.0, description="boundary of layer 1 (the release's 0.5 x 2 BCE)")
+
+
+class SolverConfig(BaseModel, frozen=True, extra="forbid"):
+    """The optimisation."""
+
+    steps: Positive = Field(90_000, description="optimiser steps")
+    batch_size: Positive = Field(16, description="images of a step, over all processes together")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="the optimiser; sgd has momentum 0.9")
+    lr: float = Field(0.01, gt=0, description="learning rate after the warm-up")
+    weight_decay: NonNegative = Field(1e-4, description="weight decay")
+    warmup_steps: int = Field(1000, ge=0, description="steps of linear warm-up from lr / 1000")
+    schedule: Literal["step", "cosine"] = Field("step", description="how the learning rate falls")
+    milestones: tuple[int, ...] = Field(
+        (60_000, 80_000), description="steps at which schedule=step divides it by 10"
+    )
+    clip_norm: NonNegative = Field(0.0, description="largest gradient norm; 0 does not clip")
+    checkpoint_every: Positive = Field(
+        1000, description="steps between two checkpoints; the last step always saves"
+    )
+    log_every: Positive = Field(20, description="steps between two rows of metrics.jsonl")
+
+
+class Recipe(BaseModel, frozen=True, extra="forbid"):
+    """Everything that determines a training run."""
+
+    seed: int = Field(0, ge=0, description="seed of weights, order, augmentation and sampling")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    solver: SolverConfig = SolverConfig()
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Recipe:
+        if self.data.max_size < self.data.min_size:
+            raise ValueError(
+                f"data.max_size ({self.data.max_size}) is smaller than data.min_size ({self.data.min_size})"
+            )
+        return self

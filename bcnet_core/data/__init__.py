@@ -1,0 +1,1 @@
+"""From COCO files and images to batches of tensors."""

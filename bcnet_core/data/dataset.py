@@ -1,0 +1,188 @@
+"""A COCO set as training samples: image, boxes, and the masks of both layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from bcnet_core import masks
+from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occluders, segmentation_rle
+from bcnet_core.annotations.occluder import derive_occluders
+from bcnet_core.data.crops import MaskCrops, crop_rles
+from bcnet_core.data.images import read_image
+from bcnet_core.data.transforms import Placement, place
+from bcnet_core.errors import data_error
+
+
+class Targets(NamedTuple):
+    """What one training image holds: N instances.
+
+    Attributes:
+        boxes: (N, 4) float32, xyxy in pixels of the network's input.
+        labels: (N,) int64 in [0, number of classes).
+        occludees: the visible mask of each instance, in the frame of the stored image.
+        occluders: the occluder region of each instance (empty where nothing overlaps it), likewise.
+        placement: (4,) float32, the `Placement` of the stored image in the input.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    occludees: MaskCrops
+    occluders: MaskCrops
+    placement: Tensor
+
+    def to(self, device: torch.device) -> Targets:
+        """The same targets on `device`."""
+        return Targets(
+            self.boxes.to(device),
+            self.labels.to(device),
+            self.occludees.to(device),
+            self.occluders.to(device),
+            self.placement.to(device),
+        )
+
+
+class Sample(NamedTuple):
+    """One training image.
+
+    Attributes:
+        image: (3, h, w) uint8, RGB.
+        targets: its instances.
+        image_id: the COCO id.
+        seed: of every random choice that is made for this sample, here and in the model.
+    """
+
+    image: Tensor
+    targets: Targets
+    image_id: int
+    seed: int
+
+
+class TrainingSet(Dataset[Sample]):
+    """The images of a COCO file that have at least one instance to learn from.
+
+    Crowds, instances without a mask and boxes without an extent are left out as targets. Items are asked for by
+    `(position, seed)`, so that a sample does not depend on which process loads it, or when.
+
+    Args:
+        coco: plain COCO or bilayer annotations.
+        image_dir: the folder of the images.
+        occluders: "derive" the occluder regions from the masks, read them from the "file", or "auto": read them if
+            the file has any.
+        min_size: shorter side of the network's input in pixels.
+        max_size: bound of its longer side.
+        flip: probability of a mirror image.
+
+    Raises:
+        BCNetError: if no image has an instance, or `occluders` is "file" and the file has none.
+    """
+
+    def __init__(
+        self,
+        coco: CocoFile,
+        image_dir: Path,
+        *,
+        occluders: Literal["auto", "derive", "file"] = "auto",
+        min_size: int,
+        max_size: int,
+        flip: float = 0.0,
+    ) -> None:
+        if occluders == "file" and not has_occluders(coco):
+            raise data_error(
+                f"`{coco.path}` has no `{OCCLUDER_KEY}`",
+                f"add it: bcnet annotate {coco.path} -o bilayer.json",
+                "or derive it on the fly: data.occluders=derive",
+            )
+        self.reads_occluders = occluders == "file" or (occluders == "auto" and has_occluders(coco))
+        self._image_dir, self._min_size, self._max_size, self._flip = image_dir, min_size, max_size, flip
+        self._labels = {category["id"]: label for label, category in enumerate(coco.categories)}
+        grouped = coco.annotations_by_image()
+        self._items = [
+            (image, grouped[image["id"]])
+            for image in coco.images
+            if any(map(_is_target, grouped[image["id"]]))
+        ]
+        if not self._items:
+            raise data_error(
+                f"`{coco.path}` has no instance to train on", "does it hold boxes and segmentations?"
+            )
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
+        """Load the image at a position, with the random choices that a seed decides.
+
+        Raises:
+            BCNetError: if the image or an annotation cannot be read.
+        """
+        position, seed = item
+        image, annotations = self._items[position]
+        pixels = read_image(
+            self._image_dir / image["file_name"], expect_size=(image["height"], image["width"])
+        )
+        flip = bool(np.random.default_rng(seed).random() < self._flip)
+        placed, placement = place(pixels, min_size=self._min_size, max_size=self._max_size, flip=flip)
+        tensor = torch.from_numpy(np.ascontiguousarray(placed.transpose(2, 0, 1)))
+        return Sample(tensor, self._targets(image, annotations, placement), image["id"], seed)
+
+    def missing_images(self) -> list[Path]:
+        """The image files that are not there."""
+        paths = (self._image_dir / image["file_name"] for image, _ in self._items)
+        return [path for path in paths if not path.is_file()]
+
+    def occluder_share(self, *, at_most: int = 1000) -> float:
+        """The share of instances with an occluder, over at most `at_most` images spread evenly over the set."""
+        count = found = 0
+        for position in np.linspace(0, len(self) - 1, min(len(self), at_most)).astype(int):
+            _, _, occluders = self._layers(*self._items[position])
+            count += len(occluders)
+            found += sum(occluder is not None for occluder in occluders)
+        return found / max(count, 1)
+
+    def _layers(
+        self, image: Record, annotations: list[Record]
+    ) -> tuple[list[Record], list[masks.RLE | None], list[masks.RLE | None]]:
+        """The instances to learn from, with their masks and occluder regions."""
+        rles = [segmentation_rle(annotation, image) for annotation in annotations]
+        if self.reads_occluders:
+            regions = [segmentation_rle(annotation, image, key=OCCLUDER_KEY) for annotation in annotations]
+        else:
+            boxes = np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4)
+            crowd = np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], np.bool_)
+            regions = derive_occluders(rles, boxes, crowd, image["height"], image["width"])
+        kept = [
+            index for index, annotation in enumerate(annotations) if _is_target(annotation) and rles[index]
+        ]
+        return [annotations[i] for i in kept], [rles[i] for i in kept], [regions[i] for i in kept]
+
+    def _targets(self, image: Record, annotations: list[Record], placement: Placement) -> Targets:
+        instances, rles, regions = self._layers(image, annotations)
+        boxes = np.array([instance["bbox"] for instance in instances], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        boxes[:, 0::2] = boxes[:, 0::2].clip(0, image["width"])
+        boxes[:, 1::2] = boxes[:, 1::2].clip(0, image["height"])
+        return Targets(
+            torch.from_numpy(placement.to_input(boxes).astype(np.float32)),
+            torch.tensor(
+                [self._labels[instance["category_id"]] for instance in instances], dtype=torch.int64
+            ),
+            crop_rles(rles),
+            crop_rles(regions),
+            torch.tensor(placement, dtype=torch.float32),
+        )
+
+
+def _is_target(annotation: Record) -> bool:
+    """Whether an annotation is an instance to learn from: no crowd, with an extent and a segmentation."""
+    return (
+        not annotation.get("iscrowd", 0)
+        and annotation["bbox"][2] > 0
+        and annotation["bbox"][3] > 0
+        and bool(annotation.get("segmentation"))
+    )

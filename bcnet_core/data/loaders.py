@@ -1,0 +1,111 @@
+"""Opening a recipe's training set, and the order of its images: seed and step decide it, not the number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from bcnet_core.annotations.coco import CocoFile, read_coco
+from bcnet_core.config.schema import DataConfig, DatasetConfig
+from bcnet_core.data.dataset import Sample, TrainingSet
+from bcnet_core.errors import data_error, usage_error
+
+
+def read_annotations(data: DataConfig, dataset: DatasetConfig, *, need_annotations: bool = True) -> CocoFile:
+    """Read the annotation file of one of a recipe's data sets.
+
+    Raises:
+        BCNetError: if it is not there (and no data root was given), or not COCO.
+    """
+    path, _ = data.locate(dataset)
+    if data.root is None and not path.exists():
+        raise usage_error(
+            f"`{path}` does not exist here, and no data root was given",
+            "say where the data is: --data-root DIR, or set BCNET_DATA",
+        )
+    return read_coco(path, need_annotations=need_annotations)
+
+
+def open_training_set(data: DataConfig) -> tuple[TrainingSet, CocoFile]:
+    """Open a recipe's training set, and refuse now what would fail later.
+
+    Raises:
+        BCNetError: if annotations or images are missing or not usable, or no instance has an occluder.
+    """
+    coco = read_annotations(data, data.train)
+    dataset = TrainingSet(
+        coco,
+        data.locate(data.train)[1],
+        occluders=data.occluders,
+        min_size=data.min_size,
+        max_size=data.max_size,
+        flip=data.flip,
+    )
+    missing = dataset.missing_images()
+    if missing:
+        raise data_error(
+            f"{len(missing):,} of {len(dataset):,} training images do not exist, the first is `{missing[0]}`",
+            "is the folder of images right? (data.train.images, --data-root)",
+        )
+    if not data.allow_no_occluders and dataset.occluder_share() == 0:
+        raise data_error(
+            f"no instance in `{coco.path}` has an occluder, so layer 1 has nothing to learn",
+            "derive occluders from the masks: data.occluders=derive",
+            "or train all the same: data.allow_no_occluders=true",
+        )
+    return dataset, coco
+
+
+class StepSampler:
+    """Yields, step by step, the `(position, seed)` items that one process loads.
+
+    All processes draw from one endless sequence of shuffled epochs and take their own slice of each step's
+    `batch_size` images, so neither a restart nor another number of processes changes what a step sees.
+
+    Args:
+        size: number of images in the set.
+        batch_size: images of a step over all processes; divisible by `world_size`.
+        first_step: the step to begin with.
+        last_step: the step to end before.
+        seed: of order and samples.
+        rank: of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        batch_size: int,
+        first_step: int,
+        last_step: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self._size, self._batch_size, self._seed = size, batch_size, seed
+        self._steps = range(first_step, last_step)
+        share = batch_size // world_size
+        self._slice = slice(rank * share, (rank + 1) * share)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, order = -1, np.zeros(0, np.int64)
+        for step in self._steps:
+            batch: list[tuple[int, int]] = []
+            for draw in range(step * self._batch_size, (step + 1) * self._batch_size):
+                if draw // self._size != epoch:
+                    epoch = draw // self._size
+                    order = np.random.default_rng([self._seed, epoch]).permutation(self._size)
+                sample_seed = int(np.random.SeedSequence([self._seed, epoch, draw]).generate_state(1)[0])
+                batch.append((int(order[draw % self._size]), sample_seed))
+            yield batch[self._slice]
+
+
+def training_loader(dataset: TrainingSet, sampler: StepSampler, *, workers: int) -> DataLoader[Sample]:
+    """Batches as lists of samples, in the order of the sampler."""
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=list)

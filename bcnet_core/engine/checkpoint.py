@@ -1,0 +1,147 @@
+"""Checkpoints: everything a run needs to go on, written whole or not at all, read without running code."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bcnet_core.annotations.coco import Record
+from bcnet_core.config.schema import Recipe
+from bcnet_core.engine.dist import choose_device
+from bcnet_core.errors import data_error
+from bcnet_core.model.detectors import Detector, build_detector
+from bcnet_core.outputs import atomic_file
+
+FORMAT = 1
+"""Version of the file format; a reader refuses what is newer."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run after some steps.
+
+    Attributes:
+        step: optimiser steps done. Order, augmentation and sampling follow from it and the seed, so no generator
+            state is kept.
+        recipe: the resolved recipe, as plain values.
+        categories: the COCO categories, in label order.
+        model: the detector's state dict.
+        optimizer: the optimiser's state dict.
+        schedule: the schedule's state dict.
+    """
+
+    step: int
+    recipe: dict[str, Any]
+    categories: list[Record]
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint atomically.
+
+    Raises:
+        BCNetError: if it cannot be written; an older file at `path` stays as it was.
+    """
+    fields = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__}
+    with atomic_file(path) as temporary:
+        torch.save({"format": FORMAT, **fields}, temporary)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        BCNetError: if the file is missing, damaged, not ours, or of a newer format.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise data_error(f"the checkpoint `{path}` does not exist") from None
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise data_error(f"`{path}` is not a bcnet checkpoint, or is damaged: {reason}") from None
+    if not isinstance(content, dict) or "format" not in content:
+        raise data_error(f"`{path}` is not a bcnet checkpoint")
+    version = content.pop("format")
+    if version != FORMAT:
+        raise data_error(
+            f"`{path}` has checkpoint format {version}, this bcnet reads {FORMAT}", "update bcnet"
+        )
+    missing = Checkpoint.__dataclass_fields__.keys() - content.keys()
+    if missing:
+        raise data_error(f"`{path}` is not a bcnet checkpoint: it lacks {', '.join(sorted(missing))}")
+    return Checkpoint(**content)
+
+
+def load_weights(detector: Detector, checkpoint: Checkpoint, path: Path) -> None:
+    """Put a checkpoint's weights into a detector.
+
+    Raises:
+        BCNetError: if the classes differ in number or a tensor does not fit; the message names both sides.
+    """
+    if len(checkpoint.categories) != len(detector.categories):
+        raise data_error(
+            f"`{path}` was trained on {len(checkpoint.categories)} classes, the data has {len(detector.categories)}",
+            f"the checkpoint's: {_some_names(checkpoint.categories)}",
+            f"the data's:       {_some_names(detector.categories)}",
+        )
+    own = detector.state_dict()
+    unfit = sorted(
+        name
+        for name in own.keys() | checkpoint.model.keys()
+        if name not in own or name not in checkpoint.model or own[name].shape != checkpoint.model[name].shape
+    )
+    if unfit:
+        raise data_error(
+            f"the weights in `{path}` do not fit this model: {len(unfit)} of {len(own)} tensors differ, first `{unfit[0]}`",
+            "train and load with the same model.* settings",
+        )
+    detector.load_state_dict(checkpoint.model)
+
+
+def load_detector(path: str | Path, *, device: str = "auto") -> Detector:
+    """Load a trained detector; see `bcnet_core.load_detector`."""
+    file = find_checkpoint(Path(path))
+    checkpoint = read_checkpoint(file)
+    detector = build_detector(Recipe.model_validate(checkpoint.recipe), checkpoint.categories)
+    load_weights(detector, checkpoint, file)
+    return detector.to(choose_device(device)).eval()
+
+
+def checkpoint_path(run_dir: Path, step: int) -> Path:
+    """Where a run keeps its checkpoint of a step."""
+    return run_dir / "checkpoints" / f"step_{step:08d}.pt"
+
+
+def latest_checkpoint(run_dir: Path) -> Path | None:
+    """The newest checkpoint of a run, None where it has none."""
+    return max((run_dir / "checkpoints").glob("step_*.pt"), default=None)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that a user means by a run directory or a file.
+
+    Raises:
+        BCNetError: if there is none.
+    """
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise data_error(f"`{path}` does not exist", "give a run directory or a checkpoint file")
+    latest = latest_checkpoint(path)
+    if latest is None:
+        raise data_error(
+            f"`{path}` holds no checkpoint", "is it a run directory? Training writes one: bcnet train"
+        )
+    return latest
+
+
+def _some_names(categories: list[Record]) -> str:
+    names = [str(category["name"]) for category in categories]
+    return ", ".join(names[:8]) + (f", ... ({len(names)})" if len(names) > 8 else "")

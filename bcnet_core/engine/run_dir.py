@@ -1,0 +1,123 @@
+"""The folder of a run: what was asked for, on what machine, and what came of it.
+
+recipe.resolved.yaml  every setting        metrics.jsonl  one row a log interval
+env.json              versions, hardware   checkpoints/   step_00001000.pt
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torchvision
+
+from bcnet_core import __version__
+from bcnet_core.config.load import dump_recipe
+from bcnet_core.config.schema import Recipe
+from bcnet_core.engine.checkpoint import find_checkpoint, latest_checkpoint, read_checkpoint
+from bcnet_core.errors import usage_error
+from bcnet_core.outputs import atomic_file, write_json
+
+RECIPE_FILE, ENV_FILE, METRICS_FILE = "recipe.resolved.yaml", "env.json", "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has been trained.
+
+    Attributes:
+        path: its folder (for a lone checkpoint file, the folder that holds it).
+        checkpoint: its newest checkpoint, or the file that was asked for.
+        recipe: what it was trained with.
+    """
+
+    path: Path
+    checkpoint: Path
+    recipe: Recipe
+
+
+def open_run(path: Path) -> Run:
+    """Open a run directory, or a checkpoint file.
+
+    Raises:
+        BCNetError: if there is no checkpoint, or it cannot be read.
+    """
+    checkpoint = find_checkpoint(path)
+    recipe = Recipe.model_validate(read_checkpoint(checkpoint).recipe)
+    return Run(path if path.is_dir() else path.parent, checkpoint, recipe)
+
+
+def refuse_taken(path: Path, command: str) -> None:
+    """Refuse to train into a folder with something in it; a run that never saved anything is no obstacle.
+
+    Args:
+        path: the run directory.
+        command: the command line without --run-dir, --resume and --init-from, for the way out.
+
+    Raises:
+        BCNetError: if there is a checkpoint, or anything that is not of a run.
+    """
+    if path.exists() and not path.is_dir():
+        raise usage_error(f"the run directory `{path}` is a file", "choose another: --run-dir")
+    foreign = path.is_dir() and any(
+        item.name not in {RECIPE_FILE, ENV_FILE, METRICS_FILE} for item in path.iterdir()
+    )
+    if foreign:
+        raise usage_error(
+            f"the run directory `{path}` is not empty",
+            f"go on with that run:        {command} --run-dir {path} --resume",
+            f"start from its weights:     {command} --run-dir {path}-2 --init-from {path}",
+        )
+
+
+def write_header(path: Path, recipe: Recipe, *, world_size: int, device: torch.device) -> None:
+    """Write what a run is, before its first step."""
+    with atomic_file(path / RECIPE_FILE) as temporary:
+        temporary.write_text(dump_recipe(recipe), encoding="utf-8")
+    on_gpu = device.type == "cuda"
+    environment = {
+        "bcnet": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "processes": world_size,
+        "threads_per_process": torch.get_num_threads(),
+        "command": sys.argv,
+    }
+    write_json(path / ENV_FILE, environment)
+
+
+def discard_unsaved(path: Path) -> None:
+    """Remove a run directory that never got a checkpoint, so that a failed start leaves nothing behind."""
+    if path.is_dir() and latest_checkpoint(path) is None:
+        shutil.rmtree(path)
+
+
+class MetricsFile:
+    """Appends rows to metrics.jsonl; a resumed run first drops the rows it is going to write again.
+
+    Args:
+        run_dir: of the run.
+        first_step: the step that training begins or goes on with.
+    """
+
+    def __init__(self, run_dir: Path, *, first_step: int) -> None:
+        self._path = run_dir / METRICS_FILE
+        lines = (
+            self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() and first_step else []
+        )
+        kept = [line for line in lines if json.loads(line)["step"] <= first_step]
+        with atomic_file(self._path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def append(self, row: dict[str, float]) -> None:
+        """Add one row; every row has `step`, the number of steps done."""
+        with self._path.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(row) + "\n")

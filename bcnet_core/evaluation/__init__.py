@@ -1,0 +1,1 @@
+"""From a detector to numbers: predictions, COCO scores, submissions."""

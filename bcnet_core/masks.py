@@ -1,0 +1,172 @@
+"""Masks as COCO run-length encodings: the currency of everything that is not a neural network.
+
+An `RLE` is pycocotools' compressed form: `{"size": [height, width], "counts": bytes}`. Its algebra (union,
+intersection, area) runs on the runs, so nothing here holds a dense image unless it says `decode`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+FARTHEST = 1_000_000
+"""The largest coordinate of a polygon, in pixels: the rasteriser walks along every edge, point by point."""
+
+
+class RLE(TypedDict):
+    """A compressed run-length encoded mask; `size` is [height, width] in pixels."""
+
+    size: list[int]
+    counts: bytes
+
+
+def from_segmentation(segmentation: Any, height: int, width: int) -> RLE | None:  # noqa: ANN401  (as read from json)
+    """Turn any COCO segmentation into one RLE.
+
+    Args:
+        segmentation: polygons (list of flat [x0, y0, x1, y1, ...] lists in pixels, their union is meant), an
+            uncompressed RLE (`counts` a list) or a compressed one (`counts` a string or bytes).
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+
+    Returns:
+        The mask, or None where there is nothing to see: missing, empty, or only degenerate polygons.
+
+    Raises:
+        ValueError: if the value is no segmentation at all, or an RLE of another size.
+    """
+    if segmentation is None or segmentation == []:
+        return None
+    if isinstance(segmentation, list):
+        polygons = [polygon for polygon in segmentation if _is_polygon(polygon)]
+        if not polygons:
+            return None
+        return union(coco_mask.frPyObjects(polygons, height, width))
+    if isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
+        return _from_rle(segmentation, height, width)
+    raise ValueError(f"neither polygons nor an RLE: {type(segmentation).__name__}")
+
+
+def _is_polygon(polygon: Any) -> bool:  # noqa: ANN401
+    """Whether this is a polygon of three or more points; raises ValueError when it is no polygon at all."""
+    if not isinstance(polygon, list) or not {int, float}.issuperset(map(type, polygon)):
+        raise ValueError("a polygon is a list of numbers")
+    if polygon and not (max(map(abs, polygon)) <= FARTHEST and math.isfinite(sum(polygon))):
+        raise ValueError(f"a polygon has a coordinate that is not finite or beyond {FARTHEST:,} pixels")
+    if len(polygon) % 2:
+        raise ValueError(f"a polygon has an odd number of coordinates ({len(polygon)})")
+    return len(polygon) >= 6
+
+
+def _from_rle(segmentation: dict[str, Any], height: int, width: int) -> RLE:
+    """Check an RLE and drop empty runs: pycocotools crashes on bad ones and its merge stops at empty ones."""
+    size, counts = list(segmentation["size"]), segmentation["counts"]
+    if size != [height, width]:
+        raise ValueError(f"an RLE of size {size} in an image of {height} x {width}")
+    if isinstance(counts, str | bytes):
+        counts = runs(counts.encode() if isinstance(counts, str) else counts).tolist()
+    if not isinstance(counts, list) or any(type(run) is not int or run < 0 for run in counts):
+        raise ValueError("the counts of an RLE are neither text nor a list of whole numbers")
+    if sum(counts) != height * width:
+        raise ValueError("the runs of an RLE do not add up to its size")
+    rle: RLE = coco_mask.frPyObjects({"size": size, "counts": _without_empty(counts)}, height, width)
+    return rle
+
+
+def _without_empty(lengths: list[int]) -> list[int]:
+    """The same runs where none but the first has length 0."""
+    kept, position = lengths[:1], 1
+    while position < len(lengths):
+        if lengths[position]:
+            kept.append(lengths[position])
+        else:
+            kept[-1] += sum(lengths[position + 1 : position + 2])
+            position += 1
+        position += 1
+    return kept
+
+
+def runs(counts: bytes) -> NDArray[np.int64]:
+    """The run lengths behind the compressed `counts` of an RLE, in column order; the first run is background.
+
+    The text holds 5 bits a character, the lowest first, as the difference to the run two before.
+
+    Raises:
+        ValueError: if this is no such text; whether the runs make sense is not checked.
+    """
+    codes = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
+    last = (codes & 32) == 0
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or not last[-1]:
+        raise ValueError("the compressed counts of an RLE are damaged")
+    first = np.flatnonzero(np.concatenate([[True], last[:-1]]))
+    place = np.arange(len(codes)) - np.repeat(first, np.diff(first, append=len(codes)))
+    if place.max() > 6:
+        raise ValueError("the compressed counts of an RLE hold a run of more than 32 bits")
+    lengths: NDArray[np.int64] = np.add.reduceat((codes & 31) << (5 * place), first)
+    lengths -= np.where(codes[last] & 16, 32 << (5 * place[last]), 0)
+    lengths[1::2], lengths[2::2] = lengths[1::2].cumsum(), lengths[2::2].cumsum()
+    return lengths
+
+
+def union(rles: Sequence[RLE]) -> RLE:
+    """The union of one or more masks of one size."""
+    merged: RLE = coco_mask.merge(list(rles))
+    return merged
+
+
+def intersection(a: RLE, b: RLE) -> RLE:
+    """The intersection of two masks of one size."""
+    merged: RLE = coco_mask.merge([a, b], intersect=True)
+    return merged
+
+
+def area(rle: RLE) -> int:
+    """The number of pixels that are set."""
+    return int(coco_mask.area(rle))
+
+
+def bounding_box(rle: RLE) -> NDArray[np.float64]:
+    """The tight box [x, y, width, height] in pixels; zeros for an empty mask."""
+    box: NDArray[np.float64] = coco_mask.toBbox(rle)
+    return box
+
+
+def from_box(x0: int, y0: int, x1: int, y1: int, height: int, width: int) -> RLE:
+    """The mask of the half-open pixel box [x0, x1) x [y0, y1), cut to the image; empty where nothing is left."""
+    x0, x1 = max(x0, 0), min(x1, width)
+    y0, y1 = max(y0, 0), min(y1, height)
+    if x1 <= x0 or y1 <= y0:
+        runs = [height * width]
+    elif y1 - y0 == height:
+        runs = [x0 * height, (x1 - x0) * height, (width - x1) * height]
+    else:
+        gap, span = height - (y1 - y0), y1 - y0
+        runs = [x0 * height + y0, *([span, gap] * (x1 - x0 - 1)), span, gap - y0 + (width - x1) * height]
+    rle: RLE = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    return rle
+
+
+def encode(mask: NDArray[np.bool_]) -> RLE:
+    """Encode one dense (H, W) mask."""
+    rle: RLE = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return rle
+
+
+def decode(rle: RLE) -> NDArray[np.bool_]:
+    """The dense (H, W) boolean mask.
+
+    Raises:
+        ValueError: if the runs do not describe a mask of this size.
+    """
+    mask: NDArray[np.bool_] = coco_mask.decode(rle).astype(bool)
+    return mask
+
+
+def to_json(rle: RLE) -> dict[str, Any]:
+    """The same RLE with `counts` as text, as COCO json files hold it."""
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}

@@ -1,0 +1,1 @@
+"""The bilayer mask head, its targets and losses, and the detectors that carry it."""

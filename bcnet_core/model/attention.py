@@ -1,0 +1,42 @@
+"""The non-local block inside each layer of the mask head (BCNet section 3.2; Wang et al., Non-local Neural Networks)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class NonLocalBlock(nn.Module):
+    """Every position of a RoI looks at every other: the graph convolution of a layer.
+
+    Query, key, value and output are 1x1 convolutions without bias; scores are scaled by 1 / sqrt(C). The output passes
+    a BatchNorm (eps 1e-4) and is added to the input; no ReLU follows.
+
+    Args:
+        channels: C, of input and output.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(channels, channels, 1, bias=False)
+        self.key = nn.Conv2d(channels, channels, 1, bias=False)
+        self.value = nn.Conv2d(channels, channels, 1, bias=False)
+        self.output = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels, eps=1e-4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend over the positions of each RoI.
+
+        Args:
+            x: (N, C, S, S) float.
+
+        Returns:
+            (N, C, S, S) float.
+        """
+        query, key, value = (
+            part(x).flatten(2).transpose(1, 2) for part in (self.query, self.key, self.value)
+        )  # each (N, S*S, C)
+        attended = functional.scaled_dot_product_attention(query, key, value)  # (N, S*S, C)
+        attended = attended.transpose(1, 2).reshape_as(x)  # (N, C, S, S)
+        residual: Tensor = self.norm(self.output(attended))
+        return x + residual

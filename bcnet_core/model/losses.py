@@ -1,0 +1,90 @@
+"""The losses: four of the bilayer mask head (METHOD of the paper's section 3.3), three of FCOS.
+
+Every term is a scalar that always exists and always carries a graph. Sums are divided by counts over *all* processes, so
+the number of GPUs does not change what is learnt.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, distributed
+from torch.nn import functional
+
+from bcnet_core.model.bilayer_head import BilayerLogits
+from bcnet_core.model.targets import BilayerTargets
+
+OccluderSampling = Literal["balanced", "nonempty", "official"]
+
+
+def global_mean(count: Tensor | float, device: torch.device) -> Tensor:
+    """The mean of a count over all processes (a scalar tensor), as the divisor of a loss whose gradients are averaged."""
+    total = torch.as_tensor(count, dtype=torch.float32, device=device).clone()
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(total)
+        total /= distributed.get_world_size()
+    return total
+
+
+def bilayer_losses(
+    logits: BilayerLogits, targets: BilayerTargets, keys: Tensor, *, sampling: OccluderSampling = "balanced"
+) -> dict[str, Tensor]:
+    """Binary cross-entropy of the four maps, averaged over pixels and RoIs.
+
+    Args:
+        logits: four (R, S, S) maps; R may be 0.
+        targets: four (R, S, S) bool maps.
+        keys: (R,) random numbers that decide which RoIs without an occluder are drawn.
+        sampling: which RoIs enter the two occluder terms, see `occluder_rois`.
+
+    Returns:
+        Scalars `occludee_mask`, `occludee_boundary`, `occluder_mask`, `occluder_boundary`, unweighted.
+    """
+    everyone = torch.arange(len(keys), device=keys.device)
+    chosen = occluder_rois(targets.occluder_mask, keys, sampling=sampling)
+    return {
+        name: _mean_bce(
+            getattr(logits, name), getattr(targets, name), chosen if "occluder" in name else everyone
+        )
+        for name in BilayerLogits._fields
+    }
+
+
+def occluder_rois(occluder_masks: Tensor, keys: Tensor, *, sampling: OccluderSampling) -> Tensor:
+    """The RoIs that train layer 1.
+
+    With k RoIs whose occluder crop is not empty: "balanced" takes these and up to k empty ones at random (the paper:
+    half of the RoIs are occlusion cases); "nonempty" takes only these; "official" takes these and then the first k RoIs
+    of the batch, as the released code does, counting some twice.
+
+    Args:
+        occluder_masks: (R, S, S) bool.
+        keys: (R,) random numbers; the empty RoIs with the smallest are drawn.
+        sampling: the rule.
+
+    Returns:
+        (M,) int64 indices into the RoIs; none where k is 0.
+    """
+    occluded = occluder_masks.flatten(1).any(1)
+    nonempty = occluded.nonzero()[:, 0]
+    match sampling:
+        case "nonempty":
+            return nonempty
+        case "official":
+            return torch.cat([nonempty, torch.arange(len(nonempty), device=nonempty.device)])
+        case "balanced":
+            empty = (~occluded).nonzero()[:, 0]
+            drawn = empty[keys[empty].argsort()[: len(nonempty)]]
+            return torch.cat([nonempty, drawn])
+
+
+def _mean_bce(logits: Tensor, target: Tensor, rois: Tensor) -> Tensor:
+    """The mean over pixels and chosen RoIs of all processes; zero, with a graph, where none is chosen."""
+    pixels = functional.binary_cross_entropy_with_logits(logits[rois], target[rois].float(), reduction="sum")
+    count = global_mean(len(rois), logits.device).clamp(min=1 / _world_size())
+    return pixels / (count * logits.shape[-1] * logits.shape[-2])
+
+
+def _world_size() -> int:
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1

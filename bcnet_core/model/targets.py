@@ -1,0 +1,136 @@
+"""What the mask head should answer inside each RoI: batched tensor expressions, on the device of the RoIs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bcnet_core.data.crops import MaskCrops, concatenate
+from bcnet_core.data.dataset import Targets
+
+
+class RoIs(NamedTuple):
+    """The RoIs that train the mask head: R over all images of a batch.
+
+    Attributes:
+        boxes: (R, 4) float32, xyxy in pixels of the network's input.
+        images: (R,) int64, the image of each.
+        instances: (R,) int64, the instance of each, counted over the batch.
+        keys: (R,) float32 in [0, 1), a random number of each, for sampling.
+    """
+
+    boxes: Tensor
+    images: Tensor
+    instances: Tensor
+    keys: Tensor
+
+
+class BilayerTargets(NamedTuple):
+    """The four maps that the head should predict, each (R, S, S) bool."""
+
+    occludee_mask: Tensor
+    occludee_boundary: Tensor
+    occluder_mask: Tensor
+    occluder_boundary: Tensor
+
+
+def jittered_rois(targets: list[Targets], seeds: list[int], *, most: int, amount: float = 0.1) -> RoIs:
+    """One RoI an instance: its box, moved and scaled by up to `amount` of its size on each side.
+
+    Every image draws from its own seed, so that the RoIs do not depend on how images are spread over processes.
+
+    Args:
+        targets: of each image.
+        seeds: of each image.
+        most: RoIs of an image at the most; beyond that a random choice is taken.
+        amount: largest shift of an edge, as a share of the box's width or height.
+    """
+    boxes, images, instances, keys = [], [], [], []
+    first = 0
+    for image, (target, seed) in enumerate(zip(targets, seeds, strict=True)):
+        count, device = len(target.boxes), target.boxes.device
+        draws = torch.rand((count, 5), generator=torch.Generator().manual_seed(seed)).to(device)
+        kept = draws[:, 4].argsort()[:most].sort().values
+        size = (target.boxes[:, 2:] - target.boxes[:, :2]).repeat(1, 2)
+        boxes.append((target.boxes + (2 * draws[:, :4] - 1) * amount * size)[kept])
+        images.append(torch.full_like(kept, image))
+        instances.append(kept + first)
+        keys.append(draws[kept, 4])
+        first += count
+    return RoIs(torch.cat(boxes), torch.cat(images), torch.cat(instances), torch.cat(keys))
+
+
+def bilayer_targets(targets: list[Targets], rois: RoIs, *, size: int) -> BilayerTargets:
+    """Crop the masks of both layers to the RoIs and draw their boundaries.
+
+    Args:
+        targets: of each image.
+        rois: of the batch.
+        size: S, the side of the maps.
+    """
+    placement = torch.stack([target.placement for target in targets])[rois.images]  # (R, 4)
+    scale, shift = placement[:, 0::2].repeat(1, 2), placement[:, 1::2].repeat(1, 2)
+    source = (rois.boxes - shift) / scale  # a mirrored image gives x0 > x1, which reads the crop backwards
+    occludee = crop_to_boxes(
+        concatenate([target.occludees for target in targets]), rois.instances, source, size=size
+    )
+    occluder = crop_to_boxes(
+        concatenate([target.occluders for target in targets]), rois.instances, source, size=size
+    )
+    return BilayerTargets(occludee, boundary(occludee), occluder, boundary(occluder))
+
+
+def crop_to_boxes(
+    crops: MaskCrops, instances: Tensor, boxes: Tensor, *, size: int, samples: int = 2
+) -> Tensor:
+    """Sample one mask per box on an S x S grid; outside of its crop a mask is empty.
+
+    Each cell looks at `samples` x `samples` pixels and is set where half or more of them are.
+
+    Args:
+        crops: the masks of all instances.
+        instances: (R,) int64, which mask belongs to each box.
+        boxes: (R, 4) float, xyxy in source pixels.
+        size: S.
+        samples: per cell and axis.
+
+    Returns:
+        (R, S, S) bool.
+    """
+    if len(boxes) == 0 or crops.pixels.numel() == 0:
+        return torch.zeros((len(boxes), size, size), dtype=torch.bool, device=boxes.device)
+    steps = (torch.arange(size * samples, device=boxes.device) + 0.5) / (size * samples)
+    x = (boxes[:, 0:1] + (boxes[:, 2:3] - boxes[:, 0:1]) * steps).floor().long()  # (R, S * samples)
+    y = (boxes[:, 1:2] + (boxes[:, 3:4] - boxes[:, 1:2]) * steps).floor().long()
+    x0, y0, x1, y1 = crops.boxes[instances].unbind(1)
+    inside_x = (x >= x0[:, None]) & (x < x1[:, None])
+    inside_y = (y >= y0[:, None]) & (y < y1[:, None])
+    rows = crops.starts[instances][:, None] + (y - y0[:, None]) * (x1 - x0)[:, None]
+    index = rows[:, :, None] + (x - x0[:, None])[:, None, :]  # (R, S * samples, S * samples)
+    inside = inside_y[:, :, None] & inside_x[:, None, :]
+    values = crops.pixels[index.clamp(0, crops.pixels.numel() - 1)] * inside
+    cells = functional.avg_pool2d(values.float()[:, None], samples)[:, 0]  # (R, S, S)
+    return cells >= 0.5
+
+
+def boundary(masks: Tensor) -> Tensor:
+    """The contour band, about two pixels wide: dilation xor erosion with a 3 x 3 cross.
+
+    Outside of the map counts as empty for the dilation and as full for the erosion, so the border of a crop is no
+    boundary (official code, measured: 0 mismatches).
+
+    Args:
+        masks: (R, S, S) bool.
+
+    Returns:
+        (R, S, S) bool.
+    """
+    return _dilate(masks) ^ ~_dilate(~masks)
+
+
+def _dilate(masks: Tensor) -> Tensor:
+    padded = functional.pad(masks, (1, 1, 1, 1))
+    return masks | padded[:, :-2, 1:-1] | padded[:, 2:, 1:-1] | padded[:, 1:-1, :-2] | padded[:, 1:-1, 2:]

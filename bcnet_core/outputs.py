@@ -1,0 +1,139 @@
+"""Outputs that are complete or absent: write beside the target, flush to disk, rename."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bcnet_core.errors import BCNetError, usage_error
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
+def refuse_input(path: Path, *inputs: Path) -> None:
+    """Refuse to write over an input, under whatever name: no command changes what it reads.
+
+    Raises:
+        BCNetError: if `path` is one of `inputs`, also through a link.
+    """
+    for source in inputs:
+        same = path.resolve() == source.resolve()
+        if same or (path.exists() and source.exists() and path.samefile(source)):
+            raise usage_error(f"`{path}` is the input itself", "choose another output: -o")
+
+
+def refuse_existing(path: Path, *, overwrite: bool = False) -> None:
+    """Refuse to write over something that is there.
+
+    Raises:
+        BCNetError: if `path` exists (a directory counts when it is not empty) and `overwrite` is false.
+    """
+    taken = any(path.iterdir()) if path.is_dir() else path.exists() or path.is_symlink()
+    if taken and not overwrite:
+        raise usage_error(f"`{path}` exists already", "write over it: --overwrite", "or choose another output: -o")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` that replaces `path` when the block ends well.
+
+    Missing parent directories are made. If the block raises, nothing is left behind.
+
+    Raises:
+        BCNetError: if the directory cannot be written or the disk is full.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        temporary.chmod(0o666 & ~_umask())
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise BCNetError(
+            f"cannot write `{path}`: {error.strerror or error}",
+            "check the path, its permissions and the free disk space",
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Give a temporary directory beside `path` that takes its place when the block ends well.
+
+    An existing `path` is replaced as a whole (call `refuse_existing` first). If the block raises, nothing is
+    left behind and an existing `path` stays as it was.
+
+    Raises:
+        BCNetError: if the parent cannot be written or the disk is full.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        temporary.chmod(0o777 & ~_umask())
+        yield temporary
+        old = temporary.with_suffix(".old")
+        if path.exists():
+            path.replace(old)
+        temporary.replace(path)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise BCNetError(
+            f"cannot write `{path}`: {error.strerror or error}",
+            "check the path, its permissions and the free disk space",
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  (whatever json can hold)
+    """Write `value` as compact json, atomically; gzipped where the name ends in `.gz`.
+
+    The bytes depend on the value alone.
+    """
+    with atomic_file(path) as temporary, temporary.open("wb") as out:
+        if path.suffix != ".gz":
+            out.writelines(_json_parts(value))
+            return
+        with gzip.GzipFile(filename="", mode="wb", fileobj=out, compresslevel=6, mtime=0) as packed:
+            packed.writelines(_json_parts(value))
+
+
+def _json_parts(value: Any) -> Iterator[bytes]:  # noqa: ANN401
+    """Json text piece by piece, so that a large file is not held in memory as one text."""
+    if isinstance(value, dict) and value and all(isinstance(key, str) for key in value):
+        for number, (key, item) in enumerate(value.items()):
+            yield b"," if number else b"{"
+            yield _ENCODER.encode(key).encode() + b":"
+            yield from _list_parts(item) if isinstance(item, list) else (_ENCODER.encode(item).encode(),)
+        yield b"}"
+    else:
+        yield _ENCODER.encode(value).encode()
+
+
+def _list_parts(items: list[Any]) -> Iterator[bytes]:
+    yield b"["
+    for start in range(0, len(items), 1000):
+        yield (b"," if start else b"") + _ENCODER.encode(items[start : start + 1000]).encode()[1:-1]
+    yield b"]"
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

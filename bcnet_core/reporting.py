@@ -1,0 +1,45 @@
+"""How the core tells a person what it does, without knowing how that person looks at it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """A task under way."""
+
+    def advance(self, amount: int = 1, *, note: str = "") -> None:
+        """Mark `amount` more units as done; `note` is a short text shown beside the count."""
+
+
+class Reporter(Protocol):
+    """Receives messages and progress; the command line draws them, tests collect them."""
+
+    def info(self, message: str) -> None:
+        """Tell something worth knowing."""
+
+    def warning(self, message: str) -> None:
+        """Tell something that the user should act on."""
+
+    def progress(self, title: str, total: int) -> AbstractContextManager[Progress]:
+        """Open a task of `total` units; it is closed when the context ends."""
+
+
+class _SilentProgress:
+    def advance(self, amount: int = 1, *, note: str = "") -> None:
+        pass
+
+
+class SilentReporter:
+    """Says nothing: the default of every function that takes a reporter."""
+
+    def info(self, message: str) -> None:
+        """Drop the message."""
+
+    def warning(self, message: str) -> None:
+        """Drop the message."""
+
+    def progress(self, title: str, total: int) -> AbstractContextManager[Progress]:
+        """Count nothing."""
+        return nullcontext(_SilentProgress())

@@ -1,0 +1,174 @@
+"""The occluder rule against a dense reference, its symmetries, and the official numbers."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from bcnet_core import masks
+from bcnet_core.annotations.coco import read_coco, segmentation_rle
+from bcnet_core.annotations.occluder import OccluderRule, box_iou, derive_occluders
+from bcnet_core.errors import BCNetError, ExitCode
+
+EXACT_AREAS = Path(__file__).parents[1] / "parity" / "exact_occluder_areas.json"
+H, W = 13, 17
+
+
+class Scene(NamedTuple):
+    dense: list[NDArray[np.bool_] | None]
+    boxes: NDArray[np.float64]
+    crowd: NDArray[np.bool_]
+    rule: OccluderRule
+
+    def derive(self) -> list[NDArray[np.bool_] | None]:
+        rles = [None if mask is None else masks.encode(mask) for mask in self.dense]
+        found = derive_occluders(rles, self.boxes, self.crowd, H, W, rule=self.rule)
+        return [None if rle is None else masks.decode(rle) for rle in found]
+
+
+def dense_reference(scene: Scene) -> list[NDArray[np.bool_] | None]:
+    regions: list[NDArray[np.bool_] | None] = []
+    for i, (x, y, w, h) in enumerate(scene.boxes.tolist()):
+        region = np.zeros((H, W), dtype=bool)
+        for j, (x2, y2, w2, h2) in enumerate(scene.boxes.tolist()):
+            other = scene.dense[j]
+            if i == j or other is None or (scene.crowd[j] and not scene.rule.crowd):
+                continue
+            overlap_x = max(0.0, min(x + w, x2 + w2) - max(x, x2) + 1)
+            overlap_y = max(0.0, min(y + h, y2 + h2) - max(y, y2) + 1)
+            shared = overlap_x * overlap_y
+            if shared and shared / ((w + 1) * (h + 1) + (w2 + 1) * (h2 + 1) - shared) > scene.rule.min_iou:
+                region |= other
+        cut = np.zeros((H, W), dtype=bool)
+        cut[max(int(y), 0) : max(int(y + h), 0), max(int(x), 0) : max(int(x + w), 0)] = True
+        region &= cut
+        regions.append(region if region.sum() > scene.rule.min_area else None)
+    return regions
+
+
+@st.composite
+def scenes(draw: st.DrawFn) -> Scene:
+    count = draw(st.integers(0, 6))
+    quarters = st.integers(-12, 4 * W + 8).map(lambda value: value / 4)
+    boxes, dense = [], []
+    for _ in range(count):
+        x, y = draw(quarters), draw(quarters)
+        w, h = (draw(st.integers(0, 4 * H)) / 4 for _ in range(2))
+        boxes.append([x, y, w, h])
+        mask = np.zeros((H, W), dtype=bool)
+        mask[max(int(y), 0) : max(int(y + h), 0), max(int(x), 0) : max(int(x + w), 0)] = True
+        mask &= np.random.default_rng(draw(st.integers(0, 99))).random((H, W)) < 0.7
+        dense.append(draw(st.sampled_from([mask, mask, mask, None])))
+    crowd = np.array([draw(st.booleans()) and draw(st.booleans()) for _ in range(count)], dtype=bool)
+    rule = OccluderRule(
+        min_iou=draw(st.sampled_from([0, 0.05, 0.3])), min_area=draw(st.integers(0, 20)), crowd=draw(st.booleans())
+    )
+    return Scene(dense, np.array(boxes, dtype=np.float64).reshape(-1, 4), crowd, rule)
+
+
+def same(left: NDArray[np.bool_] | None, right: NDArray[np.bool_] | None) -> bool:
+    return left is right if left is None or right is None else bool((left == right).all())
+
+
+@settings(max_examples=300, deadline=None)
+@given(scenes())
+def test_equals_the_dense_reference(scene: Scene) -> None:
+    assert all(map(same, scene.derive(), dense_reference(scene)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(scenes(), st.randoms(use_true_random=False))
+def test_the_order_of_instances_does_not_matter(scene: Scene, random: object) -> None:
+    order = list(range(len(scene.dense)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    shuffled = Scene([scene.dense[i] for i in order], scene.boxes[order], scene.crowd[order], scene.rule)
+    found = scene.derive()
+    assert all(map(same, shuffled.derive(), [found[i] for i in order]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(scenes())
+def test_being_near_is_symmetric(scene: Scene) -> None:
+    iou = box_iou(scene.boxes, pixel=1.0)
+    assert (iou == iou.T).all()
+    assert ((iou >= 0) & (iou <= 1)).all()
+
+
+def two_squares(**rule: object) -> Scene:
+    """Two squares of 8 x 8 that share 4 x 8 pixels; the second one is a crowd."""
+    left, right = np.zeros((H, W), dtype=bool), np.zeros((H, W), dtype=bool)
+    left[2:10, 0:8] = right[2:10, 4:12] = True
+    boxes = np.array([[0.0, 2, 8, 8], [4, 2, 8, 8]])
+    return Scene([left, right], boxes, np.array([False, True]), OccluderRule(**rule))  # type: ignore[arg-type]
+
+
+def test_a_crowd_is_occluded_but_occludes_only_when_told_to() -> None:
+    first, second = two_squares().derive()
+    assert first is None
+    assert second is not None
+    assert second.sum() == 32
+    first, second = two_squares(crowd=True).derive()
+    assert first is not None
+    assert (first == second).all()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("min_area", "kept"), [(31, True), (32, False)])
+def test_a_region_needs_more_pixels_than_the_smallest_area(min_area: int, kept: bool) -> None:
+    assert (two_squares(min_area=min_area).derive()[1] is not None) == kept
+
+
+def test_boxes_must_overlap_by_more_than_the_smallest_iou() -> None:
+    scene = two_squares()
+    iou = float(box_iou(scene.boxes, pixel=1.0)[0, 1])
+    assert iou == 45 / (81 + 81 - 45)
+    assert two_squares(min_iou=iou).derive()[1] is None
+    assert two_squares(min_iou=iou - 1e-9).derive()[1] is not None
+
+
+def test_negative_corners_are_clipped() -> None:
+    scene = two_squares(crowd=True)
+    boxes = scene.boxes + [[-0.5, 0, 0.5, 0], [0, 0, 0, 0]]
+    assert scene._replace(boxes=boxes).derive()[0].sum() == 32  # type: ignore[union-attr]
+
+
+def test_no_instances() -> None:
+    assert derive_occluders([], np.zeros((0, 4)), np.zeros(0, dtype=bool), H, W) == []
+
+
+def test_boxes_without_an_extent_do_no_harm() -> None:
+    boxes = np.array([[3.0, 3, 0, 0], [3, 3, -5, 4], [3, 3, -1, -1]])
+    assert box_iou(boxes).tolist() == np.zeros((3, 3)).tolist()
+    assert derive_occluders([None] * 3, boxes, np.zeros(3, dtype=bool), H, W) == [None] * 3
+
+
+@pytest.mark.parametrize("wrong", [{"min_iou": -0.1}, {"min_iou": 1.5}, {"min_iou": float("nan")}, {"min_area": -1}])
+def test_senseless_rules_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(BCNetError) as caught:
+        OccluderRule(**wrong)  # type: ignore[arg-type]
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_every_region_of_real_images_has_the_official_area(coco_mini: Path) -> None:
+    expected: dict[str, int] = json.loads(EXACT_AREAS.read_text())
+    coco = read_coco(coco_mini / "annotations" / "instances_val2017.json")
+    annotations = coco.annotations_by_image()
+    found: dict[str, int] = {}
+    for image in coco.images:
+        instances = annotations[image["id"]]
+        regions = derive_occluders(
+            [segmentation_rle(instance, image) for instance in instances],
+            np.array([instance["bbox"] for instance in instances], dtype=np.float64).reshape(-1, 4),
+            np.array([instance["iscrowd"] == 1 for instance in instances], dtype=bool),
+            image["height"],
+            image["width"],
+            rule=OccluderRule(min_area=0),
+        )
+        for instance, region in zip(instances, regions, strict=True):
+            found[str(instance["id"])] = 0 if region is None else masks.area(region)
+    assert len(expected) == 624
+    assert found == expected

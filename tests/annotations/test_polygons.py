@@ -1,0 +1,82 @@
+"""Polygons rasterise back to the mask they came from, and are valid polygons."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from bcnet_core import masks
+from bcnet_core.annotations.coco import read_coco, segmentation_rle
+from bcnet_core.annotations.polygons import to_polygons
+
+DENSE_MASKS = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(lambda shape: arrays(np.bool_, shape))
+
+
+def check(mask: NDArray[np.bool_]) -> list[list[float]]:
+    """Assert everything `to_polygons` promises; returns the polygons."""
+    polygons = to_polygons(masks.encode(mask))
+    height, width = mask.shape
+    raster = np.zeros_like(mask)
+    if polygons:
+        raster = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
+    np.testing.assert_array_equal(raster, mask)
+    shapes = [shapely.Polygon(np.reshape(polygon, (-1, 2))) for polygon in polygons]
+    assert all(shape.is_valid for shape in shapes)
+    assert sum(shape.area for shape in shapes) == mask.sum()
+    for polygon in polygons:
+        steps = np.diff(np.reshape([*polygon, *polygon[:4]], (-1, 2)), axis=0) != 0
+        assert (steps.sum(axis=1) == 1).all(), "every edge runs along the grid"
+        assert (steps[1:] != steps[:-1]).all(), "no point lies on a straight line"
+    return polygons
+
+
+@settings(max_examples=500, deadline=None)
+@given(DENSE_MASKS)
+def test_any_mask_comes_back(mask: NDArray[np.bool_]) -> None:
+    check(mask)
+
+
+@pytest.mark.parametrize("density", [0.1, 0.5, 0.9, 0.98])
+def test_noise_of_the_size_of_an_image_comes_back(density: float) -> None:
+    check(np.random.default_rng(0).random((120, 90)) < density)
+
+
+def test_known_shapes() -> None:
+    empty = np.zeros((5, 6), dtype=bool)
+    assert check(empty) == []
+    assert check(~empty) == [[0, 0, 0, 5, 6, 5, 6, 0]]
+    single = empty.copy()
+    single[2, 3] = True
+    assert check(single) == [[3, 2, 3, 3, 4, 3, 4, 2]]
+
+
+def test_diagonal_pixels_are_taken_apart() -> None:
+    assert len(check(np.eye(4, dtype=bool))) == 4
+
+
+def test_a_ring_is_cut_in_two() -> None:
+    ring = np.ones((7, 7), dtype=bool)
+    ring[2:5, 2:5] = False
+    assert len(check(ring)) == 2
+
+
+def test_a_contour_that_touches_itself_is_cut() -> None:
+    pinched = np.ones((4, 4), dtype=bool)
+    pinched[0, 0] = pinched[1, 1] = False
+    assert len(check(pinched)) == 2
+
+
+def test_real_masks_come_back(coco_mini: Path) -> None:
+    coco = read_coco(coco_mini / "annotations" / "instances_val2017.json")
+    images = {image["id"]: image for image in coco.images}
+    for annotation in coco.annotations[::3]:
+        image = images[annotation["image_id"]]
+        rle = segmentation_rle(annotation, image)
+        assert rle is not None
+        assert masks.from_segmentation(to_polygons(rle), image["height"], image["width"]) == rle

@@ -1,0 +1,49 @@
+"""What several test rooms share: the real data where it is, small scenes, and the program as a user calls it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def coco_mini() -> Path:
+    """The data root of 159 real COCO images that lies beside the project, where it does."""
+    root = REPO.parent / "shared" / "data" / "coco-mini"
+    if not root.is_dir():
+        pytest.skip("../shared/data/coco-mini is not here")
+    return root
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with a few synthetic scenes; never write into it."""
+    from bcnet_core.synth.writer import write_shapes
+
+    root = tmp_path_factory.mktemp("scenes") / "shapes"
+    write_shapes(root, images=12, val_images=6, workers=1)
+    return root
+
+
+Bcnet = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def bcnet() -> Bcnet:
+    """Run `bcnet ARGUMENTS` in a process of its own, as a shell would."""
+
+    def run(*arguments: str | Path, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        environment = {key: value for key, value in os.environ.items() if key not in {"BCNET_DATA", "BCNET_DEBUG"}}
+        return subprocess.run(
+            [sys.executable, "-c", "from bcnet_cli.app import main; main()", *map(str, arguments)],
+            cwd=cwd, timeout=timeout, capture_output=True, text=True, check=False, env=environment,
+        )  # fmt: skip
+
+    return run

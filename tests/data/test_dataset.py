@@ -1,0 +1,88 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bcnet_core import BCNetError
+from bcnet_core.annotations.coco import read_coco
+from bcnet_core.data.dataset import TrainingSet
+
+
+def square(identity: int, x: int, y: int, side: int, **extra: Any) -> dict[str, Any]:
+    corners = [x, y, x + side, y, x + side, y + side, x, y + side]
+    return {
+        "id": identity, "image_id": 1, "category_id": 5, "bbox": [x, y, side, side], "area": side * side,
+        "iscrowd": 0, "segmentation": [corners], **extra,
+    }  # fmt: skip
+
+
+def make(folder: Path, *annotations: dict[str, Any], **options: Any) -> TrainingSet:
+    Image.new("RGB", (100, 80)).save(folder / "a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 100, "height": 80}],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 5, "name": "dog"}],
+        "annotations": list(annotations),
+    }
+    (folder / "coco.json").write_text(json.dumps(content))
+    return TrainingSet(read_coco(folder / "coco.json"), folder, **{"min_size": 80, "max_size": 100, **options})
+
+
+def test_occluders_are_derived_from_plain_coco(tmp_path: Path) -> None:
+    dataset = make(tmp_path, square(1, 10, 10, 30), square(2, 25, 10, 30), square(3, 70, 50, 10))
+    assert not dataset.reads_occluders
+    sample = dataset[0, 0]
+    assert sample.image.shape == (3, 80, 100) and sample.targets.labels.tolist() == [1, 1, 1]
+    assert sample.targets.boxes[0].tolist() == [10, 10, 40, 40]
+    assert sample.targets.occluders.boxes.tolist() == [[25, 10, 40, 40], [25, 10, 40, 40], [0, 0, 0, 0]]
+    assert dataset.occluder_share() == pytest.approx(2 / 3)
+
+
+def test_occluders_are_read_where_the_file_has_them(tmp_path: Path) -> None:
+    region = [[0, 0, 8, 0, 8, 8, 0, 8]]
+    annotations = [square(1, 10, 10, 30, bg_object_segmentation=region), square(2, 25, 10, 30, bg_object_segmentation=[])]
+    dataset = make(tmp_path, *annotations)
+    assert dataset.reads_occluders and dataset.occluder_share() == 0.5
+    assert dataset[0, 0].targets.occluders.boxes[0].tolist() == [0, 0, 8, 8]
+    derived = make(tmp_path, *annotations, occluders="derive")
+    assert derived[0, 0].targets.occluders.boxes[0].tolist() == [25, 10, 40, 40]
+
+
+def test_asking_for_the_file_where_it_has_none_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(BCNetError, match="has no `bg_object_segmentation`"):
+        make(tmp_path, square(1, 10, 10, 30), occluders="file")
+
+
+def test_crowds_and_what_has_no_mask_are_no_targets(tmp_path: Path) -> None:
+    crowd = square(2, 25, 10, 30, iscrowd=1, segmentation={"size": [80, 100], "counts": [0, 8000]})
+    dataset = make(tmp_path, square(1, 10, 10, 30), crowd, square(3, 0, 0, 5, segmentation=[]), square(4, 0, 0, 0))
+    assert len(dataset[0, 0].targets.boxes) == 1
+    assert dataset.occluder_share() == 0  # crowds do not occlude
+
+
+def test_a_set_without_instances_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(BCNetError, match="no instance to train on"):
+        make(tmp_path, square(1, 0, 0, 9, iscrowd=1))
+
+
+def test_the_seed_decides_the_flip(tmp_path: Path) -> None:
+    dataset = make(tmp_path, square(1, 10, 10, 30), flip=0.5)
+    flips = [dataset[0, seed].targets.boxes[0, 0].item() == 60 for seed in range(200)]
+    assert 60 < sum(flips) < 140
+    assert flips == [dataset[0, seed].targets.boxes[0, 0].item() == 60 for seed in range(200)]
+
+
+def test_masks_of_real_images_fill_their_boxes(coco_mini: Path) -> None:
+    coco = read_coco(coco_mini / "annotations/instances_val2017.json")
+    dataset = TrainingSet(coco, coco_mini / "val2017", min_size=128, max_size=192)
+    assert dataset.missing_images() == [] and 0.3 < dataset.occluder_share() < 0.8
+    for position in range(0, len(dataset), 10):
+        targets = dataset[position, 0].targets
+        extents = targets.occludees.boxes.numpy()
+        sizes = (extents[:, 2:] - extents[:, :2]).prod(1)
+        assert targets.occludees.pixels.numel() == sizes.sum()
+        scale = targets.placement.numpy()[[0, 2, 0, 2]]
+        distance = np.abs(extents * scale - targets.boxes.numpy())  # annotators drew some boxes by hand
+        assert distance.mean() < 0.3 and distance.max() < 5

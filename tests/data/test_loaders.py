@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from bcnet_core import BCNetError
+from bcnet_core.config.schema import DataConfig, DatasetConfig
+from bcnet_core.data.loaders import StepSampler, open_training_set
+
+
+def sampler(**options: int) -> StepSampler:
+    return StepSampler(
+        **{"size": 10, "batch_size": 4, "first_step": 0, "last_step": 9, "seed": 1, "rank": 0, "world_size": 1, **options}
+    )
+
+
+def test_every_epoch_sees_every_image_once_in_a_new_order() -> None:
+    drawn = [position for step in sampler(last_step=5) for position, _ in step]
+    assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10))
+    assert drawn[:10] != drawn[10:]
+
+
+def test_processes_share_each_step() -> None:
+    whole = list(sampler())
+    halves = zip(sampler(rank=0, world_size=2), sampler(rank=1, world_size=2), strict=True)
+    assert [first + second for first, second in halves] == whole
+
+
+def test_a_resumed_run_sees_what_it_would_have_seen() -> None:
+    assert list(sampler(first_step=4)) == list(sampler())[4:]
+    assert len(sampler(first_step=4)) == 5
+
+
+def test_no_two_samples_share_a_seed() -> None:
+    seeds = [seed for step in sampler(last_step=500) for _, seed in step]
+    assert len(set(seeds)) > 0.999 * len(seeds)
+    assert {seed for step in sampler(seed=2) for _, seed in step}.isdisjoint(seeds)
+
+
+def test_a_missing_data_root_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BCNetError, match="no data root was given") as caught:
+        open_training_set(DataConfig())
+    assert caught.value.exit_code == 2 and "--data-root" in caught.value.hints[0]
+
+
+def test_missing_images_are_counted_before_training(scenes: Path, tmp_path: Path) -> None:
+    train = DatasetConfig(annotations=Path("annotations/instances_train.json"), images=tmp_path)
+    with pytest.raises(BCNetError, match="12 of 12 training images do not exist") as caught:
+        open_training_set(DataConfig(root=scenes, train=train))
+    assert caught.value.exit_code == 3

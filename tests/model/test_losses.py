@@ -1,0 +1,62 @@
+import torch
+from torch.nn import functional
+
+from bcnet_core.model.bilayer_head import BilayerLogits
+from bcnet_core.model.losses import bilayer_losses, occluder_rois
+from bcnet_core.model.targets import BilayerTargets, boundary
+
+
+def occluders(*nonempty: bool) -> torch.Tensor:
+    masks = torch.zeros(len(nonempty), 28, 28, dtype=torch.bool)
+    for index, value in enumerate(nonempty):
+        masks[index, 3:9, 4:12] = value
+    return masks
+
+
+def case(*nonempty: bool) -> tuple[BilayerLogits, BilayerTargets, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    count = len(nonempty)
+    logits = BilayerLogits(*(torch.randn(count, 28, 28, generator=generator, requires_grad=True) for _ in range(4)))
+    occludee = torch.rand(count, 28, 28, generator=generator) > 0.5
+    occluder = occluders(*nonempty)
+    targets = BilayerTargets(occludee, boundary(occludee), occluder, boundary(occluder))
+    return logits, targets, torch.linspace(0.9, 0.1, count)
+
+
+def test_balanced_draws_as_many_empty_as_occluded() -> None:
+    masks = occluders(False, True, False, False)
+    chosen = occluder_rois(masks, torch.tensor([0.5, 0.9, 0.1, 0.7]), sampling="balanced")
+    assert chosen.tolist() == [1, 2]
+    assert occluder_rois(occluders(True, True, False), torch.rand(3), sampling="balanced").tolist() == [0, 1, 2]
+
+
+def test_nonempty_takes_only_the_occluded() -> None:
+    assert occluder_rois(occluders(False, True, True), torch.rand(3), sampling="nonempty").tolist() == [1, 2]
+
+
+def test_official_adds_the_first_rois_of_the_batch_even_twice() -> None:
+    assert occluder_rois(occluders(True, False, True), torch.rand(3), sampling="official").tolist() == [0, 2, 0, 1]
+
+
+def test_losses_are_mean_cross_entropies() -> None:
+    logits, targets, keys = case(True, False, False)
+    losses = bilayer_losses(logits, targets, keys)
+    expected = functional.binary_cross_entropy_with_logits(logits.occludee_mask, targets.occludee_mask.float())
+    torch.testing.assert_close(losses["occludee_mask"], expected)
+    chosen = [0, 2]  # the occluded one, and the empty one with the smallest key
+    expected = functional.binary_cross_entropy_with_logits(
+        logits.occluder_boundary[chosen], targets.occluder_boundary[chosen].float()
+    )
+    torch.testing.assert_close(losses["occluder_boundary"], expected)
+
+
+def test_without_an_occluder_the_terms_are_zero_with_a_graph() -> None:
+    losses = bilayer_losses(*case(False, False))
+    assert losses["occluder_mask"].item() == losses["occluder_boundary"].item() == 0
+    assert losses["occluder_mask"].requires_grad and losses["occludee_mask"] > 0.1
+
+
+def test_without_a_roi_all_terms_are_zero_with_a_graph() -> None:
+    losses = bilayer_losses(*case())
+    assert [loss.item() for loss in losses.values()] == [0, 0, 0, 0]
+    assert all(loss.requires_grad for loss in losses.values())

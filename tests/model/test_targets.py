@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from bcnet_core import masks
+from bcnet_core.data.crops import concatenate, crop_rles
+from bcnet_core.data.dataset import Targets
+from bcnet_core.data.transforms import place
+from bcnet_core.model.targets import RoIs, bilayer_targets, boundary, crop_to_boxes, jittered_rois
+
+PARITY = Path(__file__).parent.parent / "parity" / "boundary.npz"
+
+
+def blob(rng: np.random.Generator, height: int, width: int) -> NDArray[np.bool_]:
+    noise = ndimage.gaussian_filter(rng.standard_normal((height, width)), 3)
+    return np.asarray(noise > 0.02)
+
+
+def test_boundaries_equal_the_official_ones_bit_by_bit() -> None:
+    with np.load(PARITY) as numbers:
+        got = boundary(torch.from_numpy(numbers["masks"].astype(bool))).numpy()
+        assert (got == numbers["boundary"].astype(bool)).all()
+
+
+def test_a_boundary_is_dilation_xor_erosion() -> None:
+    mask = blob(np.random.default_rng(0), 28, 28)
+    cross = ndimage.generate_binary_structure(2, 1)
+    expected = ndimage.binary_dilation(mask, cross) ^ ndimage.binary_erosion(mask, cross, border_value=1)
+    assert (boundary(torch.from_numpy(mask)[None])[0].numpy() == expected).all()
+
+
+def test_a_full_mask_has_no_boundary() -> None:
+    assert not boundary(torch.ones(1, 28, 28, dtype=torch.bool)).any()
+
+
+def test_crops_equal_a_dense_reference() -> None:
+    rng = np.random.default_rng(1)
+    dense = [blob(rng, 60, 90), np.zeros((60, 90), bool), blob(rng, 60, 90)]
+    crops = crop_rles([masks.encode(dense[0]), None, masks.encode(dense[2])])
+    boxes = torch.tensor([[3.0, 5, 31, 33], [0, 0, 28, 28], [-20.0, -10, 64, 74]])
+    got = crop_to_boxes(crops, torch.tensor([0, 1, 2]), boxes, size=28, samples=1).numpy()
+    assert (got[0] == dense[0][5:33, 3:31]).all()
+    assert not got[1].any()
+    x = np.floor(-20 + 84 * (np.arange(28) + 0.5) / 28).astype(int)
+    y = np.floor(-10 + 84 * (np.arange(28) + 0.5) / 28).astype(int)
+    padded = np.pad(dense[2], 100)
+    assert (got[2] == padded[np.ix_(y + 100, x + 100)]).all()
+
+
+def test_a_cell_is_set_where_half_of_its_pixels_are() -> None:
+    mask = np.zeros((4, 4), bool)
+    mask[:2, 0] = True  # half of the first 2 x 2 cell, none of the others
+    crops = crop_rles([masks.encode(mask)])
+    got = crop_to_boxes(crops, torch.tensor([0]), torch.tensor([[0.0, 0, 4, 4]]), size=2, samples=2)
+    assert got[0].tolist() == [[True, False], [False, False]]
+
+
+def test_concatenated_crops_keep_their_masks() -> None:
+    rng = np.random.default_rng(2)
+    dense = [blob(rng, 30, 30) for _ in range(4)]
+    both = concatenate([crop_rles([masks.encode(m) for m in dense[:1]]), crop_rles([masks.encode(m) for m in dense[1:]])])
+    whole = torch.tensor([[0.0, 0, 30, 30]]).repeat(4, 1)
+    got = crop_to_boxes(both, torch.arange(4), whole, size=30, samples=1).numpy()
+    assert (got == np.stack(dense)).all()
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_both_layers_move_with_the_image(flip: bool) -> None:
+    """Crops read through the placement equal crops of masks that were resized and mirrored themselves."""
+    rng = np.random.default_rng(3)
+    occludee, occluder = blob(rng, 60, 80), blob(rng, 60, 80)
+    _, placement = place(np.zeros((60, 80, 3), np.uint8), min_size=120, max_size=999, flip=flip)
+    targets = Targets(
+        torch.tensor([[20.0, 10, 76, 66]]),
+        torch.zeros(1, dtype=torch.int64),
+        crop_rles([masks.encode(occludee)]),
+        crop_rles([masks.encode(occluder)]),
+        torch.tensor(placement),
+    )
+    rois = RoIs(targets.boxes, torch.tensor([0]), torch.tensor([0]), torch.tensor([0.5]))
+    got = bilayer_targets([targets], rois, size=28)
+    for layer, dense in ((got.occludee_mask, occludee), (got.occluder_mask, occluder)):
+        moved = dense.repeat(2, 0).repeat(2, 1)
+        moved = moved[:, ::-1] if flip else moved
+        assert (layer[0].numpy() == moved[10:66:2, 20:76:2]).all()
+
+
+def test_jittered_rois_depend_on_the_image_alone() -> None:
+    def target(count: int) -> Targets:
+        boxes = torch.tensor([[10.0, 10, 50, 30]]).repeat(count, 1)
+        empty = crop_rles([None] * count)
+        return Targets(boxes, torch.zeros(count, dtype=torch.int64), empty, empty, torch.tensor([1.0, 0, 1, 0]))
+
+    together = jittered_rois([target(3), target(5)], [7, 8], most=4)
+    alone = jittered_rois([target(5)], [8], most=4)
+    assert together.images.tolist() == [0, 0, 0, 1, 1, 1, 1]
+    assert torch.equal(together.boxes[3:], alone.boxes)
+    assert (together.instances[3:] >= 3).all()
+    moved = (together.boxes - torch.tensor([10.0, 10, 50, 30])).abs()
+    assert (moved[:, 0::2] <= 4).all() and (moved[:, 1::2] <= 2).all() and moved.max() > 0.5

@@ -1,0 +1,270 @@
+"""Pictures from ground truth and from a detector."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco
+from bcnet_core.errors import BCNetError, ExitCode
+from bcnet_core.structures import Detections
+from bcnet_core.visualization import sources
+
+
+def square(x0: int, y0: int, x1: int, y1: int) -> list[list[int]]:
+    return [[x0, y0, x1, y0, x1, y1, x0, y1]]
+
+
+def annotation(number: int, image: int, *corners: int, **more: Any) -> dict[str, Any]:
+    x0, y0, x1, y1 = corners
+    box = {"bbox": [x0, y0, x1 - x0, y1 - y0], "segmentation": square(x0, y0, x1, y1)}
+    return {"id": number, "image_id": image, "category_id": 7, "iscrowd": 0, **box, **more}
+
+
+def make_set(root: Path, *, more: Sequence[dict[str, Any]] = (), count: int = 3) -> CocoFile:
+    """Images of 600 x 400; in the second one two squares overlap, in the first one there is one."""
+    folder = root / "val2017"
+    folder.mkdir(parents=True)
+    images = [{"id": 5 + n, "file_name": f"{n}.png", "width": 600, "height": 400} for n in range(count)]
+    for n in range(count):
+        Image.new("RGB", (600, 400), (10 * n, 100, 50)).save(folder / f"{n}.png")
+    content = {
+        "images": images,
+        "categories": [{"id": 7, "name": "box"}],
+        "annotations": [
+            annotation(1, 5, 10, 10, 110, 110), annotation(2, 6, 100, 100, 300, 300),
+            annotation(3, 6, 200, 100, 400, 300), *more,
+        ],
+    }  # fmt: skip
+    path = root / "annotations" / "instances_val2017.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    return read_coco(path)
+
+
+class FakeDetector:
+    """Finds `count` boxes, the best in the middle of the image; layer 1 is sure in its left half."""
+
+    def __init__(self, count: int, best: float = 0.9) -> None:
+        self.categories = [{"id": 7, "name": "box"}, {"id": 9, "name": "ball"}]
+        self.count, self.best = count, best
+        self.seen: list[int] = []
+
+    def predict(self, images: list[Any], /) -> list[Detections]:
+        self.seen.append(len(images))
+        height, width = images[0].shape[:2]
+        masks = torch.zeros(self.count, height, width, dtype=torch.bool)
+        masks[:, 100:200, 100:200] = True
+        maps = torch.zeros(self.count, 28, 28)
+        left = maps.clone()
+        left[:, :, :14] = 1
+        boxes = torch.tensor([[100.0, 100, 200, 200]]).repeat(self.count, 1)
+        scores = torch.linspace(self.best, 0.05, self.count) if self.count else torch.zeros(0)
+        labels = torch.ones(self.count, dtype=torch.int64)
+        return [Detections(boxes, scores, labels, masks, maps + 0.7, maps + 0.1, left, maps + 0.2)]
+
+
+def test_ground_truth_derives_occluders(tmp_path: Path) -> None:
+    coco = make_set(tmp_path)
+    pictures = list(sources.ground_truth_pictures(coco, coco.images, tmp_path / "val2017"))
+    assert [picture.name for picture in pictures] == ["0.png", "1.png", "2.png"]
+    alone, pair, empty = pictures
+    assert alone.image[0, 0].tolist() == [0, 100, 50]
+    assert alone.instances[0].occluder is None
+    left, right = pair.instances
+    assert left.box == (100, 100, 300, 300)
+    assert left.occludee.sum() == 200 * 200
+    assert left.occluder is not None
+    assert left.occluder[150, 250]
+    assert not left.occluder[150, 150]
+    assert left.occlusion == pytest.approx(0.5, abs=0.01)
+    assert right.label == "box"
+    assert empty.note == "no instance is annotated here"
+
+
+def test_ground_truth_reads_occluders_that_are_stored(tmp_path: Path) -> None:
+    coco = make_set(tmp_path, more=[annotation(4, 5, 300, 300, 380, 380, **{OCCLUDER_KEY: square(300, 300, 340, 380)})])
+    alone, pair, _ = sources.ground_truth_pictures(coco, coco.images, tmp_path / "val2017")
+    assert alone.instances[1].occlusion == pytest.approx(0.5, abs=0.01)
+    assert [layers.occluder for layers in pair.instances] == [None, None]  # the file says so; nothing is derived
+
+
+def test_crowds_are_named_and_masks_may_be_missing(tmp_path: Path) -> None:
+    coco = make_set(
+        tmp_path, more=[annotation(4, 5, 0, 0, 50, 50, iscrowd=1), annotation(5, 5, 0, 0, 9, 9, segmentation=[])]
+    )
+    first = next(sources.ground_truth_pictures(coco, coco.images, tmp_path / "val2017"))
+    assert [layers.category for layers in first.instances] == ["box", "box (crowd)", "box"]
+    assert not first.instances[2].occludee.any()
+
+
+def test_one_image_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coco = make_set(tmp_path)
+    read: list[str] = []
+    original = sources.read_image
+
+    def counting(path: Path, **options: Any) -> Any:
+        read.append(path.name)
+        return original(path, **options)
+
+    monkeypatch.setattr(sources, "read_image", counting)
+    detector = FakeDetector(2)
+    for pictures in (
+        sources.ground_truth_pictures(coco, coco.images, tmp_path / "val2017"),
+        sources.detected_pictures(detector, coco.images, tmp_path / "val2017"),
+    ):
+        read.clear()
+        assert read == []
+        next(pictures)
+        assert read == ["0.png"]
+        next(pictures)
+        assert read == ["0.png", "1.png"]
+    assert detector.seen == [1, 1]
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged", "other size"])
+def test_an_unreadable_image_is_a_named_fault(tmp_path: Path, damage: str) -> None:
+    coco = make_set(tmp_path)
+    path = tmp_path / "val2017" / "1.png"
+    path.unlink()
+    if damage == "damaged":
+        path.write_bytes(b"no image")
+    if damage == "other size":
+        Image.new("RGB", (30, 40)).save(path)
+    detector = FakeDetector(2)
+    for pictures in (
+        sources.ground_truth_pictures(coco, coco.images, tmp_path / "val2017"),
+        sources.detected_pictures(detector, coco.images, tmp_path / "val2017"),
+    ):
+        first, second, third = pictures
+        assert first.fault is None
+        assert third.fault is None
+        assert second.fault is not None
+        assert "1.png" in second.fault
+        assert second.image.shape == (400, 600, 3)
+    assert detector.seen == [1, 1]  # not asked about an image that is not there
+
+
+def test_detections_become_layers(tmp_path: Path) -> None:
+    coco = make_set(tmp_path)
+    picture = next(sources.detected_pictures(FakeDetector(2), coco.images, tmp_path / "val2017", score=0.0))
+    layers = picture.instances[0]
+    assert layers.label == "ball 0.90"
+    assert layers.maps is not None
+    assert layers.maps.occludee_mask[0, 0] == pytest.approx(0.7)
+    assert layers.maps.occluder_boundary[0, 0] == pytest.approx(0.2)
+    assert layers.occluder is not None
+    assert layers.occluder[150, 120]
+    assert not layers.occluder[150, 180]
+    assert layers.occluder.sum() == pytest.approx(5000, abs=150)
+    assert picture.note == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "best", "shown", "note"),
+    [
+        (40, 0.9, 28, ""),
+        (40, 0.2, 5, "0 of these score 0.30 or more; the best 5 are shown in any case"),
+        (2, 0.2, 2, "0 of these score 0.30 or more; the best 5 are shown in any case"),
+        (0, 0.9, 0, "nothing was found here"),
+    ],
+)
+def test_the_best_few_are_always_shown(tmp_path: Path, count: int, best: float, shown: int, note: str) -> None:
+    coco = make_set(tmp_path, count=2)
+    picture = next(sources.detected_pictures(FakeDetector(count, best), coco.images, tmp_path / "val2017", score=0.3))
+    assert len(picture.instances) == shown
+    assert picture.note == note
+
+
+def test_small_images_are_enlarged_and_large_ones_shrunk(tmp_path: Path) -> None:
+    coco = make_set(tmp_path, count=2)
+    for size, shown in (((150, 100), (300, 450)), ((3000, 2000), (853, 1280))):
+        record = {**coco.images[1], "width": size[0], "height": size[1]}
+        Image.new("RGB", size).save(tmp_path / "val2017" / "1.png")
+        smaller = CocoFile(
+            coco.path, {**coco.content, "images": [record], "annotations": [annotation(1, 6, 10, 20, 60, 70)]}
+        )
+        picture = next(sources.ground_truth_pictures(smaller, [record], tmp_path / "val2017"))
+        assert picture.image.shape[:2] == shown == picture.instances[0].occludee.shape
+        x0, y0, x1, y1 = picture.instances[0].box
+        inside = picture.instances[0].occludee[round(y0) : round(y1), round(x0) : round(x1)]
+        assert inside.mean() > 0.9
+        assert inside.sum() == picture.instances[0].occludee.sum()
+
+
+def test_choose_images(tmp_path: Path) -> None:
+    coco = make_set(tmp_path)
+
+    def chosen(**options: Any) -> list[int]:
+        return [image["id"] for image in sources.choose_images(coco, **options)]
+
+    assert chosen() == [5, 6, 7]
+    assert chosen(limit=2) == [5, 6]
+    assert chosen(ids=[7, 5, 7], limit=1) == [7, 5]
+    assert chosen(most_occluded=1) == [6]
+    assert chosen(most_occluded=2, limit=1) == [6, 5]
+    assert chosen(ids=[7, 5], most_occluded=1) == [7]
+    with pytest.raises(BCNetError, match="no image with the id 8") as error:
+        chosen(ids=[5, 8])
+    assert error.value.exit_code == ExitCode.USAGE
+    with pytest.raises(BCNetError, match="no image to show"):
+        sources.choose_images(CocoFile(coco.path, {**coco.content, "images": [], "annotations": []}))
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("instances_val2017.json", "val2017"),
+        ("image_info_test-dev2017.json", "test2017"),
+        ("instances_val.json", "val"),
+        ("bilayer_train2017.json.gz", "train2017"),
+    ],
+)
+def test_images_that_the_coco_layout_implies(tmp_path: Path, name: str, folder: str) -> None:
+    path = tmp_path / "annotations" / name
+    path.parent.mkdir()
+    path.touch()
+    with pytest.raises(BCNetError, match=folder) as error:
+        sources.locate(path)
+    assert "--images" in error.value.hints[0]
+    assert error.value.exit_code == ExitCode.USAGE
+    (tmp_path / folder).mkdir()
+    assert sources.locate(path) == (path, tmp_path / folder, None)
+    (tmp_path / "mine").mkdir()
+    assert sources.locate(path, images=tmp_path / "mine").images == tmp_path / "mine"
+
+
+def test_sources_that_are_not_there(tmp_path: Path) -> None:
+    for source, images in ((tmp_path / "no", None), (tmp_path / "a.json", tmp_path / "no")):
+        (tmp_path / "a.json").touch()
+        with pytest.raises(BCNetError, match="no` does not exist") as error:
+            sources.locate(source, images=images)
+        assert error.value.exit_code == ExitCode.USAGE
+
+
+def test_a_run_means_its_validation_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coco = make_set(tmp_path / "data")
+    val = SimpleNamespace(annotations=Path("annotations/instances_val2017.json"), images=Path("val2017"))
+    data = SimpleNamespace(root=tmp_path / "elsewhere", val=val)
+    run = SimpleNamespace(recipe=SimpleNamespace(data=data))
+    monkeypatch.setattr("bcnet_core.engine.run_dir.open_run", lambda path: run)
+    model = tmp_path / "run"
+    model.mkdir()
+    with pytest.raises(BCNetError, match="validation set") as error:
+        sources.locate(model)
+    assert "--data-root" in error.value.hints[0]
+    place = sources.locate(model, data_root=tmp_path / "data")
+    assert place == (coco.path, tmp_path / "data" / "val2017", model)
+
+
+def test_arrays_are_typed(tmp_path: Path) -> None:
+    coco = make_set(tmp_path)
+    picture = list(sources.ground_truth_pictures(coco, coco.images, tmp_path / "val2017"))[1]
+    assert picture.image.dtype == np.uint8
+    assert picture.instances[0].occludee.dtype == np.bool_
