@@ -13,8 +13,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as json on 
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Worker processes; 0 means one per CPU core.")]
 DataRoot = Annotated[
     Path | None,
-    typer.Option(
-        "--data-root", envvar="BCNET_DATA", help="Folder that the recipe's data paths are relative to."
-    ),
+    typer.Option("--data-root", envvar="BCNET_DATA", help="Folder that the recipe's data paths are relative to."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]

@@ -44,19 +44,21 @@ class ConsoleReporter:
 
 class _BarProgress:
     def __init__(self, bars: RichProgress, task: TaskID) -> None:
-        self._bars, self._task = bars, task
+        self._bars, self._task, self._note = bars, task, ""
 
     def advance(self, amount: int = 1, *, note: str = "") -> None:
-        self._bars.update(self._task, advance=amount, note=note)
+        self._note = note or self._note
+        self._bars.update(self._task, advance=amount, note=self._note)
 
 
 class _PlainProgress:
     def __init__(self, title: str, total: int) -> None:
-        self._title, self._total, self._done = title, total, 0
+        self._title, self._total, self._done, self._note = title, total, 0, ""
         self._start = self._last = time.monotonic()
 
     def advance(self, amount: int = 1, *, note: str = "") -> None:
         self._done += amount
+        self._note = note or self._note
         now = time.monotonic()
         if now - self._last < PLAIN_INTERVAL and self._done < self._total:
             return
@@ -64,5 +66,5 @@ class _PlainProgress:
         left = (now - self._start) / self._done * (self._total - self._done)
         ending = f"{left:.0f} s left" if self._done < self._total else f"done in {now - self._start:.1f} s"
         console.err.print(
-            Text("  ".join(filter(None, (f"{self._title} {self._done}/{self._total}", note, ending))))
+            Text("  ".join(filter(None, (f"{self._title} {self._done}/{self._total}", self._note, ending))))
         )

@@ -10,7 +10,7 @@ class Progress(Protocol):
     """A task under way."""
 
     def advance(self, amount: int = 1, *, note: str = "") -> None:
-        """Mark `amount` more units as done; `note` is a short text shown beside the count."""
+        """Mark `amount` more units as done; `note` is a short text shown beside the count until the next one."""
 
 
 class Reporter(Protocol):

@@ -20,7 +20,9 @@ PARTS = ("shapes", "occ_val.json", "occ_val.manifest.json", "run", "viz", "viz_t
 
 def demo(
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything the demo makes.")] = Path("demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything the demo makes.")] = Path(
+        "demo"
+    ),
     images: Annotated[int, typer.Option("--images", min=1, help="Scenes to train on.")] = 2000,
     val_images: Annotated[int, typer.Option("--val-images", min=1, help="Held-out scenes.")] = 300,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps of 4 scenes.")] = 1500,

@@ -26,7 +26,8 @@ def evaluate(
         bool, typer.Option("--test-dev", help="Write the zip for the test-dev server; reads no ground truth.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for results and scores; default RUN/eval.", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for results and scores; default RUN/eval.", show_default=False),
     ] = None,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -84,12 +85,12 @@ def _submit(target: Path, coco: CocoFile, results: list[Record], *, as_json: boo
 def _score(target: Path, coco: CocoFile, results: list[Record], *, occ: bool, as_json: bool) -> None:
     """Score, write results and scores, and show the table."""
     from bcnet_core.evaluation.coco import BACKEND, evaluate
-    from bcnet_core.occlusion.split import SplitRule, occluded_image_ids
+    from bcnet_core.occlusion.split import SplitRule, split_occluded
     from bcnet_core.outputs import write_json
 
     rows = {"boxes": evaluate(coco, results, "bbox"), "masks": evaluate(coco, results, "segm")}
     if occ:
-        ids = occluded_image_ids(coco, SplitRule())
+        ids = [image["id"] for image in split_occluded(coco, rule=SplitRule()).content["images"]]
         rows["boxes, occluded split"] = evaluate(coco, results, "bbox", image_ids=ids)
         rows["masks, occluded split"] = evaluate(coco, results, "segm", image_ids=ids)
     summary = {

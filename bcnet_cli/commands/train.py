@@ -20,18 +20,21 @@ if TYPE_CHECKING:
 def train(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a yaml file.", show_default=False)],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the recipe's.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the recipe's.", show_default=False),
     ] = None,
     *,
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="Processes: one a GPU, or gloo processes on the CPU.")] = 1,
     run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", help="Where the run is written; default runs/RECIPE-TIME.", show_default=False)
+        Path | None,
+        typer.Option("--run-dir", help="Where the run is written; default runs/RECIPE-TIME.", show_default=False),
     ] = None,
     data_root: DataRoot = None,
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --run-dir.")] = False,
     init_from: Annotated[
-        Path | None, typer.Option("--init-from", help="Begin with the weights of this run or checkpoint.", show_default=False)
+        Path | None,
+        typer.Option("--init-from", help="Begin with the weights of this run or checkpoint.", show_default=False),
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -96,9 +99,7 @@ def _describe(job: TrainingJob) -> None:
     console.err.print(f"{len(coco.categories)} classes; would write {job.run_dir}")
 
 
-def _command(
-    recipe: str, overrides: list[str], *, gpus: int, data_root: Path | None, device: str
-) -> str:
+def _command(recipe: str, overrides: list[str], *, gpus: int, data_root: Path | None, device: str) -> str:
     """The command line of this run, less its run directory, for the messages that tell how to go on with it."""
     words = ["bcnet", "train", recipe, *overrides]
     words += ["--data-root", str(data_root)] if data_root else []

@@ -50,7 +50,6 @@ class DataConfig(BaseModel, frozen=True, extra="forbid"):
         2, ge=0, description="loader processes of each training process; 0 loads in the process itself"
     )
 
-
     def locate(self, dataset: DatasetConfig) -> tuple[Path, Path]:
         """The annotation file and the image folder of a data set, under the data root."""
         root = self.root or Path()
@@ -61,9 +60,7 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
     """The detector and its bilayer mask head."""
 
     detector: Literal["fcos"] = Field("fcos", description="the detector that proposes the boxes")
-    backbone: Literal["tiny"] = Field(
-        "tiny", description="the feature extractor; tiny is for CPUs (GroupNorm, 0.9 M)"
-    )
+    backbone: Literal["tiny"] = Field("tiny", description="the feature extractor; tiny is for CPUs (GroupNorm, 0.9 M)")
     channels: int = Field(
         256, gt=0, multiple_of=32, description="channels of the feature pyramid, the FCOS towers and the mask head"
     )
@@ -73,12 +70,8 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
         "balanced", description="which RoIs enter the occluder losses"
     )
     score_threshold: Share = Field(0.03, description="class probability that a candidate needs")
-    nms_iou: Share = Field(
-        0.6, description="box IoU above which the weaker of two detections of a class is dropped"
-    )
-    candidates_per_level: Positive = Field(
-        1000, description="candidates kept of each pyramid level before NMS"
-    )
+    nms_iou: Share = Field(0.6, description="box IoU above which the weaker of two detections of a class is dropped")
+    candidates_per_level: Positive = Field(1000, description="candidates kept of each pyramid level before NMS")
     detections_per_image: Positive = Field(100, description="most detections of an image")
 
 
@@ -104,13 +97,9 @@ class SolverConfig(BaseModel, frozen=True, extra="forbid"):
     weight_decay: NonNegative = Field(1e-4, description="weight decay")
     warmup_steps: int = Field(1000, ge=0, description="steps of linear warm-up from lr / 1000")
     schedule: Literal["step", "cosine"] = Field("step", description="how the learning rate falls")
-    milestones: tuple[int, ...] = Field(
-        (60_000, 80_000), description="steps at which schedule=step divides it by 10"
-    )
+    milestones: tuple[int, ...] = Field((60_000, 80_000), description="steps at which schedule=step divides it by 10")
     clip_norm: NonNegative = Field(0.0, description="largest gradient norm; 0 does not clip")
-    checkpoint_every: Positive = Field(
-        1000, description="steps between two checkpoints; the last step always saves"
-    )
+    checkpoint_every: Positive = Field(1000, description="steps between two checkpoints; the last step always saves")
     log_every: Positive = Field(20, description="steps between two rows of metrics.jsonl")
 
 

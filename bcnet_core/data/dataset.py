@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -103,14 +104,10 @@ class TrainingSet(Dataset[Sample]):
         self._labels = {category["id"]: label for label, category in enumerate(coco.categories)}
         grouped = coco.annotations_by_image()
         self._items = [
-            (image, grouped[image["id"]])
-            for image in coco.images
-            if any(map(_is_target, grouped[image["id"]]))
+            (image, grouped[image["id"]]) for image in coco.images if any(map(_is_target, grouped[image["id"]]))
         ]
         if not self._items:
-            raise data_error(
-                f"`{coco.path}` has no instance to train on", "does it hold boxes and segmentations?"
-            )
+            raise data_error(f"`{coco.path}` has no instance to train on", "does it hold boxes and segmentations?")
 
     def __len__(self) -> int:
         return len(self._items)
@@ -123,9 +120,7 @@ class TrainingSet(Dataset[Sample]):
         """
         position, seed = item
         image, annotations = self._items[position]
-        pixels = read_image(
-            self._image_dir / image["file_name"], expect_size=(image["height"], image["width"])
-        )
+        pixels = read_image(self._image_dir / image["file_name"], expect_size=(image["height"], image["width"]))
         flip = bool(np.random.default_rng(seed).random() < self._flip)
         placed, placement = place(pixels, min_size=self._min_size, max_size=self._max_size, flip=flip)
         tensor = torch.from_numpy(np.ascontiguousarray(placed.transpose(2, 0, 1)))
@@ -136,10 +131,11 @@ class TrainingSet(Dataset[Sample]):
         paths = (self._image_dir / image["file_name"] for image, _ in self._items)
         return [path for path in paths if not path.is_file()]
 
-    def occluder_share(self, *, at_most: int = 1000) -> float:
-        """The share of instances with an occluder, over at most `at_most` images spread evenly over the set."""
+    @cached_property
+    def occluder_share(self) -> float:
+        """The share of instances with an occluder, over at most 1,000 images spread evenly over the set."""
         count = found = 0
-        for position in np.linspace(0, len(self) - 1, min(len(self), at_most)).astype(int):
+        for position in np.linspace(0, len(self) - 1, min(len(self), 1000)).astype(int):
             _, _, occluders = self._layers(*self._items[position])
             count += len(occluders)
             found += sum(occluder is not None for occluder in occluders)
@@ -156,9 +152,7 @@ class TrainingSet(Dataset[Sample]):
             boxes = np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4)
             crowd = np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], np.bool_)
             regions = derive_occluders(rles, boxes, crowd, image["height"], image["width"])
-        kept = [
-            index for index, annotation in enumerate(annotations) if _is_target(annotation) and rles[index]
-        ]
+        kept = [index for index, annotation in enumerate(annotations) if _is_target(annotation) and rles[index]]
         return [annotations[i] for i in kept], [rles[i] for i in kept], [regions[i] for i in kept]
 
     def _targets(self, image: Record, annotations: list[Record], placement: Placement) -> Targets:
@@ -169,9 +163,7 @@ class TrainingSet(Dataset[Sample]):
         boxes[:, 1::2] = boxes[:, 1::2].clip(0, image["height"])
         return Targets(
             torch.from_numpy(placement.to_input(boxes).astype(np.float32)),
-            torch.tensor(
-                [self._labels[instance["category_id"]] for instance in instances], dtype=torch.int64
-            ),
+            torch.tensor([self._labels[instance["category_id"]] for instance in instances], dtype=torch.int64),
             crop_rles(rles),
             crop_rles(regions),
             torch.tensor(placement, dtype=torch.float32),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from bcnet_core.annotations.coco import CocoFile, read_coco
 from bcnet_core.config.schema import DataConfig, DatasetConfig
 from bcnet_core.data.dataset import Sample, TrainingSet
-from bcnet_core.errors import data_error, usage_error
+from bcnet_core.errors import BCNetError, data_error, usage_error
 
 
 def read_annotations(data: DataConfig, dataset: DatasetConfig, *, need_annotations: bool = True) -> CocoFile:
@@ -49,7 +49,7 @@ def open_training_set(data: DataConfig) -> tuple[TrainingSet, CocoFile]:
             f"{len(missing):,} of {len(dataset):,} training images do not exist, the first is `{missing[0]}`",
             "is the folder of images right? (data.train.images, --data-root)",
         )
-    if not data.allow_no_occluders and dataset.occluder_share() == 0:
+    if not data.allow_no_occluders and dataset.occluder_share == 0:
         raise data_error(
             f"no instance in `{coco.path}` has an occluder, so layer 1 has nothing to learn",
             "derive occluders from the masks: data.occluders=derive",
@@ -106,6 +106,33 @@ class StepSampler:
             yield batch[self._slice]
 
 
-def training_loader(dataset: TrainingSet, sampler: StepSampler, *, workers: int) -> DataLoader[Sample]:
-    """Batches as lists of samples, in the order of the sampler."""
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=list)
+class _Guarded(Dataset[Sample | BCNetError]):
+    """Returns errors instead of raising them: a loader process would pass on their text alone."""
+
+    def __init__(self, dataset: TrainingSet) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample | BCNetError:
+        try:
+            return self._dataset[item]
+        except BCNetError as error:
+            return error
+
+
+def training_batches(dataset: TrainingSet, sampler: StepSampler, *, workers: int) -> Iterator[list[Sample]]:
+    """Load batches in the order of the sampler.
+
+    Args:
+        dataset: what to load from.
+        sampler: which items, step by step.
+        workers: loader processes; 0 loads in this one.
+
+    Raises:
+        BCNetError: when the step comes whose image or annotation cannot be read.
+    """
+    loader = DataLoader(_Guarded(dataset), batch_sampler=sampler, num_workers=workers, collate_fn=list)
+    for items in loader:
+        for item in items:
+            if isinstance(item, BCNetError):
+                raise item
+        yield items

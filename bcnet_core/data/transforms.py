@@ -40,9 +40,7 @@ def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def place(
-    image: NDArray[np.uint8], *, min_size: int, max_size: int, flip: bool
-) -> tuple[NDArray[np.uint8], Placement]:
+def place(image: NDArray[np.uint8], *, min_size: int, max_size: int, flip: bool) -> tuple[NDArray[np.uint8], Placement]:
     """Resize and perhaps mirror an image.
 
     Returns:

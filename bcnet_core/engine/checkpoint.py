@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         BCNetError: if the file is missing, damaged, not ours, or of a newer format.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about pickles that it then refuses
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise data_error(f"the checkpoint `{path}` does not exist") from None
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
@@ -70,9 +73,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise data_error(f"`{path}` is not a bcnet checkpoint")
     version = content.pop("format")
     if version != FORMAT:
-        raise data_error(
-            f"`{path}` has checkpoint format {version}, this bcnet reads {FORMAT}", "update bcnet"
-        )
+        raise data_error(f"`{path}` has checkpoint format {version}, this bcnet reads {FORMAT}", "update bcnet")
     missing = Checkpoint.__dataclass_fields__.keys() - content.keys()
     if missing:
         raise data_error(f"`{path}` is not a bcnet checkpoint: it lacks {', '.join(sorted(missing))}")
@@ -99,7 +100,8 @@ def load_weights(detector: Detector, checkpoint: Checkpoint, path: Path) -> None
     )
     if unfit:
         raise data_error(
-            f"the weights in `{path}` do not fit this model: {len(unfit)} of {len(own)} tensors differ, first `{unfit[0]}`",
+            f"the weights in `{path}` do not fit this model: {len(unfit)} of {len(own)} tensors differ, "
+            f"the first is `{unfit[0]}`",
             "train and load with the same model.* settings",
         )
     detector.load_state_dict(checkpoint.model)
@@ -136,9 +138,7 @@ def find_checkpoint(path: Path) -> Path:
         raise data_error(f"`{path}` does not exist", "give a run directory or a checkpoint file")
     latest = latest_checkpoint(path)
     if latest is None:
-        raise data_error(
-            f"`{path}` holds no checkpoint", "is it a run directory? Training writes one: bcnet train"
-        )
+        raise data_error(f"`{path}` holds no checkpoint", "is it a run directory? Training writes one: bcnet train")
     return latest
 
 

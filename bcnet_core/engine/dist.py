@@ -59,13 +59,9 @@ def choose_device(name: str) -> torch.device:
     if device.type not in {"cpu", "cuda"}:
         raise usage_error(f"`{name}` is not supported", "use auto, cpu, cuda or cuda:1")
     if device.type == "cuda":
-        device = torch.device(
-            "cuda", int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
-        )
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index)
         if device.index >= gpus:
-            raise usage_error(
-                f"`{name}` is not there: this machine has {gpus} GPUs", "use the CPU: --device cpu"
-            )
+            raise usage_error(f"`{name}` is not there: this machine has {gpus} GPUs", "use the CPU: --device cpu")
     return device
 
 

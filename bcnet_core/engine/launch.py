@@ -38,9 +38,7 @@ def launch(job: TrainingJob, *, processes: int, reporter: Reporter) -> Path:
     check_processes(job, processes)
     if processes == 1:
         return run_training(job, reporter)
-    logging.getLogger("torch.distributed.elastic").setLevel(
-        logging.CRITICAL
-    )  # the user gets one message, ours
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the user gets one message, ours
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from bcnet_core.config.schema import Recipe
 from bcnet_core.data.dataset import Sample, TrainingSet
-from bcnet_core.data.loaders import StepSampler, open_training_set, training_loader
+from bcnet_core.data.loaders import StepSampler, open_training_set, training_batches
 from bcnet_core.engine import dist
 from bcnet_core.engine.checkpoint import checkpoint_path
 from bcnet_core.engine.job import TrainingJob
@@ -59,7 +59,7 @@ def describe(dataset: TrainingSet, recipe: Recipe, reporter: Reporter) -> None:
     """Say what will be trained on, before step 0."""
     source = "read from the file" if dataset.reads_occluders else "derived from the masks"
     reporter.info(
-        f"{len(dataset):,} training images; {dataset.occluder_share():.0%} of the instances have an occluder, {source}"
+        f"{len(dataset):,} training images; {dataset.occluder_share:.0%} of the instances have an occluder, {source}"
     )
     epochs = recipe.solver.steps * recipe.solver.batch_size / len(dataset)
     reporter.info(f"{recipe.solver.steps:,} steps of {recipe.solver.batch_size} images: {epochs:.1f} epochs")
@@ -81,12 +81,12 @@ def train(state: TrainingState, dataset: TrainingSet, reporter: Reporter) -> Non
         rank=dist.rank(),
         world_size=dist.world_size(),
     )
-    loader = training_loader(dataset, sampler, workers=job.recipe.data.workers)
+    batches = training_batches(dataset, sampler, workers=job.recipe.data.workers)
     metrics = MetricsFile(job.run_dir, first_step=state.step) if main else None
     state.model.train()
     with stop_requests() as stop, reporter.progress("training", len(sampler)) as progress:
         clock = time.perf_counter()
-        for samples in loader:
+        for samples in batches:
             losses = state.model(
                 [sample.image.to(state.device, non_blocking=True) for sample in samples],
                 [sample.targets.to(state.device) for sample in samples],
@@ -124,7 +124,7 @@ def train(state: TrainingState, dataset: TrainingSet, reporter: Reporter) -> Non
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM in a list instead of dying; the loop finishes its step first. A second Ctrl-C kills."""
+    """Collect Ctrl-C and SIGTERM in a list, so that the loop can finish its step; a second Ctrl-C kills."""
     received: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:

@@ -64,9 +64,7 @@ def refuse_taken(path: Path, command: str) -> None:
     """
     if path.exists() and not path.is_dir():
         raise usage_error(f"the run directory `{path}` is a file", "choose another: --run-dir")
-    foreign = path.is_dir() and any(
-        item.name not in {RECIPE_FILE, ENV_FILE, METRICS_FILE} for item in path.iterdir()
-    )
+    foreign = path.is_dir() and any(item.name not in {RECIPE_FILE, ENV_FILE, METRICS_FILE} for item in path.iterdir())
     if foreign:
         raise usage_error(
             f"the run directory `{path}` is not empty",
@@ -110,9 +108,7 @@ class MetricsFile:
 
     def __init__(self, run_dir: Path, *, first_step: int) -> None:
         self._path = run_dir / METRICS_FILE
-        lines = (
-            self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() and first_step else []
-        )
+        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() and first_step else []
         kept = [line for line in lines if json.loads(line)["step"] <= first_step]
         with atomic_file(self._path) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")

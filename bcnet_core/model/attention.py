@@ -1,4 +1,4 @@
-"""The non-local block inside each layer of the mask head (BCNet section 3.2; Wang et al., Non-local Neural Networks)."""
+"""The non-local block inside each layer of the mask head (BCNet section 3.2; Wang et al., 2018)."""
 
 from __future__ import annotations
 

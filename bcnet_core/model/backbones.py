@@ -48,8 +48,7 @@ class TinyBackbone(nn.Module):
         self.out_channels = out_channels
         self.stem = _conv_norm(3, 48, kernel=5, stride=2)
         self.stages = nn.ModuleList(
-            ResidualBlock(before, after, stride=2)
-            for before, after in ((48, 48), (48, 64), (64, 96), (96, 128))
+            ResidualBlock(before, after, stride=2) for before, after in ((48, 48), (48, 64), (64, 96), (96, 128))
         )
         self.fpn = FeaturePyramidNetwork([64, 96, 128], out_channels)
 

@@ -70,8 +70,7 @@ class Predictor(nn.Module):
 class BilayerMaskHead(nn.Module):
     """Two overlapping layers over the same RoI; 6,296,580 parameters at 256 channels.
 
-    Layer 2 reads the RoI feature plus layer 1's output, so that it knows what is in front before it decides. A plain add
-    needs `channels` equal to `in_channels`.
+    Layer 2 reads the RoI feature plus layer 1's output, so that it knows what is in front.
 
     Args:
         channels: C, of the RoI features and of both layers.

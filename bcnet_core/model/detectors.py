@@ -114,15 +114,13 @@ class Detector(nn.Module):
         return {name: loss * getattr(self.loss_weights, name) for name, loss in losses.items()}
 
     def preprocess(self, images: Sequence[Tensor]) -> Tensor:
-        """Normalise (3, h, w) uint8 RGB images and pad them right and below: (B, 3, H, W) float, sides divisible by 32."""
+        """Normalise (3, h, w) uint8 RGB images and pad them right and below to (B, 3, H, W) float, sides of 32 n."""
         height, width = (
             -(-max(image.shape[axis] for image in images) // SIZE_DIVISOR) * SIZE_DIVISOR for axis in (1, 2)
         )
         batch = self.pixel_mean.new_zeros((len(images), 3, height, width))
         for slot, image in zip(batch, images, strict=True):
-            slot[:, : image.shape[1], : image.shape[2]] = (
-                image.to(self.device) - self.pixel_mean
-            ) / self.pixel_std
+            slot[:, : image.shape[1], : image.shape[2]] = (image.to(self.device) - self.pixel_mean) / self.pixel_std
         return batch.contiguous(memory_format=torch.channels_last)
 
     @torch.inference_mode()
@@ -169,9 +167,7 @@ class Detector(nn.Module):
         """The four (R, 28, 28) logit maps of R RoIs; without any RoI, empty maps that keep the graph of the weights."""
         if len(boxes) == 0:  # batch statistics of nothing are undefined
             weights = sum(parameter.sum() for parameter in self.mask_head.parameters()) * 0
-            return BilayerLogits(
-                *(features[0].new_zeros((0, MASK_SIZE, MASK_SIZE)) + weights for _ in range(4))
-            )
+            return BilayerLogits(*(features[0].new_zeros((0, MASK_SIZE, MASK_SIZE)) + weights for _ in range(4)))
         pooled = pool_rois(features, boxes, images, strides=self.backbone.strides, size=MASK_SIZE // 2)
         logits: BilayerLogits = self.mask_head(pooled)
         return logits
@@ -209,9 +205,7 @@ def _as_image(image: NDArray[np.uint8] | str | Path) -> NDArray[np.uint8]:
     if isinstance(image, str | Path):
         return read_image(Path(image))
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise usage_error(
-            f"an image is an (H, W, 3) uint8 RGB array, this one is {image.shape} {image.dtype}"
-        )
+        raise usage_error(f"an image is an (H, W, 3) uint8 RGB array, this one is {image.shape} {image.dtype}")
     return image
 
 

@@ -20,6 +20,10 @@ CENTER_RADIUS = 1.5
 """Positive locations lie within this many strides of an instance's centre."""
 
 
+PRIOR_BIAS = -4.595
+"""Where the class logits begin: at a probability of 0.01."""
+
+
 class Outputs(NamedTuple):
     """What the head says about L locations of B images, all levels one behind the other.
 
@@ -74,8 +78,7 @@ class FCOSHead(nn.Module):
         for conv in self.modules():
             if isinstance(conv, nn.Conv2d) and conv.bias is not None:
                 nn.init.normal_(conv.weight, std=0.01)
-                nn.init.zeros_(conv.bias)
-        self.classes.bias.data.fill_(-4.595)  # a prior of 0.01 that a location is a given class
+                nn.init.constant_(conv.bias, PRIOR_BIAS if conv is self.classes else 0.0)
 
     def forward(self, features: list[Tensor]) -> Outputs:
         """Look at every location of the pyramid; `features` are L levels of (B, C, H / stride, W / stride)."""
@@ -111,9 +114,7 @@ def assign(outputs: Outputs, boxes: Tensor, labels: Tensor, *, num_classes: int)
     """
     locations, strides = outputs.locations, outputs.strides
     if len(boxes) == 0:
-        return torch.full_like(strides, num_classes, dtype=torch.int64), locations.new_zeros(
-            (len(locations), 4)
-        )
+        return torch.full_like(strides, num_classes, dtype=torch.int64), locations.new_zeros((len(locations), 4))
     points, radius = locations[:, None, :], CENTER_RADIUS * strides[:, None, None]
     distances = torch.cat([points - boxes[:, :2], boxes[:, 2:] - points], dim=2)  # (L, N, 4)
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2

@@ -1,7 +1,7 @@
-"""The losses: four of the bilayer mask head (METHOD of the paper's section 3.3), three of FCOS.
+"""The four losses of the bilayer mask head (BCNet section 3.3).
 
-Every term is a scalar that always exists and always carries a graph. Sums are divided by counts over *all* processes, so
-the number of GPUs does not change what is learnt.
+Every term is a scalar that always exists and always carries a graph. Sums are divided by counts over *all* processes, so the
+number of GPUs does not change what is learnt.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OccluderSampling = Literal["balanced", "nonempty", "official"]
 
 
 def global_mean(count: Tensor | float, device: torch.device) -> Tensor:
-    """The mean of a count over all processes (a scalar tensor), as the divisor of a loss whose gradients are averaged."""
+    """The mean of a count over all processes, a scalar: the divisor of a loss whose gradients are averaged."""
     total = torch.as_tensor(count, dtype=torch.float32, device=device).clone()
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(total)
@@ -44,9 +44,7 @@ def bilayer_losses(
     everyone = torch.arange(len(keys), device=keys.device)
     chosen = occluder_rois(targets.occluder_mask, keys, sampling=sampling)
     return {
-        name: _mean_bce(
-            getattr(logits, name), getattr(targets, name), chosen if "occluder" in name else everyone
-        )
+        name: _mean_bce(getattr(logits, name), getattr(targets, name), chosen if "occluder" in name else everyone)
         for name in BilayerLogits._fields
     }
 

@@ -47,8 +47,6 @@ def pool_rois(
     pooled = features[0].new_zeros((len(boxes), features[0].shape[1], size, size))
     for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
         chosen = (levels == level).nonzero()[:, 0]
-        crops = roi_align(
-            feature, rois[chosen], size, spatial_scale=1 / stride, sampling_ratio=0, aligned=True
-        )
+        crops = roi_align(feature, rois[chosen], size, spatial_scale=1 / stride, sampling_ratio=0, aligned=True)
         pooled = pooled.index_put((chosen,), crops)
     return pooled

@@ -74,18 +74,12 @@ def bilayer_targets(targets: list[Targets], rois: RoIs, *, size: int) -> Bilayer
     placement = torch.stack([target.placement for target in targets])[rois.images]  # (R, 4)
     scale, shift = placement[:, 0::2].repeat(1, 2), placement[:, 1::2].repeat(1, 2)
     source = (rois.boxes - shift) / scale  # a mirrored image gives x0 > x1, which reads the crop backwards
-    occludee = crop_to_boxes(
-        concatenate([target.occludees for target in targets]), rois.instances, source, size=size
-    )
-    occluder = crop_to_boxes(
-        concatenate([target.occluders for target in targets]), rois.instances, source, size=size
-    )
+    occludee = crop_to_boxes(concatenate([target.occludees for target in targets]), rois.instances, source, size=size)
+    occluder = crop_to_boxes(concatenate([target.occluders for target in targets]), rois.instances, source, size=size)
     return BilayerTargets(occludee, boundary(occludee), occluder, boundary(occluder))
 
 
-def crop_to_boxes(
-    crops: MaskCrops, instances: Tensor, boxes: Tensor, *, size: int, samples: int = 2
-) -> Tensor:
+def crop_to_boxes(crops: MaskCrops, instances: Tensor, boxes: Tensor, *, size: int, samples: int = 2) -> Tensor:
     """Sample one mask per box on an S x S grid; outside of its crop a mask is empty.
 
     Each cell looks at `samples` x `samples` pixels and is set where half or more of them are.

@@ -21,7 +21,8 @@ Floats = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 Window = tuple[slice, slice]
 
-CLASSES = ("disc", "box", "star")
+ASPECTS = {"disc": (0.8, 1.0), "box": (0.5, 0.8), "star": (0.85, 1.0)}  # short by long axis
+CLASSES = tuple(ASPECTS)
 """The class names; a `SceneObject.label` is an index into them."""
 
 MIN_SIDE = 64
@@ -125,10 +126,9 @@ class _Shape:
             case "disc":
                 return _ellipse(u, v, self.radius, self.radius * self.aspect)
             case "box":
-                return _rounded_box(u, v, 0.84 * self.radius, 0.84 * self.radius * self.aspect)
+                return _rounded_box(u, v, 0.92 * self.radius, 0.92 * self.radius * self.aspect)
             case _:
-                stretch = 0.75 + 0.25 * self.aspect
-                return _star(u, v / stretch, 1.1 * self.radius) * stretch
+                return _star(u, v / self.aspect, 1.1 * self.radius) * self.aspect
 
     def mask(self, height: int, width: int) -> Mask:
         """The (H, W) mask of the pixels whose centre the shape covers."""
@@ -146,15 +146,15 @@ def _ellipse(u: Floats, v: Floats, a: float, b: float) -> Floats:
 
 
 def _rounded_box(u: Floats, v: Floats, a: float, b: float) -> Floats:
-    rounding = 0.18 * b
+    rounding = 0.1 * b
     du, dv = np.abs(u) - (a - rounding), np.abs(v) - (b - rounding)
     outside: Floats = np.hypot(np.maximum(du, 0), np.maximum(dv, 0))
     return outside + np.minimum(np.maximum(du, dv), 0) - rounding
 
 
-def _star(u: Floats, v: Floats, radius: float, points: int = 5, notch: float = 0.52) -> Floats:
+def _star(u: Floats, v: Floats, radius: float, points: int = 5, notch: float = 0.45) -> Floats:
     """A star with rounded tips: all its outline is one segment, repeated by folding the plane."""
-    rounding, sector = 0.07 * radius, 2 * math.pi / points
+    rounding, sector = 0.05 * radius, 2 * math.pi / points
     turned = np.abs(np.mod(np.arctan2(v, u) + sector / 2, sector) - sector / 2)
     length = np.hypot(u, v)
     tip = radius - 1.6 * rounding
@@ -194,7 +194,7 @@ def _random_shape(rng: Generator, height: int, width: int, earlier: Sequence[_Sh
         x = float(np.clip(below.x + step * math.cos(turn), radius, width - radius))
         y = float(np.clip(below.y + step * math.sin(turn), radius, height - radius))
     kind = CLASSES[int(rng.integers(len(CLASSES)))]
-    return _Shape(kind, x, y, radius, aspect=rng.uniform(0.6, 1.0), angle=rng.uniform(0, 2 * math.pi))
+    return _Shape(kind, x, y, radius, aspect=rng.uniform(*ASPECTS[kind]), angle=rng.uniform(0, 2 * math.pi))
 
 
 def _paint(rng: Generator, canvas: Floats, shape: _Shape, *, light: tuple[float, float]) -> None:
@@ -218,8 +218,8 @@ def _shade(slant: Floats, distance: Floats, light: tuple[float, float], *, rim: 
     """Brightness factors: brighter towards the light, bent down at the rim, darker along the outline."""
     down, right = np.gradient(distance)
     bend = np.clip(1 + distance / rim, 0, 1) ** 2 * (right * light[0] + down * light[1])
-    outline: Floats = np.clip(1 + distance / max(0.16 * rim, 1), 0, 1)
-    shade: Floats = (0.92 + 0.16 * slant + 0.3 * bend) * (1 - 0.3 * outline)
+    outline: Floats = np.clip(1.5 + distance / max(0.16 * rim, 1), 0, 1)
+    shade: Floats = (0.92 + 0.16 * slant + 0.3 * bend) * (1 - 0.6 * outline)
     return shade
 
 
@@ -233,7 +233,7 @@ def _surface(rng: Generator, u: Floats, v: Floats, radius: float) -> Floats:
             second = _colour(hue + rng.uniform(-0.1, 0.1), rng.uniform(0.6, 0.9), rng.uniform(0.35, 0.5))
         case _:  # another hue
             second = _colour(hue + rng.uniform(0.12, 0.5), rng.uniform(0.5, 0.8), rng.uniform(0.7, 1.0))
-    return first + _texture(rng, u, v, radius)[..., None] * (second - first)
+    return first + rng.uniform(0.3, 0.6) * _texture(rng, u, v, radius)[..., None] * (second - first)
 
 
 def _texture(rng: Generator, u: Floats, v: Floats, radius: float) -> Floats:
@@ -243,9 +243,7 @@ def _texture(rng: Generator, u: Floats, v: Floats, radius: float) -> Floats:
     steep = max(1.2, period / 12)
     textures: tuple[Callable[[], Floats], ...] = (
         lambda: np.sin(a),  # stripes
-        lambda: 2 * np.sin(a / 1.4) * np.sin(b / 1.4),  # checks
         lambda: np.cos(a / 1.2) + np.cos(b / 1.2) - 0.8,  # dots
-        lambda: np.sin(np.hypot(a, b)),  # rings
         lambda: _noise(rng, *u.shape, cell=period / 2),  # blots
         lambda: 0.4 * u / (radius * steep),  # a gradient
     )
@@ -261,7 +259,7 @@ def _background(rng: Generator, height: int, width: int) -> Floats:
         mix += strength * _noise(rng, height, width, cell=side * cell)
     first, second = _muted(rng, hue := rng.random()), _muted(rng, hue + rng.uniform(-0.25, 0.25))
     image = np.rint((first + np.clip(mix, 0, 1)[..., None] * (second - first)) * 255).astype(np.uint8)
-    for _ in range(int(rng.integers(14, 27))):
+    for _ in range(int(rng.integers(8, 17))):
         _litter(rng, image, side)
     blurred: Floats = cv2.GaussianBlur(image, (0, 0), sigmaX=0.006 * side + 0.2).astype(np.float32)
     return blurred / 255

@@ -132,7 +132,7 @@ def test_boxes_must_overlap_by_more_than_the_smallest_iou() -> None:
 
 def test_negative_corners_are_clipped() -> None:
     scene = two_squares(crowd=True)
-    boxes = scene.boxes + [[-0.5, 0, 0.5, 0], [0, 0, 0, 0]]
+    boxes = np.add(scene.boxes, [[-0.5, 0, 0.5, 0], [0, 0, 0, 0]])
     assert scene._replace(boxes=boxes).derive()[0].sum() == 32  # type: ignore[union-attr]
 
 

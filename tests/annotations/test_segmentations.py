@@ -34,7 +34,9 @@ def test_damaged_compressed_counts_never_reach_pycocotools(counts: bytes | str) 
     assert masks.decode(rle).sum() == masks.area(rle) <= 20
 
 
-@pytest.mark.parametrize("counts", ["", "zzzz", "o", "1" * 50, [1, 2], [21, -1], [10.0, 10.0], [True, 19], None, 20, "é"])
+@pytest.mark.parametrize(
+    "counts", ["", "zzzz", "o", "1" * 50, [1, 2], [21, -1], [10.0, 10.0], [True, 19], None, 20, "é"]
+)
 def test_wrong_counts_are_refused(counts: object) -> None:
     with pytest.raises(ValueError, match="RLE"):
         masks.from_segmentation({"size": [4, 5], "counts": counts}, 4, 5)

@@ -37,14 +37,17 @@ def test_occluders_are_derived_from_plain_coco(tmp_path: Path) -> None:
     assert sample.image.shape == (3, 80, 100) and sample.targets.labels.tolist() == [1, 1, 1]
     assert sample.targets.boxes[0].tolist() == [10, 10, 40, 40]
     assert sample.targets.occluders.boxes.tolist() == [[25, 10, 40, 40], [25, 10, 40, 40], [0, 0, 0, 0]]
-    assert dataset.occluder_share() == pytest.approx(2 / 3)
+    assert dataset.occluder_share == pytest.approx(2 / 3)
 
 
 def test_occluders_are_read_where_the_file_has_them(tmp_path: Path) -> None:
     region = [[0, 0, 8, 0, 8, 8, 0, 8]]
-    annotations = [square(1, 10, 10, 30, bg_object_segmentation=region), square(2, 25, 10, 30, bg_object_segmentation=[])]
+    annotations = [
+        square(1, 10, 10, 30, bg_object_segmentation=region),
+        square(2, 25, 10, 30, bg_object_segmentation=[]),
+    ]
     dataset = make(tmp_path, *annotations)
-    assert dataset.reads_occluders and dataset.occluder_share() == 0.5
+    assert dataset.reads_occluders and dataset.occluder_share == 0.5
     assert dataset[0, 0].targets.occluders.boxes[0].tolist() == [0, 0, 8, 8]
     derived = make(tmp_path, *annotations, occluders="derive")
     assert derived[0, 0].targets.occluders.boxes[0].tolist() == [25, 10, 40, 40]
@@ -59,7 +62,7 @@ def test_crowds_and_what_has_no_mask_are_no_targets(tmp_path: Path) -> None:
     crowd = square(2, 25, 10, 30, iscrowd=1, segmentation={"size": [80, 100], "counts": [0, 8000]})
     dataset = make(tmp_path, square(1, 10, 10, 30), crowd, square(3, 0, 0, 5, segmentation=[]), square(4, 0, 0, 0))
     assert len(dataset[0, 0].targets.boxes) == 1
-    assert dataset.occluder_share() == 0  # crowds do not occlude
+    assert dataset.occluder_share == 0  # crowds do not occlude
 
 
 def test_a_set_without_instances_is_an_error(tmp_path: Path) -> None:
@@ -77,7 +80,7 @@ def test_the_seed_decides_the_flip(tmp_path: Path) -> None:
 def test_masks_of_real_images_fill_their_boxes(coco_mini: Path) -> None:
     coco = read_coco(coco_mini / "annotations/instances_val2017.json")
     dataset = TrainingSet(coco, coco_mini / "val2017", min_size=128, max_size=192)
-    assert dataset.missing_images() == [] and 0.3 < dataset.occluder_share() < 0.8
+    assert dataset.missing_images() == [] and 0.3 < dataset.occluder_share < 0.8
     for position in range(0, len(dataset), 10):
         targets = dataset[position, 0].targets
         extents = targets.occludees.boxes.numpy()

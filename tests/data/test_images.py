@@ -29,7 +29,7 @@ def test_a_rotation_tag_is_applied_unless_the_annotations_are_of_the_stored_pict
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BCNetError, match="gone.jpg` does not exist"):
+    with pytest.raises(BCNetError, match=r"gone\.jpg` does not exist"):
         read_image(tmp_path / "gone.jpg")
     (tmp_path / "text.jpg").write_text("no picture")
     with pytest.raises(BCNetError, match=r"text.jpg` cannot be read"):

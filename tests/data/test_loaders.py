@@ -9,7 +9,16 @@ from bcnet_core.data.loaders import StepSampler, open_training_set
 
 def sampler(**options: int) -> StepSampler:
     return StepSampler(
-        **{"size": 10, "batch_size": 4, "first_step": 0, "last_step": 9, "seed": 1, "rank": 0, "world_size": 1, **options}
+        **{
+            "size": 10,
+            "batch_size": 4,
+            "first_step": 0,
+            "last_step": 9,
+            "seed": 1,
+            "rank": 0,
+            "world_size": 1,
+            **options,
+        }
     )
 
 

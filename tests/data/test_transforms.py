@@ -5,7 +5,8 @@ from bcnet_core.data.transforms import place, target_size
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "expected"), [(480, 640, (600, 800)), (400, 1000, (360, 900)), (1, 1000, (1, 900)), (600, 600, (600, 600))]
+    ("height", "width", "expected"),
+    [(480, 640, (600, 800)), (400, 1000, (360, 900)), (1, 1000, (1, 900)), (600, 600, (600, 600))],
 )
 def test_the_shorter_side_is_fixed_and_the_longer_bounded(height: int, width: int, expected: tuple[int, int]) -> None:
     assert target_size(height, width, min_size=600, max_size=900) == expected

@@ -47,7 +47,9 @@ def test_all_terms_are_finite_and_reach_every_weight(detector: Detector, counts:
 
 
 def test_images_are_padded_right_and_below(detector: Detector) -> None:
-    batch = detector.preprocess([torch.full((3, 20, 40), 255, dtype=torch.uint8), torch.zeros(3, 33, 10, dtype=torch.uint8)])
+    batch = detector.preprocess(
+        [torch.full((3, 20, 40), 255, dtype=torch.uint8), torch.zeros(3, 33, 10, dtype=torch.uint8)]
+    )
     assert batch.shape == (2, 3, 64, 64)
     assert batch[0, :, 20:].abs().sum() == batch[0, :, :, 40:].abs().sum() == 0
     assert float(batch[0, 0, 0, 0]) == pytest.approx((255 - 123.675) / 58.395)

@@ -62,7 +62,9 @@ def test_a_cell_is_set_where_half_of_its_pixels_are() -> None:
 def test_concatenated_crops_keep_their_masks() -> None:
     rng = np.random.default_rng(2)
     dense = [blob(rng, 30, 30) for _ in range(4)]
-    both = concatenate([crop_rles([masks.encode(m) for m in dense[:1]]), crop_rles([masks.encode(m) for m in dense[1:]])])
+    both = concatenate(
+        [crop_rles([masks.encode(m) for m in dense[:1]]), crop_rles([masks.encode(m) for m in dense[1:]])]
+    )
     whole = torch.tensor([[0.0, 0, 30, 30]]).repeat(4, 1)
     got = crop_to_boxes(both, torch.arange(4), whole, size=30, samples=1).numpy()
     assert (got == np.stack(dense)).all()

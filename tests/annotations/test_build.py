@@ -1,0 +1,158 @@
+"""Whole files: what is added, what stays, what is counted, and that the number of processes does not matter."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bcnet_core import masks
+from bcnet_core.annotations import build
+from bcnet_core.annotations.build import OutputFormat, annotate_coco
+from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco
+from bcnet_core.annotations.occluder import OccluderRule
+from bcnet_core.errors import BCNetError, ExitCode
+from bcnet_core.reporting import Progress, SilentReporter
+
+RULE = OccluderRule()
+BOX = [0, 0, 20, 20]
+
+
+def square(x: float, y: float, side: float = 20) -> list[list[float]]:
+    return [[x, y, x + side, y, x + side, y + side, x, y + side]]
+
+
+def annotation(number: int, *, image: int = 1, bbox: list[float] | None = None, **keys: Any) -> dict[str, Any]:
+    return {"id": number, "image_id": image, "category_id": 1, "bbox": bbox or BOX, "area": 1.5, "iscrowd": 0, **keys}
+
+
+def coco_of(*annotations: dict[str, Any], images: int = 1) -> CocoFile:
+    content = {
+        "info": {"year": 2017, "odd": [None, 1.0, "ä"]},
+        "licenses": [{"id": 3}],
+        "images": [
+            {"id": number, "file_name": f"{number}.jpg", "width": 64, "height": 48} for number in range(1, images + 1)
+        ],
+        "annotations": list(annotations),
+        "categories": [{"id": 1, "name": "thing"}],
+        "unknown": {"key": 1},
+    }
+    return CocoFile(Path("memory.json"), content)
+
+
+def entries(content: dict[str, Any]) -> list[Any]:
+    return [one[OCCLUDER_KEY] for one in content["annotations"]]
+
+
+@pytest.fixture
+def pair() -> CocoFile:
+    return coco_of(
+        annotation(9, bbox=[0, 0, 20, 20], segmentation=square(0, 0), attributes={"z": 1}),
+        annotation(4, bbox=[10, 0, 20, 20], segmentation=square(10, 0)),
+        annotation(5, bbox=[40, 20, 20, 20], segmentation=square(40, 20)),
+    )
+
+
+@pytest.mark.parametrize("output_format", ["polygon", "rle"])
+def test_both_formats_hold_the_exact_region(pair: CocoFile, output_format: OutputFormat) -> None:
+    content, summary = annotate_coco(pair, rule=RULE, output_format=output_format)
+    first, second, third = entries(content)
+    for entry in (first, second):
+        region = masks.from_segmentation(entry, 48, 64)
+        assert region is not None
+        assert masks.decode(region)[0:20, 10:20].all()
+        assert masks.area(region) == 200
+    assert third == []
+    assert (summary.images, summary.instances, summary.with_occluder, summary.skipped) == (1, 3, 2, {})
+
+
+def test_nothing_else_changes(pair: CocoFile) -> None:
+    before = copy.deepcopy(pair.content)
+    content, _ = annotate_coco(pair, rule=RULE)
+    assert pair.content == before
+    stripped = [{key: value for key, value in one.items() if key != OCCLUDER_KEY} for one in content["annotations"]]
+    assert json.dumps({**content, "annotations": stripped}) == json.dumps(before)
+
+
+def test_annotating_again_changes_nothing(pair: CocoFile) -> None:
+    once, _ = annotate_coco(pair, rule=RULE)
+    again, _ = annotate_coco(CocoFile(pair.path, once), rule=RULE)
+    assert json.dumps(again) == json.dumps(once)
+
+
+def test_an_old_region_is_replaced_in_its_place(pair: CocoFile) -> None:
+    stale = {OCCLUDER_KEY: [[1, 1, 2, 2, 3, 3]], **pair.annotations[2]}
+    content, _ = annotate_coco(coco_of(stale), rule=RULE)
+    assert next(iter(content["annotations"][0].items())) == (OCCLUDER_KEY, [])
+
+
+def test_what_has_no_mask_is_counted_and_keeps_its_entry() -> None:
+    coco = coco_of(
+        annotation(1),
+        annotation(2, segmentation=None),
+        annotation(3, segmentation=[]),
+        annotation(4, segmentation={"size": [48, 64], "counts": [48 * 64]}),
+        annotation(5, segmentation=[[1, 1, 9, 9]]),
+        annotation(6, segmentation=[[100, 100, 120, 100, 120, 120]]),
+        annotation(7, segmentation="text"),
+        annotation(8, segmentation={"size": [48, 64], "counts": "zzzzzzz"}),
+        annotation(9, segmentation=[[0, 0, float("nan"), 5, 5, 5]]),
+        annotation(10, segmentation={"size": 5, "counts": []}),
+        annotation(11, segmentation=square(10, 0), bbox=[10, 0, 20, 20]),
+    )
+    content, summary = annotate_coco(coco, rule=RULE)
+    assert summary.skipped == {"degenerate": [5, 6], "empty": [3, 4], "missing": [1, 2], "unreadable": [7, 8, 9, 10]}
+    assert all(masks.area(masks.from_segmentation(entry, 48, 64)) == 200 for entry in entries(content)[:10])  # type: ignore[arg-type]
+    assert entries(content)[10] == []
+    assert summary.with_occluder == 10
+
+
+def test_files_without_images_or_annotations() -> None:
+    for coco in (coco_of(), coco_of(images=0)):
+        content, summary = annotate_coco(coco, rule=RULE)
+        assert content == coco.content
+        assert summary.instances == 0
+
+
+class CountingReporter(SilentReporter):
+    """Counts what is reported as done."""
+
+    done = total = 0
+
+    def progress(self, title: str, total: int) -> Any:
+        self.total = total
+        return self
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def advance(self, amount: int = 1, *, note: str = "") -> None:
+        self.done += amount
+
+
+def test_the_number_of_processes_does_not_matter(coco_mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "CHUNK", 3)
+    monkeypatch.setattr(build, "PENDING", 1)
+    coco = read_coco(coco_mini / "annotations" / "instances_val2017.json")
+    reporter = CountingReporter()
+    one, summary = annotate_coco(coco, rule=RULE, workers=1)
+    two, summary_of_two = annotate_coco(coco, rule=RULE, workers=2, reporter=reporter)
+    assert json.dumps(two) == json.dumps(one)
+    assert summary == summary_of_two
+    assert (summary.images, summary.instances, summary.with_occluder) == (79, 624, 326)
+    assert reporter.done == reporter.total == 79
+
+
+def test_a_dead_worker_is_one_sentence(pair: CocoFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise build.BrokenProcessPool
+
+    monkeypatch.setattr(build, "WORTH_A_WORKER", 0.25)
+    monkeypatch.setattr(build, "_in_order", die)
+    with pytest.raises(BCNetError, match="worker process died") as caught:
+        annotate_coco(pair, rule=RULE, workers=2)
+    assert caught.value.exit_code == ExitCode.FAILED

@@ -1,0 +1,161 @@
+"""`bcnet train` and `bcnet eval` as a user types them, good input and bad."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import Bcnet
+
+SMALL = ("model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64", "data.workers=0")
+
+
+@pytest.fixture(scope="module")
+def run_dir(bcnet: Bcnet, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run; tests that write into it use names of their own."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    done = bcnet(
+        "train", "shapes", *SMALL, "solver.steps=2", "--data-root", scenes, "--run-dir", path, "--device", "cpu"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "" and "warning" not in done.stderr.lower()
+    assert f"bcnet eval {path}" in done.stderr
+    return path
+
+
+def test_two_gloo_processes_train_what_one_trains(bcnet: Bcnet, scenes: Path, run_dir: Path, tmp_path: Path) -> None:
+    done = bcnet(
+        "train", "shapes", *SMALL, "solver.steps=2", "--data-root", scenes, "--run-dir", tmp_path / "two",
+        "--device", "cpu", "--gpus", "2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr.lower() and done.stderr.count("training images") == 1
+    assert json.loads((tmp_path / "two/env.json").read_text())["processes"] == 2
+    one, two = (json.loads((path / "metrics.jsonl").read_text()) for path in (run_dir, tmp_path / "two"))
+    for term in ("classification", "box", "centerness"):  # the mask head's BatchNorm sees half the batch
+        assert two[term] == pytest.approx(one[term], rel=1e-3)
+
+
+def test_an_error_in_a_worker_is_one_message(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in (scenes / "train").iterdir():
+        (images / path.name).write_bytes(path.read_bytes()[:100])
+    done = bcnet(
+        "train", "shapes", *SMALL, f"data.train.images={images}", "--data-root", scenes, "--run-dir", tmp_path / "run",
+        "--device", "cpu", "--gpus", "2",
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert "cannot be read" in done.stderr and "Traceback" not in done.stderr and "ChildFailed" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_damaged_image_is_one_message_from_the_loader_too(
+    bcnet: Bcnet, scenes: Path, tmp_path: Path, workers: str
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in (scenes / "train").iterdir():
+        (images / path.name).write_bytes(path.read_bytes()[:100])
+    arguments = ["train", "shapes", *SMALL[:-1], f"data.workers={workers}", f"data.train.images={images}"]
+    done = bcnet(*arguments, "--data-root", scenes, "--run-dir", tmp_path / "run", "--device", "cpu")
+    assert done.returncode == 3, done.stderr
+    assert "cannot be read" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_eval_prints_a_table_and_writes_results_and_scores(bcnet: Bcnet, scenes: Path, run_dir: Path) -> None:
+    done = bcnet("eval", run_dir, "--device", "cpu", "--occ")
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr.lower()
+    assert "faster-coco-eval" in done.stdout and "occluded split" in done.stdout
+    scores = json.loads((run_dir / "eval/instances_val_scores.json").read_text())
+    assert scores["images"] == 6 and len(scores["scores"]["masks"]) == 12
+    assert isinstance(json.loads((run_dir / "eval/instances_val_results.json").read_text()), list)
+    again = bcnet("eval", run_dir, "--device", "cpu")
+    assert again.returncode == 2 and "exists already" in again.stderr and "--overwrite" in again.stderr
+
+
+def test_eval_as_json(bcnet: Bcnet, run_dir: Path, tmp_path: Path) -> None:
+    done = bcnet("eval", run_dir, "--device", "cpu", "--json", "-o", tmp_path / "out")
+    assert json.loads(done.stdout)["scores"]["boxes"].keys() >= {"AP", "AP50", "AP75", "APs", "APm", "APl"}
+
+
+def test_test_dev_reads_no_ground_truth(bcnet: Bcnet, scenes: Path, run_dir: Path, tmp_path: Path) -> None:
+    content = json.loads((scenes / "annotations/instances_val.json").read_text())
+    root = tmp_path / "root"
+    (root / "annotations").mkdir(parents=True)
+    (root / "test2017").symlink_to(scenes / "val")
+    listed = {key: content[key] for key in ("images", "categories", "info")}
+    (root / "annotations/image_info_test-dev2017.json").write_text(json.dumps(listed))
+    done = bcnet("eval", run_dir, "--device", "cpu", "--test-dev", "--data-root", root, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(tmp_path / "out/detections_test-dev2017_bcnet_results.zip") as archive:
+        (name,) = archive.namelist()
+        results = json.loads(archive.read(name))
+    assert {result["image_id"] for result in results} <= {image["id"] for image in content["images"]}
+
+
+def test_bad_requests_are_one_sentence_with_a_way_out(
+    bcnet: Bcnet, scenes: Path, run_dir: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(yaml.safe_dump({"base": "shapes", "solver": {"leaning_rate": 1}}))
+    data = ("--data-root", scenes)
+    for arguments, code, words in (
+        (("train", recipe, *data), 2, ("unknown setting `solver.leaning_rate`", "solver.lr (0.01)")),
+        (("train", "shape", *data), 2, ("shape", "shapes")),
+        (("train", "shapes", "solver.steps=many", *data), 2, ("solver.steps",)),
+        (("train", "shapes", "--data-root", tmp_path / "gone"), 3, ("does not exist",)),
+        (("train", "shapes", *data, "--device", "toaster"), 2, ("`toaster` is not a device",)),
+        (("train", "shapes", *data, "--device", "cpu", "--gpus", "3"), 2, ("cannot be split", "solver.batch_size=6")),
+        (("train", "shapes", *data, "--run-dir", run_dir), 2, ("is not empty", "--resume", "--init-from")),
+        (("train", "shapes", *data, "--run-dir", tmp_path / "new", "--resume"), 3, ("new", "does not exist")),
+        (("train", "shapes", *data, "--resume", "--init-from", run_dir), 2, ("exclude each other",)),
+        (("eval", tmp_path / "gone"), 3, ("does not exist",)),
+        (("eval", tmp_path), 3, ("holds no checkpoint",)),
+        (("eval", recipe), 3, ("is not a bcnet checkpoint",)),
+        (("eval", run_dir, "--test-dev", *data), 3, ("image_info_test-dev2017.json",)),
+    ):
+        done = bcnet(*arguments, cwd=tmp_path)
+        assert done.returncode == code, (arguments, done.stderr)
+        assert all(word in done.stderr for word in words), (arguments, done.stderr)
+        assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr and done.stdout == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml"]
+
+
+def test_a_dry_run_writes_nothing(bcnet: Bcnet, scenes: Path, run_dir: Path, tmp_path: Path) -> None:
+    done = bcnet("train", "shapes", "--data-root", scenes, "--run-dir", tmp_path / "run", "--dry-run")
+    assert done.returncode == 0 and yaml.safe_load(done.stdout)["data"]["min_size"] == 128
+    assert "12 training images" in done.stderr
+    done = bcnet("eval", run_dir, "-o", tmp_path / "out", "--dry-run")
+    assert done.returncode == 0 and "would run" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("gpus", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_and_goes_on(scenes: Path, tmp_path: Path, gpus: str, number: signal.Signals) -> None:
+    command = [
+        sys.executable, "-c", "from bcnet_cli.app import main; main()", "train", "shapes", *SMALL, "solver.steps=100000",
+        "solver.log_every=1", "--data-root", str(scenes), "--run-dir", str(tmp_path / "run"), "--device", "cpu",
+        "--gpus", gpus,
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        metrics = tmp_path / "run/metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted; saved step" in errors and "--resume" in errors and "Traceback" not in errors
+    (saved,) = (tmp_path / "run/checkpoints").iterdir()
+    assert json.loads(metrics.read_text().splitlines()[-1])["step"] == int(saved.stem.removeprefix("step_"))

@@ -1,0 +1,53 @@
+"""The whole road: the demo on synthetic scenes, and the commands of the README on real images."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Bcnet
+
+
+def test_a_small_demo_walks_the_whole_road(bcnet: Bcnet, tmp_path: Path) -> None:
+    arguments = ("demo", "-o", tmp_path / "demo", "--images", "8", "--val-images", "4", "--steps", "2")
+    done = bcnet(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr.lower()
+    for line in ("synth shapes", "annotate", "split-occ", "train shapes", "eval", "viz"):
+        assert f"$ bcnet {line}" in done.stderr
+    for path in ("viz/index.html", "viz_truth/index.html", "run/eval/instances_val_scores.json"):
+        assert (tmp_path / "demo" / path).is_file() and path in done.stdout
+    assert bcnet(*arguments).returncode == 2
+    (tmp_path / "demo/mine.txt").write_text("keep")
+    assert bcnet(*arguments, "--overwrite").returncode == 0
+    assert (tmp_path / "demo/mine.txt").read_text() == "keep"
+
+
+@pytest.mark.slow
+def test_the_demo_model_learns(bcnet: Bcnet, tmp_path: Path) -> None:
+    done = bcnet("demo", "-o", tmp_path / "demo", timeout=1500)
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((tmp_path / "demo/run/eval/instances_val_scores.json").read_text())["scores"]
+    assert scores["masks"]["AP"] >= 0.40
+    assert f"{scores['masks']['AP']:.3f}" in done.stdout
+
+
+@pytest.mark.slow
+def test_every_command_of_the_road_runs_on_real_images(bcnet: Bcnet, coco_mini: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in coco_mini.rglob("*")}
+    for line in (
+        f"annotate {coco_mini}/annotations/instances_train2017.json -o out/bilayer_train.json",
+        f"split-occ {coco_mini}/annotations/instances_val2017.json -o out/occ_val.json",
+        f"train tiny --data-root {coco_mini} --gpus 1 solver.steps=20 --run-dir out/run",
+        f"train tiny --data-root {coco_mini} --gpus 2 --device cpu solver.steps=4 --run-dir out/run2",
+        "eval out/run",
+        "eval out/run --test-dev",
+        "viz out/run -o out/viz",
+        f"viz {coco_mini}/annotations/instances_val2017.json -o out/viz_gt",
+    ):
+        done = bcnet(*line.split(), cwd=tmp_path)
+        assert done.returncode == 0, (line, done.stderr)
+        assert "warning" not in done.stderr.lower(), (line, done.stderr)
+    assert (tmp_path / "out/run/eval/detections_test-dev2017_bcnet_results.zip").is_file()
+    assert (tmp_path / "out/viz/index.html").is_file() and (tmp_path / "out/viz_gt/index.html").is_file()
+    assert before == {path: path.stat().st_mtime_ns for path in coco_mini.rglob("*")}

@@ -1,0 +1,98 @@
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import bcnet_core
+from bcnet_core import BCNetError
+from bcnet_core.config.schema import DataConfig, ModelConfig, Recipe
+from bcnet_core.engine.checkpoint import (
+    Checkpoint,
+    find_checkpoint,
+    latest_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
+from bcnet_core.model.detectors import build_detector
+
+CATEGORIES = [{"id": 1, "name": "disc"}, {"id": 2, "name": "box"}]
+RECIPE = Recipe(
+    data=DataConfig(min_size=64, max_size=64), model=ModelConfig(channels=32, tower_convs=1, score_threshold=0)
+)
+
+
+def checkpoint(recipe: Recipe = RECIPE) -> Checkpoint:
+    model = build_detector(recipe, CATEGORIES).state_dict()
+    return Checkpoint(
+        step=7, recipe=recipe.model_dump(mode="json"), categories=CATEGORIES, model=model, optimizer={}, schedule={}
+    )
+
+
+def test_a_detector_comes_back_as_it_was(tmp_path: Path) -> None:
+    saved = checkpoint()
+    save_checkpoint(tmp_path / "checkpoints/step_00000007.pt", saved)
+    for path in (tmp_path, tmp_path / "checkpoints/step_00000007.pt", str(tmp_path)):
+        detector = bcnet_core.load_detector(path, device="cpu")
+        assert detector.class_names == ["disc", "box"] and not detector.training
+        assert all(torch.equal(value, saved.model[name]) for name, value in detector.state_dict().items())
+    assert len(detector.predict([np.zeros((64, 64, 3), np.uint8)])) == 1
+
+
+def test_the_newest_step_is_found(tmp_path: Path) -> None:
+    assert latest_checkpoint(tmp_path) is None
+    for step in (9, 10, 100):
+        (tmp_path / "checkpoints").mkdir(exist_ok=True)
+        (tmp_path / f"checkpoints/step_{step:08d}.pt").touch()
+    (tmp_path / "checkpoints/.step_00000200.pt.x.part").touch()
+    assert find_checkpoint(tmp_path).name == "step_00000100.pt"
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BCNetError, match="does not exist"):
+        find_checkpoint(tmp_path / "gone")
+    with pytest.raises(BCNetError, match="holds no checkpoint"):
+        find_checkpoint(tmp_path)
+    whole = tmp_path / "whole.pt"
+    save_checkpoint(whole, checkpoint())
+    for name, content in {"text.pt": b"hello", "empty.pt": b"", "cut.pt": whole.read_bytes()[:9000]}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(BCNetError, match=f"{name}` is not a bcnet checkpoint") as caught:
+            read_checkpoint(tmp_path / name)
+        assert caught.value.exit_code == 3
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    with pytest.raises(BCNetError, match="is not a bcnet checkpoint"):
+        read_checkpoint(tmp_path / "other.pt")
+    torch.save({"format": 99}, tmp_path / "newer.pt")
+    with pytest.raises(BCNetError, match="format 99, this bcnet reads 1"):
+        read_checkpoint(tmp_path / "newer.pt")
+
+
+class Trap:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, ("trap-was-sprung",)
+
+
+def test_no_code_in_a_checkpoint_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"format": 1, "model": Trap()}, tmp_path / "trap.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Trap()))
+    for name in ("trap.pt", "plain.pt"):
+        with pytest.raises(BCNetError, match="is not a bcnet checkpoint"):
+            read_checkpoint(tmp_path / name)
+    assert not (tmp_path / "trap-was-sprung").exists()
+
+
+def test_weights_that_do_not_fit_name_both_sides(tmp_path: Path) -> None:
+    wide = Recipe(data=RECIPE.data, model=RECIPE.model.model_copy(update={"channels": 64}))
+    wrong = replace(checkpoint(), recipe=wide.model_dump(mode="json"))
+    save_checkpoint(tmp_path / "x.pt", wrong)
+    with pytest.raises(BCNetError, match=r"do not fit this model: \d+ of \d+ tensors differ"):
+        bcnet_core.load_detector(tmp_path / "x.pt", device="cpu")
+    fewer = replace(checkpoint(), categories=CATEGORIES[:1])
+    save_checkpoint(tmp_path / "y.pt", fewer)
+    with pytest.raises(BCNetError, match="do not fit"):
+        bcnet_core.load_detector(tmp_path / "y.pt", device="cpu")

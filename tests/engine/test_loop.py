@@ -1,0 +1,153 @@
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bcnet_core import BCNetError
+from bcnet_core.config.load import load_recipe
+from bcnet_core.engine.checkpoint import latest_checkpoint, read_checkpoint
+from bcnet_core.engine.job import TrainingJob
+from bcnet_core.engine.launch import check_processes
+from bcnet_core.engine.loop import run_training
+from bcnet_core.engine.run_dir import open_run, refuse_taken
+from bcnet_core.model.detectors import Detector
+from bcnet_core.reporting import Progress, SilentReporter
+
+SMALL = ["model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64", "data.workers=0",
+         "solver.batch_size=2", "solver.log_every=1", "solver.warmup_steps=2"]  # fmt: skip
+
+
+class Collector(SilentReporter):
+    """Remembers what it was told, and calls `on_step` after every step."""
+
+    def __init__(self, on_step: Any = None) -> None:
+        self.messages: list[str] = []
+        self.notes: list[str] = []
+        self._on_step = on_step
+
+    def info(self, message: str) -> None:
+        self.messages.append(message)
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator[Progress]:
+        yield self
+
+    def advance(self, amount: int = 1, *, note: str = "") -> None:
+        self.notes.append(note)
+        if self._on_step:
+            self._on_step(len(self.notes))
+
+
+def job(scenes: Path, run_dir: Path, *overrides: str, **options: Any) -> TrainingJob:
+    recipe = load_recipe("shapes", [*SMALL, *overrides], data_root=scenes)
+    return TrainingJob(recipe=recipe, run_dir=run_dir, device="cpu", command="bcnet train shapes", **options)
+
+
+def test_a_run_leaves_everything_that_explains_it(scenes: Path, tmp_path: Path) -> None:
+    reporter = Collector()
+    last = run_training(job(scenes, tmp_path / "run", "solver.steps=3"), reporter)
+    assert last == tmp_path / "run/checkpoints/step_00000003.pt" and last.is_file()
+    assert load_recipe(tmp_path / "run/recipe.resolved.yaml").solver.steps == 3
+    environment = json.loads((tmp_path / "run/env.json").read_text())
+    assert environment["torch"] == torch.__version__ and environment["processes"] == 1
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert rows[0]["loss"] == pytest.approx(
+        sum(value for name, value in rows[0].items() if name not in {"step", "loss", "lr"})
+    )
+    assert "of the instances have an occluder, read from the file" in reporter.messages[0]
+    assert len(reporter.notes) == 3 and reporter.notes[0].startswith("loss ")
+    assert open_run(tmp_path / "run").checkpoint == last
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "checkpoints", "env.json", "metrics.jsonl", "recipe.resolved.yaml",
+    ]  # fmt: skip
+
+
+def test_four_steps_are_two_and_two_more(scenes: Path, tmp_path: Path) -> None:
+    run_training(job(scenes, tmp_path / "whole", "solver.steps=4"), SilentReporter())
+    stop_at_two = Collector(lambda step: signal.raise_signal(signal.SIGTERM) if step == 1 else None)
+    with pytest.raises(BCNetError, match="interrupted; saved step 2 of 4") as caught:
+        run_training(job(scenes, tmp_path / "parts", "solver.steps=4"), stop_at_two)
+    assert caught.value.exit_code == 130
+    assert caught.value.hints == (f"go on with it: bcnet train shapes --run-dir {tmp_path / 'parts'} --resume",)
+    run_training(job(scenes, tmp_path / "parts", "solver.steps=4", resume=True), SilentReporter())
+    whole, parts = (read_checkpoint(latest_checkpoint(tmp_path / name)) for name in ("whole", "parts"))  # type: ignore[arg-type]
+    assert whole.step == parts.step == 4
+    assert all(torch.equal(value, parts.model[name]) for name, value in whole.model.items())
+    for index, state in whole.optimizer["state"].items():
+        assert all(torch.equal(value, parts.optimizer["state"][index][name]) for name, value in state.items())
+    assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "parts/metrics.jsonl").read_bytes()
+
+
+def test_training_lowers_the_loss(scenes: Path, tmp_path: Path) -> None:
+    run_training(job(scenes, tmp_path / "run", "solver.steps=30"), SilentReporter())
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_weights_of_another_run_are_a_beginning(scenes: Path, tmp_path: Path) -> None:
+    run_training(job(scenes, tmp_path / "first", "solver.steps=2"), SilentReporter())
+    run_training(
+        job(scenes, tmp_path / "second", "solver.steps=1", "solver.lr=1e-12", init_from=tmp_path / "first"),
+        SilentReporter(),
+    )
+    first, second = (read_checkpoint(latest_checkpoint(tmp_path / name)).model for name in ("first", "second"))  # type: ignore[arg-type]
+    assert second.keys() == first.keys()
+    torch.testing.assert_close(second["mask_head.occludee.convs.0.weight"], first["mask_head.occludee.convs.0.weight"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_terms(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Detector.forward
+
+    def broken(self: Detector, images: Any, targets: Any, seeds: Any) -> Any:
+        losses = original(self, images, targets, seeds)
+        return {**losses, "box": losses["box"] * torch.nan}
+
+    monkeypatch.setattr(Detector, "forward", broken)
+    with pytest.raises(BCNetError, match=r"the loss of step 1 is not finite \(in box; image ids \[\d+, \d+\]\)"):
+        run_training(job(scenes, tmp_path / "run", "solver.steps=2"), SilentReporter())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_failure_after_a_checkpoint_keeps_it(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(step: int) -> None:
+        if step == 3:
+            raise RuntimeError("lightning")
+
+    with pytest.raises(RuntimeError, match="lightning"):
+        run_training(job(scenes, tmp_path / "run", "solver.steps=5", "solver.checkpoint_every=2"), Collector(fail))
+    assert latest_checkpoint(tmp_path / "run") == tmp_path / "run/checkpoints/step_00000002.pt"
+
+
+def test_a_taken_run_directory_prints_both_ways_out(tmp_path: Path) -> None:
+    refuse_taken(tmp_path, "bcnet train tiny")
+    (tmp_path / "metrics.jsonl").touch()  # a run that never saved is no obstacle
+    refuse_taken(tmp_path, "bcnet train tiny")
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(BCNetError, match="is not empty") as caught:
+        refuse_taken(tmp_path, "bcnet train tiny")
+    assert caught.value.exit_code == 2
+    assert caught.value.hints[0].endswith(f"bcnet train tiny --run-dir {tmp_path} --resume")
+    assert f"--init-from {tmp_path}" in caught.value.hints[1]
+
+
+def test_more_gpus_than_there_are_is_a_usage_error(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = job(scenes, tmp_path)
+    auto = TrainingJob(recipe=one.recipe, run_dir=tmp_path, device="auto", command="bcnet train tiny")
+    for gpus, words in ((0, "no GPU"), (1, "1 GPU")):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        with pytest.raises(BCNetError, match=f"asked for 2 GPUs, this machine has {words}$") as caught:
+            check_processes(auto, 2)
+        assert caught.value.exit_code == 2 and "--device cpu" in caught.value.hints[1]
+    check_processes(one, 2)
+    with pytest.raises(BCNetError, match="2 images cannot be split evenly over 3"):
+        check_processes(one, 3)

@@ -1,0 +1,77 @@
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from bcnet_core import masks
+from bcnet_core.annotations.coco import CocoFile, read_coco, segmentation_rle
+from bcnet_core.evaluation.coco import evaluate
+
+
+def perturbed(coco: CocoFile) -> list[dict[str, Any]]:
+    """Ground truth as results: shifted, dropped, duplicated, misclassified, with random scores."""
+    rng = np.random.default_rng(0)
+    images = {image["id"]: image for image in coco.images}
+    results = []
+    for annotation in coco.annotations:
+        rle = segmentation_rle(annotation, images[annotation["image_id"]])
+        if rng.random() < 0.1 or rle is None:
+            continue
+        for _ in range(1 + (rng.random() < 0.2)):
+            shift = rng.integers(-4, 5, 2)
+            moved = np.roll(masks.decode(rle), shift, (0, 1))
+            other = coco.categories[rng.integers(len(coco.categories))]["id"]
+            x, y, width, height = annotation["bbox"]
+            results.append({
+                "image_id": annotation["image_id"],
+                "category_id": annotation["category_id"] if rng.random() < 0.9 else other,
+                "bbox": [x + float(shift[1]), y + float(shift[0]), width, height],
+                "score": float(rng.random()),
+                "segmentation": masks.to_json(masks.encode(moved)),
+            })  # fmt: skip
+    return results
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_the_twelve_numbers_equal_the_reference(
+    scenes: Path, kind: Literal["bbox", "segm"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    coco = read_coco(scenes / "annotations/instances_train.json")
+    results = perturbed(coco)
+    scores = evaluate(coco, results, kind)
+    assert capsys.readouterr().out == ""
+    truth = COCO()
+    truth.dataset = deepcopy(coco.content)
+    truth.createIndex()
+    ignored = "bbox" if kind == "segm" else "segmentation"
+    found = truth.loadRes([{key: value for key, value in result.items() if key != ignored} for result in results])
+    reference = COCOeval(truth, found, kind)
+    reference.evaluate()
+    reference.accumulate()
+    reference.summarize()
+    assert list(scores) == pytest.approx(list(reference.stats), abs=1e-9)
+    assert 0.2 < scores.AP < 0.95
+
+
+def test_no_detection_scores_zero(scenes: Path) -> None:
+    scores = evaluate(read_coco(scenes / "annotations/instances_val.json"), [], "segm")
+    assert scores.AP == scores.AR100 == 0
+
+
+def test_only_the_chosen_images_count(scenes: Path) -> None:
+    coco = read_coco(scenes / "annotations/instances_train.json")
+    first = coco.images[0]["id"]
+    results = [result for result in perturbed(coco) if result["image_id"] == first]
+    assert evaluate(coco, results, "segm", image_ids=[first]).AR100 > 3 * evaluate(coco, results, "segm").AR100
+
+
+def test_inputs_stay_as_they_were(scenes: Path) -> None:
+    coco = read_coco(scenes / "annotations/instances_val.json")
+    results = perturbed(coco)
+    before = deepcopy((coco.content, results))
+    evaluate(coco, results, "bbox")
+    assert (coco.content, results) == before
