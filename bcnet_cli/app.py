@@ -1,4 +1,4 @@
-"""The `bcnet` program: its commands in the order of the workflow, and the one place that turns errors into exit codes."""
+"""The `bcnet` program: its commands in the order of the workflow, and errors turned into exit codes."""
 
 from __future__ import annotations
 

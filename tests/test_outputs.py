@@ -12,7 +12,7 @@ def test_a_file_is_complete_or_absent(tmp_path: Path) -> None:
         temporary.write_text("new")
         assert not target.exists()
     assert target.read_text() == "new"
-    with pytest.raises(ZeroDivisionError), atomic_file(target) as temporary:
+    with pytest.raises(ZeroDivisionError), atomic_file(target) as temporary:  # noqa: PT012
         temporary.write_text("half")
         raise ZeroDivisionError
     assert target.read_text() == "new" and list(target.parent.iterdir()) == [target]
@@ -25,7 +25,7 @@ def test_a_directory_is_complete_or_absent(tmp_path: Path) -> None:
     with atomic_directory(target) as temporary:
         (temporary / "b").write_text("2")
     assert [path.name for path in target.iterdir()] == ["b"]
-    with pytest.raises(KeyboardInterrupt), atomic_directory(target) as temporary:
+    with pytest.raises(KeyboardInterrupt), atomic_directory(target) as temporary:  # noqa: PT012
         (temporary / "c").write_text("3")
         raise KeyboardInterrupt
     assert [path.name for path in tmp_path.rglob("*")] == ["d", "b"]

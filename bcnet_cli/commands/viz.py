@@ -32,7 +32,7 @@ def viz(
     score: Annotated[
         float,
         typer.Option(min=0, max=1, help="Leave out weaker detections, but never the best 5 of an image."),
-    ] = 0.3,
+    ] = 0.5,
     device: Device = "auto",
     data_root: DataRoot = None,
     overwrite: Overwrite = False,
@@ -47,7 +47,7 @@ def viz(
 
     `bcnet viz annotations/instances_val2017.json --most-occluded 10 -o gallery`
 
-    `bcnet viz runs/fcos_r50 --ids 785,139 --score 0.5 -o gallery_run`
+    `bcnet viz runs/tiny --ids 785,139 --score 0.5 -o gallery_run`
     """
     from bcnet_core import load_detector
     from bcnet_core.annotations.coco import read_coco

@@ -42,7 +42,7 @@ class DataConfig(BaseModel, frozen=True, extra="forbid"):
         "auto",
         description="occluder regions: derived from the masks, read from the file, or read where it has them",
     )
-    allow_no_occluders: bool = Field(False, description="train although no instance has an occluder")
+    allow_no_occluders: bool = Field(default=False, description="train although no instance has an occluder")
     min_size: Positive = Field(600, description="shorter image side in pixels after the resize")
     max_size: Positive = Field(900, description="longer image side in pixels that the resize may not exceed")
     flip: Share = Field(0.5, description="probability of a horizontal flip in training")

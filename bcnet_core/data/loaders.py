@@ -1,4 +1,4 @@
-"""Opening a recipe's training set, and the order of its images: seed and step decide it, not the number of processes."""
+"""Opening a recipe's training set, and the order of its images, which seed and step alone decide."""
 
 from __future__ import annotations
 

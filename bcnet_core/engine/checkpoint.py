@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
-import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from bcnet_core.annotations.coco import Record
 from bcnet_core.config.schema import Recipe
@@ -60,13 +61,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         BCNetError: if the file is missing, damaged, not ours, or of a newer format.
     """
+    if not path.exists():
+        raise data_error(f"the checkpoint `{path}` does not exist")
+    if not zipfile.is_zipfile(path):  # which is what torch writes; anything else would be unpickled by older rules
+        raise data_error(f"`{path}` is not a bcnet checkpoint, or is cut off")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about pickles that it then refuses
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise data_error(f"the checkpoint `{path}` does not exist") from None
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).strip().split("\n")[0]
         raise data_error(f"`{path}` is not a bcnet checkpoint, or is damaged: {reason}") from None
     if not isinstance(content, dict) or "format" not in content:
@@ -78,6 +79,23 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if missing:
         raise data_error(f"`{path}` is not a bcnet checkpoint: it lacks {', '.join(sorted(missing))}")
     return Checkpoint(**content)
+
+
+def recipe_of(checkpoint: Checkpoint, path: Path) -> Recipe:
+    """The recipe that a checkpoint was trained with.
+
+    Raises:
+        BCNetError: if this version does not know one of its settings.
+    """
+    try:
+        return Recipe.model_validate(checkpoint.recipe)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise data_error(
+            f"`{path}` was trained with a setting that this bcnet does not know: "
+            f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}",
+            "use the bcnet version that env.json in its run directory names",
+        ) from None
 
 
 def load_weights(detector: Detector, checkpoint: Checkpoint, path: Path) -> None:
@@ -111,7 +129,7 @@ def load_detector(path: str | Path, *, device: str = "auto") -> Detector:
     """Load a trained detector; see `bcnet_core.load_detector`."""
     file = find_checkpoint(Path(path))
     checkpoint = read_checkpoint(file)
-    detector = build_detector(Recipe.model_validate(checkpoint.recipe), checkpoint.categories)
+    detector = build_detector(recipe_of(checkpoint, file), checkpoint.categories)
     load_weights(detector, checkpoint, file)
     return detector.to(choose_device(device)).eval()
 
@@ -119,6 +137,11 @@ def load_detector(path: str | Path, *, device: str = "auto") -> Detector:
 def checkpoint_path(run_dir: Path, step: int) -> Path:
     """Where a run keeps its checkpoint of a step."""
     return run_dir / "checkpoints" / f"step_{step:08d}.pt"
+
+
+def checkpoint_step(path: Path) -> int:
+    """The step that a checkpoint's name tells."""
+    return int(path.stem.removeprefix("step_"))
 
 
 def latest_checkpoint(run_dir: Path) -> Path | None:

@@ -9,12 +9,13 @@ import uuid
 from pathlib import Path
 
 import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from bcnet_core.engine import dist
 from bcnet_core.engine.job import TrainingJob
-from bcnet_core.engine.loop import run_training
+from bcnet_core.engine.loop import interrupted, run_training
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.reporting import Reporter
 
@@ -38,7 +39,7 @@ def launch(job: TrainingJob, *, processes: int, reporter: Reporter) -> Path:
     check_processes(job, processes)
     if processes == 1:
         return run_training(job, reporter)
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the user gets one message, ours
+    _silence_elastic()
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -53,7 +54,16 @@ def launch(job: TrainingJob, *, processes: int, reporter: Reporter) -> Path:
         results = elastic_launch(config, _worker)(job, processes, reporter)
     except ChildFailedError as failed:
         raise _first_error(failed) from None
+    except SignalException:
+        raise interrupted(job) from None
     return Path(results[0])
+
+
+def _silence_elastic() -> None:
+    """Keep elastic's own log lines from the user, who gets one message, ours."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def check_processes(job: TrainingJob, processes: int) -> None:

@@ -17,7 +17,7 @@ from bcnet_core.config.schema import Recipe
 from bcnet_core.data.dataset import Sample, TrainingSet
 from bcnet_core.data.loaders import StepSampler, open_training_set, training_batches
 from bcnet_core.engine import dist
-from bcnet_core.engine.checkpoint import checkpoint_path
+from bcnet_core.engine.checkpoint import checkpoint_path, checkpoint_step, latest_checkpoint
 from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.run_dir import MetricsFile, discard_unsaved, write_header
 from bcnet_core.engine.state import TrainingState
@@ -115,7 +115,7 @@ def train(state: TrainingState, dataset: TrainingSet, reporter: Reporter) -> Non
             if main and (last or stopping or state.step % solver.checkpoint_every == 0):
                 state.save()
             if stopping and not last:
-                raise _interrupted(job, state.step)
+                raise interrupted(job)
         elapsed = time.perf_counter() - clock
     images = len(sampler) * solver.batch_size
     if images:
@@ -124,11 +124,15 @@ def train(state: TrainingState, dataset: TrainingSet, reporter: Reporter) -> Non
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM in a list, so that the loop can finish its step; a second Ctrl-C kills."""
+    """Collect Ctrl-C and SIGTERM in a list, so that the loop can finish its step.
+
+    A second Ctrl-C kills a process that trains alone. One of several gets the first twice, from the terminal and from
+    the launcher.
+    """
     received: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
-        if received and number == signal.SIGINT:
+        if received and number == signal.SIGINT and dist.world_size() == 1:
             raise KeyboardInterrupt
         received.append(number)
 
@@ -155,9 +159,13 @@ def _not_finite(losses: dict[str, Tensor], samples: list[Sample], step: int) -> 
     )
 
 
-def _interrupted(job: TrainingJob, step: int) -> BCNetError:
+def interrupted(job: TrainingJob) -> BCNetError:
+    """The error that ends a run on request, naming what was saved."""
+    saved = latest_checkpoint(job.run_dir)
+    if saved is None:
+        return BCNetError("interrupted before the first step was saved", exit_code=ExitCode.INTERRUPTED)
     return BCNetError(
-        f"interrupted; saved step {step:,} of {job.recipe.solver.steps:,}",
+        f"interrupted; saved step {checkpoint_step(saved):,} of {job.recipe.solver.steps:,}",
         f"go on with it: {job.command} --run-dir {job.run_dir} --resume",
         exit_code=ExitCode.INTERRUPTED,
     )

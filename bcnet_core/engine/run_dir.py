@@ -19,7 +19,7 @@ import torchvision
 from bcnet_core import __version__
 from bcnet_core.config.load import dump_recipe
 from bcnet_core.config.schema import Recipe
-from bcnet_core.engine.checkpoint import find_checkpoint, latest_checkpoint, read_checkpoint
+from bcnet_core.engine.checkpoint import find_checkpoint, latest_checkpoint, read_checkpoint, recipe_of
 from bcnet_core.errors import usage_error
 from bcnet_core.outputs import atomic_file, write_json
 
@@ -48,7 +48,7 @@ def open_run(path: Path) -> Run:
         BCNetError: if there is no checkpoint, or it cannot be read.
     """
     checkpoint = find_checkpoint(path)
-    recipe = Recipe.model_validate(read_checkpoint(checkpoint).recipe)
+    recipe = recipe_of(read_checkpoint(checkpoint), checkpoint)
     return Run(path if path.is_dir() else path.parent, checkpoint, recipe)
 
 

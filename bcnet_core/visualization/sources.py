@@ -139,7 +139,7 @@ def ground_truth_pictures(coco: CocoFile, records: Sequence[Record], images: Pat
 
 
 def detected_pictures(
-    detector: Predictor, records: Sequence[Record], images: Path, *, score: float = 0.3
+    detector: Predictor, records: Sequence[Record], images: Path, *, score: float = 0.5
 ) -> Iterator[Picture]:
     """What a detector finds in each image.
 

@@ -1,6 +1,7 @@
 """`bcnet train` and `bcnet eval` as a user types them, good input and bad."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -142,18 +143,20 @@ def test_a_dry_run_writes_nothing(bcnet: Bcnet, scenes: Path, run_dir: Path, tmp
 
 @pytest.mark.parametrize("gpus", ["1", "2"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_saves_and_goes_on(scenes: Path, tmp_path: Path, gpus: str, number: signal.Signals) -> None:
+def test_an_interrupted_run_saves_and_says_how_to_go_on(
+    scenes: Path, tmp_path: Path, gpus: str, number: signal.Signals
+) -> None:
     command = [
         sys.executable, "-c", "from bcnet_cli.app import main; main()", "train", "shapes", *SMALL, "solver.steps=100000",
         "solver.log_every=1", "--data-root", str(scenes), "--run-dir", str(tmp_path / "run"), "--device", "cpu",
         "--gpus", gpus,
     ]  # fmt: skip
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         metrics = tmp_path / "run/metrics.jsonl"
         deadline = time.monotonic() + 120
         while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.1)
-        process.send_signal(number)
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)  # as a terminal does
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "interrupted; saved step" in errors and "--resume" in errors and "Traceback" not in errors

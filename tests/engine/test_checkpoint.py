@@ -86,6 +86,14 @@ def test_no_code_in_a_checkpoint_is_run(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "trap-was-sprung").exists()
 
 
+def test_a_recipe_of_another_version_is_said(tmp_path: Path) -> None:
+    recipe = RECIPE.model_dump(mode="json")
+    recipe["model"]["depth"] = 5
+    save_checkpoint(tmp_path / "x.pt", replace(checkpoint(), recipe=recipe))
+    with pytest.raises(BCNetError, match=r"does not know: `model\.depth`"):
+        bcnet_core.load_detector(tmp_path / "x.pt", device="cpu")
+
+
 def test_weights_that_do_not_fit_name_both_sides(tmp_path: Path) -> None:
     wide = Recipe(data=RECIPE.data, model=RECIPE.model.model_copy(update={"channels": 64}))
     wrong = replace(checkpoint(), recipe=wide.model_dump(mode="json"))

@@ -22,7 +22,7 @@ def perturbed(coco: CocoFile) -> list[dict[str, Any]]:
         if rng.random() < 0.1 or rle is None:
             continue
         for _ in range(1 + (rng.random() < 0.2)):
-            shift = rng.integers(-4, 5, 2)
+            shift = rng.integers(-2, 3, 2)
             moved = np.roll(masks.decode(rle), shift, (0, 1))
             other = coco.categories[rng.integers(len(coco.categories))]["id"]
             x, y, width, height = annotation["bbox"]

@@ -44,7 +44,7 @@ def test_other_categories_name_both_sides() -> None:
         return CocoFile(Path("x.json"), {"images": [], "categories": list(categories)})
 
     check_categories(Knows(), file({"id": 2, "name": "dog"}, {"id": 1, "name": "cat"}))  # type: ignore[arg-type]
-    with pytest.raises(BCNetError, match="knows 2 categories, `x.json` has 1") as caught:
+    with pytest.raises(BCNetError, match=r"knows 2 categories, `x\.json` has 1") as caught:
         check_categories(Knows(), file({"id": 2, "name": "cow"}))  # type: ignore[arg-type]
     assert caught.value.hints == (
         "only in the detector: [(1, 'cat'), (2, 'dog')]",
