@@ -6,10 +6,12 @@ import json
 import shlex
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from bcnet_cli import console
 from bcnet_cli.options import Overwrite
@@ -19,6 +21,7 @@ PARTS = ("shapes", "occ_val.json", "occ_val.manifest.json", "run", "viz", "viz_t
 
 
 def demo(
+    context: typer.Context,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything the demo makes.")] = Path(
         "demo"
@@ -43,7 +46,7 @@ def demo(
     for part in PARTS:
         _remove(output / part)
     for line in _commands(output, images=images, val_images=val_images, steps=steps):
-        _run(line)
+        _run(context.find_root().command.main, line)
     scores = json.loads((output / "run/eval/instances_val_scores.json").read_text(encoding="utf-8"))["scores"]
     table = console.make_table(f"The demo took {time.perf_counter() - started:.0f} s", "", "mask AP")
     for name in ("masks", "masks, occluded split"):
@@ -70,13 +73,11 @@ def _commands(output: Path, *, images: int, val_images: int, steps: int) -> list
     ]
 
 
-def _run(line: str) -> None:
+def _run(bcnet: Callable[..., object], line: str) -> None:
     """Print a command line and run it, in this process, through the real parser."""
-    from bcnet_cli.app import app
-
-    console.err.print(f"\n[bold]$ {line}[/bold]")
+    console.err.print(Text(f"\n$ {line}", style="bold"))
     program, *arguments = shlex.split(line)
-    typer.main.get_command(app).main(arguments, prog_name=program, standalone_mode=False)
+    bcnet(arguments, prog_name=program, standalone_mode=False)
 
 
 def _remove(path: Path) -> None:

@@ -40,6 +40,12 @@ def mean_over_processes(values: Tensor) -> Tensor:
     return total / world_size()
 
 
+def wait_for_all() -> None:
+    """Return when all processes have come here (a collective call)."""
+    if world_size() > 1:
+        distributed.barrier()
+
+
 def choose_device(name: str) -> torch.device:
     """The device that a user's `--device` means in this process.
 

@@ -43,9 +43,13 @@ def run_training(job: TrainingJob, reporter: Reporter) -> Path:
     device = dist.choose_device(job.device)
     dataset, coco = open_training_set(job.recipe.data)
     describe(dataset, job.recipe, reporter)
+    where = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"the CPU, {torch.get_num_threads()} threads"
+    )
+    reporter.info(f"on {where}, processes: {dist.world_size()}")
     state = TrainingState(job, coco.categories, device)
     try:
-        if main and not job.resume:
+        if main:
             write_header(job.run_dir, job.recipe, world_size=dist.world_size(), device=device)
         train(state, dataset, reporter)
     except BaseException:
@@ -72,21 +76,11 @@ def train(state: TrainingState, dataset: TrainingSet, reporter: Reporter) -> Non
         BCNetError: on bad data, a loss that is not finite, or an interruption (after saving).
     """
     job, solver, main = state.job, state.job.recipe.solver, dist.rank() == 0
-    sampler = StepSampler(
-        size=len(dataset),
-        batch_size=solver.batch_size,
-        first_step=state.step,
-        last_step=solver.steps,
-        seed=job.recipe.seed,
-        rank=dist.rank(),
-        world_size=dist.world_size(),
-    )
-    batches = training_batches(dataset, sampler, workers=job.recipe.data.workers)
+    steps, started = solver.steps - state.step, time.perf_counter()
     metrics = MetricsFile(job.run_dir, first_step=state.step) if main else None
     state.model.train()
-    with stop_requests() as stop, reporter.progress("training", len(sampler)) as progress:
-        clock = time.perf_counter()
-        for samples in batches:
+    with stop_requests() as stop, reporter.progress("training", steps) as progress:
+        for samples in _batches(state, dataset):
             losses = state.model(
                 [sample.image.to(state.device, non_blocking=True) for sample in samples],
                 [sample.targets.to(state.device) for sample in samples],
@@ -104,22 +98,37 @@ def train(state: TrainingState, dataset: TrainingSet, reporter: Reporter) -> Non
             state.optimizer.zero_grad()
             state.schedule.step()
             state.step += 1
-            last = state.step == solver.steps
-            note = ""
+            last, note = state.step == solver.steps, ""
             if state.step % solver.log_every == 0 or last:
                 row = _metrics_row(losses, state, lr=lr)
                 note = f"loss {row['loss']:.3f}  lr {lr:.2g}"
                 if metrics is not None:
                     metrics.append(row)
             progress.advance(note=note)
-            if main and (last or stopping or state.step % solver.checkpoint_every == 0):
-                state.save()
+            if last or stopping or state.step % solver.checkpoint_every == 0:
+                if main:
+                    state.save()
+                dist.wait_for_all()
             if stopping and not last:
                 raise interrupted(job)
-        elapsed = time.perf_counter() - clock
-    images = len(sampler) * solver.batch_size
-    if images:
-        reporter.info(f"trained {len(sampler):,} steps in {elapsed:.0f} s, {images / elapsed:.1f} images/s")
+    seconds = time.perf_counter() - started
+    if steps:
+        reporter.info(f"{steps:,} steps in {seconds:.0f} s, {steps * solver.batch_size / seconds:.1f} images/s")
+
+
+def _batches(state: TrainingState, dataset: TrainingSet) -> Iterator[list[Sample]]:
+    """This process's share of every step that is still to do."""
+    recipe = state.job.recipe
+    sampler = StepSampler(
+        size=len(dataset),
+        batch_size=recipe.solver.batch_size,
+        first_step=state.step,
+        last_step=recipe.solver.steps,
+        seed=recipe.seed,
+        rank=dist.rank(),
+        world_size=dist.world_size(),
+    )
+    return training_batches(dataset, sampler, workers=recipe.data.workers)
 
 
 @contextmanager

@@ -17,11 +17,14 @@ import torch
 import torchvision
 
 from bcnet_core import __version__
-from bcnet_core.config.load import dump_recipe
+from bcnet_core.config.load import dump_recipe, format_value, settings
 from bcnet_core.config.schema import Recipe
 from bcnet_core.engine.checkpoint import find_checkpoint, latest_checkpoint, read_checkpoint, recipe_of
 from bcnet_core.errors import usage_error
 from bcnet_core.outputs import atomic_file, write_json
+
+MAY_CHANGE = {"data.root", "data.workers", "solver.steps", "solver.checkpoint_every", "solver.log_every"}
+"""Settings that a resumed run may change."""
 
 RECIPE_FILE, ENV_FILE, METRICS_FILE = "recipe.resolved.yaml", "env.json", "metrics.jsonl"
 
@@ -70,6 +73,31 @@ def refuse_taken(path: Path, command: str) -> None:
             f"the run directory `{path}` is not empty",
             f"go on with that run:        {command} --run-dir {path} --resume",
             f"start from its weights:     {command} --run-dir {path}-2 --init-from {path}",
+        )
+
+
+def refuse_other_recipe(checkpoint: Path, before: Recipe, now: Recipe) -> None:
+    """Refuse to go on with a run whose science would change under way.
+
+    Args:
+        checkpoint: that is resumed from.
+        before: the recipe it was trained with.
+        now: the recipe that is asked for.
+
+    Raises:
+        BCNetError: naming the settings that differ, apart from those in `MAY_CHANGE`.
+    """
+    pairs = zip(settings(before), settings(now), strict=True)
+    differ = [
+        f"{old.key} was {format_value(old.value)}, now {format_value(new.value)}"
+        for old, new in pairs
+        if old.value != new.value and old.key not in MAY_CHANGE
+    ]
+    if differ:
+        raise usage_error(
+            f"`{checkpoint}` was trained with other settings",
+            *differ,
+            "go on with the same settings, or begin a new run from its weights: --init-from",
         )
 
 

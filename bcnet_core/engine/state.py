@@ -15,10 +15,12 @@ from bcnet_core.engine.checkpoint import (
     latest_checkpoint,
     load_weights,
     read_checkpoint,
+    recipe_of,
     save_checkpoint,
 )
 from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.optim import build_optimizer, build_schedule
+from bcnet_core.engine.run_dir import refuse_other_recipe
 from bcnet_core.model.detectors import build_detector
 
 
@@ -71,6 +73,7 @@ class TrainingState:
     def _resume(self) -> None:
         path = find_checkpoint(self.job.run_dir)
         checkpoint = read_checkpoint(path)
+        refuse_other_recipe(path, recipe_of(checkpoint, path), self.job.recipe)
         load_weights(self.detector, checkpoint, path)
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.schedule.load_state_dict(checkpoint.schedule)

@@ -146,11 +146,19 @@ def test_a_dry_run_writes_nothing(bcnet: Bcnet, scenes: Path, run_dir: Path, tmp
 def test_an_interrupted_run_saves_and_says_how_to_go_on(
     scenes: Path, tmp_path: Path, gpus: str, number: signal.Signals
 ) -> None:
-    command = [
-        sys.executable, "-c", "from bcnet_cli.app import main; main()", "train", "shapes", *SMALL, "solver.steps=100000",
-        "solver.log_every=1", "--data-root", str(scenes), "--run-dir", str(tmp_path / "run"), "--device", "cpu",
-        "--gpus", gpus,
-    ]  # fmt: skip
+    program = [sys.executable, "-c", "from bcnet_cli.app import main; main()"]
+    arguments = [
+        "train",
+        "shapes",
+        *SMALL,
+        "solver.steps=100000",
+        "solver.log_every=1",
+        "--device",
+        "cpu",
+        "--gpus",
+        gpus,
+    ]
+    command = [*program, *arguments, "--data-root", str(scenes), "--run-dir", str(tmp_path / "run")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         metrics = tmp_path / "run/metrics.jsonl"
         deadline = time.monotonic() + 120

@@ -84,6 +84,15 @@ def test_four_steps_are_two_and_two_more(scenes: Path, tmp_path: Path) -> None:
     assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "parts/metrics.jsonl").read_bytes()
 
 
+def test_a_resumed_run_keeps_its_settings_but_may_get_longer(scenes: Path, tmp_path: Path) -> None:
+    run_training(job(scenes, tmp_path / "run", "solver.steps=1"), SilentReporter())
+    with pytest.raises(BCNetError, match="was trained with other settings") as caught:
+        run_training(job(scenes, tmp_path / "run", "solver.steps=2", "solver.lr=1", resume=True), SilentReporter())
+    assert caught.value.exit_code == 2 and caught.value.hints[0] == "solver.lr was 0.002, now 1.0"
+    run_training(job(scenes, tmp_path / "run", "solver.steps=2", resume=True), SilentReporter())
+    assert open_run(tmp_path / "run").recipe.solver.steps == 2
+
+
 def test_training_lowers_the_loss(scenes: Path, tmp_path: Path) -> None:
     run_training(job(scenes, tmp_path / "run", "solver.steps=30"), SilentReporter())
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
