@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import batched_nms, generalized_box_iou_loss, sigmoid_focal_loss
 
-from bcnet_core.model.losses import global_mean
+from bcnet_core.model.losses import global_divisor
 
 SIZE_BOUNDS = (64, 128, 256, 512)
 """The largest regression distance of P3, P4, ... in pixels; the last level of a pyramid has no bound."""
@@ -156,8 +156,8 @@ def fcos_losses(outputs: Outputs, boxes: list[Tensor], labels: list[Tensor]) -> 
     onehot = functional.one_hot(label, num_classes + 1)[..., :num_classes].to(outputs.classes.dtype)
     target, predicted = target[positive], outputs.distances[positive]
     centerness = centerness_of(target)
-    positives = global_mean(len(target), label.device).clamp(min=1)
-    weight = global_mean(centerness.sum(), label.device).clamp(min=1e-6)
+    positives = global_divisor(len(target), label.device)
+    weight = global_divisor(centerness.sum(), label.device, floor=1e-6)
     origin = target.new_zeros((len(target), 2))
     overlap = generalized_box_iou_loss(
         distances_to_boxes(predicted, origin), distances_to_boxes(target, origin), reduction="none"

@@ -18,13 +18,22 @@ from bcnet_core.model.targets import BilayerTargets
 OccluderSampling = Literal["balanced", "nonempty", "official"]
 
 
-def global_mean(count: Tensor | float, device: torch.device) -> Tensor:
-    """The mean of a count over all processes, a scalar: the divisor of a loss whose gradients are averaged."""
-    total = torch.as_tensor(count, dtype=torch.float32, device=device).clone()
+def global_divisor(count: Tensor | float, device: torch.device, *, floor: float = 1.0) -> Tensor:
+    """What a summed loss is divided by, so that averaged gradients are those of one process with the whole batch.
+
+    Args:
+        count: of this process: positives, RoIs, a sum of weights.
+        device: of the loss.
+        floor: the least that the total over all processes counts as.
+
+    Returns:
+        The total over all processes divided by their number, a float32 scalar.
+    """
+    total, processes = torch.as_tensor(count, dtype=torch.float32, device=device).clone(), 1
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(total)
-        total /= distributed.get_world_size()
-    return total
+        processes = distributed.get_world_size()
+    return total.clamp(min=floor) / processes
 
 
 def bilayer_losses(
@@ -80,9 +89,4 @@ def occluder_rois(occluder_masks: Tensor, keys: Tensor, *, sampling: OccluderSam
 def _mean_bce(logits: Tensor, target: Tensor, rois: Tensor) -> Tensor:
     """The mean over pixels and chosen RoIs of all processes; zero, with a graph, where none is chosen."""
     pixels = functional.binary_cross_entropy_with_logits(logits[rois], target[rois].float(), reduction="sum")
-    count = global_mean(len(rois), logits.device).clamp(min=1 / _world_size())
-    return pixels / (count * logits.shape[-1] * logits.shape[-2])
-
-
-def _world_size() -> int:
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    return pixels / (global_divisor(len(rois), logits.device) * logits.shape[-1] * logits.shape[-2])
