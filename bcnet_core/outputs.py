@@ -41,6 +41,19 @@ def refuse_existing(path: Path, *, overwrite: bool = False) -> None:
 
 
 @contextmanager
+def _told_if_unwritable(path: Path) -> Iterator[None]:
+    """Make the parent of `path`, and turn the system's errors of the block into one that names `path`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise BCNetError(
+            f"cannot write `{path}`: {error.strerror or error}",
+            "check the path, its permissions and the free disk space",
+        ) from error
+
+
+@contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` that replaces `path` when the block ends well.
 
@@ -50,24 +63,19 @@ def atomic_file(path: Path) -> Iterator[Path]:
         BCNetError: if the directory cannot be written or the disk is full.
     """
     temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        temporary.chmod(0o666 & ~_umask())
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise BCNetError(
-            f"cannot write `{path}`: {error.strerror or error}",
-            "check the path, its permissions and the free disk space",
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+    with _told_if_unwritable(path):
+        try:
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+            os.close(handle)
+            temporary = Path(name)
+            temporary.chmod(0o666 & ~_umask())
+            yield temporary
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -81,24 +89,21 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         BCNetError: if the parent cannot be written or the disk is full.
     """
     temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-        temporary.chmod(0o777 & ~_umask())
-        yield temporary
-        old = temporary.with_suffix(".old")
-        if path.exists():
-            path.replace(old)
-        temporary.replace(path)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise BCNetError(
-            f"cannot write `{path}`: {error.strerror or error}",
-            "check the path, its permissions and the free disk space",
-        ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with _told_if_unwritable(path):
+        try:
+            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+            temporary.chmod(0o777 & ~_umask())
+            yield temporary
+            if path.is_file():
+                path.unlink()
+            old = temporary.with_suffix(".old")
+            if path.exists():
+                path.replace(old)
+            temporary.replace(path)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  (whatever json can hold)

@@ -22,6 +22,8 @@ ROOMS = (
 )  # fmt: skip
 """In the order in which data flows: a room imports itself and the rooms before it."""
 COMPOSITION = {PurePosixPath("bcnet_core/__init__.py"), PurePosixPath("bcnet_core/backends.py")}
+FRONT_DOOR = {"bcnet_core.__version__", "bcnet_core.BCNetError", "bcnet_core.ExitCode"}
+"""What a room may import from `bcnet_core` itself; `load_detector` would reach every room at once."""
 TORCH_FREE = ("annotations", "occlusion", "config", "synth")
 VAGUE_NAMES = {"utils", "util", "misc", "common", "helpers", "helper"}
 MAX_MODULE_LINES, MAX_FUNCTION_LINES = 400, 80
@@ -84,6 +86,11 @@ def broken_by_import(path: PurePosixPath, found: Import) -> str | None:
         "detectron2 is imported by integrations only": package == "detectron2" and here != "integrations",
         "integrations are imported by backends only": there == "integrations"
         and here not in {"integrations", "backends"},
+        "the core takes nothing from its own front door": in_core
+        and path not in COMPOSITION
+        and package == "bcnet_core"
+        and there is None
+        and found.name not in FRONT_DOOR,
         "this room knows no torch": here in TORCH_FREE and package in {"torch", "torchvision"},
         "imports point up the list of rooms only": in_core
         and path not in COMPOSITION
@@ -224,6 +231,9 @@ BROKEN = {
         "up the list",
     ),
     "backends from a room": ("bcnet_core/engine/a.py", "from bcnet_core import backends", "up the list"),
+    "the front door": ("bcnet_core/data/a.py", "from bcnet_core import load_detector", "front door"),
+    "a bare import": ("bcnet_core/data/a.py", "import bcnet_core", "front door"),
+    "a star": ("bcnet_core/data/a.py", "from bcnet_core import *", "front door"),
     "cli": ("bcnet_core/data/a.py", "from bcnet_cli import console", "no command line"),
     "cli for types": (
         "bcnet_core/data/a.py",

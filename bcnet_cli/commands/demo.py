@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
-from bcnet_cli.options import Overwrite
+from bcnet_cli.options import DryRun, Overwrite
 
 PARTS = ("shapes", "occ_val.json", "occ_val.manifest.json", "run", "viz", "viz_truth")
 """What the demo writes into its folder, and so may remove from it."""
@@ -30,6 +30,7 @@ def demo(
     val_images: Annotated[int, typer.Option("--val-images", min=1, help="Held-out scenes.")] = 300,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps of 4 scenes.")] = 1500,
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Make scenes, annotate, split, train a small bilayer detector on the CPU, evaluate and draw: about four minutes.
 
@@ -43,9 +44,13 @@ def demo(
 
     started = time.perf_counter()
     refuse_existing(output, overwrite=overwrite)
+    lines = _commands(output, images=images, val_images=val_images, steps=steps)
+    if dry_run:
+        console.err.print(Text("\n".join(["would run", *lines])))
+        return
     for part in PARTS:
         _remove(output / part)
-    for line in _commands(output, images=images, val_images=val_images, steps=steps):
+    for line in lines:
         _run(context.find_root().command.main, line)
     scores = json.loads((output / "run/eval/instances_val_scores.json").read_text(encoding="utf-8"))["scores"]
     table = console.make_table(f"The demo took {time.perf_counter() - started:.0f} s", "", "mask AP")

@@ -46,27 +46,33 @@ def evaluate(
     from bcnet_core import load_detector
     from bcnet_core.data.loaders import read_annotations
     from bcnet_core.engine.run_dir import open_run
+    from bcnet_core.evaluation.coco import ground_truth
     from bcnet_core.evaluation.predict import check_categories, predict_images
     from bcnet_core.evaluation.submission import SUBMISSION_NAME
-    from bcnet_core.outputs import refuse_existing
+    from bcnet_core.outputs import refuse_existing, write_json
 
     opened = open_run(run)
     data = opened.recipe.data if data_root is None else opened.recipe.data.model_copy(update={"root": data_root})
     dataset = data.test if test_dev else data.val
     coco = read_annotations(data, dataset, need_annotations=not test_dev)
-    name = f"{SUBMISSION_NAME}.zip" if test_dev else f"{dataset.annotations.stem}_results.json"
-    target = (output or opened.path / "eval") / name
-    refuse_existing(target, overwrite=overwrite)
+    folder, stem = output or opened.path / "eval", dataset.annotations.stem
+    names = [f"{SUBMISSION_NAME}.zip"] if test_dev else [f"{stem}_results.json", f"{stem}_scores.json"]
+    targets = [folder / name for name in names]
+    for target in targets:
+        refuse_existing(target, overwrite=overwrite)
     if dry_run:
-        console.err.print(f"would run {opened.checkpoint} on {len(coco.images):,} images and write {target}")
+        console.err.print(f"would run {opened.checkpoint} on {len(coco.images):,} images and write {targets[0]}")
         return
     detector = load_detector(opened.checkpoint, device=device)
     check_categories(detector, coco)
+    truth = None if test_dev else ground_truth(coco)
     results = predict_images(detector, coco.images, data.locate(dataset)[1], reporter=ConsoleReporter())
-    if test_dev:
-        _submit(target, coco, results, as_json=as_json)
+    if truth is None:
+        _submit(targets[0], coco, results, as_json=as_json)
     else:
-        _score(target, coco, results, occ=occ, as_json=as_json)
+        write_json(targets[0], results)
+        rows = _score(coco, truth, results, occ=occ)
+        _report(rows, targets, len(coco.images), as_json=as_json)
         console.show_outputs(then=f"bcnet viz {run} -o viz")
 
 
@@ -82,30 +88,32 @@ def _submit(target: Path, coco: CocoFile, results: list[Record], *, as_json: boo
     console.show_outputs(target, then="upload the zip to the COCO test-dev server")
 
 
-def _score(target: Path, coco: CocoFile, results: list[Record], *, occ: bool, as_json: bool) -> None:
-    """Score, write results and scores, and show the table."""
-    from bcnet_core.evaluation.coco import BACKEND, evaluate
+def _score(coco: CocoFile, truth: Record, results: list[Record], *, occ: bool) -> dict[str, Scores]:
+    """The scores of boxes and masks, on request also on the occluded split."""
+    from bcnet_core.evaluation.coco import evaluate
     from bcnet_core.occlusion.split import SplitRule, split_occluded
-    from bcnet_core.outputs import write_json
 
-    rows = {"boxes": evaluate(coco, results, "bbox"), "masks": evaluate(coco, results, "segm")}
+    rows = {"boxes": evaluate(truth, results, "bbox"), "masks": evaluate(truth, results, "segm")}
     if occ:
         ids = [image["id"] for image in split_occluded(coco, rule=SplitRule()).content["images"]]
-        rows["boxes, occluded split"] = evaluate(coco, results, "bbox", image_ids=ids)
-        rows["masks, occluded split"] = evaluate(coco, results, "segm", image_ids=ids)
-    summary = {
-        "backend": BACKEND,
-        "images": len(coco.images),
-        "scores": {name: scores._asdict() for name, scores in rows.items()},
-    }
-    scores_path = target.with_name(target.name.replace("_results", "_scores"))
-    write_json(target, results)
-    write_json(scores_path, summary)
+        rows["boxes, occluded split"] = evaluate(truth, results, "bbox", image_ids=ids)
+        rows["masks, occluded split"] = evaluate(truth, results, "segm", image_ids=ids)
+    return rows
+
+
+def _report(rows: dict[str, Scores], targets: list[Path], images: int, *, as_json: bool) -> None:
+    """Write the scores and show them."""
+    from bcnet_core.evaluation.coco import BACKEND
+    from bcnet_core.outputs import write_json
+
+    scores = {name: row._asdict() for name, row in rows.items()}
+    summary = {"backend": BACKEND, "images": images, "scores": scores}
+    write_json(targets[1], summary)
     if as_json:
         console.out.print_json(data=summary)
     else:
-        console.out.print(_table(rows, f"COCO scores in %, {len(coco.images):,} images, {BACKEND}"))
-    console.show_outputs(target, scores_path)
+        console.out.print(_table(rows, f"COCO scores in %, {images:,} images, {BACKEND}"))
+    console.show_outputs(*targets)
 
 
 def _table(rows: dict[str, Scores], title: str) -> Table:

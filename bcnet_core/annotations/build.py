@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record
-from bcnet_core.annotations.occluder import OccluderRule, derive_occluders
+from bcnet_core.annotations.occluder import OccluderRule, derive_from_records
 from bcnet_core.annotations.polygons import to_polygons
 from bcnet_core.errors import BCNetError
 from bcnet_core.masks import RLE
@@ -171,9 +171,8 @@ def _occluders_of_chunk(images: list[_Image], *, rule: OccluderRule, output_form
 
 def _occluders_of(image: _Image, rule: OccluderRule, output_format: OutputFormat) -> _Found:
     seen = [_read_mask(annotation, image.height, image.width) for annotation in image.annotations]
-    boxes = np.array([annotation["bbox"] for annotation in image.annotations], dtype=np.float64).reshape(-1, 4)
-    crowd = np.array([bool(annotation.get("iscrowd", 0)) for annotation in image.annotations], dtype=bool)
-    regions = derive_occluders([rle for rle, _ in seen], boxes, crowd, image.height, image.width, rule=rule)
+    rles = [rle for rle, _ in seen]
+    regions = derive_from_records(image.annotations, rles, image.height, image.width, rule=rule)
     return _Found([_entry(region, output_format) for region in regions], [reason for _, reason in seen])
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcnet_core import masks
+from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import usage_error
 from bcnet_core.masks import RLE
 
@@ -78,6 +79,31 @@ def derive_occluders(
         if masks.area(region) > rule.min_area:
             regions[index] = region
     return regions
+
+
+def derive_from_records(
+    records: Sequence[Record],
+    rles: Sequence[RLE | None],
+    height: int,
+    width: int,
+    *,
+    rule: OccluderRule = OccluderRule(),
+) -> list[RLE | None]:
+    """`derive_occluders` for the annotations of one image as they stand in a COCO file.
+
+    Args:
+        records: N annotations with `bbox` and perhaps `iscrowd`.
+        rles: the mask of each, None where there is none.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        rule: the thresholds.
+
+    Returns:
+        N regions; None where there is no occluder.
+    """
+    boxes = np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
+    crowd = np.array([bool(record.get("iscrowd", 0)) for record in records], np.bool_)
+    return derive_occluders(rles, boxes, crowd, height, width, rule=rule)
 
 
 def box_iou(boxes: NDArray[np.float64], *, pixel: float = 0.0) -> NDArray[np.float64]:

@@ -60,7 +60,7 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
     """The detector and its bilayer mask head."""
 
     detector: Literal["fcos"] = Field("fcos", description="the detector that proposes the boxes")
-    backbone: Literal["tiny"] = Field("tiny", description="the feature extractor; tiny is for CPUs (GroupNorm, 0.9 M)")
+    backbone: Literal["tiny"] = Field("tiny", description="the feature extractor; tiny is for CPUs and has GroupNorm")
     channels: int = Field(
         256, gt=0, multiple_of=32, description="channels of the feature pyramid, the FCOS towers and the mask head"
     )

@@ -8,12 +8,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occluders, segmentation_rle
-from bcnet_core.annotations.occluder import derive_occluders
+from bcnet_core.annotations.occluder import derive_from_records
 from bcnet_core.data.crops import MaskCrops, crop_rles
 from bcnet_core.data.images import read_image
 from bcnet_core.data.transforms import Placement, place
@@ -149,18 +150,17 @@ class TrainingSet(Dataset[Sample]):
         if self.reads_occluders:
             regions = [segmentation_rle(annotation, image, key=OCCLUDER_KEY) for annotation in annotations]
         else:
-            boxes = np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4)
-            crowd = np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], np.bool_)
-            regions = derive_occluders(rles, boxes, crowd, image["height"], image["width"])
-        kept = [index for index, annotation in enumerate(annotations) if _is_target(annotation) and rles[index]]
+            regions = derive_from_records(annotations, rles, image["height"], image["width"])
+        kept = [
+            index
+            for index, (annotation, rle) in enumerate(zip(annotations, rles, strict=True))
+            if _is_target(annotation) and rle is not None and masks.area(rle) and _extent(annotation, image).all()
+        ]
         return [annotations[i] for i in kept], [rles[i] for i in kept], [regions[i] for i in kept]
 
     def _targets(self, image: Record, annotations: list[Record], placement: Placement) -> Targets:
         instances, rles, regions = self._layers(image, annotations)
-        boxes = np.array([instance["bbox"] for instance in instances], np.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        boxes[:, 0::2] = boxes[:, 0::2].clip(0, image["width"])
-        boxes[:, 1::2] = boxes[:, 1::2].clip(0, image["height"])
+        boxes = np.array([_corners(instance, image) for instance in instances], np.float64).reshape(-1, 4)
         return Targets(
             torch.from_numpy(placement.to_input(boxes).astype(np.float32)),
             torch.tensor([self._labels[instance["category_id"]] for instance in instances], dtype=torch.int64),
@@ -168,6 +168,21 @@ class TrainingSet(Dataset[Sample]):
             crop_rles(regions),
             torch.tensor(placement, dtype=torch.float32),
         )
+
+
+def _corners(annotation: Record, image: Record) -> NDArray[np.float64]:
+    """The box of an annotation as (4,) xyxy, cut to its image."""
+    x, y, width, height = annotation["bbox"]
+    limit = [image["width"], image["height"]] * 2
+    corners = np.array([x, y, x + width, y + height], np.float64)
+    cut: NDArray[np.float64] = corners.clip(0, limit)
+    return cut
+
+
+def _extent(annotation: Record, image: Record) -> NDArray[np.bool_]:
+    """Whether the box has a width and a height inside its image, (2,)."""
+    corners = _corners(annotation, image)
+    return corners[2:] > corners[:2]
 
 
 def _is_target(annotation: Record) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +102,26 @@ def recipe_of(checkpoint: Checkpoint, path: Path) -> Recipe:
 def load_weights(detector: Detector, checkpoint: Checkpoint, path: Path) -> None:
     """Put a checkpoint's weights into a detector.
 
+    Args:
+        detector: fresh, for the categories of the data.
+        checkpoint: what was read from `path`.
+        path: for messages.
+
     Raises:
-        BCNetError: if the classes differ in number or a tensor does not fit; the message names both sides.
+        BCNetError: if the categories are others, or in another order, or a tensor does not fit; the message names
+            both sides.
     """
-    if len(checkpoint.categories) != len(detector.categories):
+    trained, given = (_names(categories) for categories in (checkpoint.categories, detector.categories))
+    if trained != given:
+        first = next(
+            f"label {label} is {a!r} in the checkpoint, {b!r} in the data"
+            for label, (a, b) in enumerate(zip_longest(trained, given))
+            if a != b
+        )
         raise data_error(
-            f"`{path}` was trained on {len(checkpoint.categories)} classes, the data has {len(detector.categories)}",
-            f"the checkpoint's: {_some_names(checkpoint.categories)}",
-            f"the data's:       {_some_names(detector.categories)}",
+            f"`{path}` was trained on other classes ({len(trained)}) than the data has ({len(given)})",
+            first,
+            "use the annotation file it was trained on, or one with the same categories in the same order",
         )
     own = detector.state_dict()
     unfit = sorted(
@@ -165,6 +178,5 @@ def find_checkpoint(path: Path) -> Path:
     return latest
 
 
-def _some_names(categories: list[Record]) -> str:
-    names = [str(category["name"]) for category in categories]
-    return ", ".join(names[:8]) + (f", ... ({len(names)})" if len(names) > 8 else "")
+def _names(categories: list[Record]) -> list[str]:
+    return [str(category["name"]) for category in categories]

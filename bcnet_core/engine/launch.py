@@ -73,6 +73,8 @@ def check_processes(job: TrainingJob, processes: int) -> None:
         BCNetError: with both numbers and the way out.
     """
     gpus = torch.cuda.device_count()
+    if processes > 1 and ":" in job.device:
+        raise usage_error(f"`{job.device}` is one GPU, {processes} processes need as many", "use --device cuda")
     wants_gpu = job.device.startswith("cuda") or (job.device == "auto" and (gpus or processes > 1))
     if wants_gpu and processes > gpus:
         have = "no GPU" if gpus == 0 else f"{gpus} GPU" + "s" * (gpus > 1)

@@ -7,10 +7,12 @@ env.json              versions, hardware   checkpoints/   step_00001000.pt
 from __future__ import annotations
 
 import json
+import math
 import platform
 import shutil
 import sys
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -19,11 +21,11 @@ import torchvision
 from bcnet_core import __version__
 from bcnet_core.config.load import dump_recipe, format_value, settings
 from bcnet_core.config.schema import Recipe
-from bcnet_core.engine.checkpoint import find_checkpoint, latest_checkpoint, read_checkpoint, recipe_of
+from bcnet_core.engine.checkpoint import checkpoint_path, find_checkpoint, latest_checkpoint, read_checkpoint, recipe_of
 from bcnet_core.errors import usage_error
 from bcnet_core.outputs import atomic_file, write_json
 
-MAY_CHANGE = {"data.root", "data.workers", "solver.steps", "solver.checkpoint_every", "solver.log_every"}
+MAY_CHANGE = {"data.root", "data.workers", "solver.checkpoint_every", "solver.log_every"}
 """Settings that a resumed run may change."""
 
 RECIPE_FILE, ENV_FILE, METRICS_FILE = "recipe.resolved.yaml", "env.json", "metrics.jsonl"
@@ -52,7 +54,8 @@ def open_run(path: Path) -> Run:
     """
     checkpoint = find_checkpoint(path)
     recipe = recipe_of(read_checkpoint(checkpoint), checkpoint)
-    return Run(path if path.is_dir() else path.parent, checkpoint, recipe)
+    folder = path if path.is_dir() else path.parent
+    return Run(folder.parent if folder.name == checkpoint_path(folder, 0).parent.name else folder, checkpoint, recipe)
 
 
 def refuse_taken(path: Path, command: str) -> None:
@@ -85,13 +88,15 @@ def refuse_other_recipe(checkpoint: Path, before: Recipe, now: Recipe) -> None:
         now: the recipe that is asked for.
 
     Raises:
-        BCNetError: naming the settings that differ, apart from those in `MAY_CHANGE`.
+        BCNetError: naming the settings that differ, apart from those in `MAY_CHANGE`. A run may become longer, unless
+            its learning rate depends on where it ends.
     """
+    may_change = MAY_CHANGE | ({"solver.steps"} if now.solver.schedule == "step" else set())
     pairs = zip(settings(before), settings(now), strict=True)
     differ = [
         f"{old.key} was {format_value(old.value)}, now {format_value(new.value)}"
         for old, new in pairs
-        if old.value != new.value and old.key not in MAY_CHANGE
+        if old.value != new.value and old.key not in may_change
     ]
     if differ:
         raise usage_error(
@@ -137,7 +142,7 @@ class MetricsFile:
     def __init__(self, run_dir: Path, *, first_step: int) -> None:
         self._path = run_dir / METRICS_FILE
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() and first_step else []
-        kept = [line for line in lines if json.loads(line)["step"] <= first_step]
+        kept = list(takewhile(lambda line: _step_of(line) <= first_step, lines))
         with atomic_file(self._path) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
@@ -145,3 +150,11 @@ class MetricsFile:
         """Add one row; every row has `step`, the number of steps done."""
         with self._path.open("a", encoding="utf-8") as out:
             out.write(json.dumps(row) + "\n")
+
+
+def _step_of(line: str) -> float:
+    """The step of a row; infinity where the row was cut off while it was written."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

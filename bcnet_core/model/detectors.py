@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from bcnet_core.annotations.coco import Record
 from bcnet_core.config.schema import LossConfig, Recipe
@@ -21,6 +20,7 @@ from bcnet_core.model.backbones import TinyBackbone, build_backbone
 from bcnet_core.model.bilayer_head import BilayerLogits, BilayerMaskHead
 from bcnet_core.model.fcos import FCOSHead, Proposals, fcos_losses, select
 from bcnet_core.model.losses import OccluderSampling, bilayer_losses
+from bcnet_core.model.paste import paste_masks
 from bcnet_core.model.pooler import pool_rois
 from bcnet_core.model.targets import bilayer_targets, jittered_rois
 from bcnet_core.structures import Detections
@@ -211,5 +211,5 @@ def _as_image(image: NDArray[np.uint8] | str | Path) -> NDArray[np.uint8]:
 
 def _detections(found: Proposals, logits: BilayerLogits, height: int, width: int) -> Detections:
     maps = {name: getattr(logits, name).sigmoid() for name in BilayerLogits._fields}
-    pasted = paste_masks_in_image(maps["occludee_mask"][:, None], found.boxes, (height, width))
-    return Detections(found.boxes, found.scores, found.labels, masks=pasted[:, 0] >= 0.5, **maps)
+    masks = paste_masks(maps["occludee_mask"], found.boxes, height, width)
+    return Detections(found.boxes, found.scores, found.labels, masks, **maps)

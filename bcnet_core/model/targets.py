@@ -52,13 +52,13 @@ def jittered_rois(targets: list[Targets], seeds: list[int], *, most: int, amount
     first = 0
     for image, (target, seed) in enumerate(zip(targets, seeds, strict=True)):
         count, device = len(target.boxes), target.boxes.device
-        draws = torch.rand((count, 5), generator=torch.Generator().manual_seed(seed)).to(device)
+        draws = torch.rand((count, 6), generator=torch.Generator().manual_seed(seed)).to(device)
         kept = draws[:, 4].argsort()[:most].sort().values
         size = (target.boxes[:, 2:] - target.boxes[:, :2]).repeat(1, 2)
         boxes.append((target.boxes + (2 * draws[:, :4] - 1) * amount * size)[kept])
         images.append(torch.full_like(kept, image))
         instances.append(kept + first)
-        keys.append(draws[kept, 4])
+        keys.append(draws[kept, 5])
         first += count
     return RoIs(torch.cat(boxes), torch.cat(images), torch.cat(instances), torch.cat(keys))
 
@@ -79,7 +79,7 @@ def bilayer_targets(targets: list[Targets], rois: RoIs, *, size: int) -> Bilayer
     return BilayerTargets(occludee, boundary(occludee), occluder, boundary(occluder))
 
 
-def crop_to_boxes(crops: MaskCrops, instances: Tensor, boxes: Tensor, *, size: int, samples: int = 2) -> Tensor:
+def crop_to_boxes(crops: MaskCrops, instances: Tensor, boxes: Tensor, *, size: int, samples: int = 3) -> Tensor:
     """Sample one mask per box on an S x S grid; outside of its crop a mask is empty.
 
     Each cell looks at `samples` x `samples` pixels and is set where half or more of them are.

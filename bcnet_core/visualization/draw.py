@@ -108,7 +108,7 @@ def overlay(
         alpha: opacity of the tint in [0, 1].
         ground: what is seen outside the masks, where it differs from `image`.
     """
-    canvas = (image if ground is None else ground).copy()
+    canvas: Image = (image if ground is None else ground).copy()
     for index in sorted(range(len(masks)), key=lambda index: -np.count_nonzero(masks[index])):
         mask, colour = masks[index], colours[index]
         cut = window(mask)
@@ -128,7 +128,7 @@ def add_labels(image: Image, labels: Sequence[Label]) -> Image:
     Larger objects choose first. A label that could only lie on top of others is left out, so that the rest
     stays legible.
     """
-    canvas = image.copy()
+    canvas: Image = image.copy()
     objects = np.zeros(image.shape[:2], np.uint8)
     for label in labels:
         objects |= label.mask.view(np.uint8)

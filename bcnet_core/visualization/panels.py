@@ -189,16 +189,6 @@ def maps_of_masks(occludee: Mask, occluder: Mask | None, box: Box, *, side: int 
     return Maps(occluder_boundary, occluder_mask, occludee_boundary, occludee_mask)
 
 
-def paste(probabilities: NDArray[np.floating], box: Box, size: tuple[int, int]) -> Mask:
-    """Where a map of a box is above one half, in an image of (height, width) `size`; (H, W) bool."""
-    mask = np.zeros(size, np.bool_)
-    cut = _cut(box, mask)
-    target = mask[cut].shape
-    grown = cv2.resize(probabilities.astype(np.float32), target[::-1], interpolation=cv2.INTER_LINEAR)
-    mask[cut] = grown > 0.5
-    return mask
-
-
 def _instances_panel(picture: Picture) -> Image:
     masks = [layers.occludee for layers in picture.instances]
     drawn = draw.overlay(picture.image, masks, _colours(picture.instances))

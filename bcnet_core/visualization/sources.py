@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occluders, segmentation_rle
-from bcnet_core.annotations.occluder import derive_occluders
+from bcnet_core.annotations.occluder import derive_from_records
 from bcnet_core.data.images import read_image
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.masks import RLE
+from bcnet_core.model.paste import paste_masks
 from bcnet_core.structures import Detections
 from bcnet_core.visualization import draw
 from bcnet_core.visualization.draw import Image, Mask
-from bcnet_core.visualization.panels import Box, Layers, Maps, Picture, paste
+from bcnet_core.visualization.panels import Box, Layers, Maps, Picture
 
 LONGEST = 1280
 """Longest side of a picture in pixels; larger images are shown smaller."""
@@ -193,10 +195,8 @@ def _occluders(record: Record, annotations: Sequence[Record], *, stored: bool) -
     """The occluder region of each annotation of an image."""
     if stored:
         return [segmentation_rle(annotation, record, key=OCCLUDER_KEY) for annotation in annotations]
-    boxes = np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4)
-    crowd = np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], np.bool_)
     rles = [segmentation_rle(annotation, record) for annotation in annotations]
-    return derive_occluders(rles, boxes, crowd, record["height"], record["width"])
+    return derive_from_records(annotations, rles, record["height"], record["width"])
 
 
 def _occlusion(record: Record, annotations: Sequence[Record], *, stored: bool) -> float:
@@ -236,7 +236,7 @@ def _detected(detector: Predictor, found: Detections, index: int, record: Record
         category=str(detector.categories[int(found.labels[index])]["name"]),
         box=box,
         occludee=draw.resize_mask(found.masks[index].numpy(), size),
-        occluder=paste(maps.occluder_mask, box, size),
+        occluder=paste_masks(found.occluder_mask[index : index + 1], torch.tensor([box]), *size)[0].numpy(),
         score=float(found.scores[index]),
         maps=maps,
     )

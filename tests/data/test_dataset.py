@@ -60,7 +60,10 @@ def test_asking_for_the_file_where_it_has_none_is_an_error(tmp_path: Path) -> No
 
 def test_crowds_and_what_has_no_mask_are_no_targets(tmp_path: Path) -> None:
     crowd = square(2, 25, 10, 30, iscrowd=1, segmentation={"size": [80, 100], "counts": [0, 8000]})
-    dataset = make(tmp_path, square(1, 10, 10, 30), crowd, square(3, 0, 0, 5, segmentation=[]), square(4, 0, 0, 0))
+    dataset = make(
+        tmp_path, square(1, 10, 10, 30), crowd, square(3, 0, 0, 5, segmentation=[]), square(4, 0, 0, 0),
+        square(5, 200, 10, 30), square(6, 5, 5, 9, segmentation=[[5.1, 5.1, 5.2, 5.1, 5.2, 5.2]]),
+    )  # fmt: skip
     assert len(dataset[0, 0].targets.boxes) == 1
     assert dataset.occluder_share == 0  # crowds do not occlude
 

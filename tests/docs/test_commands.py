@@ -163,6 +163,12 @@ def test_the_commands_of_a_document(program: Any, document: Path) -> None:
     assert not problems, "\n".join(problems)
 
 
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CHANGELOG.md"], ids=lambda path: path.name)
+def test_the_links_of_a_document_lead_to_a_file(document: Path) -> None:
+    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
 def test_the_readme_and_the_contributing_guide_have_commands() -> None:
     for document in DOCUMENTS[:2]:
         assert commands_of_document(document.read_text(encoding="utf-8")), document.name

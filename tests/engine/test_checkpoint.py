@@ -14,6 +14,7 @@ from bcnet_core.engine.checkpoint import (
     Checkpoint,
     find_checkpoint,
     latest_checkpoint,
+    load_weights,
     read_checkpoint,
     save_checkpoint,
 )
@@ -100,7 +101,11 @@ def test_weights_that_do_not_fit_name_both_sides(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "x.pt", wrong)
     with pytest.raises(BCNetError, match=r"do not fit this model: \d+ of \d+ tensors differ"):
         bcnet_core.load_detector(tmp_path / "x.pt", device="cpu")
-    fewer = replace(checkpoint(), categories=CATEGORIES[:1])
-    save_checkpoint(tmp_path / "y.pt", fewer)
-    with pytest.raises(BCNetError, match="do not fit"):
-        bcnet_core.load_detector(tmp_path / "y.pt", device="cpu")
+    detector = build_detector(RECIPE, CATEGORIES)
+    for categories, first in (
+        (CATEGORIES[:1], "label 1 is None in the checkpoint, 'box' in the data"),
+        (CATEGORIES[::-1], "label 0 is 'box' in the checkpoint, 'disc' in the data"),
+    ):
+        with pytest.raises(BCNetError, match="was trained on other classes") as caught:
+            load_weights(detector, replace(checkpoint(), categories=categories), tmp_path / "x.pt")
+        assert caught.value.hints[0] == first

@@ -85,12 +85,24 @@ def test_four_steps_are_two_and_two_more(scenes: Path, tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_keeps_its_settings_but_may_get_longer(scenes: Path, tmp_path: Path) -> None:
+    run_training(job(scenes, tmp_path / "run", "solver.schedule=step", "solver.steps=1"), SilentReporter())
+    with (tmp_path / "run/metrics.jsonl").open("a") as metrics:
+        metrics.write('{"step": 2, "lo')  # as a power cut leaves it
+    longer = ("solver.schedule=step", "solver.steps=2")
+    with pytest.raises(BCNetError, match="was trained with other settings") as caught:
+        run_training(job(scenes, tmp_path / "run", *longer, "solver.lr=1", resume=True), SilentReporter())
+    assert caught.value.exit_code == 2 and caught.value.hints[0] == "solver.lr was 0.002, now 1.0"
+    run_training(job(scenes, tmp_path / "run", *longer, resume=True), SilentReporter())
+    assert open_run(tmp_path / "run").recipe.solver.steps == 2
+    rows = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [1, 2]
+
+
+def test_a_cosine_cannot_be_made_longer_under_way(scenes: Path, tmp_path: Path) -> None:
     run_training(job(scenes, tmp_path / "run", "solver.steps=1"), SilentReporter())
     with pytest.raises(BCNetError, match="was trained with other settings") as caught:
-        run_training(job(scenes, tmp_path / "run", "solver.steps=2", "solver.lr=1", resume=True), SilentReporter())
-    assert caught.value.exit_code == 2 and caught.value.hints[0] == "solver.lr was 0.002, now 1.0"
-    run_training(job(scenes, tmp_path / "run", "solver.steps=2", resume=True), SilentReporter())
-    assert open_run(tmp_path / "run").recipe.solver.steps == 2
+        run_training(job(scenes, tmp_path / "run", "solver.steps=2", resume=True), SilentReporter())
+    assert caught.value.hints[0] == "solver.steps was 1, now 2"
 
 
 def test_training_lowers_the_loss(scenes: Path, tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from bcnet_core import masks
+from bcnet_core import BCNetError, masks
 from bcnet_core.annotations.coco import CocoFile, read_coco, segmentation_rle
-from bcnet_core.evaluation.coco import evaluate
+from bcnet_core.evaluation.coco import evaluate, ground_truth
 
 
 def perturbed(coco: CocoFile) -> list[dict[str, Any]]:
@@ -42,7 +42,7 @@ def test_the_twelve_numbers_equal_the_reference(
 ) -> None:
     coco = read_coco(scenes / "annotations/instances_train.json")
     results = perturbed(coco)
-    scores = evaluate(coco, results, kind)
+    scores = evaluate(ground_truth(coco), results, kind)
     assert capsys.readouterr().out == ""
     truth = COCO()
     truth.dataset = deepcopy(coco.content)
@@ -58,7 +58,7 @@ def test_the_twelve_numbers_equal_the_reference(
 
 
 def test_no_detection_scores_zero(scenes: Path) -> None:
-    scores = evaluate(read_coco(scenes / "annotations/instances_val.json"), [], "segm")
+    scores = evaluate(ground_truth(read_coco(scenes / "annotations/instances_val.json")), [], "segm")
     assert scores.AP == scores.AR100 == 0
 
 
@@ -66,12 +66,34 @@ def test_only_the_chosen_images_count(scenes: Path) -> None:
     coco = read_coco(scenes / "annotations/instances_train.json")
     first = coco.images[0]["id"]
     results = [result for result in perturbed(coco) if result["image_id"] == first]
-    assert evaluate(coco, results, "segm", image_ids=[first]).AR100 > 3 * evaluate(coco, results, "segm").AR100
+    truth = ground_truth(coco)
+    assert evaluate(truth, results, "segm", image_ids=[first]).AR100 > 3 * evaluate(truth, results, "segm").AR100
 
 
 def test_inputs_stay_as_they_were(scenes: Path) -> None:
     coco = read_coco(scenes / "annotations/instances_val.json")
     results = perturbed(coco)
     before = deepcopy((coco.content, results))
-    evaluate(coco, results, "bbox")
+    evaluate(ground_truth(coco), results, "bbox")
     assert (coco.content, results) == before
+
+
+def test_ids_from_zero_and_ids_that_stand_twice_do_not_change_the_score(scenes: Path) -> None:
+    coco = read_coco(scenes / "annotations/instances_val.json")
+    results = perturbed(coco)
+    expected = evaluate(ground_truth(coco), results, "segm")
+    for number in (lambda index: index, lambda index: 7):
+        changed = [{**annotation, "id": number(index)} for index, annotation in enumerate(coco.annotations)]
+        content = {**coco.content, "annotations": changed}
+        assert evaluate(ground_truth(CocoFile(coco.path, content)), results, "segm") == expected
+
+
+def test_truth_without_masks_is_refused_and_without_areas_completed(scenes: Path) -> None:
+    coco = read_coco(scenes / "annotations/instances_val.json")
+    bare = [{k: v for k, v in a.items() if k not in {"area", "iscrowd"}} for a in coco.annotations]
+    truth = ground_truth(CocoFile(coco.path, {**coco.content, "annotations": bare}))
+    assert truth["annotations"] == ground_truth(coco)["annotations"]
+    no_mask = [{**coco.annotations[0], "segmentation": []}]
+    with pytest.raises(BCNetError, match="has no mask") as caught:
+        ground_truth(CocoFile(coco.path, {**coco.content, "annotations": no_mask}))
+    assert caught.value.exit_code == 3

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from bcnet_core import BCNetError, masks
-from bcnet_core.config.schema import DataConfig, ModelConfig, Recipe
+from bcnet_core.config.schema import DataConfig, LossConfig, ModelConfig, Recipe
 from bcnet_core.data.crops import crop_rles
 from bcnet_core.data.dataset import Targets
+from bcnet_core.data.transforms import resize
 from bcnet_core.model.detectors import Detector, build_detector
 
 CATEGORIES = [{"id": 7, "name": "disc"}, {"id": 9, "name": "box"}]
@@ -77,3 +78,24 @@ def test_nothing_found_is_a_result(detector: Detector) -> None:
 def test_what_is_no_image_is_refused(detector: Detector, image: np.ndarray) -> None:
     with pytest.raises(BCNetError, match="uint8 RGB"):
         detector.eval().predict([image])
+
+
+def test_a_resized_image_gives_boxes_and_masks_of_its_own_size(detector: Detector) -> None:
+    """A picture and its reduction are the same network input, so the answers differ in scale alone."""
+    large = np.random.default_rng(1).integers(0, 256, (128, 128, 3)).astype(np.uint8)
+    small = resize(large, 64, 64)
+    detector.eval()
+    detector.detections_per_image = 5
+    (one,) = detector.predict([small])
+    (two,) = detector.predict([large])
+    torch.testing.assert_close(two.boxes, 2 * one.boxes, rtol=0, atol=1e-3)
+    assert two.masks.shape[1:] == (128, 128)
+
+
+def test_weights_of_the_terms_are_applied(detector: Detector) -> None:
+    images = [torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)]
+    before = detector(images, [targets(2)], [1])
+    detector.loss_weights = LossConfig(box=2.5, occluder_mask=0.5)
+    after = detector(images, [targets(2)], [1])
+    ratio = {name: float(after[name].detach() / before[name].detach()) for name in TERMS}
+    assert ratio == pytest.approx({**dict.fromkeys(TERMS, 1.0), "box": 2.0, "occluder_mask": 2.0}, rel=1e-3)

@@ -1,3 +1,6 @@
+import math
+
+import pytest
 import torch
 
 from bcnet_core.model.fcos import FCOSHead, Outputs, assign, centerness_of, fcos_losses, select
@@ -90,3 +93,58 @@ def test_select_keeps_overlapping_boxes_of_different_classes() -> None:
         score_threshold=0.05, nms_iou=0.6, candidates_per_level=10, most=1,
     )[0]  # fmt: skip
     assert one.labels.tolist() == [0]
+
+
+def one_candidate(*, logit: float = 3.0, centerness: float = 9.0, places: tuple[int, ...] = (100,)) -> Outputs:
+    """Locations that each claim class 0 with a box of 4 x 4 strides."""
+    logits = torch.full((1, 336, 3), -9.0)
+    logits[0, list(places), 0] = logit
+    return empty_outputs()._replace(
+        classes=logits, distances=torch.full((1, 336, 4), 2.0), centerness=torch.full((1, 336), centerness)
+    )
+
+
+def test_the_score_is_the_root_of_class_times_centerness_and_the_threshold_is_on_the_class() -> None:
+    outputs = one_candidate(logit=0.0, centerness=-2.0)  # class 0.5, centerness 0.119: score 0.244
+    rest = {"nms_iou": 0.6, "candidates_per_level": 10, "most": 100}
+    (found,) = select(outputs, score_threshold=0.45, **rest)
+    assert found.scores.tolist() == pytest.approx([(0.5 / (1 + math.exp(2))) ** 0.5])
+    (found,) = select(outputs, score_threshold=0.55, **rest)
+    assert len(found.boxes) == 0
+
+
+def test_neighbours_are_suppressed_by_their_iou() -> None:
+    outputs = one_candidate(places=(100, 101))  # boxes of 32 px, 8 px apart: IoU 24 / 40 = 0.6
+    rest = {"score_threshold": 0.1, "candidates_per_level": 10, "most": 100}
+    assert len(select(outputs, nms_iou=0.65, **rest)[0].boxes) == 2
+    assert len(select(outputs, nms_iou=0.55, **rest)[0].boxes) == 1
+
+
+def test_each_level_gives_its_best_candidates_only() -> None:
+    outputs = one_candidate(places=(0, 15, 240, 255, 300))
+    rest = {"score_threshold": 0.1, "nms_iou": 0.6, "most": 100}
+    assert len(select(outputs, candidates_per_level=10, **rest)[0].boxes) == 5
+    assert len(select(outputs, candidates_per_level=2, **rest)[0].boxes) == 3
+
+
+def test_the_losses_by_hand() -> None:
+    outputs = one_candidate(logit=-1.0, centerness=0.5, places=())
+    box = torch.tensor([[20.0, 20, 60, 76]])
+    assigned, targets = assign(outputs, box, torch.tensor([1]), num_classes=3)
+    positive = (assigned == 1).nonzero()[:, 0]
+    assert len(positive) > 3
+    losses = fcos_losses(outputs, [box], [torch.tensor([1])])
+    probability = outputs.classes[0].sigmoid()
+    focal = 0.75 * probability**2 * -(1 - probability).log()
+    hit = probability[positive, 1]
+    focal[positive, 1] = 0.25 * (1 - hit) ** 2 * -hit.log()
+    torch.testing.assert_close(losses["classification"], focal.sum() / len(positive))
+    weights = centerness_of(targets[positive])
+    predicted = torch.full((len(positive), 4), 2.0)
+    inter = torch.minimum(predicted, targets[positive]).reshape(-1, 2, 2).sum(1).prod(1)
+    hull = torch.maximum(predicted, targets[positive]).reshape(-1, 2, 2).sum(1).prod(1)
+    union = 16 + targets[positive].reshape(-1, 2, 2).sum(1).prod(1) - inter
+    giou = 1 - (inter / union - (hull - union) / hull)
+    torch.testing.assert_close(losses["box"], (giou * weights).sum() / weights.sum())
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(torch.full_like(weights, 0.5), weights)
+    torch.testing.assert_close(losses["centerness"], expected)

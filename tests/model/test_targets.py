@@ -52,11 +52,22 @@ def test_crops_equal_a_dense_reference() -> None:
 
 
 def test_a_cell_is_set_where_half_of_its_pixels_are() -> None:
-    mask = np.zeros((4, 4), bool)
-    mask[:2, 0] = True  # half of the first 2 x 2 cell, none of the others
+    mask = np.zeros((6, 6), bool)
+    mask[0, :3] = mask[1, :2] = True  # 5 of the 9 pixels of the first cell
+    mask[3, :3] = mask[4, 0] = True  # 4 of the 9 of the one below
     crops = crop_rles([masks.encode(mask)])
-    got = crop_to_boxes(crops, torch.tensor([0]), torch.tensor([[0.0, 0, 4, 4]]), size=2, samples=2)
+    got = crop_to_boxes(crops, torch.tensor([0]), torch.tensor([[0.0, 0, 6, 6]]), size=2)
     assert got[0].tolist() == [[True, False], [False, False]]
+
+
+def test_few_samples_give_the_area_that_many_give() -> None:
+    rng = np.random.default_rng(5)
+    disc = np.hypot(*np.mgrid[-100:101, -100:101]) <= 80
+    crops, instances = crop_rles([masks.encode(disc)]), torch.zeros(200, dtype=torch.int64)
+    corners = torch.from_numpy(rng.uniform(0, 16, (200, 2)).astype(np.float32))
+    boxes = torch.cat([corners, corners + 170], dim=1)
+    few, many = (crop_to_boxes(crops, instances, boxes, size=28, **more).sum() for more in ({}, {"samples": 15}))
+    assert abs(float(few / many) - 1) < 0.005
 
 
 def test_concatenated_crops_keep_their_masks() -> None:
@@ -97,6 +108,7 @@ def test_jittered_rois_depend_on_the_image_alone() -> None:
         empty = crop_rles([None] * count)
         return Targets(boxes, torch.zeros(count, dtype=torch.int64), empty, empty, torch.tensor([1.0, 0, 1, 0]))
 
+    assert not jittered_rois([target(300)], [1], most=9).keys.max() < 0.3  # being kept says nothing about the key
     together = jittered_rois([target(3), target(5)], [7, 8], most=4)
     alone = jittered_rois([target(5)], [8], most=4)
     assert together.images.tolist() == [0, 0, 0, 1, 1, 1, 1]

@@ -126,13 +126,6 @@ def test_boundaries_agree_with_the_official_ones() -> None:
         assert (maps.occludee_boundary.astype(bool) == boundary).all()
 
 
-def test_paste_fills_the_box_only() -> None:
-    mask = panels.paste(np.full((28, 28), 0.8), (100.2, 40, 160, 300), (200, 300))
-    assert mask[40:, 100:160].all()
-    assert mask.sum() == 160 * 60
-    assert not panels.paste(np.full((28, 28), 0.4), (0, 0, 9, 9), (200, 300)).any()
-
-
 def test_a_missing_image_is_one_named_panel() -> None:
     picture = Picture("lost.jpg", np.zeros((200, 300, 3), np.uint8), fault="the image does not exist")
     rendered = panels.render(picture)

@@ -1,0 +1,90 @@
+"""The mask head and its losses against recordings of the official code; tolerances are ten times its own noise."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bcnet_core.model.bilayer_head import BilayerLogits, BilayerMaskHead
+from bcnet_core.model.losses import bilayer_losses
+from bcnet_core.model.targets import BilayerTargets
+from tests.parity.rule import input_for, weights_for
+
+PARITY = Path(__file__).parent.parent / "parity"
+OFFICIAL = {"occludee_mask": "mask", "occludee_boundary": "boundary", "occluder_mask": "mask_bo",
+            "occluder_boundary": "boundary_bo"}  # fmt: skip
+LAYERS = {"boundary_fcn": "occluder.convs", "mask_fcn": "occludee.convs"}
+PARTS = {
+    "query_transform": "query", "key_transform": "key", "value_transform": "value", "output_transform": "output",
+    "blocker": "norm",
+}  # fmt: skip
+PREDICTORS = {
+    "deconv": "occludee_mask.upsample", "predictor": "occludee_mask.logits",
+    "bo_deconv": "occluder_mask.upsample", "predictor_bo": "occluder_mask.logits",
+    "boundary_deconv": "occludee_boundary.upsample", "boundary_predictor": "occludee_boundary.logits",
+    "boundary_deconv_bo": "occluder_boundary.upsample", "boundary_predictor_bo": "occluder_boundary.logits",
+}  # fmt: skip
+
+
+def our_key(official: str) -> str:
+    module, leaf = official.rsplit(".", 1)
+    if module in PREDICTORS:
+        return f"{PREDICTORS[module]}.{leaf}"
+    for prefix, layer in LAYERS.items():
+        if module.startswith(prefix):
+            return f"{layer}.{int(module[len(prefix) :]) - 1}.{leaf}"
+    part, _, suffix = module.partition("_bound")
+    return f"{'occluder' if suffix else 'occludee'}.attention.{PARTS[part]}.{leaf}"
+
+
+@pytest.fixture
+def head() -> BilayerMaskHead:
+    shapes = json.loads((PARITY / "maskhead_keys.json").read_text())
+    state = {our_key(key): torch.as_tensor(weights_for(key, shape, "open")) for key, shape in shapes.items()}
+    head = BilayerMaskHead()
+    head.load_state_dict(state)
+    return head
+
+
+def test_the_head_equals_the_official_one(head: BilayerMaskHead) -> None:
+    features = torch.from_numpy(input_for("maskhead", (6, 256, 14, 14), "open"))
+    with np.load(PARITY / "maskhead.npz") as official, torch.no_grad():
+        for prefix, inputs, tolerance in (
+            ("eval", features, 1e-4),
+            ("eval1", features[:1], 1e-4),
+            ("train", features, 5e-4),
+        ):
+            logits = head.train(prefix == "train")(inputs)
+            for ours, theirs in OFFICIAL.items():
+                expected = torch.from_numpy(official[f"{prefix}_{theirs}"][:, 0])
+                torch.testing.assert_close(getattr(logits, ours), expected, rtol=0, atol=tolerance)
+        for layer, name in ((head.occludee, "bound"), (head.occluder, "bound_bo")):
+            mean = torch.from_numpy(official[f"train_blocker_{name}_running_mean"])
+            torch.testing.assert_close(layer.attention.norm.running_mean, mean, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "case", ["main", "one_occluded", "all_occluded", "first_occluded", "single_roi", "no_occluder"]
+)
+def test_the_losses_equal_the_official_ones(case: str) -> None:
+    """The official boundary terms are twice a cross-entropy; their weight of 0.5 is our weight of 1."""
+    with np.load(PARITY / "loss.npz") as official:
+        names = ("gt_masks", "gt_boundary", "gt_bo_masks", "gt_boundary_bo")
+        targets = BilayerTargets(*(torch.from_numpy(official[f"{case}_{name}"].astype(bool)) for name in names))
+        count = len(targets.occludee_mask)
+        logits = BilayerLogits(
+            *(
+                torch.from_numpy(input_for(f"logits_{case}_{OFFICIAL[name]}", (count, 1, 28, 28), "open")[:, 0])
+                for name in BilayerLogits._fields
+            )
+        )
+        losses = bilayer_losses(logits, targets, torch.zeros(count), sampling="official")
+        got = [
+            losses["occludee_mask"],
+            losses["occluder_mask"],
+            2 * losses["occludee_boundary"],
+            2 * losses["occluder_boundary"],
+        ]
+        np.testing.assert_allclose([float(loss) for loss in got], official[f"{case}_losses"], atol=1e-5)
