@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -53,8 +55,13 @@ def options(
         os.environ["BCNET_DEBUG"] = "1"
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the program and exit with the code of the contract (0, 1, 2, 3 or 130)."""
+    signal.signal(signal.SIGTERM, _interrupt)  # so that temporary files go as they do on Ctrl-C
     try:
         app()
     except BCNetError as error:

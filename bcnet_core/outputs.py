@@ -62,20 +62,18 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
         BCNetError: if the directory cannot be written or the disk is full.
     """
-    temporary: Path | None = None
     with _told_if_unwritable(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         try:
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-            os.close(handle)
-            temporary = Path(name)
             temporary.chmod(0o666 & ~_umask())
             yield temporary
             with temporary.open("rb+") as written:
                 os.fsync(written.fileno())
             temporary.replace(path)
         finally:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -88,10 +86,9 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     Raises:
         BCNetError: if the parent cannot be written or the disk is full.
     """
-    temporary: Path | None = None
     with _told_if_unwritable(path):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
         try:
-            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
             temporary.chmod(0o777 & ~_umask())
             yield temporary
             if path.is_file():
@@ -102,8 +99,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             temporary.replace(path)
             shutil.rmtree(old, ignore_errors=True)
         finally:
-            if temporary is not None:
-                shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  (whatever json can hold)
