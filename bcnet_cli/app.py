@@ -69,6 +69,9 @@ def main() -> None:
             raise
         console.show_error(error)
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.FAILED)
     except KeyboardInterrupt:
         console.err.print("interrupted")
         sys.exit(ExitCode.INTERRUPTED)

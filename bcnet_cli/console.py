@@ -1,18 +1,20 @@
-"""The two streams of the command line: results on stdout, everything else on stderr."""
+"""The two streams of the command line: results on stdout, everything else on stderr.
+
+Neither reads markup or emoji names: paths and category names are shown as they are.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from bcnet_core.errors import BCNetError
 
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def show_error(error: BCNetError) -> None:
@@ -32,7 +34,7 @@ def show_outputs(*paths: Path, then: str | None = None) -> None:
 
 def make_table(title: str, *columns: str) -> Table:
     """A table whose first column is text and whose other columns are numbers."""
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(escape(column), justify="left" if index == 0 else "right")
+        table.add_column(column, justify="left" if index == 0 else "right")
     return table

@@ -14,7 +14,7 @@ from typing import Any
 
 from bcnet_core.errors import BCNetError, usage_error
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def refuse_input(path: Path, *inputs: Path) -> None:
@@ -30,13 +30,36 @@ def refuse_input(path: Path, *inputs: Path) -> None:
 
 
 def refuse_existing(path: Path, *, overwrite: bool = False) -> None:
-    """Refuse to write over something that is there.
+    """Refuse to write a file where something is already, or where no file can be.
 
     Raises:
-        BCNetError: if `path` exists (a directory counts when it is not empty) and `overwrite` is false.
+        BCNetError: if `path` exists and `overwrite` is false; in any case if it is a folder or a device, or lies in
+            what is no folder.
     """
-    taken = any(path.iterdir()) if path.is_dir() else path.exists() or path.is_symlink()
+    try:
+        parent = next(folder for folder in path.absolute().parents if folder.exists())
+        if not parent.is_dir():
+            raise usage_error(f"`{path}` cannot be written: `{parent}` is a file", "choose another output: -o")
+        if path.is_dir():
+            raise usage_error(f"`{path}` is a folder, a file is to be written", f"name a file in it: -o {path}/NAME")
+        if path.exists() and not path.is_file():
+            raise usage_error(f"`{path}` is not a regular file", "choose another output: -o")
+        taken = path.exists() or path.is_symlink()
+    except OSError as error:
+        raise usage_error(f"`{path}` cannot be written: {error.strerror}", "choose another output: -o") from None
     if taken and not overwrite:
+        raise usage_error(f"`{path}` exists already", "write over it: --overwrite", "or choose another output: -o")
+
+
+def refuse_existing_folder(path: Path, *, overwrite: bool = False) -> None:
+    """Refuse to write a folder where something is already; an empty folder is nothing.
+
+    Raises:
+        BCNetError: if `path` is a folder with something in it and `overwrite` is false, or anything but a folder.
+    """
+    if path.exists() and not path.is_dir():
+        raise usage_error(f"`{path}` is a file, a folder is to be written", "choose another output: -o")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise usage_error(f"`{path}` exists already", "write over it: --overwrite", "or choose another output: -o")
 
 
@@ -57,11 +80,13 @@ def _told_if_unwritable(path: Path) -> Iterator[None]:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` that replaces `path` when the block ends well.
 
-    Missing parent directories are made. If the block raises, nothing is left behind.
+    Missing parent directories are made. If the block raises, nothing is left behind. A link stays: what it leads to is
+    replaced.
 
     Raises:
         BCNetError: if the directory cannot be written or the disk is full.
     """
+    path = path.resolve()
     with _told_if_unwritable(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
@@ -80,19 +105,18 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Give a temporary directory beside `path` that takes its place when the block ends well.
 
-    An existing `path` is replaced as a whole (call `refuse_existing` first). If the block raises, nothing is
+    An existing `path` is replaced as a whole (call `refuse_existing_folder` first). If the block raises, nothing is
     left behind and an existing `path` stays as it was.
 
     Raises:
         BCNetError: if the parent cannot be written or the disk is full.
     """
+    path = path.resolve()
     with _told_if_unwritable(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
         try:
             temporary.chmod(0o777 & ~_umask())
             yield temporary
-            if path.is_file():
-                path.unlink()
             old = temporary.with_suffix(".old")
             if path.exists():
                 path.replace(old)

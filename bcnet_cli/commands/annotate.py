@@ -83,7 +83,7 @@ def _show(summary: AnnotateSummary, *, as_json: bool) -> None:
             "images": summary.images, "instances": summary.instances,
             "with_occluder": summary.with_occluder, "skipped": skipped,
         }  # fmt: skip
-        console.out.print(json.dumps(result), markup=False)
+        console.out.print(json.dumps(result))
         return
     table = console.make_table("Occluders", "", "count", "share of instances")
     table.add_row("images", f"{summary.images:,}", "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +14,6 @@ from rich.text import Text
 
 from bcnet_cli import console
 from bcnet_cli.options import DryRun, Overwrite
-
-PARTS = ("shapes", "occ_val.json", "occ_val.manifest.json", "run", "viz", "viz_truth")
-"""What the demo writes into its folder, and so may remove from it."""
 
 
 def demo(
@@ -40,18 +36,18 @@ def demo(
 
     `bcnet demo -o quick --images 100 --val-images 20 --steps 50`
     """
-    from bcnet_core.outputs import refuse_existing
+    from bcnet_core.engine.run_dir import remove_run
+    from bcnet_core.outputs import refuse_existing_folder
 
     started = time.perf_counter()
-    refuse_existing(output, overwrite=overwrite)
+    refuse_existing_folder(output, overwrite=overwrite)
     lines = _commands(output, images=images, val_images=val_images, steps=steps)
     if dry_run:
         console.err.print(Text("\n".join(["would run", *lines])))
         return
-    for part in PARTS:
-        _remove(output / part)
+    remove_run(output / "run")
     for line in lines:
-        _run(context.find_root().command.main, line)
+        _run(context.find_root().command.main, line + (" --overwrite" if overwrite and " train " not in line else ""))
     scores = json.loads((output / "run/eval/instances_val_scores.json").read_text(encoding="utf-8"))["scores"]
     table = console.make_table(f"The demo took {time.perf_counter() - started:.0f} s", "", "mask AP")
     for name in ("masks", "masks, occluded split"):
@@ -83,10 +79,3 @@ def _run(bcnet: Callable[..., object], line: str) -> None:
     console.err.print(Text(f"\n$ {line}", style="bold"))
     program, *arguments = shlex.split(line)
     bcnet(arguments, prog_name=program, standalone_mode=False)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

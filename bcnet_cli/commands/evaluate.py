@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,7 +74,7 @@ def evaluate(
         write_json(targets[0], results)
         rows = _score(coco, truth, results, occ=occ)
         _report(rows, targets, len(coco.images), as_json=as_json)
-        console.show_outputs(then=f"bcnet viz {run} -o viz")
+        console.show_outputs(then=f"bcnet viz {shlex.quote(str(run))} -o viz")
 
 
 def _submit(target: Path, coco: CocoFile, results: list[Record], *, as_json: bool) -> None:

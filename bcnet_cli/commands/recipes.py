@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +34,7 @@ def list_recipes(*, as_json: Json = False) -> None:
     first_lines = {path.stem: " ".join(paths.read_header(path)[:1]) for path in paths.list_recipes()}
     titles = {name: line.removeprefix("Trains:").strip() for name, line in first_lines.items()}
     if as_json:
-        console.out.print(json.dumps(titles, ensure_ascii=False), markup=False)
+        console.out.print(json.dumps(titles, ensure_ascii=False))
         return
     width = max(map(len, titles), default=0)
     for name, title in titles.items():
@@ -55,7 +56,7 @@ def show(name: Name, overrides: Overrides = None, *, as_json: Json = False) -> N
 
     recipe = load_recipe(name, overrides or ())
     if as_json:
-        console.out.print(recipe.model_dump_json(), markup=False)
+        console.out.print(recipe.model_dump_json())
         return
     for line in read_header(find_recipe(name)):
         console.out.print(Text(line, style="dim"))
@@ -91,15 +92,13 @@ def copy(
     if output.suffix not in {".yaml", ".yml"}:
         raise usage_error(f"`{output}` must end in .yaml, or it could not be told from a recipe's name")
     source = find_shipped(name)
-    if output.is_dir():
-        raise usage_error(f"`{output}` is a folder", "name a file: -o my_recipe.yaml")
     refuse_existing(output, overwrite=overwrite)
     if dry_run:
         console.err.print(Text(f"would write {output}"))
         return
     with atomic_file(output) as temporary:
         temporary.write_bytes(source.read_bytes())
-    console.show_outputs(output, then=f"bcnet recipes check {output}")
+    console.show_outputs(output, then=f"bcnet recipes check {shlex.quote(str(output))}")
 
 
 @app.command()

@@ -61,6 +61,7 @@ def split_occ(
     from bcnet_core.outputs import refuse_existing, refuse_input, write_json
 
     rule = SplitRule(threshold=threshold, measure=measure, pairs=pairs, crowd=crowd)
+    refuse_existing(output, overwrite=overwrite)
     manifest_path = output.with_name(output.name.removesuffix(".gz").removesuffix(".json") + ".manifest.json")
     for path in (output, manifest_path):
         refuse_input(path, *(source,) if ids is None else (source, ids))
@@ -82,7 +83,7 @@ def split_occ(
 
 def _show(manifest: dict[str, Any], *, stats: bool, as_json: bool) -> None:
     if as_json:
-        console.out.print(json.dumps(manifest), markup=False)
+        console.out.print(json.dumps(manifest))
         return
     rule, counts = manifest["rule"], manifest["counts"]
     occluded = f"occluded ({rule['measure']} >= {rule['threshold']:g})"

@@ -67,7 +67,7 @@ def shapes(
     )  # fmt: skip
     if as_json:
         splits = [summary._asdict() for summary in summaries]
-        console.out.print(json.dumps({"root": str(output), "splits": splits}), markup=False)
+        console.out.print(json.dumps({"root": str(output), "splits": splits}))
     else:
         _show(summaries)
     console.show_outputs(output, then=f"bcnet train shapes --data-root {shlex.quote(str(output))}")

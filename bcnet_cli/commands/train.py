@@ -66,7 +66,7 @@ def train(
     from bcnet_core.engine.launch import launch
 
     checkpoint = launch(job, processes=gpus, reporter=ConsoleReporter())
-    console.show_outputs(checkpoint, then=f"bcnet eval {where}")
+    console.show_outputs(checkpoint, then=f"bcnet eval {shlex.quote(str(where))}")
 
 
 def _check(job: TrainingJob, gpus: int) -> None:
@@ -94,7 +94,7 @@ def _describe(job: TrainingJob) -> None:
     from bcnet_core.engine.loop import describe
 
     dataset, coco = open_training_set(job.recipe.data)
-    console.out.print(dump_recipe(job.recipe), end="", markup=False)
+    console.out.print(dump_recipe(job.recipe), end="")
     describe(dataset, job.recipe, ConsoleReporter())
     console.err.print(f"{len(coco.categories)} classes; would write {job.run_dir}")
 

@@ -61,7 +61,7 @@ def viz(
     coco = read_coco(place.annotations, need_annotations=False)
     records = sources.choose_images(coco, ids=_parse_ids(ids), limit=limit, most_occluded=most_occluded)
     if dry_run:
-        console.err.print(f"would draw {len(records)} pictures of `{place.images}` into `{output}`", markup=False)
+        console.err.print(f"would draw {len(records)} pictures of `{place.images}` into `{output}`")
         return
     if place.model is None:
         pictures = sources.ground_truth_pictures(coco, records, place.images)

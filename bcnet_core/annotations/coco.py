@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,9 @@ from bcnet_core.errors import BCNetError, data_error
 
 OCCLUDER_KEY = "bg_object_segmentation"
 """The key under which bilayer annotations store the occluder region, as the official code names it."""
+
+MOST_PIXELS = 2**30
+"""The largest image in pixels; COCO's run lengths are 32 bit."""
 
 Record = dict[str, Any]
 """One entry of `images`, `annotations` or `categories`, as it stands in the json."""
@@ -100,12 +103,14 @@ def read_json(path: Path) -> Any:  # noqa: ANN401  (whatever json holds)
         return json.loads(data)
     except FileNotFoundError:
         raise data_error(f"`{path}` does not exist", *_neighbours(path)) from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise data_error(f"cannot read `{path}`: {error}") from error
     except UnicodeDecodeError as error:
         raise data_error(f"`{path}` is not json: byte {error.start:,} is not UTF-8 text") from None
     except json.JSONDecodeError as error:
         raise data_error(f"`{path}` is not json: {error.msg} in line {error.lineno}, column {error.colno}") from None
+    except ValueError:  # a number of thousands of digits
+        raise data_error(f"`{path}` has a number that is too long to be one") from None
     except RecursionError:
         raise data_error(f"`{path}` is nested too deeply to be a COCO file") from None
 
@@ -167,6 +172,8 @@ def _image_fault(image: Any) -> str | None:  # noqa: ANN401
         return f"image {image['id']} has no `file_name`"
     if not all(_is_id(image.get(side)) and image[side] > 0 for side in ("width", "height")):
         return f"image {image['id']} needs a positive integer `width` and `height`"
+    if image["width"] * image["height"] > MOST_PIXELS:
+        return f"image {image['id']} has {image['width']} x {image['height']} pixels, more than {MOST_PIXELS:,}"
     return None
 
 
@@ -180,18 +187,24 @@ def _annotation_fault(annotation: Any, image_ids: set[int], category_ids: set[in
         return f"annotation {name} belongs to image {annotation.get('image_id')!r}, which is not in the file"
     if not _is_id(annotation.get("category_id")) or annotation["category_id"] not in category_ids:
         return f"annotation {name} has category {annotation.get('category_id')!r}, which is not in the file"
-    box = annotation.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
+    return _shape_fault(annotation)
+
+
+def _shape_fault(annotation: Record) -> str | None:
+    name, box = annotation["id"], annotation.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_length(value) for value in box):
         return f"annotation {name} needs a `bbox` of four finite numbers [x, y, width, height], has {box!r}"
+    if annotation.get("iscrowd", 0) not in (0, 1):
+        return f"annotation {name} has an `iscrowd` of {annotation['iscrowd']!r}, which is neither 0 nor 1"
     return None
 
 
 def _is_id(value: Any) -> bool:  # noqa: ANN401
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
-def _is_finite(value: Any) -> bool:  # noqa: ANN401
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_length(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
 
 
 def _not_coco(path: Path, why: str) -> BCNetError:

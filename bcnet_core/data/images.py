@@ -14,8 +14,8 @@ from bcnet_core.errors import data_error
 def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Read one image.
 
-    Any mode (grayscale, palette, CMYK) is converted to RGB. An EXIF rotation is applied, unless `expect_size` says that
-    the annotations were made on the picture as it is stored, as COCO's were.
+    Any mode of 8 bits (grayscale, palette, CMYK, ...) is converted to RGB. An EXIF rotation is applied, unless
+    `expect_size` says that the annotations were made on the picture as it is stored, as COCO's were.
 
     Args:
         path: the file.
@@ -30,6 +30,7 @@ def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDA
     try:
         with Image.open(path) as stored:
             stored.load()
+            mode = stored.mode
             upright = ImageOps.exif_transpose(stored)
             image = upright if expect_size in (None, upright.size[::-1]) else stored
             pixels = np.array(image.convert("RGB"))
@@ -42,6 +43,8 @@ def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDA
         raise data_error(
             f"the image `{path}` cannot be read: {error}", "replace the file, or drop it from the json"
         ) from None
+    if mode.startswith(("I", "F")):
+        raise data_error(f"the image `{path}` has more than 8 bits a channel ({mode})", "scale it to 8 bits first")
     if expect_size is not None and pixels.shape[:2] != expect_size:
         raise data_error(
             f"the image `{path}` is {pixels.shape[1]} x {pixels.shape[0]} pixels, its annotations say "

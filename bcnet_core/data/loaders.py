@@ -25,7 +25,12 @@ def read_annotations(data: DataConfig, dataset: DatasetConfig, *, need_annotatio
             f"`{path}` does not exist here, and no data root was given",
             "say where the data is: --data-root DIR, or set BCNET_DATA",
         )
-    return read_coco(path, need_annotations=need_annotations)
+    if not path.exists():
+        raise data_error(f"`{path}` does not exist", "say where the data is: --data-root DIR")
+    coco = read_coco(path, need_annotations=need_annotations)
+    if not coco.images:
+        raise data_error(f"`{path}` lists no image")
+    return coco
 
 
 def open_training_set(data: DataConfig) -> tuple[TrainingSet, CocoFile]:

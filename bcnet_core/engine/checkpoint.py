@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -19,6 +20,7 @@ from bcnet_core.errors import data_error
 from bcnet_core.model.detectors import Detector, build_detector
 from bcnet_core.outputs import atomic_file
 
+OTHER = "give another run or checkpoint; bcnet train writes them"
 FORMAT = 1
 """Version of the file format; a reader refuses what is newer."""
 
@@ -65,12 +67,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.exists():
         raise data_error(f"the checkpoint `{path}` does not exist")
     if not zipfile.is_zipfile(path):  # which is what torch writes; anything else would be unpickled by older rules
-        raise data_error(f"`{path}` is not a bcnet checkpoint, or is cut off")
+        raise data_error(f"`{path}` is not a bcnet checkpoint, or is cut off", OTHER)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise data_error(f"`{path}` is not a bcnet checkpoint, or is damaged: {reason}") from None
+        raise data_error(f"`{path}` is not a bcnet checkpoint, or is damaged: {reason}", OTHER) from None
     if not isinstance(content, dict) or "format" not in content:
         raise data_error(f"`{path}` is not a bcnet checkpoint")
     version = content.pop("format")
@@ -159,7 +161,8 @@ def checkpoint_step(path: Path) -> int:
 
 def latest_checkpoint(run_dir: Path) -> Path | None:
     """The newest checkpoint of a run, None where it has none."""
-    return max((run_dir / "checkpoints").glob("step_*.pt"), default=None)
+    ours = (path for path in (run_dir / "checkpoints").glob("step_*.pt") if re.fullmatch(r"step_\d{8}\.pt", path.name))
+    return max(ours, default=None)
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -79,9 +79,9 @@ def check_processes(job: TrainingJob, processes: int) -> None:
     if wants_gpu and processes > gpus:
         have = "no GPU" if gpus == 0 else f"{gpus} GPU" + "s" * (gpus > 1)
         raise usage_error(
-            f"asked for {processes} GPUs, this machine has {have}",
-            f"train on what is there: --gpus {max(gpus, 1)}",
-            f"or with {processes} processes on the CPU: --gpus {processes} --device cpu",
+            f"asked for {processes} GPU{'s' * (processes > 1)}, this machine has {have}",
+            f"train on what is there: --gpus {max(gpus, 1)} --device auto",
+            f"or on the CPU:          --gpus {processes} --device cpu",
         )
     batch = job.recipe.solver.batch_size
     if batch % processes:
@@ -93,10 +93,10 @@ def check_processes(job: TrainingJob, processes: int) -> None:
 
 @record
 def _worker(job: TrainingJob, processes: int, reporter: Reporter) -> str:
-    device = dist.choose_device(job.device)
-    if device.type == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     try:
+        device = dist.choose_device(job.device)
+        if device.type == "cpu":
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
         with dist.process_group(device):
             return str(run_training(job, reporter))
     except BCNetError as error:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -19,7 +20,7 @@ from bcnet_core.data.loaders import StepSampler, open_training_set, training_bat
 from bcnet_core.engine import dist
 from bcnet_core.engine.checkpoint import checkpoint_path, checkpoint_step, latest_checkpoint
 from bcnet_core.engine.job import TrainingJob
-from bcnet_core.engine.run_dir import MetricsFile, discard_unsaved, write_header
+from bcnet_core.engine.run_dir import MetricsFile, exclusive_run, write_header
 from bcnet_core.engine.state import TrainingState
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.reporting import Reporter, SilentReporter
@@ -48,14 +49,10 @@ def run_training(job: TrainingJob, reporter: Reporter) -> Path:
     )
     reporter.info(f"on {where}, processes: {dist.world_size()}")
     state = TrainingState(job, coco.categories, device)
-    try:
+    with exclusive_run(job.run_dir) if main else nullcontext():
         if main:
             write_header(job.run_dir, job.recipe, world_size=dist.world_size(), device=device)
         train(state, dataset, reporter)
-    except BaseException:
-        if main and not job.resume:
-            discard_unsaved(job.run_dir)
-        raise
     return checkpoint_path(job.run_dir, state.step)
 
 
@@ -175,6 +172,6 @@ def interrupted(job: TrainingJob) -> BCNetError:
         return BCNetError("interrupted before the first step was saved", exit_code=ExitCode.INTERRUPTED)
     return BCNetError(
         f"interrupted; saved step {checkpoint_step(saved):,} of {job.recipe.solver.steps:,}",
-        f"go on with it: {job.command} --run-dir {job.run_dir} --resume",
+        f"go on with it: {job.command} --run-dir {shlex.quote(str(job.run_dir))} --resume",
         exit_code=ExitCode.INTERRUPTED,
     )

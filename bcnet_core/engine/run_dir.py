@@ -6,11 +6,15 @@ env.json              versions, hardware   checkpoints/   step_00001000.pt
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import platform
+import shlex
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -22,13 +26,15 @@ from bcnet_core import __version__
 from bcnet_core.config.load import dump_recipe, format_value, settings
 from bcnet_core.config.schema import Recipe
 from bcnet_core.engine.checkpoint import checkpoint_path, find_checkpoint, latest_checkpoint, read_checkpoint, recipe_of
-from bcnet_core.errors import usage_error
+from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.outputs import atomic_file, write_json
 
 MAY_CHANGE = {"data.root", "data.workers", "solver.checkpoint_every", "solver.log_every"}
 """Settings that a resumed run may change."""
 
 RECIPE_FILE, ENV_FILE, METRICS_FILE = "recipe.resolved.yaml", "env.json", "metrics.jsonl"
+HEADER = {RECIPE_FILE, ENV_FILE, METRICS_FILE}
+LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True)
@@ -70,12 +76,13 @@ def refuse_taken(path: Path, command: str) -> None:
     """
     if path.exists() and not path.is_dir():
         raise usage_error(f"the run directory `{path}` is a file", "choose another: --run-dir")
-    foreign = path.is_dir() and any(item.name not in {RECIPE_FILE, ENV_FILE, METRICS_FILE} for item in path.iterdir())
-    if foreign:
+    names = {item.name for item in path.iterdir()} if path.is_dir() else set()
+    if names and not (RECIPE_FILE in names and names <= HEADER):
+        quoted = shlex.quote(str(path))
         raise usage_error(
             f"the run directory `{path}` is not empty",
-            f"go on with that run:        {command} --run-dir {path} --resume",
-            f"start from its weights:     {command} --run-dir {path}-2 --init-from {path}",
+            f"go on with that run:     {command} --run-dir {quoted} --resume",
+            f"start from its weights:  {command} --run-dir {shlex.quote(f'{path}-2')} --init-from {quoted}",
         )
 
 
@@ -125,10 +132,53 @@ def write_header(path: Path, recipe: Recipe, *, world_size: int, device: torch.d
     write_json(path / ENV_FILE, environment)
 
 
-def discard_unsaved(path: Path) -> None:
-    """Remove a run directory that never got a checkpoint, so that a failed start leaves nothing behind."""
-    if path.is_dir() and latest_checkpoint(path) is None:
+def remove_run(path: Path) -> None:
+    """Remove a run and its evaluation, if there is one.
+
+    Raises:
+        BCNetError: if the folder holds anything else.
+    """
+    names = {item.name for item in path.iterdir()} if path.is_dir() else set()
+    if not names <= HEADER | {"checkpoints", "eval"}:
+        raise usage_error(f"`{path}` holds something else than a run, so it is not removed", "remove it yourself")
+    if path.is_dir():
         shutil.rmtree(path)
+
+
+@contextmanager
+def exclusive_run(path: Path) -> Iterator[None]:
+    """Keep other processes from training into the same folder; if the block fails unsaved, undo what it wrote.
+
+    The system drops the lock when the process ends, however it ends.
+
+    Raises:
+        BCNetError: if another process trains there, or the folder cannot be made.
+    """
+    existed = path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / LOCK_FILE).open("w", encoding="utf-8")
+    except OSError as error:
+        raise BCNetError(f"cannot write `{path}`: {error.strerror}", "choose another: --run-dir") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise usage_error(f"another process is training in `{path}`", "choose another: --run-dir") from None
+        try:
+            yield
+        finally:
+            (path / LOCK_FILE).unlink(missing_ok=True)
+            if latest_checkpoint(path) is None:
+                _discard(path, folder_too=not existed)
+
+
+def _discard(path: Path, *, folder_too: bool) -> None:
+    for name in HEADER:
+        (path / name).unlink(missing_ok=True)
+    for folder in (path / "checkpoints", *([path] if folder_too else [])):
+        with suppress(OSError):  # not there, or not empty: somebody put something into it
+            folder.rmdir()
 
 
 class MetricsFile:

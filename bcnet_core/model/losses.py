@@ -1,7 +1,6 @@
 """The four losses of the bilayer mask head (BCNet section 3.3).
 
-Every term is a scalar that always exists and always carries a graph. Sums are divided by counts over *all*
-processes, so the number of GPUs does not change what is learnt.
+Every term is a scalar that always exists and always carries a graph. Sums are divided by counts over *all* processes.
 """
 
 from __future__ import annotations

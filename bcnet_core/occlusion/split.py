@@ -129,12 +129,12 @@ def read_ids(path: Path) -> list[int]:
     if path.suffix in {".json", ".gz"}:
         return _ids_of_json(read_json(path), path)
     try:
-        words = path.read_text(encoding="utf-8").replace(",", " ").split()
+        words = path.read_text(encoding="utf-8-sig").replace(",", " ").split()
     except (OSError, UnicodeDecodeError) as error:
         raise data_error(f"cannot read the image ids in `{path}`: {error}") from None
     if not words:
         raise data_error(f"`{path}` holds no image ids", "one whole number a line")
-    odd = [word for word in words if not (word.isascii() and word.isdigit())]
+    odd = [word for word in words if not (word.isascii() and word.isdigit() and len(word) < 20)]
     if odd:
         raise data_error(f"`{path}` holds {odd[0]!r} where an image id should be", "one whole number a line")
     return [int(word) for word in words]

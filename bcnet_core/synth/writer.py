@@ -24,7 +24,7 @@ from bcnet_core import __version__, masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, Record, read_json
 from bcnet_core.annotations.occluder import derive_occluders
 from bcnet_core.errors import BCNetError, usage_error
-from bcnet_core.outputs import atomic_directory, refuse_existing, write_json
+from bcnet_core.outputs import atomic_directory, refuse_existing_folder, write_json
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.synth.shapes import CLASSES, MIN_SIDE, Scene, compose_scene
 
@@ -142,9 +142,7 @@ def check_request(root: Path, *, images: int, val_images: int, size: int, seed: 
         raise usage_error(f"the seed must not be negative, it is {seed}")
     if not root.name:
         raise usage_error(f"`{root}` cannot be made anew", "name a new folder: -o shapes")
-    if root.exists() and not root.is_dir():
-        raise usage_error(f"`{root}` is a file, not a folder", "choose another output: -o")
-    refuse_existing(root, overwrite=overwrite)
+    refuse_existing_folder(root, overwrite=overwrite)
     if root.is_dir() and any(root.iterdir()) and not _is_own_set(root):
         raise usage_error(
             f"`{root}` holds something else than a set that `{GENERATOR}` wrote, so it is not replaced",

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from PIL import Image as PillowImage
 
 from bcnet_core.errors import data_error, usage_error
-from bcnet_core.outputs import refuse_existing
+from bcnet_core.outputs import refuse_existing_folder
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.visualization import draw
 from bcnet_core.visualization.panels import PANELS, Picture, Rendered, render
@@ -59,10 +59,8 @@ def refuse_foreign(folder: Path, *, overwrite: bool) -> None:
     Raises:
         BCNetError: if `folder` is taken.
     """
-    refuse_existing(folder, overwrite=overwrite)
-    if not folder.is_dir():
-        refuse_existing(folder)
-    elif any(folder.iterdir()) and not _is_gallery(folder):
+    refuse_existing_folder(folder, overwrite=overwrite)
+    if folder.is_dir() and any(folder.iterdir()) and not _is_gallery(folder):
         raise usage_error(
             f"`{folder}` is no gallery of `bcnet viz`, so it is not replaced", "choose another output: -o"
         )
@@ -112,7 +110,10 @@ def safe_stem(name: str) -> str:
 
 
 def _is_gallery(folder: Path) -> bool:
+    """Whether `write_gallery` made this folder, and nothing was put beside it."""
     index = folder / "index.html"
+    if {path.name for path in folder.iterdir()} != {"index.html", "pictures"}:
+        return False
     return index.is_file() and GENERATOR in index.read_text(encoding="utf-8", errors="replace")[:1000]
 
 

@@ -65,7 +65,7 @@ def locate(source: Path, *, images: Path | None = None, data_root: Path | None =
         BCNetError: if there is no such source, or its images are nowhere to be found.
     """
     if not source.exists():
-        raise usage_error(f"`{source}` does not exist", "SOURCE is a run directory, a checkpoint or a COCO json")
+        raise data_error(f"`{source}` does not exist", "SOURCE is a run directory, a checkpoint or a COCO json")
     if source.is_file() and (source.suffix == ".json" or source.name.endswith(".json.gz")):
         return Place(source, _folder(images) if images is not None else _implied_images(source), None)
     from bcnet_core.engine.run_dir import open_run
@@ -74,7 +74,7 @@ def locate(source: Path, *, images: Path | None = None, data_root: Path | None =
     root = data_root or data.root or Path()
     annotations = root / data.val.annotations
     if not annotations.is_file():
-        raise usage_error(
+        raise data_error(
             f"the validation set of `{source}` is not at `{annotations}`",
             "say where the data is: --data-root",
         )
@@ -178,7 +178,7 @@ def _implied_images(annotations: Path) -> Path:
 
 def _folder(images: Path) -> Path:
     if not images.is_dir():
-        raise usage_error(f"the folder of images `{images}` does not exist", "say where they are: --images FOLDER")
+        raise data_error(f"the folder of images `{images}` does not exist", "say where they are: --images FOLDER")
     return images
 
 

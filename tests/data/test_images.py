@@ -17,6 +17,13 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     assert (pixels == 255).all()
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_more_than_eight_bits_are_refused_instead_of_cut(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (7, 5)).save(tmp_path / "x.tif")
+    with pytest.raises(BCNetError, match="more than 8 bits"):
+        read_image(tmp_path / "x.tif")
+
+
 def test_a_rotation_tag_is_applied_unless_the_annotations_are_of_the_stored_picture(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees

@@ -14,7 +14,7 @@ from bcnet_core.engine.checkpoint import latest_checkpoint, read_checkpoint
 from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.launch import check_processes
 from bcnet_core.engine.loop import run_training
-from bcnet_core.engine.run_dir import open_run, refuse_taken
+from bcnet_core.engine.run_dir import open_run, refuse_taken, remove_run
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Progress, SilentReporter
 
@@ -149,7 +149,8 @@ def test_a_failure_after_a_checkpoint_keeps_it(scenes: Path, tmp_path: Path, mon
 
 def test_a_taken_run_directory_prints_both_ways_out(tmp_path: Path) -> None:
     refuse_taken(tmp_path, "bcnet train tiny")
-    (tmp_path / "metrics.jsonl").touch()  # a run that never saved is no obstacle
+    (tmp_path / "recipe.resolved.yaml").touch()  # a run that never saved is no obstacle
+    (tmp_path / "metrics.jsonl").touch()
     refuse_taken(tmp_path, "bcnet train tiny")
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(BCNetError, match="is not empty") as caught:
@@ -172,3 +173,35 @@ def test_more_gpus_than_there_are_is_a_usage_error(
     check_processes(one, 2)
     with pytest.raises(BCNetError, match="2 images cannot be split evenly over 3"):
         check_processes(one, 3)
+
+
+def test_a_failed_start_leaves_what_was_there_before(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Detector, "forward", lambda *_: 1 / 0)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "link").symlink_to("mine")
+    for name in ("mine", "link", "new"):
+        with pytest.raises(ZeroDivisionError):
+            run_training(job(scenes, tmp_path / name, "solver.steps=2"), SilentReporter())
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["link", "mine"]
+
+
+def test_two_runs_cannot_share_a_folder(scenes: Path, tmp_path: Path) -> None:
+    def start_another(step: int) -> None:
+        with pytest.raises(BCNetError, match="another process is training in"):
+            run_training(job(scenes, tmp_path / "run", "solver.steps=1"), SilentReporter())
+
+    run_training(job(scenes, tmp_path / "run", "solver.steps=1"), Collector(start_another))
+    assert latest_checkpoint(tmp_path / "run") is not None
+
+
+def test_only_a_run_is_removed(tmp_path: Path) -> None:
+    remove_run(tmp_path / "gone")
+    for name in ("recipe.resolved.yaml", "thesis.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(BCNetError, match="something else than a run"):
+        remove_run(tmp_path)
+    (tmp_path / "thesis.txt").unlink()
+    remove_run(tmp_path)
+    assert not tmp_path.exists()

@@ -135,7 +135,7 @@ def test_only_galleries_are_replaced(tmp_path: Path) -> None:
     (precious / "index.html").write_text("<html>mine</html>")
     with pytest.raises(BCNetError, match="is no gallery"):
         gallery.refuse_foreign(precious, overwrite=True)
-    with pytest.raises(BCNetError, match="exists already"):
+    with pytest.raises(BCNetError, match="is a file"):
         gallery.refuse_foreign(precious / "index.html", overwrite=True)
 
 

@@ -245,7 +245,7 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         (tmp_path / "a.json").touch()
         with pytest.raises(BCNetError, match="no` does not exist") as error:
             sources.locate(source, images=images)
-        assert error.value.exit_code == ExitCode.USAGE
+        assert error.value.exit_code == ExitCode.BAD_DATA
 
 
 def test_a_run_means_its_validation_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

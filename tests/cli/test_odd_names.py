@@ -1,0 +1,50 @@
+"""Paths and names with everything that a terminal library could mistake for markup."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Bcnet
+
+ODD = "r [/] [bold]x[/bold] :car: é"
+
+
+@pytest.fixture(scope="module")
+def folder(bcnet: Bcnet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("odd") / ODD
+    done = bcnet("synth", "shapes", "-o", path, "--images", "4", "--val-images", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["root"] == str(path)
+    return path
+
+
+def test_every_command_takes_an_odd_path_and_shows_it_as_it_is(bcnet: Bcnet, folder: Path, tmp_path: Path) -> None:
+    small = ("model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64", "data.workers=0")
+    run, truth = tmp_path / ODD / "run", folder / "annotations/instances_val.json"
+    for arguments, shown in (
+        (("annotate", truth, "-o", tmp_path / ODD / "a.json"), tmp_path / ODD / "a.json"),
+        (("split-occ", truth, "-o", tmp_path / ODD / "s.json", "--dry-run"), tmp_path / ODD / "s.json"),
+        (("train", "shapes", "--data-root", folder, "--run-dir", run, "--dry-run"), run),
+        (
+            ("train", "shapes", *small, "solver.steps=1", "--data-root", folder, "--run-dir", run, "--device", "cpu"),
+            run,
+        ),
+        (("eval", run, "--dry-run"), run),
+        (("eval", run, "--device", "cpu"), run),
+        (("viz", truth, "-o", tmp_path / ODD / "viz"), tmp_path / ODD / "viz"),
+        (("demo", "-o", tmp_path / ODD / "demo", "--dry-run"), tmp_path / ODD / "demo"),
+    ):
+        done = bcnet(*arguments)
+        assert done.returncode == 0, (arguments, done.stderr)
+        assert str(shown) in done.stderr, (arguments, done.stderr)
+
+
+def test_a_set_without_images_cannot_be_evaluated(bcnet: Bcnet, folder: Path, tmp_path: Path) -> None:
+    small = ("model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64", "data.workers=0")
+    (tmp_path / "empty.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
+    validation = f"data.val.annotations={tmp_path / 'empty.json'}"
+    data = ("--data-root", folder, "--run-dir", tmp_path / "run", "--device", "cpu")
+    assert bcnet("train", "shapes", *small, "solver.steps=1", validation, *data).returncode == 0
+    done = bcnet("eval", tmp_path / "run", "--device", "cpu")
+    assert done.returncode == 3 and "lists no image" in done.stderr
