@@ -73,7 +73,9 @@ def annotate(
     if dry_run:
         console.err.print(Text(f"would write {output}"))
     else:
-        console.show_outputs(output, then=f"bcnet viz {shlex.quote(str(output))} --most-occluded 10 -o gallery")
+        root = source.parent.parent if source.parent.name == "annotations" else Path("DATA")
+        words = ["--data-root", str(root), f"data.train.annotations={output.absolute()}"]
+        console.show_outputs(output, then=f"bcnet train tiny {shlex.join(words)}")
 
 
 def _show(summary: AnnotateSummary, *, as_json: bool) -> None:

@@ -77,7 +77,7 @@ def split_occ(
     if dry_run:
         console.err.print(Text(f"would write {output} and {manifest_path}"))
     else:
-        then = f"bcnet viz {shlex.quote(str(output))} --most-occluded 10 -o gallery"
+        then = f"bcnet viz {shlex.quote(str(output))} --images FOLDER --most-occluded 10 -o gallery"
         console.show_outputs(output, manifest_path, then=then)
 
 

@@ -45,7 +45,7 @@ def run_training(job: TrainingJob, reporter: Reporter) -> Path:
     dataset, coco = open_training_set(job.recipe.data)
     describe(dataset, job.recipe, reporter)
     where = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"the CPU, {torch.get_num_threads()} threads"
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"the CPU, threads: {torch.get_num_threads()}"
     )
     reporter.info(f"on {where}, processes: {dist.world_size()}")
     state = TrainingState(job, coco.categories, device)
