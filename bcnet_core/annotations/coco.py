@@ -126,7 +126,15 @@ def has_occluders(coco: CocoFile) -> bool:
 
 
 def segmentation_rle(annotation: Record, image: Record, *, key: str = "segmentation") -> masks.RLE | None:
-    """The mask of one annotation as an RLE of its image's size, None where it is missing, empty or degenerate.
+    """The mask of one annotation, None where it is missing, empty or degenerate.
+
+    Args:
+        annotation: any entry of `annotations`.
+        image: the entry of `images` that it belongs to.
+        key: under which the segmentation stands.
+
+    Returns:
+        An RLE of the image's size.
 
     Raises:
         BCNetError: if the value is no segmentation; the message names annotation and image.

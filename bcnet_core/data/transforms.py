@@ -43,6 +43,12 @@ def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
 def place(image: NDArray[np.uint8], *, min_size: int, max_size: int, flip: bool) -> tuple[NDArray[np.uint8], Placement]:
     """Resize and perhaps mirror an image.
 
+    Args:
+        image: (H, W, 3) uint8.
+        min_size: shorter side of the result, pixels.
+        max_size: bound of its longer side, pixels.
+        flip: whether to mirror left and right.
+
     Returns:
         The (h, w, 3) uint8 network input and the placement of the stored image in it.
     """

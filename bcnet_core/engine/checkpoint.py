@@ -50,6 +50,10 @@ class Checkpoint:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint atomically.
 
+    Args:
+        path: the file; an older one is replaced.
+        checkpoint: the state.
+
     Raises:
         BCNetError: if it cannot be written; an older file at `path` stays as it was.
     """

@@ -174,7 +174,15 @@ class Detector(nn.Module):
 
 
 def build_detector(recipe: Recipe, categories: Sequence[Record]) -> Detector:
-    """Build the detector of a recipe, with fresh weights, for the categories of a data set."""
+    """Build the detector of a recipe, with fresh weights from torch's global generator.
+
+    Args:
+        recipe: its `model`, `loss` and input sizes are used.
+        categories: the COCO categories of the data, in label order.
+
+    Returns:
+        The detector on the CPU, in training mode.
+    """
     model = recipe.model
     backbone = build_backbone(model.backbone, out_channels=model.channels)
     box_head = FCOSHead(

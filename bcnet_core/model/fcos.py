@@ -140,6 +140,8 @@ def assign(outputs: Outputs, boxes: Tensor, labels: Tensor, *, num_classes: int)
 def fcos_losses(outputs: Outputs, boxes: list[Tensor], labels: list[Tensor]) -> dict[str, Tensor]:
     """Focal loss of the classes, GIoU loss of the boxes weighted by centerness, cross-entropy of the centerness.
 
+    Focal loss: Lin et al., 2017, alpha 0.25, gamma 2. GIoU: Rezatofighi et al., 2019.
+
     Args:
         outputs: of B images.
         boxes: of each image, (N, 4) xyxy in pixels of the network's input; N may be 0.
@@ -184,6 +186,9 @@ def select(
         nms_iou: IoU above which the weaker of two boxes of a class goes.
         candidates_per_level: kept of each level before NMS.
         most: detections of an image.
+
+    Returns:
+        The proposals of each image; a score is sqrt(class probability x centerness), the threshold is on the class alone.
     """
     probabilities, boxes = outputs.classes.sigmoid(), outputs.boxes()
     scores = (probabilities * outputs.centerness.sigmoid()[..., None]).sqrt()

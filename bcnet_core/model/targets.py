@@ -47,6 +47,9 @@ def jittered_rois(targets: list[Targets], seeds: list[int], *, most: int, amount
         seeds: of each image.
         most: RoIs of an image at the most; beyond that a random choice is taken.
         amount: largest shift of an edge, as a share of the box's width or height.
+
+    Returns:
+        R RoIs, in the order of the images and their instances.
     """
     boxes, images, instances, keys = [], [], [], []
     first = 0
@@ -70,6 +73,9 @@ def bilayer_targets(targets: list[Targets], rois: RoIs, *, size: int) -> Bilayer
         targets: of each image.
         rois: of the batch.
         size: S, the side of the maps.
+
+    Returns:
+        Four (R, S, S) bool maps; an instance without an occluder has empty occluder maps.
     """
     placement = torch.stack([target.placement for target in targets])[rois.images]  # (R, 4)
     scale, shift = placement[:, 0::2].repeat(1, 2), placement[:, 1::2].repeat(1, 2)
@@ -114,7 +120,7 @@ def boundary(masks: Tensor) -> Tensor:
     """The contour band, about two pixels wide: dilation xor erosion with a 3 x 3 cross.
 
     Outside of the map counts as empty for the dilation and as full for the erosion, so the border of a crop is no
-    boundary (official code, measured: 0 mismatches).
+    boundary. Source: recordings of the official code, 0 mismatches.
 
     Args:
         masks: (R, S, S) bool.

@@ -67,7 +67,7 @@ def test_writes_the_file_and_tells_what_it_found(source: Path, tmp_path: Path) -
     assert "66.7%" in result.stdout
     assert "no segmentation" in result.stdout
     assert "annotation 10" in result.stderr
-    assert f"bcnet viz '{output}'" in result.stderr
+    assert f"bcnet train tiny --data-root DATA 'data.train.annotations={output}'" in result.stderr
     assert source.read_bytes() == before
     assert names(output.parent) == ["out.json"]
 
