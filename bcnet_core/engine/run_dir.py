@@ -72,11 +72,11 @@ def refuse_taken(path: Path, command: str) -> None:
         command: the command line without --run-dir, --resume and --init-from, for the way out.
 
     Raises:
-        BCNetError: if there is a checkpoint, or anything that is not of a run.
+        BCNetError: if there is a checkpoint, or any file that is not of a run.
     """
     if path.exists() and not path.is_dir():
         raise usage_error(f"the run directory `{path}` is a file", "choose another: --run-dir")
-    names = {item.name for item in path.iterdir()} if path.is_dir() else set()
+    names = _names(path)
     if names and not (RECIPE_FILE in names and names <= HEADER):
         quoted = shlex.quote(str(path))
         raise usage_error(
@@ -138,11 +138,16 @@ def remove_run(path: Path) -> None:
     Raises:
         BCNetError: if the folder holds anything else.
     """
-    names = {item.name for item in path.iterdir()} if path.is_dir() else set()
-    if not names <= HEADER | {"checkpoints", "eval"}:
+    if path.is_dir() and not {item.name for item in path.iterdir()} <= HEADER | {"checkpoints", "eval", LOCK_FILE}:
         raise usage_error(f"`{path}` holds something else than a run, so it is not removed", "remove it yourself")
     if path.is_dir():
         shutil.rmtree(path)
+
+
+def _names(path: Path) -> set[str]:
+    """The files under a folder, less what a killed run leaves: its lock and a half-written checkpoint."""
+    files = (item for item in path.rglob("*") if not item.is_dir() and item.suffix != ".part")
+    return {item.name for item in files} - {LOCK_FILE}
 
 
 @contextmanager

@@ -188,7 +188,7 @@ def select(
         most: detections of an image.
 
     Returns:
-        The proposals of each image; a score is sqrt(class probability x centerness), the threshold is on the class alone.
+        The proposals of each image. A score is sqrt(class probability x centerness); the threshold is on the class.
     """
     probabilities, boxes = outputs.classes.sigmoid(), outputs.boxes()
     scores = (probabilities * outputs.centerness.sigmoid()[..., None]).sqrt()

@@ -151,8 +151,11 @@ def test_a_taken_run_directory_prints_both_ways_out(tmp_path: Path) -> None:
     refuse_taken(tmp_path, "bcnet train tiny")
     (tmp_path / "recipe.resolved.yaml").touch()  # a run that never saved is no obstacle
     (tmp_path / "metrics.jsonl").touch()
-    refuse_taken(tmp_path, "bcnet train tiny")
+    (tmp_path / ".lock").touch()  # and so it looks when it was killed
     (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/.step_00000002.pt.x.part").touch()
+    refuse_taken(tmp_path, "bcnet train tiny")
+    (tmp_path / "checkpoints/step_00000001.pt").touch()
     with pytest.raises(BCNetError, match="is not empty") as caught:
         refuse_taken(tmp_path, "bcnet train tiny")
     assert caught.value.exit_code == 2
