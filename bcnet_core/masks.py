@@ -141,13 +141,13 @@ def from_box(x0: int, y0: int, x1: int, y1: int, height: int, width: int) -> RLE
     x0, x1 = max(x0, 0), min(x1, width)
     y0, y1 = max(y0, 0), min(y1, height)
     if x1 <= x0 or y1 <= y0:
-        runs = [height * width]
+        counts = [height * width]
     elif y1 - y0 == height:
-        runs = [x0 * height, (x1 - x0) * height, (width - x1) * height]
+        counts = [x0 * height, (x1 - x0) * height, (width - x1) * height]
     else:
         gap, span = height - (y1 - y0), y1 - y0
-        runs = [x0 * height + y0, *([span, gap] * (x1 - x0 - 1)), span, gap - y0 + (width - x1) * height]
-    rle: RLE = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+        counts = [x0 * height + y0, *([span, gap] * (x1 - x0 - 1)), span, gap - y0 + (width - x1) * height]
+    rle: RLE = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     return rle
 
 

@@ -115,9 +115,9 @@ def read_json(path: Path) -> Any:  # noqa: ANN401  (whatever json holds)
         raise data_error(f"`{path}` is nested too deeply to be a COCO file") from None
 
 
-def category_names(coco: CocoFile) -> list[str]:
-    """The category names in the order of the file, which is the order of a detector's labels."""
-    return [str(category["name"]) for category in coco.categories]
+def category_names(categories: Iterable[Record]) -> list[str]:
+    """The names of categories in their order, which is the order of a detector's labels."""
+    return [str(category["name"]) for category in categories]
 
 
 def has_occluders(coco: CocoFile) -> bool:

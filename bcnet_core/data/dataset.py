@@ -105,7 +105,9 @@ class TrainingSet(Dataset[Sample]):
         self._labels = {category["id"]: label for label, category in enumerate(coco.categories)}
         grouped = coco.annotations_by_image()
         self._items = [
-            (image, grouped[image["id"]]) for image in coco.images if any(map(_is_target, grouped[image["id"]]))
+            (image, grouped[image["id"]])
+            for image in coco.images
+            if any(_is_target(one, image) for one in grouped[image["id"]])
         ]
         if not self._items:
             raise data_error(f"`{coco.path}` has no instance to train on", "does it hold boxes and segmentations?")
@@ -154,7 +156,7 @@ class TrainingSet(Dataset[Sample]):
         kept = [
             index
             for index, (annotation, rle) in enumerate(zip(annotations, rles, strict=True))
-            if _is_target(annotation) and rle is not None and masks.area(rle) and _extent(annotation, image).all()
+            if _is_target(annotation, image) and rle is not None and masks.area(rle)
         ]
         return [annotations[i] for i in kept], [rles[i] for i in kept], [regions[i] for i in kept]
 
@@ -179,17 +181,9 @@ def _corners(annotation: Record, image: Record) -> NDArray[np.float64]:
     return cut
 
 
-def _extent(annotation: Record, image: Record) -> NDArray[np.bool_]:
-    """Whether the box has a width and a height inside its image, (2,)."""
-    corners = _corners(annotation, image)
-    return corners[2:] > corners[:2]
-
-
-def _is_target(annotation: Record) -> bool:
-    """Whether an annotation is an instance to learn from: no crowd, with an extent and a segmentation."""
-    return (
-        not annotation.get("iscrowd", 0)
-        and annotation["bbox"][2] > 0
-        and annotation["bbox"][3] > 0
-        and bool(annotation.get("segmentation"))
-    )
+def _is_target(annotation: Record, image: Record) -> bool:
+    """Whether an annotation may be an instance to learn from: no crowd, segmented, with an extent in its image."""
+    if annotation.get("iscrowd", 0) or not annotation.get("segmentation"):
+        return False
+    x0, y0, x1, y1 = _corners(annotation, image)
+    return bool(x1 > x0 and y1 > y0)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from bcnet_core.annotations.coco import Record
+from bcnet_core.annotations.coco import Record, category_names
 from bcnet_core.config.schema import Recipe
 from bcnet_core.engine.dist import choose_device
 from bcnet_core.errors import data_error
@@ -21,6 +21,8 @@ from bcnet_core.model.detectors import Detector, build_detector
 from bcnet_core.outputs import atomic_file
 
 OTHER = "give another run or checkpoint; bcnet train writes them"
+CHECKPOINT_DIR = "checkpoints"
+"""The folder of a run directory that holds its checkpoints."""
 FORMAT = 1
 """Version of the file format; a reader refuses what is newer."""
 
@@ -117,7 +119,7 @@ def load_weights(detector: Detector, checkpoint: Checkpoint, path: Path) -> None
         BCNetError: if the categories are others, or in another order, or a tensor does not fit; the message names
             both sides.
     """
-    trained, given = (_names(categories) for categories in (checkpoint.categories, detector.categories))
+    trained, given = category_names(checkpoint.categories), detector.class_names
     if trained != given:
         first = next(
             f"label {label} is {a!r} in the checkpoint, {b!r} in the data"
@@ -155,7 +157,7 @@ def load_detector(path: str | Path, *, device: str = "auto") -> Detector:
 
 def checkpoint_path(run_dir: Path, step: int) -> Path:
     """Where a run keeps its checkpoint of a step."""
-    return run_dir / "checkpoints" / f"step_{step:08d}.pt"
+    return run_dir / CHECKPOINT_DIR / f"step_{step:08d}.pt"
 
 
 def checkpoint_step(path: Path) -> int:
@@ -165,7 +167,7 @@ def checkpoint_step(path: Path) -> int:
 
 def latest_checkpoint(run_dir: Path) -> Path | None:
     """The newest checkpoint of a run, None where it has none."""
-    ours = (path for path in (run_dir / "checkpoints").glob("step_*.pt") if re.fullmatch(r"step_\d{8}\.pt", path.name))
+    ours = (path for path in (run_dir / CHECKPOINT_DIR).glob("step_*.pt") if re.fullmatch(r"step_\d{8}\.pt", path.name))
     return max(ours, default=None)
 
 
@@ -183,7 +185,3 @@ def find_checkpoint(path: Path) -> Path:
     if latest is None:
         raise data_error(f"`{path}` holds no checkpoint", "is it a run directory? Training writes one: bcnet train")
     return latest
-
-
-def _names(categories: list[Record]) -> list[str]:
-    return [str(category["name"]) for category in categories]

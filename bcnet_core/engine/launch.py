@@ -117,7 +117,7 @@ def _first_error(failed: ChildFailedError) -> BCNetError:
         return BCNetError(packed["message"], *packed["hints"], exit_code=ExitCode(packed["exit_code"]))
     return BCNetError(
         f"the process of rank {first.local_rank} failed (exit code {first.exitcode}): {message}",
-        "see the whole traceback: train with --gpus 1, or set BCNET_DEBUG=1",
+        "see the whole traceback: train with --gpus 1",
     )
 
 

@@ -25,7 +25,7 @@ import torchvision
 from bcnet_core import __version__
 from bcnet_core.config.load import dump_recipe, format_value, settings
 from bcnet_core.config.schema import Recipe
-from bcnet_core.engine.checkpoint import checkpoint_path, find_checkpoint, latest_checkpoint, read_checkpoint, recipe_of
+from bcnet_core.engine.checkpoint import CHECKPOINT_DIR, find_checkpoint, latest_checkpoint, read_checkpoint, recipe_of
 from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.outputs import atomic_file, write_json
 
@@ -42,7 +42,7 @@ class Run:
     """A run that has been trained.
 
     Attributes:
-        path: its folder (for a lone checkpoint file, the folder that holds it).
+        path: its folder; for a checkpoint file that is in no run's folder of them, the folder that holds it.
         checkpoint: its newest checkpoint, or the file that was asked for.
         recipe: what it was trained with.
     """
@@ -61,7 +61,7 @@ def open_run(path: Path) -> Run:
     checkpoint = find_checkpoint(path)
     recipe = recipe_of(read_checkpoint(checkpoint), checkpoint)
     folder = path if path.is_dir() else path.parent
-    return Run(folder.parent if folder.name == checkpoint_path(folder, 0).parent.name else folder, checkpoint, recipe)
+    return Run(folder.parent if folder.name == CHECKPOINT_DIR else folder, checkpoint, recipe)
 
 
 def refuse_taken(path: Path, command: str) -> None:
@@ -138,7 +138,7 @@ def remove_run(path: Path) -> None:
     Raises:
         BCNetError: if the folder holds anything else.
     """
-    if path.is_dir() and not {item.name for item in path.iterdir()} <= HEADER | {"checkpoints", "eval", LOCK_FILE}:
+    if path.is_dir() and not {item.name for item in path.iterdir()} <= HEADER | {CHECKPOINT_DIR, "eval", LOCK_FILE}:
         raise usage_error(f"`{path}` holds something else than a run, so it is not removed", "remove it yourself")
     if path.is_dir():
         shutil.rmtree(path)
@@ -181,7 +181,7 @@ def exclusive_run(path: Path) -> Iterator[None]:
 def _discard(path: Path, *, folder_too: bool) -> None:
     for name in HEADER:
         (path / name).unlink(missing_ok=True)
-    for folder in (path / "checkpoints", *([path] if folder_too else [])):
+    for folder in (path / CHECKPOINT_DIR, *([path] if folder_too else [])):
         with suppress(OSError):  # not there, or not empty: somebody put something into it
             folder.rmdir()
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bcnet_core.annotations.coco import Record
+from bcnet_core.annotations.coco import Record, category_names
 from bcnet_core.config.schema import LossConfig, Recipe
 from bcnet_core.data.dataset import Targets
 from bcnet_core.data.images import read_image
@@ -86,7 +86,7 @@ class Detector(nn.Module):
     @property
     def class_names(self) -> list[str]:
         """The category names, in label order."""
-        return [str(category["name"]) for category in self.categories]
+        return category_names(self.categories)
 
     @property
     def device(self) -> torch.device:

@@ -22,7 +22,7 @@ def test_a_file_is_kept_as_it_is(tmp_path: Path) -> None:
     for name in ("a.json", "a.json.gz"):
         write_json(tmp_path / name, content())
         coco = read_coco(tmp_path / name)
-        assert coco.content == content() and category_names(coco) == ["cat"] and not has_occluders(coco)
+        assert coco.content == content() and category_names(coco.categories) == ["cat"] and not has_occluders(coco)
         assert coco.annotations_by_image() == {1: [ANNOTATION]}
     assert gzip.decompress((tmp_path / "a.json.gz").read_bytes()) == (tmp_path / "a.json").read_bytes()
 
