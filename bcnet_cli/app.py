@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.commands import annotate, demo, evaluate, recipes, split_occ, synth, train, viz
+from bcnet_cli.commands import annotate, demo, evaluate, recipes, split_occ, synth, train, viz, weights
 from bcnet_core import __version__
 from bcnet_core.errors import BCNetError, ExitCode
 
@@ -36,6 +36,7 @@ app.add_typer(synth.app, name="synth")
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("viz")(viz.viz)
+app.add_typer(weights.app, name="weights")
 app.add_typer(recipes.app, name="recipes")
 app.command("demo")(demo.demo)
 

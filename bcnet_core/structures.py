@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -19,6 +20,8 @@ class Detections(NamedTuple):
         occludee_boundary: (N, S, S) float32 in [0, 1], layer 2's boundary inside the box.
         occluder_mask: (N, S, S) float32 in [0, 1], layer 1's mask: what overlaps the target inside its box.
         occluder_boundary: (N, S, S) float32 in [0, 1], layer 1's boundary.
+
+    A map is None where the detector's mask head does not predict it (the ablations `layers=1`, `boundary=false`).
     """
 
     boxes: Tensor
@@ -26,6 +29,10 @@ class Detections(NamedTuple):
     labels: Tensor
     masks: Tensor
     occludee_mask: Tensor
-    occludee_boundary: Tensor
-    occluder_mask: Tensor
-    occluder_boundary: Tensor
+    occludee_boundary: Tensor | None
+    occluder_mask: Tensor | None
+    occluder_boundary: Tensor | None
+
+    def to(self, device: torch.device | str) -> Detections:
+        """The same detections on `device`."""
+        return Detections._make(None if part is None else part.to(device) for part in self)

@@ -93,7 +93,7 @@ def _describe(job: TrainingJob) -> None:
     from bcnet_core.data.loaders import open_training_set
     from bcnet_core.engine.loop import describe
 
-    dataset, coco = open_training_set(job.recipe.data)
+    dataset, coco = open_training_set(job.recipe.data, need_occluders=job.recipe.trains_occluders)
     console.out.print(dump_recipe(job.recipe), end="")
     describe(dataset, job.recipe, ConsoleReporter())
     console.err.print(f"{len(coco.categories)} classes; would write {job.run_dir}")

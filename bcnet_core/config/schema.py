@@ -57,15 +57,34 @@ class DataConfig(BaseModel, frozen=True, extra="forbid"):
 
 
 class ModelConfig(BaseModel, frozen=True, extra="forbid"):
-    """The detector and its bilayer mask head."""
+    """The detector and its bilayer mask head; the defaults are the FCOS R50 release's, mended."""
 
-    detector: Literal["fcos"] = Field("fcos", description="the detector that proposes the boxes")
-    backbone: Literal["tiny"] = Field("tiny", description="the feature extractor; tiny is for CPUs and has GroupNorm")
+    detector: Literal["fcos", "faster_rcnn"] = Field("fcos", description="the detector that proposes the boxes")
+    backbone: Literal["tiny", "r18", "r50", "r101", "x101"] = Field(
+        "r50",
+        description="the feature extractor: a ResNet, ResNeXt-101 32x8d, or tiny, with GroupNorm, for CPUs",
+    )
+    backbone_style: Literal["torchvision", "caffe"] = Field(
+        "caffe",
+        description="whose ImageNet weights fit: torchvision's (RGB, stride in the 3x3) or MSRA's (BGR, in the 1x1)",
+    )
+    frozen_stages: int = Field(2, ge=0, le=5, description="stages of a ResNet that do not train: 2 is stem and first")
     channels: int = Field(
         256, gt=0, multiple_of=32, description="channels of the feature pyramid, the FCOS towers and the mask head"
     )
     tower_convs: Positive = Field(4, description="3x3 convolutions in each FCOS tower")
-    mask_rois_per_image: Positive = Field(64, description="most RoIs of an image that train the mask head")
+    anchor_scale: Positive = Field(8, description="side of a Faster R-CNN anchor in strides of its level")
+    proposals_per_image: Positive = Field(1000, description="proposals that Faster R-CNN's second stage looks at")
+    box_rois_per_image: Positive = Field(512, description="of these, RoIs that train Faster R-CNN's box head")
+    layers: int = Field(2, ge=1, le=2, description="layers of the mask head; 1 has no occluder layer")
+    attention: bool = Field(default=True, description="non-local block in each layer of the mask head")
+    boundary: bool = Field(default=True, description="whether the mask head predicts boundaries beside the masks")
+    mask_proposals: Literal["decoded", "jittered", "official"] = Field(
+        "decoded",
+        description="boxes that train the mask head: proposals and ground truth; ground truth, jittered; "
+        "or, for FCOS, proposals decoded without the stride (official)",
+    )
+    mask_rois_per_image: int = Field(64, ge=0, description="most RoIs of an image that train the mask head; 0: all")
     occluder_sampling: Literal["balanced", "nonempty", "official"] = Field(
         "balanced", description="which RoIs enter the occluder losses"
     )
@@ -74,13 +93,27 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
     candidates_per_level: Positive = Field(1000, description="candidates kept of each pyramid level before NMS")
     detections_per_image: Positive = Field(100, description="most detections of an image")
 
+    @model_validator(mode="after")
+    def _parts_fit(self) -> ModelConfig:
+        if self.detector != "fcos" and self.mask_proposals == "official":
+            raise ValueError("mask_proposals=official repeats what the FCOS release does; choose decoded or jittered")
+        return self
+
 
 class LossConfig(BaseModel, frozen=True, extra="forbid"):
-    """Weights of the loss terms; the defaults are the official release's."""
+    """Forms and weights of the loss terms; the weights are the official FCOS release's."""
 
-    classification: NonNegative = Field(1.0, description="focal loss of the classes")
-    box: NonNegative = Field(1.25, description="GIoU loss of the boxes")
-    centerness: NonNegative = Field(1.0, description="loss of the centerness")
+    normalizer: Literal["floored", "official"] = Field(
+        "floored", description="divisor of FCOS's class and centerness terms: positives, or at least 1 (floored)"
+    )
+    giou: Literal["exact", "official"] = Field(
+        "exact", description="FCOS's box term: GIoU, or the release's, which adds 1 to intersection and union"
+    )
+    classification: NonNegative = Field(1.0, description="classes")
+    box: NonNegative = Field(1.25, description="boxes: GIoU (FCOS), smooth L1 (Faster R-CNN, usually 1)")
+    centerness: NonNegative = Field(1.0, description="centerness (FCOS)")
+    proposal_objectness: NonNegative = Field(1.0, description="objectness of the proposals (Faster R-CNN)")
+    proposal_box: NonNegative = Field(1.0, description="boxes of the proposals (Faster R-CNN)")
     occludee_mask: NonNegative = Field(1.0, description="mask of layer 2")
     occluder_mask: NonNegative = Field(0.25, description="mask of layer 1")
     occludee_boundary: NonNegative = Field(1.0, description="boundary of layer 2 (the release's 0.5 x 2 BCE)")
@@ -111,6 +144,11 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     solver: SolverConfig = SolverConfig()
+
+    @property
+    def trains_occluders(self) -> bool:
+        """Whether there is an occluder layer whose losses count."""
+        return self.model.layers > 1 and self.loss.occluder_mask + self.loss.occluder_boundary > 0
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Recipe:

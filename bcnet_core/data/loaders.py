@@ -33,8 +33,12 @@ def read_annotations(data: DataConfig, dataset: DatasetConfig, *, need_annotatio
     return coco
 
 
-def open_training_set(data: DataConfig) -> tuple[TrainingSet, CocoFile]:
+def open_training_set(data: DataConfig, *, need_occluders: bool = True) -> tuple[TrainingSet, CocoFile]:
     """Open a recipe's training set, and refuse now what would fail later.
+
+    Args:
+        data: the recipe's.
+        need_occluders: whether a set without any occluder is refused, unless the recipe allows it.
 
     Raises:
         BCNetError: if annotations or images are missing or not usable, or no instance has an occluder.
@@ -54,7 +58,7 @@ def open_training_set(data: DataConfig) -> tuple[TrainingSet, CocoFile]:
             f"{len(missing):,} of {len(dataset):,} training images do not exist, the first is `{missing[0]}`",
             "is the folder of images right? (data.train.images, --data-root)",
         )
-    if not data.allow_no_occluders and dataset.occluder_share == 0:
+    if need_occluders and not data.allow_no_occluders and dataset.occluder_share == 0:
         raise data_error(
             f"no instance in `{coco.path}` has an occluder, so layer 1 has nothing to learn",
             "derive occluders from the masks: data.occluders=derive",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import shlex
 import zipfile
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -18,6 +19,8 @@ from bcnet_core.config.schema import Recipe
 from bcnet_core.engine.dist import choose_device
 from bcnet_core.errors import data_error
 from bcnet_core.model.detectors import Detector, build_detector
+from bcnet_core.model.one_stage import OneStageHeads
+from bcnet_core.model.pretrained import backbone_of, depends_on_classes
 from bcnet_core.outputs import atomic_file
 
 OTHER = "give another run or checkpoint; bcnet train writes them"
@@ -39,6 +42,8 @@ class Checkpoint:
         model: the detector's state dict.
         optimizer: the optimiser's state dict.
         schedule: the schedule's state dict.
+        part_of: None where `model` is whole. A number makes this an *initialisation*: it holds some of that many
+            tensors, for training to begin with, and a `recipe` that says no more than whose backbone they fit.
     """
 
     step: int
@@ -47,6 +52,7 @@ class Checkpoint:
     model: dict[str, Any]
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
+    part_of: int | None = None
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -84,6 +90,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     version = content.pop("format")
     if version != FORMAT:
         raise data_error(f"`{path}` has checkpoint format {version}, this bcnet reads {FORMAT}", "update bcnet")
+    content.setdefault("part_of", None)  # which the first checkpoints did not have
     missing = Checkpoint.__dataclass_fields__.keys() - content.keys()
     if missing:
         raise data_error(f"`{path}` is not a bcnet checkpoint: it lacks {', '.join(sorted(missing))}")
@@ -94,8 +101,15 @@ def recipe_of(checkpoint: Checkpoint, path: Path) -> Recipe:
     """The recipe that a checkpoint was trained with.
 
     Raises:
-        BCNetError: if this version does not know one of its settings.
+        BCNetError: if this version does not know one of its settings, or the checkpoint is an initialisation, which
+            was not trained with any.
     """
+    if checkpoint.part_of is not None:
+        raise data_error(
+            f"`{path}` is an initialisation, no trained detector: it only holds {len(checkpoint.model)} of the "
+            f"{checkpoint.part_of} tensors of a model",
+            f"use it with bcnet train RECIPE --init-from {shlex.quote(str(path))}",
+        )
     try:
         return Recipe.model_validate(checkpoint.recipe)
     except ValidationError as error:
@@ -107,17 +121,71 @@ def recipe_of(checkpoint: Checkpoint, path: Path) -> Recipe:
         ) from None
 
 
-def load_weights(detector: Detector, checkpoint: Checkpoint, path: Path) -> None:
+def load_weights(detector: Detector, checkpoint: Checkpoint, path: Path) -> list[str]:
     """Put a checkpoint's weights into a detector.
 
     Args:
         detector: fresh, for the categories of the data.
-        checkpoint: what was read from `path`.
+        checkpoint: what was read from `path`; an initialisation puts in what it holds.
         path: for messages.
 
+    Returns:
+        The names of the tensors that stay as they were; there are some with an initialisation only.
+
     Raises:
-        BCNetError: if the categories are others, or in another order, or a tensor does not fit; the message names
-            both sides.
+        BCNetError: if the detector, the backbone or the categories are others, or in another order, or a tensor does
+            not fit; the message names both sides.
+    """
+    own = detector.state_dict()
+    refuse_other_model(detector, checkpoint, path)
+    if any(map(depends_on_classes, checkpoint.model)) or checkpoint.part_of is None:
+        refuse_other_classes(detector, checkpoint, path)
+    shapes, given = ({name: tuple(t.shape) for name, t in state.items()} for state in (own, checkpoint.model))
+    fresh = sorted(own.keys() - given.keys()) if checkpoint.part_of is not None else []
+    unfit = sorted(name for name in own.keys() | given.keys() if shapes.get(name) != given.get(name))
+    unfit = [name for name in unfit if name not in fresh]
+    if unfit:
+        first = unfit[0]
+        raise data_error(
+            f"the weights in `{path}` do not fit this model: {len(unfit)} of {len(own)} tensors differ, "
+            f"the first is `{first}`",
+            f"its shape is {given.get(first, 'nothing')} in the file, {shapes.get(first, 'nothing')} in the model",
+            "train and load with the same model.* settings",
+        )
+    detector.load_state_dict(checkpoint.model, strict=not fresh)
+    return fresh
+
+
+def refuse_other_model(detector: Detector, checkpoint: Checkpoint, path: Path) -> None:
+    """Refuse weights of another detector or backbone, or of a backbone that sees its images otherwise.
+
+    Raises:
+        BCNetError: naming both sides.
+    """
+    model = Recipe().model.model_dump() | checkpoint.recipe.get("model", {})
+    theirs: tuple[str, ...] = (model["detector"], model["backbone"], model["backbone_style"])
+    ours: tuple[str, ...] = (
+        "fcos" if isinstance(detector.heads, OneStageHeads) else "faster_rcnn",
+        backbone_of(detector.state_dict()) or "unknown",
+        "caffe" if detector.statistics.bgr else "torchvision",
+    )
+    if not any(name.startswith("heads.") for name in checkpoint.model):  # an ImageNet backbone fits both detectors
+        theirs = (ours[0], *theirs[1:])
+    if "tiny" in (theirs[1], ours[1]):  # which has no style
+        theirs, ours = theirs[:2], ours[:2]
+    if theirs != ours:
+        keys = ("model.detector", "model.backbone", "model.backbone_style")
+        raise data_error(
+            f"`{path}` holds weights of {' '.join(theirs)}, this model is {' '.join(ours)}",
+            f"take its settings: {' '.join(f'{key}={value}' for key, value in zip(keys, theirs, strict=False))}",
+        )
+
+
+def refuse_other_classes(detector: Detector, checkpoint: Checkpoint, path: Path) -> None:
+    """Refuse weights that were trained on other categories, or in another order.
+
+    Raises:
+        BCNetError: naming both sides.
     """
     trained, given = category_names(checkpoint.categories), detector.class_names
     if trained != given:
@@ -130,20 +198,9 @@ def load_weights(detector: Detector, checkpoint: Checkpoint, path: Path) -> None
             f"`{path}` was trained on other classes ({len(trained)}) than the data has ({len(given)})",
             first,
             "use the annotation file it was trained on, or one with the same categories in the same order",
+            "or begin with all but its class-dependent layers: "
+            f"bcnet weights import {shlex.quote(str(path))} -o init.pt --drop-classes, then --init-from init.pt",
         )
-    own = detector.state_dict()
-    unfit = sorted(
-        name
-        for name in own.keys() | checkpoint.model.keys()
-        if name not in own or name not in checkpoint.model or own[name].shape != checkpoint.model[name].shape
-    )
-    if unfit:
-        raise data_error(
-            f"the weights in `{path}` do not fit this model: {len(unfit)} of {len(own)} tensors differ, "
-            f"the first is `{unfit[0]}`",
-            "train and load with the same model.* settings",
-        )
-    detector.load_state_dict(checkpoint.model)
 
 
 def load_detector(path: str | Path, *, device: str = "auto") -> Detector:

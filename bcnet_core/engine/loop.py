@@ -42,7 +42,7 @@ def run_training(job: TrainingJob, reporter: Reporter) -> Path:
     main = dist.rank() == 0
     reporter = reporter if main else SilentReporter()
     device = dist.choose_device(job.device)
-    dataset, coco = open_training_set(job.recipe.data)
+    dataset, coco = open_training_set(job.recipe.data, need_occluders=job.recipe.trains_occluders)
     describe(dataset, job.recipe, reporter)
     where = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"the CPU, threads: {torch.get_num_threads()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,7 +37,10 @@ class NonLocalBlock(nn.Module):
         query, key, value = (
             part(x).flatten(2).transpose(1, 2) for part in (self.query, self.key, self.value)
         )  # each (N, S*S, C)
-        attended = functional.scaled_dot_product_attention(query, key, value)  # (N, S*S, C)
+        dtype = query.dtype
+        if dtype == torch.float16:  # scores of trained weights pass 65,504, the largest number of half precision
+            query, key, value = query.float(), key.float(), value.float()
+        attended = functional.scaled_dot_product_attention(query, key, value).to(dtype)  # (N, S*S, C)
         attended = attended.transpose(1, 2).reshape_as(x)  # (N, C, S, S)
         residual: Tensor = self.norm(self.output(attended))
         return x + residual

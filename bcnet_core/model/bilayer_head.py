@@ -11,7 +11,7 @@ from bcnet_core.model.attention import NonLocalBlock
 
 
 class BilayerLogits(NamedTuple):
-    """The four outputs of the head, each (N, 2S, 2S) float logits for N RoIs.
+    """The outputs of the head, each (N, 2S, 2S) float logits for N RoIs; None where the head has no such output.
 
     Attributes:
         occludee_mask: layer 2's mask of the instance that the RoI is about.
@@ -21,27 +21,26 @@ class BilayerLogits(NamedTuple):
     """
 
     occludee_mask: Tensor
-    occludee_boundary: Tensor
-    occluder_mask: Tensor
-    occluder_boundary: Tensor
+    occludee_boundary: Tensor | None
+    occluder_mask: Tensor | None
+    occluder_boundary: Tensor | None
 
 
 class Layer(nn.Module):
     """One layer: four 3x3 convolutions with ReLU, and a non-local block behind the second.
 
     Args:
-        in_channels: of the input; each further convolution keeps `channels`.
-        channels: of the output.
+        channels: of input and output.
+        attention: whether there is a non-local block ("GCN" in the paper; without it, "FCN").
     """
 
-    def __init__(self, in_channels: int, channels: int) -> None:
+    def __init__(self, channels: int, *, attention: bool = True) -> None:
         super().__init__()
-        widths = (in_channels, channels, channels, channels)
-        self.convs = nn.ModuleList(nn.Conv2d(width, channels, 3, padding=1) for width in widths)
-        self.attention = NonLocalBlock(channels)
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(4))
+        self.attention = NonLocalBlock(channels) if attention else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, S, S) RoI features to (N, channels, S, S)."""
+        """Map (N, channels, S, S) features to features of the same shape."""
         for index, conv in enumerate(self.convs):
             x = functional.relu(conv(x))
             if index == 1:
@@ -70,51 +69,55 @@ class Predictor(nn.Module):
 class BilayerMaskHead(nn.Module):
     """Two overlapping layers over the same RoI; 6,296,580 parameters at 256 channels.
 
-    Layer 2 reads the RoI feature plus layer 1's output, so that it knows what is in front.
+    Layer 2 reads the RoI feature plus layer 1's output, so that it knows what is in front. The ablations of the paper
+    are arguments: with one layer, no attention and no boundary it is Mask R-CNN's class-agnostic head (2,622,977).
 
     Args:
         channels: C, of the RoI features and of both layers.
+        layers: 2, or 1 for the occludee layer alone.
+        attention: whether each layer has a non-local block.
+        boundary: whether each layer also predicts a boundary.
     """
 
-    def __init__(self, channels: int = 256) -> None:
+    def __init__(self, channels: int = 256, *, layers: int = 2, attention: bool = True, boundary: bool = True) -> None:
         super().__init__()
-        self.occluder = Layer(channels, channels)
-        self.occludee = Layer(channels, channels)
+        self.occluder = Layer(channels, attention=attention) if layers > 1 else None
+        self.occludee = Layer(channels, attention=attention)
         self.occludee_mask = Predictor(channels)
-        self.occludee_boundary = Predictor(channels)
-        self.occluder_mask = Predictor(channels)
-        self.occluder_boundary = Predictor(channels)
+        self.occludee_boundary = Predictor(channels) if boundary else None
+        self.occluder_mask = Predictor(channels) if layers > 1 else None
+        self.occluder_boundary = Predictor(channels) if layers > 1 and boundary else None
         self._initialise()
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the maps that this head predicts."""
+        return tuple(name for name in BilayerLogits._fields if getattr(self, name) is not None)
+
     def forward(self, features: Tensor) -> BilayerLogits:
-        """Predict the four maps of every RoI.
+        """Predict the maps of every RoI.
 
         Args:
-            features: (N, C, S, S) float, from aligned RoIAlign; S is 14 in the paper.
+            features: (N, C, S, S) float, from aligned RoIAlign; S is 14 in the paper. N may be 0 in evaluation mode.
 
         Returns:
-            Four (N, 2S, 2S) float logit maps.
+            (N, 2S, 2S) float logit maps.
         """
-        occluder = self.occluder(features)
-        occludee = self.occludee(features + occluder)
+        occluder = None if self.occluder is None else self.occluder(features)
+        occludee = self.occludee(features if occluder is None else features + occluder)
         return BilayerLogits(
             self.occludee_mask(occludee),
-            self.occludee_boundary(occludee),
-            self.occluder_mask(occluder),
-            self.occluder_boundary(occluder),
+            None if self.occludee_boundary is None else self.occludee_boundary(occludee),
+            None if self.occluder_mask is None else self.occluder_mask(occluder),
+            None if self.occluder_boundary is None else self.occluder_boundary(occluder),
         )
 
     def _initialise(self) -> None:
-        """MSRA (He, fan-out) for every convolution, normal(0, 0.001) for the four predictors; biases zero."""
+        """MSRA (He, fan-out) for every convolution, normal(0, 0.001) for the predictors; biases zero."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for predictor in (
-            self.occludee_mask,
-            self.occludee_boundary,
-            self.occluder_mask,
-            self.occluder_boundary,
-        ):
-            nn.init.normal_(predictor.logits.weight, std=0.001)
+        for name in self.outputs:
+            nn.init.normal_(getattr(self, name).logits.weight, std=0.001)

@@ -41,19 +41,21 @@ def bilayer_losses(
     """Binary cross-entropy of the four maps, averaged over pixels and RoIs.
 
     Args:
-        logits: four (R, S, S) maps; R may be 0.
+        logits: (R, S, S) maps; R may be 0.
         targets: four (R, S, S) bool maps.
         keys: (R,) random numbers that decide which RoIs without an occluder are drawn.
         sampling: which RoIs enter the two occluder terms, see `occluder_rois`.
 
     Returns:
-        Scalars `occludee_mask`, `occludee_boundary`, `occluder_mask`, `occluder_boundary`, unweighted.
+        Scalars `occludee_mask`, `occludee_boundary`, `occluder_mask`, `occluder_boundary`, unweighted,
+        of those maps that there are.
     """
     everyone = torch.arange(len(keys), device=keys.device)
     chosen = occluder_rois(targets.occluder_mask, keys, sampling=sampling)
     return {
-        name: _mean_bce(getattr(logits, name), getattr(targets, name), chosen if "occluder" in name else everyone)
-        for name in BilayerLogits._fields
+        name: _mean_bce(maps, getattr(targets, name), chosen if "occluder" in name else everyone)
+        for name, maps in logits._asdict().items()
+        if maps is not None
     }
 
 

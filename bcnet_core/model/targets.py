@@ -10,22 +10,7 @@ from torch.nn import functional
 
 from bcnet_core.data.crops import MaskCrops, concatenate
 from bcnet_core.data.dataset import Targets
-
-
-class RoIs(NamedTuple):
-    """The RoIs that train the mask head: R over all images of a batch.
-
-    Attributes:
-        boxes: (R, 4) float32, xyxy in pixels of the network's input.
-        images: (R,) int64, the image of each.
-        instances: (R,) int64, the instance of each, counted over the batch.
-        keys: (R,) float32 in [0, 1), a random number of each, for sampling.
-    """
-
-    boxes: Tensor
-    images: Tensor
-    instances: Tensor
-    keys: Tensor
+from bcnet_core.model.rois import RoIs
 
 
 class BilayerTargets(NamedTuple):
@@ -35,35 +20,6 @@ class BilayerTargets(NamedTuple):
     occludee_boundary: Tensor
     occluder_mask: Tensor
     occluder_boundary: Tensor
-
-
-def jittered_rois(targets: list[Targets], seeds: list[int], *, most: int, amount: float = 0.1) -> RoIs:
-    """One RoI an instance: its box, moved and scaled by up to `amount` of its size on each side.
-
-    Every image draws from its own seed, so that the RoIs do not depend on how images are spread over processes.
-
-    Args:
-        targets: of each image.
-        seeds: of each image.
-        most: RoIs of an image at the most; beyond that a random choice is taken.
-        amount: largest shift of an edge, as a share of the box's width or height.
-
-    Returns:
-        R RoIs, in the order of the images and their instances.
-    """
-    boxes, images, instances, keys = [], [], [], []
-    first = 0
-    for image, (target, seed) in enumerate(zip(targets, seeds, strict=True)):
-        count, device = len(target.boxes), target.boxes.device
-        draws = torch.rand((count, 6), generator=torch.Generator().manual_seed(seed)).to(device)
-        kept = draws[:, 4].argsort()[:most].sort().values
-        size = (target.boxes[:, 2:] - target.boxes[:, :2]).repeat(1, 2)
-        boxes.append((target.boxes + (2 * draws[:, :4] - 1) * amount * size)[kept])
-        images.append(torch.full_like(kept, image))
-        instances.append(kept + first)
-        keys.append(draws[kept, 5])
-        first += count
-    return RoIs(torch.cat(boxes), torch.cat(images), torch.cat(instances), torch.cat(keys))
 
 
 def bilayer_targets(targets: list[Targets], rois: RoIs, *, size: int) -> BilayerTargets:

@@ -33,12 +33,15 @@ _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 class Maps(NamedTuple):
-    """The mask head's four maps of one instance, each (S, S) floating point in [0, 1] inside its box."""
+    """The mask head's four maps of one instance, each (S, S) floating point in [0, 1] inside its box.
 
-    occluder_boundary: NDArray[np.floating]
-    occluder_mask: NDArray[np.floating]
-    occludee_boundary: NDArray[np.floating]
-    occludee_mask: NDArray[np.floating]
+    None where the head has no such output.
+    """
+
+    occluder_boundary: NDArray[np.floating] | None
+    occluder_mask: NDArray[np.floating] | None
+    occludee_boundary: NDArray[np.floating] | None
+    occludee_mask: NDArray[np.floating] | None
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,15 @@ def closeup(picture: Picture, index: int) -> Image:
 
 
 def _heatmaps(maps: Maps, names: Sequence[str], size: tuple[int, int]) -> list[tuple[str, Image]]:
-    return [(name.replace("_", " "), draw.heatmap(getattr(maps, name), size)) for name in names]
+    """A tile for each map; a grey one, named so, for a map that the head does not predict."""
+    tiles = []
+    for name in names:
+        title, values = name.replace("_", " "), getattr(maps, name)
+        if values is None:
+            tiles.append((f"no {title}", np.full((*size[::-1], 3), 226, np.uint8)))
+        else:
+            tiles.append((title, draw.heatmap(values, size)))
+    return tiles
 
 
 def maps_of_masks(occludee: Mask, occluder: Mask | None, box: Box, *, side: int = MAP_SIDE) -> Maps:

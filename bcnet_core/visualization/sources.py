@@ -157,7 +157,7 @@ def detected_pictures(
         picture = Picture(record["file_name"], draw.resize_image(pixels, _display_size(record)), fault=fault)
         if fault is None:
             found = detector.predict([pixels])[0]
-            found = Detections(*(part.cpu() for part in found))
+            found = found.to("cpu")
             sure = int((found.scores >= score).sum())
             shown = min(max(sure, AT_LEAST), len(found.scores))
             layers = tuple(_detected(detector, found, index, record) for index in range(shown))
@@ -226,17 +226,20 @@ def _detected(detector: Predictor, found: Detections, index: int, record: Record
     box, size = _display_box((x0, y0, x1, y1), record), _display_size(record)
     maps = Maps(
         *(
-            part[index].numpy()
+            None if part is None else part[index].numpy()
             for part in (
                 found.occluder_boundary, found.occluder_mask, found.occludee_boundary, found.occludee_mask
             )
         )
     )  # fmt: skip
+    occluder = found.occluder_mask
     return Layers(
         category=str(detector.categories[int(found.labels[index])]["name"]),
         box=box,
         occludee=draw.resize_mask(found.masks[index].numpy(), size),
-        occluder=paste_masks(found.occluder_mask[index : index + 1], torch.tensor([box]), *size)[0].numpy(),
+        occluder=None
+        if occluder is None
+        else paste_masks(occluder[index : index + 1], torch.tensor([box]), *size)[0].numpy(),
         score=float(found.scores[index]),
         maps=maps,
     )

@@ -22,7 +22,8 @@ from bcnet_core.model.detectors import build_detector
 
 CATEGORIES = [{"id": 1, "name": "disc"}, {"id": 2, "name": "box"}]
 RECIPE = Recipe(
-    data=DataConfig(min_size=64, max_size=64), model=ModelConfig(channels=32, tower_convs=1, score_threshold=0)
+    data=DataConfig(min_size=64, max_size=64),
+    model=ModelConfig(backbone="tiny", mask_proposals="jittered", channels=32, tower_convs=1, score_threshold=0),
 )
 
 

@@ -119,7 +119,9 @@ def test_weights_of_another_run_are_a_beginning(scenes: Path, tmp_path: Path) ->
     )
     first, second = (read_checkpoint(latest_checkpoint(tmp_path / name)).model for name in ("first", "second"))  # type: ignore[arg-type]
     assert second.keys() == first.keys()
-    torch.testing.assert_close(second["mask_head.occludee.convs.0.weight"], first["mask_head.occludee.convs.0.weight"])
+    torch.testing.assert_close(
+        second["heads.masks.head.occludee.convs.0.weight"], first["heads.masks.head.occludee.convs.0.weight"]
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_terms(

@@ -1,4 +1,7 @@
+import pytest
 import torch
+from torch import nn
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
 from bcnet_core.model.attention import NonLocalBlock
 from bcnet_core.model.bilayer_head import BilayerMaskHead
@@ -42,3 +45,37 @@ def test_initial_logits_are_near_zero_and_biases_are_zero() -> None:
     assert all(not p.any() for name, p in head.named_parameters() if name.endswith("bias"))
     fan_out = head.occluder.convs[0].weight
     assert abs(float(fan_out.detach().std()) - (2 / (32 * 9)) ** 0.5) < 0.005
+
+
+def test_without_its_additions_it_is_torchvisions_mask_head() -> None:
+    head = BilayerMaskHead(layers=1, attention=False, boundary=False).eval()
+    assert sum(parameter.numel() for parameter in head.parameters()) == 2_622_977
+    plain = nn.Sequential(MaskRCNNHeads(256, (256,) * 4, 1), MaskRCNNPredictor(256, 256, 1)).eval()
+    own, theirs = head.state_dict(), plain.state_dict()
+    head.load_state_dict(dict(zip(own, theirs.values(), strict=True)))
+    features = torch.randn(2, 256, 14, 14)
+    with torch.no_grad():
+        logits = head(features)
+        torch.testing.assert_close(logits.occludee_mask, plain(features)[:, 0])
+    assert logits.occludee_boundary is None and logits.occluder_mask is None and logits.occluder_boundary is None
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_ablations_have_the_parts_that_they_name(attention: bool) -> None:
+    head = BilayerMaskHead(32, layers=1, attention=attention)
+    assert head.outputs == ("occludee_mask", "occludee_boundary")
+    assert any("attention" in name for name, _ in head.named_parameters()) == attention
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_attention_survives_scores_beyond_half_precision(dtype: torch.dtype) -> None:
+    """Scores of 80,000, where half precision ends at 65,504."""
+    block = NonLocalBlock(64).eval()
+    for part in (block.query, block.key, block.value, block.output):
+        nn.init.eye_(part.weight[:, :, 0, 0])
+    features = torch.full((1, 64, 4, 4), 100.0)
+    features[..., 0] = 90.0
+    with torch.no_grad():
+        expected = block(features)
+        got = block.to(dtype)(features.to(dtype)).float()
+    torch.testing.assert_close(got, expected, rtol=0.02, atol=0)

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from bcnet_core.model.fcos import FCOSHead, Outputs, assign, centerness_of, fcos_losses, select
+from bcnet_core.model.fcos import FCOSHead, Outputs, select
+from bcnet_core.model.fcos_losses import assign, centerness_of, fcos_losses
 
 STRIDES = (8, 16, 32)
 
@@ -71,7 +72,7 @@ def test_perfect_predictions_have_no_box_loss_and_are_found_again() -> None:
     logits[0, positive, assigned[positive]] = 9
     perfect = outputs._replace(classes=logits, distances=targets.clamp(min=0)[None])
     assert fcos_losses(perfect, [boxes], [labels])["box"].abs() < 1e-5
-    (found,) = select(perfect, score_threshold=0.5, nms_iou=0.6, candidates_per_level=1000, most=100)
+    (found,) = select(perfect, perfect.boxes(), score_threshold=0.5, nms_iou=0.6, candidates_per_level=1000, most=100)
     assert sorted(found.labels.tolist()) == [0, 2]
     order = found.labels.argsort()
     torch.testing.assert_close(found.boxes[order], boxes)
@@ -83,13 +84,14 @@ def test_select_keeps_overlapping_boxes_of_different_classes() -> None:
     logits = torch.full((1, 336, 3), -9.0)
     logits[0, 100, :2] = torch.tensor([3.0, 2.0])
     distances = torch.full((1, 336, 4), 2.0)
+    outputs = outputs._replace(classes=logits, distances=distances)
     found = select(
-        outputs._replace(classes=logits, distances=distances),
+        outputs, outputs.boxes(),
         score_threshold=0.05, nms_iou=0.6, candidates_per_level=10, most=100,
     )[0]  # fmt: skip
     assert found.labels.tolist() == [0, 1]
     one = select(
-        outputs._replace(classes=logits, distances=distances),
+        outputs, outputs.boxes(),
         score_threshold=0.05, nms_iou=0.6, candidates_per_level=10, most=1,
     )[0]  # fmt: skip
     assert one.labels.tolist() == [0]
@@ -107,24 +109,24 @@ def one_candidate(*, logit: float = 3.0, centerness: float = 9.0, places: tuple[
 def test_the_score_is_the_root_of_class_times_centerness_and_the_threshold_is_on_the_class() -> None:
     outputs = one_candidate(logit=0.0, centerness=-2.0)  # class 0.5, centerness 0.119: score 0.244
     rest = {"nms_iou": 0.6, "candidates_per_level": 10, "most": 100}
-    (found,) = select(outputs, score_threshold=0.45, **rest)
+    (found,) = select(outputs, outputs.boxes(), score_threshold=0.45, **rest)
     assert found.scores.tolist() == pytest.approx([(0.5 / (1 + math.exp(2))) ** 0.5])
-    (found,) = select(outputs, score_threshold=0.55, **rest)
+    (found,) = select(outputs, outputs.boxes(), score_threshold=0.55, **rest)
     assert len(found.boxes) == 0
 
 
 def test_neighbours_are_suppressed_by_their_iou() -> None:
     outputs = one_candidate(places=(100, 101))  # boxes of 32 px, 8 px apart: IoU 24 / 40 = 0.6
     rest = {"score_threshold": 0.1, "candidates_per_level": 10, "most": 100}
-    assert len(select(outputs, nms_iou=0.65, **rest)[0].boxes) == 2
-    assert len(select(outputs, nms_iou=0.55, **rest)[0].boxes) == 1
+    assert len(select(outputs, outputs.boxes(), nms_iou=0.65, **rest)[0].boxes) == 2
+    assert len(select(outputs, outputs.boxes(), nms_iou=0.55, **rest)[0].boxes) == 1
 
 
 def test_each_level_gives_its_best_candidates_only() -> None:
     outputs = one_candidate(places=(0, 15, 240, 255, 300))
     rest = {"score_threshold": 0.1, "nms_iou": 0.6, "most": 100}
-    assert len(select(outputs, candidates_per_level=10, **rest)[0].boxes) == 5
-    assert len(select(outputs, candidates_per_level=2, **rest)[0].boxes) == 3
+    assert len(select(outputs, outputs.boxes(), candidates_per_level=10, **rest)[0].boxes) == 5
+    assert len(select(outputs, outputs.boxes(), candidates_per_level=2, **rest)[0].boxes) == 3
 
 
 def test_the_losses_by_hand() -> None:

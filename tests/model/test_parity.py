@@ -9,40 +9,19 @@ import torch
 
 from bcnet_core.model.bilayer_head import BilayerLogits, BilayerMaskHead
 from bcnet_core.model.losses import bilayer_losses
+from bcnet_core.model.official_names import mask_head_name
 from bcnet_core.model.targets import BilayerTargets
 from tests.parity.rule import input_for, weights_for
 
 PARITY = Path(__file__).parent.parent / "parity"
 OFFICIAL = {"occludee_mask": "mask", "occludee_boundary": "boundary", "occluder_mask": "mask_bo",
             "occluder_boundary": "boundary_bo"}  # fmt: skip
-LAYERS = {"boundary_fcn": "occluder.convs", "mask_fcn": "occludee.convs"}
-PARTS = {
-    "query_transform": "query", "key_transform": "key", "value_transform": "value", "output_transform": "output",
-    "blocker": "norm",
-}  # fmt: skip
-PREDICTORS = {
-    "deconv": "occludee_mask.upsample", "predictor": "occludee_mask.logits",
-    "bo_deconv": "occluder_mask.upsample", "predictor_bo": "occluder_mask.logits",
-    "boundary_deconv": "occludee_boundary.upsample", "boundary_predictor": "occludee_boundary.logits",
-    "boundary_deconv_bo": "occluder_boundary.upsample", "boundary_predictor_bo": "occluder_boundary.logits",
-}  # fmt: skip
-
-
-def our_key(official: str) -> str:
-    module, leaf = official.rsplit(".", 1)
-    if module in PREDICTORS:
-        return f"{PREDICTORS[module]}.{leaf}"
-    for prefix, layer in LAYERS.items():
-        if module.startswith(prefix):
-            return f"{layer}.{int(module[len(prefix) :]) - 1}.{leaf}"
-    part, _, suffix = module.partition("_bound")
-    return f"{'occluder' if suffix else 'occludee'}.attention.{PARTS[part]}.{leaf}"
 
 
 @pytest.fixture
 def head() -> BilayerMaskHead:
     shapes = json.loads((PARITY / "maskhead_keys.json").read_text())
-    state = {our_key(key): torch.as_tensor(weights_for(key, shape, "open")) for key, shape in shapes.items()}
+    state = {mask_head_name(key): torch.as_tensor(weights_for(key, shape, "open")) for key, shape in shapes.items()}
     head = BilayerMaskHead()
     head.load_state_dict(state)
     return head

@@ -10,7 +10,8 @@ from bcnet_core import masks
 from bcnet_core.data.crops import concatenate, crop_rles
 from bcnet_core.data.dataset import Targets
 from bcnet_core.data.transforms import place
-from bcnet_core.model.targets import RoIs, bilayer_targets, boundary, crop_to_boxes, jittered_rois
+from bcnet_core.model.rois import RoIs, jittered_rois
+from bcnet_core.model.targets import bilayer_targets, boundary, crop_to_boxes
 
 PARITY = Path(__file__).parent.parent / "parity" / "boundary.npz"
 

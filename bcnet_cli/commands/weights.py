@@ -1,0 +1,117 @@
+"""`bcnet weights`: published weights in, as checkpoints of ours."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from bcnet_cli import console
+from bcnet_cli.options import DryRun, Json, Overwrite
+from bcnet_cli.reporter import ConsoleReporter
+
+if TYPE_CHECKING:
+    from bcnet_core.engine.weights import ImportReport
+
+SHOWN_NAMES = 4
+"""Of the tensors that were dropped for one reason; --json has all."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Bring published weights in: the official release, detectron2's zoo, torchvision.",
+)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `import` a subcommand although it is the only one."""
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        str, typer.Argument(help="A file (.pth, .pt, .pkl), a run directory, or an http(s) or file URL.")
+    ],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint to write (.pt).")],
+    categories: Annotated[
+        Path | None,
+        typer.Option(
+            "--categories",
+            help="COCO json with the categories that the weights know; without it, COCO's 80.",
+            show_default=False,
+        ),
+    ] = None,
+    drop_classes: Annotated[
+        bool, typer.Option("--drop-classes", help="Leave out the class-dependent layers, to train on other classes.")
+    ] = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Turn published weights into a checkpoint; nothing in the file is run.
+
+    The official BCNet release (FCOS) becomes a whole checkpoint, for `bcnet eval`, `bcnet viz` and the Python API. The
+    Faster and Mask R-CNNs and ImageNet backbones of detectron2's zoo, and torchvision's, become an initialisation,
+    for `bcnet train --init-from`, as does everything with --drop-classes.
+
+    **Examples**
+
+    `bcnet weights import fcos_r101.pth -o bcnet_r101.pt`
+
+    `bcnet weights import https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/MSRA/R-50.pkl -o r50.pt`
+    """
+    from bcnet_core.engine.checkpoint import find_checkpoint, save_checkpoint
+    from bcnet_core.engine.weights import import_weights
+    from bcnet_core.model.weight_files import fetch
+    from bcnet_core.outputs import refuse_existing, refuse_input
+
+    refuse_existing(output, overwrite=overwrite)
+    path = find_checkpoint(fetch(source, ConsoleReporter()))
+    refuse_input(output, path, *([categories] if categories else []))
+    checkpoint, report = import_weights(path, categories=categories, drop_classes=drop_classes)
+    if not dry_run:
+        save_checkpoint(output, checkpoint)
+    _show(report, as_json=as_json)
+    if dry_run:
+        console.err.print(Text(f"would write {output}"))
+    else:
+        console.show_outputs(output, then=_next_command(report, output))
+
+
+def _show(report: ImportReport, *, as_json: bool) -> None:
+    if as_json:
+        console.out.print(json.dumps(asdict(report)))
+        return
+    parts = report.placed.keys() | report.fresh.keys()
+    table = console.make_table(_title(report), "tensors of", "placed", "fresh")
+    for part in sorted(parts):
+        table.add_row(part, str(report.placed.get(part, 0)), str(report.fresh.get(part, 0)))
+    table.add_row("all", str(sum(report.placed.values())), str(sum(report.fresh.values())), style="bold")
+    console.out.print(table)
+    for reason, names in report.dropped.items():
+        more = f", ... ({len(names)}; all: --json)" if len(names) > SHOWN_NAMES else ""
+        console.out.print(f"not used: {', '.join(names[:SHOWN_NAMES])}{more}: {reason}")
+
+
+def _title(report: ImportReport) -> str:
+    model = " ".join(filter(None, (report.detector, report.backbone, f"({report.style} style)")))
+    classes = f", {report.classes} classes" if report.classes else ""
+    becomes = "a whole checkpoint" if report.whole else "an initialisation"
+    title = f"{report.origin}: {becomes} of {model}{classes}"
+    return title[0].upper() + title[1:]
+
+
+def _next_command(report: ImportReport, output: Path) -> str:
+    quoted = shlex.quote(str(output))
+    if report.whole:
+        return f"bcnet eval {quoted} --data-root coco"
+    detector = f"model.detector={report.detector} " if report.detector else ""
+    settings = f"{detector}model.backbone={report.backbone} model.backbone_style={report.style}"
+    return f"bcnet train RECIPE --init-from {quoted} {settings}"

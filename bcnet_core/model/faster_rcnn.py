@@ -1,0 +1,306 @@
+"""Faster R-CNN with the bilayer mask branch, on torchvision's parts: the paper's two-stage version.
+
+torchvision gives proposals, sampling, box coding and box losses. What differs from its Mask R-CNN: RoIs are pooled with
+aligned RoIAlign, anchors are not rounded and lie at the exact strides of their levels, and the masks have two layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+
+from bcnet_core.data.dataset import Targets
+from bcnet_core.model.fcos import Proposals
+from bcnet_core.model.mask_branch import MaskBranch
+from bcnet_core.model.one_stage import Found, with_maps
+from bcnet_core.model.pooler import pool_rois
+from bcnet_core.model.rois import RoIs, jittered_rois
+
+BOX_SIZE = 7
+"""Side of the RoI features that the box head reads."""
+ASPECT_RATIOS = (0.5, 1.0, 2.0)
+
+
+class StridedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has no types
+    """Anchors centred at the corners of feature cells, at the strides that the levels have.
+
+    torchvision rounds the anchors to whole pixels and divides the padded image by the size of a level, which is not its
+    stride where a level was rounded up; weights of detectron2 expect neither.
+
+    Args:
+        strides: of the levels, pixels.
+        scale: side of an anchor, in strides.
+    """
+
+    def __init__(self, strides: tuple[int, ...], *, scale: int) -> None:
+        super().__init__(tuple((scale * stride,) for stride in strides), (ASPECT_RATIOS,) * len(strides))
+        self.strides = strides
+
+    def generate_anchors(
+        self,
+        scales: list[int],
+        aspect_ratios: list[float],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device = torch.device("cpu"),  # noqa: B008  (torchvision's signature)
+    ) -> Tensor:
+        """The (A, 4) xyxy anchors around the origin, not rounded."""
+        height = torch.as_tensor(aspect_ratios, dtype=dtype, device=device).sqrt()
+        sides = torch.as_tensor(scales, dtype=dtype, device=device)
+        half_width = (sides[None, :] / height[:, None]).flatten() / 2
+        half_height = (sides[None, :] * height[:, None]).flatten() / 2
+        return torch.stack([-half_width, -half_height, half_width, half_height], dim=1)
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """The (M, 4) anchors of all levels, one behind the other, the same for each image."""
+        first = feature_maps[0]
+        self.set_cell_anchors(first.dtype, first.device)
+        strides = [[torch.tensor(stride, device=first.device)] * 2 for stride in self.strides]
+        anchors = torch.cat(self.grid_anchors([list(x.shape[-2:]) for x in feature_maps], strides))
+        return [anchors] * len(image_list.image_sizes)
+
+
+class AlignedRoIPool(nn.Module):
+    """`pool_rois` where torchvision's RoI heads call a pooler.
+
+    Args:
+        strides: of the levels to pool from.
+        size: side of the result.
+    """
+
+    def __init__(self, strides: tuple[int, ...], size: int) -> None:
+        super().__init__()
+        self.strides, self.size = strides, size
+
+    def forward(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: object) -> Tensor:
+        """Pool the (R, 4) boxes of each image to (sum of R, C, size, size); `image_shapes` is not needed."""
+        levels = list(features.values())[: len(self.strides)]
+        images = torch.cat([box.new_full((len(box),), index, dtype=torch.int64) for index, box in enumerate(boxes)])
+        return pool_rois(levels, torch.cat(boxes), images, strides=self.strides, size=self.size)
+
+
+class BilayerRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's second stage, with two mask layers for its one.
+
+    A target is a dict of `boxes` (N, 4), `labels` (N,) with 0 for the background, `bilayer` (our `Targets`), `seed`.
+
+    Args:
+        masks: the mask branch.
+        mask_proposals: which boxes train the masks: the positive proposals, or the ground truth, jittered.
+        mask_rois_per_image: of these, most of an image; 0 takes all.
+        settings: of torchvision's `RoIHeads`.
+    """
+
+    def __init__(
+        self,
+        *,
+        masks: MaskBranch,
+        mask_proposals: Literal["decoded", "jittered"],
+        mask_rois_per_image: int,
+        **settings: Any,  # noqa: ANN401  (they are torchvision's)
+    ) -> None:
+        super().__init__(**settings)
+        self.masks, self.mask_proposals, self.mask_rois_per_image = masks, mask_proposals, mask_rois_per_image
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Any]] | None = None,
+    ) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+        """Refine proposals, and look at both layers inside them.
+
+        Args:
+            features: the pyramid by level, (B, C, H / stride, W / stride) each.
+            proposals: of each image, (P, 4) float xyxy in pixels of the network's input.
+            image_shapes: height and width of each image before padding.
+            targets: of each image, in training.
+
+        Returns:
+            In training no detections and the unweighted losses; otherwise a dict with `found` for each image, and no
+            losses.
+        """
+        if targets is None:
+            scores, deltas = self._box_outputs(features, proposals, image_shapes)
+            detections = self.postprocess_detections(scores, deltas, proposals, image_shapes)
+            found = [Proposals(box, score, label - 1) for box, score, label in zip(*detections, strict=True)]
+            return [{"found": one} for one in with_maps(self.masks, list(features.values()), found)], {}
+        proposals, instances, labels, deltas_wanted = self.select_training_samples(proposals, targets)
+        scores, deltas = self._box_outputs(features, proposals, image_shapes)
+        if len(scores):
+            classification, box = fastrcnn_loss(scores, deltas, labels, deltas_wanted)
+        else:  # a mean over nothing is not a number
+            classification, box = scores.sum(), deltas.sum()
+        rois = self._mask_rois(proposals, instances, labels, targets)
+        bilayer = [target["bilayer"] for target in targets]
+        return [], {
+            "classification": classification,
+            "box": box,
+            **self.masks.losses(list(features.values()), rois, bilayer),
+        }
+
+    def _box_outputs(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """The (R, K + 1) class scores and (R, 4 (K + 1)) box deltas of all proposals."""
+        pooled = self.box_roi_pool(features, proposals, image_shapes)
+        scores, deltas = self.box_predictor(self.box_head(pooled))
+        return scores, deltas
+
+    def _mask_rois(
+        self, proposals: list[Tensor], instances: list[Tensor], labels: list[Tensor], targets: list[dict[str, Any]]
+    ) -> RoIs:
+        bilayer, seeds = [target["bilayer"] for target in targets], [target["seed"] for target in targets]
+        if self.mask_proposals == "jittered":
+            return jittered_rois(bilayer, seeds, most=self.mask_rois_per_image)
+        chosen = [label.nonzero()[:, 0] for label in labels]
+        if self.mask_rois_per_image:  # the sampler has shuffled nothing, so the choice is made here
+            chosen = [
+                some[torch.randperm(len(some), device=some.device)[: self.mask_rois_per_image]].sort().values
+                for some in chosen
+            ]
+        first = np.cumsum([0, *(len(target.boxes) for target in bilayer[:-1])])
+        return RoIs(
+            torch.cat([boxes[some] for boxes, some in zip(proposals, chosen, strict=True)]),
+            torch.cat([torch.full_like(some, index) for index, some in enumerate(chosen)]),
+            torch.cat([of[some] + int(start) for of, some, start in zip(instances, chosen, first, strict=True)]),
+            torch.rand(sum(map(len, chosen)), device=proposals[0].device),
+        )
+
+
+class TwoStageHeads(nn.Module):
+    """Proposals, then boxes and the maps of both layers.
+
+    Args:
+        rpn: torchvision's region proposal network.
+        roi_heads: the second stage.
+    """
+
+    def __init__(self, rpn: RegionProposalNetwork, roi_heads: BilayerRoIHeads) -> None:
+        super().__init__()
+        self.rpn, self.roi_heads = rpn, roi_heads
+
+    def forward(
+        self, features: list[Tensor], images: ImageList, targets: list[Targets], seeds: list[int]
+    ) -> dict[str, Tensor]:
+        """The unweighted losses of a batch.
+
+        Args:
+            features: the pyramid, (B, C, H / stride, W / stride) each.
+            images: the network's input, with the sizes before padding.
+            targets: of each image.
+            seeds: of each image; every random choice follows from them.
+
+        Returns:
+            Scalars `proposal_objectness`, `proposal_box`, `classification`, `box` and those of the mask head, each with
+            a graph.
+        """
+        named = {str(level): x for level, x in enumerate(features)}
+        wanted = [
+            {"boxes": target.boxes, "labels": target.labels + 1, "bilayer": target, "seed": seed}
+            for target, seed in zip(targets, seeds, strict=True)
+        ]
+        with _seeded(seeds, features[0].device):
+            proposals, first = self.rpn(images, named, wanted)
+            _, second = self.roi_heads(named, proposals, images.image_sizes, wanted)
+        return {
+            "proposal_objectness": first["loss_objectness"],
+            "proposal_box": first["loss_rpn_box_reg"],
+            **second,
+        }
+
+    def detect(self, features: list[Tensor], images: ImageList) -> list[Found]:
+        """Find the instances of a batch.
+
+        Args:
+            features: the pyramid.
+            images: the network's input, with the sizes before padding; boxes are clipped to these.
+
+        Returns:
+            What was found in each image, best first.
+        """
+        named = {str(level): x for level, x in enumerate(features)}
+        proposals, _ = self.rpn(images, named)
+        results, _ = self.roi_heads(named, proposals, images.image_sizes)
+        return [result["found"] for result in results]
+
+
+def build_two_stage_heads(
+    *,
+    masks: MaskBranch,
+    channels: int,
+    num_classes: int,
+    strides: tuple[int, ...],
+    anchor_scale: int,
+    proposals_per_image: int,
+    box_rois_per_image: int,
+    mask_proposals: Literal["decoded", "jittered"],
+    mask_rois_per_image: int,
+    score_threshold: float,
+    nms_iou: float,
+    candidates_per_level: int,
+    detections_per_image: int,
+) -> TwoStageHeads:
+    """Put torchvision's parts together; what is not an argument is as in Faster R-CNN with FPN (Lin et al., 2017).
+
+    Args:
+        masks: the mask branch; boxes are pooled from the levels that it pools from.
+        channels: of the pyramid.
+        num_classes: K, without the background.
+        strides: of the levels that propose.
+        anchor_scale: side of an anchor in strides.
+        proposals_per_image: that the second stage looks at.
+        box_rois_per_image: of these, RoIs that train the box head, at most a quarter of them positive.
+        mask_proposals: see `BilayerRoIHeads`.
+        mask_rois_per_image: see `BilayerRoIHeads`.
+        score_threshold: class probability that a detection needs.
+        nms_iou: IoU above which the weaker of two boxes of a class goes.
+        candidates_per_level: proposals of a level before NMS; twice as many in training.
+        detections_per_image: most detections of an image.
+    """
+    rpn = RegionProposalNetwork(
+        StridedAnchors(strides, scale=anchor_scale),
+        RPNHead(channels, len(ASPECT_RATIOS)),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        pre_nms_top_n={"training": 2 * candidates_per_level, "testing": candidates_per_level},
+        post_nms_top_n={"training": proposals_per_image, "testing": proposals_per_image},
+        nms_thresh=0.7,
+    )
+    roi_heads = BilayerRoIHeads(
+        masks=masks,
+        mask_proposals=mask_proposals,
+        mask_rois_per_image=mask_rois_per_image,
+        box_roi_pool=AlignedRoIPool(masks.strides, BOX_SIZE),
+        box_head=TwoMLPHead(channels * BOX_SIZE**2, 1024),
+        box_predictor=FastRCNNPredictor(1024, num_classes + 1),
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=box_rois_per_image,
+        positive_fraction=0.25,
+        bbox_reg_weights=None,
+        score_thresh=score_threshold,
+        nms_thresh=nms_iou,
+        detections_per_img=detections_per_image,
+    )
+    return TwoStageHeads(rpn, roi_heads)
+
+
+@contextmanager
+def _seeded(seeds: Sequence[int], device: torch.device) -> Iterator[None]:
+    """Let torchvision's samplers, which draw from the global generator, follow from the seeds of the images."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence(list(seeds)).generate_state(1)[0]))
+        yield

@@ -1,0 +1,60 @@
+"""The mask branch that both detectors share: RoIs in, maps of both layers out, or their losses."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from bcnet_core.data.dataset import Targets
+from bcnet_core.model.bilayer_head import BilayerLogits, BilayerMaskHead
+from bcnet_core.model.losses import OccluderSampling, bilayer_losses
+from bcnet_core.model.pooler import pool_rois
+from bcnet_core.model.rois import RoIs
+from bcnet_core.model.targets import bilayer_targets
+
+MASK_SIZE = 28
+"""Side of the predicted maps; RoIs are pooled at half of it."""
+
+
+class MaskBranch(nn.Module):
+    """A bilayer mask head with its pooling and its losses.
+
+    Args:
+        head: RoI features to maps.
+        strides: of the pyramid levels that RoIs are pooled from, the finest first; coarser ones are not looked at.
+        occluder_sampling: which RoIs enter the occluder losses.
+    """
+
+    def __init__(self, head: BilayerMaskHead, *, strides: tuple[int, ...], occluder_sampling: OccluderSampling) -> None:
+        super().__init__()
+        self.head, self.strides, self.occluder_sampling = head, strides, occluder_sampling
+
+    def forward(self, features: list[Tensor], boxes: Tensor, images: Tensor) -> BilayerLogits:
+        """Predict the maps of R RoIs.
+
+        Args:
+            features: the pyramid, (B, C, H / stride, W / stride) each.
+            boxes: (R, 4) float xyxy in pixels of the network's input.
+            images: (R,) int64, the image of each box.
+
+        Returns:
+            (R, 28, 28) float logit maps. Without a RoI they are empty, and in training keep the graph of the weights.
+        """
+        if self.training and len(boxes) == 0:  # batch statistics of nothing are undefined
+            weights = sum(parameter.sum() for parameter in self.head.parameters()) * 0
+            empty = features[0].new_zeros((0, MASK_SIZE, MASK_SIZE)) + weights
+            return BilayerLogits._make(empty if name in self.head.outputs else None for name in BilayerLogits._fields)
+        levels = features[: len(self.strides)]
+        logits: BilayerLogits = self.head(pool_rois(levels, boxes, images, strides=self.strides, size=MASK_SIZE // 2))
+        return logits
+
+    def losses(self, features: list[Tensor], rois: RoIs, targets: list[Targets]) -> dict[str, Tensor]:
+        """The unweighted losses of the maps of R RoIs, by name; each is a scalar with a graph.
+
+        Args:
+            features: the pyramid, (B, C, H / stride, W / stride) each.
+            rois: of the batch; there may be none.
+            targets: of each image.
+        """
+        logits = self(features, rois.boxes, rois.images)
+        wanted = bilayer_targets(targets, rois, size=MASK_SIZE)
+        return bilayer_losses(logits, wanted, rois.keys, sampling=self.occluder_sampling)

@@ -1,0 +1,67 @@
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet50
+
+from bcnet_core.model.backbones import PixelStatistics, ResNetFPN, build_backbone
+
+
+@pytest.mark.parametrize(("levels", "strides"), [("p3_p7", (8, 16, 32, 64, 128)), ("p2_p6", (4, 8, 16, 32, 64))])
+def test_levels_have_their_strides(levels: str, strides: tuple[int, ...]) -> None:
+    backbone = build_backbone("r18", out_channels=16, levels=levels)  # type: ignore[arg-type]
+    assert backbone.strides == strides
+    features = backbone(torch.zeros(1, 3, 96, 160))
+    assert [x.shape for x in features] == [(1, 16, -(-96 // stride), -(-160 // stride)) for stride in strides]
+
+
+def test_the_body_is_torchvisions_resnet() -> None:
+    """With the same weights, the last stage of both gives the same."""
+    reference = resnet50().eval()
+    backbone = build_backbone("r50", out_channels=8)
+    assert isinstance(backbone, ResNetFPN)
+    state = {
+        key: value for key, value in reference.state_dict().items() if "num_batches" not in key and "fc" not in key
+    }
+    backbone.body.load_state_dict(state)
+    image, last = torch.randn(1, 3, 64, 64), {}
+    for name, body in (("ours", backbone.body), ("theirs", reference)):
+        body.layer4.register_forward_hook(lambda _m, _i, output, name=name: last.update({name: output}))
+    with torch.no_grad():
+        backbone(image)
+        reference(image)
+    torch.testing.assert_close(last["ours"], last["theirs"], rtol=1e-4, atol=1e-4)
+
+
+def strides_of(backbone: ResNetFPN) -> tuple[tuple[int, int], tuple[int, int]]:
+    block = backbone.body.layer2[0]
+    return block.conv1.stride, block.conv2.stride
+
+
+@pytest.mark.parametrize(
+    ("name", "style", "strides"),
+    [("r50", "caffe", ((2, 2), (1, 1))), ("r50", "torchvision", ((1, 1), (2, 2))), ("x101", "caffe", ((1, 1), (2, 2)))],
+)
+def test_caffe_style_strides_in_the_first_convolution(name: str, style: str, strides: object) -> None:
+    backbone = build_backbone(name, out_channels=8, style=style)  # type: ignore[arg-type]
+    assert isinstance(backbone, ResNetFPN) and strides_of(backbone) == strides
+
+
+@pytest.mark.parametrize(
+    ("stages", "frozen"), [(0, set()), (2, {"conv1", "layer1"}), (3, {"conv1", "layer1", "layer2"})]
+)
+def test_stages_are_frozen(stages: int, frozen: set[str]) -> None:
+    backbone = build_backbone("r18", out_channels=8, frozen_stages=stages)
+    assert isinstance(backbone, ResNetFPN)
+    assert {name.split(".")[0] for name, p in backbone.body.named_parameters() if not p.requires_grad} == frozen
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
+
+
+def test_images_are_normalised_as_the_weights_expect() -> None:
+    image = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1)
+    rgb = PixelStatistics("r50", "torchvision")(image).flatten()
+    torch.testing.assert_close(rgb[0], torch.tensor((10 - 123.675) / 58.395))
+    bgr = PixelStatistics("r50", "caffe")(image).flatten()
+    torch.testing.assert_close(bgr, torch.tensor([30 - 103.53, 20 - 116.28, 10 - 123.675]))
+    with_deviation = PixelStatistics("x101", "caffe")(image).flatten()
+    torch.testing.assert_close(with_deviation[0], torch.tensor((30 - 103.53) / 57.375))
+    assert torch.equal(PixelStatistics("tiny", "caffe")(image).flatten(), rgb)
