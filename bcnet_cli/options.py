@@ -15,4 +15,19 @@ DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", envvar="BCNET_DATA", help="Folder that the recipe's data paths are relative to."),
 ]
+ImageSize = Annotated[str, typer.Option("--size", metavar="HxW", help="Height and width of the images, pixels.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width of an `--size`.
+
+    Raises:
+        BCNetError: if it is not two positive numbers.
+    """
+    from bcnet_core.errors import usage_error
+
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise usage_error(f"`{text}` is no image size", "give height and width in pixels: --size 800x1333")
+    return int(parts[0]), int(parts[1])

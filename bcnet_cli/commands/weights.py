@@ -1,4 +1,4 @@
-"""`bcnet weights`: published weights in, as checkpoints of ours."""
+"""`bcnet weights`: published weights in, as checkpoints of ours; trained detectors out, as TorchScript or ONNX."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.text import Text
 
 from bcnet_cli import console
-from bcnet_cli.options import DryRun, Json, Overwrite
+from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, parse_size
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -24,13 +24,8 @@ SHOWN_NAMES = 4
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Bring published weights in: the official release, detectron2's zoo, torchvision.",
+    help="Bring published weights in (the official release, detectron2's zoo, torchvision), and detectors out.",
 )
-
-
-@app.callback()
-def _group() -> None:
-    """Keep `import` a subcommand although it is the only one."""
 
 
 @app.command("import")
@@ -83,6 +78,46 @@ def import_(
         console.err.print(Text(f"would write {output}"))
     else:
         console.show_outputs(output, then=_next_command(report, output))
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(metavar="RUN_OR_CKPT", help="A run directory or a checkpoint.")],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    form: Annotated[
+        Literal["torchscript", "onnx"], typer.Option("--format", help="onnx needs the packages onnx and onnxruntime.")
+    ] = "torchscript",
+    size: ImageSize = "800x1333",
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Write a detector as one file that runs without bcnet, for images of one size.
+
+    It takes a (3, H, W) uint8 RGB image and gives boxes, scores, labels and the maps of both layers inside the boxes
+    (N, 28, 28). The file is run once and compared with the detector before it is kept.
+
+    **Examples**
+
+    `bcnet weights export runs/tiny -o bcnet.torchscript --size 256x384`
+
+    `bcnet weights export runs/tiny -o bcnet.onnx --format onnx --size 256x384`
+    """
+    from bcnet_core import load_detector
+    from bcnet_core.engine.checkpoint import find_checkpoint
+    from bcnet_core.model.export import export_detector
+    from bcnet_core.outputs import refuse_existing, refuse_input
+
+    height, width = parse_size(size)
+    refuse_existing(output, overwrite=overwrite)
+    refuse_input(output, find_checkpoint(source))
+    detector = load_detector(source, device="cpu")
+    if dry_run:
+        console.err.print(Text(f"would write {output}"))
+        return
+    difference = export_detector(detector, output, form=form, height=height, width=width)
+    console.err.print(f"largest difference of its outputs from the detector's: {difference:.1g}")
+    console.show_outputs(output)
 
 
 def _show(report: ImportReport, *, as_json: bool) -> None:

@@ -17,15 +17,17 @@ from bcnet_core import masks
 
 
 class MaskCrops(NamedTuple):
-    """N masks, each cut to its own tight pixel box and flattened, one behind the other.
+    """N masks, each cut to its own tight pixel box and packed to one bit a pixel, one behind the other.
+
+    So even 500 masks that each fill an image of 800 x 1333 pixels are 67 MB.
 
     Attributes:
-        pixels: (P,) uint8, 0 or 1; row-major crops of all masks.
+        bits: (P,) uint8, eight pixels each, the first in the highest bit; row-major crops of all masks.
         boxes: (N, 4) int64, half-open x0, y0, x1, y1 in source pixels; all zeros for an empty mask.
-        starts: (N,) int64, where each crop begins in `pixels`.
+        starts: (N,) int64, the byte at which each crop begins in `bits`.
     """
 
-    pixels: Tensor
+    bits: Tensor
     boxes: Tensor
     starts: Tensor
 
@@ -36,30 +38,28 @@ class MaskCrops(NamedTuple):
 
 def crop_rles(rles: Sequence[masks.RLE | None]) -> MaskCrops:
     """Cut every mask to its tight box; None is an empty mask."""
-    pieces: list[np.ndarray[tuple[int], np.dtype[np.bool_]]] = []
     boxes = np.zeros((len(rles), 4), np.int64)
     for index, rle in enumerate(rles):
-        if rle is None or masks.area(rle) == 0:
-            continue
-        x, y, width, height = masks.bounding_box(rle).astype(np.int64)
-        boxes[index] = (x, y, x + width, y + height)
-        pieces.append(masks.decode(rle)[y : y + height, x : x + width].ravel())
-    sizes = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    pixels = np.concatenate(pieces) if pieces else np.zeros(0, np.bool_)
+        if rle is not None and masks.area(rle):
+            x, y, width, height = masks.bounding_box(rle).astype(np.int64)
+            boxes[index] = (x, y, x + width, y + height)
+    sizes = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) + 7) // 8
     starts = np.cumsum(sizes) - sizes
-    return MaskCrops(
-        torch.from_numpy(pixels.astype(np.uint8)),
-        torch.from_numpy(boxes),
-        torch.from_numpy(starts.astype(np.int64)),
-    )
+    bits = np.zeros(sizes.sum(), np.uint8)
+    for rle, (x0, y0, x1, y1), start, size in zip(rles, boxes, starts, sizes, strict=True):
+        if rle is not None and size:
+            bits[start : start + size] = np.packbits(masks.decode(rle)[y0:y1, x0:x1])
+    return MaskCrops(torch.from_numpy(bits), torch.from_numpy(boxes), torch.from_numpy(starts.astype(np.int64)))
 
 
 def concatenate(parts: Sequence[MaskCrops]) -> MaskCrops:
     """The crops of several images as one, in order."""
-    sizes = [part.pixels.numel() for part in parts]
+    if len(parts) == 1:
+        return parts[0]
+    sizes = [part.bits.numel() for part in parts]
     shifts = np.cumsum([0, *sizes[:-1]])
     return MaskCrops(
-        torch.cat([part.pixels for part in parts]),
+        torch.cat([part.bits for part in parts]),
         torch.cat([part.boxes for part in parts]),
         torch.cat([part.starts + int(shift) for part, shift in zip(parts, shifts, strict=True)]),
     )

@@ -220,7 +220,7 @@ def _misfit(found: Converted, rows: list[Row], ours: int, file: Path) -> BCNetEr
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     more = [f"and {len(rows) - MOST_ROWS} more"] if len(rows) > MOST_ROWS else []
     return data_error(
-        f"`{file}` looks like {found.origin}, but {len(rows)} tensors do not fit: {over} left over, {missing} missing, "
+        f"`{file}` looks like {found.origin}, but its tensors do not fit: {over} left over, {missing} missing, "
         f"{len(rows) - over - missing} of another shape (bcnet's model has {ours})",
         *lines,
         *more,

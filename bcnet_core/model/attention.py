@@ -34,8 +34,10 @@ class NonLocalBlock(nn.Module):
         Returns:
             (N, C, S, S) float.
         """
+        count, channels, height, width = x.shape
         query, key, value = (
-            part(x).flatten(2).transpose(1, 2) for part in (self.query, self.key, self.value)
+            part(x).reshape(count, channels, height * width).transpose(1, 2)  # no -1, so that N may be 0 in ONNX
+            for part in (self.query, self.key, self.value)
         )  # each (N, S*S, C)
         dtype = query.dtype
         if dtype == torch.float16:  # scores of trained weights pass 65,504, the largest number of half precision

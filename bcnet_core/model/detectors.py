@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.models.detection.image_list import ImageList
 
 from bcnet_core.annotations.coco import Record, category_names
@@ -92,10 +93,11 @@ class Detector(nn.Module):
         """Normalise (3, h, w) uint8 RGB images and pad them right and below to (B, 3, H, W) float, sides of 32 n."""
         sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
         height, width = (-(-max(size) // SIZE_DIVISOR) * SIZE_DIVISOR for size in zip(*sizes, strict=True))
-        batch = self.statistics.mean.new_zeros((len(images), 3, height, width))
-        for slot, image, (h, w) in zip(batch, images, sizes, strict=True):
-            slot[:, :h, :w] = self.statistics(image.to(self.device))
-        return ImageList(batch.contiguous(memory_format=torch.channels_last), sizes)
+        padded = [
+            functional.pad(self.statistics(image.to(self.device)), (0, width - w, 0, height - h))
+            for image, (h, w) in zip(images, sizes, strict=True)
+        ]
+        return ImageList(torch.stack(padded).contiguous(memory_format=torch.channels_last), sizes)
 
     @torch.inference_mode()
     def predict(self, images: Sequence[NDArray[np.uint8] | str | Path], *, resize: bool = True) -> list[Detections]:

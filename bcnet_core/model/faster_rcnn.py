@@ -84,7 +84,7 @@ class AlignedRoIPool(nn.Module):
     def forward(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: object) -> Tensor:
         """Pool the (R, 4) boxes of each image to (sum of R, C, size, size); `image_shapes` is not needed."""
         levels = list(features.values())[: len(self.strides)]
-        images = torch.cat([box.new_full((len(box),), index, dtype=torch.int64) for index, box in enumerate(boxes)])
+        images = torch.cat([torch.full_like(box[:, 0], index, dtype=torch.int64) for index, box in enumerate(boxes)])
         return pool_rois(levels, torch.cat(boxes), images, strides=self.strides, size=self.size)
 
 
@@ -189,6 +189,12 @@ class TwoStageHeads(nn.Module):
     def __init__(self, rpn: RegionProposalNetwork, roi_heads: BilayerRoIHeads) -> None:
         super().__init__()
         self.rpn, self.roi_heads = rpn, roi_heads
+
+    @property
+    def masks(self) -> MaskBranch:
+        """The mask branch, inside of the second stage."""
+        masks: MaskBranch = self.roi_heads.masks
+        return masks
 
     def forward(
         self, features: list[Tensor], images: ImageList, targets: list[Targets], seeds: list[int]

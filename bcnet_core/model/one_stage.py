@@ -126,6 +126,8 @@ def with_maps(masks: MaskBranch, features: list[Tensor], found: list[Proposals])
     """Predict the maps inside the boxes of all images at once, and hand them back to their images."""
     images = torch.cat([torch.full_like(one.labels, index) for index, one in enumerate(found)])
     logits = masks(features, torch.cat([one.boxes for one in found]), images)
+    if len(found) == 1:  # and in an exported detector, where lengths are not numbers yet
+        return [Found(found[0], logits)]
     results, start = [], 0
     for one in found:
         part = slice(start, start + len(one.boxes))

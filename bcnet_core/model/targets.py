@@ -12,6 +12,9 @@ from bcnet_core.data.crops import MaskCrops, concatenate
 from bcnet_core.data.dataset import Targets
 from bcnet_core.model.rois import RoIs
 
+CHUNK = 64
+"""RoIs that are cropped at once, which bounds the memory that it takes to some 30 MB."""
+
 
 class BilayerTargets(NamedTuple):
     """The four maps that the head should predict, each (R, S, S) bool."""
@@ -56,18 +59,25 @@ def crop_to_boxes(crops: MaskCrops, instances: Tensor, boxes: Tensor, *, size: i
     Returns:
         (R, S, S) bool.
     """
-    if len(boxes) == 0 or crops.pixels.numel() == 0:
+    if len(boxes) == 0 or crops.bits.numel() == 0:
         return torch.zeros((len(boxes), size, size), dtype=torch.bool, device=boxes.device)
-    steps = (torch.arange(size * samples, device=boxes.device) + 0.5) / (size * samples)
-    x = (boxes[:, 0:1] + (boxes[:, 2:3] - boxes[:, 0:1]) * steps).floor().long()  # (R, S * samples)
+    parts = zip(torch.split(instances, CHUNK), torch.split(boxes, CHUNK), strict=True)
+    return torch.cat([_sample(crops, which, where, size * samples, samples) for which, where in parts])
+
+
+def _sample(crops: MaskCrops, instances: Tensor, boxes: Tensor, side: int, samples: int) -> Tensor:
+    """`crop_to_boxes` of a few RoIs, on a grid of `side` x `side` pixels."""
+    steps = (torch.arange(side, device=boxes.device) + 0.5) / side
+    x = (boxes[:, 0:1] + (boxes[:, 2:3] - boxes[:, 0:1]) * steps).floor().long()  # (R, side)
     y = (boxes[:, 1:2] + (boxes[:, 3:4] - boxes[:, 1:2]) * steps).floor().long()
     x0, y0, x1, y1 = crops.boxes[instances].unbind(1)
     inside_x = (x >= x0[:, None]) & (x < x1[:, None])
     inside_y = (y >= y0[:, None]) & (y < y1[:, None])
-    rows = crops.starts[instances][:, None] + (y - y0[:, None]) * (x1 - x0)[:, None]
-    index = rows[:, :, None] + (x - x0[:, None])[:, None, :]  # (R, S * samples, S * samples)
-    inside = inside_y[:, :, None] & inside_x[:, None, :]
-    values = crops.pixels[index.clamp(0, crops.pixels.numel() - 1)] * inside
+    rows = 8 * crops.starts[instances][:, None] + (y - y0[:, None]) * (x1 - x0)[:, None]
+    index = rows[:, :, None] + (x - x0[:, None])[:, None, :]  # (R, side, side), in bits
+    octets = crops.bits[(index >> 3).clamp_(0, crops.bits.numel() - 1)]
+    values = (octets >> (7 - (index & 7)).to(torch.uint8)) & 1
+    values &= (inside_y[:, :, None] & inside_x[:, None, :]).to(torch.uint8)
     cells = functional.avg_pool2d(values.float()[:, None], samples)[:, 0]  # (R, S, S)
     return cells >= 0.5
 

@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
 from bcnet_core.data.crops import crop_rles
 from bcnet_core.data.dataset import Targets
-from bcnet_core.model.detectors import Detector, build_detector, to_detections
+from bcnet_core.engine.checkpoint import load_detector, save_checkpoint
+from bcnet_core.engine.weights import import_weights
+from bcnet_core.model.detectors import Detector, to_detections
 from bcnet_core.model.fcos_losses import assign, fcos_losses
 from bcnet_core.model.losses import bilayer_losses
 from bcnet_core.model.official_names import fcos_name
@@ -26,10 +27,6 @@ from tests.model.test_parity import OFFICIAL, PARITY
 from tests.parity.rule import checksum, image_for, input_for, weights_for
 
 Recording = dict[str, NDArray[Any]]
-OFFICIAL_SETTINGS = Recipe(
-    model=ModelConfig(mask_proposals="official", occluder_sampling="official", mask_rois_per_image=0),
-    loss=LossConfig(normalizer="official", giou="official"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +36,18 @@ def official() -> Recording:
 
 
 @pytest.fixture(scope="module")
-def detector() -> Detector:
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
+    """The way that a user brings the release in: import, then load."""
     shapes = json.loads((PARITY / "official_keys_r50.json").read_text())["shapes"]
-    state = {fcos_name(key): torch.as_tensor(weights_for(key, shape, "open")) for key, shape in shapes.items()}
-    state["heads.boxes.scales"] = torch.cat([state.pop(f"heads.boxes.scales.{level}") for level in range(5)])
-    detector = build_detector(OFFICIAL_SETTINGS, [{"id": index, "name": str(index)} for index in range(80)])
-    detector.load_state_dict(state)
+    folder = tmp_path_factory.mktemp("release")
+    state = {key: torch.as_tensor(weights_for(key, shape, "open")) for key, shape in shapes.items()}
+    torch.save({"model": state}, folder / "official.pth")
+    checkpoint, report = import_weights(folder / "official.pth")
+    assert report.whole and not report.dropped and not any(report.fresh.values())
+    save_checkpoint(folder / "ours.pt", checkpoint)
+    (folder / "official.pth").unlink()
+    detector = load_detector(folder / "ours.pt", device="cpu")
+    (folder / "ours.pt").unlink()
     return detector
 
 

@@ -1,0 +1,27 @@
+"""The examples in docs/python.md are run as they stand."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from bcnet_core.config.schema import ModelConfig, Recipe
+from bcnet_core.engine.checkpoint import Checkpoint, save_checkpoint
+from bcnet_core.model.detectors import build_detector
+from tests.conftest import REPO
+
+
+def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    categories = [{"id": 1, "name": "thing"}]
+    torch.manual_seed(0)
+    recipe = Recipe(model=ModelConfig(backbone="tiny", channels=32, tower_convs=1, score_threshold=0))
+    detector = build_detector(recipe, categories)
+    torch.nn.init.constant_(detector.heads.boxes.classes.bias, 3.0)  # sure of everything
+    torch.nn.init.constant_(detector.heads.boxes.centerness.bias, 3.0)
+    weights = detector.state_dict()
+    save_checkpoint(Path("bcnet.pt"), Checkpoint(0, recipe.model_dump(mode="json"), categories, weights, {}, {}))
+    (example,) = re.findall(r"```python\n(.*?)```", (REPO / "docs" / "python.md").read_text(), re.DOTALL)
+    exec(compile(example, "docs/python.md", "exec"), {})
+    assert re.match(r"thing \[[\d.]+, .*\] \d+ pixels\n", capsys.readouterr().out)
