@@ -171,8 +171,7 @@ def refuse_other_model(detector: Detector, checkpoint: Checkpoint, path: Path) -
     )
     if not any(name.startswith("heads.") for name in checkpoint.model):  # an ImageNet backbone fits both detectors
         theirs = (ours[0], *theirs[1:])
-    if "tiny" in (theirs[1], ours[1]):  # which has no style
-        theirs, ours = theirs[:2], ours[:2]
+    theirs, ours = (side[:2] if side[1] == "tiny" else side for side in (theirs, ours))  # tiny has no style
     if theirs != ours:
         keys = ("model.detector", "model.backbone", "model.backbone_style")
         raise data_error(

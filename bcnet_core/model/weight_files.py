@@ -215,8 +215,7 @@ class _Array:
 
 
 def _values(kind: _Type, raw: bytes | bytearray | str) -> NDArray[np.generic]:
-    data = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
-    return np.frombuffer(data, np.dtype(kind.name))
+    return np.frombuffer(raw.encode("latin1") if isinstance(raw, str) else raw, np.dtype(kind.name))
 
 
 def _from_buffer(raw: bytes | bytearray, kind: _Type, shape: tuple[int, ...], order: Literal["C", "F"]) -> _Array:

@@ -256,12 +256,12 @@ def test_a_bare_backbone_fits_both_detectors(tmp_path: Path, detector: Any) -> N
 def test_an_initialisation_that_does_not_fit_names_both_sides(tmp_path: Path) -> None:
     checkpoint, _ = import_weights(saved(tmp_path / "x.pth", torchvision_backbone(resnet18)))
     for model, told in (
-        (ModelConfig(backbone="tiny", **SMALL), "holds weights of fcos r18, this model is fcos tiny"),
+        (ModelConfig(backbone="tiny", **SMALL), "holds weights of fcos r18 torchvision, this model is fcos tiny"),
         (ModelConfig(backbone="r18", **SMALL), "fcos r18 torchvision, this model is fcos r18 caffe"),
     ):
         with pytest.raises(BCNetError, match=told) as caught:
             load_weights(detector_of(model), checkpoint, tmp_path / "init.pt")
-        assert "model.backbone=r18" in caught.value.hints[0]
+        assert "model.backbone=r18 model.backbone_style=torchvision" in caught.value.hints[0]
     wide = replace(checkpoint, model=checkpoint.model | {"backbone.body.conv1.weight": torch.zeros(64, 4, 7, 7)})
     fitting = detector_of(ModelConfig(backbone="r18", backbone_style="torchvision", **SMALL))
     with pytest.raises(BCNetError, match=r"1 of \d+ tensors differ, the first is `backbone\.body\.conv1") as caught:

@@ -101,6 +101,7 @@ HARMFUL = {
     "change a known name": b"cnumpy\ndtype\n(N}S'name'\nS'x'\nstb.",
     "make an object without its constructor": b"\x80\x02cnumpy\ndtype\n)\x81.",
     "persistent": b"Px\n.",
+    "a number of bytes instead of bytes": b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'f4'\ntRI9999999999\ntR.",
 }
 
 
