@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ from bcnet_cli.options import Device, ImageSize, Json, parse_size
 
 if TYPE_CHECKING:
     from bcnet_core.config.schema import ModelConfig
+    from bcnet_core.engine.bench import ModelCosts
 
 RELEASE = ("model.channels=256", "model.tower_convs=4", "model.mask_rois_per_image=64")
 """The size of the release's heads."""
@@ -35,45 +36,56 @@ def model(
         list[str] | None,
         typer.Option("--backbone", help="tiny, r18, r50, r101, x101; may be repeated; default r50."),
     ] = None,
-    size: ImageSize = "480x640",
+    size: ImageSize = "800x1067",
     images: Annotated[int, typer.Option("--images", min=1, help="Images of a step.")] = 1,
     instances: Annotated[int, typer.Option("--instances", min=1, help="Instances of an image.")] = 10,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed rounds; the median is shown.")] = 5,
     device: Device = "auto",
+    autocast: Annotated[
+        Literal["off", "bf16", "fp16"], typer.Option("--autocast", help="Run both heads in this precision.")
+    ] = "off",
+    compiled: Annotated[bool, typer.Option("--compile", help="Run both heads through torch.compile.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare the bilayer head with the plain mask head of the same detector, side by side in one run.
+    """Compare the bilayer head with torchvision's plain mask head in the same detector, side by side in one run.
 
-    Both heads take turns: forward and backward pass of a training step, inference with 100 detections, and the peak
-    memory of a process that does one step. "targets" is the share of the bilayer step that building the targets takes.
+    Both heads take turns: forward and backward pass of a training step, inference with 100 detections an image, and the
+    peak memory of a process that does one step. "targets" is what building the targets takes of the bilayer step.
 
     **Examples**
 
     `bcnet bench model --backbone r18 --size 256x256`
 
-    `bcnet bench model --detector fcos --backbone r50 --backbone r101 --size 800x1333 --images 2 --json`
+    `bcnet bench model --detector fcos --backbone r50 --backbone r101 --instances 64 --autocast bf16 --json`
     """
     from bcnet_core.engine.bench import Workload, bench_model
 
     height, width = parse_size(size)
-    work = Workload(height, width, images, instances, repeats, device)
+    work = Workload(height, width, images, instances, repeats, device, autocast, compiled)
     table = console.make_table(
-        f"{images} x {size}, {instances} instances, median of {repeats}; plain / bilayer",
-        "model", "step, s", "ratio", "targets", "inference, s", "ratio", "memory, MB", "ratio",
-    )  # fmt: skip
+        f"{images} x {size}, {instances} instances, median of {repeats}", "", "plain", "bilayer", "ratio"
+    )
     results = []
     for config in _models(detector or ["fcos", "faster_rcnn"], backbone or ["r50"]):
         costs = bench_model(config, work)
         found = {**asdict(costs), "target_share": costs.target_share}
         results.append({"detector": config.detector, "backbone": config.backbone, **found})
-        table.add_row(
-            f"{config.detector} {config.backbone}",
-            *_compared(*costs.step, digits=3),
-            f"{costs.target_share:.1%}",
-            *_compared(*costs.inference, digits=3),
-            *_compared(costs.memory[0] / 1e6, costs.memory[1] / 1e6, digits=0),
-        )
+        for title, cells in _rows(costs).items():
+            table.add_row(f"{config.detector} {config.backbone}: {title}", *cells)
+        table.add_section()
     console.out.print(json.dumps(results) if as_json else table)
+
+
+def _rows(costs: ModelCosts) -> dict[str, tuple[str, str, str]]:
+    """What the table shows of one detector: the title of a row to plain, bilayer and their ratio."""
+    step, inference, memory = costs.step, costs.inference, costs.memory
+    return {
+        "training step, s": (f"{step[0]:.3f}", f"{step[1]:.3f}", f"{step[1] / step[0]:.2f}"),
+        "of it targets, s": ("", f"{costs.targets:.4f}", f"{costs.target_share:.1%}"),
+        "inference, s": (f"{inference[0]:.3f}", f"{inference[1]:.3f}", f"{inference[1] / inference[0]:.2f}"),
+        "detections an image": (f"{costs.detections[0]:.0f}", f"{costs.detections[1]:.0f}", ""),
+        "peak memory, MB": (f"{memory[0] / 1e6:.0f}", f"{memory[1] / 1e6:.0f}", f"{memory[1] / memory[0]:.2f}"),
+    }
 
 
 def _models(detectors: list[str], backbones: list[str]) -> list[ModelConfig]:
@@ -85,7 +97,3 @@ def _models(detectors: list[str], backbones: list[str]) -> list[ModelConfig]:
         for detector in detectors
         for backbone in backbones
     ]
-
-
-def _compared(plain: float, bilayer: float, *, digits: int) -> tuple[str, str]:
-    return f"{plain:.{digits}f} / {bilayer:.{digits}f}", f"{bilayer / plain:.2f}"

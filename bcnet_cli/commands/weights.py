@@ -89,6 +89,10 @@ def export(
         Literal["torchscript", "onnx"], typer.Option("--format", help="onnx needs the packages onnx and onnxruntime.")
     ] = "torchscript",
     size: ImageSize = "800x1333",
+    image: Annotated[
+        Path | None,
+        typer.Option("--image", help="Picture to compare the file and the detector on; default noise."),
+    ] = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -99,24 +103,31 @@ def export(
 
     **Examples**
 
-    `bcnet weights export runs/tiny -o bcnet.torchscript --size 256x384`
+    `bcnet weights export runs/tiny -o bcnet.torchscript --size 256x384 --image coco/val2017/000000000139.jpg`
 
     `bcnet weights export runs/tiny -o bcnet.onnx --format onnx --size 256x384`
     """
     from bcnet_core import load_detector
+    from bcnet_core.data.images import read_image
     from bcnet_core.engine.checkpoint import find_checkpoint
     from bcnet_core.model.export import export_detector
     from bcnet_core.outputs import refuse_existing, refuse_input
 
     height, width = parse_size(size)
     refuse_existing(output, overwrite=overwrite)
-    refuse_input(output, find_checkpoint(source))
+    refuse_input(output, find_checkpoint(source), *([image] if image else []))
+    picture = read_image(image) if image else None
     detector = load_detector(source, device="cpu")
     if dry_run:
         console.err.print(Text(f"would write {output}"))
         return
-    difference = export_detector(detector, output, form=form, height=height, width=width)
-    console.err.print(f"largest difference of its outputs from the detector's: {difference:.1g}")
+    difference, instances = export_detector(detector, output, form=form, height=height, width=width, picture=picture)
+    if instances:
+        console.err.print(f"its outputs differ from the detector's by {difference:.1g} at most ({instances} instances)")
+    else:
+        where = "the picture" if image else "the noise"
+        hint = "give one with objects: --image FILE"
+        ConsoleReporter().warning(f"nothing is found in {where} that it was compared on, as by the detector; {hint}")
     console.show_outputs(output)
 
 

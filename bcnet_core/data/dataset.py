@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,6 +20,9 @@ from bcnet_core.data.crops import MaskCrops, crop_rles
 from bcnet_core.data.images import read_image
 from bcnet_core.data.transforms import Placement, place
 from bcnet_core.errors import data_error
+
+SURVEYED = 1000
+"""Images, spread evenly over a set, that tell how many of its instances have an occluder."""
 
 
 class Targets(NamedTuple):
@@ -136,9 +140,13 @@ class TrainingSet(Dataset[Sample]):
 
     @cached_property
     def occluder_share(self) -> float:
-        """The share of instances with an occluder, over at most 1,000 images spread evenly over the set."""
+        """The share of instances with an occluder, over `SURVEYED` images; over all of them where these have none."""
+        spread = np.linspace(0, len(self) - 1, min(len(self), SURVEYED)).astype(int).tolist()
+        return self._occluder_share_of(spread) or self._occluder_share_of(range(len(self)))
+
+    def _occluder_share_of(self, positions: Iterable[int]) -> float:
         count = found = 0
-        for position in np.linspace(0, len(self) - 1, min(len(self), 1000)).astype(int):
+        for position in positions:
             _, _, occluders = self._layers(*self._items[position])
             count += len(occluders)
             found += sum(occluder is not None for occluder in occluders)

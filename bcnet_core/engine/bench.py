@@ -1,39 +1,69 @@
-"""What the bilayer head costs: the same detector with both layers and with the plain mask head, side by side."""
+"""What the bilayer head costs: the same detector with it and with torchvision's plain mask head, side by side."""
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from bcnet_core import masks
 from bcnet_core.config.schema import ModelConfig, Recipe
 from bcnet_core.data.crops import MaskCrops, crop_rles
 from bcnet_core.data.dataset import Targets
 from bcnet_core.engine.dist import choose_device
+from bcnet_core.model.bilayer_head import BilayerLogits
 from bcnet_core.model.detectors import Detector, build_detector
 from bcnet_core.model.mask_branch import MASK_SIZE
 from bcnet_core.model.rois import jittered_rois
 from bcnet_core.model.targets import bilayer_targets
 
-PLAIN = {"layers": 1, "attention": False, "boundary": False}
-"""Settings of the mask head that make it torchvision's."""
+Autocast = Literal["off", "bf16", "fp16"]
+
+M_MMAP_THRESHOLD = -3
+"""glibc's name of the setting from which size on freed memory goes back to the system at once."""
 CATEGORIES = [{"id": index + 1, "name": f"class {index + 1}"} for index in range(80)]
+
+
+class PlainMaskHead(nn.Module):
+    """torchvision's mask head of Mask R-CNN, for one mask of no class, where ours would be.
+
+    Args:
+        channels: of the RoI features.
+    """
+
+    outputs = ("occludee_mask",)
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convs = MaskRCNNHeads(channels, (channels,) * 4, 1)
+        self.predictor = MaskRCNNPredictor(channels, channels, 1)
+
+    def forward(self, features: Tensor) -> BilayerLogits:
+        """Map (N, channels, S, S) features to (N, 2S, 2S) logits of the instance, and no other map."""
+        return BilayerLogits(self.predictor(self.convs(features))[:, 0], None, None, None)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is timed: `images` images of `height` x `width` pixels with `instances` instances each."""
+    """What is timed: `images` images of `height` x `width` pixels with `instances` instances each.
+
+    Both heads are run under autocast, or compiled, where that is asked for.
+    """
 
     height: int
     width: int
@@ -41,16 +71,27 @@ class Workload:
     instances: int
     repeats: int
     device: str
+    autocast: Autocast = "off"
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
 class ModelCosts:
-    """Medians in seconds, peak memory in bytes, of the plain head and of the bilayer head (in this order)."""
+    """Medians in seconds, peak memory in bytes, of the plain head and of the bilayer head (in this order).
+
+    Attributes:
+        step: the forward and backward pass of a training step.
+        inference: of one image after the other.
+        memory: of a process that does one step.
+        targets: building the targets of both layers.
+        detections: the instances that were found in each image, on average.
+    """
 
     step: tuple[float, float]
     inference: tuple[float, float]
     memory: tuple[int, int]
     targets: float
+    detections: tuple[float, float]
 
     @property
     def target_share(self) -> float:
@@ -63,29 +104,55 @@ def bench_model(model: ModelConfig, work: Workload) -> ModelCosts:
 
     Args:
         model: the detector; its mask RoIs are taken to be jittered ground truth, so that both heads see the same, and
-            every image has `detections_per_image` detections.
+            no score is too low, so that every image has `detections_per_image` detections.
         work: what is timed.
 
     Returns:
         The costs.
     """
     device = choose_device(work.device)
-    detectors = [_build(model, plain=plain).to(device) for plain in (True, False)]
+    detectors = [_build(model, work, plain=plain).to(device) for plain in (True, False)]
     images, targets = _batch(work)
     wanted = [one.to(device) for one in targets]
     seeds = list(range(work.images))
     rois = jittered_rois(wanted, seeds, most=model.mask_rois_per_image)
-    steps = _alternate([_step(detector, images, wanted) for detector in detectors], work.repeats, device)
-    build = _alternate([lambda: bilayer_targets(wanted, rois, size=MASK_SIZE)], work.repeats, device)
-    inference = _alternate([_inference(detector, images) for detector in detectors], work.repeats, device)
+    with _autocast(work, device):
+        steps = _alternate([_step(detector, images, wanted) for detector in detectors], work.repeats, device)
+        build = _alternate([lambda: bilayer_targets(wanted, rois, size=MASK_SIZE)], work.repeats, device)
+        inference = [_inference(detector, images) for detector in detectors]
+        seconds = _alternate(inference, work.repeats, device)
+        found = [infer() / work.images for infer in inference]
     memory = [_peak_memory(model, work, plain=plain) for plain in (True, False)]
-    return ModelCosts((steps[0], steps[1]), (inference[0], inference[1]), (memory[0], memory[1]), build[0])
+    return ModelCosts(
+        (steps[0], steps[1]), (seconds[0], seconds[1]), (memory[0], memory[1]), build[0], (found[0], found[1])
+    )
 
 
-def _build(model: ModelConfig, *, plain: bool) -> Detector:
+def _build(model: ModelConfig, work: Workload, *, plain: bool) -> Detector:
+    """A detector whose fresh weights keep the size of what passes through them, as trained ones do."""
     torch.manual_seed(0)
-    settings = {**model.model_dump(), "mask_proposals": "jittered", "score_threshold": 0.0, **(PLAIN if plain else {})}
-    return build_detector(Recipe(model=ModelConfig.model_validate(settings)), CATEGORIES)
+    settings = {**model.model_dump(), "mask_proposals": "jittered", "score_threshold": 0.0}
+    detector = build_detector(Recipe(model=ModelConfig.model_validate(settings)), CATEGORIES)
+    for block in detector.backbone.modules():
+        if isinstance(block, BasicBlock | Bottleneck):
+            last = block.bn3 if isinstance(block, Bottleneck) else block.bn2
+            last.weight.fill_(0.2)
+    if plain:
+        head = PlainMaskHead(model.channels).to(memory_format=torch.channels_last)
+        detector.heads.masks.register_module("head", head)
+    if work.compiled:
+        detector.heads.masks.head.compile()
+    return detector
+
+
+def _autocast(work: Workload, device: torch.device) -> AbstractContextManager[object]:
+    match work.autocast:
+        case "off":
+            return nullcontext()
+        case "bf16":
+            return torch.autocast(device.type, torch.bfloat16)
+        case "fp16":
+            return torch.autocast(device.type, torch.float16)
 
 
 def _batch(work: Workload) -> tuple[list[Tensor], list[Targets]]:
@@ -126,16 +193,17 @@ def _step(detector: Detector, images: list[Tensor], targets: list[Targets]) -> C
     return step
 
 
-def _inference(detector: Detector, images: list[Tensor]) -> Callable[[], object]:
+def _inference(detector: Detector, images: list[Tensor]) -> Callable[[], int]:
+    """Finding the instances of all images; it returns how many there were."""
     pictures = [image.permute(1, 2, 0).numpy() for image in images]
 
-    def infer() -> object:
-        return detector.eval().predict(pictures, resize=False)
+    def infer() -> int:
+        return sum(len(found.scores) for found in detector.eval().predict(pictures, resize=False))
 
     return infer
 
 
-def _alternate(calls: list[Callable[[], object]], repeats: int, device: torch.device) -> list[float]:
+def _alternate(calls: Sequence[Callable[[], object]], repeats: int, device: torch.device) -> list[float]:
     """The median seconds of each call; they take turns, after one round to warm up."""
     seconds: list[list[float]] = [[] for _ in calls]
     for repeat in range(repeats + 1):
@@ -162,9 +230,12 @@ def _peak_memory(model: ModelConfig, work: Workload, *, plain: bool) -> int:
 
 
 def _measure_memory(model: ModelConfig, work: Workload, plain: bool) -> int:  # noqa: FBT001  (a pool passes positions)
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):  # else the peak is that of glibc's pools, and another each time
+        libc.mallopt(M_MMAP_THRESHOLD, 2**20)
     device = choose_device(work.device)
     images, targets = _batch(work)
-    _step(_build(model, plain=plain).to(device), images, [one.to(device) for one in targets])()
+    with _autocast(work, device):
+        _step(_build(model, work, plain=plain).to(device), images, [one.to(device) for one in targets])()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from bcnet_core.config.schema import Recipe
-from bcnet_core.data.dataset import Sample, TrainingSet
+from bcnet_core.data.dataset import SURVEYED, Sample, TrainingSet
 from bcnet_core.data.loaders import StepSampler, open_training_set, training_batches
 from bcnet_core.engine import dist
 from bcnet_core.engine.checkpoint import checkpoint_path, checkpoint_step, latest_checkpoint
@@ -59,9 +59,9 @@ def run_training(job: TrainingJob, reporter: Reporter) -> Path:
 def describe(dataset: TrainingSet, recipe: Recipe, reporter: Reporter) -> None:
     """Say what will be trained on, before step 0."""
     source = "read from the file" if dataset.reads_occluders else "derived from the masks"
-    reporter.info(
-        f"{len(dataset):,} training images; {dataset.occluder_share:.0%} of the instances have an occluder, {source}"
-    )
+    about = "about " if len(dataset) > SURVEYED else ""
+    share = f"{about}{dataset.occluder_share:.1%}"
+    reporter.info(f"{len(dataset):,} training images; {share} of the instances have an occluder, {source}")
     epochs = recipe.solver.steps * recipe.solver.batch_size / len(dataset)
     reporter.info(f"{recipe.solver.steps:,} steps of {recipe.solver.batch_size} images: {epochs:.1f} epochs")
 

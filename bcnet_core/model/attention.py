@@ -36,13 +36,13 @@ class NonLocalBlock(nn.Module):
         """
         count, channels, height, width = x.shape
         query, key, value = (
-            part(x).reshape(count, channels, height * width).transpose(1, 2)  # no -1, so that N may be 0 in ONNX
+            part(x).reshape(count, 1, channels, height * width).transpose(2, 3)  # no -1, so that N may be 0 in ONNX
             for part in (self.query, self.key, self.value)
-        )  # each (N, S*S, C)
+        )  # each (N, 1, S*S, C): with one head, as the fused kernels want it
         dtype = query.dtype
         if dtype == torch.float16:  # scores of trained weights pass 65,504, the largest number of half precision
             query, key, value = query.float(), key.float(), value.float()
-        attended = functional.scaled_dot_product_attention(query, key, value).to(dtype)  # (N, S*S, C)
-        attended = attended.transpose(1, 2).reshape_as(x)  # (N, C, S, S)
+        attended = functional.scaled_dot_product_attention(query, key, value).to(dtype)  # (N, 1, S*S, C)
+        attended = attended.transpose(2, 3).reshape_as(x)  # (N, C, S, S)
         residual: Tensor = self.norm(self.output(attended))
         return x + residual

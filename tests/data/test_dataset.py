@@ -53,6 +53,20 @@ def test_occluders_are_read_where_the_file_has_them(tmp_path: Path) -> None:
     assert derived[0, 0].targets.occluders.boxes[0].tolist() == [25, 10, 40, 40]
 
 
+def test_a_rare_occluder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four images only the second has one; two are looked at, and the others because these have none."""
+    monkeypatch.setattr("bcnet_core.data.dataset.SURVEYED", 2)
+    instances = [square(image, 10, 10, 30, image_id=image) for image in (1, 2, 3, 4)]
+    content = {
+        "images": [{"id": image, "file_name": "a.png", "width": 100, "height": 80} for image in (1, 2, 3, 4)],
+        "categories": [{"id": 5, "name": "dog"}],
+        "annotations": [*instances, square(5, 25, 10, 30, image_id=2)],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    dataset = TrainingSet(read_coco(tmp_path / "coco.json"), tmp_path, min_size=80, max_size=100)
+    assert dataset.occluder_share == pytest.approx(2 / 5)
+
+
 def test_asking_for_the_file_where_it_has_none_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BCNetError, match="has no `bg_object_segmentation`"):
         make(tmp_path, square(1, 10, 10, 30), occluders="file")

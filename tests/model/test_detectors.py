@@ -1,4 +1,5 @@
 import socket
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -203,13 +204,26 @@ def test_resnets_train_but_for_their_frozen_stages(kind: str, backbone: str, sty
     assert "backbone.body.conv1" in missing
 
 
+@pytest.mark.parametrize("kind", ["fcos", "faster_rcnn"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_detectors_train_and_infer_in_half_precision(kind: str, dtype: torch.dtype) -> None:
+    detector, image = build(kind), np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    with torch.autocast("cpu", dtype):
+        losses = step(detector, [targets(2), targets(0)])
+        (found,) = detector.eval().predict([image])
+    assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
+    (exact,) = detector.predict([image])
+    assert abs(float(found.scores[0] - exact.scores[0])) < 0.02 and found.occluder_mask.isfinite().all()
+
+
 def _with_and_without_objects(rank: int, port: int) -> None:
     distributed.init_process_group("gloo", init_method=f"tcp://localhost:{port}", rank=rank, world_size=2)
     torch.set_num_threads(1)
-    for kind in ("fcos", "faster_rcnn"):
-        model = DistributedDataParallel(build(kind))
-        for count in (0, 2):  # in the second round one process has objects and the other none
-            losses = model(images((64, 64)), [targets(count * rank)], [rank])
+    for kind, classes in product(("fcos", "faster_rcnn"), (1, 2, 1203)):
+        model = DistributedDataParallel(build(kind, classes=classes))
+        for wanted in (targets(0), targets(2), targets(500), targets(1, box=(20.2, 20.2, 20.3, 20.25))):
+            mine = wanted if rank else targets(0)  # the other process never has an object
+            losses = model(images((64, 64)), [mine], [rank])
             assert all(loss.isfinite() for loss in losses.values())
             torch.stack(list(losses.values())).sum().backward()
         assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
