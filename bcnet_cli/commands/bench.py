@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import product
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -39,6 +40,7 @@ def model(
     size: ImageSize = "800x1067",
     images: Annotated[int, typer.Option("--images", min=1, help="Images of a step.")] = 1,
     instances: Annotated[int, typer.Option("--instances", min=1, help="Instances of an image.")] = 10,
+    detections: Annotated[int, typer.Option("--detections", min=1, help="Detections of an image in inference.")] = 100,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed rounds; the median is shown.")] = 5,
     device: Device = "auto",
     autocast: Annotated[
@@ -49,7 +51,7 @@ def model(
 ) -> None:
     """Compare the bilayer head with torchvision's plain mask head in the same detector, side by side in one run.
 
-    Both heads take turns: forward and backward pass of a training step, inference with 100 detections an image, and the
+    Both heads take turns: forward and backward pass of a training step, inference of one image after the other, and the
     peak memory of a process that does one step. "targets" is what building the targets takes of the bilayer step.
 
     **Examples**
@@ -66,7 +68,7 @@ def model(
         f"{images} x {size}, {instances} instances, median of {repeats}", "", "plain", "bilayer", "ratio"
     )
     results = []
-    for config in _models(detector or ["fcos", "faster_rcnn"], backbone or ["r50"]):
+    for config in _models(detector or ["fcos", "faster_rcnn"], backbone or ["r50"], detections):
         costs = bench_model(config, work)
         found = {**asdict(costs), "target_share": costs.target_share}
         results.append({"detector": config.detector, "backbone": config.backbone, **found})
@@ -88,12 +90,12 @@ def _rows(costs: ModelCosts) -> dict[str, tuple[str, str, str]]:
     }
 
 
-def _models(detectors: list[str], backbones: list[str]) -> list[ModelConfig]:
-    """Every detector with every backbone."""
+def _models(detectors: list[str], backbones: list[str], detections: int) -> list[ModelConfig]:
+    """Every detector with every backbone, with heads of the release's size."""
     from bcnet_core.config.load import load_recipe
 
+    shared = [*RELEASE, f"model.detections_per_image={detections}"]
     return [
-        load_recipe("tiny", [f"model.detector={detector}", f"model.backbone={backbone}", *RELEASE]).model
-        for detector in detectors
-        for backbone in backbones
+        load_recipe("tiny", [f"model.detector={detector}", f"model.backbone={backbone}", *shared]).model
+        for detector, backbone in product(detectors, backbones)
     ]

@@ -86,7 +86,8 @@ def export(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
     form: Annotated[
-        Literal["torchscript", "onnx"], typer.Option("--format", help="onnx needs the packages onnx and onnxruntime.")
+        Literal["torchscript", "onnx"],
+        typer.Option("--format", help="To write onnx takes onnx and onnxruntime, to read torchscript torchvision."),
     ] = "torchscript",
     size: ImageSize = "800x1333",
     image: Annotated[

@@ -23,7 +23,6 @@ from bcnet_core.model.one_stage import OneStageHeads
 from bcnet_core.model.pretrained import backbone_of, depends_on_classes
 from bcnet_core.outputs import atomic_file
 
-OTHER = "give another run or checkpoint; bcnet train writes them"
 CHECKPOINT_DIR = "checkpoints"
 """The folder of a run directory that holds its checkpoints."""
 FORMAT = 1
@@ -79,22 +78,29 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.exists():
         raise data_error(f"the checkpoint `{path}` does not exist")
     if not zipfile.is_zipfile(path):  # which is what torch writes; anything else would be unpickled by older rules
-        raise data_error(f"`{path}` is not a bcnet checkpoint, or is cut off", OTHER)
+        raise data_error(f"`{path}` is not a bcnet checkpoint, or is cut off", *_ways_out(path))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise data_error(f"`{path}` is not a bcnet checkpoint, or is damaged: {reason}", OTHER) from None
+        raise data_error(f"`{path}` is not a bcnet checkpoint, or is damaged: {reason}", *_ways_out(path)) from None
     if not isinstance(content, dict) or "format" not in content:
-        raise data_error(f"`{path}` is not a bcnet checkpoint")
+        raise data_error(f"`{path}` is not a bcnet checkpoint", *_ways_out(path))
     version = content.pop("format")
     if version != FORMAT:
         raise data_error(f"`{path}` has checkpoint format {version}, this bcnet reads {FORMAT}", "update bcnet")
     content.setdefault("part_of", None)  # which the first checkpoints did not have
     missing = Checkpoint.__dataclass_fields__.keys() - content.keys()
     if missing:
-        raise data_error(f"`{path}` is not a bcnet checkpoint: it lacks {', '.join(sorted(missing))}")
+        lacking = ", ".join(sorted(missing))
+        raise data_error(f"`{path}` is not a bcnet checkpoint: it lacks {lacking}", *_ways_out(path))
     return Checkpoint(**content)
+
+
+def _ways_out(path: Path) -> tuple[str, str]:
+    """What to do about a file that is no checkpoint of ours."""
+    published = f"bcnet weights import {shlex.quote(str(path))} -o bcnet.pt"
+    return "give a run or a checkpoint; bcnet train writes them", f"of published weights, make one: {published}"
 
 
 def recipe_of(checkpoint: Checkpoint, path: Path) -> Recipe:

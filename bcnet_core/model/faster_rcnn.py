@@ -13,11 +13,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from bcnet_core.data.dataset import Targets
 from bcnet_core.model.fcos import Proposals
@@ -25,48 +24,10 @@ from bcnet_core.model.mask_branch import MaskBranch
 from bcnet_core.model.one_stage import Found, with_maps
 from bcnet_core.model.pooler import pool_rois
 from bcnet_core.model.rois import RoIs, jittered_rois
+from bcnet_core.model.rpn import build_rpn
 
 BOX_SIZE = 7
 """Side of the RoI features that the box head reads."""
-ASPECT_RATIOS = (0.5, 1.0, 2.0)
-
-
-class StridedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has no types
-    """Anchors centred at the corners of feature cells, at the strides that the levels have.
-
-    torchvision rounds the anchors to whole pixels and divides the padded image by the size of a level, which is not its
-    stride where a level was rounded up; weights of detectron2 expect neither.
-
-    Args:
-        strides: of the levels, pixels.
-        scale: side of an anchor, in strides.
-    """
-
-    def __init__(self, strides: tuple[int, ...], *, scale: int) -> None:
-        super().__init__(tuple((scale * stride,) for stride in strides), (ASPECT_RATIOS,) * len(strides))
-        self.strides = strides
-
-    def generate_anchors(
-        self,
-        scales: list[int],
-        aspect_ratios: list[float],
-        dtype: torch.dtype = torch.float32,
-        device: torch.device = torch.device("cpu"),  # noqa: B008  (torchvision's signature)
-    ) -> Tensor:
-        """The (A, 4) xyxy anchors around the origin, not rounded."""
-        height = torch.as_tensor(aspect_ratios, dtype=dtype, device=device).sqrt()
-        sides = torch.as_tensor(scales, dtype=dtype, device=device)
-        half_width = (sides[None, :] / height[:, None]).flatten() / 2
-        half_height = (sides[None, :] * height[:, None]).flatten() / 2
-        return torch.stack([-half_width, -half_height, half_width, half_height], dim=1)
-
-    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        """The (M, 4) anchors of all levels, one behind the other, the same for each image."""
-        first = feature_maps[0]
-        self.set_cell_anchors(first.dtype, first.device)
-        strides = [[torch.tensor(stride, device=first.device)] * 2 for stride in self.strides]
-        anchors = torch.cat(self.grid_anchors([list(x.shape[-2:]) for x in feature_maps], strides))
-        return [anchors] * len(image_list.image_sizes)
 
 
 class AlignedRoIPool(nn.Module):
@@ -152,10 +113,10 @@ class BilayerRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision has no typ
     def _box_outputs(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
-        """The (R, K + 1) class scores and (R, 4 (K + 1)) box deltas of all proposals."""
+        """The (R, K + 1) class logits and (R, 4 (K + 1)) box deltas of all proposals, float32."""
         pooled = self.box_roi_pool(features, proposals, image_shapes)
         scores, deltas = self.box_predictor(self.box_head(pooled))
-        return scores, deltas
+        return scores.float(), deltas.float()
 
     def _mask_rois(
         self, proposals: list[Tensor], instances: list[Tensor], labels: list[Tensor], targets: list[dict[str, Any]]
@@ -274,16 +235,12 @@ def build_two_stage_heads(
         candidates_per_level: proposals of a level before NMS; twice as many in training.
         detections_per_image: most detections of an image.
     """
-    rpn = RegionProposalNetwork(
-        StridedAnchors(strides, scale=anchor_scale),
-        RPNHead(channels, len(ASPECT_RATIOS)),
-        fg_iou_thresh=0.7,
-        bg_iou_thresh=0.3,
-        batch_size_per_image=256,
-        positive_fraction=0.5,
-        pre_nms_top_n={"training": 2 * candidates_per_level, "testing": candidates_per_level},
-        post_nms_top_n={"training": proposals_per_image, "testing": proposals_per_image},
-        nms_thresh=0.7,
+    rpn = build_rpn(
+        channels=channels,
+        strides=strides,
+        anchor_scale=anchor_scale,
+        candidates_per_level=candidates_per_level,
+        proposals=proposals_per_image,
     )
     roi_heads = BilayerRoIHeads(
         masks=masks,

@@ -142,8 +142,8 @@ def _tower(channels: int, convs: int) -> nn.Sequential:
 
 
 def _flatten(x: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, H * W, C)."""
-    return x.flatten(2).transpose(1, 2)
+    """(B, C, H, W) to (B, H * W, C) float32: under autocast, too, scores need more than 8 bits to be sorted."""
+    return x.flatten(2).transpose(1, 2).float()
 
 
 def _locations(feature: Tensor, stride: int) -> Tensor:

@@ -40,7 +40,8 @@ class MaskBranch(nn.Module):
             images: (R,) int64, the image of each box.
 
         Returns:
-            (R, 28, 28) float logit maps. Without a RoI they are empty, and in training keep the graph of the weights.
+            (R, 28, 28) float32 logit maps, under autocast, too. Without a RoI they are empty, and in training keep the
+            graph of the weights.
         """
         if self.training and len(boxes) == 0:  # batch statistics of nothing are undefined
             weights = sum(parameter.sum() for parameter in self.head.parameters()) * 0
@@ -51,7 +52,8 @@ class MaskBranch(nn.Module):
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         whole = self.training or pooled.is_cuda or tracing  # batch statistics are those of all RoIs
         parts = [self.head(some) for some in ([pooled] if whole else torch.split(pooled, CACHED_ROIS))]
-        return BilayerLogits._make(None if maps[0] is None else torch.cat(maps) for maps in zip(*parts, strict=True))
+        joined = (None if maps[0] is None else torch.cat(maps).float() for maps in zip(*parts, strict=True))
+        return BilayerLogits._make(joined)
 
     def losses(self, features: list[Tensor], rois: RoIs, targets: list[Targets]) -> dict[str, Tensor]:
         """The unweighted losses of the maps of R RoIs, by name; each is a scalar with a graph.

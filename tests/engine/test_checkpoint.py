@@ -67,8 +67,9 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
             read_checkpoint(tmp_path / name)
         assert caught.value.exit_code == 3
     torch.save({"model": {}}, tmp_path / "other.pt")
-    with pytest.raises(BCNetError, match="is not a bcnet checkpoint"):
+    with pytest.raises(BCNetError, match="is not a bcnet checkpoint") as caught:
         read_checkpoint(tmp_path / "other.pt")
+    assert f"bcnet weights import {tmp_path / 'other.pt'} -o bcnet.pt" in caught.value.hints[1]
     torch.save({"format": 99}, tmp_path / "newer.pt")
     with pytest.raises(BCNetError, match="format 99, this bcnet reads 1"):
         read_checkpoint(tmp_path / "newer.pt")

@@ -1,0 +1,86 @@
+"""The region proposal network of Faster R-CNN: torchvision's, with anchors where detectron2 has them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+
+ASPECT_RATIOS = (0.5, 1.0, 2.0)
+
+
+class StridedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has no types
+    """Anchors centred at the corners of feature cells, at the strides that the levels have.
+
+    torchvision rounds the anchors to whole pixels and divides the padded image by the size of a level, which is not its
+    stride where a level was rounded up; weights of detectron2 expect neither.
+
+    Args:
+        strides: of the levels, pixels.
+        scale: side of an anchor, in strides.
+    """
+
+    def __init__(self, strides: tuple[int, ...], *, scale: int) -> None:
+        super().__init__(tuple((scale * stride,) for stride in strides), (ASPECT_RATIOS,) * len(strides))
+        self.strides = strides
+
+    def generate_anchors(
+        self,
+        scales: list[int],
+        aspect_ratios: list[float],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device = torch.device("cpu"),  # noqa: B008  (torchvision's signature)
+    ) -> Tensor:
+        """The (A, 4) xyxy anchors around the origin, not rounded."""
+        height = torch.as_tensor(aspect_ratios, dtype=dtype, device=device).sqrt()
+        sides = torch.as_tensor(scales, dtype=dtype, device=device)
+        half_width = (sides[None, :] / height[:, None]).flatten() / 2
+        half_height = (sides[None, :] * height[:, None]).flatten() / 2
+        return torch.stack([-half_width, -half_height, half_width, half_height], dim=1)
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """The (M, 4) anchors of all levels, one behind the other, the same for each image."""
+        first = feature_maps[0]
+        self.set_cell_anchors(first.dtype, first.device)
+        strides = [[torch.tensor(stride, device=first.device)] * 2 for stride in self.strides]
+        anchors = torch.cat(self.grid_anchors([list(x.shape[-2:]) for x in feature_maps], strides))
+        return [anchors] * len(image_list.image_sizes)
+
+
+class FullPrecisionRPNHead(RPNHead):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's head of the proposals, whose answers are float32 under autocast, too.
+
+    torchvision decodes boxes in the precision of their deltas; pixels beyond 256 are no whole numbers in bfloat16.
+    """
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """The (B, A, H, W) objectness and (B, 4 A, H, W) deltas of every level."""
+        objectness, deltas = super().forward(x)
+        return [part.float() for part in objectness], [part.float() for part in deltas]
+
+
+def build_rpn(
+    *, channels: int, strides: tuple[int, ...], anchor_scale: int, candidates_per_level: int, proposals: int
+) -> RegionProposalNetwork:
+    """Put torchvision's parts together; what is not an argument is as in Faster R-CNN with FPN (Lin et al., 2017).
+
+    Args:
+        channels: of the pyramid.
+        strides: of the levels that propose.
+        anchor_scale: side of an anchor in strides.
+        candidates_per_level: kept of a level before NMS; twice as many in training.
+        proposals: of an image, kept after it.
+    """
+    return RegionProposalNetwork(
+        StridedAnchors(strides, scale=anchor_scale),
+        FullPrecisionRPNHead(channels, len(ASPECT_RATIOS)),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        pre_nms_top_n={"training": 2 * candidates_per_level, "testing": candidates_per_level},
+        post_nms_top_n={"training": proposals, "testing": proposals},
+        nms_thresh=0.7,
+    )
