@@ -23,7 +23,7 @@ def load_detector(path: str | Path, *, device: str = "auto") -> Detector:
     """Load a trained detector, ready to predict.
 
     Args:
-        path: a run directory or one of its checkpoint files.
+        path: a run directory, one of its checkpoint files, or what `bcnet weights import` wrote of the release.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ...
 
     Returns:

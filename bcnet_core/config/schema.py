@@ -40,7 +40,7 @@ class DataConfig(BaseModel, frozen=True, extra="forbid"):
     )
     occluders: Literal["auto", "derive", "file"] = Field(
         "auto",
-        description="occluder regions: derived from the masks, read from the file, or read where it has them",
+        description="occluder regions: derived from the masks, read from the file, or read where it has them (auto)",
     )
     allow_no_occluders: bool = Field(default=False, description="train although no instance has an occluder")
     min_size: Positive = Field(600, description="shorter image side in pixels after the resize")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -78,14 +79,14 @@ class TrainingSet(Dataset[Sample]):
     Args:
         coco: plain COCO or bilayer annotations.
         image_dir: the folder of the images.
-        occluders: "derive" the occluder regions from the masks, read them from the "file", or "auto": read them if
-            the file has any.
+        occluders: "derive" the occluder regions from the masks, read them from the "file", or "auto": read them where
+            the file has them, and derive those of other instances.
         min_size: shorter side of the network's input in pixels.
         max_size: bound of its longer side.
         flip: probability of a mirror image.
 
     Raises:
-        BCNetError: if no image has an instance, or `occluders` is "file" and the file has none.
+        BCNetError: if no image has an instance, or `occluders` is "file" and the file lacks that of an instance.
     """
 
     def __init__(
@@ -98,12 +99,6 @@ class TrainingSet(Dataset[Sample]):
         max_size: int,
         flip: float = 0.0,
     ) -> None:
-        if occluders == "file" and not has_occluders(coco):
-            raise data_error(
-                f"`{coco.path}` has no `{OCCLUDER_KEY}`",
-                f"add it: bcnet annotate {coco.path} -o bilayer.json",
-                "or derive it on the fly: data.occluders=derive",
-            )
         self.reads_occluders = occluders == "file" or (occluders == "auto" and has_occluders(coco))
         self._image_dir, self._min_size, self._max_size, self._flip = image_dir, min_size, max_size, flip
         self._labels = {category["id"]: label for label, category in enumerate(coco.categories)}
@@ -115,6 +110,12 @@ class TrainingSet(Dataset[Sample]):
         ]
         if not self._items:
             raise data_error(f"`{coco.path}` has no instance to train on", "does it hold boxes and segmentations?")
+        if occluders == "file" and self.without_region:
+            raise data_error(
+                f"`{coco.path}` has no `{OCCLUDER_KEY}` for {self.without_region:,} instances",
+                f"add it: bcnet annotate {shlex.quote(str(coco.path))} -o bilayer.json",
+                "or derive it on the fly where it is missing: data.occluders=auto",
+            )
 
     def __len__(self) -> int:
         return len(self._items)
@@ -132,6 +133,15 @@ class TrainingSet(Dataset[Sample]):
         placed, placement = place(pixels, min_size=self._min_size, max_size=self._max_size, flip=flip)
         tensor = torch.from_numpy(np.ascontiguousarray(placed.transpose(2, 0, 1)))
         return Sample(tensor, self._targets(image, annotations, placement), image["id"], seed)
+
+    @cached_property
+    def without_region(self) -> int:
+        """The instances whose annotation does not say what their occluder is."""
+        return sum(
+            OCCLUDER_KEY not in one and _is_target(one, image)
+            for image, annotations in self._items
+            for one in annotations
+        )
 
     def missing_images(self) -> list[Path]:
         """The image files that are not there."""
@@ -157,10 +167,13 @@ class TrainingSet(Dataset[Sample]):
     ) -> tuple[list[Record], list[masks.RLE | None], list[masks.RLE | None]]:
         """The instances to learn from, with their masks and occluder regions."""
         rles = [segmentation_rle(annotation, image) for annotation in annotations]
-        if self.reads_occluders:
-            regions = [segmentation_rle(annotation, image, key=OCCLUDER_KEY) for annotation in annotations]
-        else:
+        reads = [self.reads_occluders and OCCLUDER_KEY in annotation for annotation in annotations]
+        regions: list[masks.RLE | None] = [None] * len(annotations)
+        if not all(reads):
             regions = derive_from_records(annotations, rles, image["height"], image["width"])
+        for index, annotation in enumerate(annotations):
+            if reads[index]:
+                regions[index] = segmentation_rle(annotation, image, key=OCCLUDER_KEY)
         kept = [
             index
             for index, (annotation, rle) in enumerate(zip(annotations, rles, strict=True))

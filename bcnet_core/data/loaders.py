@@ -59,10 +59,12 @@ def open_training_set(data: DataConfig, *, need_occluders: bool = True) -> tuple
             "is the folder of images right? (data.train.images, --data-root)",
         )
     if need_occluders and not data.allow_no_occluders and dataset.occluder_share == 0:
+        derive = ["derive occluders from the masks: data.occluders=derive"] if dataset.reads_occluders else []
         raise data_error(
             f"no instance in `{coco.path}` has an occluder, so layer 1 has nothing to learn",
-            "derive occluders from the masks: data.occluders=derive",
-            "or train all the same: data.allow_no_occluders=true",
+            *derive,
+            "leave layer 1 out: model.layers=1",
+            "or train it all the same: data.allow_no_occluders=true",
         )
     return dataset, coco
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from bcnet_core.annotations.coco import Record, category_names
 from bcnet_core.config.schema import Recipe
@@ -27,6 +28,8 @@ CHECKPOINT_DIR = "checkpoints"
 """The folder of a run directory that holds its checkpoints."""
 FORMAT = 1
 """Version of the file format; a reader refuses what is newer."""
+FIELD_TYPES = {"step": int, "recipe": dict, "categories": list, "model": dict, "optimizer": dict, "schedule": dict}
+"""What the fields of a checkpoint are, as far as a reader relies on it."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,26 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if version != FORMAT:
         raise data_error(f"`{path}` has checkpoint format {version}, this bcnet reads {FORMAT}", "update bcnet")
     content.setdefault("part_of", None)  # which the first checkpoints did not have
-    missing = Checkpoint.__dataclass_fields__.keys() - content.keys()
-    if missing:
-        lacking = ", ".join(sorted(missing))
-        raise data_error(f"`{path}` is not a bcnet checkpoint: it lacks {lacking}", *_ways_out(path))
+    if wrong := _what_is_wrong(content):
+        raise data_error(f"`{path}` is not a bcnet checkpoint: {wrong}", *_ways_out(path))
     return Checkpoint(**content)
+
+
+def _what_is_wrong(content: dict[str, Any]) -> str | None:
+    """Why these are not the fields of a checkpoint."""
+    fields = Checkpoint.__dataclass_fields__.keys()
+    if missing := sorted(fields - content.keys()):
+        return f"it lacks {', '.join(missing)}"
+    if unknown := sorted(map(str, content.keys() - fields)):
+        return f"it holds {', '.join(unknown)}, which this bcnet does not know"
+    for name, kind in FIELD_TYPES.items():
+        if not isinstance(content[name], kind):
+            return f"its {name} is a {type(content[name]).__name__}"
+    if not all(isinstance(one, dict) and {"id", "name"} <= one.keys() for one in content["categories"]):
+        return "its categories have no ids and names"
+    if not all(isinstance(tensor, Tensor) for tensor in content["model"].values()):
+        return "its model holds other things than tensors"
+    return None
 
 
 def _ways_out(path: Path) -> tuple[str, str]:

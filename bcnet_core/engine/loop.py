@@ -59,6 +59,8 @@ def run_training(job: TrainingJob, reporter: Reporter) -> Path:
 def describe(dataset: TrainingSet, recipe: Recipe, reporter: Reporter) -> None:
     """Say what will be trained on, before step 0."""
     source = "read from the file" if dataset.reads_occluders else "derived from the masks"
+    if dataset.reads_occluders and dataset.without_region:
+        source += f", derived from the masks for {dataset.without_region:,} instances that it lacks"
     about = "about " if len(dataset) > SURVEYED else ""
     share = f"{about}{dataset.occluder_share:.1%}"
     reporter.info(f"{len(dataset):,} training images; {share} of the instances have an occluder, {source}")
@@ -86,7 +88,7 @@ def train(state: TrainingState, dataset: TrainingSet, reporter: Reporter) -> Non
             total = torch.stack(list(losses.values())).sum()
             stopping, broken = dist.any_process([bool(stop), not bool(total.isfinite())], state.device)
             if broken:
-                raise _not_finite(losses, samples, state.step)
+                raise _not_finite(losses, samples, state)
             torch.autograd.backward(total)
             if solver.clip_norm:
                 clip_grad_norm_(state.detector.parameters(), solver.clip_norm)
@@ -156,11 +158,14 @@ def _metrics_row(losses: dict[str, Tensor], state: TrainingState, *, lr: float) 
     return {"step": state.step, "loss": sum(values), **dict(zip(losses, values, strict=True)), "lr": lr}
 
 
-def _not_finite(losses: dict[str, Tensor], samples: list[Sample], step: int) -> BCNetError:
+def _not_finite(losses: dict[str, Tensor], samples: list[Sample], state: TrainingState) -> BCNetError:
     terms = [name for name, loss in losses.items() if not bool(loss.isfinite())]
     where = f"in {', '.join(terms)}" if terms else "in another process"
+    floor = "loss.normalizer=official divides by the positives of a batch, of which there may be none: take floored"
     return BCNetError(
-        f"the loss of step {step + 1} is not finite ({where}; image ids {[sample.image_id for sample in samples]})",
+        f"the loss of step {state.step + 1} is not finite "
+        f"({where}; image ids {[sample.image_id for sample in samples]})",
+        *([floor] if state.job.recipe.loss.normalizer == "official" else []),
         "the last checkpoint is kept; try a smaller solver.lr, a longer solver.warmup_steps, or solver.clip_norm=5",
     )
 

@@ -91,6 +91,7 @@ def import_weights(
     recipe = Recipe.model_validate(checkpoint.recipe)
     shapes = model_shapes(recipe, classes=num_classes(found.tensors) or 1)
     fit(found, shapes, path)
+    refuse_not_finite(found, path)
     if drop_classes:
         checkpoint = replace(checkpoint, categories=[])
         for name in filter(depends_on_classes, list(found.tensors)):
@@ -175,7 +176,10 @@ def name_classes(found: Converted, file: Path, given: Path | None) -> list[Recor
     if len(categories) == classes:
         return sorted(categories, key=lambda category: int(category["id"]))
     if given is not None:
-        raise data_error(f"`{file}` tells {classes} classes apart, `{given}` has {len(categories)} categories")
+        raise data_error(
+            f"`{file}` tells {classes} classes apart, `{given}` has {len(categories)} categories",
+            "give the COCO file that it was trained on, or take the other layers alone: --drop-classes",
+        )
     raise usage_error(
         f"`{file}` tells {classes} classes apart, COCO has {len(categories)}",
         "name them: --categories FILE.json, the COCO file that it was trained on",
@@ -209,6 +213,22 @@ def fit(found: Converted, shapes: Shapes, file: Path) -> None:
         rows += [(name, found.sizes[name], "-", "-") for name in found.dropped]
     if rows:
         raise _misfit(found, rows, len(shapes), file)
+
+
+def refuse_not_finite(found: Converted, file: Path) -> None:
+    """Refuse weights that would make every answer not a number.
+
+    Raises:
+        BCNetError: naming the first such tensor as the file does.
+    """
+    broken = [name for name, tensor in found.tensors.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        first = found.theirs.get(broken[0], broken[0])
+        raise data_error(
+            f"`{file}` holds numbers that are not finite, in {len(broken)} of {len(found.tensors)} tensors, "
+            f"the first is `{first}`",
+            "its training has probably diverged; take an earlier checkpoint of it",
+        )
 
 
 def _misfit(found: Converted, rows: list[Row], ours: int, file: Path) -> BCNetError:

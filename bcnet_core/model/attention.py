@@ -39,10 +39,11 @@ class NonLocalBlock(nn.Module):
             part(x).reshape(count, 1, channels, height * width).transpose(2, 3)  # no -1, so that N may be 0 in ONNX
             for part in (self.query, self.key, self.value)
         )  # each (N, 1, S*S, C): with one head, as the fused kernels want it
-        dtype = query.dtype
-        if dtype == torch.float16:  # scores of trained weights pass 65,504, the largest number of half precision
-            query, key, value = query.float(), key.float(), value.float()
-        attended = functional.scaled_dot_product_attention(query, key, value).to(dtype)  # (N, 1, S*S, C)
+        if query.dtype == torch.float16:  # scores of trained weights pass 65,504, the largest number of half precision
+            with torch.autocast(x.device.type, enabled=False):
+                attended = functional.scaled_dot_product_attention(query.float(), key.float(), value.float()).half()
+        else:
+            attended = functional.scaled_dot_product_attention(query, key, value)  # (N, 1, S*S, C)
         attended = attended.transpose(2, 3).reshape_as(x)  # (N, C, S, S)
         residual: Tensor = self.norm(self.output(attended))
         return x + residual

@@ -99,7 +99,7 @@ class Detector(nn.Module):
         ]
         return ImageList(torch.stack(padded).contiguous(memory_format=torch.channels_last), sizes)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def predict(self, images: Sequence[NDArray[np.uint8] | str | Path], *, resize: bool = True) -> list[Detections]:
         """Find the instances of images.
 
@@ -115,6 +115,8 @@ class Detector(nn.Module):
         """
         if self.training:
             raise RuntimeError("call eval() before predict()")
+        if isinstance(images, str | Path) or getattr(images, "ndim", 4) == 3:
+            raise usage_error("predict takes a list of images, this is one", "put it into a list: predict([image])")
         return [self._predict_one(_as_image(image), resize=resize) for image in images]
 
     def _predict_one(self, image: NDArray[np.uint8], *, resize: bool) -> Detections:
@@ -218,6 +220,9 @@ def _two_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ...], n
 def _as_image(image: NDArray[np.uint8] | str | Path) -> NDArray[np.uint8]:
     if isinstance(image, str | Path):
         return read_image(Path(image))
+    hint = "give a path, np.asarray(picture.convert('RGB')) of a PIL image, tensor.permute(1, 2, 0).numpy() of a tensor"
+    if not isinstance(image, np.ndarray):
+        raise usage_error(f"an image is an (H, W, 3) uint8 RGB array, this one is a {type(image).__name__}", hint)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise usage_error(f"an image is an (H, W, 3) uint8 RGB array, this one is {image.shape} {image.dtype}")
+        raise usage_error(f"an image is an (H, W, 3) uint8 RGB array, this one is {image.shape} {image.dtype}", hint)
     return image

@@ -74,11 +74,12 @@ def fcos_losses(
         boxes: of each image, (N, 4) xyxy in pixels of the network's input; N may be 0.
         labels: of each image, (N,) int64.
         normalizer: what divides the class and centerness terms: the positives, at least 1 ("floored"), or without a
-            floor, which makes the class term infinite where nothing is positive ("official").
+            floor, which makes both terms no finite numbers where nothing is positive ("official").
         giou: "exact", or "official", which adds 1 to intersection and union, in strides.
 
     Returns:
-        Scalars `classification`, `box`, `centerness`, unweighted; zero with a graph where nothing is positive.
+        Scalars `classification`, `box`, `centerness`, unweighted. Where nothing is positive, with a floor, the last two
+        are zero with a graph.
     """
     num_classes = outputs.classes.shape[2]
     assigned = [assign(outputs, b, n, num_classes=num_classes) for b, n in zip(boxes, labels, strict=True)]

@@ -106,6 +106,11 @@ def convert(tensors: Mapping[str, Tensor], path: Path) -> Converted:
         )
     ours = converted.tensors
     backbone = backbone_of(ours)
+    if not any(_blocks(ours)):
+        raise data_error(
+            f"`{path}` looks like {converted.origin}, but holds no backbone",
+            "bcnet takes whole models and whole backbones; save all of its state dict",
+        )
     if backbone is None:
         raise data_error(
             f"`{path}` is {converted.origin}, but its backbone is none that bcnet has: it has {_blocks(ours)} blocks, "

@@ -33,7 +33,9 @@ ZIP_MAGIC = b"PK\x03\x04"
 """What they begin with since."""
 PLAIN_TYPE = re.compile(r"[|<>=]?(b1|[iu][1248]|f[248])")
 """The numpy types that weights have, as a pickle names them."""
-CUT_OFF = "is it complete? Compare its size with the source's and fetch it again"
+WRAPPERS = ("model", "blobs", "state_dict", "model_state_dict")
+"""Where a state dict stands in a file that holds more: in detectron2's, in Caffe2's, in what many programs write."""
+CUT_OFF = "is it a weight file (.pth, .pt, .pkl), and complete? Compare its size with the source's and fetch it again"
 ONLY_DATA = (
     "only tensors and arrays are read, nothing is run; where you trust the source, save the state dict alone there"
 )
@@ -118,8 +120,8 @@ def named_tensors(content: object, path: Path) -> dict[str, Tensor]:
     """The tensors of a weight file by their names; optimiser states and whatever else it holds is left out.
 
     Args:
-        content: from `read_content`. Tensors stand at its top level, under `model` (as detectron2 writes them) or
-            under `blobs` (Caffe2).
+        content: from `read_content`. Tensors stand at its top level, or under a name of `WRAPPERS`. The `module.` that
+            DistributedDataParallel puts before every name is left out.
         path: for messages.
 
     Returns:
@@ -128,7 +130,7 @@ def named_tensors(content: object, path: Path) -> dict[str, Tensor]:
     Raises:
         BCNetError: if there are none.
     """
-    for key in ("model", "blobs"):
+    for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     entries = content.items() if isinstance(content, dict) else ()
@@ -136,6 +138,8 @@ def named_tensors(content: object, path: Path) -> dict[str, Tensor]:
     named = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     if not named:
         raise data_error(f"`{path}` holds no named tensors", "a state dict is expected, or {'model': a state dict}")
+    if all(name.startswith("module.") for name in named):
+        return {name.removeprefix("module."): tensor for name, tensor in named.items()}
     return named
 
 

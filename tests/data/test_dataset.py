@@ -67,6 +67,18 @@ def test_a_rare_occluder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert dataset.occluder_share == pytest.approx(2 / 5)
 
 
+def test_regions_that_a_file_lacks_are_derived_or_refused(tmp_path: Path) -> None:
+    pair = [square(1, 10, 10, 30, bg_object_segmentation=[]), square(2, 25, 10, 30)]
+    dataset = make(tmp_path, *pair)
+    assert dataset.reads_occluders and dataset.without_region == 1 and dataset.occluder_share == 0.5
+    assert dataset[0, 0].targets.occluders.boxes.tolist() == [[0, 0, 0, 0], [25, 10, 40, 40]]
+    with pytest.raises(BCNetError, match="has no `bg_object_segmentation` for 1 instances") as caught:
+        make(tmp_path, *pair, occluders="file")
+    assert "data.occluders=auto" in caught.value.hints[1]
+    crowd = square(3, 50, 10, 20, iscrowd=1)
+    make(tmp_path, *(square(index, 10, 10, 30, bg_object_segmentation=[]) for index in (1, 2)), crowd, occluders="file")
+
+
 def test_asking_for_the_file_where_it_has_none_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BCNetError, match="has no `bg_object_segmentation`"):
         make(tmp_path, square(1, 10, 10, 30), occluders="file")

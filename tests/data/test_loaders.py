@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,31 @@ def test_a_missing_data_root_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(BCNetError, match="no data root was given") as caught:
         open_training_set(DataConfig())
     assert caught.value.exit_code == 2 and "--data-root" in caught.value.hints[0]
+
+
+def test_a_set_without_occluders_is_refused_unless_it_may_be(scenes: Path, tmp_path: Path) -> None:
+    content = json.loads((scenes / "annotations/instances_train.json").read_text())
+    for annotation in content["annotations"]:
+        annotation["bg_object_segmentation"] = []
+    (tmp_path / "none.json").write_text(json.dumps(content))
+    train = DatasetConfig(annotations=tmp_path / "none.json", images=Path("train"))
+    data = DataConfig(root=scenes, train=train)
+    with pytest.raises(
+        BCNetError, match=r"no instance in .* has an occluder, so layer 1 has nothing to learn"
+    ) as caught:
+        open_training_set(data)
+    assert caught.value.exit_code == 3 and "data.occluders=derive" in caught.value.hints[0]
+    assert open_training_set(data.model_copy(update={"occluders": "derive"}))[0].occluder_share > 0
+    assert open_training_set(data.model_copy(update={"allow_no_occluders": True}))[0].occluder_share == 0
+    open_training_set(data, need_occluders=False)
+    by_image = {annotation["image_id"]: annotation for annotation in content["annotations"]}
+    alone = content | {"annotations": [one | {"bg_object_segmentation": None} for one in by_image.values()]}
+    for annotation in alone["annotations"]:
+        del annotation["bg_object_segmentation"]
+    (tmp_path / "none.json").write_text(json.dumps(alone))
+    with pytest.raises(BCNetError, match="has an occluder") as caught:
+        open_training_set(data)
+    assert not any("derive" in hint for hint in caught.value.hints), "they are derived already"
 
 
 def test_missing_images_are_counted_before_training(scenes: Path, tmp_path: Path) -> None:

@@ -70,6 +70,15 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BCNetError, match="is not a bcnet checkpoint") as caught:
         read_checkpoint(tmp_path / "other.pt")
     assert f"bcnet weights import {tmp_path / 'other.pt'} -o bcnet.pt" in caught.value.hints[1]
+    for field, value, told in (
+        ("extra", 1, "it holds extra"), ("step", "1", "its step is a str"), ("recipe", 3, "its recipe is a int"),
+        ("categories", [{"id": 1}], "its categories have no ids and names"),
+        ("model", {"a": 3}, "its model holds other things than tensors"),
+    ):  # fmt: skip
+        content = torch.load(whole, weights_only=True) | {field: value}
+        torch.save(content, tmp_path / "other.pt")
+        with pytest.raises(BCNetError, match=told):
+            read_checkpoint(tmp_path / "other.pt")
     torch.save({"format": 99}, tmp_path / "newer.pt")
     with pytest.raises(BCNetError, match="format 99, this bcnet reads 1"):
         read_checkpoint(tmp_path / "newer.pt")

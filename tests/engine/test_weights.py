@@ -126,6 +126,21 @@ def test_a_long_table_is_cut(tmp_path: Path) -> None:
     assert len(caught.value.hints) == 22 and caught.value.hints[-1] == "and 38 more"
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    given = release()
+    given["mask_head.mask_fcn1.weight"][0, 0, 0, 0] = torch.nan
+    with pytest.raises(
+        BCNetError, match=r"not finite, in 1 of 370 tensors, the first is `mask_head\.mask_fcn1\.weight`"
+    ):
+        import_weights(saved(tmp_path / "x.pth", given))
+
+
+def test_a_release_without_a_backbone_is_said(tmp_path: Path) -> None:
+    given = {name: tensor for name, tensor in release().items() if name.startswith("mask_head.")}
+    with pytest.raises(BCNetError, match=r"looks like the official BCNet release \(FCOS\), but holds no backbone"):
+        import_weights(saved(tmp_path / "x.pth", given))
+
+
 @pytest.mark.parametrize(
     "lost",
     [

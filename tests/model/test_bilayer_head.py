@@ -67,6 +67,19 @@ def test_ablations_have_the_parts_that_they_name(attention: bool) -> None:
     assert any("attention" in name for name, _ in head.named_parameters()) == attention
 
 
+def test_attention_is_in_full_precision_under_autocast_to_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        seen.append((query.dtype, (query @ key.transpose(-1, -2)).dtype))
+        return value
+
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", attention)
+    with torch.autocast("cpu", torch.float16):
+        NonLocalBlock(8)(torch.randn(2, 8, 4, 4))
+    assert seen == [(torch.float32, torch.float32)]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_attention_survives_scores_beyond_half_precision(dtype: torch.dtype) -> None:
     """Scores of 80,000, where half precision ends at 65,504."""

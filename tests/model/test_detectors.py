@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
@@ -163,6 +164,19 @@ def test_nothing_found_is_a_result(kind: str) -> None:
 def test_what_is_no_image_is_refused(image: np.ndarray) -> None:
     with pytest.raises(BCNetError, match="uint8 RGB"):
         build().eval().predict([image])
+
+
+def test_what_was_meant_is_guessed() -> None:
+    detector, image = build().eval(), np.zeros((40, 50, 3), np.uint8)
+    for one in (image, "picture.png", Path("picture.png")):
+        with pytest.raises(BCNetError, match="takes a list") as caught:
+            detector.predict(one)
+        assert "predict([image])" in caught.value.hints[0]
+    for other in (Image.fromarray(image), torch.from_numpy(image), None):
+        with pytest.raises(BCNetError, match=f"this one is a {type(other).__name__}"):
+            detector.predict([other])
+    (found,) = detector.predict([image])
+    found.boxes.mul_(2)  # results are ordinary tensors
 
 
 def test_paths_are_read(detector: Detector, tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ def test_what_is_not_known_is_told() -> None:
     for make, told in ((resnet34, r"\(3, 4, 6, 3\) blocks"), (wide_resnet50_2, r"width \(128, 128\)")):
         with pytest.raises(BCNetError, match=f"its backbone is none that bcnet has: .*{told}"):
             convert(torchvision_backbone(make), FILE)
-    with pytest.raises(BCNetError, match="its backbone is none that bcnet has"):
+    with pytest.raises(BCNetError, match="but holds no backbone"):
         convert({"mask_head.predictor.weight": torch.zeros(1), "layer1": torch.zeros(1)}, FILE)
 
 

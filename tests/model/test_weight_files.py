@@ -65,6 +65,14 @@ def test_a_pickle_of_python_2_and_numpy_1_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path / "x.pkl")["conv1_w"].numpy(), values)
 
 
+@pytest.mark.parametrize("wrapper", ["model", "blobs", "state_dict", "model_state_dict"])
+def test_a_state_dict_is_found_where_programs_put_it(tmp_path: Path, wrapper: str) -> None:
+    torch.save({wrapper: {"module.a.w": torch.ones(2), "module.b": torch.zeros(1)}, "epoch": 3}, tmp_path / "x.pth")
+    assert read(tmp_path / "x.pth").keys() == {"a.w", "b"}
+    torch.save({wrapper: {"module.a.w": torch.ones(2), "b": torch.zeros(1)}}, tmp_path / "x.pth")
+    assert read(tmp_path / "x.pth").keys() == {"module.a.w", "b"}
+
+
 @pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "before 1.6"])
 def test_both_formats_of_pytorch_are_read(tmp_path: Path, is_zip: bool) -> None:
     state = OrderedDict(w=torch.arange(6.0).half().view(2, 3), p=torch.nn.Parameter(torch.ones(2)), n=torch.tensor(3))
