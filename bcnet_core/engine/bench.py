@@ -159,18 +159,20 @@ def _build(model: ModelConfig, work: Workload, *, plain: bool) -> Detector:
 def _be_sure_of_some(detector: Detector, picture: NDArray[np.uint8]) -> None:
     """Set the score threshold so that `CANDIDATES` pass it in a picture: fresh weights are sure of all or nothing."""
     heads, seen = detector.heads, list[Tensor]()
-    one_stage = isinstance(heads, OneStageHeads)
     layer = heads.boxes.classes if isinstance(heads, OneStageHeads) else heads.roi_heads.box_predictor.cls_score
-    hook = layer.register_forward_hook(lambda _, __, logits: seen.append(logits))
+    hook = layer.register_forward_hook(lambda _, __, logits: seen.append(logits.float()))
     detector.eval().predict([picture], resize=False)
     hook.remove()
-    logits = [part.float().sigmoid() if one_stage else part.float().softmax(1)[:, 1:] for part in seen]
-    scores = torch.cat([part.flatten() for part in logits])
-    threshold = float(scores.topk(min(CANDIDATES, len(scores))).values[-1]) * 0.999
     if isinstance(heads, OneStageHeads):
-        heads.score_threshold = threshold
+        heads.score_threshold = _threshold([logits.sigmoid() for logits in seen])
     else:
-        heads.roi_heads.score_thresh = threshold
+        heads.roi_heads.score_thresh = _threshold([logits.softmax(1)[:, 1:] for logits in seen])
+
+
+def _threshold(probabilities: list[Tensor]) -> float:
+    """What `CANDIDATES` of the probabilities of a picture lie above."""
+    scores = torch.cat([part.flatten() for part in probabilities])
+    return float(scores.topk(min(CANDIDATES, len(scores))).values[-1]) * 0.999
 
 
 def _autocast(work: Workload, device: torch.device) -> AbstractContextManager[object]:
