@@ -151,8 +151,11 @@ class TrainingSet(Dataset[Sample]):
     @cached_property
     def occluder_share(self) -> float:
         """The share of instances with an occluder, over `SURVEYED` images; over all of them where these have none."""
-        spread = np.linspace(0, len(self) - 1, min(len(self), SURVEYED)).astype(int).tolist()
-        return self._occluder_share_of(spread) or self._occluder_share_of(range(len(self)))
+        everything = range(len(self))
+        if len(self) <= SURVEYED:
+            return self._occluder_share_of(everything)
+        spread = np.linspace(0, len(self) - 1, SURVEYED).astype(int).tolist()
+        return self._occluder_share_of(spread) or self._occluder_share_of(everything)
 
     def _occluder_share_of(self, positions: Iterable[int]) -> float:
         count = found = 0

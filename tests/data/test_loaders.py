@@ -68,11 +68,10 @@ def test_a_set_without_occluders_is_refused_unless_it_may_be(scenes: Path, tmp_p
     assert open_training_set(data.model_copy(update={"occluders": "derive"}))[0].occluder_share > 0
     assert open_training_set(data.model_copy(update={"allow_no_occluders": True}))[0].occluder_share == 0
     open_training_set(data, need_occluders=False)
-    by_image = {annotation["image_id"]: annotation for annotation in content["annotations"]}
-    alone = content | {"annotations": [one | {"bg_object_segmentation": None} for one in by_image.values()]}
-    for annotation in alone["annotations"]:
+    for annotation in content["annotations"]:
         del annotation["bg_object_segmentation"]
-    (tmp_path / "none.json").write_text(json.dumps(alone))
+    alone = {annotation["image_id"]: annotation for annotation in content["annotations"]}
+    (tmp_path / "none.json").write_text(json.dumps(content | {"annotations": list(alone.values())}))
     with pytest.raises(BCNetError, match="has an occluder") as caught:
         open_training_set(data)
     assert not any("derive" in hint for hint in caught.value.hints), "they are derived already"
