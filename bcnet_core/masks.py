@@ -46,10 +46,15 @@ def from_segmentation(segmentation: Any, height: int, width: int) -> RLE | None:
         polygons = [polygon for polygon in segmentation if _is_polygon(polygon)]
         if not polygons:
             return None
-        return union(coco_mask.frPyObjects(polygons, height, width))
+        return from_polygons(polygons, height, width)
     if isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
         return _from_rle(segmentation, height, width)
     raise ValueError(f"neither polygons nor an RLE: {type(segmentation).__name__}")
+
+
+def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> RLE:
+    """The union of one or more flat polygons [x0, y0, x1, y1, ...] of at least three points, which is not checked."""
+    return union(coco_mask.frPyObjects(polygons, height, width))
 
 
 def _is_polygon(polygon: Any) -> bool:  # noqa: ANN401
@@ -128,6 +133,11 @@ def intersection(a: RLE, b: RLE) -> RLE:
 def area(rle: RLE) -> int:
     """The number of pixels that are set."""
     return int(coco_mask.area(rle))
+
+
+def iou(a: RLE, b: RLE) -> float:
+    """The intersection over union of two masks of one size, of which one is not empty."""
+    return float(coco_mask.iou([a], [b], [False])[0, 0])
 
 
 def bounding_box(rle: RLE) -> NDArray[np.float64]:

@@ -109,8 +109,8 @@ def export(
     `bcnet weights export runs/tiny -o bcnet.onnx --format onnx --size 256x384`
     """
     from bcnet_core import load_detector
-    from bcnet_core.data.images import read_image
     from bcnet_core.engine.checkpoint import find_checkpoint
+    from bcnet_core.images import read_image
     from bcnet_core.model.export import export_detector
     from bcnet_core.outputs import refuse_existing, refuse_input
 

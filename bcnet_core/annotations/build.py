@@ -6,15 +6,11 @@ entry and is counted by reason.
 
 from __future__ import annotations
 
-import os
-import signal
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,24 +18,44 @@ from numpy.typing import NDArray
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record
-from bcnet_core.annotations.occluder import OccluderRule, derive_from_records
-from bcnet_core.annotations.polygons import to_polygons
-from bcnet_core.errors import BCNetError
+from bcnet_core.annotations.occluder import OccluderRule, derive_from_records, pixel_corners
+from bcnet_core.annotations.polygons import DEFAULT_TOLERANCE, to_polygons
+from bcnet_core.errors import usage_error
 from bcnet_core.masks import RLE
+from bcnet_core.outputs import paused_collector
 from bcnet_core.reporting import Reporter, SilentReporter
+from bcnet_core.workers import Result, mapped
 
 OutputFormat = Literal["polygon", "rle"]
 """How an occluder region is stored: polygons, or a compressed RLE."""
 
-Reason = Literal["missing", "empty", "degenerate", "unreadable"]
-"""Why there is no mask: no segmentation, one without pixels, polygons without area, none of COCO's kinds."""
+Reason = Literal["missing", "empty", "degenerate", "unreadable", "crowd", "outside", "small"]
+"""Why an annotation is skipped: see `REASONS`."""
+
+REASONS: dict[Reason, str] = {
+    "missing": "occludes nobody: no segmentation",
+    "empty": "occludes nobody: a segmentation without a pixel",
+    "degenerate": "occludes nobody: polygons without an area",
+    "unreadable": "occludes nobody: a segmentation that cannot be read",
+    "crowd": "occludes nobody: a crowd",
+    "outside": "has no occluder: no pixel in its box",
+    "small": "has no occluder: too few pixels",
+}
+
+FLAWS: tuple[Reason, ...] = ("missing", "empty", "degenerate", "unreadable", "outside")
+"""The reasons that are a fault of the file; the others are choices of the rule."""
 
 CHUNK = 64
 """Images per task of a worker."""
 WORTH_A_WORKER = 8
 """Tasks from which on a worker saves more time than its start takes."""
-PENDING = 4
-"""Tasks per worker that are under way at most; it bounds the memory."""
+
+
+class Skipped(NamedTuple):
+    """An annotation that is left out in one way or another: its id, and that of its image."""
+
+    annotation: int
+    image: int
 
 
 @dataclass(frozen=True)
@@ -50,21 +66,23 @@ class AnnotateSummary:
         images: in the file.
         instances: annotations in the file, crowds included.
         with_occluder: annotations that have an occluder.
-        skipped: reason -> ids of the annotations that occlude nobody because they have no mask.
+        skipped: reason -> the annotations, in the order of the file.
+        repeated_ids: annotation ids that several annotations share; all of them are kept.
     """
 
     images: int
     instances: int
     with_occluder: int
-    skipped: dict[Reason, list[int]]
+    skipped: dict[Reason, list[Skipped]]
+    repeated_ids: list[int]
 
 
-class _Image(NamedTuple):
+class ImageRecords(NamedTuple):
     """What a worker needs of one image."""
 
     height: int
     width: int
-    annotations: list[Record]  # only `bbox`, `iscrowd` and `segmentation`
+    annotations: list[Record]  # only the keys that it reads
 
 
 _Entry = list[bytes] | dict[str, Any]
@@ -72,10 +90,10 @@ _Entry = list[bytes] | dict[str, Any]
 
 
 class _Found(NamedTuple):
-    """What a worker found in one image: an entry and a reason (or None) for each annotation."""
+    """What a worker found in one image: for each annotation an entry, and why it was skipped."""
 
     entries: list[_Entry]
-    reasons: list[Reason | None]
+    reasons: list[tuple[Reason, ...]]
 
 
 def annotate_coco(
@@ -83,6 +101,7 @@ def annotate_coco(
     *,
     rule: OccluderRule,
     output_format: OutputFormat = "polygon",
+    tolerance: float = DEFAULT_TOLERANCE,
     workers: int = 1,
     reporter: Reporter | None = None,
 ) -> tuple[Record, AnnotateSummary]:
@@ -91,7 +110,8 @@ def annotate_coco(
     Args:
         coco: the file; it is not changed.
         rule: what counts as an occluder.
-        output_format: "polygon" (pixel-exact) or "rle".
+        output_format: "polygon", or "rle", which is pixel-exact.
+        tolerance: of polygons, in pixels (`polygons.to_polygons`); 0 is pixel-exact.
         workers: most processes to use, 0 for one per CPU core; the result does not depend on it. 1 works in
             this process, others are spawned: a script calls this below `if __name__ == "__main__":`.
         reporter: hears the progress in images.
@@ -101,87 +121,121 @@ def annotate_coco(
         was found.
 
     Raises:
-        BCNetError: if a worker process dies.
+        BCNetError: if the tolerance is no number of pixels, or a worker process dies.
+    """
+    if not 0 <= tolerance < float("inf"):
+        raise usage_error(f"the tolerance is 0 pixels or more, not {tolerance}")
+    work = partial(_occluders_of, rule=rule, output_format=output_format, tolerance=tolerance)
+    annotated: list[Record] = list(coco.annotations)
+    skipped: dict[Reason, list[Skipped]] = {}
+    numbers = _shared_numbers(coco.images)
+    keys = ("bbox", "iscrowd", "segmentation")
+    with paused_collector(), every_image(coco, keys, work, workers, reporter) as found:
+        for positions, (entries, reasons) in found:
+            for position, entry, why in zip(positions, entries, reasons, strict=True):
+                annotation = annotated[position]
+                annotated[position] = {**annotation, OCCLUDER_KEY: _unpack(entry, numbers)}
+                for reason in why:
+                    skipped.setdefault(reason, []).append(Skipped(annotation["id"], annotation["image_id"]))
+    with_occluder = sum(annotation[OCCLUDER_KEY] != [] for annotation in annotated)
+    in_order = {reason: skipped[reason] for reason in REASONS if reason in skipped}
+    ids = Counter(annotation["id"] for annotation in annotated)
+    repeated = [number for number, count in ids.items() if count > 1]
+    summary = AnnotateSummary(len(coco.images), len(annotated), with_occluder, in_order, repeated)
+    return {**coco.content, "annotations": annotated}, summary
+
+
+@contextmanager
+def every_image(
+    coco: CocoFile,
+    keys: tuple[str, ...],
+    work: Callable[[ImageRecords], Result],
+    workers: int,
+    reporter: Reporter | None,
+) -> Iterator[Iterator[tuple[list[int], Result]]]:
+    """Do `work` for every image of a file, in a pool of processes, with a bar of progress.
+
+    Args:
+        coco: the file.
+        keys: of the annotations that `work` reads.
+        work: a function that can be pickled.
+        workers: as in `annotate_coco`.
+        reporter: hears the progress in images.
+
+    Yields:
+        For every image in the order of the file, the positions of its annotations in the file, and the result.
     """
     positions: dict[int, list[int]] = {image["id"]: [] for image in coco.images}
     for position, annotation in enumerate(coco.annotations):
         positions[annotation["image_id"]].append(position)
-    annotated: list[Record] = list(coco.annotations)
-    skipped: dict[Reason, list[int]] = {}
-    numbers = _shared_numbers(coco.images)
-    with (reporter or SilentReporter()).progress("annotate", len(coco.images)) as progress:
-        found = _find(coco, positions, partial(_occluders_of_chunk, rule=rule, output_format=output_format), workers)
-        for image, (entries, reasons) in zip(coco.images, found, strict=True):
-            for position, entry, reason in zip(positions[image["id"]], entries, reasons, strict=True):
-                annotated[position] = {**annotated[position], OCCLUDER_KEY: _unpack(entry, numbers)}
-                if reason is not None:
-                    skipped.setdefault(reason, []).append(annotated[position]["id"])
-            progress.advance()
-    with_occluder = sum(annotation[OCCLUDER_KEY] != [] for annotation in annotated)
-    summary = AnnotateSummary(len(coco.images), len(annotated), with_occluder, dict(sorted(skipped.items())))
-    return {**coco.content, "annotations": annotated}, summary
-
-
-def _find(
-    coco: CocoFile, positions: dict[int, list[int]], work: partial[list[_Found]], workers: int
-) -> Iterator[_Found]:
-    """Yield what is found in every image, in the order of the file."""
     chunks = [coco.images[start : start + CHUNK] for start in range(0, len(coco.images), CHUNK)]
-    tasks = ([_pack(image, coco, positions[image["id"]]) for image in chunk] for chunk in chunks)
-    workers = min(workers or os.cpu_count() or 1, len(chunks) // WORTH_A_WORKER)
-    if workers <= 1:
-        for task in tasks:
-            yield from work(task)
-        return
-    pool = ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-    )
+    tasks = ([_pack(image, coco, positions[image["id"]], keys) for image in chunk] for chunk in chunks)
+    with (
+        (reporter or SilentReporter()).progress("images", len(coco.images)) as progress,
+        mapped(partial(_of_chunk, work), tasks, workers=workers, most=len(chunks) // WORTH_A_WORKER) as results,
+    ):
+
+        def one_by_one() -> Iterator[tuple[list[int], Result]]:
+            for chunk, found in zip(chunks, results, strict=True):
+                for image, result in zip(chunk, found, strict=True):
+                    yield positions[image["id"]], result
+                progress.advance(len(chunk))
+
+        yield one_by_one()
+
+
+def read_mask(annotation: Record, height: int, width: int) -> tuple[RLE | None, Reason | None]:
+    """The mask of an annotation, or why there is none."""
+    segmentation = annotation.get("segmentation")
+    if segmentation is None:
+        return None, "missing"
     try:
-        yield from _in_order(pool, work, tasks, PENDING * workers)
-    except BrokenProcessPool:
-        raise BCNetError(
-            "a worker process died; the machine may be out of memory", "work in one process: --workers 1"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+        rle = masks.from_segmentation(segmentation, height, width)
+    except (ValueError, TypeError):
+        return None, "unreadable"
+    if rle is not None and masks.area(rle) > 0:
+        return rle, None
+    return None, "degenerate" if isinstance(segmentation, list) and segmentation else "empty"
 
 
-def _in_order(
-    pool: ProcessPoolExecutor, work: partial[list[_Found]], tasks: Iterable[list[_Image]], pending: int
-) -> Iterator[_Found]:
-    futures: deque[Future[list[_Found]]] = deque()
-    for task in tasks:
-        futures.append(pool.submit(work, task))
-        if len(futures) > pending:
-            yield from futures.popleft().result()
-    while futures:
-        yield from futures.popleft().result()
-
-
-def _pack(image: Record, coco: CocoFile, positions: list[int]) -> _Image:
-    keys = ("bbox", "iscrowd", "segmentation")
+def _pack(image: Record, coco: CocoFile, positions: list[int], keys: tuple[str, ...]) -> ImageRecords:
     annotations = [coco.annotations[position] for position in positions]
     packed = [{key: annotation[key] for key in keys if key in annotation} for annotation in annotations]
-    return _Image(image["height"], image["width"], packed)
+    return ImageRecords(image["height"], image["width"], packed)
 
 
-def _occluders_of_chunk(images: list[_Image], *, rule: OccluderRule, output_format: OutputFormat) -> list[_Found]:
-    return [_occluders_of(image, rule, output_format) for image in images]
+def _of_chunk(work: Callable[[ImageRecords], Result], images: list[ImageRecords]) -> list[Result]:
+    return [work(image) for image in images]
 
 
-def _occluders_of(image: _Image, rule: OccluderRule, output_format: OutputFormat) -> _Found:
-    seen = [_read_mask(annotation, image.height, image.width) for annotation in image.annotations]
-    rles = [rle for rle, _ in seen]
-    regions = derive_from_records(image.annotations, rles, image.height, image.width, rule=rule)
-    return _Found([_entry(region, output_format) for region in regions], [reason for _, reason in seen])
+def _occluders_of(image: ImageRecords, *, rule: OccluderRule, output_format: OutputFormat, tolerance: float) -> _Found:
+    height, width, records = image
+    seen = [read_mask(record, height, width) for record in records]
+    every = replace(rule, min_area=0)
+    regions = derive_from_records(records, [rle for rle, _ in seen], height, width, rule=every)
+    boxes = np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
+    entries: list[_Entry] = []
+    reasons: list[tuple[Reason, ...]] = []
+    for record, region, (_, flaw), corners in zip(
+        records, regions, seen, pixel_corners(boxes, height, width), strict=True
+    ):
+        small = region is not None and masks.area(region) <= rule.min_area
+        entries.append(_entry(None if small else region, output_format, tolerance))
+        why: dict[Reason, bool] = {
+            "crowd": flaw is None and not rule.crowd and bool(record.get("iscrowd", 0)),
+            "outside": corners[0] >= corners[2] or corners[1] >= corners[3],
+            "small": small,
+        }
+        reasons.append((*([] if flaw is None else [flaw]), *(reason for reason, true in why.items() if true)))
+    return _Found(entries, reasons)
 
 
-def _entry(region: RLE | None, output_format: OutputFormat) -> _Entry:
+def _entry(region: RLE | None, output_format: OutputFormat, tolerance: float) -> _Entry:
     if region is None:
         return []
     if output_format == "rle":
         return masks.to_json(region)
-    return [np.array(polygon, dtype=np.int32).tobytes() for polygon in to_polygons(region)]
+    return [np.array(polygon, dtype=np.int32).tobytes() for polygon in to_polygons(region, tolerance=tolerance)]
 
 
 def _unpack(entry: _Entry, numbers: NDArray[np.object_]) -> Any:  # noqa: ANN401  (what json holds)
@@ -194,17 +248,3 @@ def _shared_numbers(images: list[Record]) -> NDArray[np.object_]:
     """Every whole coordinate once: all polygons share these objects, which takes a quarter of the memory."""
     largest = max((max(image["width"], image["height"]) for image in images), default=0)
     return np.arange(largest + 1).astype(object)
-
-
-def _read_mask(annotation: Record, height: int, width: int) -> tuple[RLE | None, Reason | None]:
-    """The mask of an annotation, or why there is none."""
-    segmentation = annotation.get("segmentation")
-    if segmentation is None:
-        return None, "missing"
-    try:
-        rle = masks.from_segmentation(segmentation, height, width)
-    except (ValueError, TypeError):
-        return None, "unreadable"
-    if rle is not None and masks.area(rle) > 0:
-        return rle, None
-    return None, "degenerate" if isinstance(segmentation, list) and segmentation else "empty"

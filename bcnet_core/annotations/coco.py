@@ -16,6 +16,7 @@ from typing import Any
 
 from bcnet_core import masks
 from bcnet_core.errors import BCNetError, data_error
+from bcnet_core.outputs import paused_collector
 
 OCCLUDER_KEY = "bg_object_segmentation"
 """The key under which bilayer annotations store the occluder region, as the official code names it."""
@@ -100,7 +101,8 @@ def read_json(path: Path) -> Any:  # noqa: ANN401  (whatever json holds)
         raise data_error(f"`{path}` is a directory, not a json file")
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return json.loads(data)
+        with paused_collector():
+            return json.loads(data)
     except FileNotFoundError:
         raise data_error(f"`{path}` does not exist", *_neighbours(path)) from None
     except (OSError, EOFError, zlib.error) as error:

@@ -18,9 +18,9 @@ from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occluders, segmentation_rle
 from bcnet_core.annotations.occluder import derive_from_records
 from bcnet_core.data.crops import MaskCrops, crop_rles
-from bcnet_core.data.images import read_image
 from bcnet_core.data.transforms import Placement, place
 from bcnet_core.errors import data_error
+from bcnet_core.images import read_image
 
 SURVEYED = 1000
 """Images, spread evenly over a set, that tell how many of its instances have an occluder."""

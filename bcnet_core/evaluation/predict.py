@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record
-from bcnet_core.data.images import read_image
 from bcnet_core.errors import data_error
+from bcnet_core.images import read_image
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Reporter
 from bcnet_core.structures import Detections

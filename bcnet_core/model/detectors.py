@@ -15,10 +15,10 @@ from torchvision.models.detection.image_list import ImageList
 from bcnet_core.annotations.coco import Record, category_names
 from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
 from bcnet_core.data.dataset import Targets
-from bcnet_core.data.images import read_image
 from bcnet_core.data.transforms import resize as resize_image
 from bcnet_core.data.transforms import target_size
 from bcnet_core.errors import usage_error
+from bcnet_core.images import read_image
 from bcnet_core.model.backbones import Backbone, PixelStatistics, build_backbone
 from bcnet_core.model.bilayer_head import BilayerMaskHead
 from bcnet_core.model.faster_rcnn import TwoStageHeads, build_two_stage_heads

@@ -16,8 +16,8 @@ import torch
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occluders, segmentation_rle
 from bcnet_core.annotations.occluder import derive_from_records
-from bcnet_core.data.images import read_image
 from bcnet_core.errors import BCNetError, data_error, usage_error
+from bcnet_core.images import read_image
 from bcnet_core.masks import RLE
 from bcnet_core.model.paste import paste_masks
 from bcnet_core.structures import Detections

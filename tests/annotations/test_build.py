@@ -9,10 +9,9 @@ import pytest
 
 from bcnet_core import masks
 from bcnet_core.annotations import build
-from bcnet_core.annotations.build import OutputFormat, annotate_coco
+from bcnet_core.annotations.build import AnnotateSummary, OutputFormat, annotate_coco
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco
 from bcnet_core.annotations.occluder import OccluderRule
-from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.reporting import Progress, SilentReporter
 
 RULE = OccluderRule()
@@ -39,6 +38,10 @@ def coco_of(*annotations: dict[str, Any], images: int = 1) -> CocoFile:
         "unknown": {"key": 1},
     }
     return CocoFile(Path("memory.json"), content)
+
+
+def skipped_ids(summary: AnnotateSummary) -> dict[str, list[int]]:
+    return {reason: [one.annotation for one in those] for reason, those in summary.skipped.items()}
 
 
 def entries(content: dict[str, Any]) -> list[Any]:
@@ -102,10 +105,62 @@ def test_what_has_no_mask_is_counted_and_keeps_its_entry() -> None:
         annotation(11, segmentation=square(10, 0), bbox=[10, 0, 20, 20]),
     )
     content, summary = annotate_coco(coco, rule=RULE)
-    assert summary.skipped == {"degenerate": [5, 6], "empty": [3, 4], "missing": [1, 2], "unreadable": [7, 8, 9, 10]}
+    assert skipped_ids(summary) == {
+        "missing": [1, 2], "empty": [3, 4], "degenerate": [5, 6], "unreadable": [7, 8, 9, 10],
+    }  # fmt: skip
     assert all(masks.area(masks.from_segmentation(entry, 48, 64)) == 200 for entry in entries(content)[:10])  # type: ignore[arg-type]
     assert entries(content)[10] == []
     assert summary.with_occluder == 10
+
+
+def test_what_the_rule_leaves_out_is_counted_too() -> None:
+    coco = coco_of(
+        annotation(1, segmentation=square(0, 0), iscrowd=1),
+        annotation(2, segmentation=square(0, 0)),
+        annotation(3, segmentation=square(10, 19), bbox=[10, 19, 20, 20]),  # 10 pixels in the box of the first two
+        annotation(4, segmentation=square(0, 0), bbox=[-30, 5, 20, 20]),
+        annotation(5, segmentation=square(0, 0), bbox=[5, 5, 0, 0]),
+        annotation(6, bbox=[0, 99, 20, 20], iscrowd=1),
+    )
+    rule = OccluderRule(min_iou=0.0)
+    content, summary = annotate_coco(coco, rule=rule)
+    assert skipped_ids(summary) == {"missing": [6], "crowd": [1], "outside": [4, 5, 6], "small": [3]}
+    assert [entry != [] for entry in entries(content)] == [True, True, False, False, False, False]
+    content, summary = annotate_coco(coco, rule=OccluderRule(min_iou=0.0, min_area=9, crowd=True))
+    assert skipped_ids(summary) == {"missing": [6], "outside": [4, 5, 6]}
+    assert entries(content)[2] != []
+
+
+def test_repeated_ids_do_no_harm() -> None:
+    coco = coco_of(
+        annotation(1, segmentation=square(0, 0)), annotation(1, segmentation=square(10, 0), bbox=[10, 0, 20, 20])
+    )
+    content, summary = annotate_coco(coco, rule=RULE)
+    assert summary.repeated_ids == [1]
+    assert [masks.area(masks.from_segmentation(entry, 48, 64)) for entry in entries(content)] == [200, 200]  # type: ignore[arg-type]
+
+
+def test_the_default_polygons_are_near_and_small(coco_mini: Path) -> None:
+    """Against the regions themselves, and against the size of what the official script wrote for the same images."""
+    coco = read_coco(coco_mini / "annotations" / "instances_val2017.json")
+    exact, _ = annotate_coco(coco, rule=RULE, output_format="rle")
+    close, _ = annotate_coco(coco, rule=RULE)
+    pixel_exact, _ = annotate_coco(coco, rule=RULE, tolerance=0)
+    sizes = {image["id"]: (image["height"], image["width"]) for image in coco.images}
+    for record, region, near, same in zip(
+        coco.annotations, entries(exact), entries(close), entries(pixel_exact), strict=True
+    ):
+        size = sizes[record["image_id"]]
+        wanted = masks.from_segmentation(region, *size)
+        assert masks.from_segmentation(same, *size) == wanted
+        drawn = masks.from_segmentation(near, *size)
+        assert (drawn is None) == (wanted is None)
+        if drawn is not None and wanted is not None:
+            assert masks.iou(drawn, wanted) >= 0.98
+    numbers = json.loads((Path(__file__).parents[1] / "parity" / "official_annotate.json").read_text())
+    assert len(json.dumps(entries(close), separators=(",", ":"))) <= 1.3 * numbers["bytes_of_occluders_as_integers"]
+    whole = len(json.dumps(close, separators=(",", ":")))
+    assert whole <= 1.3 * numbers["bytes_of_file"]
 
 
 def test_files_without_images_or_annotations() -> None:
@@ -136,7 +191,6 @@ class CountingReporter(SilentReporter):
 
 def test_the_number_of_processes_does_not_matter(coco_mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "CHUNK", 3)
-    monkeypatch.setattr(build, "PENDING", 1)
     coco = read_coco(coco_mini / "annotations" / "instances_val2017.json")
     reporter = CountingReporter()
     one, summary = annotate_coco(coco, rule=RULE, workers=1)
@@ -145,14 +199,3 @@ def test_the_number_of_processes_does_not_matter(coco_mini: Path, monkeypatch: p
     assert summary == summary_of_two
     assert (summary.images, summary.instances, summary.with_occluder) == (79, 624, 326)
     assert reporter.done == reporter.total == 79
-
-
-def test_a_dead_worker_is_one_sentence(pair: CocoFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(*_: object) -> None:
-        raise build.BrokenProcessPool
-
-    monkeypatch.setattr(build, "WORTH_A_WORKER", 0.25)
-    monkeypatch.setattr(build, "_in_order", die)
-    with pytest.raises(BCNetError, match="worker process died") as caught:
-        annotate_coco(pair, rule=RULE, workers=2)
-    assert caught.value.exit_code == ExitCode.FAILED

@@ -14,6 +14,7 @@ from bcnet_core import masks
 from bcnet_core.annotations.coco import read_coco, segmentation_rle
 from bcnet_core.annotations.occluder import OccluderRule, box_iou, derive_occluders
 from bcnet_core.errors import BCNetError, ExitCode
+from tests.annotations.conftest import DenseOccluders
 
 EXACT_AREAS = Path(__file__).parents[1] / "parity" / "exact_occluder_areas.json"
 H, W = 13, 17
@@ -29,26 +30,6 @@ class Scene(NamedTuple):
         rles = [None if mask is None else masks.encode(mask) for mask in self.dense]
         found = derive_occluders(rles, self.boxes, self.crowd, H, W, rule=self.rule)
         return [None if rle is None else masks.decode(rle) for rle in found]
-
-
-def dense_reference(scene: Scene) -> list[NDArray[np.bool_] | None]:
-    regions: list[NDArray[np.bool_] | None] = []
-    for i, (x, y, w, h) in enumerate(scene.boxes.tolist()):
-        region = np.zeros((H, W), dtype=bool)
-        for j, (x2, y2, w2, h2) in enumerate(scene.boxes.tolist()):
-            other = scene.dense[j]
-            if i == j or other is None or (scene.crowd[j] and not scene.rule.crowd):
-                continue
-            overlap_x = max(0.0, min(x + w, x2 + w2) - max(x, x2) + 1)
-            overlap_y = max(0.0, min(y + h, y2 + h2) - max(y, y2) + 1)
-            shared = overlap_x * overlap_y
-            if shared and shared / ((w + 1) * (h + 1) + (w2 + 1) * (h2 + 1) - shared) > scene.rule.min_iou:
-                region |= other
-        cut = np.zeros((H, W), dtype=bool)
-        cut[max(int(y), 0) : max(int(y + h), 0), max(int(x), 0) : max(int(x + w), 0)] = True
-        region &= cut
-        regions.append(region if region.sum() > scene.rule.min_area else None)
-    return regions
 
 
 @st.composite
@@ -77,8 +58,9 @@ def same(left: NDArray[np.bool_] | None, right: NDArray[np.bool_] | None) -> boo
 
 @settings(max_examples=300, deadline=None)
 @given(scenes())
-def test_equals_the_dense_reference(scene: Scene) -> None:
-    assert all(map(same, scene.derive(), dense_reference(scene)))
+def test_equals_the_dense_reference(dense_occluders: DenseOccluders, scene: Scene) -> None:
+    expected = dense_occluders(scene.dense, scene.boxes.tolist(), scene.crowd.tolist(), scene.rule, (H, W))
+    assert all(map(same, scene.derive(), expected))
 
 
 @settings(max_examples=100, deadline=None)

@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
+from scipy.ndimage import gaussian_filter
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import read_coco, segmentation_rle
-from bcnet_core.annotations.polygons import to_polygons
+from bcnet_core.annotations.polygons import MIN_IOU, to_polygons
 
 DENSE_MASKS = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(lambda shape: arrays(np.bool_, shape))
 
 
-def check(mask: NDArray[np.bool_]) -> list[list[float]]:
+def check(mask: NDArray[np.bool_]) -> list[list[int]]:
     """Assert everything `to_polygons` promises; returns the polygons."""
     polygons = to_polygons(masks.encode(mask))
     height, width = mask.shape
@@ -70,6 +71,52 @@ def test_a_contour_that_touches_itself_is_cut() -> None:
     pinched = np.ones((4, 4), dtype=bool)
     pinched[0, 0] = pinched[1, 1] = False
     assert len(check(pinched)) == 2
+
+
+def blots(seed: int, height: int, width: int, coarse: int) -> NDArray[np.bool_]:
+    """A mask like that of an object: smooth outlines, now and then a hole or several parts."""
+    noise = np.random.default_rng(seed).standard_normal((height, width))
+    return gaussian_filter(noise, coarse) > 0.02 / coarse
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 80), st.integers(2, 80), st.integers(1, 8), st.floats(0.3, 20))
+def test_simplified_polygons_stay_near(seed: int, height: int, width: int, coarse: int, tolerance: float) -> None:
+    mask = blots(seed, height, width, coarse)
+    polygons = to_polygons(masks.encode(mask), tolerance=tolerance)
+    shapes = [shapely.Polygon(np.reshape(polygon, (-1, 2))) for polygon in polygons]
+    assert all(shape.is_valid and shape.area > 0 for shape in shapes)
+    exact = to_polygons(masks.encode(mask))
+    assert sum(map(len, polygons)) <= sum(map(len, exact))
+    drawn = masks.from_segmentation(polygons, height, width)
+    assert (drawn is None) == (not mask.any())
+    if drawn is not None:
+        assert masks.iou(drawn, masks.encode(mask)) >= MIN_IOU
+
+
+@settings(max_examples=200, deadline=None)
+@given(DENSE_MASKS)
+def test_simplified_polygons_of_any_mask_stay_near(mask: NDArray[np.bool_]) -> None:
+    drawn = masks.from_segmentation(to_polygons(masks.encode(mask), tolerance=2.0), *mask.shape)
+    assert (drawn is None) == (not mask.any())
+    assert drawn is None or masks.iou(drawn, masks.encode(mask)) >= MIN_IOU
+
+
+def test_a_smooth_outline_needs_few_points() -> None:
+    y, x = np.mgrid[:200, :200]
+    disc = masks.encode((y - 100) ** 2 + (x - 100) ** 2 < 80**2)
+    exact, fewer = to_polygons(disc)[0], to_polygons(disc, tolerance=1.0)[0]
+    assert len(fewer) < len(exact) / 8
+    assert set(zip(fewer[::2], fewer[1::2], strict=True)) <= set(zip(exact[::2], exact[1::2], strict=True))
+
+
+def test_a_mask_with_many_holes_is_cut_in_reasonable_time() -> None:
+    sieve = np.ones((201, 201), dtype=bool)
+    sieve[1::4, 1::4] = False  # 2,500 holes
+    check(sieve)
+    drawn = masks.from_segmentation(to_polygons(masks.encode(sieve), tolerance=1.0), 201, 201)
+    assert drawn is not None
+    assert masks.iou(drawn, masks.encode(sieve)) >= MIN_IOU
 
 
 def test_real_masks_come_back(coco_mini: Path) -> None:

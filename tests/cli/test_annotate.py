@@ -3,6 +3,10 @@
 import gzip
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +15,16 @@ import typer
 from typer.testing import CliRunner, Result
 
 from bcnet_cli.commands.annotate import annotate
+from bcnet_core import __version__
+from bcnet_core.engine.bench_annotate import repeat
 from bcnet_core.errors import BCNetError, ExitCode
 
 KEY = "bg_object_segmentation"
+MISSING = {
+    "missing": {
+        "meaning": "occludes nobody: no segmentation", "count": 1, "annotations": [{"id": 10, "image_id": 1}],
+    }
+}  # fmt: skip
 app = typer.Typer()
 app.command()(annotate)
 
@@ -75,7 +86,7 @@ def test_writes_the_file_and_tells_what_it_found(source: Path, tmp_path: Path) -
 def test_json_goes_to_stdout_alone(source: Path, tmp_path: Path) -> None:
     result = run(source, "-o", tmp_path / "out.json", "--json", "--format", "rle")
     assert json.loads(result.stdout) == {
-        "images": 1, "instances": 3, "with_occluder": 2, "skipped": {"missing": {"count": 1, "ids": [10]}},
+        "images": 1, "instances": 3, "with_occluder": 2, "skipped": MISSING, "repeated_ids": [],
     }  # fmt: skip
     entry = json.loads((tmp_path / "out.json").read_text())["annotations"][0][KEY]
     assert entry["size"] == [48, 64]
@@ -92,6 +103,93 @@ def test_a_dry_run_writes_nothing(source: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "would write" in result.stderr
     assert names(tmp_path) == ["in.json"]
+
+
+def test_a_dry_run_tells_the_exact_size(source: Path, tmp_path: Path) -> None:
+    for name in ("out.json", "out.json.gz"):
+        result = run(source, "-o", tmp_path / name, "--dry-run", "--json")
+        run(source, "-o", tmp_path / name)
+        assert json.loads(result.stdout)["expected_bytes"] == (tmp_path / name).stat().st_size
+    assert "expected size" in run(source, "-o", tmp_path / "new.json", "--dry-run").stdout
+
+
+def test_the_report_names_what_was_skipped(source: Path, tmp_path: Path) -> None:
+    result = run(source, "-o", tmp_path / "out.json", "--report", tmp_path / "report.json", "--min-area", "500")
+    assert "report.json" in result.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    small = {"meaning": "has no occluder: too few pixels", "count": 2}
+    assert report == {
+        "bcnet": __version__, "file": "in.json", "rule": {"min_iou": 0.05, "min_area": 500, "crowd": False},
+        "images": 1, "instances": 3, "with_occluder": 0, "repeated_ids": [],
+        "skipped": MISSING | {"small": small | {"annotations": [{"id": one, "image_id": 1} for one in (12, 11)]}},
+    }  # fmt: skip
+    error = refused(source, "-o", tmp_path / "new.json", "--report", tmp_path / "new.json")
+    assert "two outputs" in error.message
+    assert refused(source, "-o", tmp_path / "new.json", "--report", source, "--overwrite").exit_code == ExitCode.USAGE
+    assert refused(source, "-o", tmp_path / "new.json", "--report", tmp_path / "report.json").message.endswith(
+        "exists already"
+    )
+    assert not (tmp_path / "new.json").exists()
+
+
+def test_ids_that_are_there_twice_are_said(source: Path, tmp_path: Path) -> None:
+    source.write_text(source.read_text().replace('"id": 11', '"id": 12'))
+    result = run(source, "-o", tmp_path / "out.json")
+    assert "shares its id with another: annotation 12" in result.stderr
+    found = [one[KEY] for one in json.loads((tmp_path / "out.json").read_text())["annotations"]]
+    assert found == [[[10, 0, 10, 20, 20, 20, 20, 0]], [[10, 0, 10, 20, 20, 20, 20, 0]], []]
+
+
+def test_a_check_tells_how_far_a_file_is_from_exact(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    run(source, "-o", output)
+    before = output.read_bytes()
+    result = run("--check", output, "--report", tmp_path / "check.json")
+    assert result.exit_code == 0
+    assert "IoU with the exact region: least" in result.stdout
+    assert output.read_bytes() == before
+    report = json.loads((tmp_path / "check.json").read_text())
+    assert report["iou"] == {"mean": 1.0, "median": 1.0, "least": 1.0}
+    assert report["findings"] == {}
+
+
+def test_a_check_refuses_what_is_no_bilayer_file(source: Path, tmp_path: Path) -> None:
+    error = refused("--check", source)
+    assert error.exit_code == ExitCode.BAD_DATA
+    assert "3 annotations have no `bg_object_segmentation`" in error.message
+    run(source, "-o", tmp_path / "out.json")
+    text = (tmp_path / "out.json").read_text().replace("[[10,0,10,20,20,20,20,0]]", "[[10,0,10,20,40,20,40,0]]", 1)
+    (tmp_path / "far.json").write_text(text.replace(f'"{KEY}":[]', f'"{KEY}":"?"'))
+    result = run("--check", tmp_path / "far.json", "--json")
+    assert isinstance(result.exception, BCNetError)
+    assert "1 annotations have an occluder that leaves their box" in result.exception.message
+    assert "1 annotations have an occluder that cannot be read" in result.exception.message
+    found = json.loads(result.stdout)
+    assert found["farthest_beyond_box"] == 20
+    assert {name: one["annotations"] for name, one in found["findings"].items()} == {
+        "unreadable": [{"id": 10, "image_id": 1}],
+        "outside": [{"id": 12, "image_id": 1}],
+        "inexact": [{"id": 12, "image_id": 1}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no input"),
+        (["in.json"], "no output"),
+        (["in.json", "--check", "in.json"], "reads one file"),
+        (["--check", "in.json", "-o", "out.json"], "reads one file"),
+        (["in.json", "-o", "out.json", "--tolerance", "-1"], "tolerance"),
+        (["in.json", "-o", "out.json", "--tolerance", "nan"], "tolerance"),
+    ],
+)
+def test_what_cannot_be_obeyed(source: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str) -> None:
+    monkeypatch.chdir(source.parent)
+    error = refused(*arguments)
+    assert words in error.message
+    assert error.exit_code == ExitCode.USAGE
+    assert names(source.parent) == ["in.json"]
 
 
 def test_gzip_by_name_with_the_same_bytes_every_time(source: Path, tmp_path: Path) -> None:
@@ -145,3 +243,36 @@ def test_a_missing_input(tmp_path: Path) -> None:
 
 def test_a_senseless_rule(source: Path, tmp_path: Path) -> None:
     assert refused(source, "-o", tmp_path / "out.json", "--min-iou", "nan").exit_code == ExitCode.USAGE
+
+
+def is_running(pid: str) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for the workers in /proc")
+def test_ctrl_c_leaves_nothing_behind(scenes: Path, tmp_path: Path) -> None:
+    content = json.loads((scenes / "annotations" / "instances_train.json").read_text())
+    (tmp_path / "in.json").write_text(json.dumps(repeat(content, 20_000)))
+    line = "from bcnet_cli.app import main; main()"
+    arguments = ["annotate", tmp_path / "in.json", "-o", tmp_path / "out.json", "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", line, *map(str, arguments)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 60
+    while len(workers := children.read_text().split()) < 3:  # two, and the tracker of their resources
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.INTERRUPTED, told
+    assert "Traceback" not in told
+    assert names(tmp_path) == ["in.json"]
+    deadline = time.monotonic() + 10
+    while any(is_running(worker) for worker in workers):
+        assert time.monotonic() < deadline, "a worker outlives the command"
+        time.sleep(0.05)

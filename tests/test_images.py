@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from bcnet_core import BCNetError
-from bcnet_core.data.images import read_image
+from bcnet_core.images import read_image
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "1"])

@@ -1,0 +1,70 @@
+"""Work spread over processes: in order, bounded, errors passed on, nothing left running."""
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from bcnet_core import workers
+from bcnet_core.errors import BCNetError, ExitCode, data_error
+from bcnet_core.workers import mapped
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def fail_at_three(number: int) -> int:
+    if number == 3:
+        raise data_error("three is bad", "take four")
+    return number
+
+
+def die(number: int) -> int:
+    os._exit(number)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_results_come_in_order(count: int) -> None:
+    with mapped(double, range(20), workers=count, most=8) as results:
+        assert list(results) == [2 * number for number in range(20)]
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_error_keeps_its_hints_and_stops_the_rest(count: int) -> None:
+    with (
+        pytest.raises(BCNetError, match="three is bad") as caught,
+        mapped(fail_at_three, range(100), workers=count, most=8) as results,
+    ):
+        list(results)
+    assert caught.value.hints == ("take four",)
+    assert caught.value.exit_code == ExitCode.BAD_DATA
+    assert multiprocessing.active_children() == []
+
+
+def test_a_dead_worker_is_one_sentence() -> None:
+    with pytest.raises(BCNetError, match="worker process died"), mapped(die, [1, 2], workers=2, most=2) as results:
+        list(results)
+    assert multiprocessing.active_children() == []
+
+
+def test_leaving_early_stops_the_workers_and_takes_no_more_tasks() -> None:
+    taken = []
+
+    def tasks() -> Iterator[int]:
+        for number in range(1000):
+            taken.append(number)
+            yield number
+
+    with mapped(double, tasks(), workers=2, most=8) as results:
+        assert next(results) == 0
+    assert multiprocessing.active_children() == []
+    assert len(taken) <= 2 * workers.PENDING + 1
+
+
+def test_few_tasks_are_not_worth_a_process() -> None:
+    with mapped(os.getpgid, [0], workers=0, most=0) as results:
+        assert list(results) == [os.getpgid(0)]
+    assert isinstance(results, map), "no pool was started"
