@@ -14,8 +14,9 @@ from rich.text import Text
 from bcnet_cli import console
 from bcnet_cli.options import DryRun, Json, Overwrite
 from bcnet_cli.reporter import ConsoleReporter
+from bcnet_core.errors import usage_error
 
-BAR = 40
+BAR = 30
 """Characters of the longest bar of the histogram."""
 
 
@@ -30,7 +31,9 @@ def split_occ(
     ] = 0.2,
     measure: Annotated[
         Literal["iou", "min", "mask"],
-        typer.Option("--measure", help="Box IoU; box overlap by the smaller box; share of a box under another's mask."),
+        typer.Option(
+            "--measure", help="Box IoU; box overlap by the smaller box; neighbours' masks in the box by the own mask."
+        ),
     ] = "iou",
     pairs: Annotated[
         Literal["any", "all"],
@@ -39,7 +42,13 @@ def split_occ(
     ids: Annotated[
         Path | None, typer.Option("--ids", help="Take exactly these images: numbers, a manifest, or a COCO file.")
     ] = None,
-    stats: Annotated[bool, typer.Option("--stats", help="Print a histogram of the occlusion per instance.")] = False,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Print histograms of the occlusion of instances and images.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the histograms.")] = None,
+    same_class: Annotated[
+        bool, typer.Option("--same-class", help="Only neighbours of the same category occlude.")
+    ] = False,
     crowd: Annotated[bool, typer.Option("--crowd", help="Count crowd annotations as instances.")] = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -54,31 +63,42 @@ def split_occ(
 
     `bcnet split-occ annotations/instances_val2017.json -o instances_val2017_occ.json --stats`
 
+    `bcnet split-occ instances_val2017.json -o heavy.json --measure mask --same-class --plot heavy.png`
+
     `bcnet split-occ instances_val2017.json -o occ.json --ids official_image_ids.txt`
     """
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.occlusion.split import SplitRule, read_ids, split_occluded
-    from bcnet_core.outputs import refuse_existing, refuse_input, write_json
+    from bcnet_core.outputs import refuse_existing, refuse_input, refuse_same, write_json
 
-    rule = SplitRule(threshold=threshold, measure=measure, pairs=pairs, crowd=crowd)
+    rule = SplitRule(threshold=threshold, measure=measure, pairs=pairs, same_class=same_class, crowd=crowd)
     refuse_existing(output, overwrite=overwrite)
-    manifest_path = output.with_name(output.name.removesuffix(".gz").removesuffix(".json") + ".manifest.json")
-    for path in (output, manifest_path):
+    outputs = [output, output.with_name(output.name.removesuffix(".gz").removesuffix(".json") + ".manifest.json")]
+    if plot is not None:
+        if plot.suffix.lower() != ".png":
+            raise usage_error(f"the picture is a PNG, `{plot}` does not end so", "--plot occlusion.png")
+        outputs.append(plot)
+    refuse_same(*outputs)
+    for path in outputs:
         refuse_input(path, *(source,) if ids is None else (source, ids))
         refuse_existing(path, overwrite=overwrite)
     wanted = None if ids is None else read_ids(ids)
     content, manifest = split_occluded(read_coco(source), rule=rule, ids=wanted)
     if not dry_run:
         write_json(output, content)
-        write_json(manifest_path, manifest)
+        write_json(outputs[1], manifest)
+        if plot is not None:
+            from bcnet_core.occlusion.plot import plot_histogram
+
+            plot_histogram(manifest, plot)
     _show(manifest, stats=stats, as_json=as_json)
     if not content["images"]:
         ConsoleReporter().warning("no image is occluded by this rule; a lower --threshold takes more")
     if dry_run:
-        console.err.print(Text(f"would write {output} and {manifest_path}"))
+        console.err.print(Text(f"would write {' and '.join(map(str, outputs))}"))
     else:
         then = f"bcnet viz {shlex.quote(str(output))} --images FOLDER --most-occluded 10 -o gallery"
-        console.show_outputs(output, manifest_path, then=then)
+        console.show_outputs(*outputs, then=then)
 
 
 def _show(manifest: dict[str, Any], *, stats: bool, as_json: bool) -> None:
@@ -92,14 +112,21 @@ def _show(manifest: dict[str, Any], *, stats: bool, as_json: bool) -> None:
         table.add_row(label, f"{counts['split'][name]:,}", f"{counts['source'][name]:,}")
     console.out.print(table)
     if stats:
-        _show_histogram(manifest["histogram"])
+        for unit in ("instances", "images"):
+            _show_histogram(manifest, unit)
 
 
-def _show_histogram(histogram: dict[str, Any]) -> None:
-    edges, most = histogram["edges"], max(1, *histogram["source"])
-    names = ["0", *(f"{low:g} - {high:g}" for low, high in pairwise(edges))]
-    table = console.make_table("Occlusion per instance", "rate", "split", "source")
+def _show_histogram(manifest: dict[str, Any], unit: str) -> None:
+    histogram, levels = manifest["histogram"], manifest["levels"]
+    inside, everything = histogram["split"][unit], histogram["source"][unit]
+    most = max(1, *everything)
+    names = ["0", *(f"{low:g} - {high:g}" for low, high in pairwise(histogram["edges"]))]
+    table = console.make_table(f"Occlusion of {unit}", "rate", "split", "source")
     table.add_column("", justify="left")
-    for name, inside, count in zip(names, histogram["split"], histogram["source"], strict=True):
-        table.add_row(name, f"{inside:,}", f"{count:,}", "#" * round(BAR * count / most))
+    for name, part, count in zip(names, inside, everything, strict=True):
+        table.add_row(name, f"{part:,}", f"{count:,}", "#" * round(BAR * count / most))
+    table.add_section()
+    for level, start in levels["from"].items():
+        counts = (f"{levels[part][unit][level]:,}" for part in ("split", "source"))
+        table.add_row(f"{level} (from {start:g})", *counts)
     console.out.print(table)

@@ -1,6 +1,7 @@
 """How much each instance of an image is occluded: pure, on boxes and run-length encodings (METHOD section 6).
 
-COCO labels know no depth order, so a rate says how much of an instance another one may hide, not that it does.
+COCO labels know no depth order, so a rate says how much of an instance others may hide, not that they do. The levels
+that evaluation reports by are defined here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -16,54 +17,71 @@ from bcnet_core.annotations.occluder import box_intersections, box_iou, pixel_co
 from bcnet_core.masks import RLE
 
 Measure = Literal["iou", "min", "mask"]
-"""What is compared of two instances i and j: see `pair_rates`."""
+"""How an instance is compared with its neighbours: see `occlusion_rates`."""
 MEASURES: tuple[Measure, ...] = get_args(Measure)
+
+Level = Literal["none", "light", "heavy"]
+"""How occluded an instance is, in a word: see `LEVEL_FROM`."""
+
+LEVEL_FROM: dict[Level, float] = {"none": 0.0, "light": 0.05, "heavy": 0.2}
+"""The rate from which on a level holds. Below 0.05 of box IoU nobody counts as an occluder (METHOD section 4);
+from 0.2 on an instance is occluded in the sense of COCO-OCC (METHOD section 6)."""
 
 HISTOGRAM_EDGES: tuple[float, ...] = tuple(step / 10 for step in range(11))
 """The bins of `rate_histogram` are between these; each holds its lower edge, the last one its upper edge too."""
 
 
 def occlusion_rates(
-    boxes: NDArray[np.float64], rles: Sequence[RLE | None], height: int, width: int, *, measure: Measure
+    boxes: NDArray[np.float64],
+    rles: Sequence[RLE | None],
+    height: int,
+    width: int,
+    *,
+    measure: Measure,
+    categories: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
-    """How much each of the N instances of one image is occluded by the one that occludes it most.
+    """How much each of the N instances of one image is occluded.
+
+    "iou" and "min" look at the neighbour that overlaps an instance most: the intersection of the two boxes over
+    their union, or over the smaller box. "mask" looks at all neighbours together: what their masks cover of the
+    box of an instance, over its own mask. That is 1 where they cover more, and 0 for an instance without a mask.
 
     Args:
         boxes: (N, 4) [x, y, width, height] in pixels.
         rles: the N masks; only "mask" looks at them, None covers nothing.
         height: of the image, in pixels.
         width: of the image, in pixels.
-        measure: see `pair_rates`.
+        measure: what is compared.
+        categories: (N,) where only neighbours of the same category count.
 
     Returns:
         (N,) rates from 0 to 1; 0 for an instance that is alone.
     """
-    pairs = pair_rates(boxes, rles, height, width, measure=measure)
-    np.fill_diagonal(pairs, 0.0)
-    rates: NDArray[np.float64] = pairs.max(axis=1, initial=0.0)
-    return rates
-
-
-def pair_rates(
-    boxes: NDArray[np.float64], rles: Sequence[RLE | None], height: int, width: int, *, measure: Measure
-) -> NDArray[np.float64]:
-    """How much instance j (column) covers instance i (row); arguments as in `occlusion_rates`.
-
-    "iou" is the intersection over union of the two boxes, "min" their intersection over the smaller box, and
-    "mask" the share of the pixels of box i that belong to the mask of j: unlike the others, not symmetric.
-
-    Returns:
-        (N, N) rates from 0 to 1; the diagonal means nothing.
-    """
+    partners = ~np.eye(len(boxes), dtype=bool)
+    if categories is not None:
+        partners &= categories[:, None] == categories
     match measure:
         case "iou":
-            return box_iou(boxes)
+            pairs = box_iou(boxes)
         case "min":
             shared, areas = box_intersections(boxes)
             smaller = np.minimum(areas[:, None], areas)
-            return np.divide(shared, smaller, out=np.zeros_like(shared), where=smaller > 0).clip(0, 1)
+            pairs = np.divide(shared, smaller, out=np.zeros_like(shared), where=smaller > 0).clip(0, 1)
         case "mask":
-            return _mask_rates(boxes, rles, height, width)
+            return _mask_rates(boxes, rles, height, width, partners)
+    rates: NDArray[np.float64] = np.where(partners, pairs, 0.0).max(axis=1, initial=0.0)
+    return rates
+
+
+def occlusion_level(rate: float) -> Level:
+    """The level of a rate, whatever the measure."""
+    return max((level for level in LEVEL_FROM if rate >= LEVEL_FROM[level]), key=LEVEL_FROM.__getitem__)
+
+
+def count_levels(rates: NDArray[np.float64]) -> dict[Level, int]:
+    """How many of the rates belong to each level."""
+    levels = [occlusion_level(rate) for rate in rates.tolist()]
+    return {level: levels.count(level) for level in LEVEL_FROM}
 
 
 def rate_histogram(rates: NDArray[np.float64]) -> list[int]:
@@ -72,16 +90,15 @@ def rate_histogram(rates: NDArray[np.float64]) -> list[int]:
     return [int((rates == 0).sum()), *counts.tolist()]
 
 
-def _mask_rates(boxes: NDArray[np.float64], rles: Sequence[RLE | None], height: int, width: int) -> NDArray[np.float64]:
-    meet = box_intersections(boxes, pixel=1.0)[0] > 0
-    rates = np.zeros(meet.shape)
-    for i, (x0, y0, x1, y1) in enumerate(pixel_corners(boxes, height, width)):
-        pixels = max(x1 - x0, 0) * max(y1 - y0, 0)
-        if pixels == 0:
-            continue
-        box = masks.from_box(x0, y0, x1, y1, height, width)
-        for j in meet[i].nonzero()[0].tolist():
-            rle = rles[j]
-            if j != i and rle is not None:
-                rates[i, j] = masks.area(masks.intersection(rle, box)) / pixels
+def _mask_rates(
+    boxes: NDArray[np.float64], rles: Sequence[RLE | None], height: int, width: int, partners: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    near = partners & (box_intersections(boxes, pixel=1.0)[0] > 0)
+    rates = np.zeros(len(boxes))
+    for i, corners in enumerate(pixel_corners(boxes, height, width)):
+        own = rles[i]
+        neighbours = [rle for j in near[i].nonzero()[0].tolist() if (rle := rles[j]) is not None]
+        if own is not None and neighbours and masks.area(own) > 0:
+            region = masks.intersection(masks.union(neighbours), masks.from_box(*corners, height, width))
+            rates[i] = min(masks.area(region) / masks.area(own), 1.0)
     return rates

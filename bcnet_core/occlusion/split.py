@@ -18,10 +18,22 @@ from numpy.typing import NDArray
 from bcnet_core import __version__
 from bcnet_core.annotations.coco import CocoFile, Record, read_json, segmentation_rle
 from bcnet_core.errors import data_error, usage_error
-from bcnet_core.occlusion.rates import HISTOGRAM_EDGES, MEASURES, Measure, occlusion_rates, rate_histogram
+from bcnet_core.occlusion.rates import (
+    HISTOGRAM_EDGES,
+    LEVEL_FROM,
+    MEASURES,
+    Level,
+    Measure,
+    count_levels,
+    occlusion_rates,
+    rate_histogram,
+)
 
 Pairs = Literal["any", "all"]
 """Which instances of an image must be occluded: see `SplitRule`."""
+
+Rates = dict[int, NDArray[np.float64]]
+"""The occlusion rates of the instances of every image, by image id."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +42,17 @@ class SplitRule:
 
     Attributes:
         threshold: the rate from which on an instance counts as occluded, above 0 and up to 1.
-        measure: what the rate compares: "iou", "min" or "mask" (`occlusion.rates.pair_rates`).
+        measure: what the rate compares: "iou", "min" or "mask" (`occlusion.rates.occlusion_rates`).
         pairs: "any" takes an image in which at least one instance is occluded, "all" one in which every instance
-            is, so that each has a partner that reaches the threshold.
+            is.
+        same_class: whether only neighbours of the same category occlude.
         crowd: whether crowd annotations are instances too; otherwise they neither occlude nor need a partner.
     """
 
     threshold: float = 0.2
     measure: Measure = "iou"
     pairs: Pairs = "any"
+    same_class: bool = False
     crowd: bool = False
 
     def __post_init__(self) -> None:
@@ -76,15 +90,14 @@ def split_occluded(coco: CocoFile, *, rule: SplitRule, ids: Iterable[int] | None
     Raises:
         BCNetError: if one of `ids` is not in the file, or "mask" meets a segmentation that cannot be read.
     """
-    rates = measure_images(coco, measure=rule.measure, crowd=rule.crowd)
+    rates = measure_images(coco, measure=rule.measure, same_class=rule.same_class, crowd=rule.crowd)
     chosen = _known(ids, coco) if ids is not None else _occluded(rates, rule)
     content = {
         **coco.content,
         "images": [image for image in coco.images if image["id"] in chosen],
         "annotations": [annotation for annotation in coco.annotations if annotation["image_id"] in chosen],
     }
-    inside = np.concatenate([np.zeros(0), *(rates[image["id"]] for image in content["images"])])
-    everything = np.concatenate([np.zeros(0), *rates.values()])
+    inside = {image["id"]: rates[image["id"]] for image in content["images"]}
     manifest = {
         "bcnet": __version__,
         "source": {"file": coco.path.name, "sha256": _checksum(coco.path)},
@@ -92,20 +105,23 @@ def split_occluded(coco: CocoFile, *, rule: SplitRule, ids: Iterable[int] | None
         "rule": asdict(rule),
         "counts": {
             "split": _counts(CocoFile(coco.path, content), inside, rule),
-            "source": _counts(coco, everything, rule),
+            "source": _counts(coco, rates, rule),
         },
-        "histogram": {
-            "edges": list(HISTOGRAM_EDGES),
-            "split": rate_histogram(inside),
-            "source": rate_histogram(everything),
-        },
+        "levels": {"from": LEVEL_FROM, "split": _levels(inside), "source": _levels(rates)},
+        "histogram": {"edges": list(HISTOGRAM_EDGES), "split": _histograms(inside), "source": _histograms(rates)},
         "image_ids": [image["id"] for image in content["images"]],
     }
     return OccludedSplit(content, manifest)
 
 
-def measure_images(coco: CocoFile, *, measure: Measure, crowd: bool = False) -> dict[int, NDArray[np.float64]]:
-    """The occlusion rates of the instances of every image, by image id; crowds are left out unless `crowd`.
+def measure_images(coco: CocoFile, *, measure: Measure, same_class: bool = False, crowd: bool = False) -> Rates:
+    """The occlusion rates of the instances of every image, by image id.
+
+    Args:
+        coco: the file.
+        measure: what is compared (`occlusion.rates.occlusion_rates`).
+        same_class: whether only neighbours of the same category count.
+        crowd: whether crowds are instances; otherwise they are left out.
 
     Raises:
         BCNetError: if `measure` is "mask" and a segmentation cannot be read.
@@ -116,7 +132,10 @@ def measure_images(coco: CocoFile, *, measure: Measure, crowd: bool = False) -> 
         instances = [one for one in annotations[image["id"]] if crowd or not one.get("iscrowd", 0)]
         boxes = np.array([one["bbox"] for one in instances], dtype=np.float64).reshape(-1, 4)
         rles = [segmentation_rle(one, image) if measure == "mask" else None for one in instances]
-        rates[image["id"]] = occlusion_rates(boxes, rles, image["height"], image["width"], measure=measure)
+        categories = np.array([one["category_id"] for one in instances]) if same_class else None
+        rates[image["id"]] = occlusion_rates(
+            boxes, rles, image["height"], image["width"], measure=measure, categories=categories
+        )
     return rates
 
 
@@ -164,18 +183,36 @@ def _known(ids: Iterable[int], coco: CocoFile) -> set[int]:
     return chosen
 
 
-def _occluded(rates: dict[int, NDArray[np.float64]], rule: SplitRule) -> set[int]:
+def _occluded(rates: Rates, rule: SplitRule) -> set[int]:
     reach = any if rule.pairs == "any" else all
     return {image for image, found in rates.items() if len(found) and reach(found >= rule.threshold)}
 
 
-def _counts(coco: CocoFile, rates: NDArray[np.float64], rule: SplitRule) -> dict[str, int]:
+def _counts(coco: CocoFile, rates: Rates, rule: SplitRule) -> dict[str, int]:
+    instances = _of_instances(rates)
     return {
         "images": len(coco.images),
         "annotations": len(coco.annotations),
-        "instances": len(rates),
-        "occluded": int((rates >= rule.threshold).sum()),
+        "instances": len(instances),
+        "occluded": int((instances >= rule.threshold).sum()),
     }
+
+
+def _levels(rates: Rates) -> dict[str, dict[Level, int]]:
+    return {"instances": count_levels(_of_instances(rates)), "images": count_levels(_of_images(rates))}
+
+
+def _histograms(rates: Rates) -> dict[str, list[int]]:
+    return {"instances": rate_histogram(_of_instances(rates)), "images": rate_histogram(_of_images(rates))}
+
+
+def _of_instances(rates: Rates) -> NDArray[np.float64]:
+    return np.concatenate([np.zeros(0), *rates.values()])
+
+
+def _of_images(rates: Rates) -> NDArray[np.float64]:
+    """An image is as occluded as the most occluded of its instances."""
+    return np.array([found.max(initial=0.0) for found in rates.values()])
 
 
 def _checksum(path: Path) -> str:

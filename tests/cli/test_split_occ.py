@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 
 from bcnet_cli.commands.split_occ import split_occ
 from bcnet_core.errors import BCNetError, ExitCode
+from bcnet_core.images import read_image
 
 app = typer.Typer()
 app.command()(split_occ)
@@ -67,8 +68,31 @@ def test_stats_is_a_histogram(source: Path, tmp_path: Path) -> None:
     lines = run(source, "-o", tmp_path / "occ.json", "--stats", "--dry-run").stdout.splitlines()
     row = next(line for line in lines if "0.3 - 0.4" in line)
     assert row.split()[5:9:2] == ["2", "2"]
-    assert row.count("#") == 40
-    assert len([line for line in lines if " - " in line]) == 10
+    assert row.count("#") == 30
+    assert len([line for line in lines if " - " in line]) == 2 * 10, "of instances and of images"
+    levels = [line.replace("│", " ").split() for line in lines if "heavy" in line]
+    assert levels == [["heavy", "(from", "0.2)", "2", "2"], ["heavy", "(from", "0.2)", "1", "1"]]
+
+
+def test_plot_is_a_picture_with_the_same_bytes_every_time(source: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        result = run(source, "-o", tmp_path / f"{name}.json", "--plot", tmp_path / f"{name}.png")
+        assert result.exit_code == 0
+        assert f"{name}.png" in result.stderr
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    pixels = read_image(tmp_path / "a.png")
+    assert (pixels == (0x00, 0x77, 0xBB)).all(axis=2).sum() > 1000, "bars of the split"
+    assert (pixels == (0xBB, 0xBB, 0xBB)).all(axis=2).sum() > 1000, "bars of the source"
+
+
+def test_a_plot_that_cannot_be_written_is_refused_first(source: Path, tmp_path: Path) -> None:
+    for plot in (tmp_path / "occ.jpg", tmp_path / "occ.json"):
+        error = refused(source, "-o", tmp_path / "occ.json", "--plot", plot)
+        assert (error.exit_code, error.hints) == (ExitCode.USAGE, ("--plot occlusion.png",))
+    (tmp_path / "taken.png").write_text("precious")
+    error = refused(source, "-o", tmp_path / "occ.json", "--plot", tmp_path / "taken.png")
+    assert "exists already" in error.message
+    assert not (tmp_path / "occ.json").exists()
 
 
 def test_json_is_the_manifest(source: Path, tmp_path: Path) -> None:
@@ -77,7 +101,7 @@ def test_json_is_the_manifest(source: Path, tmp_path: Path) -> None:
     )
     manifest = json.loads(result.stdout)
     assert manifest == json.loads((tmp_path / "occ.manifest.json").read_text())
-    assert manifest["rule"] == {"threshold": 0.5, "measure": "min", "pairs": "all", "crowd": False}
+    assert manifest["rule"] == {"threshold": 0.5, "measure": "min", "pairs": "all", "same_class": False, "crowd": False}
 
 
 def test_ids_take_exactly_these_images(source: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from bcnet_core.occlusion.split import SplitRule, read_ids, split_occluded
 from bcnet_core.outputs import write_json
 
 BOXES: dict[int, list[list[float]]] = {
-    1: [[0, 0, 20, 20], [10, 0, 20, 20]],  # both overlap, IoU 1/3
+    1: [[0, 0, 20, 20], [10, 0, 20, 20]],  # both overlap, IoU 1/3; of two classes
     2: [[0, 0, 20, 20], [10, 0, 20, 20], [40, 0, 10, 10]],  # the third is alone
     3: [[0, 0, 20, 20], [40, 0, 20, 20]],  # nobody overlaps
     4: [],
@@ -30,7 +30,8 @@ def coco(tmp_path: Path) -> CocoFile:
         for x, y, w, h in boxes:
             outline = [[x, y, x + w, y, x + w, y + h, x, y + h]]
             annotations.append(
-                {"id": 100 - len(annotations), "image_id": image, "category_id": 1, "bbox": [x, y, w, h]}
+                {"id": 100 - len(annotations), "image_id": image, "bbox": [x, y, w, h]}
+                | {"category_id": 2 if image == 1 and x else 1}
                 | {"iscrowd": 0, "segmentation": outline}
             )
     crowd = {"id": 500, "image_id": 5, "category_id": 1, "bbox": [0, 0, 20, 20], "iscrowd": 1}
@@ -38,7 +39,7 @@ def coco(tmp_path: Path) -> CocoFile:
     images = [{"id": one, "file_name": f"{one}.jpg", "width": 64, "height": 50} for one in (6, 5, 4, 3, 2, 1)]
     content = {
         "info": {"a": 1}, "images": images, "annotations": annotations,
-        "categories": [{"id": 1, "name": "x"}], "odd": 7,
+        "categories": [{"id": 1, "name": "x"}, {"id": 2, "name": "y"}], "odd": 7,
     }  # fmt: skip
     path = tmp_path / "source.json"
     path.write_text(json.dumps(content))
@@ -59,7 +60,9 @@ def coco(tmp_path: Path) -> CocoFile:
         ({"measure": "mask", "threshold": 0.6}, [6]),
         ({"measure": "mask", "threshold": 0.5, "pairs": "all"}, [1]),
         ({"crowd": True}, [5, 2, 1]),
-        ({"crowd": True, "pairs": "all", "measure": "mask"}, [5, 1]),
+        ({"crowd": True, "pairs": "all", "measure": "mask"}, [1]),  # the crowd is larger than what hides it
+        ({"same_class": True}, [2]),
+        ({"same_class": True, "measure": "mask"}, [6, 2]),
     ],
 )
 def test_which_images(coco: CocoFile, options: dict[str, Any], expected: list[int]) -> None:
@@ -78,13 +81,27 @@ def test_the_manifest(coco: CocoFile) -> None:
         "sha256": hashlib.sha256(coco.path.read_bytes()).hexdigest(),
     }
     assert manifest["chosen_by"] == "rule"
-    assert manifest["rule"] == {"threshold": 0.2, "measure": "iou", "pairs": "any", "crowd": False}
+    assert manifest["rule"] == {"threshold": 0.2, "measure": "iou", "pairs": "any", "same_class": False, "crowd": False}
     assert manifest["counts"] == {
         "split": {"images": 2, "annotations": 5, "instances": 5, "occluded": 4},
         "source": {"images": 6, "annotations": 11, "instances": 10, "occluded": 4},
     }
-    assert manifest["histogram"]["split"] == [1, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0]
-    assert sum(manifest["histogram"]["source"]) == 10
+    histogram = manifest["histogram"]
+    assert histogram["split"] == {
+        "instances": [1, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0], "images": [0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0],
+    }  # fmt: skip
+    assert histogram["source"] == {
+        "instances": [4, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0], "images": [3, 0, 1, 0, 2, 0, 0, 0, 0, 0, 0],
+    }  # fmt: skip
+    assert manifest["levels"] == {
+        "from": {"none": 0.0, "light": 0.05, "heavy": 0.2},
+        "split": {
+            "instances": {"none": 1, "light": 0, "heavy": 4}, "images": {"none": 0, "light": 0, "heavy": 2},
+        },
+        "source": {
+            "instances": {"none": 4, "light": 2, "heavy": 4}, "images": {"none": 3, "light": 1, "heavy": 2},
+        },
+    }  # fmt: skip
 
 
 def test_exactly_these_images(coco: CocoFile) -> None:
@@ -147,4 +164,4 @@ def test_real_images(coco_mini: Path) -> None:
     coco = read_coco(coco_mini / "annotations" / "instances_val2017.json")
     sizes = {measure: len(split_occluded(coco, rule=SplitRule(measure=measure)).content["images"])
              for measure in ("iou", "min", "mask")}  # fmt: skip
-    assert sizes == {"iou": 34, "min": 67, "mask": 55}
+    assert sizes == {"iou": 34, "min": 67, "mask": 65}
