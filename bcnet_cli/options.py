@@ -31,3 +31,21 @@ def parse_size(text: str) -> tuple[int, int]:
     if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
         raise usage_error(f"`{text}` is no image size", "give height and width in pixels: --size 800x1333")
     return int(parts[0]), int(parts[1])
+
+
+def parse_range(text: str, option: str, *, whole: bool = False) -> tuple[float, float]:
+    """The two numbers of an option like `--occlusion 0.2..0.6`.
+
+    Raises:
+        BCNetError: if it is not two numbers, or two `whole` ones, with two dots between them.
+    """
+    from bcnet_core.errors import usage_error
+
+    least, dots, most = text.partition("..")
+    try:
+        found = float(least), float(most if dots else "")
+    except ValueError:
+        raise usage_error(f"`{text}` is no range", f"two numbers with two dots between them: {option} 1..2") from None
+    if whole and not all(number.is_integer() for number in found):
+        raise usage_error(f"`{text}` are not two whole numbers", f"for example {option} 3..6")
+    return found

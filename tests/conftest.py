@@ -25,7 +25,7 @@ def coco_mini() -> Path:
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with a few synthetic scenes; never write into it."""
-    from bcnet_core.synth.writer import write_shapes
+    from bcnet_core.synth.sets import write_shapes
 
     root = tmp_path_factory.mktemp("scenes") / "shapes"
     write_shapes(root, images=12, val_images=6, workers=1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -76,6 +78,51 @@ def model(
             table.add_row(f"{config.detector} {config.backbone}: {title}", *cells)
         table.add_section()
     console.out.print(json.dumps(results) if as_json else table)
+
+
+@app.command()
+def annotate(
+    source: Annotated[
+        Path | None, typer.Argument(metavar="[COCO.json]", help="A file to repeat; default composed scenes.")
+    ] = None,
+    *,
+    images: Annotated[int, typer.Option("--images", min=1, help="Images to annotate.")] = 5000,
+    workers: Annotated[
+        list[int] | None, typer.Option("--workers", min=1, help="Processes; may be repeated; default 1 and all cores.")
+    ] = None,
+    output_format: Annotated[
+        Literal["polygon", "rle"], typer.Option("--format", help="How occluder regions are stored.")
+    ] = "polygon",
+    tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="Of polygons, in pixels.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Measure `bcnet annotate`: images a second and peak memory, reading and writing the json included.
+
+    The file is repeated with new ids until it has enough images. 118,287 images are train2017's size.
+
+    **Examples**
+
+    `bcnet bench annotate`
+
+    `bcnet bench annotate annotations/instances_val2017.json --images 118287 --workers 2 --json`
+    """
+    from bcnet_core.engine.bench_annotate import bench_annotate
+
+    counts = workers or sorted({1, os.cpu_count() or 1})
+    results = bench_annotate(source, images=images, workers=counts, output_format=output_format, tolerance=tolerance)
+    if as_json:
+        rates = ({"images_per_second": one.images_per_second, **asdict(one)} for one in results)
+        console.out.print(json.dumps(list(rates)))
+        return
+    title = f"annotate {results[0].images:,} images, {results[0].instances:,} instances"
+    table = console.make_table(title, "processes", *(f"{one.workers}" for one in results))
+    table.add_row("read, s", *(f"{one.read:.1f}" for one in results))
+    table.add_row("annotate, s", *(f"{one.annotate:.1f}" for one in results))
+    table.add_row("write, s", *(f"{one.write:.1f}" for one in results))
+    table.add_row("images/s, all of it", *(f"{one.images_per_second:,.0f}" for one in results))
+    table.add_row("images/s, annotate", *(f"{one.images / one.annotate:,.0f}" for one in results))
+    table.add_row("peak memory, MB", *(f"{one.memory / 1e6:,.0f}" for one in results))
+    console.out.print(table)
 
 
 def _rows(costs: ModelCosts) -> dict[str, tuple[str, str, str]]:

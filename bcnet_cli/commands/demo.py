@@ -24,7 +24,7 @@ def demo(
     ),
     images: Annotated[int, typer.Option("--images", min=1, help="Scenes to train on.")] = 2000,
     val_images: Annotated[int, typer.Option("--val-images", min=1, help="Held-out scenes.")] = 300,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps of 4 scenes.")] = 1500,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps of 4 scenes.")] = 2000,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:

@@ -11,10 +11,11 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
-from bcnet_cli.options import DryRun, Json, Overwrite, Workers
+from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, Workers, parse_range, parse_size
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
+    from bcnet_core.synth.sets import PastePlan
     from bcnet_core.synth.writer import SplitSummary
 
 app = typer.Typer(
@@ -22,11 +23,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Compose data sets that know what hides what: visible, amodal and occluder masks, true layers.",
 )
-
-
-@app.callback()
-def _group() -> None:
-    """Keep `shapes` a subcommand although it is the only one."""
 
 
 @app.command()
@@ -42,7 +38,7 @@ def shapes(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Compose scenes of overlapping shapes (disc, box, star) and write them as a COCO data set.
+    """Compose scenes of overlapping things (disc, box, star, figure, worm) and write them as a COCO data set.
 
     The folder holds train/ and val/ with PNG images, and annotations/instances_train.json and
     annotations/instances_val.json. Every annotation has the visible mask, the whole (amodal) mask, the occluder
@@ -54,9 +50,9 @@ def shapes(
 
     `bcnet synth shapes -o big --images 10000 --val-images 1000 --size 256 --seed 7 --workers 4`
     """
-    from bcnet_core.synth.writer import check_request, write_shapes
+    from bcnet_core.synth.sets import check_shapes, write_shapes
 
-    check_request(output, images=images, val_images=val_images, size=size, seed=seed, overwrite=overwrite)
+    check_shapes(output, images=images, val_images=val_images, size=size, seed=seed, overwrite=overwrite)
     if dry_run:
         plan = f"would write {images:,} + {val_images:,} scenes of {size} x {size} pixels to {output}"
         console.err.print(Text(plan))
@@ -65,15 +61,98 @@ def shapes(
         output, images=images, val_images=val_images, size=size, seed=seed, workers=workers,
         overwrite=overwrite, reporter=ConsoleReporter(),
     )  # fmt: skip
-    if as_json:
-        splits = [summary._asdict() for summary in summaries]
-        console.out.print(json.dumps({"root": str(output), "splits": splits}))
-    else:
-        _show(summaries)
+    _show(summaries, root=output, as_json=as_json)
     console.show_outputs(output, then=f"bcnet train shapes --data-root {shlex.quote(str(output))}")
 
 
-def _show(summaries: list[SplitSummary]) -> None:
+@app.command()
+def paste(
+    source: Annotated[Path, typer.Argument(metavar="COCO.json", help="The set to cut from, with masks.")],
+    *,
+    images: Annotated[Path, typer.Option("--images", metavar="DIR", help="The folder of its images.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.")],
+    scenes: Annotated[int, typer.Option("--scenes", min=1, help="Scenes to train on.")] = 2000,
+    val_scenes: Annotated[int, typer.Option("--val-scenes", min=1, help="Scenes to evaluate on.")] = 300,
+    size: ImageSize = "480x640",
+    occlusion: Annotated[
+        str, typer.Option("--occlusion", metavar="A..B", help="The share of an object that others hide, if any do.")
+    ] = "0.2..0.6",
+    scale: Annotated[
+        str, typer.Option("--scale", metavar="A..B", help="Factor on the size an object had in its own image.")
+    ] = "0.7..1.4",
+    objects: Annotated[
+        str, typer.Option("--objects", metavar="A..B", help="Objects of a scene; what finds no place is left out.")
+    ] = "3..6",
+    min_area: Annotated[
+        int, typer.Option("--min-area", min=16, help="Pixels that an object has at least in its own image.")
+    ] = 1024,
+    bank: Annotated[int, typer.Option("--bank", min=10, help="Objects to cut out at most, chosen at random.")] = 5000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same bytes.")] = 0,
+    workers: Workers = 0,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Cut complete objects out of a COCO data set and compose scenes in which they hide each other.
+
+    Complete is what nothing can hide: not at the border, in one piece, touching no other object. The set's own images,
+    their objects painted over, are the backgrounds. A fifth of them is kept for the val scenes alone. The folder is
+    laid out as COCO is (annotations/, train2017/, val2017/), so every recipe finds it; bank/ holds what was cut out.
+
+    **Examples**
+
+    `bcnet synth paste coco/annotations/instances_train2017.json --images coco/train2017 -o pasted --scenes 100000`
+
+    `bcnet synth paste own.json --images photos -o pasted --occlusion 0.4..0.8 --objects 5..10 --dry-run`
+    """
+    from bcnet_core.annotations.coco import read_coco
+    from bcnet_core.synth.paste import PasteRule
+    from bcnet_core.synth.sets import PasteRequest, check_pasted, plan_pasted, write_pasted
+
+    number = parse_range(objects, "--objects", whole=True)
+    rule = PasteRule(
+        parse_range(occlusion, "--occlusion"), parse_range(scale, "--scale"), (int(number[0]), int(number[1]))
+    )
+    height, width = parse_size(size)
+    request = PasteRequest(scenes, val_scenes, (height, width), seed)
+    check_pasted(output, images, request, overwrite=overwrite)
+    reporter = ConsoleReporter()
+    plan = plan_pasted(
+        read_coco(source), min_area=min_area, most_objects=bank, seed=seed, workers=workers, reporter=reporter
+    )
+    if not as_json:
+        _show_plan(plan)
+    if dry_run:
+        console.err.print(Text(f"would write {scenes:,} + {val_scenes:,} scenes of {size} pixels to {output}"))
+        return
+    summaries = write_pasted(
+        output, plan, images, request, rule=rule, workers=workers, overwrite=overwrite, reporter=reporter
+    )
+    _show(summaries, root=output, as_json=as_json)
+    console.show_outputs(output, then=f"bcnet train tiny --data-root {shlex.quote(str(output))}")
+
+
+def _show_plan(plan: PastePlan) -> None:
+    from bcnet_core.synth.survey import FLAWS
+
+    table = console.make_table("What the set offers", "", "count")
+    table.add_row("images", f"{len(plan.coco.images):,}")
+    table.add_row("annotations", f"{len(plan.coco.annotations):,}")
+    table.add_row("complete objects", f"{len(plan.found.complete):,}")
+    for flaw, count in plan.found.flaws.items():
+        table.add_row(f"left out: {FLAWS[flaw]}", f"{count:,}")
+    table.add_section()
+    for name, (objects, backgrounds) in plan.sources.items():
+        table.add_row(f"{name}: objects", f"{len(objects):,}")
+        table.add_row(f"{name}: backgrounds", f"{len(backgrounds):,}")
+    console.out.print(table)
+
+
+def _show(summaries: list[SplitSummary], *, root: Path, as_json: bool) -> None:
+    if as_json:
+        splits = [summary._asdict() for summary in summaries]
+        console.out.print(json.dumps({"root": str(root), "splits": splits}))
+        return
     table = console.make_table("Composed scenes", "split", "images", "instances", "occluded >= 10 %", "mean rate")
     for summary in summaries:
         table.add_row(

@@ -1,45 +1,85 @@
-"""Writes a set of composed scenes as a COCO data set with visible, amodal and occluder masks.
+"""Writes composed scenes as a COCO data set with visible, amodal and occluder masks.
 
-The layout is `annotations/instances_{train,val}.json` beside the folders `train` and `val` of PNG files. Scene i
-of a split depends on the seed, the size and i alone, not on the number of workers or of scenes.
+A split NAME has its images in the folder NAME and its annotations in annotations/instances_NAME.json. Scene i of a
+split depends on the seed, the composer and i alone, not on the number of workers or of scenes.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from bcnet_core import __version__, masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, Record, read_json
 from bcnet_core.annotations.occluder import derive_occluders
 from bcnet_core.errors import BCNetError, usage_error
-from bcnet_core.outputs import atomic_directory, refuse_existing_folder, write_json
+from bcnet_core.outputs import refuse_existing_folder, write_json
 from bcnet_core.reporting import Reporter, SilentReporter
-from bcnet_core.synth.shapes import CLASSES, MIN_SIDE, Scene, compose_scene
+from bcnet_core.synth.scene import Scene
+from bcnet_core.workers import mapped
 
-GENERATOR = "bcnet synth shapes"
-SPLITS = ("train", "val")
+GENERATOR = "bcnet synth"
+"""How the generator of every set that is written here begins; `info.generator` holds it."""
+
 CHUNK = 32
+"""Scenes per task of a worker."""
+
 OCCLUDED_FROM = 0.1
 """Occlusion rate from which the summary calls an instance occluded."""
+
+Composer = Callable[[Generator], Scene]
+"""What composes one scene; it can be pickled, and the generator is its only source of randomness."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a set.
+
+    Attributes:
+        name: of the folder of images, and part of the name of the json.
+        scenes: how many, at least 1.
+        compose: what composes each of them.
+    """
+
+    name: str
+    scenes: int
+    compose: Composer
+
+
+@dataclass(frozen=True)
+class SceneSet:
+    """A set to write.
+
+    Attributes:
+        splits: its parts; the seed of a scene depends on the position of its split.
+        categories: as they stand in the json; a `SceneObject.label` is a position in this list.
+        info: what the json says of itself, `generator` and options among it.
+        seed: not negative.
+        suffix: of the images: ".png", or ".jpg" for photographs.
+        licenses: as they stand in the json.
+    """
+
+    splits: tuple[Split, ...]
+    categories: list[Record]
+    info: Record
+    seed: int
+    suffix: Literal[".png", ".jpg"]
+    licenses: tuple[Record, ...] = ()
 
 
 class SplitSummary(NamedTuple):
     """What a split holds.
 
     Attributes:
-        split: "train" or "val".
+        split: its name.
         images: number of scenes.
         instances: number of annotations.
         occluded: share of the instances that are hidden to 10 % or more, in [0, 1].
@@ -60,148 +100,105 @@ class _SceneRecords(NamedTuple):
     annotations: list[Record]
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """The scenes `start` to `stop` of a split; what a worker needs to write them."""
+class _Chunk(NamedTuple):
+    """The scenes `start` to `stop` of a split: what a worker needs to write them."""
 
-    folder: Path
-    split: str
+    split: int
     start: int
     stop: int
-    size: int
-    seed: int
 
 
-def write_shapes(
-    root: Path,
-    *,
-    images: int,
-    val_images: int,
-    size: int = 128,
-    seed: int = 0,
-    workers: int = 0,
-    overwrite: bool = False,
-    reporter: Reporter = SilentReporter(),  # noqa: B008  (it has no state)
-) -> list[SplitSummary]:
-    """Write a data set of procedural scenes, whole or not at all.
+def write_scenes(folder: Path, scenes: SceneSet, *, workers: int, reporter: Reporter | None) -> list[SplitSummary]:
+    """Write a set into a folder that exists.
 
-    The same options, seed and library versions give the same bytes, whatever the number of workers.
+    The same set and library versions give the same bytes, whatever the number of workers.
 
     Args:
-        root: the folder to make.
-        images: scenes in the train split, at least 1.
-        val_images: scenes in the val split, at least 1.
-        size: side of the square images in pixels.
-        seed: not negative.
+        folder: an atomic one (`outputs.atomic_directory`), so that the set is whole or absent.
+        scenes: what to write.
         workers: processes; 0 means one per CPU core, 1 stays in this process.
-        overwrite: replace an earlier set of this kind; anything else in `root` is never replaced.
-        reporter: is told the progress.
+        reporter: hears the progress in scenes.
 
     Returns:
         A summary of each split.
 
     Raises:
-        BCNetError: if an option is out of range, `root` is taken, or it cannot be written.
+        BCNetError: if a worker process dies. What a composer raises is passed on.
     """
-    check_request(root, images=images, val_images=val_images, size=size, seed=seed, overwrite=overwrite)
-    counts = dict(zip(SPLITS, (images, val_images), strict=True))
-    with atomic_directory(root) as folder:
-        for name in ("annotations", *SPLITS):
-            (folder / name).mkdir()
-        chunks = [
-            _Chunk(folder, split, start, min(start + CHUNK, count), size, seed)
-            for split, count in counts.items()
-            for start in range(0, count, CHUNK)
-        ]
-        scenes: dict[str, list[_SceneRecords]] = {split: [] for split in SPLITS}
-        with (
-            reporter.progress("scenes", images + val_images) as progress,
-            _mapped(chunks, workers) as written,
-        ):
-            for chunk, records in zip(chunks, written, strict=True):
-                scenes[chunk.split] += records
-                progress.advance(len(records))
-        for split in SPLITS:
-            options = {"size": size, "images": counts[split]}
-            content = _coco_content(scenes[split], split=split, seed=seed, options=options)
-            write_json(folder / "annotations" / f"instances_{split}.json", content)
-    return [_summarise(split, scenes[split]) for split in SPLITS]
+    for name in ("annotations", *(split.name for split in scenes.splits)):
+        (folder / name).mkdir()
+    chunks = [
+        _Chunk(number, start, min(start + CHUNK, split.scenes))
+        for number, split in enumerate(scenes.splits)
+        for start in range(0, split.scenes, CHUNK)
+    ]
+    records: list[list[_SceneRecords]] = [[] for _ in scenes.splits]
+    total = sum(split.scenes for split in scenes.splits)
+    with (
+        (reporter or SilentReporter()).progress("scenes", total) as progress,
+        mapped(partial(_write_chunk, scenes, folder), chunks, workers=workers, most=len(chunks)) as written,
+    ):
+        for chunk, found in zip(chunks, written, strict=True):
+            records[chunk.split] += found
+            progress.advance(len(found))
+    for split, found in zip(scenes.splits, records, strict=True):
+        write_json(folder / "annotations" / f"instances_{split.name}.json", _coco_content(scenes, split, found))
+    return [_summarise(split.name, found) for split, found in zip(scenes.splits, records, strict=True)]
 
 
-def check_request(root: Path, *, images: int, val_images: int, size: int, seed: int, overwrite: bool = False) -> None:
-    """Check everything that can be known before the first scene is composed; changes nothing.
+def refuse_foreign_set(root: Path, names: set[str], *, overwrite: bool) -> None:
+    """Refuse to write a set over anything but an earlier one; changes nothing.
+
+    Args:
+        root: the folder to make.
+        names: of the folders that a set of this kind holds.
+        overwrite: whether an earlier set may be replaced.
 
     Raises:
-        BCNetError: if an option is out of range, or `root` exists and may not be replaced.
+        BCNetError: if `root` exists and may not be replaced, or cannot be made anew.
     """
-    if size < MIN_SIDE:
-        raise usage_error(f"scenes of {size} x {size} pixels are too small for shapes", f"--size {MIN_SIDE} or more")
-    if min(images, val_images) < 1:
-        raise usage_error("each split needs one image or more", "--images 2000 --val-images 300")
-    if seed < 0:
-        raise usage_error(f"the seed must not be negative, it is {seed}")
     if not root.name:
-        raise usage_error(f"`{root}` cannot be made anew", "name a new folder: -o shapes")
+        raise usage_error(f"`{root}` cannot be made anew", "name a new folder: -o scenes")
     refuse_existing_folder(root, overwrite=overwrite)
-    if root.is_dir() and any(root.iterdir()) and not _is_own_set(root):
+    if root.is_dir() and any(root.iterdir()) and not _is_own_set(root, names):
         raise usage_error(
             f"`{root}` holds something else than a set that `{GENERATOR}` wrote, so it is not replaced",
             "remove it yourself, or choose another output: -o",
         )
 
 
-def _is_own_set(root: Path) -> bool:
-    """Whether this folder was written by `write_shapes`, and nothing was put beside it."""
-    if {path.name for path in root.iterdir()} != {"annotations", *SPLITS}:
+def _is_own_set(root: Path, names: set[str]) -> bool:
+    """Whether this folder was written by `write_scenes`, and nothing was put beside it."""
+    if {path.name for path in root.iterdir()} != names:
         return False
     try:
-        content = read_json(root / "annotations" / "instances_train.json")
-        return bool(content["info"]["generator"] == GENERATOR)
+        return all(
+            str(read_json(path)["info"]["generator"]).startswith(GENERATOR) for path in (root / "annotations").iterdir()
+        )
     except (BCNetError, KeyError, TypeError):
         return False
 
 
-@contextmanager
-def _mapped(chunks: list[_Chunk], workers: int) -> Iterator[Iterable[list[_SceneRecords]]]:
-    """The records of every chunk in order; leaving the block stops the workers."""
-    workers = min(workers or os.cpu_count() or 1, len(chunks))
-    if workers == 1:
-        yield map(_write_chunk, chunks)
-        return
-    context = multiprocessing.get_context("spawn")  # a fork could inherit locked locks from OpenCV's threads
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    try:
-        yield pool.map(_write_chunk, chunks)
-    except BrokenProcessPool as error:
-        raise BCNetError(
-            "a worker process died, perhaps for lack of memory", "use fewer processes: --workers 1"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _write_chunk(scenes: SceneSet, folder: Path, chunk: _Chunk) -> list[_SceneRecords]:
+    if multiprocessing.parent_process() is not None:
+        cv2.setNumThreads(1)  # the workers share the cores already
+    return [_write_scene(scenes, folder, chunk.split, index) for index in range(chunk.start, chunk.stop)]
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too and stops its workers
-    cv2.setNumThreads(1)
-
-
-def _write_chunk(chunk: _Chunk) -> list[_SceneRecords]:
-    return [_write_scene(chunk, index) for index in range(chunk.start, chunk.stop)]
-
-
-def _write_scene(chunk: _Chunk, index: int) -> _SceneRecords:
-    """Compose scene `index`, write its image, and return its records."""
-    seeds = np.random.SeedSequence(chunk.seed, spawn_key=(SPLITS.index(chunk.split), index))
-    scene = compose_scene(np.random.default_rng(seeds), height=chunk.size, width=chunk.size)
-    name = f"{index + 1:06d}.png"
-    _, data = cv2.imencode(".png", cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR))
-    (chunk.folder / chunk.split / name).write_bytes(data.tobytes())
+def _write_scene(scenes: SceneSet, folder: Path, split: int, index: int) -> _SceneRecords:
+    """Compose scene `index` of a split, write its image, and return its records."""
+    seeds = np.random.SeedSequence(scenes.seed, spawn_key=(split, index))
+    scene = scenes.splits[split].compose(np.random.default_rng(seeds))
+    name = f"{index + 1:06d}{scenes.suffix}"
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if scenes.suffix == ".jpg" else []
+    _, data = cv2.imencode(scenes.suffix, cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), quality)
+    (folder / scenes.splits[split].name / name).write_bytes(data.tobytes())
     height, width = scene.image.shape[:2]
     image = {"id": index + 1, "file_name": name, "width": width, "height": height}
-    return _SceneRecords(image, annotate_scene(scene, image_id=index + 1))
+    return _SceneRecords(image, annotate_scene(scene, scenes.categories, image_id=index + 1))
 
 
-def annotate_scene(scene: Scene, *, image_id: int) -> list[Record]:
+def annotate_scene(scene: Scene, categories: list[Record], *, image_id: int) -> list[Record]:
     """The annotation records of a scene, bottom layer first; they lack only the `id`.
 
     Boxes and areas belong to the visible masks. The occluder regions follow the rule of `derive_occluders` on the
@@ -214,7 +211,7 @@ def annotate_scene(scene: Scene, *, image_id: int) -> list[Record]:
     return [
         {
             "image_id": image_id,
-            "category_id": item.label + 1,
+            "category_id": categories[item.label]["id"],
             "bbox": box.tolist(),
             "area": masks.area(rle),
             "iscrowd": 0,
@@ -223,31 +220,24 @@ def annotate_scene(scene: Scene, *, image_id: int) -> list[Record]:
             OCCLUDER_KEY: [] if occluder is None else masks.to_json(occluder),
             "occlusion_rate": round(item.occlusion_rate, 6),
             "layer": item.layer,
+            **({} if item.source is None else {"source_annotation_id": item.source}),
         }
         for item, rle, box, occluder in zip(scene.objects, visible, boxes, occluders, strict=True)
     ]
 
 
-def _coco_content(scenes: list[_SceneRecords], *, split: str, seed: int, options: dict[str, Any]) -> dict[str, Any]:
-    annotations = (annotation for scene in scenes for annotation in scene.annotations)
+def _coco_content(scenes: SceneSet, split: Split, records: list[_SceneRecords]) -> Record:
+    annotations = (annotation for scene in records for annotation in scene.annotations)
     return {
-        "info": {
-            "description": "Procedural scenes of shapes with visible, amodal and occluder masks",
-            "generator": GENERATOR,
-            "version": __version__,
-            "seed": seed,
-            "options": {"split": split, **options},
-        },
-        "licenses": [],
-        "images": [scene.image for scene in scenes],
+        "info": {**scenes.info, "version": __version__, "seed": scenes.seed, "split": split.name},
+        "licenses": list(scenes.licenses),
+        "images": [scene.image for scene in records],
         "annotations": [{"id": number, **annotation} for number, annotation in enumerate(annotations, start=1)],
-        "categories": [
-            {"id": number, "name": name, "supercategory": "shape"} for number, name in enumerate(CLASSES, start=1)
-        ],
+        "categories": scenes.categories,
     }
 
 
-def _summarise(split: str, scenes: list[_SceneRecords]) -> SplitSummary:
-    rates = np.array([record["occlusion_rate"] for scene in scenes for record in scene.annotations])
+def _summarise(split: str, records: list[_SceneRecords]) -> SplitSummary:
+    rates = np.array([annotation["occlusion_rate"] for scene in records for annotation in scene.annotations])
     occluded = float((rates >= OCCLUDED_FROM).mean())
-    return SplitSummary(split, len(scenes), len(rates), occluded, float(rates.mean()))
+    return SplitSummary(split, len(records), len(rates), occluded, float(rates.mean()))

@@ -1,4 +1,4 @@
-"""`bcnet synth shapes` on the command line."""
+"""`bcnet synth` on the command line, and that what it makes goes through every other command."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from typer.testing import CliRunner
 
 from bcnet_cli.commands.synth import app
 from bcnet_core.errors import BCNetError, ExitCode
+from bcnet_core.synth.sets import write_shapes
+from tests.conftest import Bcnet
 
 SMALL = ["--images", "3", "--val-images", "2", "--size", "64", "--workers", "1"]
 
 
-def run(*arguments: str | Path) -> Any:
-    return CliRunner().invoke(app, ["shapes", *map(str, arguments)])
+def run(*arguments: str | Path, command: str = "shapes") -> Any:
+    return CliRunner().invoke(app, [command, *map(str, arguments)])
 
 
 def test_writes_a_set_and_names_the_next_command(tmp_path: Path) -> None:
@@ -66,12 +68,91 @@ def test_options_out_of_range_are_usage_errors(tmp_path: Path, wrong: tuple[str,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A COCO set of which some things lie alone."""
+    root = tmp_path_factory.mktemp("source") / "shapes"
+    write_shapes(root, images=150, val_images=1, workers=1)
+    return root
+
+
+def paste(source: Path, *arguments: str | Path) -> Any:
+    options = ["--size", "96x128", "--min-area", "200", "--workers", "1", *arguments]
+    annotations = source / "annotations" / "instances_train.json"
+    return run(annotations, "--images", source / "train", *options, command="paste")
+
+
+def test_a_pasted_set_trains_evaluates_and_shows_without_a_flag(source: Path, tmp_path: Path, bcnet: Bcnet) -> None:
+    root, small = tmp_path / "my set", ["--scenes", "6", "--val-scenes", "3", "--objects", "2..4"]
+    result = paste(source, "-o", root, *small)
+    assert result.exit_code == 0, result.output
+    assert "complete objects" in result.stdout
+    assert "left out: touches another object" in result.stdout
+    assert f"bcnet train tiny --data-root '{root}'" in result.stderr
+    run_dir = tmp_path / "run"
+    done = [
+        bcnet("train", "tiny", "--data-root", root, "--run-dir", run_dir, "--device", "cpu", "solver.steps=2"),
+        bcnet("eval", run_dir, "--device", "cpu", "--occ"),
+        bcnet("viz", run_dir, "--device", "cpu", "-o", tmp_path / "found"),
+        bcnet("viz", root / "annotations" / "instances_val2017.json", "-o", tmp_path / "truth"),
+        bcnet("split-occ", root / "annotations" / "instances_val2017.json", "-o", tmp_path / "occ.json"),
+        bcnet("annotate", root / "annotations" / "instances_train2017.json", "-o", tmp_path / "bilayer.json"),
+        bcnet("annotate", "--check", root / "annotations" / "instances_train2017.json"),
+    ]
+    assert [one.returncode for one in done] == [0] * len(done), "\n".join(one.stderr for one in done)
+    assert "1.0000" in done[-1].stdout, "its occluders are exact"
+
+
+def test_a_dry_paste_tells_what_the_set_offers(source: Path, tmp_path: Path) -> None:
+    result = paste(source, "-o", tmp_path / "set", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "train2017: objects" in result.stdout
+    assert "would write 2,000 + 300 scenes of 96x128 pixels" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_of_a_paste_holds_the_summary_alone(source: Path, tmp_path: Path) -> None:
+    result = paste(source, "-o", tmp_path / "set", "--scenes", "2", "--val-scenes", "1", "--objects", "2..3", "--json")
+    summary = json.loads(result.stdout)
+    assert [(row["split"], row["images"]) for row in summary["splits"]] == [("train2017", 2), ("val2017", 1)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (("--occlusion", "0.2"), "is no range"),
+        (("--occlusion", "0.2-0.6"), "is no range"),
+        (("--occlusion", "0.6..0.2"), "0.6 to 0.2"),
+        (("--scale", "a..b"), "is no range"),
+        (("--objects", "2.5..4"), "whole numbers"),
+        (("--objects", "1..4"), "from 2"),
+        (("--size", "640"), "no image size"),
+        (("--size", "20x20"), "too small"),
+    ],
+)
+def test_senseless_options_of_a_paste(source: Path, tmp_path: Path, wrong: tuple[str, str], words: str) -> None:
+    error = paste(source, "-o", tmp_path / "set", *wrong).exception
+    assert isinstance(error, BCNetError)
+    assert words in error.message
+    assert error.exit_code == ExitCode.USAGE
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_folder_of_images(source: Path, tmp_path: Path) -> None:
+    annotations = source / "annotations" / "instances_train.json"
+    error = run(annotations, "--images", tmp_path / "none", "-o", tmp_path / "set", command="paste").exception
+    assert isinstance(error, BCNetError)
+    assert error.exit_code == ExitCode.BAD_DATA
+    assert "--images" in error.hints[0]
+
+
 def test_help_shows_examples_and_loads_nothing_heavy() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from bcnet_cli.commands.synth import app;"
-        "result = CliRunner().invoke(app, ['shapes', '--help']); print(result.output);"
+        "[print(CliRunner().invoke(app, [name, '--help']).output) for name in ('shapes', 'paste')];"
         "print(sorted({'cv2', 'torch', 'numpy', 'pycocotools'} & set(sys.modules)))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.count("bcnet synth shapes -o") == 2
+    assert shown.count("bcnet synth paste ") == 2
     assert shown.endswith("[]\n")

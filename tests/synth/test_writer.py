@@ -13,12 +13,13 @@ import pytest
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco, segmentation_rle
-from bcnet_core.data.images import read_image
 from bcnet_core.errors import BCNetError, ExitCode
+from bcnet_core.images import read_image
 from bcnet_core.reporting import Progress, SilentReporter
 from bcnet_core.synth import writer
+from bcnet_core.synth.sets import write_shapes
 from bcnet_core.synth.shapes import CLASSES
-from bcnet_core.synth.writer import SplitSummary, write_shapes
+from bcnet_core.synth.writer import SplitSummary
 
 
 def write(root: Path, **options: Any) -> list[SplitSummary]:
@@ -60,7 +61,7 @@ def test_layout_and_images(shapes_set: Path) -> None:
         assert ids == list(range(1, len(ids) + 1))
         info = coco.content["info"]
         assert (info["generator"], info["seed"]) == ("bcnet synth shapes", 0)
-        assert info["options"] == {"split": split, "size": 96, "images": count}
+        assert (info["split"], info["options"]) == (split, {"size": 96, "images": 40, "val_images": 5})
 
 
 def test_the_picture_on_disk_is_the_composed_one(shapes_set: Path) -> None:
@@ -174,8 +175,8 @@ def test_an_empty_folder_is_filled_and_a_file_is_refused(tmp_path: Path) -> None
     ("options", "message"),
     [
         ({"size": 63}, "too small"),
-        ({"images": 0}, "one image"),
-        ({"val_images": 0}, "one image"),
+        ({"images": 0}, "one scene"),
+        ({"val_images": 0}, "one scene"),
         ({"seed": -1}, "seed"),
     ],
 )

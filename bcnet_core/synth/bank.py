@@ -1,0 +1,249 @@
+"""The bank that pasted scenes draw from: objects cut out of a COCO set, and its images without their objects.
+
+The annotated objects of a background are painted over, because no annotation of the new set would name them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from bcnet_core import masks
+from bcnet_core.annotations.build import read_mask
+from bcnet_core.annotations.coco import CocoFile, Record, read_json
+from bcnet_core.errors import data_error
+from bcnet_core.images import read_image
+from bcnet_core.outputs import write_json
+from bcnet_core.reporting import Reporter, SilentReporter
+from bcnet_core.synth.paste import LARGEST, Cutout
+from bcnet_core.synth.scene import Mask
+from bcnet_core.workers import mapped
+
+INDEX = "index.json"
+"""The file of a bank that says what the others are."""
+
+MARGIN = 4
+"""Pixels of its surroundings that a cut-out object keeps, for the resize and the soft edge."""
+
+ROOM = 1.25
+"""A background exceeds the scene by this factor, so that each use can show another part of it."""
+
+SEAM = 6
+"""Pixels around an object that are painted over as well; annotators leave a rim."""
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class BankObject:
+    """An object of a bank.
+
+    Attributes:
+        file: its picture, with alpha.
+        label: index into the categories of the set.
+        source: the id of its annotation.
+        image: the id of the image that it was cut from.
+        scale: the factor that makes it as large in a scene as it was in its own image.
+    """
+
+    file: str
+    label: int
+    source: int
+    image: int
+    scale: float
+
+
+@dataclass(frozen=True)
+class BankBackground:
+    """A background of a bank: its picture, and the id of the image that it was."""
+
+    file: str
+    image: int
+
+
+@dataclass(frozen=True)
+class Bank:
+    """What scenes are composed of; the pictures are in `folder`."""
+
+    folder: Path
+    objects: tuple[BankObject, ...]
+    backgrounds: tuple[BankBackground, ...]
+
+    def cutout(self, number: int) -> Cutout:
+        """Read the picture of an object."""
+        found = self.objects[number]
+        pixels = np.array(PIL.Image.open(self.folder / found.file))
+        return Cutout(pixels[..., :3], pixels[..., 3].astype(np.float32) / 255, found.label, found.source)
+
+    def background(self, number: int) -> Image:
+        """Read a background, (H, W, 3) uint8, RGB, larger than a scene."""
+        return np.array(PIL.Image.open(self.folder / self.backgrounds[number].file))
+
+
+class _Sheet(NamedTuple):
+    """What a worker does with one image."""
+
+    folder: Path
+    path: Path
+    image: Record
+    objects: list[tuple[str, int, Record]]  # file, label, annotation
+    background: str | None
+    painted_over: list[Record]
+    scene: tuple[int, int]
+
+
+def cut_bank(
+    folder: Path,
+    coco: CocoFile,
+    images: Path,
+    *,
+    objects: list[int],
+    backgrounds: list[int],
+    scene: tuple[int, int],
+    workers: int,
+    reporter: Reporter | None,
+) -> None:
+    """Cut objects and backgrounds out of images, and write them with an index.
+
+    Args:
+        folder: of the bank; it is made.
+        coco: the set.
+        images: the folder that its file names are relative to.
+        objects: positions of annotations with a mask.
+        backgrounds: positions of images.
+        scene: (height, width) of the scenes to compose, in pixels.
+        workers: processes, 0 for one per CPU core.
+        reporter: hears the progress in images.
+
+    Raises:
+        BCNetError: if images are missing, damaged, or of another size than the annotations say.
+    """
+    sheets = _sheets(folder, coco, images, set(objects), set(backgrounds), scene)
+    _refuse_missing([sheet.path for sheet in sheets], images)
+    folder.mkdir(parents=True)
+    content: dict[str, list[Record]] = {"objects": [], "backgrounds": []}
+    with (
+        (reporter or SilentReporter()).progress("cut out", len(sheets)) as progress,
+        mapped(_cut_sheet, sheets, workers=workers, most=len(sheets)) as results,
+    ):
+        for sheet, found in zip(sheets, results, strict=True):
+            content["objects"] += [asdict(one) for one in found]
+            if sheet.background is not None:
+                content["backgrounds"].append(asdict(BankBackground(sheet.background, sheet.image["id"])))
+            progress.advance()
+    write_json(folder / INDEX, content)
+
+
+@lru_cache(maxsize=4)
+def read_bank(folder: Path) -> Bank:
+    """Read the index that `cut_bank` wrote; each process reads it once."""
+    content = read_json(folder / INDEX)
+    objects = tuple(BankObject(**one) for one in content["objects"])
+    return Bank(folder, objects, tuple(BankBackground(**one) for one in content["backgrounds"]))
+
+
+def _sheets(
+    folder: Path, coco: CocoFile, images: Path, objects: set[int], backgrounds: set[int], scene: tuple[int, int]
+) -> list[_Sheet]:
+    """One for every image that something is taken from, in the order of the file."""
+    labels = {category["id"]: label for label, category in enumerate(coco.categories)}
+    annotations = coco.annotations_by_image()
+    taken: dict[int, list[tuple[str, int, Record]]] = {}
+    for position in sorted(objects):
+        annotation = coco.annotations[position]
+        cut = (f"object_{position:08d}.png", labels[annotation["category_id"]], annotation)
+        taken.setdefault(annotation["image_id"], []).append(cut)
+    return [
+        _Sheet(
+            folder, images / image["file_name"], image, taken.get(image["id"], []),
+            f"background_{position:08d}.jpg" if position in backgrounds else None,
+            annotations[image["id"]] if position in backgrounds else [], scene,
+        )
+        for position, image in enumerate(coco.images)
+        if position in backgrounds or image["id"] in taken
+    ]  # fmt: skip
+
+
+def _refuse_missing(paths: list[Path], images: Path) -> None:
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise data_error(
+            f"{len(missing):,} of the {len(paths):,} images to cut from are not in `{images}`: {some}",
+            "is the folder right? (--images)",
+        )
+
+
+def _cut_sheet(sheet: _Sheet) -> list[BankObject]:
+    size = sheet.image["height"], sheet.image["width"]
+    pixels = read_image(sheet.path, expect_size=size)
+    scale = min(sheet.scene[0] / size[0], sheet.scene[1] / size[1])
+    found = []
+    for file, label, annotation in sheet.objects:
+        shrunk = _cut_object(pixels, _dense(annotation, size), sheet.folder / file, sheet.scene)
+        found.append(BankObject(file, label, annotation["id"], sheet.image["id"], scale / shrunk))
+    if sheet.background is not None:
+        covered = np.zeros(size, dtype=bool)
+        for annotation in sheet.painted_over:
+            covered |= _dense(annotation, size)
+        background = _paint_over(*_enlarge(pixels, covered, sheet.scene))
+        _write(sheet.folder / sheet.background, background)
+    return found
+
+
+def _dense(annotation: Record, size: tuple[int, int]) -> Mask:
+    rle, _ = read_mask(annotation, *size)
+    return np.zeros(size, dtype=bool) if rle is None else masks.decode(rle)
+
+
+def _cut_object(pixels: Image, mask: Mask, path: Path, scene: tuple[int, int]) -> float:
+    """Write an object with its mask as alpha; returns the factor by which it was made smaller, to save room."""
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+    rows = slice(max(y - MARGIN, 0), y + height + MARGIN)
+    columns = slice(max(x - MARGIN, 0), x + width + MARGIN)
+    picture = np.dstack([pixels[rows, columns], mask[rows, columns].astype(np.uint8) * 255])
+    shrunk: float = min(1.0, LARGEST * min(scene) / max(picture.shape[:2]))
+    if shrunk < 1:
+        size = (max(round(picture.shape[1] * shrunk), 1), max(round(picture.shape[0] * shrunk), 1))
+        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    _write(path, picture)
+    return shrunk
+
+
+def _enlarge(pixels: Image, covered: Mask, scene: tuple[int, int]) -> tuple[Image, Mask]:
+    """Resize an image and a mask so that a scene fits in with some room."""
+    factor = ROOM * max(scene[0] / pixels.shape[0], scene[1] / pixels.shape[1])
+    size = (math.ceil(pixels.shape[1] * factor), math.ceil(pixels.shape[0] * factor))
+    image = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+    mask = cv2.resize(covered.view(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    return np.asarray(image, dtype=np.uint8), np.asarray(mask, dtype=bool)
+
+
+def _paint_over(pixels: Image, covered: Mask) -> Image:
+    """Continue the surroundings over the covered parts: a smooth guess at a quarter of the size is enough."""
+    if not covered.any():
+        return pixels
+    wide = cv2.dilate(covered.view(np.uint8), np.ones((3, 3), np.uint8), iterations=SEAM)
+    small = (max(pixels.shape[1] // 4, 1), max(pixels.shape[0] // 4, 1))
+    holes = (cv2.resize(wide.astype(np.float32), small, interpolation=cv2.INTER_AREA) > 0).astype(np.uint8)
+    filled = cv2.inpaint(cv2.resize(pixels, small, interpolation=cv2.INTER_AREA), holes, 3, cv2.INPAINT_TELEA)
+    filled = cv2.resize(filled, pixels.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    cover = cv2.GaussianBlur(wide.astype(np.float32), (0, 0), sigmaX=SEAM / 3)[..., None]
+    painted: Image = np.rint(pixels * (1 - cover) + filled * cover).astype(np.uint8)
+    return painted
+
+
+def _write(path: Path, picture: Image) -> None:
+    """Write RGB as jpg, or RGB with alpha as png."""
+    codes = {".jpg": cv2.COLOR_RGB2BGR, ".png": cv2.COLOR_RGBA2BGRA}
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix == ".jpg" else []
+    _, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, codes[path.suffix]), quality)
+    path.write_bytes(data.tobytes())
