@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Literal
 
@@ -26,6 +24,7 @@ from bcnet_core.config.schema import ModelConfig, Recipe
 from bcnet_core.data.crops import MaskCrops, crop_rles
 from bcnet_core.data.dataset import Targets
 from bcnet_core.engine.dist import choose_device
+from bcnet_core.engine.memory import peak_memory
 from bcnet_core.model.backbones import TinyBackbone
 from bcnet_core.model.bilayer_head import BilayerLogits
 from bcnet_core.model.detectors import Detector, build_detector
@@ -267,7 +266,4 @@ def _measure_memory(model: ModelConfig, work: Workload, plain: bool) -> int:  # 
         _step(_build(model, work, plain=plain).to(device), images, [one.to(device) for one in targets])()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.exists():  # where it does, ru_maxrss begins at that of the parent process
-        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_memory()

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 from tests.conftest import Bcnet
 
@@ -20,3 +21,25 @@ def test_what_cannot_be_benched_is_said(bcnet: Bcnet) -> None:
     for arguments, word in ((["--size", "64"], "64"), (["--backbone", "vgg"], "vgg")):
         done = bcnet("bench", "model", *arguments)
         assert done.returncode == 2 and word in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_annotate_bench_counts_images_and_memory(bcnet: Bcnet, scenes: Path) -> None:
+    annotations = scenes / "annotations" / "instances_train.json"
+    done = bcnet("bench", "annotate", annotations, "--images", "30", "--workers", "1", "--workers", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    one, two = json.loads(done.stdout)
+    assert (one["workers"], two["workers"]) == (1, 2)
+    assert one["images"] == two["images"] == 30
+    assert one["instances"] == two["instances"] > 60
+    for row in (one, two):
+        seconds = row["read"] + row["annotate"] + row["write"]
+        assert row["images_per_second"] == 30 / seconds
+        assert 3e7 < row["memory"] < 4e9
+    shown = bcnet("bench", "annotate", "--images", "20")
+    assert "images/s, all of it" in shown.stdout and "peak memory" in shown.stdout
+
+
+def test_an_empty_file_cannot_be_repeated(bcnet: Bcnet, tmp_path: Path) -> None:
+    (tmp_path / "none.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    done = bcnet("bench", "annotate", tmp_path / "none.json")
+    assert done.returncode == 3 and "no images" in done.stderr
