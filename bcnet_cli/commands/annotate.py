@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from bcnet_core.annotations.occluder import OccluderRule
 
 
+LARGE = 50_000_000
+"""Bytes from which on a file takes seconds to read and write."""
+
+
 def annotate(
     source: Annotated[
         Path | None, typer.Argument(metavar="IN.json", help="COCO instances file (.json, .json.gz).")
@@ -47,6 +51,9 @@ def annotate(
     min_area: Annotated[
         int, typer.Option("--min-area", help="Regions must have more pixels than this to be kept.")
     ] = 20,
+    pixel: Annotated[
+        float, typer.Option("--pixel", help="What the IoU adds to the sides of boxes; the official code counts 1 more.")
+    ] = 1.0,
     crowd: Annotated[bool, typer.Option("--crowd", help="Let crowd annotations occlude others.")] = False,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Also write what was skipped or found, with ids.")
@@ -74,19 +81,26 @@ def annotate(
     from bcnet_core.annotations.occluder import OccluderRule
     from bcnet_core.outputs import refuse_existing, refuse_input, refuse_same
 
-    rule = OccluderRule(min_iou=min_iou, min_area=min_area, crowd=crowd)
+    rule = OccluderRule(min_iou=min_iou, min_area=min_area, crowd=crowd, pixel=pixel)
     read, written = _files(source, output, check)
     outputs = [path for path in (written, report) if path is not None]
     refuse_same(*outputs)
     for path in outputs:
         refuse_input(path, read)
         refuse_existing(path, overwrite=overwrite)
+    _announce("reading", read, read)
     coco = read_coco(read)
     if written is None:
         _check(coco, rule, workers, report=None if dry_run else report, as_json=as_json)
     else:
         job = _Job(coco, written, output_format, tolerance, rule, workers)
         _annotate(job, report=report, dry_run=dry_run, as_json=as_json)
+
+
+def _announce(what: str, path: Path, source: Path) -> None:
+    """Say what takes a while, where it does."""
+    if source.is_file() and source.stat().st_size >= LARGE:
+        ConsoleReporter().info(f"{what} {path}")
 
 
 class _Job(NamedTuple):
@@ -122,6 +136,7 @@ def _annotate(job: _Job, *, report: Path | None, dry_run: bool, as_json: bool) -
     )  # fmt: skip
     size = json_size(job.output, content) if dry_run else None
     if not dry_run:
+        _announce("writing", job.output, job.coco.path)
         write_json(job.output, content)
         if report is not None:
             write_json(report, {**_header(job.coco, job.rule), **_numbers(summary)})

@@ -26,17 +26,21 @@ class OccluderRule:
         min_iou: boxes whose IoU is above this are looked at, from 0 to 1.
         min_area: a region must have more pixels than this to be kept.
         crowd: whether crowd annotations occlude others (they can always be occluded).
+        pixel: what the IoU adds to every width and height, in pixels; the official code counts one more.
     """
 
     min_iou: float = 0.05
     min_area: int = 20
     crowd: bool = False
+    pixel: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_iou <= 1:
             raise usage_error(f"the smallest box IoU is a number from 0 to 1, not {self.min_iou}")
         if self.min_area < 0:
             raise usage_error(f"the smallest area is 0 pixels or more, not {self.min_area}")
+        if not 0 <= self.pixel <= 1:
+            raise usage_error(f"boxes are counted larger by 0 to 1 pixel, not by {self.pixel}")
 
 
 def derive_occluders(
@@ -67,7 +71,7 @@ def derive_occluders(
     occludes = np.array([rle is not None for rle in rles], dtype=bool)
     if not rule.crowd:
         occludes &= ~crowd
-    near = (box_iou(boxes, pixel=1.0) > rule.min_iou) & occludes
+    near = (box_iou(boxes, pixel=rule.pixel) > rule.min_iou) & occludes
     np.fill_diagonal(near, val=False)
     regions: list[RLE | None] = [None] * len(rles)
     for index, (x0, y0, x1, y1) in enumerate(pixel_corners(boxes, height, width)):

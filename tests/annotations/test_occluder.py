@@ -128,7 +128,10 @@ def test_boxes_without_an_extent_do_no_harm() -> None:
     assert derive_occluders([None] * 3, boxes, np.zeros(3, dtype=bool), H, W) == [None] * 3
 
 
-@pytest.mark.parametrize("wrong", [{"min_iou": -0.1}, {"min_iou": 1.5}, {"min_iou": float("nan")}, {"min_area": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"min_iou": -0.1}, {"min_iou": 1.5}, {"min_iou": float("nan")}, {"min_area": -1}, {"pixel": -1}, {"pixel": 2}],
+)
 def test_senseless_rules_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(BCNetError) as caught:
         OccluderRule(**wrong)  # type: ignore[arg-type]

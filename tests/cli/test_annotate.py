@@ -93,9 +93,12 @@ def test_json_goes_to_stdout_alone(source: Path, tmp_path: Path) -> None:
 
 
 def test_options_reach_the_rule(source: Path, tmp_path: Path) -> None:
-    for options in (["--min-area", "200"], ["--min-iou", "0.5"]):
+    # the squares have an IoU of 231 / 651 with the pixel that the official code adds, of 200 / 600 without
+    for options in (["--min-area", "200"], ["--min-iou", "0.5"], ["--min-iou", "0.34", "--pixel", "0"]):
         result = run(source, "-o", tmp_path / "out.json", "--json", "--dry-run", *options)
         assert json.loads(result.stdout)["with_occluder"] == 0
+    result = run(source, "-o", tmp_path / "out.json", "--json", "--dry-run", "--min-iou", "0.34")
+    assert json.loads(result.stdout)["with_occluder"] == 2
 
 
 def test_a_dry_run_writes_nothing(source: Path, tmp_path: Path) -> None:
@@ -119,7 +122,8 @@ def test_the_report_names_what_was_skipped(source: Path, tmp_path: Path) -> None
     report = json.loads((tmp_path / "report.json").read_text())
     small = {"meaning": "has no occluder: too few pixels", "count": 2}
     assert report == {
-        "bcnet": __version__, "file": "in.json", "rule": {"min_iou": 0.05, "min_area": 500, "crowd": False},
+        "bcnet": __version__, "file": "in.json",
+        "rule": {"min_iou": 0.05, "min_area": 500, "crowd": False, "pixel": 1.0},
         "images": 1, "instances": 3, "with_occluder": 0, "repeated_ids": [],
         "skipped": MISSING | {"small": small | {"annotations": [{"id": one, "image_id": 1} for one in (12, 11)]}},
     }  # fmt: skip
