@@ -19,10 +19,11 @@ from bcnet_core.errors import usage_error
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bcnet_core.annotations.build import AnnotateSummary, Skipped
+    from bcnet_core.annotations.build import AnnotateSummary
     from bcnet_core.annotations.check import CheckSummary
     from bcnet_core.annotations.coco import CocoFile
     from bcnet_core.annotations.occluder import OccluderRule
+    from bcnet_core.annotations.scan import AnnotationId
 
 
 LARGE = 50_000_000
@@ -156,7 +157,7 @@ def _header(coco: CocoFile, rule: OccluderRule) -> dict[str, Any]:
     return {"bcnet": __version__, "file": coco.path.name, "rule": asdict(rule)}
 
 
-def _listed(groups: Mapping[Any, list[Skipped]], meanings: Mapping[Any, str]) -> dict[str, Any]:
+def _listed(groups: Mapping[Any, list[AnnotationId]], meanings: Mapping[Any, str]) -> dict[str, Any]:
     """What was skipped or found as json: by reason, what that means, how often, and where."""
     return {
         reason: {

@@ -7,8 +7,6 @@ entry and is counted by reason.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -20,16 +18,16 @@ from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record
 from bcnet_core.annotations.occluder import OccluderRule, derive_from_records, pixel_corners
 from bcnet_core.annotations.polygons import DEFAULT_TOLERANCE, to_polygons
+from bcnet_core.annotations.scan import AnnotationId, ImageRecords, MaskFlaw, every_image, read_mask
 from bcnet_core.errors import usage_error
 from bcnet_core.masks import RLE
 from bcnet_core.outputs import paused_collector
-from bcnet_core.reporting import Reporter, SilentReporter
-from bcnet_core.workers import Result, mapped
+from bcnet_core.reporting import Reporter
 
 OutputFormat = Literal["polygon", "rle"]
 """How an occluder region is stored: polygons, or a compressed RLE."""
 
-Reason = Literal["missing", "empty", "degenerate", "unreadable", "crowd", "outside", "small"]
+Reason = MaskFlaw | Literal["crowd", "outside", "small"]
 """Why an annotation is skipped: see `REASONS`."""
 
 REASONS: dict[Reason, str] = {
@@ -44,18 +42,6 @@ REASONS: dict[Reason, str] = {
 
 FLAWS: tuple[Reason, ...] = ("missing", "empty", "degenerate", "unreadable", "outside")
 """The reasons that are a fault of the file; the others are choices of the rule."""
-
-CHUNK = 64
-"""Images per task of a worker."""
-WORTH_A_WORKER = 8
-"""Tasks from which on a worker saves more time than its start takes."""
-
-
-class Skipped(NamedTuple):
-    """An annotation that is left out in one way or another: its id, and that of its image."""
-
-    annotation: int
-    image: int
 
 
 @dataclass(frozen=True)
@@ -73,16 +59,8 @@ class AnnotateSummary:
     images: int
     instances: int
     with_occluder: int
-    skipped: dict[Reason, list[Skipped]]
+    skipped: dict[Reason, list[AnnotationId]]
     repeated_ids: list[int]
-
-
-class ImageRecords(NamedTuple):
-    """What a worker needs of one image."""
-
-    height: int
-    width: int
-    annotations: list[Record]  # only the keys that it reads
 
 
 _Entry = list[bytes] | dict[str, Any]
@@ -127,7 +105,7 @@ def annotate_coco(
         raise usage_error(f"the tolerance is 0 pixels or more, not {tolerance}")
     work = partial(_occluders_of, rule=rule, output_format=output_format, tolerance=tolerance)
     annotated: list[Record] = list(coco.annotations)
-    skipped: dict[Reason, list[Skipped]] = {}
+    skipped: dict[Reason, list[AnnotationId]] = {}
     numbers = _shared_numbers(coco.images)
     keys = ("bbox", "iscrowd", "segmentation")
     with paused_collector(), every_image(coco, keys, work, workers, reporter) as found:
@@ -136,76 +114,13 @@ def annotate_coco(
                 annotation = annotated[position]
                 annotated[position] = {**annotation, OCCLUDER_KEY: _unpack(entry, numbers)}
                 for reason in why:
-                    skipped.setdefault(reason, []).append(Skipped(annotation["id"], annotation["image_id"]))
+                    skipped.setdefault(reason, []).append(AnnotationId(annotation["id"], annotation["image_id"]))
     with_occluder = sum(annotation[OCCLUDER_KEY] != [] for annotation in annotated)
     in_order = {reason: skipped[reason] for reason in REASONS if reason in skipped}
     ids = Counter(annotation["id"] for annotation in annotated)
     repeated = [number for number, count in ids.items() if count > 1]
     summary = AnnotateSummary(len(coco.images), len(annotated), with_occluder, in_order, repeated)
     return {**coco.content, "annotations": annotated}, summary
-
-
-@contextmanager
-def every_image(
-    coco: CocoFile,
-    keys: tuple[str, ...],
-    work: Callable[[ImageRecords], Result],
-    workers: int,
-    reporter: Reporter | None,
-) -> Iterator[Iterator[tuple[list[int], Result]]]:
-    """Do `work` for every image of a file, in a pool of processes, with a bar of progress.
-
-    Args:
-        coco: the file.
-        keys: of the annotations that `work` reads.
-        work: a function that can be pickled.
-        workers: as in `annotate_coco`.
-        reporter: hears the progress in images.
-
-    Yields:
-        For every image in the order of the file, the positions of its annotations in the file, and the result.
-    """
-    positions: dict[int, list[int]] = {image["id"]: [] for image in coco.images}
-    for position, annotation in enumerate(coco.annotations):
-        positions[annotation["image_id"]].append(position)
-    chunks = [coco.images[start : start + CHUNK] for start in range(0, len(coco.images), CHUNK)]
-    tasks = ([_pack(image, coco, positions[image["id"]], keys) for image in chunk] for chunk in chunks)
-    with (
-        (reporter or SilentReporter()).progress("images", len(coco.images)) as progress,
-        mapped(partial(_of_chunk, work), tasks, workers=workers, most=len(chunks) // WORTH_A_WORKER) as results,
-    ):
-
-        def one_by_one() -> Iterator[tuple[list[int], Result]]:
-            for chunk, found in zip(chunks, results, strict=True):
-                for image, result in zip(chunk, found, strict=True):
-                    yield positions[image["id"]], result
-                progress.advance(len(chunk))
-
-        yield one_by_one()
-
-
-def read_mask(annotation: Record, height: int, width: int) -> tuple[RLE | None, Reason | None]:
-    """The mask of an annotation, or why there is none."""
-    segmentation = annotation.get("segmentation")
-    if segmentation is None:
-        return None, "missing"
-    try:
-        rle = masks.from_segmentation(segmentation, height, width)
-    except (ValueError, TypeError):
-        return None, "unreadable"
-    if rle is not None and masks.area(rle) > 0:
-        return rle, None
-    return None, "degenerate" if isinstance(segmentation, list) and segmentation else "empty"
-
-
-def _pack(image: Record, coco: CocoFile, positions: list[int], keys: tuple[str, ...]) -> ImageRecords:
-    annotations = [coco.annotations[position] for position in positions]
-    packed = [{key: annotation[key] for key in keys if key in annotation} for annotation in annotations]
-    return ImageRecords(image["height"], image["width"], packed)
-
-
-def _of_chunk(work: Callable[[ImageRecords], Result], images: list[ImageRecords]) -> list[Result]:
-    return [work(image) for image in images]
 
 
 def _occluders_of(image: ImageRecords, *, rule: OccluderRule, output_format: OutputFormat, tolerance: float) -> _Found:

@@ -13,9 +13,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from bcnet_core import masks
-from bcnet_core.annotations.build import ImageRecords, Skipped, every_image, read_mask
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record
 from bcnet_core.annotations.occluder import OccluderRule, derive_from_records, pixel_corners
+from bcnet_core.annotations.scan import AnnotationId, ImageRecords, every_image, read_mask
 from bcnet_core.masks import RLE
 from bcnet_core.reporting import Reporter
 
@@ -58,7 +58,7 @@ class CheckSummary:
     with_occluder: int
     ious: list[float]
     farthest: int
-    findings: dict[Finding, list[Skipped]]
+    findings: dict[Finding, list[AnnotationId]]
 
     def iou_figures(self) -> dict[str, float]:
         """Mean, median and least of the IoUs; empty where there are none."""
@@ -90,7 +90,7 @@ def check_occluders(
     Raises:
         BCNetError: if a worker process dies.
     """
-    findings: dict[Finding, list[Skipped]] = {}
+    findings: dict[Finding, list[AnnotationId]] = {}
     keys = ("bbox", "iscrowd", "segmentation", OCCLUDER_KEY)
     seen: list[_Verdict] = []
     with every_image(coco, keys, partial(_judge, rule=rule), workers, reporter) as judged:
@@ -99,7 +99,7 @@ def check_occluders(
             for position, verdict in zip(positions, verdicts, strict=True):
                 annotation = coco.annotations[position]
                 for finding in verdict.findings:
-                    findings.setdefault(finding, []).append(Skipped(annotation["id"], annotation["image_id"]))
+                    findings.setdefault(finding, []).append(AnnotationId(annotation["id"], annotation["image_id"]))
     return CheckSummary(
         images=len(coco.images),
         instances=len(seen),

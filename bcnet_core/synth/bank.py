@@ -17,8 +17,8 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from bcnet_core import masks
-from bcnet_core.annotations.build import read_mask
 from bcnet_core.annotations.coco import CocoFile, Record, read_json
+from bcnet_core.annotations.scan import read_mask
 from bcnet_core.errors import data_error
 from bcnet_core.images import read_image
 from bcnet_core.outputs import write_json

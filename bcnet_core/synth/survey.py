@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcnet_core import masks
-from bcnet_core.annotations.build import ImageRecords, every_image, read_mask
 from bcnet_core.annotations.coco import CocoFile
+from bcnet_core.annotations.scan import ImageRecords, every_image, read_mask
 from bcnet_core.masks import RLE
 from bcnet_core.reporting import Reporter
 
@@ -103,19 +103,20 @@ def _flaw(
     if masks.area(rle) < min_area:
         return "small"
     height, width = rle["size"]
-    x, y, across, down = boxes[number]
+    x, y, across, down = boxes[number].astype(int).tolist()
     if min(x, y) < BORDER or x + across > width - BORDER or y + down > height - BORDER:
         return "cropped"
-    mask = masks.decode(rle).astype(np.uint8)
+    window = slice(max(y - GAP, 0), y + down + GAP), slice(max(x - GAP, 0), x + across + GAP)
+    mask = masks.decode(rle)[window].astype(np.uint8)
     if not _in_one_piece(mask):
         return "pieces"
-    wide = cv2.dilate(mask, np.ones((2 * GAP + 1, 2 * GAP + 1), np.uint8)).astype(bool)
     start, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     beside = (start < (x + across + GAP, y + down + GAP)) & (end > (x - GAP, y - GAP))
     near = beside[:, 0] & beside[:, 1]
     near[number] = False
+    wide = cv2.dilate(mask, np.ones((2 * GAP + 1, 2 * GAP + 1), np.uint8)).astype(bool)
     others = (rles[other] for other in near.nonzero()[0].tolist())
-    touched = any((masks.decode(other) & wide).any() for other in others if other is not None)
+    touched = any((masks.decode(other)[window] & wide).any() for other in others if other is not None)
     return "touched" if touched else None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bcnet_core import masks
-from bcnet_core.annotations import build
+from bcnet_core.annotations import scan
 from bcnet_core.annotations.build import AnnotateSummary, OutputFormat, annotate_coco
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco
 from bcnet_core.annotations.occluder import OccluderRule
@@ -190,7 +190,7 @@ class CountingReporter(SilentReporter):
 
 
 def test_the_number_of_processes_does_not_matter(coco_mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "CHUNK", 3)
+    monkeypatch.setattr(scan, "CHUNK", 3)
     coco = read_coco(coco_mini / "annotations" / "instances_val2017.json")
     reporter = CountingReporter()
     one, summary = annotate_coco(coco, rule=RULE, workers=1)
