@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
-from typing import TypeVar
+from multiprocessing import active_children, get_context, parent_process
+from typing import Any, TypeVar
 
 from bcnet_core.errors import BCNetError
 
@@ -46,18 +47,20 @@ def mapped(
         return
     # a fork could inherit locks that another thread holds
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start)
+    others = set(active_children())
+    finished = False
     try:
         yield _in_order(pool, work, tasks, PENDING * workers)
+        finished = True
     except BrokenProcessPool:
         raise BCNetError(
             "a worker process died; the machine may be out of memory", "work in one process: --workers 1"
         ) from None
     finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and stops its workers
+        with _undisturbed():
+            for worker in set() if finished else set(active_children()) - others:
+                worker.kill()
+            pool.shutdown(cancel_futures=True)
 
 
 def _in_order(
@@ -65,8 +68,42 @@ def _in_order(
 ) -> Iterator[Result]:
     futures: deque[Future[Result]] = deque()
     for task in tasks:
-        futures.append(pool.submit(work, task))
+        with _undisturbed():  # it may start a process
+            futures.append(pool.submit(work, task))
         if len(futures) > pending:
             yield futures.popleft().result()
     while futures:
         yield futures.popleft().result()
+
+
+def _start() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for its next task for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let Ctrl-C wait until the block ends; processes that are started within never hear of it.
+
+    Interrupted while it starts or stops a process, the pool would wait for ever for one that it does not know.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[tuple[Any, ...]] = []
+    handler = signal.signal(signal.SIGINT, lambda *arguments: heard.append(arguments))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new process inherits it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if heard and callable(handler):
+        handler(*heard[0])

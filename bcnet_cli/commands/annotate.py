@@ -19,6 +19,8 @@ from bcnet_core.errors import usage_error
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rich.table import Table
+
     from bcnet_core.annotations.build import AnnotateSummary
     from bcnet_core.annotations.check import CheckSummary
     from bcnet_core.annotations.coco import CocoFile
@@ -184,13 +186,8 @@ def _show(summary: AnnotateSummary, *, size: int | None, as_json: bool) -> None:
     if as_json:
         console.out.print(json.dumps({**_numbers(summary), **({} if size is None else {"expected_bytes": size})}))
         return
-    table = console.make_table("Occluders", "", "count", "share of instances")
-    table.add_row("images", f"{summary.images:,}", "")
-    table.add_row("instances", f"{summary.instances:,}", "")
-    rows = {"with an occluder": summary.with_occluder}
-    rows |= {REASONS[reason]: len(those) for reason, those in summary.skipped.items()}
-    for name, count in rows.items():
-        table.add_row(name, f"{count:,}", f"{count / summary.instances:.1%}" if summary.instances else "")
+    skipped = {REASONS[reason]: len(those) for reason, those in summary.skipped.items()}
+    table = _table("Occluders", summary, skipped)
     if size is not None:
         table.add_row("expected size, MB", f"{size / 1e6:,.1f}", "")
     console.out.print(table)
@@ -199,6 +196,15 @@ def _show(summary: AnnotateSummary, *, size: int | None, as_json: bool) -> None:
         if ids:
             some = ", ".join(map(str, ids[:5])) + (", ... (all: --report FILE)" if len(ids) > 5 else "")
             ConsoleReporter().warning(f"{name}: annotation {some}")
+
+
+def _table(title: str, summary: AnnotateSummary | CheckSummary, counts: dict[str, int]) -> Table:
+    table = console.make_table(title, "", "count", "share of instances")
+    table.add_row("images", f"{summary.images:,}", "")
+    table.add_row("instances", f"{summary.instances:,}", "")
+    for name, count in {"with an occluder": summary.with_occluder, **counts}.items():
+        table.add_row(name, f"{count:,}", f"{count / summary.instances:.1%}" if summary.instances else "")
+    return table
 
 
 def _check(coco: CocoFile, rule: OccluderRule, workers: int, *, report: Path | None, as_json: bool) -> None:
@@ -233,13 +239,8 @@ def _check(coco: CocoFile, rule: OccluderRule, workers: int, *, report: Path | N
 def _show_check(summary: CheckSummary) -> None:
     from bcnet_core.annotations.check import FINDINGS
 
-    table = console.make_table("Occluders, held against the rule", "", "count", "share of instances")
-    table.add_row("images", f"{summary.images:,}", "")
-    table.add_row("instances", f"{summary.instances:,}", "")
-    rows = {"with an occluder": summary.with_occluder}
-    rows |= {FINDINGS[finding]: len(those) for finding, those in summary.findings.items()}
-    for name, count in rows.items():
-        table.add_row(name, f"{count:,}", f"{count / summary.instances:.1%}" if summary.instances else "")
+    found = {FINDINGS[finding]: len(those) for finding, those in summary.findings.items()}
+    table = _table("Occluders, held against the rule", summary, found)
     table.add_section()
     for name, value in summary.iou_figures().items():
         table.add_row(f"IoU with the exact region: {name}", f"{value:.4f}", "")
