@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,9 +38,27 @@ def refuse_input(path: Path, *inputs: Path) -> None:
         BCNetError: if `path` is one of `inputs`, also through a link.
     """
     for source in inputs:
-        same = path.resolve() == source.resolve()
-        if same or (path.exists() and source.exists() and path.samefile(source)):
-            raise usage_error(f"`{path}` is the input itself", "choose another output: -o")
+        place = _real(path)
+        same = place == _real(source)
+        if same or (place.exists() and source.exists() and place.samefile(source)):
+            raise usage_error(f"`{path}` is the input itself", "choose another output")
+
+
+def refuse_around(folder: Path, *inputs: Path) -> None:
+    """Refuse to write a folder that holds an input, or that would lie in a folder of inputs.
+
+    Raises:
+        BCNetError: if `folder` is one of `inputs`, above one, or inside one, also through a link.
+    """
+    place = _real(folder)
+    for source in inputs:
+        other = _real(source)
+        if place == other or place in other.parents:
+            raise usage_error(
+                f"`{folder}` holds the input `{source}`, which would be replaced", "choose another output"
+            )
+        if other in place.parents:
+            raise usage_error(f"`{folder}` lies in the input `{source}`", "choose another output")
 
 
 def refuse_same(*paths: Path) -> None:
@@ -49,10 +67,25 @@ def refuse_same(*paths: Path) -> None:
     Raises:
         BCNetError: if two of the paths lead to the same file.
     """
-    places = [path.resolve() for path in paths]
+    places = [_real(path) for path in paths]
     for path, place in zip(paths, places, strict=True):
         if places.count(place) > 1:
             raise usage_error(f"two outputs would be written to `{path}`", "give each a name of its own")
+
+
+def _real(path: Path) -> Path:
+    """Where a path leads to.
+
+    Raises:
+        BCNetError: if it leads round in a circle, or cannot be a path.
+    """
+    try:
+        place = path.resolve()
+        place.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its links lead round in a circle"
+        raise usage_error(f"`{path}` cannot be used: {reason}", "choose another path") from None
+    return place
 
 
 def refuse_existing(path: Path, *, overwrite: bool = False) -> None:
@@ -65,28 +98,33 @@ def refuse_existing(path: Path, *, overwrite: bool = False) -> None:
     try:
         parent = next(folder for folder in path.absolute().parents if folder.exists())
         if not parent.is_dir():
-            raise usage_error(f"`{path}` cannot be written: `{parent}` is a file", "choose another output: -o")
+            raise usage_error(f"`{path}` cannot be written: `{parent}` is a file", "choose another output")
         if path.is_dir():
             raise usage_error(f"`{path}` is a folder, a file is to be written", f"name a file in it: -o {path}/NAME")
         if path.exists() and not path.is_file():
-            raise usage_error(f"`{path}` is not a regular file", "choose another output: -o")
+            raise usage_error(f"`{path}` is not a regular file", "choose another output")
         taken = path.exists() or path.is_symlink()
     except OSError as error:
-        raise usage_error(f"`{path}` cannot be written: {error.strerror}", "choose another output: -o") from None
+        raise usage_error(f"`{path}` cannot be written: {error.strerror}", "choose another output") from None
     if taken and not overwrite:
-        raise usage_error(f"`{path}` exists already", "write over it: --overwrite", "or choose another output: -o")
+        raise usage_error(f"`{path}` exists already", "write over it: --overwrite", "or choose another output")
 
 
 def refuse_existing_folder(path: Path, *, overwrite: bool = False) -> None:
     """Refuse to write a folder where something is already; an empty folder is nothing.
 
     Raises:
-        BCNetError: if `path` is a folder with something in it and `overwrite` is false, or anything but a folder.
+        BCNetError: if `path` is a folder with something in it and `overwrite` is false, is anything but a folder, or
+            lies in what is no folder.
     """
+    _real(path)
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise usage_error(f"`{path}` cannot be written: `{parent}` is a file", "choose another output")
     if path.exists() and not path.is_dir():
-        raise usage_error(f"`{path}` is a file, a folder is to be written", "choose another output: -o")
+        raise usage_error(f"`{path}` is a file, a folder is to be written", "choose another output")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise usage_error(f"`{path}` exists already", "write over it: --overwrite", "or choose another output: -o")
+        raise usage_error(f"`{path}` exists already", "write over it: --overwrite", "or choose another output")
 
 
 @contextmanager
@@ -157,8 +195,26 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  (whatever json 
 
     The bytes depend on the value alone.
     """
-    with atomic_file(path) as temporary, temporary.open("wb") as out:
-        _write_json(out, value, packed=path.suffix == ".gz")
+    write_together({path: value})
+
+
+def write_together(outputs: dict[Path, Any]) -> None:
+    """Write several files, all of them or none.
+
+    Args:
+        outputs: for every file its bytes, or what `write_json` writes.
+
+    Raises:
+        BCNetError: if one of them cannot be written.
+    """
+    with ExitStack() as stack:
+        parts = {path: stack.enter_context(atomic_file(path)) for path in outputs}
+        for path, temporary in parts.items():
+            with temporary.open("wb") as out:
+                if isinstance(outputs[path], bytes):
+                    out.write(outputs[path])
+                else:
+                    _write_json(out, outputs[path], packed=path.suffix == ".gz")
 
 
 def json_size(path: Path, value: Any) -> int:  # noqa: ANN401

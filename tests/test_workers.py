@@ -2,7 +2,10 @@
 
 import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +65,27 @@ def test_leaving_early_stops_the_workers_and_takes_no_more_tasks() -> None:
         assert next(results) == 0
     assert multiprocessing.active_children() == []
     assert len(taken) <= 2 * workers.PENDING + 1
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, time\n"
+        "from bcnet_core.workers import mapped\n"
+        "def tell(number):\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(0.2)\n"
+        "if __name__ == '__main__':\n"
+        "    with mapped(tell, range(10_000), workers=2, most=2) as results:\n"
+        "        list(results)\n"
+    )
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        seen: set[int] = set()
+        while len(seen) < 2:
+            seen.add(int(parent.stdout.readline()))
+        parent.kill()
+        parent.stdout.read()  # ends when no process is left that could write
 
 
 def test_few_tasks_are_not_worth_a_process() -> None:

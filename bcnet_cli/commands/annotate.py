@@ -131,7 +131,7 @@ def _files(source: Path | None, output: Path | None, check: Path | None) -> tupl
 
 def _annotate(job: _Job, *, report: Path | None, dry_run: bool, as_json: bool) -> None:
     from bcnet_core.annotations.build import annotate_coco
-    from bcnet_core.outputs import json_size, write_json
+    from bcnet_core.outputs import json_size, write_together
 
     content, summary = annotate_coco(
         job.coco, rule=job.rule, output_format=job.output_format, tolerance=job.tolerance, workers=job.workers,
@@ -140,9 +140,8 @@ def _annotate(job: _Job, *, report: Path | None, dry_run: bool, as_json: bool) -
     size = json_size(job.output, content) if dry_run else None
     if not dry_run:
         _announce("writing", job.output, job.coco.path)
-        write_json(job.output, content)
-        if report is not None:
-            write_json(report, {**_header(job.coco, job.rule), **_numbers(summary)})
+        found = {} if report is None else {report: {**_header(job.coco, job.rule), **_numbers(summary)}}
+        write_together({job.output: content, **found})
     _show(summary, size=size, as_json=as_json)
     if dry_run:
         console.err.print(Text(f"would write {job.output}" + ("" if report is None else f" and {report}")))

@@ -69,7 +69,7 @@ def split_occ(
     """
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.occlusion.split import SplitRule, read_ids, split_occluded
-    from bcnet_core.outputs import refuse_existing, refuse_input, refuse_same, write_json
+    from bcnet_core.outputs import refuse_existing, refuse_input, refuse_same, write_together
 
     rule = SplitRule(threshold=threshold, measure=measure, pairs=pairs, same_class=same_class, crowd=crowd)
     refuse_existing(output, overwrite=overwrite)
@@ -85,14 +85,14 @@ def split_occ(
     wanted = None if ids is None else read_ids(ids)
     content, manifest = split_occluded(read_coco(source), rule=rule, ids=wanted)
     if not dry_run:
-        write_json(output, content)
-        write_json(outputs[1], manifest)
+        values: dict[Path, Any] = dict(zip(outputs, (content, manifest), strict=False))
         if plot is not None:
             from bcnet_core.occlusion.plot import plot_histogram
 
-            plot_histogram(manifest, plot)
+            values[plot] = plot_histogram(manifest)
+        write_together(values)
     _show(manifest, stats=stats, as_json=as_json)
-    if not content["images"]:
+    if not content["images"] and ids is None:
         ConsoleReporter().warning("no image is occluded by this rule; a lower --threshold takes more")
     if dry_run:
         console.err.print(Text(f"would write {' and '.join(map(str, outputs))}"))

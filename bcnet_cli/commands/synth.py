@@ -15,7 +15,7 @@ from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, Workers, parse
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
-    from bcnet_core.synth.sets import PastePlan
+    from bcnet_core.synth.plan import PastePlan
     from bcnet_core.synth.writer import SplitSummary
 
 app = typer.Typer(
@@ -56,6 +56,9 @@ def shapes(
     if dry_run:
         plan = f"would write {images:,} + {val_images:,} scenes of {size} x {size} pixels to {output}"
         console.err.print(Text(plan))
+        if as_json:
+            splits = [{"split": "train", "images": images}, {"split": "val", "images": val_images}]
+            console.out.print(json.dumps({"root": str(output), "splits": splits}))
         return
     summaries = write_shapes(
         output, images=images, val_images=val_images, size=size, seed=seed, workers=workers,
@@ -107,7 +110,8 @@ def paste(
     """
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.synth.paste import PasteRule
-    from bcnet_core.synth.sets import PasteRequest, check_pasted, plan_pasted, write_pasted
+    from bcnet_core.synth.plan import plan_pasted
+    from bcnet_core.synth.sets import PasteRequest, check_pasted, write_pasted
 
     number = parse_range(objects, "--objects", whole=True)
     rule = PasteRule(
@@ -115,26 +119,33 @@ def paste(
     )
     height, width = parse_size(size)
     request = PasteRequest(scenes, val_scenes, (height, width), seed)
-    check_pasted(output, images, request, overwrite=overwrite)
+    check_pasted(output, source, images, request, overwrite=overwrite)
     reporter = ConsoleReporter()
     plan = plan_pasted(
-        read_coco(source), min_area=min_area, most_objects=bank, seed=seed, workers=workers, reporter=reporter
+        read_coco(source), images, min_area=min_area, most_objects=bank, seed=seed, workers=workers, reporter=reporter
     )
-    if not as_json:
-        _show_plan(plan)
+    if dry_run or not as_json:
+        _show_plan(plan, as_json=as_json)
     if dry_run:
         console.err.print(Text(f"would write {scenes:,} + {val_scenes:,} scenes of {size} pixels to {output}"))
         return
-    summaries = write_pasted(
-        output, plan, images, request, rule=rule, workers=workers, overwrite=overwrite, reporter=reporter
-    )
+    summaries = write_pasted(output, plan, request, rule=rule, workers=workers, overwrite=overwrite, reporter=reporter)
     _show(summaries, root=output, as_json=as_json)
     console.show_outputs(output, then=f"bcnet train tiny --data-root {shlex.quote(str(output))}")
 
 
-def _show_plan(plan: PastePlan) -> None:
+def _show_plan(plan: PastePlan, *, as_json: bool) -> None:
     from bcnet_core.synth.survey import FLAWS
 
+    if as_json:
+        sources = {
+            name: {"objects": len(objects), "backgrounds": len(backgrounds)}
+            for name, (objects, backgrounds) in plan.sources.items()
+        }
+        found = {"complete": len(plan.found.complete), "left_out": plan.found.flaws}
+        images, annotations = len(plan.coco.images), len(plan.coco.annotations)
+        console.out.print(json.dumps({"images": images, "annotations": annotations, **found, "splits": sources}))
+        return
     table = console.make_table("What the set offers", "", "count")
     table.add_row("images", f"{len(plan.coco.images):,}")
     table.add_row("annotations", f"{len(plan.coco.annotations):,}")

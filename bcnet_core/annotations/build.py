@@ -44,6 +44,10 @@ FLAWS: tuple[Reason, ...] = ("missing", "empty", "degenerate", "unreadable", "ou
 """The reasons that are a fault of the file; the others are choices of the rule."""
 
 
+MOST_SHARED = 20_000
+"""The largest coordinate that is kept as a shared number."""
+
+
 @dataclass(frozen=True)
 class AnnotateSummary:
     """What `annotate_coco` found.
@@ -156,10 +160,13 @@ def _entry(region: RLE | None, output_format: OutputFormat, tolerance: float) ->
 def _unpack(entry: _Entry, numbers: NDArray[np.object_]) -> Any:  # noqa: ANN401  (what json holds)
     if isinstance(entry, dict):
         return entry
-    return [numbers[np.frombuffer(polygon, dtype=np.int32)].tolist() for polygon in entry]
+    return [
+        (numbers[values] if values.max() < len(numbers) else values).tolist()
+        for values in (np.frombuffer(polygon, dtype=np.int32) for polygon in entry)
+    ]
 
 
 def _shared_numbers(images: list[Record]) -> NDArray[np.object_]:
-    """Every whole coordinate once: all polygons share these objects, which takes a quarter of the memory."""
+    """The whole coordinates of usual images: all polygons share these objects, which takes a quarter of the memory."""
     largest = max((max(image["width"], image["height"]) for image in images), default=0)
-    return np.arange(largest + 1).astype(object)
+    return np.arange(min(largest, MOST_SHARED) + 1).astype(object)

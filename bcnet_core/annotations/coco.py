@@ -97,9 +97,9 @@ def read_json(path: Path) -> Any:  # noqa: ANN401  (whatever json holds)
     Raises:
         BCNetError: if it is missing, cannot be read, or is not json; the message says where it breaks off.
     """
-    if path.is_dir():
-        raise data_error(f"`{path}` is a directory, not a json file")
     try:
+        if path.is_dir():
+            raise data_error(f"`{path}` is a directory, not a json file")
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         with paused_collector():
             return json.loads(data)

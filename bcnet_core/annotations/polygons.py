@@ -23,6 +23,9 @@ MIN_IOU = 0.98
 DEFAULT_TOLERANCE = 1.0
 """Pixels; with it the polygons of a COCO file take a third of the room of exact ones."""
 
+MOST_PIECES = 500
+"""Pieces of a mask above which it is traced exactly: no object looks so, and to try fewer corners would take long."""
+
 LEAST_TOLERANCE = 0.5
 """Pixels; below it a staircase of pixel edges keeps nearly all of its corners."""
 
@@ -39,7 +42,8 @@ def to_polygons(rle: RLE, *, tolerance: float = 0.0) -> list[list[int]]:
     Args:
         rle: the mask.
         tolerance: how far in pixels the outlines may lie from the exact ones. It is halved for a mask that would
-            differ too much (IoU below `MIN_IOU`); a mask that then still does is traced exactly. 0 is exact.
+            differ too much (IoU below `MIN_IOU`); a mask that then still does, or is in more than `MOST_PIECES`
+            pieces, is traced exactly. 0 is exact.
 
     Returns:
         Flat polygons [x0, y0, x1, y1, ...] in whole pixels, each valid and without holes. Rasterised by pycocotools,
@@ -51,7 +55,7 @@ def to_polygons(rle: RLE, *, tolerance: float = 0.0) -> list[list[int]]:
     shapes = _polygons(rings)
     if holes:
         shapes = _cut(shapes, holes)
-    while tolerance >= LEAST_TOLERANCE:
+    while tolerance >= LEAST_TOLERANCE and len(shapes) <= MOST_PIECES:
         fewer = _flat(_simplify(shapes, tolerance))
         if not fewer or masks.iou(masks.from_polygons(fewer, *rle["size"]), rle) >= MIN_IOU:
             return fewer

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from bcnet_core.outputs import atomic_file
-
 COLOURS = {"source": "#bbbbbb", "split": "#0077bb"}
 """Grey and blue: they stay apart for every kind of colour vision, and in print."""
 
 
-def plot_histogram(manifest: dict[str, Any], path: Path) -> None:
-    """Draw the occlusion of instances and of images, source beside split, as a PNG.
+def plot_histogram(manifest: dict[str, Any]) -> bytes:
+    """Draw the occlusion of instances and of images, source beside split.
 
     Args:
         manifest: of `split_occluded`.
-        path: the file to write; the same manifest gives the same bytes.
 
-    Raises:
-        BCNetError: if it cannot be written.
+    Returns:
+        A PNG; the same manifest gives the same bytes.
     """
     histogram, rule = manifest["histogram"], manifest["rule"]
     bins = ["0", *(f"{low:g}-{high:g}" for low, high in pairwise(histogram["edges"]))]
@@ -36,7 +33,8 @@ def plot_histogram(manifest: dict[str, Any], path: Path) -> None:
         axes.set_xlabel(f"occlusion ({rule['measure']})" + (" of the most occluded instance" * (unit == "images")))
         axes.set_ylabel(unit)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"How much instances are occluded: {manifest['source']['file']}")
+    figure.suptitle(f"How much instances are occluded: {manifest['source']['file']}", parse_math=False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    picture = BytesIO()
+    figure.savefig(picture, format="png", metadata={"Software": None})
+    return picture.getvalue()

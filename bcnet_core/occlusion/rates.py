@@ -43,8 +43,9 @@ def occlusion_rates(
     """How much each of the N instances of one image is occluded.
 
     "iou" and "min" look at the neighbour that overlaps an instance most: the intersection of the two boxes over
-    their union, or over the smaller box. "mask" looks at all neighbours together: what their masks cover of the
-    box of an instance, over its own mask. That is 1 where they cover more, and 0 for an instance without a mask.
+    their union, or over the smaller box. "mask" looks at all neighbours whose boxes meet that of an instance together:
+    what their masks cover of its box, over its own mask. That is 1 where they cover more, and 0 for an instance without
+    a mask.
 
     Args:
         boxes: (N, 4) [x, y, width, height] in pixels.

@@ -148,12 +148,15 @@ def read_ids(path: Path) -> list[int]:
     if path.suffix in {".json", ".gz"}:
         return _ids_of_json(read_json(path), path)
     try:
+        if not path.is_file():
+            raise data_error(f"`{path}` does not exist, or is no file", "give a list of image ids: --ids FILE")
         words = path.read_text(encoding="utf-8-sig").replace(",", " ").split()
     except (OSError, UnicodeDecodeError) as error:
-        raise data_error(f"cannot read the image ids in `{path}`: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise data_error(f"cannot read the image ids in `{path}`: {reason}", "one whole number a line") from None
     if not words:
         raise data_error(f"`{path}` holds no image ids", "one whole number a line")
-    odd = [word for word in words if not (word.isascii() and word.isdigit() and len(word) < 20)]
+    odd = [word for word in words if not (word.isascii() and word.removeprefix("-").isdigit() and len(word) < 20)]
     if odd:
         raise data_error(f"`{path}` holds {odd[0]!r} where an image id should be", "one whole number a line")
     return [int(word) for word in words]
@@ -164,7 +167,7 @@ def _ids_of_json(value: Any, path: Path) -> list[int]:  # noqa: ANN401
         value = [image.get("id") if isinstance(image, dict) else None for image in value["images"]]
     elif isinstance(value, dict):
         value = value.get("image_ids")
-    if not isinstance(value, list) or any(type(one) is not int for one in value):
+    if not isinstance(value, list) or not value or any(type(one) is not int for one in value):
         raise data_error(
             f"`{path}` holds no image ids", "it can be a list of numbers, a manifest, or a COCO file with `images`"
         )

@@ -19,22 +19,22 @@ from numpy.typing import NDArray
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, read_json
 from bcnet_core.annotations.scan import read_mask
-from bcnet_core.errors import data_error
 from bcnet_core.images import read_image
 from bcnet_core.outputs import write_json
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.synth.paste import LARGEST, Cutout
 from bcnet_core.synth.scene import Mask
+from bcnet_core.synth.writer import BANK_INDEX
 from bcnet_core.workers import mapped
-
-INDEX = "index.json"
-"""The file of a bank that says what the others are."""
 
 MARGIN = 4
 """Pixels of its surroundings that a cut-out object keeps, for the resize and the soft edge."""
 
 ROOM = 1.25
 """A background exceeds the scene by this factor, so that each use can show another part of it."""
+
+MOST_ROOM = 4.0
+"""A background is at most this much longer and wider than the scene."""
 
 SEAM = 6
 """Pixels around an object that are painted over as well; annotators leave a rim."""
@@ -124,10 +124,9 @@ def cut_bank(
         reporter: hears the progress in images.
 
     Raises:
-        BCNetError: if images are missing, damaged, or of another size than the annotations say.
+        BCNetError: if an image is missing, damaged, or of another size than the annotations say.
     """
     sheets = _sheets(folder, coco, images, set(objects), set(backgrounds), scene)
-    _refuse_missing([sheet.path for sheet in sheets], images)
     folder.mkdir(parents=True)
     content: dict[str, list[Record]] = {"objects": [], "backgrounds": []}
     with (
@@ -139,13 +138,13 @@ def cut_bank(
             if sheet.background is not None:
                 content["backgrounds"].append(asdict(BankBackground(sheet.background, sheet.image["id"])))
             progress.advance()
-    write_json(folder / INDEX, content)
+    write_json(folder / BANK_INDEX, content)
 
 
 @lru_cache(maxsize=4)
 def read_bank(folder: Path) -> Bank:
     """Read the index that `cut_bank` wrote; each process reads it once."""
-    content = read_json(folder / INDEX)
+    content = read_json(folder / BANK_INDEX)
     objects = tuple(BankObject(**one) for one in content["objects"])
     return Bank(folder, objects, tuple(BankBackground(**one) for one in content["backgrounds"]))
 
@@ -170,16 +169,6 @@ def _sheets(
         for position, image in enumerate(coco.images)
         if position in backgrounds or image["id"] in taken
     ]  # fmt: skip
-
-
-def _refuse_missing(paths: list[Path], images: Path) -> None:
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise data_error(
-            f"{len(missing):,} of the {len(paths):,} images to cut from are not in `{images}`: {some}",
-            "is the folder right? (--images)",
-        )
 
 
 def _cut_sheet(sheet: _Sheet) -> list[BankObject]:
@@ -219,11 +208,17 @@ def _cut_object(pixels: Image, mask: Mask, path: Path, scene: tuple[int, int]) -
 
 
 def _enlarge(pixels: Image, covered: Mask, scene: tuple[int, int]) -> tuple[Image, Mask]:
-    """Resize an image and a mask so that a scene fits in with some room."""
-    factor = ROOM * max(scene[0] / pixels.shape[0], scene[1] / pixels.shape[1])
-    size = (math.ceil(pixels.shape[1] * factor), math.ceil(pixels.shape[0] * factor))
-    image = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
-    mask = cv2.resize(covered.view(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    """Resize an image and a mask so that a scene fits in with some room; of a very long image the middle is taken."""
+    height, width = covered.shape
+    factor = ROOM * max(scene[0] / height, scene[1] / width)
+    rows = min(height, math.ceil(MOST_ROOM * scene[0] / factor))
+    columns = min(width, math.ceil(MOST_ROOM * scene[1] / factor))
+    y, x = (height - rows) // 2, (width - columns) // 2
+    size = (math.ceil(columns * factor), math.ceil(rows * factor))
+    taken = np.ascontiguousarray(pixels[y : y + rows, x : x + columns])
+    image = cv2.resize(taken, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+    shown = np.ascontiguousarray(covered[y : y + rows, x : x + columns]).view(np.uint8)
+    mask = cv2.resize(shown, size, interpolation=cv2.INTER_NEAREST)
     return np.asarray(image, dtype=np.uint8), np.asarray(mask, dtype=bool)
 
 

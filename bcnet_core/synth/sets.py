@@ -13,26 +13,18 @@ from numpy.random import Generator
 
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.errors import BCNetError, data_error, usage_error
-from bcnet_core.outputs import atomic_directory
+from bcnet_core.outputs import atomic_directory, refuse_around
 from bcnet_core.reporting import Reporter
 from bcnet_core.synth.bank import cut_bank, read_bank
 from bcnet_core.synth.paste import PasteRule, compose_pasted, prepare
+from bcnet_core.synth.plan import PASTE_SPLITS, PastePlan
 from bcnet_core.synth.scene import Scene
 from bcnet_core.synth.shapes import CLASSES, MIN_SIDE, compose_scene
-from bcnet_core.synth.survey import FLAWS, Survey, survey
 from bcnet_core.synth.writer import GENERATOR, SceneSet, Split, SplitSummary, refuse_foreign_set, write_scenes
 
 SHAPES_SPLITS = ("train", "val")
-PASTE_SPLITS = ("train2017", "val2017")
-"""The names that COCO's own folders have, so that every recipe for COCO finds the set."""
-
-VAL_SHARE = 0.2
-"""The share of the source images that only the val scenes are made of."""
-
-MOST_COVERED = 0.5
-"""The share of an image that annotated objects may cover if it is to be a background, where there are such images."""
-
-MOST_BACKGROUNDS = 1000
+MOST_SIDE = 4096
+"""The longest side of a pasted scene in pixels."""
 
 SCENE_TRIES = 50
 """Compositions that are tried before a rule counts as impossible."""
@@ -98,7 +90,7 @@ def check_shapes(root: Path, *, images: int, val_images: int, size: int, seed: i
     if size < MIN_SIDE:
         raise usage_error(f"scenes of {size} x {size} pixels are too small for shapes", f"--size {MIN_SIDE} or more")
     _check_counts(images, val_images, seed)
-    refuse_foreign_set(root, {"annotations", *SHAPES_SPLITS}, overwrite=overwrite)
+    refuse_foreign_set(root, overwrite=overwrite)
 
 
 class PasteRequest(NamedTuple):
@@ -117,73 +109,9 @@ class PasteRequest(NamedTuple):
     seed: int
 
 
-class PasteSources(NamedTuple):
-    """What the scenes of a split are made of: positions of annotations and of images in the source."""
-
-    objects: list[int]
-    backgrounds: list[int]
-
-
-class PastePlan(NamedTuple):
-    """Everything that is known of a pasted set before an image is read.
-
-    Attributes:
-        coco: the source.
-        found: what it offers.
-        sources: of each split; they share no image.
-    """
-
-    coco: CocoFile
-    found: Survey
-    sources: dict[str, PasteSources]
-
-
-def plan_pasted(
-    coco: CocoFile, *, min_area: int, most_objects: int, seed: int, workers: int = 0, reporter: Reporter | None = None
-) -> PastePlan:
-    """Choose the objects and backgrounds that a pasted set is made of.
-
-    Args:
-        coco: the source.
-        min_area: pixels that an object has at least in its own image.
-        most_objects: objects to choose at most, at random; a fifth of them for the val split.
-        seed: not negative.
-        workers: processes, 0 for one per CPU core.
-        reporter: hears the progress in images.
-
-    Raises:
-        BCNetError: if a split would have less than two objects, or no background.
-    """
-    found = survey(coco, min_area=min_area, workers=workers, reporter=reporter)
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(len(PASTE_SPLITS),)))
-    order = rng.permutation(len(coco.images)).tolist()
-    cut = round(len(order) * VAL_SHARE)
-    limit = max(MOST_COVERED, float(np.median(found.covered or [0.0])))
-    sources = {}
-    for name, images, share in zip(PASTE_SPLITS, (order[cut:], order[:cut]), (1 - VAL_SHARE, VAL_SHARE), strict=True):
-        ids = {coco.images[position]["id"] for position in images}
-        objects = [position for position in found.complete if coco.annotations[position]["image_id"] in ids]
-        objects = rng.permutation(objects).tolist()[: round(most_objects * share)]
-        backgrounds = [position for position in images if found.covered[position] <= limit][:MOST_BACKGROUNDS]
-        if len(objects) < 2 or not backgrounds:
-            raise _too_little(coco, found, name)
-        sources[name] = PasteSources(sorted(objects), sorted(backgrounds))
-    return PastePlan(coco, found, sources)
-
-
-def _too_little(coco: CocoFile, found: Survey, split: str) -> BCNetError:
-    reasons = ", ".join(f"{count:,} {FLAWS[flaw]}" for flaw, count in found.flaws.items() if count)
-    return data_error(
-        f"`{coco.path}` has too few complete objects for the split {split}: {len(found.complete):,} of "
-        f"{len(coco.annotations):,} in {len(coco.images):,} images" + (f" (left out: {reasons})" if reasons else ""),
-        "take a larger set, or smaller objects: --min-area",
-    )
-
-
 def write_pasted(
     root: Path,
     plan: PastePlan,
-    images: Path,
     request: PasteRequest,
     *,
     rule: PasteRule,
@@ -198,7 +126,6 @@ def write_pasted(
     Args:
         root: the folder to make.
         plan: of `plan_pasted`, with the same seed.
-        images: the folder of the source's images.
         request: how large the set is.
         rule: how scenes are composed.
         workers: processes; 0 means one per CPU core, 1 stays in this process.
@@ -212,12 +139,12 @@ def write_pasted(
         BCNetError: if an option is out of range, `root` is taken, an image is missing or damaged, the rule cannot
             be met with these objects, or the set cannot be written.
     """
-    check_pasted(root, images, request, overwrite=overwrite)
+    check_pasted(root, plan.coco.path, plan.images, request, overwrite=overwrite)
     size = request.size
     with atomic_directory(root) as folder:
         for name, (objects, backgrounds) in plan.sources.items():
             cut_bank(
-                folder / "bank" / name, plan.coco, images, objects=objects, backgrounds=backgrounds, scene=size,
+                folder / "bank" / name, plan.coco, plan.images, objects=objects, backgrounds=backgrounds, scene=size,
                 workers=workers, reporter=reporter,
             )  # fmt: skip
         splits = tuple(
@@ -230,19 +157,21 @@ def write_pasted(
         return write_scenes(folder, description, workers=workers, reporter=reporter)
 
 
-def check_pasted(root: Path, images: Path, request: PasteRequest, *, overwrite: bool = False) -> None:
-    """Check everything that can be known without the source; changes nothing.
+def check_pasted(root: Path, source: Path, images: Path, request: PasteRequest, *, overwrite: bool = False) -> None:
+    """Check everything that can be known before the source is read; changes nothing.
 
     Raises:
-        BCNetError: if an option is out of range, or `root` exists and may not be replaced.
+        BCNetError: if an option is out of range, `root` exists and may not be replaced, or it holds an input.
     """
-    if min(request.size) < MIN_SIDE:
-        height, width = request.size
-        raise usage_error(f"scenes of {height} x {width} pixels are too small", f"sides of {MIN_SIDE} or more")
+    height, width = request.size
+    if min(request.size) < MIN_SIDE or max(request.size) > MOST_SIDE:
+        sides = f"{MIN_SIDE} to {MOST_SIDE}"
+        raise usage_error(f"scenes cannot have {height} x {width} pixels", f"sides of {sides} pixels: --size")
     _check_counts(request.scenes, request.val_scenes, request.seed)
+    refuse_around(root, source, images)
     if not images.is_dir():
         raise data_error(f"the folder of images `{images}` does not exist", "say where they are: --images DIR")
-    refuse_foreign_set(root, {"annotations", "bank", *PASTE_SPLITS}, overwrite=overwrite)
+    refuse_foreign_set(root, overwrite=overwrite)
 
 
 def _check_counts(first: int, second: int, seed: int) -> None:

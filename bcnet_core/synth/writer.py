@@ -29,6 +29,9 @@ from bcnet_core.workers import mapped
 GENERATOR = "bcnet synth"
 """How the generator of every set that is written here begins; `info.generator` holds it."""
 
+BANK_INDEX = "index.json"
+"""The file of a bank that says what the others are."""
+
 CHUNK = 32
 """Scenes per task of a worker."""
 
@@ -146,12 +149,11 @@ def write_scenes(folder: Path, scenes: SceneSet, *, workers: int, reporter: Repo
     return [_summarise(split.name, found) for split, found in zip(scenes.splits, records, strict=True)]
 
 
-def refuse_foreign_set(root: Path, names: set[str], *, overwrite: bool) -> None:
+def refuse_foreign_set(root: Path, *, overwrite: bool) -> None:
     """Refuse to write a set over anything but an earlier one; changes nothing.
 
     Args:
         root: the folder to make.
-        names: of the folders that a set of this kind holds.
         overwrite: whether an earlier set may be replaced.
 
     Raises:
@@ -160,23 +162,29 @@ def refuse_foreign_set(root: Path, names: set[str], *, overwrite: bool) -> None:
     if not root.name:
         raise usage_error(f"`{root}` cannot be made anew", "name a new folder: -o scenes")
     refuse_existing_folder(root, overwrite=overwrite)
-    if root.is_dir() and any(root.iterdir()) and not _is_own_set(root, names):
+    if root.is_dir() and any(root.iterdir()) and not _is_own_set(root):
         raise usage_error(
             f"`{root}` holds something else than a set that `{GENERATOR}` wrote, so it is not replaced",
-            "remove it yourself, or choose another output: -o",
+            "remove it yourself, or choose another output",
         )
 
 
-def _is_own_set(root: Path, names: set[str]) -> bool:
-    """Whether this folder was written by `write_scenes`, and nothing was put beside it."""
-    if {path.name for path in root.iterdir()} != names:
-        return False
+def _is_own_set(root: Path) -> bool:
+    """Whether this folder holds what `write_scenes` and `bank.cut_bank` write, and no file beside it."""
+    own: set[Path] = set()
     try:
-        return all(
-            str(read_json(path)["info"]["generator"]).startswith(GENERATOR) for path in (root / "annotations").iterdir()
-        )
-    except (BCNetError, KeyError, TypeError):
+        for path in (root / "annotations").glob("instances_*.json"):
+            content = read_json(path)
+            if not content["info"]["generator"].startswith(GENERATOR):
+                return False
+            images = root / path.stem.removeprefix("instances_")
+            own |= {path, *(images / image["file_name"] for image in content["images"])}
+        for path in (root / "bank").glob(f"*/{BANK_INDEX}"):
+            content = read_json(path)
+            own |= {path, *(path.with_name(one["file"]) for kind in content.values() for one in kind)}
+    except (BCNetError, KeyError, TypeError, AttributeError):
         return False
+    return bool(own) and own == {path for path in root.rglob("*") if path.is_symlink() or not path.is_dir()}
 
 
 def _write_chunk(scenes: SceneSet, folder: Path, chunk: _Chunk) -> list[_SceneRecords]:

@@ -61,9 +61,7 @@ def refuse_foreign(folder: Path, *, overwrite: bool) -> None:
     """
     refuse_existing_folder(folder, overwrite=overwrite)
     if folder.is_dir() and any(folder.iterdir()) and not _is_gallery(folder):
-        raise usage_error(
-            f"`{folder}` is no gallery of `bcnet viz`, so it is not replaced", "choose another output: -o"
-        )
+        raise usage_error(f"`{folder}` is no gallery of `bcnet viz`, so it is not replaced", "choose another output")
 
 
 def write_gallery(

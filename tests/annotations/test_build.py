@@ -2,6 +2,7 @@
 
 import copy
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,24 @@ def test_the_default_polygons_are_near_and_small(coco_mini: Path) -> None:
     assert len(json.dumps(entries(close), separators=(",", ":"))) <= 1.3 * numbers["bytes_of_occluders_as_integers"]
     whole = len(json.dumps(close, separators=(",", ":")))
     assert whole <= 1.3 * numbers["bytes_of_file"]
+
+
+@pytest.mark.parametrize("output_format", ["polygon", "rle"])
+def test_a_very_wide_image_takes_no_memory_of_its_own(output_format: OutputFormat) -> None:
+    far = 900_000
+    coco = coco_of(
+        annotation(1, segmentation=square(far, 0), bbox=[far, 0, 20, 20]),
+        annotation(2, segmentation=square(far + 10, 0), bbox=[far + 10, 0, 20, 20]),
+    )
+    coco.images[0].update(width=50_000_000, height=20)
+    tracemalloc.start()
+    content, _ = annotate_coco(coco, rule=RULE, output_format=output_format, tolerance=0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50_000_000
+    assert [entry != [] for entry in entries(content)] == [True, True]
+    if output_format == "polygon":
+        assert sorted(set(entries(content)[0][0])) == [0, 20, far + 10, far + 20]
 
 
 def test_files_without_images_or_annotations() -> None:

@@ -119,6 +119,11 @@ def test_a_mask_with_many_holes_is_cut_in_reasonable_time() -> None:
     assert masks.iou(drawn, masks.encode(sieve)) >= MIN_IOU
 
 
+def test_a_mask_of_very_many_pieces_stays_exact() -> None:
+    board = np.indices((120, 120)).sum(axis=0) % 2 == 0
+    assert to_polygons(masks.encode(board), tolerance=1.0) == to_polygons(masks.encode(board))
+
+
 def test_real_masks_come_back(coco_mini: Path) -> None:
     coco = read_coco(coco_mini / "annotations" / "instances_val2017.json")
     images = {image["id"]: image for image in coco.images}

@@ -136,6 +136,23 @@ def test_the_report_names_what_was_skipped(source: Path, tmp_path: Path) -> None
     assert not (tmp_path / "new.json").exists()
 
 
+def test_all_outputs_are_written_or_none(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    error = run(source, "-o", tmp_path / "out.json", "--report", "/proc/bcnet/report.json").exception
+    assert isinstance(error, BCNetError)
+    assert names(tmp_path) == ["file", "in.json"]
+
+
+def test_paths_that_lead_nowhere_are_one_sentence(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    long = tmp_path / ("x" * 300)
+    for output in (tmp_path / "loop", tmp_path / "loop" / "x.json", long):
+        assert refused(source, "-o", output).exit_code == ExitCode.USAGE
+    for given in (tmp_path / "loop", long):
+        assert refused(given, "-o", tmp_path / "out.json").exit_code in (ExitCode.USAGE, ExitCode.BAD_DATA)
+    assert names(tmp_path) == ["in.json", "loop"]
+
+
 def test_ids_that_are_there_twice_are_said(source: Path, tmp_path: Path) -> None:
     source.write_text(source.read_text().replace('"id": 11', '"id": 12'))
     result = run(source, "-o", tmp_path / "out.json")

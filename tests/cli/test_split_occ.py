@@ -85,6 +85,20 @@ def test_plot_is_a_picture_with_the_same_bytes_every_time(source: Path, tmp_path
     assert (pixels == (0xBB, 0xBB, 0xBB)).all(axis=2).sum() > 1000, "bars of the source"
 
 
+def test_a_name_with_signs_of_mathematics_can_be_plotted(source: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "a$x_$.json"
+    odd.write_bytes(source.read_bytes())
+    assert run(odd, "-o", tmp_path / "occ.json", "--plot", tmp_path / "occ.png").exit_code == 0
+    assert (tmp_path / "occ.png").is_file()
+
+
+def test_all_outputs_are_written_or_none(source: Path, tmp_path: Path) -> None:
+    before = names(tmp_path)
+    error = run(source, "-o", tmp_path / "occ.json", "--plot", "/proc/bcnet/occ.png").exception
+    assert isinstance(error, BCNetError)
+    assert names(tmp_path) == before
+
+
 def test_a_plot_that_cannot_be_written_is_refused_first(source: Path, tmp_path: Path) -> None:
     for plot in (tmp_path / "occ.jpg", tmp_path / "occ.json"):
         error = refused(source, "-o", tmp_path / "occ.json", "--plot", plot)

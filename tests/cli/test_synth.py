@@ -111,6 +111,25 @@ def test_a_dry_paste_tells_what_the_set_offers(source: Path, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_json_of_a_dry_run_tells_the_plan(source: Path, tmp_path: Path) -> None:
+    plan = json.loads(paste(source, "-o", tmp_path / "set", "--dry-run", "--json").stdout)
+    assert plan["annotations"] == plan["complete"] + sum(plan["left_out"].values())
+    assert plan["splits"]["train2017"]["objects"] + plan["splits"]["val2017"]["objects"] == plan["complete"]
+    drawn = json.loads(run("-o", tmp_path / "set", *SMALL, "--dry-run", "--json").stdout)
+    assert drawn["splits"] == [{"split": "train", "images": 3}, {"split": "val", "images": 2}]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_misses_the_images_that_a_real_one_would(source: Path, tmp_path: Path) -> None:
+    annotations = source / "annotations" / "instances_train.json"
+    for extra in ([], ["--dry-run"]):
+        options = ["--images", source / "val", "-o", tmp_path / "set", "--min-area", "200", "--workers", "1", *extra]
+        error = run(annotations, *options, command="paste").exception
+        assert isinstance(error, BCNetError)
+        assert "images to cut from are not in" in error.message
+        assert error.exit_code == ExitCode.BAD_DATA
+
+
 def test_json_of_a_paste_holds_the_summary_alone(source: Path, tmp_path: Path) -> None:
     result = paste(source, "-o", tmp_path / "set", "--scenes", "2", "--val-scenes", "1", "--objects", "2..3", "--json")
     summary = json.loads(result.stdout)
@@ -127,7 +146,8 @@ def test_json_of_a_paste_holds_the_summary_alone(source: Path, tmp_path: Path) -
         (("--objects", "2.5..4"), "whole numbers"),
         (("--objects", "1..4"), "from 2"),
         (("--size", "640"), "no image size"),
-        (("--size", "20x20"), "too small"),
+        (("--size", "20x20"), "20 x 20"),
+        (("--size", "70000x100"), "70000 x 100"),
     ],
 )
 def test_senseless_options_of_a_paste(source: Path, tmp_path: Path, wrong: tuple[str, str], words: str) -> None:

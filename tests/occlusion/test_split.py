@@ -146,13 +146,25 @@ def test_ids_are_read(tmp_path: Path, name: str, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("ids.txt", ""), ("ids.txt", "1\ntwo"), ("ids.json", "{}"), ("ids.json", '[1, "2"]'), ("ids.json", "[true]")],
+    [
+        ("ids.txt", ""),
+        ("ids.txt", "1\ntwo"),
+        ("ids.json", "{}"),
+        ("ids.json", "[]"),
+        ("ids.json", '[1, "2"]'),
+        ("ids.json", "[true]"),
+    ],
 )
 def test_other_files_are_no_ids(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(BCNetError, match="id") as caught:
         read_ids(tmp_path / name)
     assert caught.value.exit_code == ExitCode.BAD_DATA
+
+
+def test_negative_ids_are_ids(tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("-7\n3")
+    assert read_ids(tmp_path / "ids.txt") == [-7, 3]
 
 
 def test_a_missing_list_of_ids(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco, segme
 from bcnet_core.annotations.occluder import derive_from_records
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.images import read_image
+from bcnet_core.synth.bank import cut_bank, read_bank
 from bcnet_core.synth.paste import PasteRule
-from bcnet_core.synth.sets import PasteRequest, plan_pasted, write_pasted
+from bcnet_core.synth.plan import PastePlan, plan_pasted
+from bcnet_core.synth.sets import PasteRequest, write_pasted
+from bcnet_core.synth.survey import Survey
 
 RULE = PasteRule(objects=(3, 4))
 REQUEST = PasteRequest(scenes=40, val_scenes=4, size=(96, 128), seed=3)
@@ -60,9 +64,14 @@ def record(number: int, image: int, category: int, mask: np.ndarray) -> dict[str
     }  # fmt: skip
 
 
+def plan_of(source: Path, *, min_area: int = 300) -> PastePlan:
+    coco = read_coco(source / "own.json")
+    return plan_pasted(coco, source / "photos", min_area=min_area, most_objects=50, seed=REQUEST.seed, workers=1)
+
+
 def write(source: Path, root: Path, *, workers: int = 1, **options: Any) -> None:
-    plan = plan_pasted(read_coco(source / "own.json"), min_area=300, most_objects=50, seed=REQUEST.seed, workers=1)
-    write_pasted(root, plan, source / "photos", REQUEST, rule=RULE, workers=workers, **options)
+    plan = plan_of(source)
+    write_pasted(root, plan, REQUEST, rule=RULE, workers=workers, **options)
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -175,10 +184,53 @@ def test_an_own_set_is_replaced_and_nothing_else(source: Path, tmp_path: Path) -
     with pytest.raises(BCNetError, match="exists already"):
         write(source, tmp_path / "set")
     write(source, tmp_path / "set", overwrite=True)
-    (tmp_path / "set" / "notes.txt").write_text("keep")
+    for name in ("notes.txt", "train2017/mine.jpg", "bank/val2017/mine.png", "annotations/mine.json"):
+        (tmp_path / "set" / name).write_text("keep")
+        with pytest.raises(BCNetError, match="something else"):
+            write(source, tmp_path / "set", overwrite=True)
+        assert (tmp_path / "set" / name).read_text() == "keep"
+        (tmp_path / "set" / name).unlink()
+    write(source, tmp_path / "set", overwrite=True)
+
+
+def test_folders_that_only_look_like_a_set_are_not_replaced(source: Path, tmp_path: Path) -> None:
+    for name in ("annotations", "train2017", "val2017", "bank"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+    (tmp_path / "set" / "train2017" / "mine.jpg").write_text("keep")
     with pytest.raises(BCNetError, match="something else"):
         write(source, tmp_path / "set", overwrite=True)
-    assert (tmp_path / "set" / "notes.txt").read_text() == "keep"
+
+
+def test_a_source_is_never_written_over(pasted: Path, tmp_path: Path) -> None:
+    """A pasted set may be the source of another one, but not be replaced by it."""
+    copied = tmp_path / "copied"
+    shutil.copytree(pasted, copied)
+    before = files(copied)
+    (tmp_path / "link").symlink_to(copied)
+    coco, images = read_coco(copied / "annotations" / "instances_train2017.json"), copied / "train2017"
+    plan = PastePlan(coco, images, Survey([], {}, []), {})
+    for root in (copied, tmp_path, tmp_path / "link", images / "new", images):
+        with pytest.raises(BCNetError, match="input") as caught:
+            write_pasted(root, plan, REQUEST, rule=RULE, workers=1, overwrite=True)
+        assert caught.value.exit_code == ExitCode.USAGE
+    assert files(copied) == before
+
+
+def test_very_long_images_make_backgrounds_of_bounded_size(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = []
+    for number, (height, width) in enumerate([(3, 3000), (3000, 3), (1, 1), (40, 50)], start=1):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), rng.integers(0, 255, size=(height, width, 3), dtype=np.uint8))
+        images.append({"id": number, "file_name": f"{number}.png", "height": height, "width": width})
+    coco = CocoFile(tmp_path / "a.json", {"images": images, "annotations": [], "categories": []})
+    folder = tmp_path / "bank"
+    cut_bank(
+        folder, coco, tmp_path, objects=[], backgrounds=[0, 1, 2, 3], scene=(96, 128), workers=1, reporter=None
+    )  # fmt: skip
+    for background in read_bank(folder).backgrounds:
+        height, width = read_image(folder / background.file).shape[:2]
+        assert 96 <= height <= 4 * 96 + 96
+        assert 128 <= width <= 4 * 128 + 128
 
 
 @pytest.mark.parametrize("fault", ["missing", "damaged", "other size"])
@@ -192,48 +244,51 @@ def test_a_bad_image_is_named_and_leaves_nothing(source: Path, tmp_path: Path, f
         (photos / "4.png").write_bytes(b"\x89PNG nothing")
     elif fault == "other size":
         cv2.imwrite(str(photos / "4.png"), np.zeros((50, 50, 3), np.uint8))
-    plan = plan_pasted(read_coco(source / "own.json"), min_area=300, most_objects=50, seed=3, workers=1)
-    with pytest.raises(BCNetError, match=r"4\.png") as caught:
-        write_pasted(tmp_path / "set", plan, tmp_path / "photos", REQUEST, rule=RULE, workers=1)
+    coco = read_coco(source / "own.json")
+    with pytest.raises(BCNetError, match=r"4\.png") as caught:  # noqa: PT012  (a missing image ends the plan already)
+        plan = plan_pasted(coco, tmp_path / "photos", min_area=300, most_objects=50, seed=3, workers=1)
+        write_pasted(tmp_path / "set", plan, REQUEST, rule=RULE, workers=1)
     assert caught.value.exit_code == ExitCode.BAD_DATA
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 def test_an_impossible_rule_is_said(source: Path, tmp_path: Path) -> None:
-    plan = plan_pasted(read_coco(source / "own.json"), min_area=300, most_objects=50, seed=3, workers=1)
+    plan = plan_of(source)
     rule = PasteRule(occlusion=(0.50001, 0.50002))
     with pytest.raises(BCNetError, match="no object could be hidden"):
-        write_pasted(tmp_path / "set", plan, source / "photos", REQUEST, rule=rule, workers=1)
+        write_pasted(tmp_path / "set", plan, REQUEST, rule=rule, workers=1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_set_without_complete_objects_is_said(source: Path) -> None:
-    with pytest.raises(BCNetError, match=r"too few complete objects.* 0 of 36 .*12 a crowd, 24 too small") as caught:
-        plan_pasted(read_coco(source / "own.json"), min_area=3000, most_objects=50, seed=3, workers=1)
+    words = r"would have 0 complete objects .* of all 36 .*12 a crowd, 24 too small"
+    with pytest.raises(BCNetError, match=words) as caught:
+        plan_of(source, min_area=3000)
     assert caught.value.exit_code == ExitCode.BAD_DATA
     assert "--min-area" in caught.value.hints[0]
 
 
 def test_the_bank_is_no_larger_than_asked_for(source: Path) -> None:
     coco = read_coco(source / "own.json")
-    plan = plan_pasted(coco, min_area=300, most_objects=10, seed=3, workers=1)
+    plan = plan_pasted(coco, source / "photos", min_area=300, most_objects=10, seed=3, workers=1)
     assert [len(objects) for objects, _ in plan.sources.values()] == [8, 2]
-    other = plan_pasted(coco, min_area=300, most_objects=10, seed=4, workers=1)
+    other = plan_pasted(coco, source / "photos", min_area=300, most_objects=10, seed=4, workers=1)
     assert plan.sources != other.sources
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"size": (63, 128)}, "too small"),
+        ({"size": (63, 128)}, "63 x 128"),
+        ({"size": (64, 4097)}, "64 x 4097"),
         ({"scenes": 0}, "one scene"),
         ({"val_scenes": 0}, "one scene"),
         ({"seed": -1}, "seed"),
     ],
 )
 def test_requests_out_of_range(source: Path, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-    plan = plan_pasted(read_coco(source / "own.json"), min_area=300, most_objects=50, seed=3, workers=1)
+    plan = plan_of(source)
     request = REQUEST._replace(**changes)
     with pytest.raises(BCNetError, match=words) as caught:
-        write_pasted(tmp_path / "set", plan, source / "photos", request, rule=RULE, workers=1)
+        write_pasted(tmp_path / "set", plan, request, rule=RULE, workers=1)
     assert caught.value.exit_code == ExitCode.USAGE
