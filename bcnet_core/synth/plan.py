@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcnet_core.annotations.coco import CocoFile
+from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.reporting import Reporter
 from bcnet_core.synth.survey import FLAWS, Survey, survey
@@ -39,12 +39,14 @@ class PastePlan(NamedTuple):
         images: the folder of its images.
         found: what the source offers.
         sources: of each split; they share no image.
+        options: that they were chosen by; json.
     """
 
     coco: CocoFile
     images: Path
     found: Survey
     sources: dict[str, PasteSources]
+    options: Record
 
 
 def plan_pasted(
@@ -86,7 +88,7 @@ def plan_pasted(
         if len(objects) < 2 or not backgrounds:
             raise _too_little(coco, found, name, PasteSources(objects, backgrounds))
         sources[name] = PasteSources(sorted(objects), sorted(backgrounds))
-    plan = PastePlan(coco, images, found, sources)
+    plan = PastePlan(coco, images, found, sources, {"min_area": min_area, "bank": most_objects})
     _refuse_missing(plan)
     return plan
 

@@ -186,7 +186,7 @@ def _paste_info(plan: PastePlan, rule: PasteRule, size: tuple[int, int]) -> Reco
         "description": "Scenes of objects pasted over each other, with visible, amodal and occluder masks",
         "generator": f"{GENERATOR} paste",
         "source": {"file": plan.coco.path.name, "sha256": hashlib.sha256(plan.coco.path.read_bytes()).hexdigest()},
-        "options": {"height": size[0], "width": size[1], **asdict(rule)},
+        "options": {"height": size[0], "width": size[1], **asdict(rule), **plan.options},
     }
 
 

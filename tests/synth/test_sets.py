@@ -100,6 +100,10 @@ def test_the_layout_is_that_of_coco(pasted: Path, source: Path) -> None:
         info = coco.content["info"]
         assert (info["generator"], info["seed"], info["split"]) == ("bcnet synth paste", 3, name)
         assert info["source"]["file"] == "own.json"
+        assert info["options"] == {
+            "height": 96, "width": 128, "occlusion": [0.2, 0.6], "scale": [0.7, 1.4], "objects": [3, 4],
+            "min_area": 300, "bank": 50,
+        }  # fmt: skip
         for image in coco.images:
             read_image(pasted / name / image["file_name"], expect_size=REQUEST.size)
 
@@ -208,7 +212,7 @@ def test_a_source_is_never_written_over(pasted: Path, tmp_path: Path) -> None:
     before = files(copied)
     (tmp_path / "link").symlink_to(copied)
     coco, images = read_coco(copied / "annotations" / "instances_train2017.json"), copied / "train2017"
-    plan = PastePlan(coco, images, Survey([], {}, []), {})
+    plan = PastePlan(coco, images, Survey([], {}, []), {}, {})
     for root in (copied, tmp_path, tmp_path / "link", images / "new", images):
         with pytest.raises(BCNetError, match="input") as caught:
             write_pasted(root, plan, REQUEST, rule=RULE, workers=1, overwrite=True)
