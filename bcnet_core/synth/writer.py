@@ -170,15 +170,20 @@ def refuse_foreign_set(root: Path, *, overwrite: bool) -> None:
 
 
 def _is_own_set(root: Path) -> bool:
-    """Whether this folder holds what `write_scenes` and `bank.cut_bank` write, and no file beside it."""
+    """Whether this folder holds what `write_scenes` and `bank.cut_bank` write, and no file of another origin.
+
+    What `bcnet annotate` derives from the set counts as its own: it keeps the `info`.
+    """
     own: set[Path] = set()
     try:
-        for path in (root / "annotations").glob("instances_*.json"):
+        for path in (root / "annotations").glob("*.json"):
             content = read_json(path)
             if not content["info"]["generator"].startswith(GENERATOR):
                 return False
+            own.add(path)
             images = root / path.stem.removeprefix("instances_")
-            own |= {path, *(images / image["file_name"] for image in content["images"])}
+            if path.stem.startswith("instances_"):
+                own |= {images / image["file_name"] for image in content["images"]}
         for path in (root / "bank").glob(f"*/{BANK_INDEX}"):
             content = read_json(path)
             own |= {path, *(path.with_name(one["file"]) for kind in content.values() for one in kind)}

@@ -327,7 +327,7 @@ def test_a_training_begins_with_an_initialisation(tmp_path: Path, scenes: Path) 
     recipe = load_recipe("shapes", settings, data_root=scenes)
     job = TrainingJob(recipe, tmp_path / "run", "cpu", "bcnet train shapes", init_from=tmp_path / "init.pt")
     trained = read_checkpoint(run_training(job, SilentReporter()))
-    assert len(trained.categories) == 3 and trained.part_of is None
+    assert len(trained.categories) == 5 and trained.part_of is None
     name = "backbone.stages.0.conv1.0.weight"
     torch.testing.assert_close(trained.model[name], before.model[name], rtol=0, atol=1e-6)
 

@@ -155,6 +155,10 @@ def test_overwrite_replaces_an_own_set_but_no_other_coco_set(tmp_path: Path) -> 
     write(tmp_path / "set", images=1, overwrite=True)
     assert [path.name for path in (tmp_path / "set" / "train").iterdir()] == ["000001.png"]
     json_path = tmp_path / "set" / "annotations" / "instances_train.json"
+    derived = json_path.with_name("bilayer_train.json")  # as `bcnet annotate` writes it
+    derived.write_bytes(json_path.read_bytes())
+    write(tmp_path / "set", images=1, overwrite=True)
+    assert not derived.exists()
     json_path.write_text('{"info": {}, "images": [], "annotations": [], "categories": []}')
     with pytest.raises(BCNetError, match="something else"):
         write(tmp_path / "set", overwrite=True)
