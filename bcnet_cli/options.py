@@ -11,6 +11,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as json on stdout.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Worker processes; 0 means one per CPU core.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same bytes.")]
 DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", envvar="BCNET_DATA", help="Folder that the recipe's data paths are relative to."),

@@ -96,9 +96,7 @@ def refuse_existing(path: Path, *, overwrite: bool = False) -> None:
             what is no folder.
     """
     try:
-        parent = next(folder for folder in path.absolute().parents if folder.exists())
-        if not parent.is_dir():
-            raise usage_error(f"`{path}` cannot be written: `{parent}` is a file", "choose another output")
+        _refuse_below_file(path)
         if path.is_dir():
             raise usage_error(f"`{path}` is a folder, a file is to be written", f"name a file in it: -o {path}/NAME")
         if path.exists() and not path.is_file():
@@ -118,13 +116,17 @@ def refuse_existing_folder(path: Path, *, overwrite: bool = False) -> None:
             lies in what is no folder.
     """
     _real(path)
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir():
-        raise usage_error(f"`{path}` cannot be written: `{parent}` is a file", "choose another output")
+    _refuse_below_file(path)
     if path.exists() and not path.is_dir():
         raise usage_error(f"`{path}` is a file, a folder is to be written", "choose another output")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise usage_error(f"`{path}` exists already", "write over it: --overwrite", "or choose another output")
+
+
+def _refuse_below_file(path: Path) -> None:
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise usage_error(f"`{path}` cannot be written: `{parent}` is a file", "choose another output")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
-from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, Workers, parse_range, parse_size
+from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, Seed, Workers, parse_range, parse_size
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def shapes(
     images: Annotated[int, typer.Option("--images", min=1, help="Scenes to train on.")] = 2000,
     val_images: Annotated[int, typer.Option("--val-images", min=1, help="Scenes to evaluate on.")] = 300,
     size: Annotated[int, typer.Option("--size", min=64, max=4096, help="Side of the images in pixels.")] = 128,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same bytes.")] = 0,
+    seed: Seed = 0,
     workers: Workers = 0,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -52,8 +52,8 @@ def shapes(
     """
     from bcnet_core.synth.sets import check_shapes, write_shapes
 
-    check_shapes(output, images=images, val_images=val_images, size=size, seed=seed, overwrite=overwrite)
     if dry_run:
+        check_shapes(output, images=images, val_images=val_images, size=size, seed=seed, overwrite=overwrite)
         plan = f"would write {images:,} + {val_images:,} scenes of {size} x {size} pixels to {output}"
         console.err.print(Text(plan))
         if as_json:
@@ -90,7 +90,7 @@ def paste(
         int, typer.Option("--min-area", min=16, help="Pixels that an object has at least in its own image.")
     ] = 1024,
     bank: Annotated[int, typer.Option("--bank", min=10, help="Objects to cut out at most, chosen at random.")] = 5000,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same bytes.")] = 0,
+    seed: Seed = 0,
     workers: Workers = 0,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,

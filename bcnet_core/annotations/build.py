@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record
-from bcnet_core.annotations.occluder import OccluderRule, derive_from_records, pixel_corners
+from bcnet_core.annotations.occluder import OccluderRule, derive_from_records, pixel_corners, record_boxes
 from bcnet_core.annotations.polygons import DEFAULT_TOLERANCE, to_polygons
 from bcnet_core.annotations.scan import AnnotationId, ImageRecords, MaskFlaw, every_image, read_mask
 from bcnet_core.errors import usage_error
@@ -132,11 +132,10 @@ def _occluders_of(image: ImageRecords, *, rule: OccluderRule, output_format: Out
     seen = [read_mask(record, height, width) for record in records]
     every = replace(rule, min_area=0)
     regions = derive_from_records(records, [rle for rle, _ in seen], height, width, rule=every)
-    boxes = np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
     entries: list[_Entry] = []
     reasons: list[tuple[Reason, ...]] = []
     for record, region, (_, flaw), corners in zip(
-        records, regions, seen, pixel_corners(boxes, height, width), strict=True
+        records, regions, seen, pixel_corners(record_boxes(records), height, width), strict=True
     ):
         small = region is not None and masks.area(region) <= rule.min_area
         entries.append(_entry(None if small else region, output_format, tolerance))

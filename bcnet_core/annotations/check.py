@@ -14,7 +14,7 @@ import numpy as np
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record
-from bcnet_core.annotations.occluder import OccluderRule, derive_from_records, pixel_corners
+from bcnet_core.annotations.occluder import OccluderRule, derive_from_records, pixel_corners, record_boxes
 from bcnet_core.annotations.scan import AnnotationId, ImageRecords, every_image, read_mask
 from bcnet_core.masks import RLE
 from bcnet_core.reporting import Reporter
@@ -114,8 +114,7 @@ def _judge(image: ImageRecords, *, rule: OccluderRule) -> list[_Verdict]:
     height, width, records = image
     rles = [read_mask(record, height, width)[0] for record in records]
     regions = derive_from_records(records, rles, height, width, rule=rule)
-    boxes = np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
-    corners = pixel_corners(boxes, height, width)
+    corners = pixel_corners(record_boxes(records), height, width)
     return [
         _judge_one(record, region, box, height, width)
         for record, region, box in zip(records, regions, corners, strict=True)

@@ -7,6 +7,7 @@ unchanged. The format: https://cocodataset.org/#format-data.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import zlib
 from collections.abc import Iterable
@@ -115,6 +116,18 @@ def read_json(path: Path) -> Any:  # noqa: ANN401  (whatever json holds)
         raise data_error(f"`{path}` has a number that is too long to be one") from None
     except RecursionError:
         raise data_error(f"`{path}` is nested too deeply to be a COCO file") from None
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 of a file, by which a manifest names its source.
+
+    Raises:
+        BCNetError: if it cannot be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise data_error(f"cannot read `{path}`: {error.strerror or error}") from None
 
 
 def category_names(categories: Iterable[Record]) -> list[str]:

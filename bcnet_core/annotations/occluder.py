@@ -105,9 +105,14 @@ def derive_from_records(
     Returns:
         N regions; None where there is no occluder.
     """
-    boxes = np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
+    boxes = record_boxes(records)
     crowd = np.array([bool(record.get("iscrowd", 0)) for record in records], np.bool_)
     return derive_occluders(rles, boxes, crowd, height, width, rule=rule)
+
+
+def record_boxes(records: Sequence[Record]) -> NDArray[np.float64]:
+    """The (N, 4) boxes [x, y, width, height] of N annotations, in pixels."""
+    return np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
 
 
 def box_iou(boxes: NDArray[np.float64], *, pixel: float = 0.0) -> NDArray[np.float64]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from statistics import median
@@ -24,7 +22,7 @@ from bcnet_core.config.schema import ModelConfig, Recipe
 from bcnet_core.data.crops import MaskCrops, crop_rles
 from bcnet_core.data.dataset import Targets
 from bcnet_core.engine.dist import choose_device
-from bcnet_core.engine.memory import peak_memory
+from bcnet_core.engine.memory import in_fresh_process, peak_memory
 from bcnet_core.model.backbones import TinyBackbone
 from bcnet_core.model.bilayer_head import BilayerLogits
 from bcnet_core.model.detectors import Detector, build_detector
@@ -252,9 +250,7 @@ def _finish(device: torch.device) -> None:
 
 def _peak_memory(model: ModelConfig, work: Workload, *, plain: bool) -> int:
     """The peak of a process that does nothing but one training step: of the GPU, or of the process itself."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_measure_memory, model, work, plain).result()
+    return in_fresh_process(_measure_memory, model, work, plain)
 
 
 def _measure_memory(model: ModelConfig, work: Workload, plain: bool) -> int:  # noqa: FBT001  (a pool passes positions)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +15,7 @@ from bcnet_core.annotations.build import OutputFormat, annotate_coco
 from bcnet_core.annotations.coco import CocoFile, Record, read_coco
 from bcnet_core.annotations.occluder import OccluderRule
 from bcnet_core.annotations.polygons import to_polygons
-from bcnet_core.engine.memory import watch_memory
+from bcnet_core.engine.memory import in_fresh_process, watch_memory
 from bcnet_core.errors import data_error
 from bcnet_core.outputs import write_json
 from bcnet_core.synth.shapes import CLASSES, compose_scene
@@ -69,37 +67,30 @@ def bench_annotate(
     Raises:
         BCNetError: if the source cannot be read or has no images.
     """
-    content = _composed() if source is None else read_coco(source).content
-    if not content["images"]:
+    coco = CocoFile(Path("composed.json"), _composed()) if source is None else read_coco(source)
+    if not coco.images:
         raise data_error(f"`{source}` has no images to repeat")
     run = partial(_run, output_format=output_format, tolerance=tolerance)
     with tempfile.TemporaryDirectory(prefix="bcnet-bench-") as folder:
         path = Path(folder) / "repeated.json"
-        write_json(path, repeat(content, images))
-        del content
-        costs = []
-        for count in workers:  # each in a process of its own, so that none inherits the memory of another
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                costs.append(pool.submit(run, path, count).result())
-        return costs
+        write_json(path, repeat(coco, images))
+        return [in_fresh_process(run, path, count) for count in workers]
 
 
-def repeat(content: Record, images: int) -> Record:
+def repeat(coco: CocoFile, images: int) -> Record:
     """The same images and annotations over and over with new ids, up to a number of images."""
-    by_image: dict[int, list[Record]] = {image["id"]: [] for image in content["images"]}
-    for annotation in content["annotations"]:
-        by_image[annotation["image_id"]].append(annotation)
+    by_image = coco.annotations_by_image()
     records: list[Record] = []
     annotations: list[Record] = []
     for number in range(1, images + 1):
-        image = content["images"][(number - 1) % len(content["images"])]
+        image = coco.images[(number - 1) % len(coco.images)]
         records.append({**image, "id": number})
         first = len(annotations) + 1
         annotations += [
             {**annotation, "id": first + place, "image_id": number}
             for place, annotation in enumerate(by_image[image["id"]])
         ]
-    return {**content, "images": records, "annotations": annotations}
+    return {**coco.content, "images": records, "annotations": annotations}
 
 
 def _composed() -> Record:
@@ -125,7 +116,7 @@ def _composed() -> Record:
 def _run(path: Path, workers: int, *, output_format: OutputFormat, tolerance: float) -> AnnotateCosts:
     with watch_memory() as peak:
         start = time.perf_counter()
-        coco: CocoFile = read_coco(path)
+        coco = read_coco(path)
         read = time.perf_counter()
         content, summary = annotate_coco(
             coco, rule=OccluderRule(), output_format=output_format, tolerance=tolerance, workers=workers

@@ -6,7 +6,6 @@ every choice is an option here, and a manifest says which ones made a file.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcnet_core import __version__
-from bcnet_core.annotations.coco import CocoFile, Record, read_json, segmentation_rle
+from bcnet_core.annotations.coco import CocoFile, Record, checksum, read_json, segmentation_rle
+from bcnet_core.annotations.occluder import record_boxes
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.occlusion.rates import (
     HISTOGRAM_EDGES,
@@ -100,7 +100,7 @@ def split_occluded(coco: CocoFile, *, rule: SplitRule, ids: Iterable[int] | None
     inside = {image["id"]: rates[image["id"]] for image in content["images"]}
     manifest = {
         "bcnet": __version__,
-        "source": {"file": coco.path.name, "sha256": _checksum(coco.path)},
+        "source": {"file": coco.path.name, "sha256": checksum(coco.path)},
         "chosen_by": "rule" if ids is None else "ids",
         "rule": asdict(rule),
         "counts": {
@@ -130,11 +130,10 @@ def measure_images(coco: CocoFile, *, measure: Measure, same_class: bool = False
     rates = {}
     for image in coco.images:
         instances = [one for one in annotations[image["id"]] if crowd or not one.get("iscrowd", 0)]
-        boxes = np.array([one["bbox"] for one in instances], dtype=np.float64).reshape(-1, 4)
         rles = [segmentation_rle(one, image) if measure == "mask" else None for one in instances]
         categories = np.array([one["category_id"] for one in instances]) if same_class else None
         rates[image["id"]] = occlusion_rates(
-            boxes, rles, image["height"], image["width"], measure=measure, categories=categories
+            record_boxes(instances), rles, image["height"], image["width"], measure=measure, categories=categories
         )
     return rates
 
@@ -216,10 +215,3 @@ def _of_instances(rates: Rates) -> NDArray[np.float64]:
 def _of_images(rates: Rates) -> NDArray[np.float64]:
     """An image is as occluded as the most occluded of its instances."""
     return np.array([found.max(initial=0.0) for found in rates.values()])
-
-
-def _checksum(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise data_error(f"cannot read `{path}`: {error.strerror or error}") from None

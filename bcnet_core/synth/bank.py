@@ -24,7 +24,7 @@ from bcnet_core.outputs import write_json
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.synth.paste import LARGEST, Cutout
 from bcnet_core.synth.scene import Mask
-from bcnet_core.synth.writer import BANK_INDEX
+from bcnet_core.synth.writer import BANK_INDEX, write_picture
 from bcnet_core.workers import mapped
 
 MARGIN = 4
@@ -184,7 +184,7 @@ def _cut_sheet(sheet: _Sheet) -> list[BankObject]:
         for annotation in sheet.painted_over:
             covered |= _dense(annotation, size)
         background = _paint_over(*_enlarge(pixels, covered, sheet.scene))
-        _write(sheet.folder / sheet.background, background)
+        write_picture(sheet.folder / sheet.background, background)
     return found
 
 
@@ -203,7 +203,7 @@ def _cut_object(pixels: Image, mask: Mask, path: Path, scene: tuple[int, int]) -
     if shrunk < 1:
         size = (max(round(picture.shape[1] * shrunk), 1), max(round(picture.shape[0] * shrunk), 1))
         picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    _write(path, picture)
+    write_picture(path, picture)
     return shrunk
 
 
@@ -234,11 +234,3 @@ def _paint_over(pixels: Image, covered: Mask) -> Image:
     cover = cv2.GaussianBlur(wide.astype(np.float32), (0, 0), sigmaX=SEAM / 3)[..., None]
     painted: Image = np.rint(pixels * (1 - cover) + filled * cover).astype(np.uint8)
     return painted
-
-
-def _write(path: Path, picture: Image) -> None:
-    """Write RGB as jpg, or RGB with alpha as png."""
-    codes = {".jpg": cv2.COLOR_RGB2BGR, ".png": cv2.COLOR_RGBA2BGRA}
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix == ".jpg" else []
-    _, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, codes[path.suffix]), quality)
-    path.write_bytes(data.tobytes())

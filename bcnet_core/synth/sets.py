@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from bcnet_core.annotations.coco import CocoFile, Record
+from bcnet_core.annotations.coco import CocoFile, Record, checksum
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.outputs import atomic_directory, refuse_around
 from bcnet_core.reporting import Reporter
@@ -185,7 +184,7 @@ def _paste_info(plan: PastePlan, rule: PasteRule, size: tuple[int, int]) -> Reco
     return {
         "description": "Scenes of objects pasted over each other, with visible, amodal and occluder masks",
         "generator": f"{GENERATOR} paste",
-        "source": {"file": plan.coco.path.name, "sha256": hashlib.sha256(plan.coco.path.read_bytes()).hexdigest()},
+        "source": {"file": plan.coco.path.name, "sha256": checksum(plan.coco.path)},
         "options": {"height": size[0], "width": size[1], **asdict(rule), **plan.options},
     }
 

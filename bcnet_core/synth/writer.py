@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from bcnet_core import __version__, masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, Record, read_json
@@ -203,12 +204,18 @@ def _write_scene(scenes: SceneSet, folder: Path, split: int, index: int) -> _Sce
     seeds = np.random.SeedSequence(scenes.seed, spawn_key=(split, index))
     scene = scenes.splits[split].compose(np.random.default_rng(seeds))
     name = f"{index + 1:06d}{scenes.suffix}"
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if scenes.suffix == ".jpg" else []
-    _, data = cv2.imencode(scenes.suffix, cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), quality)
-    (folder / scenes.splits[split].name / name).write_bytes(data.tobytes())
+    write_picture(folder / scenes.splits[split].name / name, scene.image)
     height, width = scene.image.shape[:2]
     image = {"id": index + 1, "file_name": name, "width": width, "height": height}
     return _SceneRecords(image, annotate_scene(scene, scenes.categories, image_id=index + 1))
+
+
+def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write an (H, W, 3) RGB picture, or an (H, W, 4) one with alpha, as its name says: .png, or .jpg of quality 95."""
+    code = cv2.COLOR_RGB2BGR if picture.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix == ".jpg" else []
+    _, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, code), quality)
+    path.write_bytes(data.tobytes())
 
 
 def annotate_scene(scene: Scene, categories: list[Record], *, image_id: int) -> list[Record]:

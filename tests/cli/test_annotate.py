@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from bcnet_cli.commands.annotate import annotate
 from bcnet_core import __version__
+from bcnet_core.annotations.coco import CocoFile
 from bcnet_core.engine.bench_annotate import repeat
 from bcnet_core.errors import BCNetError, ExitCode
 
@@ -276,7 +277,7 @@ def is_running(pid: str) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for the workers in /proc")
 def test_ctrl_c_leaves_nothing_behind(scenes: Path, tmp_path: Path) -> None:
     content = json.loads((scenes / "annotations" / "instances_train.json").read_text())
-    (tmp_path / "in.json").write_text(json.dumps(repeat(content, 20_000)))
+    (tmp_path / "in.json").write_text(json.dumps(repeat(CocoFile(scenes, content), 20_000)))
     line = "from bcnet_cli.app import main; main()"
     arguments = ["annotate", tmp_path / "in.json", "-o", tmp_path / "out.json", "--workers", "2"]
     process = subprocess.Popen(
