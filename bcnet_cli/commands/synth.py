@@ -32,6 +32,9 @@ def shapes(
     images: Annotated[int, typer.Option("--images", min=1, help="Scenes to train on.")] = 2000,
     val_images: Annotated[int, typer.Option("--val-images", min=1, help="Scenes to evaluate on.")] = 300,
     size: Annotated[int, typer.Option("--size", min=64, max=4096, help="Side of the images in pixels.")] = 128,
+    hard: Annotated[
+        bool, typer.Option("--hard", help="Heaps of one class in one look: only the layers tell the objects apart.")
+    ] = False,
     seed: Seed = 0,
     workers: Workers = 0,
     overwrite: Overwrite = False,
@@ -48,20 +51,20 @@ def shapes(
 
     `bcnet synth shapes -o shapes`
 
-    `bcnet synth shapes -o big --images 10000 --val-images 1000 --size 256 --seed 7 --workers 4`
+    `bcnet synth shapes -o heaps --hard --images 10000 --val-images 1000 --size 256 --seed 7 --workers 4`
     """
     from bcnet_core.synth.sets import check_shapes, write_shapes
 
     if dry_run:
         check_shapes(output, images=images, val_images=val_images, size=size, seed=seed, overwrite=overwrite)
-        plan = f"would write {images:,} + {val_images:,} scenes of {size} x {size} pixels to {output}"
+        plan = f"would write {images:,} + {val_images:,} {'hard ' * hard}scenes of {size} x {size} pixels to {output}"
         console.err.print(Text(plan))
         if as_json:
             splits = [{"split": "train", "images": images}, {"split": "val", "images": val_images}]
             console.out.print(json.dumps({"root": str(output), "splits": splits}))
         return
     summaries = write_shapes(
-        output, images=images, val_images=val_images, size=size, seed=seed, workers=workers,
+        output, images=images, val_images=val_images, size=size, hard=hard, seed=seed, workers=workers,
         overwrite=overwrite, reporter=ConsoleReporter(),
     )  # fmt: skip
     _show(summaries, root=output, as_json=as_json)

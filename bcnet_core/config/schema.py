@@ -77,6 +77,10 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
     proposals_per_image: Positive = Field(1000, description="proposals that Faster R-CNN's second stage looks at")
     box_rois_per_image: Positive = Field(512, description="of these, RoIs that train Faster R-CNN's box head")
     layers: int = Field(2, ge=1, le=2, description="layers of the mask head; 1 has no occluder layer")
+    mask_convs: Positive = Field(4, description="3x3 convolutions in each layer of the mask head")
+    mask_channels: Positive | None = Field(
+        None, description="channels of a mask head with one layer; none takes those of the feature pyramid"
+    )
     attention: bool = Field(default=True, description="non-local block in each layer of the mask head")
     boundary: bool = Field(default=True, description="whether the mask head predicts boundaries beside the masks")
     mask_proposals: Literal["decoded", "jittered", "official"] = Field(
@@ -97,6 +101,8 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
     def _parts_fit(self) -> ModelConfig:
         if self.detector != "fcos" and self.mask_proposals == "official":
             raise ValueError("mask_proposals=official repeats what the FCOS release does; choose decoded or jittered")
+        if self.mask_channels is not None and self.layers > 1:
+            raise ValueError("model.mask_channels is for a head with one layer: model.layers=1")
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -28,23 +29,26 @@ class BilayerLogits(NamedTuple):
 
 
 class Layer(nn.Module):
-    """One layer: four 3x3 convolutions with ReLU, and a non-local block behind the second.
+    """One layer: 3x3 convolutions with ReLU, and a non-local block half-way (of four, behind the second).
 
     Args:
-        channels: of input and output.
+        in_channels: of the input.
+        channels: of the output.
         attention: whether there is a non-local block ("GCN" in the paper; without it, "FCN").
+        convs: how many convolutions; four in the paper.
     """
 
-    def __init__(self, channels: int, *, attention: bool = True) -> None:
+    def __init__(self, in_channels: int, channels: int, *, attention: bool = True, convs: int = 4) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(4))
+        widths = [in_channels] + [channels] * convs
+        self.convs = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths))
         self.attention = NonLocalBlock(channels) if attention else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, channels, S, S) features to features of the same shape."""
+        """Map (N, in_channels, S, S) features to (N, channels, S, S) features."""
         for index, conv in enumerate(self.convs):
             x = functional.relu(conv(x), inplace=True)
-            if index == 1:
+            if index == (len(self.convs) - 1) // 2:
                 x = self.attention(x)
         return x
 
@@ -84,12 +88,29 @@ class BilayerMaskHead(nn.Module):
         layers: 2, or 1 for the occludee layer alone.
         attention: whether each layer has a non-local block.
         boundary: whether each layer also predicts a boundary.
+        convs: convolutions of each layer.
+        width: channels of the layer where there is only one, if they are not C.
+
+    Raises:
+        ValueError: if two layers, whose features are added, are to have another width than C.
     """
 
-    def __init__(self, channels: int = 256, *, layers: int = 2, attention: bool = True, boundary: bool = True) -> None:
+    def __init__(
+        self,
+        channels: int = 256,
+        *,
+        layers: int = 2,
+        attention: bool = True,
+        boundary: bool = True,
+        convs: int = 4,
+        width: int | None = None,
+    ) -> None:
         super().__init__()
-        self.occluder = Layer(channels, attention=attention) if layers > 1 else None
-        self.occludee = Layer(channels, attention=attention)
+        if layers > 1 and width not in {None, channels}:
+            raise ValueError(f"two layers have the {channels} channels of their input, not {width}")
+        in_channels, channels = channels, width or channels
+        self.occluder = Layer(channels, channels, attention=attention, convs=convs) if layers > 1 else None
+        self.occludee = Layer(in_channels, channels, attention=attention, convs=convs)
         self.occludee_mask = Predictor(channels)
         self.occludee_boundary = Predictor(channels) if boundary else None
         self.occluder_mask = Predictor(channels) if layers > 1 else None

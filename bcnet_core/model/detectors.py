@@ -179,7 +179,14 @@ def build_detector(recipe: Recipe, categories: Sequence[Record]) -> Detector:
 
 
 def _mask_branch(model: ModelConfig, strides: tuple[int, ...]) -> MaskBranch:
-    head = BilayerMaskHead(model.channels, layers=model.layers, attention=model.attention, boundary=model.boundary)
+    head = BilayerMaskHead(
+        model.channels,
+        layers=model.layers,
+        attention=model.attention,
+        boundary=model.boundary,
+        convs=model.mask_convs,
+        width=model.mask_channels,
+    )
     return MaskBranch(head, strides=strides, occluder_sampling=model.occluder_sampling)
 
 

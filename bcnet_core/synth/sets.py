@@ -35,6 +35,7 @@ def write_shapes(
     images: int,
     val_images: int,
     size: int = 128,
+    hard: bool = False,
     seed: int = 0,
     workers: int = 0,
     overwrite: bool = False,
@@ -49,6 +50,7 @@ def write_shapes(
         images: scenes in the split "train", at least 1.
         val_images: scenes in the split "val", at least 1.
         size: side of the square images in pixels.
+        hard: compose hard scenes: heaps of one class in one look, see `compose_scene`.
         seed: not negative.
         workers: processes; 0 means one per CPU core, 1 stays in this process.
         overwrite: replace an earlier set of this kind; anything else in `root` is never replaced.
@@ -61,7 +63,7 @@ def write_shapes(
         BCNetError: if an option is out of range, `root` is taken, or it cannot be written.
     """
     check_shapes(root, images=images, val_images=val_images, size=size, seed=seed, overwrite=overwrite)
-    compose = partial(compose_scene, height=size, width=size)
+    compose = partial(compose_scene, height=size, width=size, hard=hard)
     counts = zip(SHAPES_SPLITS, (images, val_images), strict=True)
     scenes = SceneSet(
         splits=tuple(Split(name, count, compose) for name, count in counts),
@@ -71,7 +73,7 @@ def write_shapes(
         info={
             "description": "Procedural scenes of shapes with visible, amodal and occluder masks",
             "generator": f"{GENERATOR} shapes",
-            "options": {"size": size, "images": images, "val_images": val_images},
+            "options": {"size": size, "images": images, "val_images": val_images, **({"hard": True} if hard else {})},
         },
         seed=seed,
         suffix=".png",

@@ -29,14 +29,17 @@ MIN_SIDE = 64
 """The smallest image side in pixels at which the shapes can still be told apart."""
 
 OBJECTS = (3, 6)
+HARD_OBJECTS = (4, 8)
 DIAMETER = (26 / 128, 56 / 128)  # of a shape, as a share of the shorter image side
 JOINTED_DIAMETER = (36 / 128, 66 / 128)  # of one that fills less of its circle
 MIN_VISIBLE = 0.2  # the share of a shape that the shapes above it leave visible
 CLUSTERED = 0.65  # the share of shapes that are put on or beside an earlier one on purpose
+NEAR = (0.4, 1.0)  # how far from it, as a share of both radii together
+HARD_NEAR = (0.2, 0.7)
 ATTEMPTS = 12
 
 
-def compose_scene(rng: Generator, *, height: int, width: int) -> Scene:
+def compose_scene(rng: Generator, *, height: int, width: int, hard: bool = False) -> Scene:
     """Compose one scene of 3 to 6 shapes over a cluttered background.
 
     Shapes measure 26-56 pixels at 128 x 128, figures and worms, which fill less of their circle, 36-66; they grow
@@ -44,21 +47,26 @@ def compose_scene(rng: Generator, *, height: int, width: int) -> Scene:
     hide an earlier one is put elsewhere, or left out where that fails, so whatever is drawn is also in
     `Scene.objects`.
 
+    A hard scene is one heap of up to 8 shapes of one class in one set of colours and one texture: where two of them
+    meet, nothing but outline and shadow says where the one ends, and which of them is above.
+
     Args:
         rng: the only source of randomness; the same state gives the same scene.
         height: of the image in pixels, at least `MIN_SIDE`.
         width: of the image in pixels, at least `MIN_SIDE`.
+        hard: whether to compose a hard scene.
 
     Raises:
         ValueError: if a side is shorter than `MIN_SIDE`.
     """
     if min(height, width) < MIN_SIDE:
         raise ValueError(f"a scene needs sides of {MIN_SIDE} pixels or more, not {width} x {height}")
-    shapes, objects = _arrange(rng, height, width)
+    shapes, objects = _arrange(rng, height, width, hard=hard)
     angle = rng.uniform(-0.85, -0.15) * math.pi  # the light comes from above
     canvas = painting.background(rng, height, width)
+    look = int(rng.integers(2**32)) if hard else None
     for shape in shapes:
-        _paint(rng, canvas, shape, light=(math.cos(angle), math.sin(angle)))
+        _paint(rng, canvas, shape, light=(math.cos(angle), math.sin(angle)), look=look)
     canvas += 0.01 * rng.standard_normal(canvas.shape, dtype=np.float32)
     return Scene(np.rint(np.clip(canvas, 0, 1) * 255).astype(np.uint8), objects)
 
@@ -111,14 +119,15 @@ class _Shape:
         return mask
 
 
-def _arrange(rng: Generator, height: int, width: int) -> tuple[list[_Shape], tuple[SceneObject, ...]]:
+def _arrange(rng: Generator, height: int, width: int, *, hard: bool) -> tuple[list[_Shape], tuple[SceneObject, ...]]:
     """Shapes from bottom to top, and what is seen of them."""
     shapes: list[_Shape] = []
     amodal: list[Mask] = []
     visible: list[Mask] = []
-    for _ in range(int(rng.integers(OBJECTS[0], OBJECTS[1] + 1))):
+    least, most = HARD_OBJECTS if hard else OBJECTS
+    for _ in range(int(rng.integers(least, most + 1))):
         for _ in range(ATTEMPTS):
-            shape = _random_shape(rng, height, width, shapes)
+            shape = _random_shape(rng, height, width, shapes, hard=hard)
             mask = shape.mask(height, width)
             left = [seen & ~mask for seen in visible]
             if all(seen.sum() >= MIN_VISIBLE * whole.sum() for seen, whole in zip(left, amodal, strict=True)):
@@ -128,14 +137,14 @@ def _arrange(rng: Generator, height: int, width: int) -> tuple[list[_Shape], tup
     return shapes, tuple(map(SceneObject, labels, range(len(shapes)), amodal, visible))
 
 
-def _random_shape(rng: Generator, height: int, width: int, earlier: Sequence[_Shape]) -> _Shape:
-    """A shape inside the image, often on top of an earlier one."""
-    kind = CLASSES[int(rng.integers(len(CLASSES)))]
+def _random_shape(rng: Generator, height: int, width: int, earlier: Sequence[_Shape], *, hard: bool) -> _Shape:
+    """A shape inside the image, often on top of an earlier one; in a hard scene always, and of the same class."""
+    kind = earlier[0].kind if hard and earlier else CLASSES[int(rng.integers(len(CLASSES)))]
     radius = rng.uniform(*(JOINTED_DIAMETER if kind in POSES else DIAMETER)) / 2 * min(height, width)
     x, y = rng.uniform(radius, width - radius), rng.uniform(radius, height - radius)
-    if earlier and rng.random() < CLUSTERED:
+    if earlier and (hard or rng.random() < CLUSTERED):
         below = earlier[int(rng.integers(len(earlier)))]
-        step = rng.uniform(0.4, 1.0) * (radius + below.radius)
+        step = rng.uniform(*(HARD_NEAR if hard else NEAR)) * (radius + below.radius)
         turn = rng.uniform(0, 2 * math.pi)
         x = float(np.clip(below.x + step * math.cos(turn), radius, width - radius))
         y = float(np.clip(below.y + step * math.sin(turn), radius, height - radius))
@@ -145,8 +154,13 @@ def _random_shape(rng: Generator, height: int, width: int, earlier: Sequence[_Sh
     return replace(shape, aspect=rng.uniform(*ASPECTS[kind]))
 
 
-def _paint(rng: Generator, canvas: Floats, shape: _Shape, *, light: tuple[float, float]) -> None:
-    """Draw one shape and its shadow over what is there; `light` is the unit vector towards the light."""
+def _paint(
+    rng: Generator, canvas: Floats, shape: _Shape, *, light: tuple[float, float], look: int | None = None
+) -> None:
+    """Draw one shape and its shadow over what is there.
+
+    `light` is the unit vector towards the light. Shapes of one `look` have the same colours and texture.
+    """
     drop = rng.uniform(0.08, 0.16) * shape.radius
     window = shape.window(canvas.shape[0], canvas.shape[1], margin=3 * drop)
     fallen = replace(shape, x=shape.x - light[0] * drop, y=shape.y - light[1] * drop)
@@ -159,6 +173,7 @@ def _paint(rng: Generator, canvas: Floats, shape: _Shape, *, light: tuple[float,
     slant = (x * light[0] + y * light[1]) / shape.radius
     shade = painting.shade(slant, distance, light, rim=rng.uniform(0.25, 0.6) * shape.radius)
     shade *= 1 - 0.4 * outlines.seams(parts, width=max(0.07 * shape.radius, 1.0))
-    surface = painting.surface(rng, u, v, shape.radius) * shade[..., None]
+    painter = rng if look is None else np.random.default_rng(look)
+    surface = painting.surface(painter, u, v, shape.radius) * shade[..., None]
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
     canvas[window] = below + cover * (surface - below)
