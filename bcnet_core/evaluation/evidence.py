@@ -6,13 +6,13 @@ scenes. A trial that was measured is never repeated, and one that was cut off go
 
 from __future__ import annotations
 
-import json
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from statistics import median
 
 import numpy as np
 import torch
@@ -20,132 +20,28 @@ import torch
 from bcnet_core.annotations.coco import Record, read_coco
 from bcnet_core.config.load import load_recipe
 from bcnet_core.engine.checkpoint import latest_checkpoint, load_detector
+from bcnet_core.engine.dist import choose_device
 from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.loop import run_training
-from bcnet_core.errors import usage_error
+from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.evaluation.coco import evaluate, ground_truth
+from bcnet_core.evaluation.evidence_data import DataSet
+from bcnet_core.evaluation.evidence_trials import ARMS, COSTS_FILE, Costs, Trial, is_measured, read_costs, result_path
 from bcnet_core.evaluation.predict import predict_images
 from bcnet_core.evaluation.true_boxes import score_true_boxes
 from bcnet_core.occlusion.split import SplitRule, split_occluded
 from bcnet_core.outputs import write_json
-from bcnet_core.reporting import Reporter, SilentReporter
-from bcnet_core.synth.paste import PasteRule
-from bcnet_core.synth.plan import plan_pasted
-from bcnet_core.synth.sets import PasteRequest, write_pasted, write_shapes
+from bcnet_core.reporting import Progress, Reporter, SilentReporter
 from bcnet_core.workers import mapped
 
-
-@dataclass(frozen=True)
-class Arm:
-    """One variant of the mask head.
-
-    Attributes:
-        title: for tables.
-        overrides: of the recipe.
-    """
-
-    title: str
-    overrides: tuple[str, ...] = ()
-
-
-PLAIN = ("model.layers=1", "model.attention=false", "model.boundary=false")
-ARMS = {
-    "bilayer": Arm("bilayer"),
-    "no_occluder_loss": Arm("bilayer, no occluder loss", ("loss.occluder_mask=0", "loss.occluder_boundary=0")),
-    "no_boundary": Arm("bilayer, no boundary", ("model.boundary=false",)),
-    "fcn": Arm("bilayer, FCN for GCN", ("model.attention=false",)),
-    "single_layer": Arm("single layer", ("model.layers=1",)),
-    "plain": Arm("plain, 4 convs", PLAIN),
-    "plain_deep": Arm(
-        "plain, depth and parameters of bilayer", (*PLAIN, "model.mask_convs=8", "model.mask_channels=72")
-    ),
-}
-"""The first is what the others are compared with."""
-REFERENCE = next(iter(ARMS))
-
-
-@dataclass(frozen=True)
-class DataPlan:
-    """How large the sets are.
-
-    Attributes:
-        scenes: to train on.
-        held_out: to measure on.
-        source: a COCO file to paste objects of, None for no pasted set.
-        images: the folder of its images.
-    """
-
-    scenes: int = 2000
-    held_out: int = 400
-    source: Path | None = None
-    images: Path | None = None
-
-
-class Trial(NamedTuple):
-    """One training.
-
-    Attributes:
-        data: the name of the set.
-        arm: key of `ARMS`.
-        seed: of weights, order and augmentation.
-        steps: of the optimiser.
-        matched: whether the number of steps is that which takes the reference's time.
-    """
-
-    data: str
-    arm: str
-    seed: int
-    steps: int
-    matched: bool = False
-
-    @property
-    def name(self) -> str:
-        """Of its files."""
-        return f"{self.arm}{'-time' * self.matched}-{self.seed}"
-
-
-def prepare_data(folder: Path, plan: DataPlan, *, reporter: Reporter) -> dict[str, tuple[Path, str, str]]:
-    """Make the sets that are not there yet.
-
-    Returns:
-        Of each set: its data root, and the names of its training and held-out splits.
-    """
-    found = {}
-    for name in ("easy", "hard"):
-        root = folder / "data" / name
-        if not root.exists():
-            write_shapes(root, images=plan.scenes, val_images=plan.held_out, hard=name == "hard", reporter=reporter)
-        found[name] = (root, "train", "val")
-    if plan.source is not None:
-        root = folder / "data" / "pasted"
-        if not root.exists():
-            assert plan.images is not None
-            pasted = plan_pasted(read_coco(plan.source), plan.images, min_area=256, most_objects=5000, seed=0)
-            request = PasteRequest(plan.scenes, plan.held_out, (128, 128), 0)
-            write_pasted(root, pasted, request, rule=PasteRule(), reporter=reporter)
-        found["pasted"] = (root, "train2017", "val2017")
-    return found
-
-
-def plan_trials(data: Sequence[str], seeds: int, steps: int) -> list[Trial]:
-    """The trials of equal steps, seed by seed, so that what is there first can be compared."""
-    return [Trial(name, arm, seed, steps) for seed in range(seeds) for name in data for arm in ARMS]
-
-
-def plan_matched(data: Sequence[str], seeds: int, steps: int, costs: dict[str, float]) -> list[Trial]:
-    """The trials of equal time: of the heads without a second layer, which are cheaper a step."""
-    return [
-        Trial(name, arm, seed, round(steps * costs[REFERENCE] / costs[arm]), matched=True)
-        for seed in range(seeds)
-        for name in data
-        for arm in ("single_layer", "plain", "plain_deep")
-    ]
+ROUNDS, ROUND_STEPS, WARM_UP = 5, 20, 4
+"""How costs are measured: every arm trains `ROUND_STEPS` steps in turn, of which the first `WARM_UP` do not count."""
 
 
 def run_trials(
     folder: Path,
     trials: Sequence[Trial],
-    data: dict[str, tuple[Path, str, str]],
+    data: Mapping[str, DataSet],
     *,
     workers: int,
     device: str,
@@ -153,50 +49,73 @@ def run_trials(
 ) -> None:
     """Train and measure what is not there yet.
 
+    Args:
+        folder: where runs and results are.
+        trials: all of them; those with a result are left alone.
+        data: the sets, by name.
+        workers: trainings at a time, 0 for one per CPU core.
+        device: "auto", "cpu", "cuda"; on a CPU each training has one thread.
+        reporter: told of the progress.
+
     Raises:
-        BCNetError: if a training fails.
+        BCNetError: if a training fails or is interrupted, or a result that is there is damaged. No trial leaves a
+            result that is not complete.
     """
-    missing = [trial for trial in trials if not result_path(folder, trial).exists()]
-    work = partial(_run_trial, folder, data, device)
-    with reporter.progress("trials", len(missing)) as progress:
-        with mapped(work, missing, workers=workers, most=len(missing)) as done:
-            for note in done:
-                progress.advance(note=note)
+    missing = [trial for trial in trials if not is_measured(folder, trial)]
+    work = partial(_run_trial, folder, dict(data), device)
+    with (
+        reporter.progress("trials", len(missing)) as progress,
+        mapped(work, missing, workers=workers, most=len(missing)) as done,
+    ):
+        for note in done:
+            progress.advance(note=note)
 
 
-def result_path(folder: Path, trial: Trial) -> Path:
-    """Where the measures of a trial are."""
-    return folder / "results" / trial.data / f"{trial.name}.json"
-
-
-def _run_trial(folder: Path, data: dict[str, tuple[Path, str, str]], device: str, trial: Trial) -> str:
+def _run_trial(folder: Path, data: dict[str, DataSet], device: str, trial: Trial) -> str:
     """Train, measure, write; returns a word on it."""
-    if device == "cpu":
-        torch.set_num_threads(1)  # the sum of a tensor depends on their number
-    root, train, val = data[trial.data]
+    with _one_thread(device):
+        started = time.perf_counter()
+        run_dir = folder / "runs" / trial.data / trial.name
+        checkpoint = _train(trial, data[trial.data], run_dir, device, SilentReporter())
+        seconds = time.perf_counter() - started
+        measures = measure(checkpoint, data[trial.data].root, data[trial.data].held_out, device)
+    write_json(result_path(folder, trial), {**trial._asdict(), "seconds": seconds, **measures})
+    return f"{trial.data} {trial.name}: IoU {np.nanmean(measures['occludee']):.4f}, AP {measures['mask_AP']:.3f}"
+
+
+def _train(trial: Trial, data: DataSet, run_dir: Path, device: str, reporter: Reporter) -> Path:
+    """Train to the last step, from the newest checkpoint if there is one; returns the last checkpoint."""
     overrides = [
         f"seed={trial.seed}", f"solver.steps={trial.steps}", "data.workers=0",
-        f"data.train.annotations=annotations/instances_{train}.json", f"data.train.images={train}",
-        f"data.val.annotations=annotations/instances_{val}.json", f"data.val.images={val}",
+        f"data.train.annotations=annotations/instances_{data.train}.json", f"data.train.images={data.train}",
+        f"data.val.annotations=annotations/instances_{data.held_out}.json", f"data.val.images={data.held_out}",
         *ARMS[trial.arm].overrides,
     ]  # fmt: skip
-    run_dir = folder / "runs" / trial.data / trial.name
     job = TrainingJob(
-        recipe=load_recipe("shapes", overrides, data_root=root),
+        recipe=load_recipe("shapes", overrides, data_root=data.root),
         run_dir=run_dir,
         device=device,
         command="bcnet bench evidence",
         resume=latest_checkpoint(run_dir) is not None,
     )
-    started = time.perf_counter()
-    checkpoint = run_training(job, SilentReporter())
-    result = {**trial._asdict(), "seconds": time.perf_counter() - started, **measure(checkpoint, root, val, device)}
-    write_json(result_path(folder, trial), result)
-    return f"{trial.data} {trial.name}: IoU {np.nanmean(result['occludee']):.4f}, AP {result['mask_AP']:.3f}"
+    try:
+        return run_training(job, reporter)
+    except BCNetError as error:
+        stopped = error.exit_code == ExitCode.INTERRUPTED
+        hints = ("give the same command again; it goes on from here",) if stopped else error.hints
+        message = f"trial {trial.data} {trial.name}: {error.message}"
+        raise BCNetError(message, *hints, exit_code=error.exit_code) from None
 
 
 def measure(checkpoint: Path, root: Path, split: str, device: str) -> Record:
-    """Every measure of a trained detector on a held-out split."""
+    """Every measure of a trained detector on a held-out split.
+
+    Returns:
+        What `TrialResult` says, apart from the trial and its seconds.
+
+    Raises:
+        BCNetError: if the checkpoint or the data cannot be read.
+    """
     detector = load_detector(checkpoint, device=device)
     coco = read_coco(root / "annotations" / f"instances_{split}.json")
     scores = score_true_boxes(detector, coco, root / split, reporter=SilentReporter())
@@ -206,7 +125,91 @@ def measure(checkpoint: Path, root: Path, split: str, device: str) -> Record:
     return {
         "mask_AP": evaluate(truth, results, "segm").AP,
         "box_AP": evaluate(truth, results, "bbox").AP,
-        "occluded_mask_AP": evaluate(truth, results, "segm", image_ids=occluded).AP,
+        "occluded_mask_AP": evaluate(truth, results, "segm", image_ids=occluded).AP if occluded else np.nan,
         "head_parameters": sum(parameter.numel() for parameter in detector.heads.masks.parameters()),
         **{name: np.round(values, 5).tolist() for name, values in scores._asdict().items()},
     }
+
+
+@contextmanager
+def _one_thread(device: str) -> Iterator[None]:
+    """Let torch compute with one thread on a CPU: the sum of a tensor depends on their number."""
+    before = torch.get_num_threads()
+    if choose_device(device).type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Clock:
+    """Notes when each step of a training ends; what a training is told to report to."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def info(self, message: str) -> None:
+        """Drop the message."""
+
+    def warning(self, message: str) -> None:
+        """Drop the message."""
+
+    def progress(self, title: str, total: int) -> AbstractContextManager[Progress]:
+        """Count the steps of the training, and nothing else."""
+        return nullcontext(self) if title == "training" else SilentReporter().progress(title, total)
+
+    def advance(self, amount: int = 1, *, note: str = "") -> None:
+        """Note the time."""
+        self.ends.append(time.perf_counter())
+
+
+def measure_costs(
+    folder: Path,
+    data: Mapping[str, DataSet],
+    *,
+    device: str,
+    reporter: Reporter,
+    rounds: int = ROUNDS,
+    steps: int = ROUND_STEPS,
+) -> Costs:
+    """Time a training step of every arm on every set, once and for all: a folder keeps what was measured first.
+
+    The arms take turns in one process, on a CPU with one thread, so that whatever else the machine does meets them
+    alike. A step is that of the training itself, with its data. A round is the mean of the steps of one short
+    training, of the same scenes for every arm.
+
+    Args:
+        folder: of the trials; it gets `costs.json`.
+        data: the sets, by name. One with more instances has more to do in the mask head.
+        device: "auto", "cpu", "cuda".
+        reporter: told of the progress.
+        rounds: of which the median is taken.
+        steps: of a round, more than `WARM_UP`, of which it does not count the first.
+
+    Returns:
+        Seconds a step.
+
+    Raises:
+        BCNetError: if a training fails or is interrupted, or the costs that are there cannot be read.
+    """
+    costs = read_costs(folder)
+    missing = [name for name in data if name not in costs]
+    with reporter.progress("seconds a step", len(missing) * rounds * len(ARMS)) as progress, _one_thread(device):
+        for name in missing:
+            seconds: dict[str, list[float]] = {arm: [] for arm in ARMS}
+            for seed in range(rounds):
+                for arm, spent in seconds.items():
+                    spent.append(_step_seconds(Trial(name, arm, seed, steps), data[name], device))
+                    progress.advance(note=f"{name} {arm}: {spent[-1]:.3f} s")
+            costs[name] = {arm: median(spent) for arm, spent in seconds.items()}
+            write_json(folder / COSTS_FILE, costs)
+    return costs
+
+
+def _step_seconds(trial: Trial, data: DataSet, device: str) -> float:
+    """The mean seconds of a training's steps, from the end of one to the end of the next."""
+    clock = _Clock()
+    with tempfile.TemporaryDirectory(prefix="bcnet-costs-") as name:
+        _train(trial, data, Path(name) / "run", device, clock)
+    return float(np.diff(clock.ends)[WARM_UP - 1 :].mean())

@@ -1,0 +1,125 @@
+"""Masks inside true boxes: what a detector that knows the truth scores, and where there is nothing to score."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bcnet_core import BCNetError
+from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco, segmentation_rle
+from bcnet_core.evaluation.true_boxes import TrueBoxScores, score_true_boxes
+from bcnet_core.masks import decode
+from bcnet_core.model.bilayer_head import BilayerLogits
+from bcnet_core.reporting import SilentReporter
+
+
+class KnowsTheTruth:
+    """Stands for a detector: inside every true box its maps are the true masks, drawn with 28 x 28 cells.
+
+    Its network sees images of twice their size.
+    """
+
+    min_size = max_size = 256
+    device = torch.device("cpu")
+
+    def __init__(self, coco: CocoFile, *, layers: int = 2) -> None:
+        images = {image["id"]: image for image in coco.images}
+        self.truth = {
+            tuple(one["bbox"]): (one, images[one["image_id"]]) for one in coco.annotations if "segmentation" in one
+        }
+        self.layers, self.heads = layers, SimpleNamespace(masks=self.masks)
+
+    def preprocess(self, images: list[Tensor]) -> SimpleNamespace:
+        assert images[0].shape == (3, 256, 256) and images[0].dtype == torch.uint8
+        return SimpleNamespace(tensors=torch.stack(images))
+
+    def backbone(self, tensors: Tensor) -> list[Tensor]:
+        return [tensors]
+
+    def masks(self, features: list[Tensor], boxes: Tensor, images: Tensor) -> BilayerLogits:
+        assert not images.any() and len(features[0]) == 1
+        occludees, occluders = zip(*(self.maps(box) for box in boxes / 2), strict=True)
+        return BilayerLogits(torch.stack(occludees), None, torch.stack(occluders) if self.layers > 1 else None, None)
+
+    def maps(self, box: Tensor) -> tuple[Tensor, Tensor]:
+        x0, y0, x1, y1 = box.tolist()
+        key = min(self.truth, key=lambda one: abs(np.array(one) - (x0, y0, x1 - x0, y1 - y0)).sum())
+        one, image = self.truth[key]
+        return self.cells(segmentation_rle(one, image), box), self.cells(
+            segmentation_rle(one, image, key=OCCLUDER_KEY) if OCCLUDER_KEY in one else None, box
+        )
+
+    def cells(self, rle: Any, box: Tensor) -> Tensor:
+        """Logits of the share of each cell's centre that the mask covers."""
+        if rle is None:
+            return torch.full((28, 28), -8.0)
+        mask = torch.from_numpy(decode(rle)).float()
+        steps = (torch.arange(28) + 0.5) / 28
+        x = box[0] + steps * (box[2] - box[0])
+        y = box[1] + steps * (box[3] - box[1])
+        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1) / 128 * 2 - 1  # (28, 28, (x, y))
+        return 16 * functional.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0] - 8
+
+
+def scores_of(coco: CocoFile, scenes: Path, *, layers: int = 2) -> TrueBoxScores:
+    detector: Any = KnowsTheTruth(coco, layers=layers)
+    return score_true_boxes(detector, coco, scenes / "val", reporter=SilentReporter())
+
+
+@pytest.fixture
+def coco(scenes: Path) -> CocoFile:
+    return read_coco(scenes / "annotations" / "instances_val.json")
+
+
+def test_true_masks_score_almost_one_in_both_layers(coco: CocoFile, scenes: Path) -> None:
+    scores = scores_of(coco, scenes)
+    assert len(scores.occludee) == len(coco.annotations)
+    assert scores.occludee.min() > 0.85 and scores.occludee.mean() > 0.94
+    has_occluder = np.array([one["occlusion_rate"] > 0.02 for one in coco.annotations])
+    assert has_occluder.any() and not np.isnan(scores.occluder[has_occluder]).any()
+    assert np.nanmean(scores.occluder) > 0.85
+
+
+def test_rows_are_in_the_order_of_images_and_annotations(coco: CocoFile, scenes: Path) -> None:
+    turned = CocoFile(coco.path, {**coco.content, "annotations": coco.annotations[::-1]})
+    scores, mirrored = scores_of(coco, scenes), scores_of(turned, scenes)
+    positions = {image["id"]: place for place, image in enumerate(coco.images)}
+    assert scores.images.tolist() == sorted(positions[one["image_id"]] for one in coco.annotations)
+    grouped = [one for image in coco.images for one in coco.annotations_by_image()[image["id"]]]
+    assert scores.visible.tolist() == [1 - one["occlusion_rate"] for one in grouped]
+    for place in range(len(coco.images)):
+        own = scores.images == place
+        assert mirrored.occludee[own].tolist() == scores.occludee[own][::-1].tolist()
+
+
+def test_what_cannot_be_scored_is_nan_or_left_out(coco: CocoFile, scenes: Path) -> None:
+    crowd, flat, bare, unrated, *rest = ({**one} for one in coco.annotations)
+    crowd["iscrowd"] = 1
+    flat["bbox"] = [*flat["bbox"][:3], 0]
+    del bare["segmentation"]
+    del unrated["occlusion_rate"], unrated[OCCLUDER_KEY]
+    changed = CocoFile(coco.path, {**coco.content, "annotations": [crowd, flat, bare, unrated, *rest]})
+    scores = scores_of(changed, scenes)
+    assert len(scores.images) == len(coco.annotations) - 3
+    assert math.isnan(scores.visible[0]) and math.isnan(scores.occluder[0]) and scores.occludee[0] > 0.8
+    assert not np.isnan(scores.visible[1:]).any()
+
+
+def test_without_an_occluder_layer_that_score_is_nan(coco: CocoFile, scenes: Path) -> None:
+    scores = scores_of(coco, scenes, layers=1)
+    assert np.isnan(scores.occluder).all() and not np.isnan(scores.occludee).any()
+
+
+def test_a_file_with_nothing_to_score_is_refused(coco: CocoFile, scenes: Path) -> None:
+    empty = CocoFile(coco.path, {**coco.content, "annotations": []})
+    with pytest.raises(BCNetError, match="no instance with a box and a mask") as caught:
+        scores_of(empty, scenes)
+    assert caught.value.exit_code == 3
