@@ -51,6 +51,15 @@ def test_dry_run_writes_nothing_but_still_refuses(tmp_path: Path) -> None:
     assert isinstance(run("-o", tmp_path, "--dry-run").exception, BCNetError)
 
 
+def test_hard_scenes_are_of_one_class_each_and_their_file_says_so(tmp_path: Path) -> None:
+    assert "2,000 + 300 hard scenes" in run("-o", tmp_path / "set", "--hard", "--dry-run").stderr
+    assert run("-o", tmp_path / "set", *SMALL, "--hard").exit_code == 0
+    coco = json.loads((tmp_path / "set" / "annotations" / "instances_train.json").read_text())
+    assert coco["info"]["options"]["hard"] is True
+    for image in coco["images"]:
+        assert len({one["category_id"] for one in coco["annotations"] if one["image_id"] == image["id"]}) == 1
+
+
 def test_existing_set_needs_overwrite(tmp_path: Path) -> None:
     assert run("-o", tmp_path / "set", *SMALL).exit_code == 0
     refused = run("-o", tmp_path / "set", *SMALL)

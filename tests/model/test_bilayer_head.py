@@ -3,8 +3,11 @@ import torch
 from torch import nn
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
+from bcnet_core import BCNetError
+from bcnet_core.config.load import load_recipe
 from bcnet_core.model.attention import NonLocalBlock
 from bcnet_core.model.bilayer_head import BilayerMaskHead
+from bcnet_core.model.detectors import build_detector
 
 
 def test_the_published_size_is_met() -> None:
@@ -65,6 +68,31 @@ def test_ablations_have_the_parts_that_they_name(attention: bool) -> None:
     head = BilayerMaskHead(32, layers=1, attention=attention)
     assert head.outputs == ("occludee_mask", "occludee_boundary")
     assert any("attention" in name for name, _ in head.named_parameters()) == attention
+
+
+def test_a_plain_head_can_have_the_depth_and_the_parameters_of_two_layers() -> None:
+    plain = {"layers": 1, "attention": False, "boundary": False}
+    head = BilayerMaskHead(64, convs=8, width=72, **plain)
+    bilayer = sum(parameter.numel() for parameter in BilayerMaskHead(64).parameters())
+    assert bilayer == 394_500
+    assert sum(parameter.numel() for parameter in head.parameters()) == 389_521
+    assert len(head.occludee.convs) == 8
+    assert head(torch.randn(2, 64, 14, 14)).occludee_mask.shape == (2, 28, 28)
+
+
+def test_two_layers_that_are_added_cannot_have_a_width_of_their_own() -> None:
+    with pytest.raises(ValueError, match="64 channels of their input, not 72"):
+        BilayerMaskHead(64, width=72)
+    assert BilayerMaskHead(8, width=8).occludee.convs[0].out_channels == 8
+
+
+def test_a_recipe_says_so_too() -> None:
+    with pytest.raises(BCNetError, match=r"model\.layers=1") as caught:
+        load_recipe("shapes", ["model.mask_channels=72"])
+    assert caught.value.exit_code == 2
+    recipe = load_recipe("shapes", ["model.mask_channels=72", "model.layers=1", "model.mask_convs=8"])
+    head = build_detector(recipe, [{"id": 1, "name": "disc"}]).heads.masks.head
+    assert [conv.out_channels for conv in head.occludee.convs] == [72] * 8
 
 
 def test_attention_is_in_full_precision_under_autocast_to_half(monkeypatch: pytest.MonkeyPatch) -> None:

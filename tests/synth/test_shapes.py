@@ -16,8 +16,8 @@ from bcnet_core.synth.scene import Floats, Mask, Scene
 from bcnet_core.synth.shapes import CLASSES, MIN_SIDE, MIN_VISIBLE, POSES, compose_scene
 
 
-def compose(seed: int, height: int = 128, width: int = 128) -> Scene:
-    return compose_scene(np.random.default_rng(seed), height=height, width=width)
+def compose(seed: int, height: int = 128, width: int = 128, *, hard: bool = False) -> Scene:
+    return compose_scene(np.random.default_rng(seed), height=height, width=width, hard=hard)
 
 
 def pose_of(kind: str, seed: int) -> Pose:
@@ -44,10 +44,16 @@ def many() -> list[Scene]:
     return [compose(seed) for seed in range(80)]
 
 
+@pytest.fixture(scope="module")
+def heaps() -> list[Scene]:
+    return [compose(seed, hard=True) for seed in range(40)]
+
+
+@pytest.mark.parametrize("hard", [False, True])
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32), height=st.integers(MIN_SIDE, 150), width=st.integers(MIN_SIDE, 150))
-def test_every_pixel_belongs_to_the_topmost_amodal_mask(seed: int, height: int, width: int) -> None:
-    scene = compose(seed, height, width)
+def test_every_pixel_belongs_to_the_topmost_amodal_mask(hard: bool, seed: int, height: int, width: int) -> None:
+    scene = compose(seed, height, width, hard=hard)
     assert scene.image.shape == (height, width, 3)
     assert scene.image.dtype == np.uint8
     assert [item.layer for item in scene.objects] == list(range(len(scene.objects)))
@@ -59,8 +65,8 @@ def test_every_pixel_belongs_to_the_topmost_amodal_mask(seed: int, height: int, 
     assert np.sum([item.visible for item in scene.objects], axis=0).max() == 1
 
 
-def test_no_object_is_hidden_and_rates_are_the_hidden_share(many: list[Scene]) -> None:
-    for scene in many:
+def test_no_object_is_hidden_and_rates_are_the_hidden_share(many: list[Scene], heaps: list[Scene]) -> None:
+    for scene in many + heaps:
         assert scene.objects[-1].occlusion_rate == 0
         for item in scene.objects:
             hidden = (item.amodal & ~item.visible).sum() / item.amodal.sum()
@@ -95,6 +101,46 @@ def test_overlap_is_frequent_but_not_extreme(many: list[Scene]) -> None:
     rates = np.array([item.occlusion_rate for scene in many for item in scene.objects])
     assert 0.3 < (rates >= 0.1).mean() < 0.6
     assert 0.15 < (rates >= 0.3).mean() < 0.4
+
+
+def test_a_hard_scene_is_a_heap_of_one_class(many: list[Scene], heaps: list[Scene]) -> None:
+    for scene in heaps:
+        assert len({item.label for item in scene.objects}) == 1
+        assert 1 <= len(scene.objects) <= 8
+    assert {scene.objects[0].label for scene in heaps} == set(range(len(CLASSES)))
+    assert np.mean([len(scene.objects) for scene in heaps]) > np.mean([len(scene.objects) for scene in many])
+    normal, heaped = (
+        np.mean([item.occlusion_rate for scene in scenes for item in scene.objects]) for scenes in (many, heaps)
+    )
+    assert heaped > 1.3 * normal
+
+
+def test_a_hard_scene_has_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every object is painted from the same state: the same colours and the same texture."""
+    states: list[dict[str, object]] = []
+    surface = painting.surface
+
+    def spy(rng: np.random.Generator, u: Floats, v: Floats, radius: float) -> Floats:
+        states.append(dict(rng.bit_generator.state["state"]))
+        return surface(rng, u, v, radius)
+
+    monkeypatch.setattr(painting, "surface", spy)
+    looks = []
+    for hard in (True, False):
+        states.clear()
+        scenes = [compose(seed, hard=hard) for seed in range(3)]
+        assert len(states) == sum(len(scene.objects) for scene in scenes)
+        looks.append(len({tuple(state.values()) for state in states}))
+    assert looks == [3, len(states)]
+
+
+def test_a_scene_is_not_hard_unless_it_is_asked_for() -> None:
+    default = compose_scene(np.random.default_rng(5), height=128, width=128)
+    normal, hard = compose(5, hard=False), compose(5, hard=True)
+    assert np.array_equal(default.image, normal.image)
+    for one, other in zip(default.objects, normal.objects, strict=True):
+        assert np.array_equal(one.visible, other.visible) and np.array_equal(one.amodal, other.amodal)
+    assert not np.array_equal(default.image, hard.image)
 
 
 def test_colours_do_not_tell_the_class(many: list[Scene]) -> None:
