@@ -2,15 +2,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# A COCO data root to paste objects of in `evidence`, with annotations/ and train2017/; without it there is no such set.
+COCO ?= ../shared/data/coco-mini
+PASTED := $(wildcard $(COCO)/annotations/instances_train2017.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo evidence test test-slow lint clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(INSTALLED) ## make a data set, train on it, evaluate and draw, on the CPU: out/demo
 	@$(BIN)/bcnet demo -o out/demo --overwrite
+
+evidence: $(INSTALLED) ## does the bilayer head help? Trials of hours on a CPU, which go on where they were: out/evidence
+	@$(BIN)/bcnet bench evidence -o out/evidence $(if $(PASTED),--coco '$(PASTED)' --images '$(COCO)/train2017')
 
 test: $(INSTALLED) ## the tests of every change, less than five minutes
 	@$(BIN)/pytest

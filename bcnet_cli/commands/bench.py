@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bcnet_cli import console
+from bcnet_cli.commands.bench_evidence import evidence
 from bcnet_cli.options import Device, ImageSize, Json, parse_size
 
 if TYPE_CHECKING:
@@ -123,6 +124,9 @@ def annotate(
     table.add_row("images/s, annotate", *(f"{one.images / one.annotate:,.0f}" for one in results))
     table.add_row("peak memory, MB", *(f"{one.memory / 1e6:,.0f}" for one in results))
     console.out.print(table)
+
+
+app.command()(evidence)
 
 
 def _rows(costs: ModelCosts) -> dict[str, tuple[str, str, str]]:

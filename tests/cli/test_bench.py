@@ -43,3 +43,35 @@ def test_an_empty_file_cannot_be_repeated(bcnet: Bcnet, tmp_path: Path) -> None:
     (tmp_path / "none.json").write_text('{"images": [], "annotations": [], "categories": []}')
     done = bcnet("bench", "annotate", tmp_path / "none.json")
     assert done.returncode == 3 and "no images" in done.stderr
+
+
+QUICK = ("--seeds", "1", "--steps", "1", "--scenes", "3", "--held-out", "2", "--no-equal-time", "--workers", "1")
+
+
+def test_the_evidence_goes_on_where_it_was_and_shows_its_tables(bcnet: Bcnet, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    planned = bcnet("bench", "evidence", "-o", folder, *QUICK, "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    assert "14 of 14 trials of 1 steps on easy, hard" in planned.stderr and not folder.exists()
+    done = bcnet("bench", "evidence", "-o", folder, *QUICK, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "## easy" in done.stdout and "## hard" in done.stdout and "Difference to bilayer" in done.stdout
+    assert "Missing" not in done.stdout
+    for name in ("report.md", "report.json", "report.png"):
+        assert f"wrote {folder / name}" in done.stderr and (folder / name).exists()
+    (folder / "results" / "hard" / "fcn-0.json").unlink()
+    assert "1 of 14 trials" in bcnet("bench", "evidence", "-o", folder, *QUICK, "--dry-run").stderr
+    shown = bcnet("bench", "evidence", "-o", folder, "--report-only", "--json")
+    content = json.loads(shown.stdout)
+    assert content["missing"] == [{"data": "hard", "matched": False, "arm": "fcn", "seed": 0}]
+    refused = bcnet("bench", "evidence", "-o", folder, *QUICK, "--steps", "2")
+    assert refused.returncode == 2 and "steps was 1, now 2" in refused.stderr
+
+
+def test_evidence_that_cannot_be_had_is_said(bcnet: Bcnet, tmp_path: Path) -> None:
+    alone = bcnet("bench", "evidence", "-o", tmp_path, "--coco", "a.json")
+    assert alone.returncode == 2 and "--images DIR" in alone.stderr
+    empty = bcnet("bench", "evidence", "-o", tmp_path, "--report-only")
+    assert empty.returncode == 3 and "no results yet" in empty.stderr
+    missing = bcnet("bench", "evidence", "-o", tmp_path, "--coco", "a.json", "--images", tmp_path)
+    assert missing.returncode == 3 and "a.json" in missing.stderr and not list(tmp_path.iterdir())
