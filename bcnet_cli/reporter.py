@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Table
 from rich.text import Text
 
 from bcnet_cli import console
@@ -16,9 +19,15 @@ from bcnet_core.reporting import Progress
 PLAIN_INTERVAL = 10.0
 """Seconds between two progress lines where there is no terminal."""
 
+TABLE_COLUMNS = 5
+"""Values that stand side by side above a bar."""
+
 
 class ConsoleReporter:
     """A `Reporter` that writes to stderr."""
+
+    def __init__(self) -> None:
+        self._bars: _Bars | None = None
 
     def info(self, message: str) -> None:
         """Print a line."""
@@ -34,20 +43,54 @@ class ConsoleReporter:
         if not console.err.is_terminal:
             yield _PlainProgress(title, total)
             return
-        columns = (
-            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-            TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
-        )  # fmt: skip
-        with RichProgress(*columns, console=console.err, transient=True) as bars:
-            yield _BarProgress(bars, bars.add_task(title, total=total, note=""))
+        if self._bars is not None:  # a task within a task: one more bar, and the outer one's table stays
+            yield from self._task(self._bars, title, total)
+            return
+        with _Bars(*COLUMNS, console=console.err, transient=True) as bars:
+            self._bars = bars
+            try:
+                yield from self._task(bars, title, total)
+            finally:
+                self._bars = None
+
+    @staticmethod
+    def _task(bars: _Bars, title: str, total: int) -> Iterator[Progress]:
+        task = bars.add_task(title, total=total, note="")
+        try:
+            yield _BarProgress(bars, task)
+        finally:
+            bars.remove_task(task)
+
+
+COLUMNS = (
+    TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+    TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
+)  # fmt: skip
+
+
+class _Bars(RichProgress):
+    """rich's bars, below a table of values."""
+
+    values: Mapping[str, str] = MappingProxyType({})
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """What is drawn: the table where there are values, and the bars."""
+        if self.values:
+            table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+            pairs = [Text.assemble((f"{name} ", "dim"), value) for name, value in self.values.items()]
+            for start in range(0, len(pairs), TABLE_COLUMNS):
+                table.add_row(*pairs[start : start + TABLE_COLUMNS])
+            yield table
+        yield from super().get_renderables()
 
 
 class _BarProgress:
-    def __init__(self, bars: RichProgress, task: TaskID) -> None:
+    def __init__(self, bars: _Bars, task: TaskID) -> None:
         self._bars, self._task, self._note = bars, task, ""
 
-    def advance(self, amount: int = 1, *, note: str = "") -> None:
+    def advance(self, amount: int = 1, *, note: str = "", values: Mapping[str, str] | None = None) -> None:
         self._note = note or self._note
+        self._bars.values = values or self._bars.values
         self._bars.update(self._task, advance=amount, note=self._note)
 
 
@@ -56,9 +99,9 @@ class _PlainProgress:
         self._title, self._total, self._done, self._note = title, total, 0, ""
         self._start = self._last = time.monotonic()
 
-    def advance(self, amount: int = 1, *, note: str = "") -> None:
+    def advance(self, amount: int = 1, *, note: str = "", values: Mapping[str, str] | None = None) -> None:
         self._done += amount
-        self._note = note or self._note
+        self._note = note or "  ".join(f"{name} {value}" for name, value in (values or {}).items()) or self._note
         now = time.monotonic()
         if now - self._last < PLAIN_INTERVAL and self._done < self._total:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -9,8 +10,14 @@ from typing import Protocol
 class Progress(Protocol):
     """A task under way."""
 
-    def advance(self, amount: int = 1, *, note: str = "") -> None:
-        """Mark `amount` more units as done; `note` is a short text shown beside the count until the next one."""
+    def advance(self, amount: int = 1, *, note: str = "", values: Mapping[str, str] | None = None) -> None:
+        """Mark `amount` more units as done.
+
+        Args:
+            amount: of units.
+            note: a short text that is shown beside the count until the next one.
+            values: names and what they stand at, shown as a table until the next ones.
+        """
 
 
 class Reporter(Protocol):
@@ -27,7 +34,7 @@ class Reporter(Protocol):
 
 
 class _SilentProgress:
-    def advance(self, amount: int = 1, *, note: str = "") -> None:
+    def advance(self, amount: int = 1, *, note: str = "", values: Mapping[str, str] | None = None) -> None:
         pass
 
 

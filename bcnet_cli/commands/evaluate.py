@@ -65,7 +65,7 @@ def evaluate(
         console.err.print(f"would run {opened.checkpoint} on {len(coco.images):,} images and write {targets[0]}")
         return
     detector = load_detector(opened.checkpoint, device=device)
-    check_categories(detector, coco)
+    check_categories(detector.categories, coco)
     truth = None if test_dev else ground_truth(coco)
     results = predict_images(detector, coco.images, data.locate(dataset)[1], reporter=ConsoleReporter())
     if truth is None:

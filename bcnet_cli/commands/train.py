@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.options import DataRoot, Device, DryRun
+from bcnet_cli.options import DataRoot, Device, DryRun, Workers
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
     from bcnet_core.engine.job import TrainingJob
+    from bcnet_core.engine.launch import Cluster
 
 
 def train(
@@ -36,6 +37,26 @@ def train(
         Path | None,
         typer.Option("--init-from", help="Begin with the weights of this run or checkpoint.", show_default=False),
     ] = None,
+    nnodes: Annotated[
+        int, typer.Option("--nnodes", min=1, help="Machines that train together; run the command on each of them.")
+    ] = 1,
+    rdzv_endpoint: Annotated[
+        str | None,
+        typer.Option("--rdzv-endpoint", metavar="HOST:PORT", help="Where they meet: a free port of one of them."),
+    ] = None,
+    max_restarts: Annotated[
+        int, typer.Option("--max-restarts", min=0, help="How often to go on by itself when a process dies.")
+    ] = 0,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard's event files, with pictures of both layers.")
+    ] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Rehearse: two real steps and a batch of evaluation; write nothing.")
+    ] = False,
+    scan_images: Annotated[
+        bool, typer.Option("--scan-images", help="Open every image first, and name those that cannot be used.")
+    ] = False,
+    workers: Workers = 0,
     dry_run: DryRun = False,
 ) -> None:
     """Train a bilayer detector.
@@ -48,37 +69,51 @@ def train(
     """
     from bcnet_core.config.load import load_recipe
     from bcnet_core.engine.job import TrainingJob
+    from bcnet_core.engine.launch import Cluster, launch
+    from bcnet_core.evaluation.smoke import rehearse
+    from bcnet_core.evaluation.validation import VALIDATION
 
     resolved = load_recipe(recipe, overrides or [], data_root=data_root.resolve() if data_root else None)
-    where = run_dir or Path("runs") / f"{Path(recipe).stem}-{datetime.now():%Y%m%d-%H%M%S}"
     job = TrainingJob(
         recipe=resolved,
-        run_dir=where,
+        run_dir=run_dir or Path("runs") / f"{Path(recipe).stem}-{datetime.now():%Y%m%d-%H%M%S}",
         device=device,
         command=_command(recipe, overrides or [], gpus=gpus, data_root=data_root, device=device),
         resume=resume,
         init_from=init_from,
+        validation=VALIDATION,
+        tensorboard=tensorboard,
     )
-    _check(job, gpus)
+    cluster = Cluster(gpus, nnodes, rdzv_endpoint, max_restarts)
+    _check(job, cluster, chosen=run_dir is not None)
+    reporter = ConsoleReporter()
+    if scan_images:
+        _scan(job, workers)
     if dry_run:
-        _describe(job)
-        return
-    from bcnet_core.engine.launch import launch
+        _describe(job, cluster)
+    elif smoke:
+        rehearse(job, cluster, reporter=reporter)
+        console.err.print("the rehearsal went well: two steps and a batch of evaluation; nothing was written")
+        console.show_outputs(then=job.command)
+    else:
+        checkpoint = launch(job, cluster, reporter=reporter)
+        console.show_outputs(*_written(job, checkpoint), then=f"bcnet eval {shlex.quote(str(job.run_dir))}")
 
-    checkpoint = launch(job, processes=gpus, reporter=ConsoleReporter())
-    console.show_outputs(checkpoint, then=f"bcnet eval {shlex.quote(str(where))}")
 
-
-def _check(job: TrainingJob, gpus: int) -> None:
+def _check(job: TrainingJob, cluster: Cluster, *, chosen: bool) -> None:
     """Refuse contradictions and a run directory that is taken, before anything is read."""
     from bcnet_core.engine.checkpoint import find_checkpoint
-    from bcnet_core.engine.launch import check_processes
+    from bcnet_core.engine.launch import check_cluster
     from bcnet_core.engine.run_dir import refuse_taken
     from bcnet_core.errors import usage_error
 
     if job.resume and job.init_from is not None:
         raise usage_error("--resume and --init-from exclude each other", "--resume goes on; --init-from begins anew")
-    check_processes(job, gpus)
+    if cluster.nodes > 1 and not chosen:
+        raise usage_error(
+            "several machines need one run directory that all of them see", "name it: --run-dir /shared/runs/NAME"
+        )
+    check_cluster(job, cluster)
     if job.resume:
         find_checkpoint(job.run_dir)
     else:
@@ -87,16 +122,47 @@ def _check(job: TrainingJob, gpus: int) -> None:
         find_checkpoint(job.init_from)
 
 
-def _describe(job: TrainingJob) -> None:
+def _scan(job: TrainingJob, workers: int) -> None:
+    """Open every image that training and its evaluations would open."""
+    from bcnet_core.data.loaders import read_annotations
+    from bcnet_core.data.scan import scan_images
+
+    data = job.recipe.data
+    for dataset in (data.train, *([data.val] if job.recipe.solver.eval_every else [])):
+        coco = read_annotations(data, dataset)
+        scan_images(coco, data.locate(dataset)[1], workers=workers, reporter=ConsoleReporter())
+        console.err.print(
+            f"{len(coco.images):,} images of {dataset.annotations} can be read, at the size they should have"
+        )
+
+
+def _describe(job: TrainingJob, cluster: Cluster) -> None:
     """Print the resolved recipe on stdout and what it would train on, on stderr."""
+    from bcnet_core.engine.estimate import estimate_memory
+
     from bcnet_core.config.load import dump_recipe
     from bcnet_core.data.loaders import open_training_set
     from bcnet_core.engine.loop import describe
+    from bcnet_core.evaluation.validation import check_validation
 
-    dataset, coco = open_training_set(job.recipe.data, need_occluders=job.recipe.trains_occluders)
-    console.out.print(dump_recipe(job.recipe), end="")
-    describe(dataset, job.recipe, ConsoleReporter())
+    recipe = job.recipe
+    dataset, coco = open_training_set(recipe.data, need_occluders=recipe.trains_occluders)
+    if recipe.solver.eval_every:
+        check_validation(recipe, coco)
+    console.out.print(dump_recipe(recipe), end="")
+    describe(dataset, recipe, ConsoleReporter())
+    everyone = cluster.processes * cluster.nodes
+    needed = estimate_memory(recipe, num_classes=len(coco.categories), processes=everyone)
+    console.err.print(f"about {needed.total / 1e9:.1f} GB of memory in each process, processes: {everyone}")
     console.err.print(f"{len(coco.categories)} classes; would write {job.run_dir}")
+
+
+def _written(job: TrainingJob, checkpoint: Path) -> list[Path]:
+    """What a run ends with: its last checkpoint, its best one where it was evaluated, its curves."""
+    from bcnet_core.engine.checkpoint import best_path
+    from bcnet_core.engine.run_dir import CURVES_FILE
+
+    return [path for path in (checkpoint, best_path(job.run_dir), job.run_dir / CURVES_FILE) if path.exists()]
 
 
 def _command(recipe: str, overrides: list[str], *, gpus: int, data_root: Path | None, device: str) -> str:

@@ -45,10 +45,34 @@ class DataConfig(BaseModel, frozen=True, extra="forbid"):
     allow_no_occluders: bool = Field(default=False, description="train although no instance has an occluder")
     min_size: Positive = Field(600, description="shorter image side in pixels after the resize")
     max_size: Positive = Field(900, description="longer image side in pixels that the resize may not exceed")
+    train_sizes: tuple[Positive, ...] = Field(
+        (), description="multi-scale training: shorter sides, one of which is drawn for each image; [] takes min_size"
+    )
+    scale_jitter: tuple[float, float] | None = Field(
+        None,
+        description="large-scale jitter: the longer side is max_size times a random factor between these two, "
+        "and a random window of at most max_size x max_size is cut out; none: no jitter",
+    )
     flip: Share = Field(0.5, description="probability of a horizontal flip in training")
+    group_aspects: bool = Field(
+        default=True, description="batches of wide images or of others, which pads less; the order stays random"
+    )
     workers: int = Field(
         2, ge=0, description="loader processes of each training process; 0 loads in the process itself"
     )
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> DataConfig:
+        for name, sizes in (("min_size", (self.min_size,)), ("train_sizes", self.train_sizes)):
+            if any(size > self.max_size for size in sizes):
+                raise ValueError(f"data.max_size ({self.max_size}) is smaller than data.{name} ({max(sizes)})")
+        if self.scale_jitter is not None:
+            least, most = self.scale_jitter
+            if not 0 < least <= most <= 10:
+                raise ValueError(f"data.scale_jitter is two factors above 0 and at most 10, not {least:g} and {most:g}")
+            if self.train_sizes:
+                raise ValueError("data.scale_jitter and data.train_sizes exclude each other: both choose the size")
+        return self
 
     def locate(self, dataset: DatasetConfig) -> tuple[Path, Path]:
         """The annotation file and the image folder of a data set, under the data root."""
@@ -67,6 +91,9 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
     backbone_style: Literal["torchvision", "caffe"] = Field(
         "caffe",
         description="whose ImageNet weights fit: torchvision's (RGB, stride in the 3x3) or MSRA's (BGR, in the 1x1)",
+    )
+    channels_last: bool = Field(
+        default=True, description="memory layout of batches and weights; channels last is quicker on most machines"
     )
     frozen_stages: int = Field(2, ge=0, le=5, description="stages of a ResNet that do not train: 2 is stem and first")
     channels: int = Field(
@@ -131,13 +158,29 @@ class SolverConfig(BaseModel, frozen=True, extra="forbid"):
 
     steps: Positive = Field(90_000, description="optimiser steps")
     batch_size: Positive = Field(16, description="images of a step, over all processes together")
+    accumulate: Positive = Field(
+        1, description="parts that each process splits its share of a step into, one after the other, to save memory"
+    )
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="the optimiser; sgd has momentum 0.9")
-    lr: float = Field(0.01, gt=0, description="learning rate after the warm-up")
+    lr: float = Field(0.01, gt=0, description="learning rate after the warm-up, for lr_batch_size images")
+    lr_batch_size: Positive | None = Field(
+        None, description="batch size that lr is meant for: another batch_size scales it linearly; none: never"
+    )
     weight_decay: NonNegative = Field(1e-4, description="weight decay")
     warmup_steps: int = Field(1000, ge=0, description="steps of linear warm-up from lr / 1000")
     schedule: Literal["step", "cosine"] = Field("step", description="how the learning rate falls")
     milestones: tuple[int, ...] = Field((60_000, 80_000), description="steps at which schedule=step divides it by 10")
     clip_norm: NonNegative = Field(0.0, description="largest gradient norm; 0 does not clip")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="of the forward pass: bf16 and fp16 are autocast, fp16 with a scaled loss"
+    )
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of averaged weights, which are then evaluated; 0: none")
+    sync_batch_norm: bool = Field(
+        default=True, description="batch statistics of the mask head over all processes, not of each alone"
+    )
+    compile: bool = Field(default=False, description="compile backbone and mask head with torch.compile")
+    eval_every: int = Field(0, ge=0, description="steps between two evaluations on data.val; 0: never")
+    keep_checkpoints: Positive = Field(2, description="newest checkpoints that are kept, beside the best one")
     checkpoint_every: Positive = Field(1000, description="steps between two checkpoints; the last step always saves")
     log_every: Positive = Field(20, description="steps between two rows of metrics.jsonl")
 
@@ -155,11 +198,3 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
     def trains_occluders(self) -> bool:
         """Whether there is an occluder layer whose losses count."""
         return self.model.layers > 1 and self.loss.occluder_mask + self.loss.occluder_boundary > 0
-
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> Recipe:
-        if self.data.max_size < self.data.min_size:
-            raise ValueError(
-                f"data.max_size ({self.data.max_size}) is smaller than data.min_size ({self.data.min_size})"
-            )
-        return self

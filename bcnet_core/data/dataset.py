@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,7 +18,7 @@ from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occluders, segmentation_rle
 from bcnet_core.annotations.occluder import derive_from_records
 from bcnet_core.data.crops import MaskCrops, crop_rles
-from bcnet_core.data.transforms import Placement, place
+from bcnet_core.data.transforms import Placement, View, jittered_view, place, whole_view
 from bcnet_core.errors import data_error
 from bcnet_core.images import read_image
 
@@ -84,6 +84,8 @@ class TrainingSet(Dataset[Sample]):
         min_size: shorter side of the network's input in pixels.
         max_size: bound of its longer side.
         flip: probability of a mirror image.
+        train_sizes: shorter sides to draw from instead of `min_size`.
+        scale_jitter: large-scale jitter between these factors of `max_size` instead; see `jittered_view`.
 
     Raises:
         BCNetError: if no image has an instance, or `occluders` is "file" and the file lacks that of an instance.
@@ -98,9 +100,12 @@ class TrainingSet(Dataset[Sample]):
         min_size: int,
         max_size: int,
         flip: float = 0.0,
+        train_sizes: Sequence[int] = (),
+        scale_jitter: tuple[float, float] | None = None,
     ) -> None:
         self.reads_occluders = occluders == "file" or (occluders == "auto" and has_occluders(coco))
-        self._image_dir, self._min_size, self._max_size, self._flip = image_dir, min_size, max_size, flip
+        self._image_dir, self._max_size, self._flip = image_dir, max_size, flip
+        self._sizes, self._jitter = tuple(train_sizes) or (min_size,), scale_jitter
         self._labels = {category["id"]: label for label, category in enumerate(coco.categories)}
         grouped = coco.annotations_by_image()
         self._items = [
@@ -129,10 +134,17 @@ class TrainingSet(Dataset[Sample]):
         position, seed = item
         image, annotations = self._items[position]
         pixels = read_image(self._image_dir / image["file_name"], expect_size=(image["height"], image["width"]))
-        flip = bool(np.random.default_rng(seed).random() < self._flip)
-        placed, placement = place(pixels, min_size=self._min_size, max_size=self._max_size, flip=flip)
+        rng = np.random.default_rng(seed)
+        flip = bool(rng.random() < self._flip)
+        view = self._view(rng, image["height"], image["width"])
+        placed, placement = place(pixels, view, flip=flip)
         tensor = torch.from_numpy(np.ascontiguousarray(placed.transpose(2, 0, 1)))
-        return Sample(tensor, self._targets(image, annotations, placement), image["id"], seed)
+        return Sample(tensor, self._targets(image, annotations, view, placement), image["id"], seed)
+
+    @cached_property
+    def wide(self) -> NDArray[np.bool_]:
+        """(images,) whether each is wider than high."""
+        return np.array([image["width"] > image["height"] for image, _ in self._items])
 
     @cached_property
     def without_region(self) -> int:
@@ -156,6 +168,13 @@ class TrainingSet(Dataset[Sample]):
             return self._occluder_share_of(everything)
         spread = np.linspace(0, len(self) - 1, SURVEYED).astype(int).tolist()
         return self._occluder_share_of(spread) or self._occluder_share_of(everything)
+
+    def _view(self, rng: np.random.Generator, height: int, width: int) -> View:
+        """What an epoch sees of an image."""
+        if self._jitter is not None:
+            return jittered_view(rng, height, width, factors=self._jitter, side=self._max_size)
+        size = self._sizes[int(rng.integers(len(self._sizes)))] if len(self._sizes) > 1 else self._sizes[0]
+        return whole_view(height, width, min_size=size, max_size=self._max_size)
 
     def _occluder_share_of(self, positions: Iterable[int]) -> float:
         count = found = 0
@@ -184,9 +203,17 @@ class TrainingSet(Dataset[Sample]):
         ]
         return [annotations[i] for i in kept], [rles[i] for i in kept], [regions[i] for i in kept]
 
-    def _targets(self, image: Record, annotations: list[Record], placement: Placement) -> Targets:
+    def _targets(self, image: Record, annotations: list[Record], view: View, placement: Placement) -> Targets:
         instances, rles, regions = self._layers(image, annotations)
         boxes = np.array([_corners(instance, image) for instance in instances], np.float64).reshape(-1, 4)
+        window = view.pixels()
+        if window != (0, 0, image["width"], image["height"]):
+            seen = masks.from_box(*window, image["height"], image["width"])
+            rles, regions = _within(rles, seen), _within(regions, seen)
+            kept = [index for index, rle in enumerate(rles) if rle is not None and masks.area(rle)]
+            instances, rles = [instances[i] for i in kept], [rles[i] for i in kept]
+            regions = [regions[i] for i in kept]
+            boxes = _cut_boxes(boxes[kept], rles, window)
         return Targets(
             torch.from_numpy(placement.to_input(boxes).astype(np.float32)),
             torch.tensor([self._labels[instance["category_id"]] for instance in instances], dtype=torch.int64),
@@ -194,6 +221,24 @@ class TrainingSet(Dataset[Sample]):
             crop_rles(regions),
             torch.tensor(placement, dtype=torch.float32),
         )
+
+
+def _within(rles: list[masks.RLE | None], seen: masks.RLE) -> list[masks.RLE | None]:
+    """Of each mask what lies in the window that is seen."""
+    return [None if rle is None else masks.intersection(rle, seen) for rle in rles]
+
+
+def _cut_boxes(
+    boxes: NDArray[np.float64], rles: list[masks.RLE | None], window: tuple[int, int, int, int]
+) -> NDArray[np.float64]:
+    """Boxes, (N, 4) xyxy, of instances of which a window may show a part: that part's, where the window cuts them."""
+    cut: NDArray[np.float64] = boxes.copy()
+    for index, rle in enumerate(rles):
+        x0, y0, x1, y1 = boxes[index]
+        if rle is not None and (x0 < window[0] or y0 < window[1] or x1 > window[2] or y1 > window[3]):
+            x, y, width, height = masks.bounding_box(rle)
+            cut[index] = (x, y, x + width, y + height)
+    return cut
 
 
 def _corners(annotation: Record, image: Record) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from bcnet_core.annotations.coco import CocoFile, read_coco
@@ -51,6 +52,8 @@ def open_training_set(data: DataConfig, *, need_occluders: bool = True) -> tuple
         min_size=data.min_size,
         max_size=data.max_size,
         flip=data.flip,
+        train_sizes=data.train_sizes,
+        scale_jitter=data.scale_jitter,
     )
     missing = dataset.missing_images()
     if missing:
@@ -76,7 +79,8 @@ class StepSampler:
     `batch_size` images, so neither a restart nor another number of processes changes what a step sees.
 
     Args:
-        size: number of images in the set.
+        wide: (images,) of each image in the set whether it belongs with the wide ones: as many steps as can be hold
+            images of one kind. All alike are not grouped.
         batch_size: images of a step over all processes; divisible by `world_size`.
         first_step: the step to begin with.
         last_step: the step to end before.
@@ -88,7 +92,7 @@ class StepSampler:
     def __init__(
         self,
         *,
-        size: int,
+        wide: NDArray[np.bool_],
         batch_size: int,
         first_step: int,
         last_step: int,
@@ -96,7 +100,7 @@ class StepSampler:
         rank: int,
         world_size: int,
     ) -> None:
-        self._size, self._batch_size, self._seed = size, batch_size, seed
+        self._wide, self._batch_size, self._seed = wide, batch_size, seed
         self._steps = range(first_step, last_step)
         share = batch_size // world_size
         self._slice = slice(rank * share, (rank + 1) * share)
@@ -105,16 +109,41 @@ class StepSampler:
         return len(self._steps)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order = -1, np.zeros(0, np.int64)
+        epoch, order, size = -1, np.zeros(0, np.int64), len(self._wide)
         for step in self._steps:
             batch: list[tuple[int, int]] = []
             for draw in range(step * self._batch_size, (step + 1) * self._batch_size):
-                if draw // self._size != epoch:
-                    epoch = draw // self._size
-                    order = np.random.default_rng([self._seed, epoch]).permutation(self._size)
+                if draw // size != epoch:
+                    epoch = draw // size
+                    shuffled = np.random.default_rng([self._seed, epoch]).permutation(size)
+                    order = group_kinds(shuffled, self._wide, self._batch_size, first=-epoch * size % self._batch_size)
                 sample_seed = int(np.random.SeedSequence([self._seed, epoch, draw]).generate_state(1)[0])
-                batch.append((int(order[draw % self._size]), sample_seed))
+                batch.append((int(order[draw % size]), sample_seed))
             yield batch[self._slice]
+
+
+def group_kinds(order: NDArray[np.int64], wide: NDArray[np.bool_], batch_size: int, *, first: int) -> NDArray[np.int64]:
+    """Reorder an epoch so that batches hold images of one kind, as far as they come out even.
+
+    Args:
+        order: (images,) a permutation of the positions.
+        wide: (images,) the kind of each position.
+        batch_size: images of a step.
+        first: images at the beginning of the epoch that belong to the last step of the one before.
+
+    Returns:
+        (images,) the same positions: what completes that step; whole batches in the order in which the last of
+        their images comes; and what is left of both kinds.
+    """
+    batches: list[int] = []
+    waiting: dict[bool, list[int]] = {False: [], True: []}
+    for position in order[first:].tolist():
+        kind = waiting[bool(wide[position])]
+        kind.append(position)
+        if len(kind) == batch_size:
+            batches += kind
+            kind.clear()
+    return np.array([*order[:first].tolist(), *batches, *waiting[False], *waiting[True]], np.int64)
 
 
 class _Guarded(Dataset[Sample | BCNetError]):

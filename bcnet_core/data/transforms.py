@@ -40,22 +40,77 @@ def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def place(image: NDArray[np.uint8], *, min_size: int, max_size: int, flip: bool) -> tuple[NDArray[np.uint8], Placement]:
-    """Resize and perhaps mirror an image.
+class View(NamedTuple):
+    """Which part of a stored image becomes the network's input, and how large.
+
+    Attributes:
+        x0: left edge of the window in source pixels, continuous.
+        y0: upper edge.
+        x1: right edge.
+        y1: lower edge.
+        height: of the input, pixels.
+        width: of the input, pixels.
+    """
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    height: int
+    width: int
+
+    def pixels(self) -> tuple[int, int, int, int]:
+        """The source pixels whose centre is in the window, as half-open x0, y0, x1, y1."""
+        x0, y0, x1, y1 = (int(np.ceil(edge - 0.5)) for edge in self[:4])
+        return x0, y0, x1, y1
+
+
+def whole_view(height: int, width: int, *, min_size: int, max_size: int) -> View:
+    """The whole image, resized to `target_size`."""
+    return View(
+        0.0, 0.0, float(width), float(height), *target_size(height, width, min_size=min_size, max_size=max_size)
+    )
+
+
+def jittered_view(
+    rng: np.random.Generator, height: int, width: int, *, factors: tuple[float, float], side: int
+) -> View:
+    """Large-scale jitter (Ghiasi et al., 2021): resize by a random factor, then cut a random window out.
+
+    Args:
+        rng: decides factor and window.
+        height: of the stored image, pixels.
+        width: of the stored image, pixels.
+        factors: least and largest length of the longer side, in `side`s.
+        side: most height and width of the result, pixels.
+    """
+    scale = rng.uniform(*factors) * side / max(height, width)
+    whole = [max(1, round(height * scale)), max(1, round(width * scale))]
+    cut = [min(length, side) for length in whole]
+    y, x = (int(rng.integers(length - part + 1)) for length, part in zip(whole, cut, strict=True))
+    per_y, per_x = height / whole[0], width / whole[1]
+    return View(x * per_x, y * per_y, (x + cut[1]) * per_x, (y + cut[0]) * per_y, *cut)
+
+
+def place(image: NDArray[np.uint8], view: View, *, flip: bool) -> tuple[NDArray[np.uint8], Placement]:
+    """Cut and resize an image as a view says, and perhaps mirror it.
 
     Args:
         image: (H, W, 3) uint8.
-        min_size: shorter side of the result, pixels.
-        max_size: bound of its longer side, pixels.
+        view: of this image.
         flip: whether to mirror left and right.
 
     Returns:
         The (h, w, 3) uint8 network input and the placement of the stored image in it.
     """
-    height, width = image.shape[:2]
-    new_height, new_width = target_size(height, width, min_size=min_size, max_size=max_size)
-    placed = resize(image, new_height, new_width)
-    scale_x, scale_y = new_width / width, new_height / height
+    window = (view.x0, view.y0, view.x1, view.y1)
+    if window == (0, 0, image.shape[1], image.shape[0]):
+        placed = resize(image, view.height, view.width)
+    else:
+        size = (view.width, view.height)
+        placed = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, box=window))
+    scale_x, scale_y = view.width / (view.x1 - view.x0), view.height / (view.y1 - view.y0)
+    shift_x, shift_y = -view.x0 * scale_x, -view.y0 * scale_y
     if flip:
-        return placed[:, ::-1], Placement(-scale_x, float(new_width), scale_y, 0.0)
-    return placed, Placement(scale_x, 0.0, scale_y, 0.0)
+        return placed[:, ::-1], Placement(-scale_x, view.width - shift_x, scale_y, shift_y)
+    return placed, Placement(scale_x, shift_x, scale_y, shift_y)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pickle
 import re
 import shlex
+import shutil
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ CHECKPOINT_DIR = "checkpoints"
 """The folder of a run directory that holds its checkpoints."""
 FORMAT = 1
 """Version of the file format; a reader refuses what is newer."""
-FIELD_TYPES = {"step": int, "recipe": dict, "categories": list, "model": dict, "optimizer": dict, "schedule": dict}
+FIELD_TYPES = {
+    "step": int, "recipe": dict, "categories": list, "model": dict, "optimizer": dict, "scaler": dict, "averaged": dict,
+}  # fmt: skip
 """What the fields of a checkpoint are, as far as a reader relies on it."""
 
 
@@ -37,13 +40,14 @@ class Checkpoint:
     """The state of a run after some steps.
 
     Attributes:
-        step: optimiser steps done. Order, augmentation and sampling follow from it and the seed, so no generator
-            state is kept.
+        step: optimiser steps done. Learning rate, order, augmentation and sampling follow from it and the recipe, so
+            no state of a schedule, a sampler or a generator is kept.
         recipe: the resolved recipe, as plain values.
         categories: the COCO categories, in label order.
         model: the detector's state dict.
         optimizer: the optimiser's state dict.
-        schedule: the schedule's state dict.
+        scaler: the state dict of the loss scaler, empty unless precision is fp16.
+        averaged: the state dict of the averaged weights, empty without solver.ema.
         part_of: None where `model` is whole. A number makes this an *initialisation*: it holds some of that many
             tensors, for training to begin with, and a `recipe` that says no more than whose backbone they fit.
     """
@@ -53,8 +57,13 @@ class Checkpoint:
     categories: list[Record]
     model: dict[str, Any]
     optimizer: dict[str, Any]
-    schedule: dict[str, Any]
+    scaler: dict[str, Any] = field(default_factory=dict)
+    averaged: dict[str, Any] = field(default_factory=dict)
     part_of: int | None = None
+
+    def for_use(self) -> Checkpoint:
+        """The weights to predict with, or to begin another run with: the averaged ones where there are, alone."""
+        return replace(self, model=self.averaged or self.model, optimizer={}, scaler={}, averaged={})
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -92,7 +101,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     version = content.pop("format")
     if version != FORMAT:
         raise data_error(f"`{path}` has checkpoint format {version}, this bcnet reads {FORMAT}", "update bcnet")
-    content.setdefault("part_of", None)  # which the first checkpoints did not have
+    content.pop("schedule", None)  # which the first checkpoints had
+    for name, empty in (("part_of", None), ("scaler", {}), ("averaged", {})):
+        content.setdefault(name, empty)  # which they did not have
     if wrong := _what_is_wrong(content):
         raise data_error(f"`{path}` is not a bcnet checkpoint: {wrong}", *_ways_out(path))
     return Checkpoint(**content)
@@ -110,7 +121,7 @@ def _what_is_wrong(content: dict[str, Any]) -> str | None:
             return f"its {name} is a {type(content[name]).__name__}"
     if not all(isinstance(one, dict) and {"id", "name"} <= one.keys() for one in content["categories"]):
         return "its categories have no ids and names"
-    if not all(isinstance(tensor, Tensor) for tensor in content["model"].values()):
+    if not all(isinstance(tensor, Tensor) for part in ("model", "averaged") for tensor in content[part].values()):
         return "its model holds other things than tensors"
     return None
 
@@ -231,7 +242,7 @@ def load_detector(path: str | Path, *, device: str = "auto") -> Detector:
     file = find_checkpoint(Path(path))
     checkpoint = read_checkpoint(file)
     detector = build_detector(recipe_of(checkpoint, file), checkpoint.categories)
-    load_weights(detector, checkpoint, file)
+    load_weights(detector, checkpoint.for_use(), file)
     return detector.to(choose_device(device)).eval()
 
 
@@ -245,10 +256,15 @@ def checkpoint_step(path: Path) -> int:
     return int(path.stem.removeprefix("step_"))
 
 
+def list_checkpoints(run_dir: Path) -> list[Path]:
+    """The checkpoints of a run by their steps, the newest last."""
+    found = (run_dir / CHECKPOINT_DIR).glob("step_*.pt")
+    return sorted(path for path in found if re.fullmatch(r"step_\d{8}\.pt", path.name))
+
+
 def latest_checkpoint(run_dir: Path) -> Path | None:
     """The newest checkpoint of a run, None where it has none."""
-    ours = (path for path in (run_dir / CHECKPOINT_DIR).glob("step_*.pt") if re.fullmatch(r"step_\d{8}\.pt", path.name))
-    return max(ours, default=None)
+    return max(list_checkpoints(run_dir), default=None)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -265,3 +281,26 @@ def find_checkpoint(path: Path) -> Path:
     if latest is None:
         raise data_error(f"`{path}` holds no checkpoint", "is it a run directory? Training writes one: bcnet train")
     return latest
+
+
+def best_path(run_dir: Path) -> Path:
+    """Where a run that is evaluated keeps its best checkpoint."""
+    return run_dir / CHECKPOINT_DIR / "best.pt"
+
+
+def keep_as_best(path: Path, run_dir: Path) -> None:
+    """Make a checkpoint of a run its best one; it takes no more space as long as it is among the newest."""
+    with atomic_file(best_path(run_dir)) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            temporary.hardlink_to(path)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, temporary)
+
+
+def drop_old_checkpoints(run_dir: Path, *, keep: int) -> None:
+    """Remove all but the newest checkpoints of a run, and what a killed process left half-written; not the best."""
+    for path in list_checkpoints(run_dir)[:-keep]:
+        path.unlink()
+    for partial in (run_dir / CHECKPOINT_DIR).glob(".*.part"):
+        partial.unlink()

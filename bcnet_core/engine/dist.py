@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -38,6 +39,18 @@ def mean_over_processes(values: Tensor) -> Tensor:
     total = values.clone()
     distributed.all_reduce(total)
     return total / world_size()
+
+
+Value = TypeVar("Value")
+
+
+def gather(value: Value) -> list[Value] | None:
+    """What each process holds, by rank: on rank 0, None elsewhere (a collective call; it must be picklable)."""
+    if world_size() == 1:
+        return [value]
+    parts: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    distributed.gather_object(value, parts)
+    return parts
 
 
 def wait_for_all() -> None:

@@ -1,62 +1,100 @@
-"""Starting the processes of a run: one in place, several through torch elastic."""
+"""Starting the processes of a run: one in place, several through torch elastic, on one machine or on many."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import threading
 import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from multiprocessing import parent_process
 from pathlib import Path
 
 import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure, record
+from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from bcnet_core.engine import dist
+from bcnet_core.engine.checkpoint import latest_checkpoint
+from bcnet_core.engine.endings import interrupted
 from bcnet_core.engine.job import TrainingJob
-from bcnet_core.engine.loop import interrupted, run_training
+from bcnet_core.engine.loop import run_training, train_together
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.reporting import Reporter
 
 _ERROR_MARK = "bcnet-error:"
 
 
-def launch(job: TrainingJob, *, processes: int, reporter: Reporter) -> Path:
-    """Train with a number of processes, one a GPU (or gloo processes on the CPU).
+@dataclass(frozen=True)
+class Cluster:
+    """The processes that train together.
+
+    Attributes:
+        processes: on this machine, one a GPU, or gloo processes on the CPU.
+        nodes: machines; each of them runs the same command, and sees the same run directory.
+        endpoint: HOST:PORT where the machines meet; of one of them.
+        restarts: how often a run begins again from its last checkpoint when a process dies.
+    """
+
+    processes: int = 1
+    nodes: int = 1
+    endpoint: str | None = None
+    restarts: int = 0
+
+    @property
+    def in_place(self) -> bool:
+        """Whether training needs no other process than this one."""
+        return self.processes == 1 and self.nodes == 1 and self.restarts == 0
+
+
+def launch(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> Path:
+    """Train with the processes of a cluster.
 
     Args:
         job: what to train.
-        processes: 1 trains in this very process; more are started by torch elastic.
+        cluster: one process trains in this very process; more are started by torch elastic.
         reporter: must be picklable when there are several processes.
 
     Returns:
         The last checkpoint.
 
     Raises:
-        BCNetError: if there are not enough GPUs, the batch cannot be split, or training fails in any process.
+        BCNetError: if there are not enough GPUs, the batch cannot be split, the machines do not meet, or training
+            fails in any process.
     """
-    check_processes(job, processes)
-    if processes == 1:
+    check_cluster(job, cluster)
+    if cluster.in_place:
         return run_training(job, reporter)
     _silence_elastic()
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
+        min_nodes=cluster.nodes,
+        max_nodes=cluster.nodes,
+        nproc_per_node=cluster.processes,
+        run_id=uuid.uuid4().hex if cluster.nodes == 1 else f"bcnet-{job.run_dir.name}",
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
+        rdzv_endpoint=cluster.endpoint or "localhost:0",
+        max_restarts=cluster.restarts,
         monitor_interval=0.1,
     )
     try:
-        results = elastic_launch(config, _worker)(job, processes, reporter)
+        ends = elastic_launch(config, _worker)(job, cluster, reporter)
     except ChildFailedError as failed:
         raise _first_error(failed) from None
     except SignalException:
         raise interrupted(job) from None
-    return Path(results[0])
+    except RendezvousError as error:
+        raise BCNetError(
+            f"the {cluster.nodes} machines did not meet at {cluster.endpoint}: {error}",
+            "start the same command on every machine within ten minutes; the endpoint is a free port of one of them",
+        ) from None
+    end: str = ends[min(ends)]
+    if _ERROR_MARK in end:
+        raise _unpacked(end)
+    return Path(end)
 
 
 def _silence_elastic() -> None:
@@ -66,13 +104,18 @@ def _silence_elastic() -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def check_processes(job: TrainingJob, processes: int) -> None:
-    """Refuse a number of processes that this machine or this batch cannot serve.
+def check_cluster(job: TrainingJob, cluster: Cluster) -> None:
+    """Refuse processes that this machine or this batch cannot serve.
 
     Raises:
         BCNetError: with both numbers and the way out.
     """
-    gpus = torch.cuda.device_count()
+    gpus, processes = torch.cuda.device_count(), cluster.processes
+    if (cluster.nodes > 1) != (cluster.endpoint is not None):
+        raise usage_error(
+            "--nnodes and --rdzv-endpoint belong together",
+            "on each of two machines: --nnodes 2 --rdzv-endpoint HOST:PORT, HOST being one of them",
+        )
     if processes > 1 and ":" in job.device:
         raise usage_error(f"`{job.device}` is one GPU, {processes} processes need as many", "use --device cuda")
     wants_gpu = job.device.startswith("cuda") or (job.device == "auto" and (gpus or processes > 1))
@@ -83,40 +126,67 @@ def check_processes(job: TrainingJob, processes: int) -> None:
             f"train on what is there: --gpus {max(gpus, 1)} --device auto",
             f"or on the CPU:          --gpus {processes} --device cpu",
         )
-    batch = job.recipe.solver.batch_size
-    if batch % processes:
+    solver = job.recipe.solver
+    everyone = processes * cluster.nodes
+    if solver.batch_size % (everyone * solver.accumulate):
+        parts = f"{everyone} process" + "es" * (everyone > 1)
+        parts += f" and {solver.accumulate} parts each (solver.accumulate)" if solver.accumulate > 1 else ""
+        unit = everyone * solver.accumulate
         raise usage_error(
-            f"a batch of {batch} images cannot be split evenly over {processes} processes",
-            f"choose another: solver.batch_size={-(-batch // processes) * processes}",
+            f"a batch of {solver.batch_size} images cannot be split evenly over {parts}",
+            f"choose another: solver.batch_size={-(-solver.batch_size // unit) * unit}",
         )
 
 
 @record
-def _worker(job: TrainingJob, processes: int, reporter: Reporter) -> str:
+def _worker(job: TrainingJob, cluster: Cluster, reporter: Reporter) -> str:
+    """Train in one of the processes that elastic starts, or starts again.
+
+    An end that all processes come to together is returned, so that elastic does not take it for a failure and begin
+    again; an error that only this process meets is raised.
+    """
+    threading.Thread(target=_end_with_launcher, daemon=True).start()
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    if restarted and latest_checkpoint(job.run_dir) is not None:
+        job = replace(job, resume=True, init_from=None)
     try:
         device = dist.choose_device(job.device)
         if device.type == "cpu":
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // cluster.processes))
         with dist.process_group(device):
-            return str(run_training(job, reporter))
+            end = train_together(job, reporter)
     except BCNetError as error:
-        packed = {"message": error.message, "hints": error.hints, "exit_code": int(error.exit_code)}
-        raise RuntimeError(_ERROR_MARK + json.dumps(packed)) from None
+        raise RuntimeError(_packed(error)) from None
+    return _packed(end) if isinstance(end, BCNetError) else str(end)
+
+
+def _end_with_launcher() -> None:
+    """A process whose launcher was killed would train on, unseen, into a folder that its user thinks is free."""
+    launcher = parent_process()
+    if launcher is not None:
+        launcher.join()
+        os._exit(1)
+
+
+def _packed(error: BCNetError) -> str:
+    return _ERROR_MARK + json.dumps({"message": error.message, "hints": error.hints, "exit_code": int(error.exit_code)})
+
+
+def _unpacked(text: str) -> BCNetError:
+    packed = json.loads(text.split(_ERROR_MARK, 1)[1])
+    return BCNetError(packed["message"], *packed["hints"], exit_code=ExitCode(packed["exit_code"]))
 
 
 def _first_error(failed: ChildFailedError) -> BCNetError:
     """Turn elastic's report into the error that the worker meant."""
-    failures = sorted(
-        failed.failures.values(),
-        key=lambda failure: (_ERROR_MARK not in _message(failure), failure.timestamp),
-    )
-    first = failures[0]
+    failures: Iterable[ProcessFailure] = failed.failures.values()
+    first = min(failures, key=lambda failure: (_ERROR_MARK not in _message(failure), failure.timestamp))
     message = _message(first)
     if _ERROR_MARK in message:
-        packed = json.loads(message.split(_ERROR_MARK, 1)[1])
-        return BCNetError(packed["message"], *packed["hints"], exit_code=ExitCode(packed["exit_code"]))
+        return _unpacked(message)
+    rank = next(rank for rank, failure in failed.failures.items() if failure is first)
     return BCNetError(
-        f"the process of rank {first.local_rank} failed (exit code {first.exitcode}): {message}",
+        f"the process of rank {rank} failed (exit code {first.exitcode}): {message}",
         "see the whole traceback: train with --gpus 1",
     )
 

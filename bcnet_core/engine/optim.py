@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules."""
+"""Optimisers and learning rates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from bcnet_core.config.schema import SolverConfig
 
@@ -21,18 +20,18 @@ def build_optimizer(model: nn.Module, solver: SolverConfig) -> Optimizer:
     ]
     match solver.optimizer:
         case "sgd":
-            return SGD(groups, lr=solver.lr, momentum=0.9)
+            return SGD(groups, lr=full_rate(solver), momentum=0.9)
         case "adamw":
-            return AdamW(groups, lr=solver.lr)
+            return AdamW(groups, lr=full_rate(solver))
 
 
-def build_schedule(optimizer: Optimizer, solver: SolverConfig) -> LambdaLR:
-    """The recipe's learning rate, as a schedule that is stepped once an optimiser step."""
-    return LambdaLR(optimizer, lambda step: lr_factor(step, solver))
+def full_rate(solver: SolverConfig) -> float:
+    """The learning rate after the warm-up: `lr`, scaled linearly to the batch (Goyal et al., 2017) where asked for."""
+    return solver.lr if solver.lr_batch_size is None else solver.lr * solver.batch_size / solver.lr_batch_size
 
 
-def lr_factor(step: int, solver: SolverConfig) -> float:
-    """The share of `solver.lr` that step number `step` (from 0) trains with.
+def learning_rate(step: int, solver: SolverConfig) -> float:
+    """The learning rate that step number `step` (from 0) trains with.
 
     A linear warm-up from 1/1000; then a tenth at every milestone passed, or half a cosine down to 0 at the last step.
     """
@@ -42,6 +41,7 @@ def lr_factor(step: int, solver: SolverConfig) -> float:
         warmup = 0.001 * (1 - done) + done
     match solver.schedule:
         case "step":
-            return warmup * 0.1 ** sum(step >= milestone for milestone in solver.milestones)
+            factor = 0.1 ** sum(step >= milestone for milestone in solver.milestones)
         case "cosine":
-            return warmup * (1 + math.cos(math.pi * min(step / solver.steps, 1.0))) / 2
+            factor = (1 + math.cos(math.pi * min(step / solver.steps, 1.0))) / 2
+    return full_rate(solver) * warmup * factor

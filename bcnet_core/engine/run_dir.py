@@ -1,23 +1,24 @@
 """The folder of a run: what was asked for, on what machine, and what came of it.
 
-recipe.resolved.yaml  every setting        metrics.jsonl  one row a log interval
-env.json              versions, hardware   checkpoints/   step_00001000.pt
+recipe.resolved.yaml  every setting        metrics.jsonl  one row a log interval, one an evaluation
+env.json              versions, hardware   curves.png     the same as a picture, drawn when training ends
+checkpoints/          step_00001000.pt, best.pt           tensorboard/   on request
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
-import math
+import os
 import platform
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
+from typing import IO
 
 import torch
 import torchvision
@@ -29,12 +30,17 @@ from bcnet_core.engine.checkpoint import CHECKPOINT_DIR, find_checkpoint, latest
 from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.outputs import atomic_file, write_json
 
-MAY_CHANGE = {"data.root", "data.workers", "solver.checkpoint_every", "solver.log_every"}
+MAY_CHANGE = {
+    "data.root", "data.workers", "solver.checkpoint_every", "solver.keep_checkpoints", "solver.log_every",
+    "solver.eval_every", "solver.compile",
+}  # fmt: skip
 """Settings that a resumed run may change."""
 
 RECIPE_FILE, ENV_FILE, METRICS_FILE = "recipe.resolved.yaml", "env.json", "metrics.jsonl"
-HEADER = {RECIPE_FILE, ENV_FILE, METRICS_FILE}
+CURVES_FILE, TENSORBOARD_DIR = "curves.png", "tensorboard"
+HEADER = {RECIPE_FILE, ENV_FILE, METRICS_FILE, CURVES_FILE}
 LOCK_FILE = ".lock"
+LOCK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -138,15 +144,21 @@ def remove_run(path: Path) -> None:
     Raises:
         BCNetError: if the folder holds anything else.
     """
-    if path.is_dir() and not {item.name for item in path.iterdir()} <= HEADER | {CHECKPOINT_DIR, "eval", LOCK_FILE}:
+    if path.is_dir() and not {item.name for item in path.iterdir()} <= HEADER | {
+        CHECKPOINT_DIR,
+        "eval",
+        LOCK_FILE,
+        TENSORBOARD_DIR,
+    }:
         raise usage_error(f"`{path}` holds something else than a run, so it is not removed", "remove it yourself")
     if path.is_dir():
         shutil.rmtree(path)
 
 
 def _names(path: Path) -> set[str]:
-    """The files under a folder, less what a killed run leaves: its lock and a half-written checkpoint."""
+    """The files under a folder, less what a killed run leaves: its lock, TensorBoard's, a half-written checkpoint."""
     files = (item for item in path.rglob("*") if not item.is_dir() and item.suffix != ".part")
+    files = (item for item in files if item.parent.name != TENSORBOARD_DIR)
     return {item.name for item in files} - {LOCK_FILE}
 
 
@@ -154,7 +166,8 @@ def _names(path: Path) -> set[str]:
 def exclusive_run(path: Path) -> Iterator[None]:
     """Keep other processes from training into the same folder; if the block fails unsaved, undo what it wrote.
 
-    The system drops the lock when the process ends, however it ends.
+    The system drops the lock when the process ends, however it ends. A process that was killed a moment ago may still
+    be ending, so a lock is given `LOCK_SECONDS`.
 
     Raises:
         BCNetError: if another process trains there, or the folder cannot be made.
@@ -163,12 +176,11 @@ def exclusive_run(path: Path) -> Iterator[None]:
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / LOCK_FILE).open("w", encoding="utf-8")
+        os.register_at_fork(after_in_child=lock.close)  # a loader process outlives the one that was killed
     except OSError as error:
         raise BCNetError(f"cannot write `{path}`: {error.strerror}", "choose another: --run-dir") from None
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(lock):
             raise usage_error(f"another process is training in `{path}`", "choose another: --run-dir") from None
         try:
             yield
@@ -178,38 +190,21 @@ def exclusive_run(path: Path) -> Iterator[None]:
                 _discard(path, folder_too=not existed)
 
 
+def _locked(lock: IO[str]) -> bool:
+    """Whether the lock is ours, within `LOCK_SECONDS`."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def _discard(path: Path, *, folder_too: bool) -> None:
     for name in HEADER:
         (path / name).unlink(missing_ok=True)
+    shutil.rmtree(path / TENSORBOARD_DIR, ignore_errors=True)
     for folder in (path / CHECKPOINT_DIR, *([path] if folder_too else [])):
         with suppress(OSError):  # not there, or not empty: somebody put something into it
             folder.rmdir()
-
-
-class MetricsFile:
-    """Appends rows to metrics.jsonl; a resumed run first drops the rows it is going to write again.
-
-    Args:
-        run_dir: of the run.
-        first_step: the step that training begins or goes on with.
-    """
-
-    def __init__(self, run_dir: Path, *, first_step: int) -> None:
-        self._path = run_dir / METRICS_FILE
-        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() and first_step else []
-        kept = list(takewhile(lambda line: _step_of(line) <= first_step, lines))
-        with atomic_file(self._path) as temporary:
-            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-
-    def append(self, row: dict[str, float]) -> None:
-        """Add one row; every row has `step`, the number of steps done."""
-        with self._path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(row) + "\n")
-
-
-def _step_of(line: str) -> float:
-    """The step of a row; infinity where the row was cut off while it was written."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf

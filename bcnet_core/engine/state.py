@@ -1,27 +1,36 @@
-"""What changes from step to step: weights, optimiser, schedule and the step itself."""
+"""What changes from step to step: weights, their averages, the optimiser, the loss scaler and the step itself."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bcnet_core.annotations.coco import Record
+from bcnet_core.data.dataset import Sample
 from bcnet_core.engine import dist
 from bcnet_core.engine.checkpoint import (
     Checkpoint,
     checkpoint_path,
+    drop_old_checkpoints,
     find_checkpoint,
-    latest_checkpoint,
     load_weights,
     read_checkpoint,
     recipe_of,
     save_checkpoint,
 )
 from bcnet_core.engine.job import TrainingJob
-from bcnet_core.engine.optim import build_optimizer, build_schedule
+from bcnet_core.engine.optim import build_optimizer, learning_rate
 from bcnet_core.engine.run_dir import refuse_other_recipe
-from bcnet_core.model.detectors import build_detector
+from bcnet_core.model.detectors import Detector, build_detector
+from bcnet_core.model.global_batch import share_statistics
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainingState:
@@ -36,39 +45,105 @@ class TrainingState:
         step: optimiser steps done.
         detector: the bare detector, for saving.
         model: what is called for the losses; in several processes it averages the gradients.
+        averaged: the moving average of the detector, None without one.
     """
 
     def __init__(self, job: TrainingJob, categories: list[Record], device: torch.device) -> None:
         torch.manual_seed(job.recipe.seed)
+        solver = job.recipe.solver
         self.job, self.device, self.step = job, device, 0
         self.detector = build_detector(job.recipe, categories).to(device)
-        self.optimizer = build_optimizer(self.detector, job.recipe.solver)
-        self.schedule = build_schedule(self.optimizer, job.recipe.solver)
+        if solver.sync_batch_norm and dist.world_size() > 1:
+            share_statistics(self.detector)
+        self.optimizer = build_optimizer(self.detector, solver)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=solver.precision == "fp16")
+        if job.init_from is not None:
+            path = find_checkpoint(job.init_from)
+            load_weights(self.detector, read_checkpoint(path).for_use(), path)
+        self.averaged: AveragedModel | None = None
+        if solver.ema:
+            average = get_ema_multi_avg_fn(solver.ema)  # type: ignore[no-untyped-call]
+            self.averaged = AveragedModel(self.detector, multi_avg_fn=average, use_buffers=True)
+            self.averaged.requires_grad_(requires_grad=False)
         if job.resume:
             self._resume()
-        elif job.init_from is not None:
-            path = find_checkpoint(job.init_from)
-            load_weights(self.detector, read_checkpoint(path), path)
+        if solver.compile:
+            self.detector.backbone.compile()
+            self.detector.heads.masks.head.compile()
         self.model: nn.Module = self.detector
         if dist.world_size() > 1:
             device_ids = [device] if device.type == "cuda" else None
             self.model = DistributedDataParallel(self.detector, device_ids=device_ids)
+        self.model.train()
+
+    @property
+    def best_detector(self) -> Detector:
+        """The detector to evaluate: with averaged weights where there are."""
+        detector = self.detector if self.averaged is None else self.averaged.module
+        assert isinstance(detector, Detector)
+        return detector
+
+    def backward(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """Add up the gradients of this process's share of a step, part by part.
+
+        Returns:
+            The losses by name, detached scalars: means over the parts.
+        """
+        solver = self.job.recipe.solver
+        size = -(-len(samples) // solver.accumulate)
+        parts = [samples[start : start + size] for start in range(0, len(samples), size)]
+        sums: dict[str, Tensor] = {}
+        for part in parts:
+            with ExitStack() as stack:
+                if isinstance(self.model, DistributedDataParallel) and part is not parts[-1]:
+                    stack.enter_context(self.model.no_sync())
+                losses = self._losses(part)
+                total = torch.stack(list(losses.values())).sum() / len(parts)
+                torch.autograd.backward(self.scaler.scale(total))
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0) + loss.detach() / len(parts)
+        return sums
+
+    def _losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        dtype = AUTOCAST.get(self.job.recipe.solver.precision)
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+            losses: dict[str, Tensor] = self.model(
+                [sample.image.to(self.device, non_blocking=True) for sample in samples],
+                [sample.targets.to(self.device) for sample in samples],
+                [sample.seed for sample in samples],
+            )
+        return losses
+
+    def update(self) -> float:
+        """Take the optimiser's step with the gradients that are there; returns its learning rate."""
+        solver = self.job.recipe.solver
+        rate = learning_rate(self.step, solver)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if solver.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            clip_grad_norm_(self.detector.parameters(), solver.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.detector)
+        self.step += 1
+        return rate
 
     def save(self) -> None:
-        """Write the checkpoint of this step, then drop the one before."""
-        previous = latest_checkpoint(self.job.run_dir)
-        path = checkpoint_path(self.job.run_dir, self.step)
+        """Write the checkpoint of this step, then drop the oldest."""
         content = Checkpoint(
             step=self.step,
             recipe=self.job.recipe.model_dump(mode="json"),
             categories=self.detector.categories,
             model=self.detector.state_dict(),
             optimizer=self.optimizer.state_dict(),
-            schedule=self.schedule.state_dict(),
+            scaler=self.scaler.state_dict(),
+            averaged={} if self.averaged is None else self.averaged.module.state_dict(),
         )
-        save_checkpoint(path, content)
-        if previous is not None and previous != path:
-            previous.unlink()
+        save_checkpoint(checkpoint_path(self.job.run_dir, self.step), content)
+        drop_old_checkpoints(self.job.run_dir, keep=self.job.recipe.solver.keep_checkpoints)
 
     def _resume(self) -> None:
         path = find_checkpoint(self.job.run_dir)
@@ -76,5 +151,8 @@ class TrainingState:
         refuse_other_recipe(path, recipe_of(checkpoint, path), self.job.recipe)
         load_weights(self.detector, checkpoint, path)
         self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.schedule.load_state_dict(checkpoint.schedule)
+        self.scaler.load_state_dict(checkpoint.scaler)
         self.step = checkpoint.step
+        if self.averaged is not None:
+            self.averaged.module.load_state_dict(checkpoint.averaged)
+            self.averaged.n_averaged.fill_(self.step)

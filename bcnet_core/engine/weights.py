@@ -87,7 +87,7 @@ def import_weights(
     else:
         found = convert(named_tensors(content, path), path)
         named = [] if drop_classes else name_classes(found, path, categories)
-        checkpoint = Checkpoint(0, _recipe_for(found).model_dump(mode="json"), named, {}, {}, {})
+        checkpoint = Checkpoint(0, _recipe_for(found).model_dump(mode="json"), named, model={}, optimizer={})
     recipe = Recipe.model_validate(checkpoint.recipe)
     shapes = model_shapes(recipe, classes=num_classes(found.tensors) or 1)
     fit(found, shapes, path)
@@ -132,7 +132,7 @@ def _recipe_for(found: Converted) -> Recipe:
 
 def own_weights(file: Path) -> tuple[Converted, Checkpoint]:
     """A checkpoint of ours, less what only its run can go on with."""
-    checkpoint = replace(read_checkpoint(file), optimizer={}, schedule={})
+    checkpoint = read_checkpoint(file).for_use()
     whole = checkpoint.part_of is None
     model = recipe_of(replace(checkpoint, part_of=None), file).model
     found = Converted(

@@ -159,7 +159,7 @@ class _Clock:
         """Count the steps of the training, and nothing else."""
         return nullcontext(self) if title == "training" else SilentReporter().progress(title, total)
 
-    def advance(self, amount: int = 1, *, note: str = "") -> None:
+    def advance(self, amount: int = 1, *, note: str = "", values: Mapping[str, str] | None = None) -> None:
         """Note the time."""
         self.ends.append(time.perf_counter())
 

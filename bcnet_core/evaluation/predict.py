@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from bcnet_core import masks
@@ -15,7 +15,12 @@ from bcnet_core.structures import Detections
 
 
 def predict_images(
-    detector: Detector, images: Sequence[Record], image_dir: Path, *, reporter: Reporter
+    detector: Detector,
+    images: Sequence[Record],
+    image_dir: Path,
+    *,
+    reporter: Reporter,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> list[Record]:
     """Detect in every image, one at a time.
 
@@ -24,6 +29,7 @@ def predict_images(
         images: entries of a COCO file's `images`.
         image_dir: the folder that their file names are relative to.
         reporter: told of the progress.
+        stopping: asked before each image whether to leave out the rest.
 
     Returns:
         COCO results: `image_id`, `category_id`, `bbox` (xywh, pixels), `score`, `segmentation` (compressed RLE).
@@ -31,15 +37,12 @@ def predict_images(
     Raises:
         BCNetError: if images are missing (said before the first is read) or cannot be read.
     """
-    missing = [image["file_name"] for image in images if not (image_dir / image["file_name"]).is_file()]
-    if missing:
-        raise data_error(
-            f"{len(missing):,} of {len(images):,} images are not in `{image_dir}`, the first is `{missing[0]}`",
-            "is the folder of images right? (--data-root)",
-        )
+    refuse_missing(images, image_dir)
     results: list[Record] = []
     with reporter.progress("predicting", len(images)) as progress:
         for image in images:
+            if stopping():
+                break
             pixels = read_image(image_dir / image["file_name"], expect_size=(image["height"], image["width"]))
             (found,) = detector.predict([pixels])
             results.extend(to_results(found, image["id"], detector.categories))
@@ -47,13 +50,31 @@ def predict_images(
     return results
 
 
-def check_categories(detector: Detector, coco: CocoFile) -> None:
-    """Refuse data whose categories are not those that the detector was trained on.
+def refuse_missing(images: Sequence[Record], image_dir: Path) -> None:
+    """Refuse a folder in which images are missing.
+
+    Raises:
+        BCNetError: with their number and the first.
+    """
+    missing = [image["file_name"] for image in images if not (image_dir / image["file_name"]).is_file()]
+    if missing:
+        raise data_error(
+            f"{len(missing):,} of {len(images):,} images are not in `{image_dir}`, the first is `{missing[0]}`",
+            "is the folder of images right? (--data-root)",
+        )
+
+
+def check_categories(categories: Sequence[Record], coco: CocoFile) -> None:
+    """Refuse data whose categories are not those that a detector is trained on.
+
+    Args:
+        categories: that it is trained on.
+        coco: the data.
 
     Raises:
         BCNetError: naming what differs on both sides.
     """
-    trained = {category["id"]: str(category["name"]) for category in detector.categories}
+    trained = {category["id"]: str(category["name"]) for category in categories}
     given = {category["id"]: str(category["name"]) for category in coco.categories}
     if trained != given:
         only_trained = sorted(trained.items() - given.items())[:5]

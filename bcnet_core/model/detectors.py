@@ -44,6 +44,7 @@ class Detector(nn.Module):
         min_size: shorter side that `predict` resizes images to, pixels.
         max_size: bound of the longer side.
         loss_weights: by the names of the terms.
+        channels_last: whether batches lie in memory channels last, as the weights should then.
     """
 
     def __init__(
@@ -56,11 +57,13 @@ class Detector(nn.Module):
         min_size: int,
         max_size: int,
         loss_weights: LossConfig,
+        channels_last: bool = True,
     ) -> None:
         super().__init__()
         self.backbone, self.heads, self.statistics = backbone, heads, statistics
         self.categories = list(categories)
         self.min_size, self.max_size, self.loss_weights = min_size, max_size, loss_weights
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     @property
     def class_names(self) -> list[str]:
@@ -97,7 +100,7 @@ class Detector(nn.Module):
             functional.pad(self.statistics(image.to(self.device)), (0, width - w, 0, height - h))
             for image, (h, w) in zip(images, sizes, strict=True)
         ]
-        return ImageList(torch.stack(padded).contiguous(memory_format=torch.channels_last), sizes)
+        return ImageList(torch.stack(padded).contiguous(memory_format=self.memory_format), sizes)
 
     @torch.no_grad()
     def predict(self, images: Sequence[NDArray[np.uint8] | str | Path], *, resize: bool = True) -> list[Detections]:
@@ -174,8 +177,9 @@ def build_detector(recipe: Recipe, categories: Sequence[Record]) -> Detector:
         min_size=recipe.data.min_size,
         max_size=recipe.data.max_size,
         loss_weights=recipe.loss,
+        channels_last=model.channels_last,
     )
-    return detector.to(memory_format=torch.channels_last)
+    return detector.to(memory_format=detector.memory_format)
 
 
 def _mask_branch(model: ModelConfig, strides: tuple[int, ...]) -> MaskBranch:

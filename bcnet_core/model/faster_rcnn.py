@@ -6,11 +6,8 @@ aligned RoIAlign, anchors are not rounded and lie at the exact strides of their 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -20,11 +17,12 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from bcnet_core.data.dataset import Targets
 from bcnet_core.model.fcos import Proposals
+from bcnet_core.model.global_batch import global_divisor
 from bcnet_core.model.mask_branch import MaskBranch
 from bcnet_core.model.one_stage import Found, with_maps
 from bcnet_core.model.pooler import pool_rois
 from bcnet_core.model.rois import RoIs, jittered_rois
-from bcnet_core.model.rpn import build_rpn
+from bcnet_core.model.rpn import SeededSampler, build_rpn
 
 BOX_SIZE = 7
 """Side of the RoI features that the box head reads."""
@@ -98,6 +96,7 @@ class BilayerRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision has no typ
             return [{"found": one} for one in with_maps(self.masks, list(features.values()), found)], {}
         proposals, instances, labels, deltas_wanted = self.select_training_samples(proposals, targets)
         scores, deltas = self._box_outputs(features, proposals, image_shapes)
+        scale = len(scores) / global_divisor(len(scores), scores.device)
         if len(scores):
             classification, box = fastrcnn_loss(scores, deltas, labels, deltas_wanted)
         else:  # a mean over nothing is not a number
@@ -105,8 +104,8 @@ class BilayerRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision has no typ
         rois = self._mask_rois(proposals, instances, labels, targets)
         bilayer = [target["bilayer"] for target in targets]
         return [], {
-            "classification": classification,
-            "box": box,
+            "classification": classification * scale,
+            "box": box * scale,
             **self.masks.losses(list(features.values()), rois, bilayer),
         }
 
@@ -124,19 +123,19 @@ class BilayerRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision has no typ
         bilayer, seeds = [target["bilayer"] for target in targets], [target["seed"] for target in targets]
         if self.mask_proposals == "jittered":
             return jittered_rois(bilayer, seeds, most=self.mask_rois_per_image)
-        chosen = [label.nonzero()[:, 0] for label in labels]
-        if self.mask_rois_per_image:  # the sampler has shuffled nothing, so the choice is made here
-            chosen = [
-                some[torch.randperm(len(some), device=some.device)[: self.mask_rois_per_image]].sort().values
-                for some in chosen
-            ]
-        first = np.cumsum([0, *(len(target.boxes) for target in bilayer[:-1])])
-        return RoIs(
-            torch.cat([boxes[some] for boxes, some in zip(proposals, chosen, strict=True)]),
-            torch.cat([torch.full_like(some, index) for index, some in enumerate(chosen)]),
-            torch.cat([of[some] + int(start) for of, some, start in zip(instances, chosen, first, strict=True)]),
-            torch.rand(sum(map(len, chosen)), device=proposals[0].device),
-        )
+        boxes, images, instances_of, keys = [], [], [], []
+        first = 0
+        for index, (label, target) in enumerate(zip(labels, bilayer, strict=True)):
+            draws = torch.rand((len(label), 2), generator=torch.Generator().manual_seed(seeds[index])).to(label.device)
+            kept = label.nonzero()[:, 0]
+            if self.mask_rois_per_image:
+                kept = kept[draws[kept, 0].argsort()[: self.mask_rois_per_image]].sort().values
+            boxes.append(proposals[index][kept])
+            images.append(torch.full_like(kept, index))
+            instances_of.append(instances[index][kept] + first)
+            keys.append(draws[kept, 1])
+            first += len(target.boxes)
+        return RoIs(torch.cat(boxes), torch.cat(images), torch.cat(instances_of), torch.cat(keys))
 
 
 class TwoStageHeads(nn.Module):
@@ -177,12 +176,15 @@ class TwoStageHeads(nn.Module):
             {"boxes": target.boxes, "labels": target.labels + 1, "bilayer": target, "seed": seed}
             for target, seed in zip(targets, seeds, strict=True)
         ]
-        with _seeded(seeds, features[0].device):
-            proposals, first = self.rpn(images, named, wanted)
-            _, second = self.roi_heads(named, proposals, images.image_sizes, wanted)
+        samplers: list[SeededSampler] = [self.rpn.fg_bg_sampler, self.roi_heads.fg_bg_sampler]
+        for sampler in samplers:
+            sampler.seeds = seeds
+        proposals, first = self.rpn(images, named, wanted)
+        _, second = self.roi_heads(named, proposals, images.image_sizes, wanted)
+        scale = samplers[0].drawn / global_divisor(samplers[0].drawn, features[0].device)
         return {
-            "proposal_objectness": first["loss_objectness"],
-            "proposal_box": first["loss_rpn_box_reg"],
+            "proposal_objectness": first["loss_objectness"] * scale,
+            "proposal_box": first["loss_rpn_box_reg"] * scale,
             **second,
         }
 
@@ -251,19 +253,12 @@ def build_two_stage_heads(
         box_predictor=FastRCNNPredictor(1024, num_classes + 1),
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,
-        batch_size_per_image=box_rois_per_image,
-        positive_fraction=0.25,
+        batch_size_per_image=0,  # and the next: of the sampler, which is ours
+        positive_fraction=0.0,
         bbox_reg_weights=None,
         score_thresh=score_threshold,
         nms_thresh=nms_iou,
         detections_per_img=detections_per_image,
     )
+    roi_heads.fg_bg_sampler = SeededSampler(batch_size_per_image=box_rois_per_image, positive_fraction=0.25)
     return TwoStageHeads(rpn, roi_heads)
-
-
-@contextmanager
-def _seeded(seeds: Sequence[int], device: torch.device) -> Iterator[None]:
-    """Let torchvision's samplers, which draw from the global generator, follow from the seeds of the images."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(np.random.SeedSequence(list(seeds)).generate_state(1)[0]))
-        yield

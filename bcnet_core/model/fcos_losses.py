@@ -10,7 +10,7 @@ from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from bcnet_core.model.fcos import Outputs, distances_to_boxes
-from bcnet_core.model.losses import global_divisor
+from bcnet_core.model.global_batch import global_divisor
 
 Normalizer = Literal["floored", "official"]
 GIoU = Literal["exact", "official"]

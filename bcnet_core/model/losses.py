@@ -8,31 +8,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn import functional
 
 from bcnet_core.model.bilayer_head import BilayerLogits
+from bcnet_core.model.global_batch import global_divisor, smallest_of_all
 from bcnet_core.model.targets import BilayerTargets
 
 OccluderSampling = Literal["balanced", "nonempty", "official"]
-
-
-def global_divisor(count: Tensor | float, device: torch.device, *, floor: float = 1.0) -> Tensor:
-    """What a summed loss is divided by, so that averaged gradients are those of one process with the whole batch.
-
-    Args:
-        count: of this process: positives, RoIs, a sum of weights.
-        device: of the loss.
-        floor: the least that the total over all processes counts as.
-
-    Returns:
-        The total over all processes divided by their number, a float32 scalar.
-    """
-    total, processes = torch.as_tensor(count, dtype=torch.float32, device=device).clone(), 1
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(total)
-        processes = distributed.get_world_size()
-    return total.clamp(min=floor) / processes
 
 
 def bilayer_losses(
@@ -63,8 +46,9 @@ def occluder_rois(occluder_masks: Tensor, keys: Tensor, *, sampling: OccluderSam
     """The RoIs that train layer 1.
 
     With k RoIs whose occluder crop is not empty: "balanced" takes these and up to k empty ones at random (the paper:
-    half of the RoIs are occlusion cases); "nonempty" takes only these; "official" takes these and then the first k RoIs
-    of the batch, as the released code does, counting some twice.
+    half of the RoIs are occlusion cases), k and the draw being those of the whole batch, however many processes share
+    it; "nonempty" takes only these; "official" takes these and then the first k RoIs of this process, as the released
+    code does, counting some twice.
 
     Args:
         occluder_masks: (R, S, S) bool.
@@ -83,7 +67,7 @@ def occluder_rois(occluder_masks: Tensor, keys: Tensor, *, sampling: OccluderSam
             return torch.cat([nonempty, torch.arange(len(nonempty), device=nonempty.device)])
         case "balanced":
             empty = (~occluded).nonzero()[:, 0]
-            drawn = empty[keys[empty].argsort()[: len(nonempty)]]
+            drawn = empty[smallest_of_all(keys[empty], len(nonempty))]
             return torch.cat([nonempty, drawn])
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from bcnet_core.data.dataset import Targets
 from bcnet_core.model.bilayer_head import BilayerLogits, BilayerMaskHead
+from bcnet_core.model.global_batch import GlobalBatchNorm2d
 from bcnet_core.model.losses import OccluderSampling, bilayer_losses
 from bcnet_core.model.pooler import pool_rois
 from bcnet_core.model.rois import RoIs
@@ -43,7 +44,7 @@ class MaskBranch(nn.Module):
             (R, 28, 28) float32 logit maps, under autocast, too. Without a RoI they are empty, and in training keep the
             graph of the weights.
         """
-        if self.training and len(boxes) == 0:  # batch statistics of nothing are undefined
+        if self.training and len(boxes) == 0 and not self._shares_statistics():  # those of nothing are undefined
             weights = sum(parameter.sum() for parameter in self.head.parameters()) * 0
             empty = features[0].new_zeros((0, MASK_SIZE, MASK_SIZE)) + weights
             return BilayerLogits._make(empty if name in self.head.outputs else None for name in BilayerLogits._fields)
@@ -54,6 +55,10 @@ class MaskBranch(nn.Module):
         parts = [self.head(some) for some in ([pooled] if whole else torch.split(pooled, CACHED_ROIS))]
         joined = (None if maps[0] is None else torch.cat(maps).float() for maps in zip(*parts, strict=True))
         return BilayerLogits._make(joined)
+
+    def _shares_statistics(self) -> bool:
+        """Whether other processes wait for this one's part of their batch statistics, even if it has no RoI."""
+        return any(isinstance(module, GlobalBatchNorm2d) for module in self.head.modules())
 
     def losses(self, features: list[Tensor], rois: RoIs, targets: list[Targets]) -> dict[str, Tensor]:
         """The unweighted losses of the maps of R RoIs, by name; each is a scalar with a graph.

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
+
+
+class SeededSampler(BalancedPositiveNegativeSampler):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's sampler, drawing for every image from a seed of its own.
+
+    So what is drawn for an image does not depend on the others that its process has.
+
+    Attributes:
+        seeds: of the images of the batch, set before it is called.
+        drawn: anchors or proposals that the last call chose.
+    """
+
+    seeds: Sequence[int] = ()
+    drawn: int = 0
+
+    def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Masks of what was chosen, positives and negatives of each image; see torchvision."""
+        positives: list[Tensor] = []
+        negatives: list[Tensor] = []
+        with torch.random.fork_rng(devices=[one.device for one in matched_idxs[:1] if one.is_cuda]):
+            for labels, seed in zip(matched_idxs, self.seeds, strict=True):
+                torch.manual_seed(seed)
+                (positive,), (negative,) = super().__call__([labels])
+                positives.append(positive)
+                negatives.append(negative)
+        self.drawn = int(sum(mask.sum() for mask in (*positives, *negatives)))
+        return positives, negatives
 
 
 class StridedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has no types
@@ -73,14 +103,16 @@ def build_rpn(
         candidates_per_level: kept of a level before NMS; twice as many in training.
         proposals: of an image, kept after it.
     """
-    return RegionProposalNetwork(
+    rpn = RegionProposalNetwork(
         StridedAnchors(strides, scale=anchor_scale),
         FullPrecisionRPNHead(channels, len(ASPECT_RATIOS)),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
-        batch_size_per_image=256,
-        positive_fraction=0.5,
+        batch_size_per_image=0,  # and the next: of the sampler, which is ours
+        positive_fraction=0.0,
         pre_nms_top_n={"training": 2 * candidates_per_level, "testing": candidates_per_level},
         post_nms_top_n={"training": proposals, "testing": proposals},
         nms_thresh=0.7,
     )
+    rpn.fg_bg_sampler = SeededSampler(batch_size_per_image=256, positive_fraction=0.5)
+    return rpn

@@ -3,6 +3,7 @@
 import copy
 import json
 import tracemalloc
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,7 @@ class CountingReporter(SilentReporter):
     def __exit__(self, *_: object) -> None:
         pass
 
-    def advance(self, amount: int = 1, *, note: str = "") -> None:
+    def advance(self, amount: int = 1, *, note: str = "", values: Mapping[str, str] | None = None) -> None:
         self.done += amount
 
 

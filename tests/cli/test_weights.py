@@ -104,7 +104,7 @@ def test_a_detector_is_exported_and_compared(tmp_path: Path, threshold: float, c
     recipe = Recipe(model=ModelConfig(backbone="tiny", channels=32, tower_convs=1, score_threshold=threshold))
     categories = [{"id": 1, "name": "thing"}]
     weights = build_detector(recipe, categories).state_dict()
-    save_checkpoint(tmp_path / "x.pt", Checkpoint(0, recipe.model_dump(mode="json"), categories, weights, {}, {}))
+    save_checkpoint(tmp_path / "x.pt", Checkpoint(0, recipe.model_dump(mode="json"), categories, weights, {}))
     Image.new("RGB", (50, 40)).save(tmp_path / "picture.png")
     where = tmp_path / "out.torchscript"
     arguments = [tmp_path / "x.pt", "-o", where, "--size", "64x96", "--image", tmp_path / "picture.png"]

@@ -21,7 +21,7 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     torch.nn.init.constant_(detector.heads.boxes.classes.bias, 3.0)  # sure of everything
     torch.nn.init.constant_(detector.heads.boxes.centerness.bias, 3.0)
     weights = detector.state_dict()
-    save_checkpoint(Path("bcnet.pt"), Checkpoint(0, recipe.model_dump(mode="json"), categories, weights, {}, {}))
+    save_checkpoint(Path("bcnet.pt"), Checkpoint(0, recipe.model_dump(mode="json"), categories, weights, {}))
     (example,) = re.findall(r"```python\n(.*?)```", (REPO / "docs" / "python.md").read_text(), re.DOTALL)
     exec(compile(example, "docs/python.md", "exec"), {})
     assert re.match(r"thing \[[\d.]+, .*\] \d+ pixels\n", capsys.readouterr().out)

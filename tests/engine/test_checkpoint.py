@@ -29,9 +29,7 @@ RECIPE = Recipe(
 
 def checkpoint(recipe: Recipe = RECIPE) -> Checkpoint:
     model = build_detector(recipe, CATEGORIES).state_dict()
-    return Checkpoint(
-        step=7, recipe=recipe.model_dump(mode="json"), categories=CATEGORIES, model=model, optimizer={}, schedule={}
-    )
+    return Checkpoint(step=7, recipe=recipe.model_dump(mode="json"), categories=CATEGORIES, model=model, optimizer={})
 
 
 def test_a_detector_comes_back_as_it_was(tmp_path: Path) -> None:

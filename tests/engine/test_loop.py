@@ -1,6 +1,6 @@
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from bcnet_core import BCNetError
 from bcnet_core.config.load import load_recipe
 from bcnet_core.engine.checkpoint import latest_checkpoint, read_checkpoint
 from bcnet_core.engine.job import TrainingJob
-from bcnet_core.engine.launch import check_processes
+from bcnet_core.engine.launch import Cluster, check_cluster
 from bcnet_core.engine.loop import run_training
 from bcnet_core.engine.run_dir import open_run, refuse_taken, remove_run
 from bcnet_core.model.detectors import Detector
@@ -27,7 +27,7 @@ class Collector(SilentReporter):
 
     def __init__(self, on_step: Any = None) -> None:
         self.messages: list[str] = []
-        self.notes: list[str] = []
+        self.notes: list[dict[str, str]] = []
         self._on_step = on_step
 
     def info(self, message: str) -> None:
@@ -37,10 +37,16 @@ class Collector(SilentReporter):
     def progress(self, title: str, total: int) -> Iterator[Progress]:
         yield self
 
-    def advance(self, amount: int = 1, *, note: str = "") -> None:
-        self.notes.append(note)
+    def advance(self, amount: int = 1, *, note: str = "", values: Mapping[str, str] | None = None) -> None:
+        self.notes.append(dict(values or {}))
         if self._on_step:
             self._on_step(len(self.notes))
+
+
+def science(run_dir: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl without how long they took."""
+    rows = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    return [{name: value for name, value in row.items() if name != "speed"} for row in rows]
 
 
 def job(scenes: Path, run_dir: Path, *overrides: str, **options: Any) -> TrainingJob:
@@ -58,13 +64,16 @@ def test_a_run_leaves_everything_that_explains_it(scenes: Path, tmp_path: Path) 
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert rows[0]["loss"] == pytest.approx(
-        sum(value for name, value in rows[0].items() if name not in {"step", "loss", "lr"})
+        sum(value for name, value in rows[0].items() if name not in {"step", "loss", "lr", "speed"})
     )
     assert "of the instances have an occluder, read from the file" in reporter.messages[0]
-    assert len(reporter.notes) == 3 and reporter.notes[0].startswith("loss ")
+    assert len(reporter.notes) == 3 and reporter.notes[0].keys() == {
+        *rows[0], "images/s", "data wait", "memory", "left",
+    } - {"speed"}  # fmt: skip
+    assert rows[0]["speed"].keys() == {"images_per_second", "data_wait", "memory_gb"}
     assert open_run(tmp_path / "run").checkpoint == last
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "checkpoints", "env.json", "metrics.jsonl", "recipe.resolved.yaml",
+        "checkpoints", "curves.png", "env.json", "metrics.jsonl", "recipe.resolved.yaml",
     ]  # fmt: skip
 
 
@@ -81,7 +90,7 @@ def test_four_steps_are_two_and_two_more(scenes: Path, tmp_path: Path) -> None:
     assert all(torch.equal(value, parts.model[name]) for name, value in whole.model.items())
     for index, state in whole.optimizer["state"].items():
         assert all(torch.equal(value, parts.optimizer["state"][index][name]) for name, value in state.items())
-    assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "parts/metrics.jsonl").read_bytes()
+    assert science(tmp_path / "whole") == science(tmp_path / "parts")
 
 
 def test_a_resumed_run_keeps_its_settings_but_may_get_longer(scenes: Path, tmp_path: Path) -> None:
@@ -134,7 +143,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_terms(
         return {**losses, "box": losses["box"] * torch.nan}
 
     monkeypatch.setattr(Detector, "forward", broken)
-    with pytest.raises(BCNetError, match=r"the loss of step 1 is not finite \(in box; image ids \[\d+, \d+\]\)"):
+    with pytest.raises(BCNetError, match=r"the loss of step 1 is not finite \(in box, image ids \[\d+, \d+\]\)"):
         run_training(job(scenes, tmp_path / "run", "solver.steps=2"), SilentReporter())
     assert not (tmp_path / "run").exists()
 
@@ -173,11 +182,11 @@ def test_more_gpus_than_there_are_is_a_usage_error(
     for gpus, words in ((0, "no GPU"), (1, "1 GPU")):
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
         with pytest.raises(BCNetError, match=f"asked for 2 GPUs, this machine has {words}$") as caught:
-            check_processes(auto, 2)
+            check_cluster(auto, Cluster(2))
         assert caught.value.exit_code == 2 and "--device cpu" in caught.value.hints[1]
-    check_processes(one, 2)
+    check_cluster(one, Cluster(2))
     with pytest.raises(BCNetError, match="2 images cannot be split evenly over 3"):
-        check_processes(one, 3)
+        check_cluster(one, Cluster(3))
 
 
 def test_a_failed_start_leaves_what_was_there_before(

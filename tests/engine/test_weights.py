@@ -49,7 +49,7 @@ def detector_of(model: ModelConfig, categories: list[dict[str, Any]] | None = No
 def own_checkpoint(categories: list[dict[str, Any]], **model: Any) -> Checkpoint:
     recipe = Recipe(model=ModelConfig(backbone="tiny", **(SMALL | model)))
     state = build_detector(recipe, categories).state_dict()
-    return Checkpoint(7, recipe.model_dump(mode="json"), categories, state, {"state": 1}, {"lr": 0.1})
+    return Checkpoint(7, recipe.model_dump(mode="json"), categories, state, {"state": 1}, {"scale": 2.0})
 
 
 # --- the official release
@@ -292,7 +292,7 @@ def test_our_own_checkpoint_loses_what_only_its_run_needs(tmp_path: Path) -> Non
     save_checkpoint(tmp_path / "x.pt", before)
     checkpoint, report = import_weights(tmp_path / "x.pt")
     assert report.whole and report.classes == 3
-    assert (checkpoint.step, checkpoint.optimizer, checkpoint.schedule) == (7, {}, {})
+    assert (checkpoint.step, checkpoint.optimizer, checkpoint.scaler) == (7, {}, {})
     assert (checkpoint.recipe, checkpoint.categories) == (before.recipe, before.categories)
     assert all(torch.equal(checkpoint.model[name], tensor) for name, tensor in before.model.items())
     with pytest.raises(BCNetError, match="knows its categories"):

@@ -43,9 +43,9 @@ def test_other_categories_name_both_sides() -> None:
     def file(*categories: dict[str, Any]) -> CocoFile:
         return CocoFile(Path("x.json"), {"images": [], "categories": list(categories)})
 
-    check_categories(Knows(), file({"id": 2, "name": "dog"}, {"id": 1, "name": "cat"}))  # type: ignore[arg-type]
+    check_categories(Knows().categories, file({"id": 2, "name": "dog"}, {"id": 1, "name": "cat"}))  # type: ignore[arg-type]
     with pytest.raises(BCNetError, match=r"knows 2 categories, `x\.json` has 1") as caught:
-        check_categories(Knows(), file({"id": 2, "name": "cow"}))  # type: ignore[arg-type]
+        check_categories(Knows().categories, file({"id": 2, "name": "cow"}))  # type: ignore[arg-type]
     assert caught.value.hints == (
         "only in the detector: [(1, 'cat'), (2, 'dog')]",
         "only in the file:     [(2, 'cow')]",

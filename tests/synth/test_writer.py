@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -222,7 +222,7 @@ class Interrupting(SilentReporter):
     def progress(self, title: str, total: int) -> Iterator[Progress]:
         yield self
 
-    def advance(self, amount: int = 1, *, note: str = "") -> None:
+    def advance(self, amount: int = 1, *, note: str = "", values: Mapping[str, str] | None = None) -> None:
         if self.done:
             raise KeyboardInterrupt
         self.done += amount

@@ -1,0 +1,106 @@
+"""How much memory a training takes, before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bcnet_core.config.schema import Recipe
+from bcnet_core.model.detectors import SIZE_DIVISOR, Detector, build_detector
+from bcnet_core.model.mask_branch import MASK_SIZE
+from bcnet_core.model.one_stage import OneStageHeads
+
+CLASS_LOSS_COPIES = 4
+"""Tensors of the size of the class logits that their loss keeps: one-hot targets, probabilities and factors."""
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """What one process needs at most in a step, in bytes; not counted: PyTorch itself, loader processes, workspaces.
+
+    Attributes:
+        weights: parameters and buffers, and their moving average where there is one.
+        gradients: of the parameters that train.
+        optimizer: its state.
+        activations: what the forward pass keeps for the backward pass.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def estimate_memory(recipe: Recipe, *, num_classes: int, processes: int) -> MemoryEstimate:
+    """Estimate what each of some processes needs.
+
+    The layers are run without data, on the largest input that training may see, and what autograd would keep is
+    counted. RoIs are taken to be as many as the recipe allows.
+
+    Args:
+        recipe: what is to be trained.
+        num_classes: of the data.
+        processes: that share a step.
+
+    Returns:
+        The estimate, of one process.
+    """
+    solver = recipe.solver
+    with torch.device("meta"):
+        detector = build_detector(recipe, [{"id": label, "name": str(label)} for label in range(num_classes)])
+        images = max(1, solver.batch_size // (processes * solver.accumulate))
+        activations = _activations(detector, recipe, images)
+    state = sum(map(_size, [*detector.parameters(), *detector.buffers()]))
+    trained = sum(_size(parameter) for parameter in detector.parameters() if parameter.requires_grad)
+    return MemoryEstimate(
+        weights=state * (2 if solver.ema else 1),
+        gradients=trained,
+        optimizer=trained * (2 if solver.optimizer == "adamw" else 1),
+        activations=activations // (1 if solver.precision == "fp32" else 2),
+    )
+
+
+def _activations(detector: Detector, recipe: Recipe, images: int) -> int:
+    """Bytes that the forward pass of a step keeps, in float32."""
+    model, data = recipe.model, recipe.data
+    shorter, longer = max((data.min_size, *data.train_sizes)), data.max_size
+    if data.scale_jitter is not None:
+        shorter = longer
+    height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in (shorter, longer))
+    rois = images * (model.mask_rois_per_image or model.detections_per_image)
+    kept: dict[int, int] = {}
+    weights = {id(parameter) for parameter in detector.parameters()}
+
+    def count(tensor: Tensor) -> Tensor:
+        if id(tensor) not in weights and not isinstance(tensor, nn.Parameter):
+            kept[tensor.untyped_storage()._cdata] = _size(tensor)  # noqa: SLF001  (a storage has no other identity)
+            held.append(tensor)
+        return tensor
+
+    held: list[Tensor] = []  # so that no two storages have one identity
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        batch = torch.zeros(images, 3, height, width).contiguous(memory_format=detector.memory_format)
+        features = detector.backbone(batch)
+        pooled = torch.zeros(rois, model.channels, MASK_SIZE // 2, MASK_SIZE // 2, requires_grad=True)
+        maps = detector.heads.masks.head(pooled)
+        if isinstance(detector.heads, OneStageHeads):
+            outputs = detector.heads.boxes(features)
+            losses = CLASS_LOSS_COPIES * _size(outputs.classes)
+        else:
+            objectness, _ = detector.heads.rpn.head(features)
+            boxes = torch.zeros(images * model.box_rois_per_image, model.channels, 7, 7, requires_grad=True)
+            scores, _ = detector.heads.roi_heads.box_predictor(detector.heads.roi_heads.box_head(boxes))
+            losses = CLASS_LOSS_COPIES * (_size(scores) + sum(map(_size, objectness)))
+    mask_losses = 2 * sum(_size(one) for one in maps if one is not None)
+    return sum(kept.values()) + losses + mask_losses
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

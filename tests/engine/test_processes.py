@@ -1,0 +1,200 @@
+"""Several processes, killed processes, several machines: the program as a user starts it, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bcnet_core.engine.checkpoint import checkpoint_path, checkpoint_step, latest_checkpoint, read_checkpoint
+
+pytestmark = pytest.mark.slow
+
+SMALL = (
+    "model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64", "data.workers=0",
+    "solver.batch_size=4", "solver.log_every=1", "solver.warmup_steps=0", "solver.checkpoint_every=1",
+)  # fmt: skip
+TWO = ("--gpus", "2")
+
+
+def start(scenes: Path, run_dir: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from bcnet_cli.app import main; main()", "train", "shapes", *SMALL]
+    command += ["--data-root", str(scenes), "--device", "cpu", "--run-dir", str(run_dir), *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 200) -> str:
+    _, told = process.communicate(timeout=timeout)
+    assert process.returncode == 0, told
+    return told
+
+
+def rows(run_dir: Path) -> list[dict[str, Any]]:
+    """The complete rows of metrics.jsonl without how long they took."""
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    found = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [{name: value for name, value in row.items() if name != "speed"} for row in found]
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.005)
+
+
+def wait_for_row(run_dir: Path, step: int, process: subprocess.Popen[str]) -> None:
+    wait_for(lambda: any(row["step"] >= step for row in rows(run_dir)), process)
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    """The training processes of a launcher."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            spawned = b"spawn_main" in (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if parent == process.pid and spawned:
+            found.append(int(folder.name))
+    return sorted(found)
+
+
+def assert_same_end(run: Path, other: Path) -> None:
+    """Weights, optimiser and metrics, bit for bit."""
+    first, second = (read_checkpoint(latest_checkpoint(path)) for path in (run, other))  # type: ignore[arg-type]
+    assert first.step == second.step
+    assert all(torch.equal(value, second.model[name]) for name, value in first.model.items())
+    for index, state in first.optimizer["state"].items():
+        assert all(torch.equal(value, second.optimizer["state"][index][name]) for name, value in state.items())
+    assert rows(run) == rows(other)
+
+
+@pytest.mark.parametrize("detector", ["fcos", "faster_rcnn"])
+@pytest.mark.parametrize("attention", ["true", "false"])
+def test_the_number_of_processes_does_not_change_what_is_trained(
+    scenes: Path, tmp_path: Path, detector: str, attention: str
+) -> None:
+    """Losses of four steps, and gradients: the momentum of SGD after its first step is the gradient.
+
+    With attention the mask head has BatchNorm, whose statistics the processes share.
+    """
+    settings = (
+        f"model.detector={detector}", f"model.attention={attention}", "model.mask_proposals=decoded",
+        "model.proposals_per_image=64", "model.box_rois_per_image=32", "solver.steps=4", "solver.keep_checkpoints=4",
+        "solver.optimizer=sgd", "solver.lr=0.01", "solver.clip_norm=0", "solver.weight_decay=0",
+    )  # fmt: skip
+    for name, gpus in (("one", "1"), ("two", "2")):
+        finish(start(scenes, tmp_path / name, *settings, "--gpus", gpus))
+    for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        assert one.keys() == two.keys()
+        assert list(one.values()) == pytest.approx(list(two.values()), rel=1e-5)
+    one, two = (read_checkpoint(checkpoint_path(tmp_path / name, 1)) for name in ("one", "two"))
+    gradients = [
+        torch.cat([state["momentum_buffer"].flatten() for state in checkpoint.optimizer["state"].values()]).double()
+        for checkpoint in (one, two)
+    ]
+    assert (gradients[0] - gradients[1]).norm() < 1e-5 * gradients[0].norm()
+    for name, value in one.model.items():
+        torch.testing.assert_close(two.model[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("processes", [(), TWO])
+def test_eight_steps_are_some_and_the_rest(scenes: Path, tmp_path: Path, processes: tuple[str, ...]) -> None:
+    arguments = ("solver.steps=8", "solver.precision=bf16", "solver.ema=0.9", *processes)
+    finish(start(scenes, tmp_path / "whole", *arguments))
+    process = start(scenes, tmp_path / "parts", *arguments)
+    wait_for_row(tmp_path / "parts", 3, process)
+    seen = len(rows(tmp_path / "parts"))
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    saved = checkpoint_step(latest_checkpoint(tmp_path / "parts"))  # type: ignore[arg-type]
+    assert seen <= saved <= seen + 2, "it went on for more than a step"
+    assert f"interrupted; saved step {saved} of 8" in told and "--resume" in told and "Traceback" not in told
+    finish(start(scenes, tmp_path / "parts", *arguments, "--resume"))
+    assert_same_end(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize(("victim", "processes", "kills"), [("only", (), 6), ("launcher", TWO, 7), ("worker", TWO, 7)])
+def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
+    scenes: Path, tmp_path: Path, victim: str, processes: tuple[str, ...], kills: int
+) -> None:
+    """Every step saves, so most moments are in the middle of a checkpoint."""
+    steps = 12 * kills
+    arguments = (f"solver.steps={steps}", *processes)
+    finish(start(scenes, tmp_path / "whole", *arguments))
+    run, rng, resume = tmp_path / "killed", random.Random(kills), ()
+    for kill in range(kills):
+        before = max((row["step"] for row in rows(run)), default=0)
+        process = start(scenes, run, *arguments, *resume)
+        wait_for_row(run, before + 1, process)
+        time.sleep(rng.uniform(0, 0.5))
+        assert process.poll() is None, (kill, process.communicate()[1])
+        os.kill(rng.choice(workers_of(process)) if victim == "worker" else process.pid, signal.SIGKILL)
+        _, told = process.communicate(timeout=60)
+        if victim == "worker":
+            assert process.returncode == 1 and "the process of rank" in told and "Traceback" not in told, told
+        latest = latest_checkpoint(run)
+        assert latest is not None and read_checkpoint(latest).step == checkpoint_step(latest)
+        resume = ("--resume",)
+    finish(start(scenes, run, *arguments, "--resume"))
+    assert_same_end(tmp_path / "whole", run)
+    assert not list((run / "checkpoints").glob(".*"))
+
+
+def test_elastic_starts_a_killed_worker_again(scenes: Path, tmp_path: Path) -> None:
+    arguments = ("solver.steps=40", *TWO)
+    finish(start(scenes, tmp_path / "whole", *arguments))
+    process = start(scenes, tmp_path / "run", *arguments, "--max-restarts", "1")
+    wait_for_row(tmp_path / "run", 3, process)
+    os.kill(workers_of(process)[1], signal.SIGKILL)
+    finish(process)
+    assert_same_end(tmp_path / "whole", tmp_path / "run")
+
+
+def test_two_launchers_train_together(scenes: Path, tmp_path: Path) -> None:
+    finish(start(scenes, tmp_path / "whole", "solver.steps=4", *TWO))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    machines = ("solver.steps=4", "--nnodes", "2", "--rdzv-endpoint", f"localhost:{port}")
+    both = [start(scenes, tmp_path / "run", *machines) for _ in range(2)]
+    told = [finish(process) for process in both]
+    assert sorted("processes: 2" in text for text in told) == [False, True]
+    assert all("wrote" in text for text in told)
+    for one, two in zip(rows(tmp_path / "whole"), rows(tmp_path / "run"), strict=True):  # threads differ, so do roundings
+        assert list(one.values()) == pytest.approx(list(two.values()), rel=1e-4)
+
+
+def test_an_error_of_one_process_is_one_message(scenes: Path, tmp_path: Path) -> None:
+    content = json.loads((scenes / "annotations/instances_train.json").read_text())
+    (tmp_path / "images").mkdir()
+    for image in content["images"]:
+        (tmp_path / "images" / image["file_name"]).symlink_to(scenes / "train" / image["file_name"])
+    broken = tmp_path / "images" / content["images"][0]["file_name"]
+    data = broken.read_bytes()
+    broken.unlink()
+    broken.write_bytes(data[: len(data) // 2])
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    process = start(
+        tmp_path, tmp_path / "run", "data.train.annotations=coco.json", "data.train.images=images", "solver.steps=9",
+        *TWO,
+    )  # fmt: skip
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 3, told
+    assert f"the image `{broken}` cannot be read" in told
+    assert told.count("error:") == 1 and "Traceback" not in told and "ChildFailedError" not in told
