@@ -138,10 +138,9 @@ def _scan(job: TrainingJob, workers: int) -> None:
 
 def _describe(job: TrainingJob, cluster: Cluster) -> None:
     """Print the resolved recipe on stdout and what it would train on, on stderr."""
-    from bcnet_core.engine.estimate import estimate_memory
-
     from bcnet_core.config.load import dump_recipe
     from bcnet_core.data.loaders import open_training_set
+    from bcnet_core.engine.estimate import estimate_memory
     from bcnet_core.engine.loop import describe
     from bcnet_core.evaluation.validation import check_validation
 

@@ -78,7 +78,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """
     fields = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__}
     with atomic_file(path) as temporary:
-        torch.save({"format": FORMAT, **fields}, temporary)
+        try:
+            torch.save({"format": FORMAT, **fields}, temporary)
+        except RuntimeError as error:  # torch's writer does not say what the system said
+            raise OSError(f"it could not be written whole ({str(error).splitlines()[0]})") from error
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -36,8 +36,9 @@ def draw_curves(rows: Sequence[dict[str, Any]]) -> bytes:
     for name, colour in zip(names, COLOURS, strict=False):
         x, y = _smooth([row["step"] for row in steps], [row.get(name, np.nan) for row in steps])
         panels[0].plot(x, y, color=colour, linewidth=2 if name == "loss" else 1, label=name)
-    panels[0].set(title="losses (weighted)", xlabel="step", yscale="log")
-    panels[0].legend(fontsize=7, frameon=False)
+    panels[0].set(title="losses (weighted)", xlabel="step", yscale="log" if names else "linear")
+    if names:
+        panels[0].legend(fontsize=7, frameon=False)
     panels[1].plot([row["step"] for row in steps], [row["lr"] for row in steps], color=COLOURS[1])
     panels[1].set(title="learning rate", xlabel="step")
     if scores:

@@ -80,7 +80,7 @@ def _activations(detector: Detector, recipe: Recipe, images: int) -> int:
 
     def count(tensor: Tensor) -> Tensor:
         if id(tensor) not in weights and not isinstance(tensor, nn.Parameter):
-            kept[tensor.untyped_storage()._cdata] = _size(tensor)  # noqa: SLF001  (a storage has no other identity)
+            kept[tensor.untyped_storage()._cdata] = _size(tensor)
             held.append(tensor)
         return tensor
 

@@ -38,20 +38,23 @@ class Meter:
             except StopIteration:
                 return
             self._waited += time.perf_counter() - asked
-            yield batch
             self._steps += 1
+            yield batch
 
     def pause(self, seconds: float) -> None:
         """Leave out time that was spent on something else than steps: saving, an evaluation."""
         self._started += seconds
 
     def read(self) -> dict[str, float]:
-        """Images a second, the share of the time spent waiting for data, and the peak memory of this process in GB."""
+        """Images a second, the share of the time spent waiting for data, and the peak memory of this process in GB.
+
+        To be called while a step is under way, at its end: it counts as done.
+        """
         seconds = max(time.perf_counter() - self._started, 1e-9)
         on_gpu = self._device.type == "cuda"
         memory = torch.cuda.max_memory_allocated(self._device) if on_gpu else peak_memory()
         found = {
-            "images_per_second": (self._steps + 1) * self._images / seconds,
+            "images_per_second": self._steps * self._images / seconds,
             "data_wait": self._waited / seconds,
             "memory_gb": memory / 1e9,
         }

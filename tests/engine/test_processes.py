@@ -176,7 +176,7 @@ def test_two_launchers_train_together(scenes: Path, tmp_path: Path) -> None:
     told = [finish(process) for process in both]
     assert sorted("processes: 2" in text for text in told) == [False, True]
     assert all("wrote" in text for text in told)
-    for one, two in zip(rows(tmp_path / "whole"), rows(tmp_path / "run"), strict=True):  # threads differ, so do roundings
+    for one, two in zip(rows(tmp_path / "whole"), rows(tmp_path / "run"), strict=True):
         assert list(one.values()) == pytest.approx(list(two.values()), rel=1e-4)
 
 
