@@ -109,11 +109,11 @@ def _check(job: TrainingJob, cluster: Cluster, *, chosen: bool) -> None:
 
     if job.resume and job.init_from is not None:
         raise usage_error("--resume and --init-from exclude each other", "--resume goes on; --init-from begins anew")
+    check_cluster(job, cluster)
     if cluster.nodes > 1 and not chosen:
         raise usage_error(
             "several machines need one run directory that all of them see", "name it: --run-dir /shared/runs/NAME"
         )
-    check_cluster(job, cluster)
     if job.resume:
         find_checkpoint(job.run_dir)
     else:

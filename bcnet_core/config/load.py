@@ -184,7 +184,7 @@ def _parse(key: str, text: str) -> Any:  # noqa: ANN401  (validated by the schem
         return text
     if text.lower() in {"none", "null"} and type(None) in get_args(info.annotation):
         return None
-    if get_origin(info.annotation) is not tuple:
+    if tuple not in {get_origin(kind) for kind in (info.annotation, *get_args(info.annotation))}:
         return text
     try:
         return _without_booleans(yaml.safe_load(text))

@@ -213,7 +213,7 @@ class TrainingSet(Dataset[Sample]):
             kept = [index for index, rle in enumerate(rles) if rle is not None and masks.area(rle)]
             instances, rles = [instances[i] for i in kept], [rles[i] for i in kept]
             regions = [regions[i] for i in kept]
-            boxes = _cut_boxes(boxes[kept], rles, window)
+            boxes = _cut_boxes(boxes[kept], rles, view)
         return Targets(
             torch.from_numpy(placement.to_input(boxes).astype(np.float32)),
             torch.tensor([self._labels[instance["category_id"]] for instance in instances], dtype=torch.int64),
@@ -228,16 +228,15 @@ def _within(rles: list[masks.RLE | None], seen: masks.RLE) -> list[masks.RLE | N
     return [None if rle is None else masks.intersection(rle, seen) for rle in rles]
 
 
-def _cut_boxes(
-    boxes: NDArray[np.float64], rles: list[masks.RLE | None], window: tuple[int, int, int, int]
-) -> NDArray[np.float64]:
-    """Boxes, (N, 4) xyxy, of instances of which a window may show a part: that part's, where the window cuts them."""
+def _cut_boxes(boxes: NDArray[np.float64], rles: list[masks.RLE | None], view: View) -> NDArray[np.float64]:
+    """Boxes, (N, 4) xyxy, of instances of which a view may show a part: that part's, where the view cuts them."""
     cut: NDArray[np.float64] = boxes.copy()
     for index, rle in enumerate(rles):
         x0, y0, x1, y1 = boxes[index]
-        if rle is not None and (x0 < window[0] or y0 < window[1] or x1 > window[2] or y1 > window[3]):
+        if rle is not None and (x0 < view.x0 or y0 < view.y0 or x1 > view.x1 or y1 > view.y1):
             x, y, width, height = masks.bounding_box(rle)
-            cut[index] = (x, y, x + width, y + height)
+            part = np.array([x, y, x + width, y + height])
+            cut[index] = part.clip([view.x0, view.y0] * 2, [view.x1, view.y1] * 2)
     return cut
 
 

@@ -170,3 +170,64 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(
     assert "interrupted; saved step" in errors and "--resume" in errors and "Traceback" not in errors
     (saved,) = (tmp_path / "run/checkpoints").iterdir()
     assert json.loads(metrics.read_text().splitlines()[-1])["step"] == int(saved.stem.removeprefix("step_"))
+
+
+def test_a_rehearsal_writes_nothing(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
+    done = bcnet(
+        "train", "shapes", *SMALL, "--data-root", scenes, "--run-dir", "run", "--device", "cpu", "--smoke", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "training 2/2" in done.stderr and "predicting 4/4" in done.stderr and "went well" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_tells_what_would_be_trained(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
+    done = bcnet("train", "shapes", *SMALL, "--data-root", scenes, "--run-dir", "run", "--dry-run", "--scan-images",
+                 "--workers", "1", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["model"]["channels"] == 32
+    for words in (
+        "12 training images",
+        "2,000 steps of 4 images: 666.7 epochs",
+        "GB of memory in each process",
+        "5 classes; would write run",
+        "12 images of annotations/instances_train.json can be read",
+    ):
+        assert words in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_evaluated_under_way_and_on_the_right_classes(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
+    arguments = ("train", "shapes", *SMALL, "solver.steps=2", "solver.eval_every=1", "--data-root", scenes,
+                 "--run-dir", tmp_path / "run", "--device", "cpu")  # fmt: skip
+    content = json.loads((scenes / "annotations/instances_val.json").read_text())
+    content["categories"][0]["name"] = "cow"
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    refused = bcnet(*arguments, f"data.val.annotations={tmp_path / 'other.json'}")
+    assert refused.returncode == 3 and "cow" in refused.stderr and not (tmp_path / "run").exists()
+    done = bcnet(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "step 1: mask AP" in done.stderr and "best: step" in done.stderr
+    for name in ("step_00000002.pt", "best.pt"):
+        assert str(tmp_path / "run/checkpoints" / name) in done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["validation"].keys() for row in rows if "validation" in row] == [
+        {"mask_AP", "mask_AP50", "box_AP"}, {"mask_AP", "mask_AP50", "box_AP"},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--nnodes", "2"), "--nnodes and --rdzv-endpoint belong together"),
+        (("--nnodes", "2", "--rdzv-endpoint", "localhost:1"), "several machines need one run directory"),
+        (("solver.accumulate=3",), "a batch of 4 images cannot be split evenly over 1 process and 3 parts each"),
+        (("data.scale_jitter=[0.1,2]", "data.train_sizes=[100]"), "exclude each other"),
+    ],
+)
+def test_contradictions_are_usage_errors(
+    bcnet: Bcnet, scenes: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    done = bcnet("train", "shapes", "--data-root", scenes, "--device", "cpu", *arguments, cwd=tmp_path)
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -4,11 +4,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision.ops import roi_align
 
 from bcnet_core import BCNetError
 from bcnet_core.annotations.coco import read_coco
 from bcnet_core.data.dataset import TrainingSet
+from bcnet_core.data.scan import scan_images
+from bcnet_core.model.rois import RoIs
+from bcnet_core.model.targets import bilayer_targets
+from bcnet_core.reporting import SilentReporter
 
 
 def square(identity: int, x: int, y: int, side: int, **extra: Any) -> dict[str, Any]:
@@ -118,3 +124,102 @@ def test_masks_of_real_images_fill_their_boxes(coco_mini: Path) -> None:
         scale = targets.placement.numpy()[[0, 2, 0, 2]]
         distance = np.abs(extents * scale - targets.boxes.numpy())  # annotators drew some boxes by hand
         assert distance.mean() < 0.3 and distance.max() < 5
+
+
+def drawn(folder: Path, **options: Any) -> TrainingSet:
+    """Two overlapping squares: red where the first is seen, green where the second is, which is above."""
+    make(folder, square(1, 20, 20, 40), square(2, 45, 30, 40))
+    content = json.loads((folder / "coco.json").read_text())
+    content["annotations"][0]["segmentation"] = [[20, 20, 60, 20, 60, 30, 45, 30, 45, 60, 20, 60]]
+    (folder / "coco.json").write_text(json.dumps(content))
+    pixels = np.zeros((80, 100, 3), np.uint8)
+    pixels[20:60, 20:60, 0] = 255
+    pixels[30:70, 45:85] = (0, 255, 0)
+    Image.fromarray(pixels).save(folder / "a.png")
+    defaults: dict[str, Any] = {"min_size": 160, "max_size": 200}
+    return TrainingSet(read_coco(folder / "coco.json"), folder, **(defaults | options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"flip": 1.0},
+        {"train_sizes": (96, 120, 160)},
+        {"scale_jitter": (0.4, 2.0)},
+        {"scale_jitter": (1.2, 2.0), "flip": 1.0, "max_size": 120, "min_size": 100},
+    ],
+)
+def test_both_layers_move_with_the_pixels(tmp_path: Path, options: dict[str, Any]) -> None:
+    """What the targets say of both layers inside a box is what the picture shows there, whatever was done to it."""
+    dataset = drawn(tmp_path, **options)
+    compared = 0
+    for seed in range(12):
+        image, targets, _, _ = dataset[0, seed]
+        count = len(targets.boxes)
+        if not count:
+            continue
+        everyone = torch.arange(count)
+        rois = RoIs(targets.boxes, torch.zeros_like(everyone), everyone, torch.zeros(count))
+        maps = bilayer_targets([targets], rois, size=28)
+        seen = image[:2].float() > 127
+        pooled = [
+            roi_align(colour[None, None].float(), [targets.boxes], (28, 28), aligned=True)[:, 0] >= 0.5
+            for colour in seen
+        ]
+        for index in range(count):
+            x0, y0, x1, y1 = targets.boxes[index].tolist()
+            if min(x1 - x0, y1 - y0) < 24:
+                continue
+            own = 0 if overlap(pooled[0][index], maps.occludee_mask[index]) > 0.5 else 1
+            assert overlap(pooled[own][index], maps.occludee_mask[index]) > 0.9, (seed, index)
+            if maps.occluder_mask[index].sum() > 60:
+                assert overlap(pooled[1 - own][index], maps.occluder_mask[index]) > 0.85, (seed, index)
+                compared += 1
+    assert compared >= 5
+
+
+def overlap(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a & b).sum() / (a | b).sum().clamp(min=1))
+
+
+def test_what_a_window_cuts_off_is_neither_box_nor_mask(tmp_path: Path) -> None:
+    dataset = drawn(tmp_path, scale_jitter=(4.0, 4.0), min_size=60, max_size=60)
+    counts = set()
+    for seed in range(30):
+        image, targets, _, _ = dataset[0, seed]
+        counts.add(len(targets.boxes))
+        height, width = image.shape[1:]
+        assert (targets.boxes >= -1e-3).all() and (targets.boxes <= torch.tensor([width, height] * 2) + 1e-3).all()
+        assert (targets.boxes[:, 2:] > targets.boxes[:, :2]).all()
+        many = sum(int((image[channel] > 127).sum() > 20) for channel in (0, 1))  # more than the blur of a rim
+        assert many <= len(targets.boxes) <= 2
+    assert counts >= {1, 2}
+
+
+def test_every_image_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    good = Image.fromarray(pixels)
+    for name, mode in (("rgb.jpg", "RGB"), ("grey.jpg", "L"), ("cmyk.jpg", "CMYK"), ("palette.png", "P")):
+        good.convert(mode).save(tmp_path / name)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    good.save(tmp_path / "turned.jpg", exif=exif)
+    data = (tmp_path / "rgb.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
+    (tmp_path / "noise.jpg").write_bytes(b"no image at all")
+    Image.fromarray(pixels[:20]).save(tmp_path / "smaller.jpg")
+    fine = ["rgb.jpg", "grey.jpg", "cmyk.jpg", "palette.png", "turned.jpg"]
+    bad = ["cut.jpg", "noise.jpg", "smaller.jpg", "missing.jpg"]
+    for names in (fine, fine + bad):
+        images = [{"id": n, "file_name": name, "height": 40, "width": 60} for n, name in enumerate(names)]
+        content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "x"}]}
+        (tmp_path / "c.json").write_text(json.dumps(content))
+        coco = read_coco(tmp_path / "c.json")
+        if names is fine:
+            scan_images(coco, tmp_path, workers=1, reporter=SilentReporter())
+    with pytest.raises(BCNetError, match=r"4 of the 9 images in .* cannot be used") as caught:
+        scan_images(coco, tmp_path, workers=1, reporter=SilentReporter())
+    assert caught.value.exit_code == 3
+    assert all(any(name in hint for hint in caught.value.hints) for name in bad)
+    assert not any(name in hint for hint in caught.value.hints for name in fine)

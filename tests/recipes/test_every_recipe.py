@@ -1,0 +1,75 @@
+"""Every recipe that is shipped is built, takes a step and is evaluated, at a size that a CPU can bear."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from bcnet_core.annotations.coco import read_coco
+from bcnet_core.config.load import load_recipe
+from bcnet_core.config.paths import list_recipes
+from bcnet_core.engine.checkpoint import Checkpoint, load_detector, save_checkpoint
+from bcnet_core.engine.job import TrainingJob
+from bcnet_core.engine.loop import run_training
+from bcnet_core.images import read_image
+from bcnet_core.model.backbones import ResNetFPN
+from bcnet_core.model.detectors import build_detector
+from bcnet_core.reporting import SilentReporter
+
+RECIPES = [path.stem for path in list_recipes()]
+LIGHT = (
+    "data.min_size=64", "data.max_size=64", "data.train_sizes=[]", "data.workers=0",
+    "data.train.annotations=annotations/instances_train.json", "data.train.images=train",
+    "data.val.annotations=annotations/instances_val.json", "data.val.images=val",
+    "solver.batch_size=2", "solver.steps=1", "solver.log_every=1", "solver.eval_every=0",
+    "model.proposals_per_image=32", "model.box_rois_per_image=32", "model.mask_rois_per_image=16",
+    "model.detections_per_image=10",
+)  # fmt: skip
+
+
+def test_the_recipes_that_were_promised_are_there() -> None:
+    promised = {"fcos_r50", "fcos_r101", "fcos_x101", "faster_rcnn_r50", "faster_rcnn_r101", "tiny", "shapes"}
+    baselines = {"mask_rcnn_r50", "mask_rcnn_r101", "fcos_r50_plain", "fcos_r101_plain", "fcos_x101_plain"}
+    ablations = {"fcos_r50_single_layer", "fcos_r50_no_boundary", "fcos_r50_fcn"}
+    assert set(RECIPES) == promised | baselines | ablations
+
+
+def test_baselines_differ_from_their_models_in_the_mask_head_alone() -> None:
+    for plain, bilayer in (
+        ("mask_rcnn_r50", "faster_rcnn_r50"), ("mask_rcnn_r101", "faster_rcnn_r101"), ("fcos_r50_plain", "fcos_r50"),
+        ("fcos_r101_plain", "fcos_r101"), ("fcos_x101_plain", "fcos_x101"),
+    ):  # fmt: skip
+        ours, theirs = load_recipe(bilayer), load_recipe(plain)
+        head = {"layers": 1, "attention": False, "boundary": False}
+        assert theirs == ours.model_copy(update={"model": ours.model.model_copy(update=head)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_built_stepped_and_evaluated(scenes: Path, tmp_path: Path, name: str) -> None:
+    recipe = load_recipe(name, LIGHT, data_root=scenes)
+    categories = read_coco(scenes / "annotations/instances_train.json").categories
+    torch.manual_seed(0)
+    detector = build_detector(recipe, categories)
+    if isinstance(detector.backbone, ResNetFPN):  # fresh weights under frozen BatchNorm grow from block to block
+        detector.backbone.body.bn1.weight.div_(58)
+        for block in detector.backbone.modules():
+            if isinstance(block, BasicBlock | Bottleneck):
+                (block.bn3 if isinstance(block, Bottleneck) else block.bn2).weight.fill_(0.2)
+    save_checkpoint(
+        tmp_path / "init.pt", Checkpoint(0, recipe.model_dump(mode="json"), categories, detector.state_dict(), {})
+    )
+    job = TrainingJob(recipe, tmp_path / "run", "cpu", f"bcnet train {name}", init_from=tmp_path / "init.pt")
+    run_training(job, SilentReporter())
+    (row,) = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    assert 0 < row["loss"] < 100
+    layers, boundary = recipe.model.layers, recipe.model.boundary
+    assert ("occluder_mask" in row) == (layers == 2) and ("occludee_boundary" in row) == boundary
+    trained = load_detector(tmp_path / "run", device="cpu")
+    (found,) = trained.predict([read_image(scenes / "val" / json.loads(
+        (scenes / "annotations/instances_val.json").read_text())["images"][0]["file_name"])])  # fmt: skip
+    assert found.masks.shape[1:] == (128, 128)
