@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.commands import annotate, bench, demo, evaluate, recipes, split_occ, synth, train, viz, weights
+from bcnet_cli.commands import annotate, bench, demo, doctor, evaluate, recipes, split_occ, synth, train, viz, weights
 from bcnet_core import __version__
 from bcnet_core.errors import BCNetError, ExitCode
 
@@ -38,6 +38,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("viz")(viz.viz)
 app.add_typer(weights.app, name="weights")
 app.add_typer(recipes.app, name="recipes")
+app.command("doctor")(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 app.command("demo")(demo.demo)
 

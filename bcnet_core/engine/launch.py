@@ -142,8 +142,9 @@ def check_cluster(job: TrainingJob, cluster: Cluster) -> None:
 def _worker(job: TrainingJob, cluster: Cluster, reporter: Reporter) -> str:
     """Train in one of the processes that elastic starts, or starts again.
 
-    An end that all processes come to together is returned, so that elastic does not take it for a failure and begin
-    again; an error that only this process meets is raised.
+    A loss that is not finite ends all processes; it is returned, so that elastic does not take it for a failure
+    and begin again. An error that only this process meets is raised, and so is an interruption, since a launcher that
+    was interrupted, too, does not read what is returned, and would wait for its processes in vain.
     """
     threading.Thread(target=_end_with_launcher, daemon=True).start()
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
@@ -157,6 +158,8 @@ def _worker(job: TrainingJob, cluster: Cluster, reporter: Reporter) -> str:
             end = train_together(job, reporter)
     except BCNetError as error:
         raise RuntimeError(_packed(error)) from None
+    if isinstance(end, BCNetError) and end.exit_code == ExitCode.INTERRUPTED:
+        raise RuntimeError(_packed(end))
     return _packed(end) if isinstance(end, BCNetError) else str(end)
 
 
