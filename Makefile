@@ -19,7 +19,7 @@ evidence: $(INSTALLED) ## does the bilayer head help? Trials of hours on a CPU, 
 	@$(BIN)/bcnet bench evidence -o out/evidence $(if $(PASTED),--coco '$(PASTED)' --images '$(COCO)/train2017')
 
 test: $(INSTALLED) ## the tests of every change, less than five minutes
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2
 
 test-slow: $(INSTALLED) ## the tests that take minutes each
 	@$(BIN)/pytest -m slow

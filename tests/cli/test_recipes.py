@@ -53,7 +53,8 @@ def test_show_tells_purpose_value_and_meaning() -> None:
     lines = result.stdout.splitlines()
     assert lines[:3] == ["tiny: for tests", "Trains: [bold]nothing[/bold]", ""]
     rows = {line.split()[0]: line for line in lines[3:]}
-    assert rows["solver.lr"].split(maxsplit=2) == [
+    meaning = "learning rate after the warm-up, for lr_batch_size images"
+    assert rows["solver.lr"].split(maxsplit=2) == ["solver.lr", "0.5", meaning]
         "solver.lr",
         "0.5",
         "learning rate after the warm-up, for lr_batch_size images",
