@@ -55,10 +55,6 @@ def test_show_tells_purpose_value_and_meaning() -> None:
     rows = {line.split()[0]: line for line in lines[3:]}
     meaning = "learning rate after the warm-up, for lr_batch_size images"
     assert rows["solver.lr"].split(maxsplit=2) == ["solver.lr", "0.5", meaning]
-        "solver.lr",
-        "0.5",
-        "learning rate after the warm-up, for lr_batch_size images",
-    ]
     assert rows["solver.milestones"].split()[1] == "[1,2]"
     assert rows["data.root"].split()[1] == "[red]x"
     assert len({line.index(line.split(maxsplit=2)[2]) for line in rows.values()}) == 1, "columns are aligned"
