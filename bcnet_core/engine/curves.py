@@ -38,7 +38,7 @@ def draw_curves(rows: Sequence[dict[str, Any]]) -> bytes:
         panels[0].plot(x, y, color=colour, linewidth=2 if name == "loss" else 1, label=name)
     panels[0].set(title="losses (weighted)", xlabel="step", yscale="log" if names else "linear")
     if names:
-        panels[0].legend(fontsize=7, frameon=False)
+        panels[0].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     panels[1].plot([row["step"] for row in steps], [row["lr"] for row in steps], color=COLOURS[1])
     panels[1].set(title="learning rate", xlabel="step")
     if scores:

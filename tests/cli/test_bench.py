@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Bcnet
 
 
@@ -48,6 +50,7 @@ def test_an_empty_file_cannot_be_repeated(bcnet: Bcnet, tmp_path: Path) -> None:
 QUICK = ("--seeds", "1", "--steps", "1", "--scenes", "3", "--held-out", "2", "--no-equal-time", "--workers", "1")
 
 
+@pytest.mark.slow
 def test_the_evidence_goes_on_where_it_was_and_shows_its_tables(bcnet: Bcnet, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     planned = bcnet("bench", "evidence", "-o", folder, *QUICK, "--dry-run")

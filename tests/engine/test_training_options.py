@@ -107,6 +107,7 @@ def test_the_memory_layout_is_a_setting(scenes: Path, tmp_path: Path, last: bool
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's own
 def test_compiled_layers_give_the_same_losses(scenes: Path, tmp_path: Path) -> None:
     plain, samples = state(scenes, tmp_path)
     compiled, _ = state(scenes, tmp_path, "solver.compile=true")

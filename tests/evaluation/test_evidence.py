@@ -188,6 +188,7 @@ def test_a_source_and_its_images_belong_together(given: Any) -> None:
     assert caught.value.exit_code == ExitCode.USAGE and "--coco" in caught.value.hints[0]
 
 
+@pytest.mark.slow
 def test_costs_are_measured_once(begun: tuple[Path, dict[str, DataSet]], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, data = begun
     hard = {"hard": data["hard"]}
