@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, segmentation_rle
-from bcnet_core.data.transforms import resize, target_size
 from bcnet_core.errors import data_error
 from bcnet_core.images import read_image
 from bcnet_core.model.detectors import Detector
@@ -84,12 +83,12 @@ def _score_image(
     """The IoU of both layers, instance by instance."""
     height, width = image["height"], image["width"]
     pixels = read_image(image_dir / image["file_name"], expect_size=(height, width))
-    new_height, new_width = target_size(height, width, min_size=detector.min_size, max_size=detector.max_size)
-    tensor = torch.from_numpy(np.array(resize(pixels, new_height, new_width).transpose(2, 0, 1)))
+    batch = detector.prepare(pixels)
+    new_height, new_width = batch.image_sizes[0]
     x, y, w, h = torch.tensor([one["bbox"] for one in instances], dtype=torch.float32).unbind(1)
     boxes = torch.stack([x, y, x + w, y + h], dim=1).to(detector.device)
     scale = boxes.new_tensor([new_width / width, new_height / height]).repeat(2)
-    features = detector.backbone(detector.preprocess([tensor]).tensors)
+    features = detector.backbone(batch.tensors)
     first = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
     logits = detector.heads.masks(features, boxes * scale, first)
     occludees = paste_masks(logits.occludee_mask.sigmoid(), boxes, height, width).cpu().numpy()

@@ -123,13 +123,22 @@ class Detector(nn.Module):
         return [self._predict_one(_as_image(image), resize=resize) for image in images]
 
     def _predict_one(self, image: NDArray[np.uint8], *, resize: bool) -> Detections:
-        height, width = new_height, new_width = image.shape[:2]
-        if resize:
-            new_height, new_width = target_size(height, width, min_size=self.min_size, max_size=self.max_size)
-        resized = resize_image(image, new_height, new_width)
-        batch = self.preprocess([torch.from_numpy(np.array(resized.transpose(2, 0, 1)))])
+        batch = self.prepare(image, resize=resize)
         (found,) = self.heads.detect(self.backbone(batch.tensors), batch)
-        return to_detections(found, batch.image_sizes[0], (height, width))
+        return to_detections(found, batch.image_sizes[0], (image.shape[0], image.shape[1]))
+
+    def prepare(self, image: NDArray[np.uint8], *, resize: bool = True) -> ImageList:
+        """Make an (H, W, 3) uint8 RGB image the network's input, a batch of one.
+
+        Args:
+            image: of any size.
+            resize: whether to resize it to the detector's `min_size` and `max_size` first.
+        """
+        height, width = image.shape[:2]
+        if resize:
+            height, width = target_size(height, width, min_size=self.min_size, max_size=self.max_size)
+        resized = resize_image(image, height, width)
+        return self.preprocess([torch.from_numpy(np.array(resized.transpose(2, 0, 1)))])
 
 
 def to_detections(found: Found, network_size: tuple[int, int], image_size: tuple[int, int]) -> Detections:

@@ -18,6 +18,7 @@ from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco, segme
 from bcnet_core.evaluation.true_boxes import TrueBoxScores, score_true_boxes
 from bcnet_core.masks import decode
 from bcnet_core.model.bilayer_head import BilayerLogits
+from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import SilentReporter
 
 
@@ -29,6 +30,7 @@ class KnowsTheTruth:
 
     min_size = max_size = 256
     device = torch.device("cpu")
+    prepare = Detector.prepare
 
     def __init__(self, coco: CocoFile, *, layers: int = 2) -> None:
         images = {image["id"]: image for image in coco.images}
@@ -39,7 +41,7 @@ class KnowsTheTruth:
 
     def preprocess(self, images: list[Tensor]) -> SimpleNamespace:
         assert images[0].shape == (3, 256, 256) and images[0].dtype == torch.uint8
-        return SimpleNamespace(tensors=torch.stack(images))
+        return SimpleNamespace(tensors=torch.stack(images), image_sizes=[tuple(images[0].shape[1:])])
 
     def backbone(self, tensors: Tensor) -> list[Tensor]:
         return [tensors]
