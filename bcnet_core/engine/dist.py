@@ -53,6 +53,16 @@ def gather(value: Value) -> list[Value] | None:
     return parts
 
 
+def of_first(value: Value) -> Value:
+    """What rank 0 holds, in every process (a collective call; it must be picklable)."""
+    if world_size() == 1:
+        return value
+    parts: list[Any] = [value]
+    distributed.broadcast_object_list(parts)
+    received: Value = parts[0]
+    return received
+
+
 def wait_for_all() -> None:
     """Return when all processes have come here (a collective call)."""
     if world_size() > 1:

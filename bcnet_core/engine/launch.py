@@ -7,7 +7,8 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from multiprocessing import parent_process
 from pathlib import Path
@@ -81,7 +82,8 @@ def launch(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> Path:
         monitor_interval=0.1,
     )
     try:
-        ends = elastic_launch(config, _worker)(job, cluster, reporter)
+        with _new_store_each_time() if cluster.restarts else nullcontext():
+            ends = elastic_launch(config, _worker)(job, cluster, reporter)
     except ChildFailedError as failed:
         raise _first_error(failed) from None
     except SignalException:
@@ -95,6 +97,24 @@ def launch(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> Path:
     if _ERROR_MARK in end:
         raise _unpacked(end)
     return Path(end)
+
+
+@contextmanager
+def _new_store_each_time() -> Iterator[None]:
+    """Let processes that begin again exchange their addresses in a store of their own.
+
+    The store that elastic shares with them by default outlives them, and gloo would find the addresses of the dead in
+    it, and connect to those.
+    """
+    name = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 def _silence_elastic() -> None:
@@ -147,20 +167,27 @@ def _worker(job: TrainingJob, cluster: Cluster, reporter: Reporter) -> str:
     was interrupted, too, does not read what is returned, and would wait for its processes in vain.
     """
     threading.Thread(target=_end_with_launcher, daemon=True).start()
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    if restarted and latest_checkpoint(job.run_dir) is not None:
-        job = replace(job, resume=True, init_from=None)
     try:
         device = dist.choose_device(job.device)
         if device.type == "cpu":
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // cluster.processes))
         with dist.process_group(device):
-            end = train_together(job, reporter)
+            end = train_together(_gone_on_with(job, device), reporter)
     except BCNetError as error:
         raise RuntimeError(_packed(error)) from None
     if isinstance(end, BCNetError) and end.exit_code == ExitCode.INTERRUPTED:
         raise RuntimeError(_packed(end))
     return _packed(end) if isinstance(end, BCNetError) else str(end)
+
+
+def _gone_on_with(job: TrainingJob, device: torch.device) -> TrainingJob:
+    """The job as it is, or, where elastic begins again, from its last checkpoint (a collective call).
+
+    A machine that only meets the others anew counts no restart, so the processes ask each other.
+    """
+    count = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    restarted, saved = dist.any_process([count > 0, latest_checkpoint(job.run_dir) is not None], device)
+    return replace(job, resume=True, init_from=None) if restarted and saved else job
 
 
 def _end_with_launcher() -> None:

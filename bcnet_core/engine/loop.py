@@ -193,9 +193,12 @@ def _validate_if_due(state: TrainingState, writer: RunWriter | None, reporter: R
     Returns:
         Whether it came to its end, in every process.
     """
-    job, known = state.job, writer.validations() if writer is not None else {}
+    job = state.job
+    if job.validation is None or not _is_due(state):
+        return True
+    known = writer.validations() if writer is not None else {}
     (missing,) = dist.any_process([writer is not None and state.step not in known], state.device)
-    if not _is_due(state) or not missing or job.validation is None:
+    if not missing:
         return True
     detector = state.best_detector.eval()
     scores = job.validation.score(detector, job.recipe, reporter, lambda: bool(stop))

@@ -146,7 +146,8 @@ class TrainingState:
         drop_old_checkpoints(self.job.run_dir, keep=self.job.recipe.solver.keep_checkpoints)
 
     def _resume(self) -> None:
-        path = find_checkpoint(self.job.run_dir)
+        """Go on from the newest checkpoint that rank 0 sees: on a network's disk another machine may see it later."""
+        path = dist.of_first(find_checkpoint(self.job.run_dir) if dist.rank() == 0 else self.job.run_dir)
         checkpoint = read_checkpoint(path)
         refuse_other_recipe(path, recipe_of(checkpoint, path), self.job.recipe)
         load_weights(self.detector, checkpoint, path)

@@ -159,9 +159,10 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
 def test_elastic_starts_a_killed_worker_again(scenes: Path, tmp_path: Path) -> None:
     arguments = ("solver.steps=40", *TWO)
     finish(start(scenes, tmp_path / "whole", *arguments))
-    process = start(scenes, tmp_path / "run", *arguments, "--max-restarts", "1")
-    wait_for_row(tmp_path / "run", 3, process)
-    os.kill(workers_of(process)[1], signal.SIGKILL)
+    process = start(scenes, tmp_path / "run", *arguments, "--max-restarts", "2")
+    for victim, step in ((1, 3), (0, 13)):
+        wait_for_row(tmp_path / "run", step, process)
+        os.kill(workers_of(process)[victim], signal.SIGKILL)
     finish(process)
     assert_same_end(tmp_path / "whole", tmp_path / "run")
 
