@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (
-    "errors", "reporting", "outputs", "workers", "images", "masks", "structures",
+    "errors", "reporting", "outputs", "workers", "images", "masks", "paste", "structures",
     "config", "annotations", "occlusion", "synth", "data", "model", "engine", "evaluation", "visualization",
     "integrations",
 )  # fmt: skip

@@ -14,8 +14,8 @@ from bcnet_cli.options import DataRoot, Device, DryRun, Workers
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
+    from bcnet_core.engine.elastic import Cluster
     from bcnet_core.engine.job import TrainingJob
-    from bcnet_core.engine.launch import Cluster
 
 
 def train(
@@ -68,9 +68,9 @@ def train(
     `bcnet train tiny --data-root coco --gpus 2 --device cpu solver.steps=100 model.occluder_sampling=nonempty`
     """
     from bcnet_core.config.load import load_recipe
+    from bcnet_core.engine.elastic import Cluster
     from bcnet_core.engine.job import TrainingJob
-    from bcnet_core.engine.launch import Cluster, launch
-    from bcnet_core.evaluation.smoke import rehearse
+    from bcnet_core.engine.launch import launch
     from bcnet_core.evaluation.validation import VALIDATION
 
     resolved = load_recipe(recipe, overrides or [], data_root=data_root.resolve() if data_root else None)
@@ -86,17 +86,14 @@ def train(
     )
     cluster = Cluster(gpus, nnodes, rdzv_endpoint, max_restarts)
     _check(job, cluster, chosen=run_dir is not None)
-    reporter = ConsoleReporter()
     if scan_images:
         _scan(job, workers)
     if dry_run:
         _describe(job, cluster)
     elif smoke:
-        rehearse(job, cluster, reporter=reporter)
-        console.err.print("the rehearsal went well: two steps and a batch of evaluation; nothing was written")
-        console.show_outputs(then=job.command)
+        _rehearse(job, cluster)
     else:
-        checkpoint = launch(job, cluster, reporter=reporter)
+        checkpoint = launch(job, cluster, reporter=ConsoleReporter())
         console.show_outputs(*_written(job, checkpoint), then=f"bcnet eval {shlex.quote(str(job.run_dir))}")
 
 
@@ -134,6 +131,14 @@ def _scan(job: TrainingJob, workers: int) -> None:
         console.err.print(
             f"{len(coco.images):,} images of {dataset.annotations} can be read, at the size they should have"
         )
+
+
+def _rehearse(job: TrainingJob, cluster: Cluster) -> None:
+    from bcnet_core.evaluation.smoke import rehearse
+
+    rehearse(job, cluster, reporter=ConsoleReporter())
+    console.err.print("the rehearsal went well: two steps and a batch of evaluation; nothing was written")
+    console.show_outputs(then=job.command)
 
 
 def _describe(job: TrainingJob, cluster: Cluster) -> None:

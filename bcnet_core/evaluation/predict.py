@@ -88,7 +88,7 @@ def check_categories(categories: Sequence[Record], coco: CocoFile) -> None:
 
 def to_results(found: Detections, image_id: int, categories: Sequence[Record]) -> Iterator[Record]:
     """One COCO result a detection, best first."""
-    boxes, dense = found.boxes.cpu(), found.masks.cpu().numpy()
+    boxes, rles = found.boxes.cpu(), found.rles
     sizes = boxes[:, 2:] - boxes[:, :2]
     for index, (score, label) in enumerate(zip(found.scores.tolist(), found.labels.tolist(), strict=True)):
         yield {
@@ -96,5 +96,5 @@ def to_results(found: Detections, image_id: int, categories: Sequence[Record]) -
             "category_id": categories[label]["id"],
             "bbox": [round(value, 3) for value in (*boxes[index, :2].tolist(), *sizes[index].tolist())],
             "score": score,
-            "segmentation": masks.to_json(masks.encode(dense[index])),
+            "segmentation": masks.to_json(rles[index]),
         }

@@ -19,7 +19,7 @@ from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, segmenta
 from bcnet_core.errors import data_error
 from bcnet_core.images import read_image
 from bcnet_core.model.detectors import Detector
-from bcnet_core.model.paste import paste_masks
+from bcnet_core.paste import paste_masks
 from bcnet_core.reporting import Reporter
 
 

@@ -25,7 +25,6 @@ from bcnet_core.model.faster_rcnn import TwoStageHeads, build_two_stage_heads
 from bcnet_core.model.fcos import FCOSHead
 from bcnet_core.model.mask_branch import MaskBranch
 from bcnet_core.model.one_stage import Found, OneStageHeads
-from bcnet_core.model.paste import paste_masks
 from bcnet_core.structures import Detections
 
 SIZE_DIVISOR = 32
@@ -156,7 +155,7 @@ def to_detections(found: Found, network_size: tuple[int, int], image_size: tuple
     boxes = (boxes * scale).clamp(min=0).minimum(limit)
     mask = found.logits.occludee_mask.sigmoid()
     rest = (None if logits is None else logits.sigmoid() for logits in found.logits[1:])
-    return Detections(boxes, scores, labels, paste_masks(mask, boxes, height, width), mask, *rest)
+    return Detections(boxes, scores, labels, (height, width), mask, *rest)
 
 
 def build_detector(recipe: Recipe, categories: Sequence[Record]) -> Detector:

@@ -19,7 +19,7 @@ from bcnet_core.annotations.occluder import derive_from_records
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.images import read_image
 from bcnet_core.masks import RLE
-from bcnet_core.model.paste import paste_masks
+from bcnet_core.paste import paste_masks
 from bcnet_core.structures import Detections
 from bcnet_core.visualization import draw
 from bcnet_core.visualization.draw import Image, Mask
@@ -233,13 +233,13 @@ def _detected(detector: Predictor, found: Detections, index: int, record: Record
         )
     )  # fmt: skip
     occluder = found.occluder_mask
+    one = slice(index, index + 1)
+    mask = paste_masks(found.occludee_mask[one], found.boxes[one], *found.image_size)[0]
     return Layers(
         category=str(detector.categories[int(found.labels[index])]["name"]),
         box=box,
-        occludee=draw.resize_mask(found.masks[index].numpy(), size),
-        occluder=None
-        if occluder is None
-        else paste_masks(occluder[index : index + 1], torch.tensor([box]), *size)[0].numpy(),
+        occludee=draw.resize_mask(mask.numpy(), size),
+        occluder=None if occluder is None else paste_masks(occluder[one], torch.tensor([box]), *size)[0].numpy(),
         score=float(found.scores[index]),
         maps=maps,
     )

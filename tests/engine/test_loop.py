@@ -11,8 +11,9 @@ import torch
 from bcnet_core import BCNetError
 from bcnet_core.config.load import load_recipe
 from bcnet_core.engine.checkpoint import latest_checkpoint, read_checkpoint
+from bcnet_core.engine.elastic import Cluster
 from bcnet_core.engine.job import TrainingJob
-from bcnet_core.engine.launch import Cluster, check_cluster
+from bcnet_core.engine.launch import check_cluster
 from bcnet_core.engine.loop import run_training
 from bcnet_core.engine.run_dir import open_run, refuse_taken, remove_run
 from bcnet_core.model.detectors import Detector

@@ -13,11 +13,10 @@ from bcnet_core.structures import Detections
 
 
 def two_detections() -> Detections:
-    dense = torch.zeros(2, 6, 8, dtype=torch.bool)
-    dense[0, 1:3, 2:6] = True
     maps = torch.zeros(2, 28, 28)
+    maps[0] = 1
     boxes = torch.tensor([[2.0, 1, 6, 3], [0, 0, 1.5, 2]])
-    return Detections(boxes, torch.tensor([0.9, 0.2]), torch.tensor([1, 0]), dense, maps, maps, maps, maps)
+    return Detections(boxes, torch.tensor([0.9, 0.2]), torch.tensor([1, 0]), (6, 8), maps, maps, maps, maps)
 
 
 def test_results_are_in_the_coco_format() -> None:

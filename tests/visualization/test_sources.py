@@ -59,15 +59,13 @@ class FakeDetector:
     def predict(self, images: list[Any], /) -> list[Detections]:
         self.seen.append(len(images))
         height, width = images[0].shape[:2]
-        masks = torch.zeros(self.count, height, width, dtype=torch.bool)
-        masks[:, 100:200, 100:200] = True
         maps = torch.zeros(self.count, 28, 28)
         left = maps.clone()
         left[:, :, :14] = 1
         boxes = torch.tensor([[100.0, 100, 200, 200]]).repeat(self.count, 1)
         scores = torch.linspace(self.best, 0.05, self.count) if self.count else torch.zeros(0)
         labels = torch.ones(self.count, dtype=torch.int64)
-        return [Detections(boxes, scores, labels, masks, maps + 0.7, maps + 0.1, left, maps + 0.2)]
+        return [Detections(boxes, scores, labels, (height, width), maps + 0.7, maps + 0.1, left, maps + 0.2)]
 
 
 def test_ground_truth_derives_occluders(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from bcnet_core.model.paste import paste_masks
+from bcnet_core import masks
+from bcnet_core.paste import paste_masks, paste_rles
 
 
 def test_a_full_map_fills_its_box_and_nothing_else() -> None:
@@ -38,3 +39,25 @@ def test_small_masks_keep_their_area() -> None:
 
 def test_no_detection_is_no_mask() -> None:
     assert paste_masks(torch.zeros(0, 28, 28), torch.zeros(0, 4), 5, 6).shape == (0, 5, 6)
+    assert paste_rles(torch.zeros(0, 28, 28), torch.zeros(0, 4), 5, 6) == []
+
+
+def test_run_lengths_are_the_same_masks() -> None:
+    """Boxes of all sizes, in, across and outside of the image, as high as the image too, with maps of every kind."""
+    generator = torch.Generator().manual_seed(0)
+    height, width, count = 47, 61, 300
+    centres = torch.rand(count, 2, generator=generator) * torch.tensor([width, height])
+    sizes = torch.exp(torch.rand(count, 2, generator=generator) * 6 - 1)
+    boxes = torch.cat([centres - sizes / 2, centres + sizes / 2], dim=1)
+    boxes[::3, 1], boxes[::3, 3] = 0, height
+    boxes[::7, 0], boxes[::7, 2] = 0, width
+    maps = torch.rand(count, 28, 28, generator=generator)
+    maps[::2] = torch.nn.functional.avg_pool2d(maps[::2], 9, 1, 4)
+    maps[::5] += 0.4
+    maps[1] = 0
+    dense = paste_masks(maps, boxes, height, width)
+    rles = paste_rles(maps, boxes, height, width)
+    assert [rle["size"] for rle in rles] == [[height, width]] * count
+    back = np.stack([masks.decode(rle) for rle in rles])
+    assert (back != dense.numpy()).sum() <= 1e-6 * back.size and back.any() and not back.all()
+    assert all(rle == masks.encode(masks.decode(rle)) for rle in rles), "not in the canonical form"
