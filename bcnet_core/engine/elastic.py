@@ -47,7 +47,11 @@ class Cluster:
 
 
 def run_processes(
-    worker: Callable[..., str], *arguments: object, cluster: Cluster, name: str, interrupted: Callable[[], BCNetError]
+    worker: Callable[..., str | None],
+    *arguments: object,
+    cluster: Cluster,
+    name: str,
+    interrupted: Callable[[], BCNetError],
 ) -> str:
     """Call a function in every process of a cluster, and wait for all of them.
 
