@@ -11,7 +11,20 @@ from typing import Annotated
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.commands import annotate, bench, demo, doctor, evaluate, recipes, split_occ, synth, train, viz, weights
+from bcnet_cli.commands import (
+    annotate,
+    bench,
+    demo,
+    doctor,
+    evaluate,
+    predict,
+    recipes,
+    split_occ,
+    synth,
+    train,
+    viz,
+    weights,
+)
 from bcnet_core import __version__
 from bcnet_core.errors import BCNetError, ExitCode
 
@@ -35,6 +48,7 @@ app.command("split-occ")(split_occ.split_occ)
 app.add_typer(synth.app, name="synth")
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
+app.command("predict")(predict.predict)
 app.command("viz")(viz.viz)
 app.add_typer(weights.app, name="weights")
 app.add_typer(recipes.app, name="recipes")

@@ -17,6 +17,7 @@ DataRoot = Annotated[
     typer.Option("--data-root", envvar="BCNET_DATA", help="Folder that the recipe's data paths are relative to."),
 ]
 ImageSize = Annotated[str, typer.Option("--size", metavar="HxW", help="Height and width of the images, pixels.")]
+Gpus = Annotated[int, typer.Option("--gpus", min=1, help="Processes: one a GPU, or gloo processes on the CPU.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from bcnet_core.errors import data_error
 
@@ -52,3 +52,20 @@ def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDA
             "annotate the image at its own size, or restore the image that was annotated",
         )
     return pixels
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """The (height, width) of an image in pixels, upright, as `read_image` gives it; only its header is read.
+
+    Raises:
+        BCNetError: if the file is missing, or no image.
+    """
+    try:
+        with Image.open(path) as stored:
+            width, height = stored.size
+            turned = stored.getexif().get(ExifTags.Base.Orientation, 1) in {5, 6, 7, 8}
+    except FileNotFoundError:
+        raise data_error(f"the image `{path}` does not exist") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise data_error(f"the image `{path}` cannot be read: {error}") from None
+    return (width, height) if turned else (height, width)

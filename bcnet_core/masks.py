@@ -74,7 +74,11 @@ def _from_rle(segmentation: dict[str, Any], height: int, width: int) -> RLE:
     if size != [height, width]:
         raise ValueError(f"an RLE of size {size} in an image of {height} x {width}")
     if isinstance(counts, str | bytes):
-        counts = runs(counts.encode() if isinstance(counts, str) else counts).tolist()
+        text = counts.encode() if isinstance(counts, str) else counts
+        lengths = runs(text)
+        if int(lengths.sum()) == height * width and lengths[0] >= 0 and lengths[1:].min(initial=1) > 0:
+            return {"size": size, "counts": text}
+        counts = lengths.tolist()
     if not isinstance(counts, list) or any(type(run) is not int or run < 0 for run in counts):
         raise ValueError("the counts of an RLE are neither text nor a list of whole numbers")
     if sum(counts) != height * width:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.options import DataRoot, Device, DryRun, Workers
+from bcnet_cli.options import DataRoot, Device, DryRun, Gpus, Workers
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def train(
         typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the recipe's.", show_default=False),
     ] = None,
     *,
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="Processes: one a GPU, or gloo processes on the CPU.")] = 1,
+    gpus: Gpus = 1,
     run_dir: Annotated[
         Path | None,
         typer.Option("--run-dir", help="Where the run is written; default runs/RECIPE-TIME.", show_default=False),

@@ -7,10 +7,11 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import parent_process
+from types import MappingProxyType
 
 import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -22,6 +23,10 @@ from bcnet_core.engine import dist
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 
 _ERROR_MARK = "bcnet-error:"
+
+NEW_STORE_EACH_TIME = MappingProxyType({"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"})
+"""Lets processes that begin again exchange their addresses in a store of their own. The store that elastic shares with
+them by default outlives them, and gloo would find the addresses of the dead in it, and connect to those."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ def run_processes(
         cluster: which processes.
         name: by which machines know that they belong together.
         interrupted: what is raised after Ctrl-C or SIGTERM.
+        environment: variables that the processes see.
 
     Returns:
         What the process with the lowest rank on this machine returned.
@@ -81,7 +87,7 @@ def run_processes(
         monitor_interval=0.1,
     )
     try:
-        with _new_store_each_time() if cluster.restarts else nullcontext():
+        with _environment({**environment, **(NEW_STORE_EACH_TIME if cluster.restarts else {})}):
             ends = elastic_launch(config, worker)(*arguments)
     except ChildFailedError as failed:
         raise _first_error(failed) from None
@@ -147,21 +153,17 @@ def check_processes(cluster: Cluster, device: str) -> None:
 
 
 @contextmanager
-def _new_store_each_time() -> Iterator[None]:
-    """Let processes that begin again exchange their addresses in a store of their own.
-
-    The store that elastic shares with them by default outlives them, and gloo would find the addresses of the dead in
-    it, and connect to those.
-    """
-    name = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables until the block ends; the processes that it starts keep them."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
 
 
 def _silence_elastic() -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
-from types import FrameType
 
 import torch
 from torch import Tensor
@@ -18,6 +16,7 @@ from bcnet_core.data.loaders import StepSampler, open_training_set, training_bat
 from bcnet_core.engine import dist
 from bcnet_core.engine.checkpoint import checkpoint_path, keep_as_best
 from bcnet_core.engine.endings import duration, interrupted, not_finite, summary
+from bcnet_core.engine.interrupts import stop_requests
 from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.layers_picture import layers_picture
 from bcnet_core.engine.meter import Meter
@@ -212,25 +211,3 @@ def _validate_if_due(state: TrainingState, writer: RunWriter | None, reporter: R
         told = "  ".join(f"{name.replace('_', ' ')} {100 * value:.1f}" for name, value in scores.items())
         reporter.info(f"step {state.step:,}: {told}")
     return True
-
-
-@contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM in a list, so that the loop can finish its step.
-
-    A second Ctrl-C kills a process that trains alone. One of several gets the first twice, from the terminal and from
-    the launcher.
-    """
-    received: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        if received and number == signal.SIGINT and dist.world_size() == 1:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    previous = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

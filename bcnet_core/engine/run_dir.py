@@ -24,6 +24,7 @@ import torch
 import torchvision
 
 from bcnet_core import __version__
+from bcnet_core.annotations.coco import Record
 from bcnet_core.config.load import dump_recipe, format_value, settings
 from bcnet_core.config.schema import Recipe
 from bcnet_core.engine.checkpoint import CHECKPOINT_DIR, find_checkpoint, latest_checkpoint, read_checkpoint, recipe_of
@@ -51,11 +52,13 @@ class Run:
         path: its folder; for a checkpoint file that is in no run's folder of them, the folder that holds it.
         checkpoint: its newest checkpoint, or the file that was asked for.
         recipe: what it was trained with.
+        categories: what it was trained on, in label order.
     """
 
     path: Path
     checkpoint: Path
     recipe: Recipe
+    categories: list[Record]
 
 
 def open_run(path: Path) -> Run:
@@ -65,9 +68,10 @@ def open_run(path: Path) -> Run:
         BCNetError: if there is no checkpoint, or it cannot be read.
     """
     checkpoint = find_checkpoint(path)
-    recipe = recipe_of(read_checkpoint(checkpoint), checkpoint)
+    content = read_checkpoint(checkpoint)
     folder = path if path.is_dir() else path.parent
-    return Run(folder.parent if folder.name == CHECKPOINT_DIR else folder, checkpoint, recipe)
+    folder = folder.parent if folder.name == CHECKPOINT_DIR else folder
+    return Run(folder, checkpoint, recipe_of(content, checkpoint), content.categories)
 
 
 def refuse_taken(path: Path, command: str) -> None:

@@ -1,18 +1,32 @@
-"""COCO scores. The arithmetic is faster-coco-eval's, never our own."""
+"""COCO scores. The arithmetic is a library's, never our own: faster-coco-eval, or pycocotools, the reference."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Sequence
-from copy import deepcopy
-from typing import Literal, NamedTuple
+from importlib.metadata import version
+from typing import Any, Literal, NamedTuple, get_args
 
-from faster_coco_eval import COCO, COCOeval_faster, __version__
+import faster_coco_eval
+import numpy as np
+import pycocotools.coco
+import pycocotools.cocoeval
+from numpy.typing import NDArray
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
-from bcnet_core.errors import data_error
+from bcnet_core.errors import data_error, usage_error
 
-BACKEND = f"faster-coco-eval {__version__}"
+Kind = Literal["bbox", "segm", "boundary"]
+"""What is compared: boxes, masks, or masks and their boundaries (Boundary IoU, Cheng et al., CVPR 2021)."""
+
+Backend = Literal["faster-coco-eval", "pycocotools"]
+"""The library that scores; both give the same numbers."""
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+IGNORED_AREA = 1e11
+"""Of an instance that is neither to be found nor to be missed: beyond every range of sizes that COCO scores."""
 
 
 class Scores(NamedTuple):
@@ -32,13 +46,31 @@ class Scores(NamedTuple):
     ARl: float
 
 
-def ground_truth(coco: CocoFile) -> Record:
+class Evaluation(NamedTuple):
+    """Scores, and where they come from.
+
+    Attributes:
+        scores: over all categories.
+        categories: of each category by its id.
+    """
+
+    scores: Scores
+    categories: dict[int, Scores]
+
+
+def backend_name(backend: Backend) -> str:
+    """The library and its version, as a table names it."""
+    return f"{backend} {version(backend)}"
+
+
+def ground_truth(coco: CocoFile, *, need_masks: bool = True) -> Record:
     """Ground truth as the scorer needs it: every annotation with a mask, an area and an id of its own.
 
     The ids are numbered anew from 1, since the scorer takes 0 for "no match" and confuses two of the same.
 
     Args:
         coco: instances with boxes and masks; crowds are ignored regions, as in COCO.
+        need_masks: whether an annotation without a mask is an error; it is none where only boxes are scored.
 
     Raises:
         BCNetError: if an annotation has no mask, or one that cannot be read.
@@ -47,39 +79,127 @@ def ground_truth(coco: CocoFile) -> Record:
     annotations = []
     for number, annotation in enumerate(coco.annotations, start=1):
         rle = segmentation_rle(annotation, images[annotation["image_id"]])
-        if rle is None:
+        if rle is None and need_masks:
             raise data_error(
                 f"annotation {annotation['id']} of `{coco.path}` has no mask, so masks cannot be scored against it",
                 "drop it from the file, or give it a segmentation",
             )
-        area, crowd = annotation.get("area", masks.area(rle)), annotation.get("iscrowd", 0)
+        box = annotation["bbox"]
+        area = annotation.get("area", box[2] * box[3] if rle is None else masks.area(rle))
         kept = {key: annotation[key] for key in ("image_id", "category_id", "bbox")}
-        annotations.append({**kept, "id": number, "area": area, "iscrowd": crowd, "segmentation": masks.to_json(rle)})
+        kept |= {"id": number, "area": area, "iscrowd": annotation.get("iscrowd", 0)}
+        annotations.append(kept if rle is None else {**kept, "segmentation": rle})
     return {"images": coco.images, "categories": coco.categories, "annotations": annotations}
 
 
+def ignoring(truth: Record, kept: NDArray[np.bool_]) -> Record:
+    """The same ground truth where only some instances count.
+
+    What finds one of the others is neither right nor wrong, and nobody is blamed for missing one.
+
+    Args:
+        truth: from `ground_truth`.
+        kept: (N,) for each annotation whether it counts.
+    """
+    annotations = [
+        one if keep else {**one, "area": IGNORED_AREA}
+        for one, keep in zip(truth["annotations"], kept.tolist(), strict=True)
+    ]
+    return {**truth, "annotations": annotations}
+
+
 def evaluate(
-    truth: Record, results: Sequence[Record], kind: Literal["bbox", "segm"], *, image_ids: Sequence[int] | None = None
+    truth: Record,
+    results: Sequence[Record],
+    kind: Kind,
+    *,
+    image_ids: Sequence[int] | None = None,
+    backend: Backend = "faster-coco-eval",
 ) -> Scores:
     """Score results against ground truth.
 
     Args:
         truth: from `ground_truth`.
         results: COCO results; may be empty.
-        kind: "bbox" or "segm". For "segm" the size of a detection is that of its mask, not of its box.
+        kind: what is compared. For "segm" the size of a detection is that of its mask, not of its box.
         image_ids: count only these images; all where None.
+        backend: the library.
 
     Returns:
         COCO's twelve numbers.
+
+    Raises:
+        BCNetError: if the library does not know this kind.
     """
-    reference = COCO(deepcopy(truth))
-    ignored = "bbox" if kind == "segm" else "segmentation"
-    scored = [{key: value for key, value in result.items() if key != ignored} for result in results]
-    found = reference.loadRes(scored) if scored else COCO({**deepcopy(truth), "annotations": []})
-    evaluation = COCOeval_faster(reference, found, kind)
+    return evaluate_categories(truth, results, kind, image_ids=image_ids, backend=backend).scores
+
+
+def evaluate_categories(
+    truth: Record,
+    results: Sequence[Record],
+    kind: Kind,
+    *,
+    image_ids: Sequence[int] | None = None,
+    backend: Backend = "faster-coco-eval",
+) -> Evaluation:
+    """`evaluate`, with the scores of every category besides."""
+    if image_ids is not None and not image_ids:
+        return Evaluation(Scores(*[-1.0] * len(Scores._fields)), {})
+    evaluation = prepare(truth, results, kind, backend=backend)
     if image_ids is not None:
         evaluation.params.imgIds = sorted(image_ids)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    return Scores(*(float(value) for value in evaluation.stats[:12]))
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    precision, recall = (np.asarray(evaluation.eval[name]) for name in ("precision", "recall"))
+    categories = {
+        int(category): _of_category(precision[:, :, index], recall[:, index])
+        for index, category in enumerate(evaluation.params.catIds)
+    }
+    return Evaluation(Scores(*(float(value) for value in evaluation.stats[:12])), categories)
+
+
+def prepare(truth: Record, results: Sequence[Record], kind: Kind, *, backend: Backend) -> Any:  # noqa: ANN401
+    """The library's own evaluation object, before its first step; it shares nothing with what it is given."""
+    if backend == "pycocotools" and kind == "boundary":
+        raise usage_error("pycocotools knows no boundary AP", "--backend-eval faster-coco-eval does")
+    own = {**truth, "annotations": [dict(one) for one in truth["annotations"]]}
+    with contextlib.redirect_stdout(io.StringIO()):
+        if backend == "pycocotools":
+            reference, coco, scorer = pycocotools.coco.COCO(), pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval
+            reference.dataset = own
+            reference.createIndex()
+        else:
+            coco, scorer = faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster
+            reference = coco(own)
+        dropped = "segmentation" if kind == "bbox" else "bbox"
+        scored = [{key: value for key, value in result.items() if key != dropped} for result in results]
+        if scored:
+            found = reference.loadRes(scored)
+        else:
+            found = coco()
+            found.dataset = {**own, "annotations": []}
+            found.createIndex()
+        return scorer(reference, found, kind)
+
+
+def _of_category(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> Scores:
+    """What the library says of one category, read as its summary reads it.
+
+    Args:
+        precision: (thresholds, recalls, sizes, most) with -1 where nothing is to be found.
+        recall: (thresholds, sizes, most).
+    """
+    every, small, medium, large = range(4)
+    return Scores(
+        _mean(precision[:, :, every, -1]), _mean(precision[0, :, every, -1]), _mean(precision[5, :, every, -1]),
+        *(_mean(precision[:, :, size, -1]) for size in (small, medium, large)),
+        *(_mean(recall[:, every, most]) for most in range(3)),
+        *(_mean(recall[:, size, -1]) for size in (small, medium, large)),
+    )  # fmt: skip
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    there = values[values > -1]
+    return float(there.mean()) if there.size else -1.0

@@ -26,7 +26,16 @@ from bcnet_core.engine.loop import run_training
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.evaluation.coco import evaluate, ground_truth
 from bcnet_core.evaluation.evidence_data import DataSet
-from bcnet_core.evaluation.evidence_trials import ARMS, COSTS_FILE, Costs, Trial, is_measured, read_costs, result_path
+from bcnet_core.evaluation.evidence_trials import (
+    ARMS,
+    COLUMNS,
+    COSTS_FILE,
+    Costs,
+    Trial,
+    is_measured,
+    read_costs,
+    result_path,
+)
 from bcnet_core.evaluation.predict import predict_images
 from bcnet_core.evaluation.true_boxes import score_true_boxes
 from bcnet_core.occlusion.split import SplitRule, split_occluded
@@ -127,7 +136,7 @@ def measure(checkpoint: Path, root: Path, split: str, device: str) -> Record:
         "box_AP": evaluate(truth, results, "bbox").AP,
         "occluded_mask_AP": evaluate(truth, results, "segm", image_ids=occluded).AP if occluded else np.nan,
         "head_parameters": sum(parameter.numel() for parameter in detector.heads.masks.parameters()),
-        **{name: np.round(values, 5).tolist() for name, values in scores._asdict().items()},
+        **{name: np.round(getattr(scores, name), 5).tolist() for name in COLUMNS},
     }
 
 

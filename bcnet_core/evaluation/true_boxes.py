@@ -13,13 +13,19 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
 from bcnet_core import masks
-from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, segmentation_rle
+from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occluders, segmentation_rle
+from bcnet_core.annotations.occluder import derive_from_records
+from bcnet_core.data.crops import crop_rles
 from bcnet_core.errors import data_error
 from bcnet_core.images import read_image
+from bcnet_core.masks import RLE
 from bcnet_core.model.detectors import Detector
-from bcnet_core.paste import paste_masks
+from bcnet_core.model.targets import boundary, crop_to_boxes
+from bcnet_core.paste import paste_rles
 from bcnet_core.reporting import Reporter
 
 
@@ -33,12 +39,25 @@ class TrueBoxScores(NamedTuple):
         occludee: (N,) float64, IoU of layer 2's mask, pasted into the image, with the visible mask.
         occluder: (N,) float64, IoU of layer 1's mask with the occluder region, inside the box; nan where the region is
             empty, or the head has no such layer.
+        occludee_boundary: (N,) float64, `boundary_f` of layer 2's boundary; nan where the head has none.
+        occluder_boundary: (N,) float64, the same of layer 1; nan where the region is empty, too.
     """
 
     images: NDArray[np.int64]
     visible: NDArray[np.float64]
     occludee: NDArray[np.float64]
     occluder: NDArray[np.float64]
+    occludee_boundary: NDArray[np.float64]
+    occluder_boundary: NDArray[np.float64]
+
+    def means(self) -> dict[str, float]:
+        """The mean of each of the four scores over the instances that have it; nan where none has."""
+        found = {}
+        for name in ("occludee", "occluder", "occludee_boundary", "occluder_boundary"):
+            values = getattr(self, name)
+            there = values[~np.isnan(values)]
+            found[name] = float(there.mean()) if len(there) else float("nan")
+        return found
 
 
 @torch.no_grad()
@@ -49,27 +68,31 @@ def score_true_boxes(detector: Detector, coco: CocoFile, image_dir: Path, *, rep
 
     Args:
         detector: in evaluation mode.
-        coco: annotations, bilayer for the occluder's score.
+        coco: annotations; where no annotation of the file stores its occluder region, it is derived from the masks.
         image_dir: the folder of the images.
         reporter: told of the progress.
 
     Raises:
         BCNetError: if an image cannot be read, or no instance can be scored.
     """
-    grouped = coco.annotations_by_image()
-    rows: list[tuple[int, float, float, float]] = []
+    grouped, stored = coco.annotations_by_image(), has_occluders(coco)
+    rows: list[tuple[float, ...]] = []
     with reporter.progress("true boxes", len(coco.images)) as progress:
         for position, image in enumerate(coco.images):
-            instances = [one for one in grouped[image["id"]] if _is_scored(one)]
-            if instances:
-                scores = _score_image(detector, image, instances, image_dir)
+            annotations = grouped[image["id"]]
+            scored = [index for index, one in enumerate(annotations) if _is_scored(one)]
+            if scored:
+                truth = _truth(annotations, image, stored=stored)
+                instances = [annotations[index] for index in scored]
+                chosen = [truth[index] for index in scored]
+                scores = _score_image(detector, image, instances, chosen, image_dir)
                 rates = (1 - one.get("occlusion_rate", np.nan) for one in instances)
                 rows += [(position, rate, *score) for rate, score in zip(rates, scores, strict=True)]
             progress.advance()
     if not rows:
         raise data_error(f"`{coco.path}` has no instance with a box and a mask")
-    images, visible, occludee, occluder = zip(*rows, strict=True)
-    return TrueBoxScores(np.array(images), np.array(visible), np.array(occludee), np.array(occluder))
+    images, *rest = zip(*rows, strict=True)
+    return TrueBoxScores(np.array(images), *(np.array(column) for column in rest))
 
 
 def _is_scored(annotation: Record) -> bool:
@@ -77,10 +100,25 @@ def _is_scored(annotation: Record) -> bool:
     return extent and not annotation.get("iscrowd", 0) and bool(annotation.get("segmentation"))
 
 
+def _truth(annotations: Sequence[Record], image: Record, *, stored: bool) -> list[tuple[RLE | None, RLE | None]]:
+    """The mask and the occluder region of each annotation of an image."""
+    rles = [segmentation_rle(one, image) for one in annotations]
+    regions = (
+        [segmentation_rle(one, image, key=OCCLUDER_KEY) for one in annotations]
+        if stored
+        else derive_from_records(annotations, rles, image["height"], image["width"])
+    )
+    return list(zip(rles, regions, strict=True))
+
+
 def _score_image(
-    detector: Detector, image: Record, instances: Sequence[Record], image_dir: Path
-) -> list[tuple[float, float]]:
-    """The IoU of both layers, instance by instance."""
+    detector: Detector,
+    image: Record,
+    instances: Sequence[Record],
+    truth: Sequence[tuple[RLE | None, RLE | None]],
+    image_dir: Path,
+) -> list[tuple[float, ...]]:
+    """The IoU of both layers and the F-score of both boundaries, instance by instance."""
     height, width = image["height"], image["width"]
     pixels = read_image(image_dir / image["file_name"], expect_size=(height, width))
     batch = detector.prepare(pixels)
@@ -91,26 +129,51 @@ def _score_image(
     features = detector.backbone(batch.tensors)
     first = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
     logits = detector.heads.masks(features, boxes * scale, first)
-    occludees = paste_masks(logits.occludee_mask.sigmoid(), boxes, height, width).cpu().numpy()
-    occluders = (
-        None
-        if logits.occluder_mask is None
-        else paste_masks(logits.occluder_mask.sigmoid(), boxes, height, width).cpu().numpy()
+    rles, regions = zip(*truth, strict=True)
+    columns = (
+        _mask_ious(logits.occludee_mask, boxes, rles, height, width),
+        _mask_ious(logits.occluder_mask, boxes, regions, height, width),
+        _boundary_scores(logits.occludee_boundary, boxes, rles),
+        _boundary_scores(logits.occluder_boundary, boxes, regions),
     )
+    return list(zip(*columns, strict=True))
+
+
+def _mask_ious(
+    logits: Tensor | None, boxes: Tensor, true: Sequence[RLE | None], height: int, width: int
+) -> list[float]:
+    if logits is None:
+        return [np.nan] * len(true)
+    found = paste_rles(logits.sigmoid(), boxes, height, width)
     return [
-        (
-            _iou(occludees[index], segmentation_rle(one, image)),
-            np.nan
-            if occluders is None or OCCLUDER_KEY not in one
-            else _iou(occluders[index], segmentation_rle(one, image, key=OCCLUDER_KEY)),
-        )
-        for index, one in enumerate(instances)
+        np.nan if other is None or masks.area(other) == 0 else masks.iou(one, other)
+        for one, other in zip(found, true, strict=True)
     ]
 
 
-def _iou(predicted: NDArray[np.bool_], true: masks.RLE | None) -> float:
-    """The IoU with a true mask; nan where that is empty."""
-    if true is None or masks.area(true) == 0:
-        return np.nan
-    wanted = masks.decode(true).astype(bool)
-    return float((predicted & wanted).sum() / (predicted | wanted).sum())
+def _boundary_scores(logits: Tensor | None, boxes: Tensor, true: Sequence[RLE | None]) -> list[float]:
+    if logits is None:
+        return [np.nan] * len(true)
+    crops = crop_to_boxes(crop_rles(true), torch.arange(len(true)), boxes.cpu(), size=logits.shape[-1])
+    scores: list[float] = boundary_f(logits.cpu() >= 0, boundary(crops)).tolist()
+    return scores
+
+
+def boundary_f(predicted: Tensor, true: Tensor) -> Tensor:
+    """How well boundaries agree, give or take one cell: the F-score of the cells of one that are near the other.
+
+    Args:
+        predicted: (N, S, S) bool.
+        true: (N, S, S) bool.
+
+    Returns:
+        (N,) float64 in [0, 1]; nan where there is no true boundary.
+    """
+
+    def share(cells: Tensor, others: Tensor) -> Tensor:
+        near = functional.max_pool2d(others.float()[:, None], 3, 1, 1)[:, 0] > 0
+        return (cells & near).sum((1, 2)).double() / cells.sum((1, 2)).clamp(min=1)
+
+    precision, recall = share(predicted, true), share(true, predicted)
+    score = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
+    return torch.where(true.any(2).any(1), score, torch.nan)

@@ -1,0 +1,120 @@
+"""Predictions on their way to a results file: kept on disk image by image, so that an interruption loses none.
+
+A folder holds what they are of (`job.json`) and one file for every process that wrote some; a line is
+`[image id, [result, ...]]`. Memory does not grow with the number of images.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bcnet_core.annotations.coco import Record, read_json
+from bcnet_core.errors import BCNetError, data_error
+from bcnet_core.outputs import write_json
+
+JOB_FILE = "job.json"
+
+
+@dataclass(frozen=True)
+class PredictionFolder:
+    """Where the predictions of one job gather.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    def open(self, job: Record) -> set[int]:
+        """Begin a job, or go on with it.
+
+        Args:
+            job: what the predictions depend on; json. What another job left there is removed.
+
+        Returns:
+            The ids of the images that are done.
+
+        Raises:
+            BCNetError: if the folder cannot be written.
+        """
+        if self.path.is_dir() and self._job() != job:
+            shutil.rmtree(self.path)
+        if not self.path.is_dir():
+            write_json(self.path / JOB_FILE, job)
+        return self.done()
+
+    def done(self) -> set[int]:
+        """The ids of the images that are done."""
+        return set(self._places())
+
+    def _job(self) -> object:
+        try:
+            return read_json(self.path / JOB_FILE)
+        except BCNetError:
+            return None
+
+    @contextmanager
+    def writer(self) -> Iterator[PredictionWriter]:
+        """Open a new file for one process; it is complete up to the last image that was added."""
+        with (self.path / f"{uuid.uuid4().hex}.jsonl").open("ab", buffering=0) as out:
+            yield PredictionWriter(out.fileno())
+
+    def read(self, images: Sequence[Record]) -> Iterator[list[Record]]:
+        """The results of every image, in this order.
+
+        Raises:
+            BCNetError: if an image is not done.
+        """
+        places, files = self._places(), {}
+        try:
+            for image in images:
+                if image["id"] not in places:
+                    raise data_error(f"image {image['id']} was not predicted", "give the same command again")
+                path, start = places[image["id"]]
+                if path not in files:
+                    files[path] = path.open("rb")
+                files[path].seek(start)
+                yield json.loads(files[path].readline())[1]
+        finally:
+            for file in files.values():
+                file.close()
+
+    def remove(self) -> None:
+        """Remove the folder, when its predictions are where they belong."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _places(self) -> dict[int, tuple[Path, int]]:
+        """The file and the offset of every image that is done; a line that a killed process cut off is none."""
+        places = {}
+        for path in sorted(self.path.glob("*.jsonl")):
+            with path.open("rb") as lines:
+                start = 0
+                for line in lines:
+                    if line.endswith(b"\n"):
+                        places[int(line[1 : line.index(b",")])] = (path, start)
+                    start += len(line)
+        return places
+
+
+@dataclass(frozen=True)
+class PredictionWriter:
+    """Adds the images of one process.
+
+    Attributes:
+        descriptor: of the open file.
+    """
+
+    descriptor: int
+
+    def add(self, image_id: int, results: Sequence[Record]) -> None:
+        """Add an image that is done, in one write."""
+        line = json.dumps([image_id, list(results)], separators=(",", ":")).encode() + b"\n"
+        while line:
+            line = line[os.write(self.descriptor, line) :]
