@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from bcnet_cli import console
@@ -32,10 +34,11 @@ def print_report(report: ScoreReport, style: Format, *, per_category: bool, laye
         for kind, categories in report.categories.items():
             rows |= {f"{kind}: {name}": scores for name, scores in categories.items()}
     if style == "csv":
-        console.out.print("\n".join(_csv_lines(rows)))
+        head = ("scored", *next(iter(rows.values()))._fields)
+        console.out.print(_csv(head, ((name, *(f"{value:.6f}" for value in row)) for name, row in rows.items())))
         return
     if style == "markdown":
-        console.out.print("\n".join(_markdown_lines(rows)))
+        console.out.print(_markdown(("", *SHOWN), ((name, *_shown(scores)) for name, scores in rows.items())))
     else:
         title = f"COCO scores in %, {report.images:,} images, {report.detections:,} detections, {report.backend}"
         console.out.print(_table(rows, title))
@@ -53,17 +56,12 @@ def print_comparison(rows: Mapping[str, Comparison], names: tuple[str, str], sty
         console.out.print_json(data={"models": names, "resamples": resamples, "AP": content})
         return
     if style != "table":
-        mark = "," if style == "csv" else " | "
-        lines: list[tuple[str, ...]] = [("AP", *names, "difference", "low", "high")]
-        lines += [
+        head = ("AP", *names, "difference", "low", "high")
+        lines = [
             (name, *(f"{value:.6f}" for value in (row.first, row.second, row.difference, row.low, row.high)))
             for name, row in rows.items()
         ]
-        text = [mark.join(line) for line in lines]
-        if style == "markdown":
-            text = [f"| {line} |" for line in text]
-            text.insert(1, "|---" * len(lines[0]) + "|")
-        console.out.print("\n".join(text))
+        console.out.print(_csv(head, lines) if style == "csv" else _markdown(head, lines))
         return
     console.out.print(f"A: {names[0]}\nB: {names[1]}")
     title = f"AP in %; B - A with its 95 % interval over {resamples:,} draws of images"
@@ -79,23 +77,24 @@ def print_comparison(rows: Mapping[str, Comparison], names: tuple[str, str], sty
 def _table(rows: Mapping[str, Scores], title: str) -> Table:
     table = console.make_table(title, "", *SHOWN)
     for name, scores in rows.items():
-        table.add_row(name, *(_percent(getattr(scores, column)) for column in SHOWN))
+        table.add_row(name, *_shown(scores))
     return table
 
 
-def _csv_lines(rows: Mapping[str, Scores]) -> Iterable[str]:
-    fields = next(iter(rows.values()))._fields
-    yield ",".join(("scored", *fields))
-    for name, scores in rows.items():
-        yield ",".join((f'"{name.replace(chr(34), chr(34) * 2)}"', *(f"{value:.6f}" for value in scores)))
+def _csv(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *lines])
+    return text.getvalue().rstrip("\n")
 
 
-def _markdown_lines(rows: Mapping[str, Scores]) -> Iterable[str]:
-    yield f"| | {' | '.join(SHOWN)} |"
-    yield "|---" + "|---:" * len(SHOWN) + "|"
-    for name, scores in rows.items():
-        safe = name.replace("|", "\\|")
-        yield f"| {safe} | {' | '.join(_percent(getattr(scores, column)) for column in SHOWN)} |"
+def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rule = ("---", *["---:"] * (len(head) - 1))
+    cells = [head, rule, *lines]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in cells)
+
+
+def _shown(scores: Scores) -> list[str]:
+    return [_percent(getattr(scores, column)) for column in SHOWN]
 
 
 def _other_lines(report: ScoreReport, layers: Mapping[str, float]) -> Iterable[str]:

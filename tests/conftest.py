@@ -32,6 +32,24 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def untrained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a detector that learned nothing, and finds five things in every image of the scenes."""
+    from bcnet_core.annotations.coco import read_coco
+    from bcnet_core.config.load import load_recipe
+    from bcnet_core.engine.checkpoint import Checkpoint, save_checkpoint
+    from bcnet_core.model.detectors import build_detector
+
+    settings = ["model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64"]
+    settings += ["model.score_threshold=0", "model.detections_per_image=5"]
+    recipe = load_recipe("shapes", settings, data_root=scenes)
+    categories = read_coco(scenes / "annotations/instances_val.json").categories
+    path = tmp_path_factory.mktemp("untrained") / "model.pt"
+    model = build_detector(recipe, categories).state_dict()
+    save_checkpoint(path, Checkpoint(1, recipe.model_dump(mode="json"), categories, model, {}))
+    return path
+
+
 Bcnet = Callable[..., subprocess.CompletedProcess[str]]
 
 

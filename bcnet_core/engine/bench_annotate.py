@@ -67,7 +67,7 @@ def bench_annotate(
     Raises:
         BCNetError: if the source cannot be read or has no images.
     """
-    coco = CocoFile(Path("composed.json"), _composed()) if source is None else read_coco(source)
+    coco = CocoFile(Path("composed.json"), composed_file()) if source is None else read_coco(source)
     if not coco.images:
         raise data_error(f"`{source}` has no images to repeat")
     run = partial(_run, output_format=output_format, tolerance=tolerance)
@@ -93,7 +93,7 @@ def repeat(coco: CocoFile, images: int) -> Record:
     return {**coco.content, "images": records, "annotations": annotations}
 
 
-def _composed() -> Record:
+def composed_file() -> Record:
     """A small COCO file with polygons, as COCO's own annotations are."""
     images: list[Record] = []
     annotations: list[Record] = []

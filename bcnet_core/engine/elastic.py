@@ -57,6 +57,7 @@ def run_processes(
     cluster: Cluster,
     name: str,
     interrupted: Callable[[], BCNetError],
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Call a function in every process of a cluster, and wait for all of them.
 

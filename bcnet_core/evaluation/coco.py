@@ -173,15 +173,24 @@ def prepare(truth: Record, results: Sequence[Record], kind: Kind, *, backend: Ba
         else:
             coco, scorer = faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster
             reference = coco(own)
-        dropped = "segmentation" if kind == "bbox" else "bbox"
-        scored = [{key: value for key, value in result.items() if key != dropped} for result in results]
-        if scored:
-            found = reference.loadRes(scored)
-        else:
-            found = coco()
-            found.dataset = {**own, "annotations": []}
-            found.createIndex()
+        found = coco()
+        found.dataset = {**own, "annotations": _detections(results, kind)}
+        found.createIndex()
         return scorer(reference, found, kind)
+
+
+def _detections(results: Sequence[Record], kind: Kind) -> list[Record]:
+    """Results as the libraries keep them once they have loaded them, sizes those of what is compared."""
+    key = "bbox" if kind == "bbox" else "segmentation"
+    if kind == "bbox":
+        areas = [result["bbox"][2] * result["bbox"][3] for result in results]
+    else:
+        areas = [masks.area(result["segmentation"]) for result in results]
+    return [
+        {**{name: result[name] for name in ("image_id", "category_id", "score", key)}, "id": number, "area": area}
+        | {"iscrowd": 0}
+        for number, (result, area) in enumerate(zip(results, areas, strict=True), start=1)
+    ]
 
 
 def _of_category(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> Scores:

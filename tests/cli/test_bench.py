@@ -47,6 +47,17 @@ def test_an_empty_file_cannot_be_repeated(bcnet: Bcnet, tmp_path: Path) -> None:
     assert done.returncode == 3 and "no images" in done.stderr
 
 
+def test_the_eval_bench_scores_like_the_reference(bcnet: Bcnet, scenes: Path) -> None:
+    annotations = scenes / "annotations" / "instances_train.json"
+    done = bcnet("bench", "eval", annotations, "--images", "24", "--detections", "5", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["scoring"]["detections"] == 120 and found["scoring"]["difference"] < 1e-9
+    assert min(found["scoring"]["ours"], found["scoring"]["reference"], found["pasting"]["ours"]) > 0
+    assert 0 < found["pasting"]["differing"] < 1e-3
+    assert found["pasting"]["reference"] > 3 * found["pasting"]["ours"]
+
+
 QUICK = ("--seeds", "1", "--steps", "1", "--scenes", "3", "--held-out", "2", "--no-equal-time", "--workers", "1")
 
 

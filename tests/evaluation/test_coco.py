@@ -9,7 +9,7 @@ from pycocotools.cocoeval import COCOeval
 
 from bcnet_core import BCNetError, masks
 from bcnet_core.annotations.coco import CocoFile, read_coco, segmentation_rle
-from bcnet_core.evaluation.coco import evaluate, ground_truth
+from bcnet_core.evaluation.coco import BACKENDS, evaluate, evaluate_categories, ground_truth
 
 
 def perturbed(coco: CocoFile) -> list[dict[str, Any]]:
@@ -55,6 +55,20 @@ def test_the_twelve_numbers_equal_the_reference(
     reference.summarize()
     assert list(scores) == pytest.approx(list(reference.stats), abs=1e-9)
     assert 0.2 < scores.AP < 0.95
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_real_images_score_like_the_reference(coco_mini: Path, kind: Literal["bbox", "segm"]) -> None:
+    """COCO's own annotations, crowds among them: both libraries, all categories."""
+    coco = read_coco(coco_mini / "annotations/instances_val2017.json")
+    truth, results = ground_truth(coco), perturbed(coco)
+    ours, theirs = (evaluate_categories(truth, results, kind, backend=backend) for backend in BACKENDS)
+    assert list(ours.scores) == pytest.approx(list(theirs.scores), abs=1e-9) and 0.2 < ours.scores.AP < 0.95
+    assert ours.categories.keys() == theirs.categories.keys() and len(ours.categories) == 80
+    for category, scores in ours.categories.items():
+        assert list(scores) == pytest.approx(list(theirs.categories[category]), abs=1e-9)
+    with_any = [scores.AP for scores in ours.categories.values() if scores.AP >= 0]
+    assert np.mean(with_any) == pytest.approx(ours.scores.AP, abs=1e-9)
 
 
 def test_no_detection_scores_zero(scenes: Path) -> None:

@@ -15,10 +15,11 @@ from torch.nn import functional
 
 from bcnet_core import BCNetError
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco, segmentation_rle
-from bcnet_core.evaluation.true_boxes import TrueBoxScores, score_true_boxes
+from bcnet_core.evaluation.true_boxes import TrueBoxScores, boundary_f, score_true_boxes
 from bcnet_core.masks import decode
 from bcnet_core.model.bilayer_head import BilayerLogits
 from bcnet_core.model.detectors import Detector
+from bcnet_core.model.targets import boundary
 from bcnet_core.reporting import SilentReporter
 
 
@@ -48,8 +49,10 @@ class KnowsTheTruth:
 
     def masks(self, features: list[Tensor], boxes: Tensor, images: Tensor) -> BilayerLogits:
         assert not images.any() and len(features[0]) == 1
-        occludees, occluders = zip(*(self.maps(box) for box in boxes / 2), strict=True)
-        return BilayerLogits(torch.stack(occludees), None, torch.stack(occluders) if self.layers > 1 else None, None)
+        occludees, occluders = map(torch.stack, zip(*(self.maps(box) for box in boxes / 2), strict=True))
+        band, other = (boundary(maps >= 0).float() * 2 - 1 for maps in (occludees, occluders))
+        both = self.layers > 1
+        return BilayerLogits(occludees, band, occluders if both else None, other if both else None)
 
     def maps(self, box: Tensor) -> tuple[Tensor, Tensor]:
         x0, y0, x1, y1 = box.tolist()
@@ -88,6 +91,32 @@ def test_true_masks_score_almost_one_in_both_layers(coco: CocoFile, scenes: Path
     has_occluder = np.array([one["occlusion_rate"] > 0.02 for one in coco.annotations])
     assert has_occluder.any() and not np.isnan(scores.occluder[has_occluder]).any()
     assert np.nanmean(scores.occluder) > 0.85
+    assert np.nanmean(scores.occludee_boundary) > 0.97 and np.nanmean(scores.occluder_boundary) > 0.9
+    assert np.array_equal(np.isnan(scores.occluder_boundary), np.isnan(scores.occluder))
+    assert scores.means()["occludee"] == scores.occludee.mean()
+
+
+def test_occluders_are_derived_where_the_file_has_none(coco: CocoFile, scenes: Path) -> None:
+    stripped = [{key: value for key, value in one.items() if key != OCCLUDER_KEY} for one in coco.annotations]
+    plain = CocoFile(coco.path, {**coco.content, "annotations": stripped})
+    detector: Any = KnowsTheTruth(coco)
+    scores = score_true_boxes(detector, plain, scenes / "val", reporter=SilentReporter())
+    assert (~np.isnan(scores.occluder)).sum() > 3
+    with_key = scores_of(coco, scenes)
+    both = ~np.isnan(scores.occluder) & ~np.isnan(with_key.occluder)
+    assert both.any() and np.nanmean(scores.occluder[both]) > 0.6
+
+
+def test_boundaries_agree_give_or_take_a_cell() -> None:
+    true = torch.zeros(5, 9, 9, dtype=torch.bool)
+    true[:4, 4, 1:8] = True
+    found = true.clone()
+    found[1] = true[1].roll(1, 0)  # a cell off
+    found[2] = true[2].roll(2, 0)  # two
+    found[3, 4, 4:8] = False  # half of it: 3 of 3 cells are right, 4 of 7 are found
+    scores = boundary_f(found, true)
+    assert scores[:4].tolist() == pytest.approx([1, 1, 0, 2 * (4 / 7) / (1 + 4 / 7)]) and scores[4].isnan()
+    assert boundary_f(torch.zeros_like(true), true)[0] == 0
 
 
 def test_rows_are_in_the_order_of_images_and_annotations(coco: CocoFile, scenes: Path) -> None:

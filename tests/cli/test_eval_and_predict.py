@@ -1,0 +1,198 @@
+"""`bcnet eval` and `bcnet predict`: every mode, what they print and write, and what they refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from bcnet_cli.commands.evaluate import evaluate
+from bcnet_cli.commands.predict import predict
+from bcnet_core.annotations.coco import read_coco, segmentation_rle
+from bcnet_core.errors import BCNetError, ExitCode
+from bcnet_core.outputs import write_json
+from tests.conftest import Bcnet
+from tests.evaluation.test_coco import perturbed
+
+app = typer.Typer()
+app.command("eval")(evaluate)
+app.command("predict")(predict)
+
+
+def run(*arguments: str | Path) -> Result:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, BCNetError | SystemExit), result.exception
+    return result
+
+
+def good(*arguments: str | Path) -> Result:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.exception or result.stderr
+    return result
+
+
+def refused(*arguments: str | Path) -> BCNetError:
+    error = run(*arguments).exception
+    assert isinstance(error, BCNetError)
+    return error
+
+
+@pytest.fixture(scope="module")
+def truth(scenes: Path) -> Path:
+    return scenes / "annotations/instances_train.json"
+
+
+@pytest.fixture(scope="module")
+def results(truth: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("results") / "others.json"
+    write_json(path, perturbed(read_coco(truth)))
+    return path
+
+
+def test_any_results_file_is_scored(results: Path, truth: Path, tmp_path: Path) -> None:
+    done = good("eval", "--results", results, "--gt", truth, "--occ", "--boundary", "--per-category", "-o", tmp_path)
+    for word in (
+        "faster-coco-eval",
+        "boundaries",
+        "masks, occlusion heavy",
+        "masks: disc",
+        "recall of occluded objects",
+    ):
+        assert word in done.stdout.replace("\n", " "), word
+    written = json.loads((tmp_path / "others_scores.json").read_text())
+    assert written["detections"] > 20 and 0.2 < written["scores"]["masks"]["AP"] < 0.95
+    assert refused("eval", "--results", results, "--gt", truth, "-o", tmp_path).exit_code == ExitCode.USAGE
+
+
+def test_the_reference_says_the_same(results: Path, truth: Path) -> None:
+    ours, theirs = (
+        json.loads(good("eval", "--results", results, "--gt", truth, "--json", "--occ", "--backend-eval", name).stdout)
+        for name in ("faster-coco-eval", "pycocotools")
+    )
+    assert theirs["backend"].startswith("pycocotools 2") and ours["recall"] == theirs["recall"]
+    for name, scores in ours["scores"].items():
+        assert list(scores.values()) == pytest.approx(list(theirs["scores"][name].values()), abs=1e-9)
+    assert "categories" not in ours and "layers" not in ours
+
+
+def test_scores_as_csv_and_markdown(results: Path, truth: Path) -> None:
+    rows = list(csv.DictReader(good("eval", "--results", results, "--gt", truth, "--csv").stdout.splitlines()))
+    assert [row["scored"] for row in rows] == ["boxes", "masks"]
+    lines = good("eval", "--results", results, "--gt", truth, "--markdown").stdout.splitlines()
+    assert lines[0] == "|  | AP | AP50 | AP75 | APs | APm | APl | AR100 |"
+    assert lines[3].split("|")[2].strip() == f"{100 * float(rows[1]['AP']):.1f}"
+
+
+def test_two_models_are_compared(results: Path, truth: Path, tmp_path: Path) -> None:
+    write_json(tmp_path / "half.json", perturbed(read_coco(truth))[::2])
+    arguments = ("eval", "--compare", tmp_path / "half.json", results, "--gt", truth, "--resamples", "20")
+    content = json.loads(good(*arguments, "--json").stdout)
+    row = content["AP"]["masks, all"]
+    assert row["low"] <= row["difference"] == row["second"] - row["first"] and row["low"] > 0 and row["certain"]
+    shown = good(*arguments).stdout
+    assert f"B: {results}" in shown.replace("\n", "") and "20 draws of images" in shown and "masks, all" in shown
+    assert good(*arguments, "--markdown").stdout.count("| ---") == 6
+    (first, *_) = csv.DictReader(good(*arguments, "--csv").stdout.splitlines())
+    assert first["AP"] == "masks, all" and float(first["difference"]) == pytest.approx(row["difference"], abs=1e-6)
+
+
+def test_image_ids_and_object_lists_come_from_files(results: Path, truth: Path, tmp_path: Path) -> None:
+    coco = read_coco(truth)
+    (tmp_path / "ids.txt").write_text(str(coco.images[0]["id"]))
+    asked = ("eval", "--results", results, "--gt", truth, "--json")
+    content = json.loads(good(*asked, "--occ-ids", tmp_path / "ids.txt").stdout)
+    assert content["scores"]["masks, occluded split"] != content["scores"]["masks"]
+    one = next(one for one in coco.annotations if one["image_id"] == coco.images[0]["id"])
+    names = {category["id"]: category["name"] for category in coco.categories}
+    rle = segmentation_rle(one, coco.images[0])
+    entry = [coco.images[0]["file_name"], names[one["category_id"]], 0, one["bbox"], rle]
+    (tmp_path / "separated_coco.pkl").write_bytes(pickle.dumps([entry]))
+    content = json.loads(good(*asked, "--objects", tmp_path / "separated_coco.pkl").stdout)
+    assert content["recall"]["separated_coco"]["objects"] == 1
+
+
+def test_contradictions_are_refused(results: Path, truth: Path, untrained: Path, tmp_path: Path) -> None:
+    for arguments, word in (
+        (("eval",), "there is nothing to evaluate"),
+        (("eval", untrained, "--results", results), "RUN and --results exclude each other"),
+        (("eval", "--results", results), "--results needs the ground truth"),
+        (("eval", untrained, "--gt", truth), "a run has its own ground truth"),
+        (("eval", "--results", results, "--gt", truth, "--json", "--csv"), "exclude each other"),
+        (("eval", "--results", results, "--gt", truth, "--layers"), "needs the detector itself"),
+        (("eval", "--results", results, "--gt", truth, "--backend-eval", "mine"), "no library is called `mine`"),
+        (("eval", untrained, "--gpus", "2", "--device", "cuda"), "this machine has"),
+    ):
+        error = refused(*arguments)
+        assert word in error.message and error.exit_code == ExitCode.USAGE and error.hints
+
+
+def test_bad_data_is_refused_before_anything_is_predicted(
+    results: Path, truth: Path, untrained: Path, scenes: Path, tmp_path: Path
+) -> None:
+    content = json.loads(truth.read_text())
+    content["categories"][0]["name"] = "something else"
+    root = tmp_path / "root"
+    for name in ("train", "val"):
+        write_json(root / f"annotations/instances_{name}.json", content)
+    assert "differ" in refused("eval", untrained, "--data-root", root, "--device", "cpu").message
+    no_masks = json.loads(truth.read_text())
+    for one in no_masks["annotations"]:
+        del one["segmentation"]
+    write_json(tmp_path / "boxes.json", no_masks)
+    error = refused("eval", "--results", results, "--gt", tmp_path / "boxes.json")
+    assert "has no mask" in error.message and error.exit_code == ExitCode.BAD_DATA
+    boxes = [
+        {key: value for key, value in one.items() if key != "segmentation"} for one in json.loads(results.read_text())
+    ]
+    write_json(tmp_path / "results.json", boxes)
+    shown = good("eval", "--results", tmp_path / "results.json", "--gt", tmp_path / "boxes.json", "--csv").stdout
+    assert [line.split(",")[0] for line in shown.splitlines()] == ["scored", "boxes"]
+
+
+def test_a_checkpoint_is_evaluated_with_its_layers(untrained: Path, scenes: Path, tmp_path: Path) -> None:
+    arguments = ("eval", untrained, "-o", tmp_path / "out", "--device", "cpu", "--layers", "--json")
+    planned = good(*arguments, "--dry-run")
+    assert "on 6 images" in planned.stderr and not (tmp_path / "out").exists()
+    content = json.loads(good(*arguments).stdout)
+    assert content["layers"].keys() == {"occludee", "occluder", "occludee_boundary", "occluder_boundary"}
+    assert all(0 <= value <= 1 for value in content["layers"].values())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "instances_val_results.json", "instances_val_scores.json"
+    ]  # fmt: skip
+    again = good("eval", "--results", tmp_path / "out/instances_val_results.json",
+                 "--gt", scenes / "annotations/instances_val.json", "--json")  # fmt: skip
+    assert json.loads(again.stdout)["scores"] == content["scores"]
+
+
+def test_images_are_predicted(untrained: Path, scenes: Path, tmp_path: Path) -> None:
+    truth, output = scenes / "annotations/instances_val.json", tmp_path / "out/found.json"
+    arguments = ("predict", untrained, scenes / "val", "-o", output, "--ids-from", truth, "--device", "cpu", "--layers")
+    assert "on 6 images" in good(*arguments, "--dry-run").stderr and not output.parent.exists()
+    done = good(*arguments)
+    assert "30 detections in 6 images" in done.stdout
+    assert sorted(path.name for path in output.parent.iterdir()) == ["found.json", "found_images.json"]
+    found: list[Any] = json.loads(output.read_text())
+    assert found[0].keys() >= {"occluder", "occluder_boundary", "occludee_boundary"}
+    listing = read_coco(output.with_name("found_images.json"), need_annotations=False)
+    assert {one["id"] for one in listing.images} == {one["id"] for one in read_coco(truth).images}
+    scored = json.loads(good("eval", "--results", output, "--gt", truth, "--json").stdout)
+    assert scored["detections"] == 30
+    error = refused(*arguments)
+    assert "exists already" in error.message and error.exit_code == ExitCode.USAGE
+    assert (
+        "is the input itself" in refused("predict", untrained, scenes / "val", "-o", untrained, "--overwrite").message
+    )
+
+
+def test_both_commands_from_a_shell(bcnet: Bcnet, untrained: Path, scenes: Path, tmp_path: Path) -> None:
+    done = bcnet("predict", untrained, scenes / "val/*.png", "-o", tmp_path / "r.json", "--json", "--device", "cpu")
+    assert done.returncode == 0 and json.loads(done.stdout) == {"images": 6, "detections": 30}, done.stderr
+    assert "wrote" in done.stderr and "warning" not in done.stderr.lower()
+    wrong = bcnet("eval", "--results", tmp_path / "r_images.json", "--gt", scenes / "annotations/instances_val.json")
+    assert wrong.returncode == 3 and "is not a results file" in wrong.stderr and "Traceback" not in wrong.stderr

@@ -1,0 +1,129 @@
+"""COCO results files of any model: what is taken, and what is refused by name."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bcnet_core import BCNetError, ExitCode, masks
+from bcnet_core.annotations.coco import CocoFile
+from bcnet_core.evaluation.results import read_results, write_results
+
+COCO = CocoFile(
+    Path("gt.json"),
+    {
+        "images": [{"id": 4, "file_name": "4.jpg", "width": 8, "height": 6}],
+        "categories": [{"id": 1, "name": "x"}, {"id": 9, "name": "y"}],
+        "annotations": [],
+    },
+)
+MASK = masks.to_json(masks.from_box(1, 1, 4, 5, 6, 8))
+
+
+def result(**changes: Any) -> dict[str, Any]:
+    return {"image_id": 4, "category_id": 9, "bbox": [1, 1, 3, 4], "score": 0.5, "segmentation": MASK} | changes
+
+
+def write(folder: Path, content: Any, name: str = "results.json") -> Path:
+    path = folder / name
+    text = json.dumps(content).encode()
+    path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    return path
+
+
+def test_results_come_as_the_scorers_take_them(tmp_path: Path) -> None:
+    polygon = result(segmentation=[[1, 1, 4, 1, 4, 5, 1, 5]], extra="is dropped")
+    runs = result(segmentation={"size": [6, 8], "counts": [7, 4, 2, 4, 2, 4, 25]})
+    only_mask = result()
+    del only_mask["bbox"]
+    first, second, third, fourth = read_results(
+        write(tmp_path, [result(score=1), polygon, runs, only_mask], "results.json.gz"), COCO
+    )
+    expected = {**result(), "segmentation": {"size": [6, 8], "counts": MASK["counts"].encode()}}
+    assert first == {**expected, "score": 1}
+    assert second == third == fourth == expected
+    assert fourth["bbox"] == [1, 1, 3, 4]
+
+
+def test_boxes_alone_are_results_too(tmp_path: Path) -> None:
+    boxes = [result(segmentation=None), result(segmentation=None, score=0.1)]
+    assert all("segmentation" not in one for one in read_results(write(tmp_path, boxes), COCO))
+
+
+def test_a_mask_without_a_pixel_is_a_mask(tmp_path: Path) -> None:
+    (found,) = read_results(write(tmp_path, [result(segmentation=[])]), COCO)
+    assert masks.area(found["segmentation"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "holds no results: its list is empty"),
+        ({"annotations": []}, "is not a results file"),
+        ([result(), 7], "result 1: a int where a detection should be"),
+        ([result(image_id=5)], "result 0: image 5 is not in the ground truth"),
+        ([result(image_id="4")], "image '4' is not in the ground truth"),
+        ([result(category_id=2)], "category 2 is not in the ground truth"),
+        ([result(category_id=True)], "category True is not in the ground truth"),
+        ([result(score=float("nan"))], "its score is nan"),
+        ([result(score=float("inf"))], "its score is inf"),
+        ([result(score="high")], "its score is 'high'"),
+        ([result(bbox=[1, 1, -3, 4])], r"its `bbox` is \[1, 1, -3, 4\]"),
+        ([result(bbox=[1, 1, 3])], r"its `bbox` is \[1, 1, 3\]"),
+        ([result(bbox=[1, 1, 3, float("nan")])], "its `bbox` is"),
+        ([result(segmentation=None, bbox=None)], "its `bbox` is None"),
+        (
+            [result(segmentation={"size": [8, 6], "counts": MASK["counts"]})],
+            r"an RLE of size \[8, 6\] in an image of 6",
+        ),
+        ([result(segmentation={"size": [6, 8], "counts": "0k1"})], "do not add up to its size"),
+        ([result(segmentation={"size": [6, 8], "counts": "~"})], "damaged"),
+        ([result(segmentation={"size": [6, 8], "counts": "Ä1"})], "damaged"),
+        ([result(segmentation="mask.png")], "neither polygons nor an RLE"),
+        ([result(), result(segmentation=None)], "result 1: it has no mask, others have"),
+        ([result(image_id=5)] * 3, "and 2 more such faults"),
+    ],
+)
+def test_bad_results_are_one_sentence(tmp_path: Path, content: Any, message: str) -> None:
+    with pytest.raises(BCNetError, match=message) as caught:
+        read_results(write(tmp_path, content), COCO)
+    assert caught.value.exit_code == ExitCode.BAD_DATA
+
+
+def test_ground_truth_is_recognised(tmp_path: Path) -> None:
+    with pytest.raises(BCNetError) as caught:
+        read_results(write(tmp_path, {"annotations": []}), COCO)
+    assert "is this the ground truth?" in caught.value.hints[0]
+
+
+def test_what_is_written_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    assert write_results(path, [[result(), result(score=0.1)], [], [result(score=0.2)]]) == 3
+    assert json.loads(path.read_text()) == [result(), result(score=0.1), result(score=0.2)]
+    assert write_results(path, []) == 0 and json.loads(path.read_text()) == []
+
+
+def test_many_texts_are_judged_like_one_by_one() -> None:
+    """Random masks, a third of whose texts are damaged, some of the wrong size."""
+    rng = np.random.default_rng(0)
+    texts, sizes, expected = [], [], []
+    for number in range(1200):
+        height, width = (int(side) for side in rng.integers(1, 40, 2))
+        text = bytearray(masks.encode(rng.random((height, width)) < rng.random())["counts"])
+        if number % 3 == 0:
+            text[rng.integers(len(text))] = rng.integers(40, 120)
+        texts.append(b"" if number % 50 == 0 else bytes(text))
+        sizes.append((height + (number % 11 == 0), width))
+        try:
+            runs = masks.runs(texts[-1])
+            expected.append(runs.sum() == sizes[-1][0] * width and runs[0] >= 0 and runs[1:].min(initial=1) > 0)
+        except ValueError:
+            expected.append(False)
+    found = masks.are_sound(texts, sizes)
+    assert found.tolist() == expected and 200 < found.sum() < 1100
+    assert masks.are_sound([], []).tolist() == []
