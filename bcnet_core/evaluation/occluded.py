@@ -99,9 +99,9 @@ def _rle(segmentation: Record) -> masks.RLE:
 def hidden_objects(coco: CocoFile) -> tuple[list[HiddenObject], list[HiddenObject]]:
     """Derive the occluded and the separated objects of a COCO file.
 
-    An object may be hidden where the level of its occlusion is "heavy" (box IoU of 0.2 with a neighbour). It is
-    separated where its mask has two pieces or more and a neighbour's mask lies between them, in the box of two of them
-    but in none of the pieces; otherwise it is occluded, if its mask is in one piece. Crowds are neither.
+    An object is separated where its mask has two pieces or more, and the mask of a neighbour has pixels between the
+    boxes of two of them, or where these boxes overlap. It is occluded where its mask is in one piece and its level is
+    "heavy": a box IoU of 0.2 with a neighbour. Crowds are neither.
 
     Returns:
         Occluded objects, separated objects.

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bcnet_core.annotations.coco import Record, read_json
-from bcnet_core.errors import BCNetError, data_error
-from bcnet_core.outputs import write_json
+from bcnet_core.errors import BCNetError, data_error, usage_error
+from bcnet_core.outputs import refuse_existing_folder, write_json
 
 JOB_FILE = "job.json"
 
@@ -42,9 +42,14 @@ class PredictionFolder:
             The ids of the images that are done.
 
         Raises:
-            BCNetError: if the folder cannot be written.
+            BCNetError: if the folder cannot be written, or holds anything else.
         """
+        refuse_existing_folder(self.path, overwrite=True)
         if self.path.is_dir() and self._job() != job:
+            if any(item.name != JOB_FILE and item.suffix != ".jsonl" for item in self.path.iterdir()):
+                raise usage_error(
+                    f"predictions would gather in `{self.path}`, which holds something else", "choose another output"
+                )
             shutil.rmtree(self.path)
         if not self.path.is_dir():
             write_json(self.path / JOB_FILE, job)

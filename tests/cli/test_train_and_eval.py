@@ -105,7 +105,7 @@ def test_test_dev_reads_no_ground_truth(bcnet: Bcnet, scenes: Path, run_dir: Pat
 
 
 def test_bad_requests_are_one_sentence_with_a_way_out(
-    bcnet: Bcnet, scenes: Path, run_dir: Path, tmp_path: Path
+    bcnet_inside: Bcnet, scenes: Path, run_dir: Path, tmp_path: Path
 ) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(yaml.safe_dump({"base": "shapes", "solver": {"leaning_rate": 1}}))
@@ -125,18 +125,18 @@ def test_bad_requests_are_one_sentence_with_a_way_out(
         (("eval", recipe), 3, ("is not a bcnet checkpoint",)),
         (("eval", run_dir, "--test-dev", *data), 3, ("image_info_test-dev2017.json",)),
     ):
-        done = bcnet(*arguments, cwd=tmp_path)
+        done = bcnet_inside(*arguments, cwd=tmp_path)
         assert done.returncode == code, (arguments, done.stderr)
         assert all(word in done.stderr for word in words), (arguments, done.stderr)
         assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr and done.stdout == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml"]
 
 
-def test_a_dry_run_writes_nothing(bcnet: Bcnet, scenes: Path, run_dir: Path, tmp_path: Path) -> None:
-    done = bcnet("train", "shapes", "--data-root", scenes, "--run-dir", tmp_path / "run", "--dry-run")
+def test_a_dry_run_writes_nothing(bcnet_inside: Bcnet, scenes: Path, run_dir: Path, tmp_path: Path) -> None:
+    done = bcnet_inside("train", "shapes", "--data-root", scenes, "--run-dir", tmp_path / "run", "--dry-run")
     assert done.returncode == 0 and yaml.safe_load(done.stdout)["data"]["min_size"] == 128
     assert "12 training images" in done.stderr
-    done = bcnet("eval", run_dir, "-o", tmp_path / "out", "--dry-run")
+    done = bcnet_inside("eval", run_dir, "-o", tmp_path / "out", "--dry-run")
     assert done.returncode == 0 and "would run" in done.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -63,6 +63,18 @@ def test_another_job_begins_anew(tmp_path: Path, damage: str) -> None:
     assert folder.open({"checkpoint": "b" if damage == "other" else "a"}) == set()
 
 
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    folder = PredictionFolder(tmp_path / "parts")
+    folder.path.mkdir()
+    (folder.path / "thesis.txt").write_text("years")
+    with pytest.raises(BCNetError, match="holds something else"):
+        folder.open({})
+    assert (folder.path / "thesis.txt").read_text() == "years"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BCNetError, match="is a file"):
+        PredictionFolder(tmp_path / "file").open({})
+
+
 def job(untrained: Path, scenes: Path, folder: Path, **changes: Any) -> PredictionJob:
     images = read_coco(scenes / "annotations/instances_val.json").images
     return PredictionJob(untrained, "cpu", images, scenes / "val", folder, **changes)
