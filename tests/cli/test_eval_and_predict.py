@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +201,35 @@ def test_both_commands_from_a_shell(bcnet: Bcnet, untrained: Path, scenes: Path,
     assert "wrote" in done.stderr and "warning" not in done.stderr.lower()
     wrong = bcnet("eval", "--results", tmp_path / "r_images.json", "--gt", scenes / "annotations/instances_val.json")
     assert wrong.returncode == 3 and "is not a results file" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_prediction_in_two_processes_that_is_cut_off_goes_on(
+    untrained: Path, scenes: Path, tmp_path: Path, bcnet: Bcnet, number: signal.Signals
+) -> None:
+    (tmp_path / "images").mkdir()
+    pictures = sorted((scenes / "val").iterdir())
+    for copy in range(80):
+        (tmp_path / f"images/{copy:02}.png").symlink_to(pictures[copy % len(pictures)])
+    whole = bcnet("predict", untrained, tmp_path / "images", "-o", tmp_path / "whole.json", "--device", "cpu")
+    assert whole.returncode == 0, whole.stderr
+    command = [sys.executable, "-c", "from bcnet_cli.app import main; main()", "predict", untrained]
+    command += [tmp_path / "images", "-o", tmp_path / "parts.json", "--device", "cpu", "--gpus", "2"]
+    with subprocess.Popen(
+        list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not any(path.stat().st_size for path in (tmp_path / "parts_predictions").glob("*.jsonl")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        (process.send_signal if number != signal.SIGINT else lambda n: os.killpg(process.pid, n))(number)
+        _, told = process.communicate(timeout=60)
+    assert not (tmp_path / "parts.json").exists()
+    if number != signal.SIGKILL:
+        assert process.returncode == 130 and "of 80 images are predicted and kept" in told, told
+        assert told.count("error:") == 1 and "Traceback" not in told, told
+    again = bcnet("predict", untrained, tmp_path / "images", "-o", tmp_path / "parts.json", "--device", "cpu")
+    assert again.returncode == 0 and "images were predicted before" in again.stderr, again.stderr
+    assert (tmp_path / "parts.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert not (tmp_path / "parts_predictions").exists()
