@@ -132,6 +132,7 @@ def test_contradictions_are_refused(results: Path, truth: Path, untrained: Path,
         (("eval", "--results", results, "--gt", truth, "--layers"), "needs the detector itself"),
         (("eval", "--results", results, "--gt", truth, "--backend-eval", "mine"), "no library is called `mine`"),
         (("eval", untrained, "--gpus", "2", "--device", "cuda"), "this machine has"),
+        (("eval", untrained, "--test-dev", "--occ"), "so --occ says nothing"),
     ):
         error = refused(*arguments)
         assert word in error.message and error.exit_code == ExitCode.USAGE and error.hints
