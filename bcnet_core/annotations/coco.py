@@ -79,7 +79,8 @@ def read_coco(path: Path, *, need_annotations: bool = True) -> CocoFile:
     """
     content = read_json(path)
     if not isinstance(content, dict):
-        raise _not_coco(path, f"its top level is a {type(content).__name__}, not an object")
+        of_results = ("a results file goes with its ground truth: --gt FILE",) if isinstance(content, list) else ()
+        raise _not_coco(path, f"its top level is a {type(content).__name__}, not an object", *of_results)
     for name in ("images", "annotations", "categories"):
         if name not in content and (name != "annotations" or need_annotations):
             raise _not_coco(path, f"it has no `{name}` list")
@@ -230,9 +231,9 @@ def _is_length(value: Any) -> bool:  # noqa: ANN401
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
 
 
-def _not_coco(path: Path, why: str) -> BCNetError:
+def _not_coco(path: Path, why: str, *hints: str) -> BCNetError:
     return data_error(
-        f"`{path}` is not a COCO instances file: {why}", "the format: https://cocodataset.org/#format-data"
+        f"`{path}` is not a COCO instances file: {why}", *hints, "the format: https://cocodataset.org/#format-data"
     )
 
 

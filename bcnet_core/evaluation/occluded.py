@@ -22,6 +22,7 @@ from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
 from bcnet_core.annotations.occluder import box_intersections, record_boxes
 from bcnet_core.errors import data_error
 from bcnet_core.evaluation.coco import ignoring
+from bcnet_core.evaluation.image_scores import result_rle
 from bcnet_core.occlusion.rates import Level, Measure, occlusion_level
 from bcnet_core.occlusion.split import measure_images
 
@@ -83,17 +84,12 @@ def count_recall(objects: Sequence[HiddenObject], results: Sequence[Record]) -> 
     for result in results:
         place = (result["image_id"], result["category_id"])
         if place in wanted and result["score"] >= HIT_SCORE:
-            candidates.setdefault(place, []).append(_rle(result["segmentation"]))
+            candidates.setdefault(place, []).append(result_rle(result))
     found = sum(
         any(masks.iou(mask, one.mask) >= HIT_IOU for mask in candidates.get((one.image_id, one.category_id), []))
         for one in objects
     )
     return Recall(found, len(objects))
-
-
-def _rle(segmentation: Record) -> masks.RLE:
-    counts = segmentation["counts"]
-    return {"size": segmentation["size"], "counts": counts.encode() if isinstance(counts, str) else counts}
 
 
 def hidden_objects(coco: CocoFile) -> tuple[list[HiddenObject], list[HiddenObject]]:

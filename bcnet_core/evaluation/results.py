@@ -33,7 +33,7 @@ def read_results(path: Path, coco: CocoFile) -> list[Record]:
 
     Returns:
         The results in the order of the file. Either all of them have a `segmentation`, a compressed RLE, or none has;
-        a `bbox` that is missing is that of the mask.
+        a `bbox` that is missing is that of the mask. `LAYER_KEYS` that are there are RLEs, too; other keys are dropped.
 
     Raises:
         BCNetError: if the file is not such a list, holds nothing, or names what the ground truth does not have; the
@@ -89,6 +89,7 @@ def check_result(  # noqa: PLR0911  (one for each fault)
         return f"category {category!r} is not in the ground truth"
     try:
         rle = _mask(result.get("segmentation"), *images[image], sound=sound)
+        layers = {key: _mask(result[key], *images[image], sound=False) for key in LAYER_KEYS if key in result}
     except (ValueError, TypeError) as error:
         return f"its mask cannot be used: {error}"
     box = masks.bounding_box(rle).tolist() if rle is not None and "bbox" not in result else result.get("bbox")
@@ -96,7 +97,7 @@ def check_result(  # noqa: PLR0911  (one for each fault)
         return f"its score is {score!r}"
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)) or min(box[2:]) < 0:
         return f"its `bbox` is {box!r}, not [x, y, width, height]"
-    kept = {"image_id": image, "category_id": category, "bbox": box, "score": score}
+    kept = {"image_id": image, "category_id": category, "bbox": box, "score": score, **layers}
     return kept if rle is None else {**kept, "segmentation": rle}
 
 

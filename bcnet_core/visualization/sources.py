@@ -45,14 +45,22 @@ class Predictor(Protocol):
 
 
 class Place(NamedTuple):
-    """Where annotations and images are; `model` is the run or checkpoint to predict with, if any."""
+    """Where annotations and images are.
+
+    Attributes:
+        annotations: a COCO json.
+        images: a folder.
+        model: the run or checkpoint to predict with, if any.
+        results: the results file to show, if any.
+    """
 
     annotations: Path
     images: Path
     model: Path | None
+    results: Path | None = None
 
 
-def locate(source: Path, *, images: Path | None = None, data_root: Path | None = None) -> Place:
+def locate(source: Path, *, images: Path | None = None, data_root: Path | None = None, gt: Path | None = None) -> Place:
     """Find the annotations and images that a source means.
 
     Args:
@@ -60,6 +68,7 @@ def locate(source: Path, *, images: Path | None = None, data_root: Path | None =
             set.
         images: the folder of the images, where it is not the one that the source implies.
         data_root: what a run's data paths are relative to, where that is not what it was trained with.
+        gt: the COCO json that a source names images and categories of, which is a results file then.
 
     Raises:
         BCNetError: if there is no such source, or its images are nowhere to be found.
@@ -67,7 +76,11 @@ def locate(source: Path, *, images: Path | None = None, data_root: Path | None =
     if not source.exists():
         raise data_error(f"`{source}` does not exist", "SOURCE is a run directory, a checkpoint or a COCO json")
     if source.is_file() and (source.suffix == ".json" or source.name.endswith(".json.gz")):
-        return Place(source, _folder(images) if images is not None else _implied_images(source), None)
+        annotations = gt or source
+        folder = _folder(images) if images is not None else _implied_images(annotations)
+        return Place(annotations, folder, None, None if gt is None else source)
+    if gt is not None:
+        raise usage_error("--gt belongs to a results file", "SOURCE --gt FILE, both json")
     from bcnet_core.engine.run_dir import open_run
 
     data = open_run(source).recipe.data
@@ -124,7 +137,7 @@ def ground_truth_pictures(coco: CocoFile, records: Sequence[Record], images: Pat
     names = {category["id"]: str(category["name"]) for category in coco.categories}
     grouped, stored = coco.annotations_by_image(), has_occluders(coco)
     for record in records:
-        pixels, fault = _read(images, record)
+        pixels, fault = read_picture(images, record)
         annotations = grouped[record["id"]] if fault is None else []
         regions = _occluders(record, annotations, stored=stored)
         layers = tuple(
@@ -133,7 +146,7 @@ def ground_truth_pictures(coco: CocoFile, records: Sequence[Record], images: Pat
         )
         yield Picture(
             name=record["file_name"],
-            image=draw.resize_image(pixels, _display_size(record)),
+            image=draw.resize_image(pixels, display_size(record)),
             instances=layers,
             note="" if layers or fault else "no instance is annotated here",
             fault=fault,
@@ -153,15 +166,15 @@ def detected_pictures(
             shows what it has learned.
     """
     for record in records:
-        pixels, fault = _read(images, record)
-        picture = Picture(record["file_name"], draw.resize_image(pixels, _display_size(record)), fault=fault)
+        pixels, fault = read_picture(images, record)
+        picture = Picture(record["file_name"], draw.resize_image(pixels, display_size(record)), fault=fault)
         if fault is None:
             found = detector.predict([pixels])[0]
             found = found.to("cpu")
             sure = int((found.scores >= score).sum())
             shown = min(max(sure, AT_LEAST), len(found.scores))
             layers = tuple(_detected(detector, found, index, record) for index in range(shown))
-            picture = replace(picture, instances=layers, note=_detected_note(sure, shown, score))
+            picture = replace(picture, instances=layers, note=detected_note(sure, shown, score))
         yield picture
 
 
@@ -182,7 +195,7 @@ def _folder(images: Path) -> Path:
     return images
 
 
-def _read(images: Path, record: Record) -> tuple[Image, str | None]:
+def read_picture(images: Path, record: Record) -> tuple[Image, str | None]:
     """The image of a record, or a blank of its size and why it cannot be read."""
     size = (record["height"], record["width"])
     try:
@@ -215,15 +228,15 @@ def _annotated(annotation: Record, record: Record, region: RLE | None, name: str
     mask = segmentation_rle(annotation, record)
     return Layers(
         category=f"{name} (crowd)" if annotation.get("iscrowd", 0) else name,
-        box=_display_box((x, y, x + width, y + height), record),
-        occludee=_display_mask(mask, record),
-        occluder=None if region is None else _display_mask(region, record),
+        box=display_box((x, y, x + width, y + height), record),
+        occludee=display_mask(mask, record),
+        occluder=None if region is None else display_mask(region, record),
     )
 
 
 def _detected(detector: Predictor, found: Detections, index: int, record: Record) -> Layers:
     x0, y0, x1, y1 = found.boxes[index].tolist()
-    box, size = _display_box((x0, y0, x1, y1), record), _display_size(record)
+    box, size = display_box((x0, y0, x1, y1), record), display_size(record)
     maps = Maps(
         *(
             None if part is None else part[index].numpy()
@@ -245,7 +258,8 @@ def _detected(detector: Predictor, found: Detections, index: int, record: Record
     )
 
 
-def _detected_note(sure: int, shown: int, score: float) -> str:
+def detected_note(sure: int, shown: int, score: float) -> str:
+    """A sentence for an image of which weaker detections are shown than asked for, or none."""
     if shown == 0:
         return "nothing was found here"
     if shown > sure:
@@ -253,19 +267,21 @@ def _detected_note(sure: int, shown: int, score: float) -> str:
     return ""
 
 
-def _display_size(record: Record) -> tuple[int, int]:
+def display_size(record: Record) -> tuple[int, int]:
     """(height, width) in which an image is shown."""
     longest = max(record["height"], record["width"])
     scale = max(round(SMALL / longest), 1) if longest <= LONGEST else LONGEST / longest
     return max(round(record["height"] * scale), 1), max(round(record["width"] * scale), 1)
 
 
-def _display_box(box: Box, record: Record) -> Box:
-    height, width = _display_size(record)
+def display_box(box: Box, record: Record) -> Box:
+    """A box of an image where it is shown."""
+    height, width = display_size(record)
     across, down = width / record["width"], height / record["height"]
     return box[0] * across, box[1] * down, box[2] * across, box[3] * down
 
 
-def _display_mask(rle: RLE | None, record: Record) -> Mask:
-    size = _display_size(record)
+def display_mask(rle: RLE | None, record: Record) -> Mask:
+    """A mask of an image as large as it is shown; an empty one of None."""
+    size = display_size(record)
     return np.zeros(size, np.bool_) if rle is None else draw.resize_mask(masks.decode(rle), size)

@@ -71,6 +71,25 @@ def test_chosen_images(source: Path, tmp_path: Path) -> None:
     assert all(path.name.startswith("0001-a-") for path in (tmp_path / "one" / "pictures").iterdir())
 
 
+def test_a_results_file(source: Path, tmp_path: Path) -> None:
+    results = [
+        {"image_id": 1, "category_id": 1, "score": 0.8, "bbox": [5, 5, 30, 30],
+         "segmentation": [[5, 5, 35, 5, 35, 35, 5, 35]]}
+    ]  # fmt: skip
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results))
+    assert run(path, "--gt", source, "-o", tmp_path / "out").exit_code == 0
+    assert "box&lt;/b&gt; 0.80" in (tmp_path / "out" / "index.html").read_text()
+    assert run(path, "--gt", source, "-o", tmp_path / "worst", "--worst", "1").exit_code == 0
+    assert all(path.name.startswith("0001-b-") for path in (tmp_path / "worst" / "pictures").iterdir())
+    error = refused(path, "-o", tmp_path / "no", "--images", tmp_path / "val")
+    assert error.exit_code == ExitCode.BAD_DATA and "--gt FILE" in error.hints[0]
+    assert "--worst judges a results file" in refused(source, "-o", tmp_path / "no", "--worst", "1").message
+    path.write_text(json.dumps([{key: value for key, value in results[0].items() if key != "segmentation"}]))
+    assert "holds boxes alone" in refused(path, "--gt", source, "-o", tmp_path / "no").message
+    assert not (tmp_path / "no").exists()
+
+
 def test_an_existing_output_is_refused(source: Path, tmp_path: Path) -> None:
     run(source, "-o", tmp_path / "out")
     assert "exists already" in refused(source, "-o", tmp_path / "out").message

@@ -50,6 +50,14 @@ def test_results_come_as_the_scorers_take_them(tmp_path: Path) -> None:
     assert fourth["bbox"] == [1, 1, 3, 4]
 
 
+def test_layers_are_kept_and_checked(tmp_path: Path) -> None:
+    other = masks.to_json(masks.from_box(0, 0, 2, 2, 6, 8))
+    (found,) = read_results(write(tmp_path, [result(occluder=other)]), COCO)
+    assert found["occluder"] == {"size": [6, 8], "counts": other["counts"].encode()}
+    with pytest.raises(BCNetError, match=r"an RLE of size \[8, 6\]"):
+        read_results(write(tmp_path, [result(occluder={"size": [8, 6], "counts": other["counts"]})]), COCO)
+
+
 def test_boxes_alone_are_results_too(tmp_path: Path) -> None:
     boxes = [result(segmentation=None), result(segmentation=None, score=0.1)]
     assert all("segmentation" not in one for one in read_results(write(tmp_path, boxes), COCO))

@@ -11,10 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco
 from bcnet_core.errors import BCNetError, ExitCode
+from bcnet_core.evaluation.image_scores import mean_ious
 from bcnet_core.structures import Detections
 from bcnet_core.visualization import sources
+from bcnet_core.visualization.results import result_pictures, worst_images
 
 
 def square(x0: int, y0: int, x1: int, y1: int) -> list[list[int]]:
@@ -233,7 +236,7 @@ def test_images_that_the_coco_layout_implies(tmp_path: Path, name: str, folder: 
     assert "--images" in error.value.hints[0]
     assert error.value.exit_code == ExitCode.USAGE
     (tmp_path / folder).mkdir()
-    assert sources.locate(path) == (path, tmp_path / folder, None)
+    assert sources.locate(path) == (path, tmp_path / folder, None, None)
     (tmp_path / "mine").mkdir()
     assert sources.locate(path, images=tmp_path / "mine").images == tmp_path / "mine"
 
@@ -258,7 +261,43 @@ def test_a_run_means_its_validation_set(tmp_path: Path, monkeypatch: pytest.Monk
         sources.locate(model)
     assert "--data-root" in error.value.hints[0]
     place = sources.locate(model, data_root=tmp_path / "data")
-    assert place == (coco.path, tmp_path / "data" / "val2017", model)
+    assert place == (coco.path, tmp_path / "data" / "val2017", model, None)
+
+
+def test_results_of_any_model_become_layers(tmp_path: Path) -> None:
+    coco = make_set(tmp_path)
+    results = [
+        {"image_id": 6, "category_id": 7, "score": score, "bbox": [100, 100, 200, 200],
+         "segmentation": masks.from_box(100, 100, 300, 300, 400, 600)}
+        for score in (0.1, 0.9, 0.7)
+    ]  # fmt: skip
+    results[1]["occluder"] = masks.from_box(200, 100, 300, 300, 400, 600)
+    alone, pair, empty = result_pictures(coco, results, coco.images, tmp_path / "val2017", score=0.5)
+    assert alone.note == empty.note == "nothing was found here"
+    assert [layers.label for layers in pair.instances] == ["box 0.90", "box 0.70", "box 0.10"]
+    first, second, _ = pair.instances
+    assert first.box == (100, 100, 300, 300) and first.occludee.sum() == 200 * 200
+    assert first.occlusion == pytest.approx(0.5, abs=0.01) and second.occluder is None
+    (tmp_path / "val2017" / "1.png").unlink()
+    assert list(result_pictures(coco, results, coco.images, tmp_path / "val2017"))[1].instances == ()
+
+
+def test_the_worst_images_come_first(tmp_path: Path) -> None:
+    coco = make_set(tmp_path, more=[annotation(4, 7, 10, 10, 60, 60), annotation(5, 5, 0, 0, 600, 400, iscrowd=1)])
+    results = [
+        {"image_id": image, "category_id": 7, "score": score, "bbox": [x0, y0, x1 - x0, y1 - y0],
+         "segmentation": masks.to_json(masks.from_box(x0, y0, x1, y1, 400, 600))}
+        for image, score, x0, y0, x1, y1 in (
+            (5, 0.9, 10, 10, 110, 110), (6, 0.9, 100, 100, 300, 300),
+            (7, 0.4, 10, 10, 60, 60), (7, 0.9, 10, 10, 60, 35),
+        )
+    ]  # fmt: skip
+    assert mean_ious(coco, results, score=0.5) == pytest.approx({5: 1, 6: (1 + 1 / 3) / 2, 7: 0.5})
+    worst = worst_images(coco, results, coco.images, 2, score=0.5)
+    assert [record["id"] for record in worst] == [7, 6]
+    assert [record["id"] for record in worst_images(coco, results, coco.images, 1, score=0.3)] == [6]
+    with pytest.raises(BCNetError, match="no instance with a mask to judge by"):
+        worst_images(coco, results, [], 2, score=0.5)
 
 
 def test_arrays_are_typed(tmp_path: Path) -> None:

@@ -1,0 +1,155 @@
+"""`bcnet eval RUN`: predict, then score or pack."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bcnet_cli import console
+from bcnet_cli.reporter import ConsoleReporter
+
+if TYPE_CHECKING:
+    from bcnet_cli.score_tables import Format
+    from bcnet_core.annotations.coco import CocoFile
+    from bcnet_core.engine.elastic import Cluster
+    from bcnet_core.engine.run_dir import Run
+    from bcnet_core.evaluation.coco import Backend
+    from bcnet_core.evaluation.predictions import PredictionFolder
+    from bcnet_core.evaluation.report import ScoreOptions
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to score, and how to show it."""
+
+    occ: bool
+    occ_ids: Path | None
+    objects: tuple[Path, ...]
+    boundary: bool
+    layers: bool
+    per_category: bool
+    backend: Backend
+    style: Format
+
+    def options(self, coco: CocoFile) -> ScoreOptions:
+        """The same for the scorer, its files read."""
+        from bcnet_core.evaluation.occluded import read_objects
+        from bcnet_core.evaluation.report import ScoreOptions
+        from bcnet_core.occlusion.split import read_ids
+
+        return ScoreOptions(
+            backend=self.backend,
+            boundary=self.boundary,
+            occlusion=self.occ or self.occ_ids is not None or bool(self.objects),
+            occluded_ids=None if self.occ_ids is None else read_ids(self.occ_ids),
+            objects={path.stem: read_objects(path, coco) for path in self.objects},
+        )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which run is evaluated, and where."""
+
+    run: Path
+    output: Path | None
+    data_root: Path | None
+    device: str
+    cluster: Cluster
+
+
+def evaluate_run(place: Place, wanted: Wanted, *, test_dev: bool, overwrite: bool, dry_run: bool) -> None:
+    """Predict, then score or pack."""
+    from bcnet_core.data.loaders import read_annotations
+    from bcnet_core.engine.elastic import check_processes
+    from bcnet_core.engine.run_dir import open_run
+    from bcnet_core.evaluation.coco import ground_truth
+    from bcnet_core.evaluation.predict import PredictionJob, check_categories, predict_to_disk
+    from bcnet_core.evaluation.submission import SUBMISSION_NAME
+    from bcnet_core.outputs import refuse_existing
+
+    _refuse_scores(wanted, test_dev=test_dev)
+    opened = open_run(place.run)
+    data = opened.recipe.data
+    data = data if place.data_root is None else data.model_copy(update={"root": place.data_root})
+    dataset = data.test if test_dev else data.val
+    coco = read_annotations(data, dataset, need_annotations=not test_dev)
+    folder, stem = place.output or opened.path / "eval", dataset.annotations.stem
+    names = [f"{SUBMISSION_NAME}.zip"] if test_dev else [f"{stem}_results.json", f"{stem}_scores.json"]
+    targets = [folder / name for name in names]
+    for target in targets:
+        refuse_existing(target, overwrite=overwrite)
+    check_processes(place.cluster, place.device)
+    check_categories(opened.categories, coco)
+    if not test_dev:
+        ground_truth(coco)
+    options = wanted.options(coco)
+    if dry_run:
+        console.err.print(f"would run {opened.checkpoint} on {len(coco.images):,} images and write {targets[0]}")
+        return
+    images = data.locate(dataset)[1]
+    job = PredictionJob(opened.checkpoint, place.device, coco.images, images, folder / f"{stem}_predictions")
+    predicted = predict_to_disk(job, place.cluster, reporter=ConsoleReporter())
+    if test_dev:
+        _submit(targets[0], coco, predicted, as_json=wanted.style == "json")
+    else:
+        layers = _score_layers(opened, coco, images, place.device) if wanted.layers else {}
+        _score(targets, coco, predicted, options, wanted, layers)
+    predicted.remove()
+    if not test_dev:
+        console.show_outputs(*targets, then=f"bcnet viz {shlex.quote(str(place.run))} -o viz")
+
+
+def _submit(target: Path, coco: CocoFile, predicted: PredictionFolder, *, as_json: bool) -> None:
+    from bcnet_core.evaluation.submission import write_submission
+
+    found, images = write_submission(target, coco, predicted.read(coco.images)), len(coco.images)
+    if as_json:
+        console.out.print_json(data={"images": images, "detections": found})
+    else:
+        console.out.print(f"{found:,} detections in {images:,} images")
+    console.show_outputs(target, then="upload the zip to the COCO test-dev server")
+
+
+def _score(
+    targets: list[Path],
+    coco: CocoFile,
+    predicted: PredictionFolder,
+    options: ScoreOptions,
+    wanted: Wanted,
+    layers: dict[str, float],
+) -> None:
+    """Write results and scores, and show them."""
+    from bcnet_cli.score_tables import print_report
+    from bcnet_core.evaluation.report import score_results
+    from bcnet_core.evaluation.results import write_results
+    from bcnet_core.outputs import write_json
+
+    write_results(targets[0], predicted.read(coco.images))
+    results = [result for part in predicted.read(coco.images) for result in part]
+    report = score_results(coco, results, options)
+    write_json(targets[1], {**report.content(), **({"layers": layers} if layers else {})})
+    print_report(report, wanted.style, per_category=wanted.per_category, layers=layers)
+
+
+def _score_layers(opened: Run, coco: CocoFile, images: Path, device: str) -> dict[str, float]:
+    from bcnet_core import load_detector
+    from bcnet_core.evaluation.true_boxes import score_true_boxes
+
+    detector = load_detector(opened.checkpoint, device=device)
+    return score_true_boxes(detector, coco, images, reporter=ConsoleReporter()).means()
+
+
+def _refuse_scores(wanted: Wanted, *, test_dev: bool) -> None:
+    """Refuse to score a submission, whose ground truth nobody here has."""
+    from bcnet_core.errors import usage_error
+
+    asked = {
+        "--occ": wanted.occ, "--occ-ids": wanted.occ_ids, "--objects": wanted.objects, "--boundary": wanted.boundary,
+        "--layers": wanted.layers, "--per-category": wanted.per_category, "--csv": wanted.style == "csv",
+        "--markdown": wanted.style == "markdown",
+    }  # fmt: skip
+    given = [name for name, value in asked.items() if value]
+    if test_dev and given:
+        raise usage_error(f"--test-dev has no ground truth, so {given[0]} says nothing", "leave one of them out")
