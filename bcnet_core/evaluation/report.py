@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from bcnet_core.annotations.coco import CocoFile, Record
+from bcnet_core.errors import usage_error
 from bcnet_core.evaluation.coco import Backend, Kind, Scores, backend_name, evaluate_categories, ground_truth
 from bcnet_core.evaluation.occluded import (
     HiddenObject,
@@ -33,6 +34,9 @@ class ScoreOptions:
         occlusion: also the occluded split, each level of occlusion, and the recall of hidden objects.
         occluded_ids: the images of the occluded split; those of `SplitRule()` where None.
         objects: lists of hidden objects by name; derived from the ground truth where there are none.
+
+    Raises:
+        BCNetError: if the library does not know what is asked for.
     """
 
     backend: Backend = "faster-coco-eval"
@@ -40,6 +44,10 @@ class ScoreOptions:
     occlusion: bool = False
     occluded_ids: Sequence[int] | None = None
     objects: dict[str, list[HiddenObject]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.boundary and self.backend == "pycocotools":
+            raise usage_error("pycocotools knows no boundary AP", "--backend-eval faster-coco-eval does")
 
 
 class ScoreReport(NamedTuple):
@@ -84,7 +92,7 @@ def score_results(coco: CocoFile, results: Sequence[Record], options: ScoreOptio
         options: what to score.
 
     Raises:
-        BCNetError: if results have masks and the ground truth lacks one, or the library does not know what was asked.
+        BCNetError: if results have masks and the ground truth lacks one.
     """
     with_masks = not results or "segmentation" in results[0]
     truth = ground_truth(coco, need_masks=with_masks)

@@ -51,13 +51,10 @@ class TrueBoxScores(NamedTuple):
     occluder_boundary: NDArray[np.float64]
 
     def means(self) -> dict[str, float]:
-        """The mean of each of the four scores over the instances that have it; nan where none has."""
-        found = {}
-        for name in ("occludee", "occluder", "occludee_boundary", "occluder_boundary"):
-            values = getattr(self, name)
-            there = values[~np.isnan(values)]
-            found[name] = float(there.mean()) if len(there) else float("nan")
-        return found
+        """The mean of each of the four scores over the instances that have it; without those that none has."""
+        columns = {name: getattr(self, name) for name in self._fields[2:]}
+        there = {name: values[~np.isnan(values)] for name, values in columns.items()}
+        return {name: float(values.mean()) for name, values in there.items() if len(values)}
 
 
 @torch.no_grad()

@@ -147,6 +147,7 @@ def test_what_cannot_be_scored_is_nan_or_left_out(coco: CocoFile, scenes: Path) 
 def test_without_an_occluder_layer_that_score_is_nan(coco: CocoFile, scenes: Path) -> None:
     scores = scores_of(coco, scenes, layers=1)
     assert np.isnan(scores.occluder).all() and not np.isnan(scores.occludee).any()
+    assert scores.means().keys() == {"occludee", "occludee_boundary"}
 
 
 def test_a_file_with_nothing_to_score_is_refused(coco: CocoFile, scenes: Path) -> None:
