@@ -6,6 +6,7 @@ import pytest
 from tests.conftest import Bcnet
 
 
+@pytest.mark.slow
 def test_the_model_bench_compares_both_heads(bcnet: Bcnet) -> None:
     small = ("--backbone", "tiny", "--size", "64x64", "--repeats", "1", "--detections", "20")
     done = bcnet("bench", "model", *small, "--json")

@@ -30,6 +30,7 @@ def run_dir(bcnet: Bcnet, scenes: Path, tmp_path_factory: pytest.TempPathFactory
     return path
 
 
+@pytest.mark.slow
 def test_two_gloo_processes_train_what_one_trains(bcnet: Bcnet, scenes: Path, run_dir: Path, tmp_path: Path) -> None:
     done = bcnet(
         "train", "shapes", *SMALL, "solver.steps=2", "--data-root", scenes, "--run-dir", tmp_path / "two",
@@ -84,19 +85,19 @@ def test_eval_prints_a_table_and_writes_results_and_scores(bcnet: Bcnet, scenes:
     assert again.returncode == 2 and "exists already" in again.stderr and "--overwrite" in again.stderr
 
 
-def test_eval_as_json(bcnet: Bcnet, run_dir: Path, tmp_path: Path) -> None:
-    done = bcnet("eval", run_dir, "--device", "cpu", "--json", "-o", tmp_path / "out")
+def test_eval_as_json(bcnet_inside: Bcnet, run_dir: Path, tmp_path: Path) -> None:
+    done = bcnet_inside("eval", run_dir, "--device", "cpu", "--json", "-o", tmp_path / "out")
     assert json.loads(done.stdout)["scores"]["boxes"].keys() >= {"AP", "AP50", "AP75", "APs", "APm", "APl"}
 
 
-def test_test_dev_reads_no_ground_truth(bcnet: Bcnet, scenes: Path, run_dir: Path, tmp_path: Path) -> None:
+def test_test_dev_reads_no_ground_truth(bcnet_inside: Bcnet, scenes: Path, run_dir: Path, tmp_path: Path) -> None:
     content = json.loads((scenes / "annotations/instances_val.json").read_text())
     root = tmp_path / "root"
     (root / "annotations").mkdir(parents=True)
     (root / "test2017").symlink_to(scenes / "val")
     listed = {key: content[key] for key in ("images", "categories", "info")}
     (root / "annotations/image_info_test-dev2017.json").write_text(json.dumps(listed))
-    done = bcnet("eval", run_dir, "--device", "cpu", "--test-dev", "--data-root", root, "-o", tmp_path / "out")
+    done = bcnet_inside("eval", run_dir, "--device", "cpu", "--test-dev", "--data-root", root, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(tmp_path / "out/detections_test-dev2017_bcnet_results.zip") as archive:
         (name,) = archive.namelist()
@@ -141,7 +142,7 @@ def test_a_dry_run_writes_nothing(bcnet_inside: Bcnet, scenes: Path, run_dir: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("gpus", ["1", "2"])
+@pytest.mark.parametrize("gpus", ["1", pytest.param("2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_saves_and_says_how_to_go_on(
     scenes: Path, tmp_path: Path, gpus: str, number: signal.Signals
@@ -172,8 +173,8 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(
     assert json.loads(metrics.read_text().splitlines()[-1])["step"] == int(saved.stem.removeprefix("step_"))
 
 
-def test_a_rehearsal_writes_nothing(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
-    done = bcnet(
+def test_a_rehearsal_writes_nothing(bcnet_inside: Bcnet, scenes: Path, tmp_path: Path) -> None:
+    done = bcnet_inside(
         "train", "shapes", *SMALL, "--data-root", scenes, "--run-dir", "run", "--device", "cpu", "--smoke", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
@@ -181,9 +182,9 @@ def test_a_rehearsal_writes_nothing(bcnet: Bcnet, scenes: Path, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dry_run_tells_what_would_be_trained(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
-    done = bcnet("train", "shapes", *SMALL, "--data-root", scenes, "--run-dir", "run", "--dry-run", "--scan-images",
-                 "--workers", "1", cwd=tmp_path)  # fmt: skip
+def test_a_dry_run_tells_what_would_be_trained(bcnet_inside: Bcnet, scenes: Path, tmp_path: Path) -> None:
+    arguments = (*SMALL, "--data-root", scenes, "--run-dir", "run", "--dry-run", "--scan-images", "--workers", "1")
+    done = bcnet_inside("train", "shapes", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert yaml.safe_load(done.stdout)["model"]["channels"] == 32
     for words in (
@@ -226,8 +227,8 @@ def test_a_run_is_evaluated_under_way_and_on_the_right_classes(bcnet: Bcnet, sce
     ],
 )
 def test_contradictions_are_usage_errors(
-    bcnet: Bcnet, scenes: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
+    bcnet_inside: Bcnet, scenes: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
 ) -> None:
-    done = bcnet("train", "shapes", "--data-root", scenes, "--device", "cpu", *arguments, cwd=tmp_path)
+    done = bcnet_inside("train", "shapes", "--data-root", scenes, "--device", "cpu", *arguments, cwd=tmp_path)
     assert done.returncode == 2 and words in done.stderr, done.stderr
     assert list(tmp_path.iterdir()) == []
