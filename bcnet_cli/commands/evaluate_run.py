@@ -126,8 +126,8 @@ def _score(
     from bcnet_core.evaluation.results import write_results
     from bcnet_core.outputs import write_json
 
-    write_results(targets[0], predicted.read(coco.images))
     results = [result for part in predicted.read(coco.images) for result in part]
+    write_results(targets[0], [results])
     report = score_results(coco, results, options)
     write_json(targets[1], {**report.content(), **({"layers": layers} if layers else {})})
     print_report(report, wanted.style, per_category=wanted.per_category, layers=layers)

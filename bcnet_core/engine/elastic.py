@@ -31,7 +31,7 @@ them by default outlives them, and gloo would find the addresses of the dead in 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The processes that train together.
+    """The processes that train, or predict, together.
 
     Attributes:
         processes: on this machine, one a GPU, or gloo processes on the CPU.
@@ -47,7 +47,7 @@ class Cluster:
 
     @property
     def in_place(self) -> bool:
-        """Whether training needs no other process than this one."""
+        """Whether no other process than this one is needed."""
         return self.processes == 1 and self.nodes == 1 and self.restarts == 0
 
 
@@ -188,8 +188,8 @@ def packed(error: BCNetError) -> str:
 
 
 def _unpacked(text: str) -> BCNetError:
-    packed = json.loads(text.split(_ERROR_MARK, 1)[1])
-    return BCNetError(packed["message"], *packed["hints"], exit_code=ExitCode(packed["exit_code"]))
+    content = json.loads(text.split(_ERROR_MARK, 1)[1])
+    return BCNetError(content["message"], *content["hints"], exit_code=ExitCode(content["exit_code"]))
 
 
 def _first_error(failed: ChildFailedError) -> BCNetError:
@@ -202,7 +202,7 @@ def _first_error(failed: ChildFailedError) -> BCNetError:
     rank = next(rank for rank, failure in failed.failures.items() if failure is first)
     return BCNetError(
         f"the process of rank {rank} failed (exit code {first.exitcode}): {message}",
-        "see the whole traceback: train with --gpus 1",
+        "see the whole traceback: give the same command with --gpus 1",
     )
 
 

@@ -83,7 +83,7 @@ def bench_eval(source: Path | None, *, images: int, detections: int) -> EvalCost
     by_image: dict[int, list[Record]] = {}
     for result in found:
         by_image.setdefault(result["image_id"], []).append(result)
-    repeated = repeat(CocoFile(coco.path, {**coco.content, "annotations": coco.annotations}), images)
+    repeated = repeat(coco, images)
     sources = [image["id"] for image in coco.images]
     results = [
         {**result, "image_id": number}

@@ -160,10 +160,19 @@ def evaluate_categories(
     return Evaluation(Scores(*(float(value) for value in evaluation.stats[:12])), categories)
 
 
-def prepare(truth: Record, results: Sequence[Record], kind: Kind, *, backend: Backend) -> Any:  # noqa: ANN401
-    """The library's own evaluation object, before its first step; it shares nothing with what it is given."""
+def check_kind(kind: Kind, backend: Backend) -> None:
+    """Refuse what a library does not know.
+
+    Raises:
+        BCNetError: naming the one that does.
+    """
     if backend == "pycocotools" and kind == "boundary":
         raise usage_error("pycocotools knows no boundary AP", "--backend-eval faster-coco-eval does")
+
+
+def prepare(truth: Record, results: Sequence[Record], kind: Kind, *, backend: Backend) -> Any:  # noqa: ANN401
+    """The library's own evaluation object, before its first step; it shares nothing with what it is given."""
+    check_kind(kind, backend)
     own = {**truth, "annotations": [dict(one) for one in truth["annotations"]]}
     with contextlib.redirect_stdout(io.StringIO()):
         if backend == "pycocotools":
@@ -202,13 +211,14 @@ def _of_category(precision: NDArray[np.float64], recall: NDArray[np.float64]) ->
     """
     every, small, medium, large = range(4)
     return Scores(
-        _mean(precision[:, :, every, -1]), _mean(precision[0, :, every, -1]), _mean(precision[5, :, every, -1]),
-        *(_mean(precision[:, :, size, -1]) for size in (small, medium, large)),
-        *(_mean(recall[:, every, most]) for most in range(3)),
-        *(_mean(recall[:, size, -1]) for size in (small, medium, large)),
+        *(mean_found(precision[thresholds, :, every, -1]) for thresholds in (slice(None), 0, 5)),
+        *(mean_found(precision[:, :, size, -1]) for size in (small, medium, large)),
+        *(mean_found(recall[:, every, most]) for most in range(3)),
+        *(mean_found(recall[:, size, -1]) for size in (small, medium, large)),
     )  # fmt: skip
 
 
-def _mean(values: NDArray[np.float64]) -> float:
+def mean_found(values: NDArray[np.float64]) -> float:
+    """The mean of what the libraries accumulate, without the -1 of where nothing is to be found; -1 of that alone."""
     there = values[values > -1]
     return float(there.mean()) if there.size else -1.0

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcnet_core.annotations.coco import CocoFile, Record
-from bcnet_core.evaluation.coco import Kind, ground_truth, prepare
+from bcnet_core.evaluation.coco import Kind, ground_truth, mean_found, prepare
 from bcnet_core.evaluation.occluded import annotation_levels, truth_of_level
 from bcnet_core.evaluation.report import ROWS
 from bcnet_core.occlusion.rates import LEVEL_FROM
@@ -154,6 +154,4 @@ class _Matched:
             matches = row[np.repeat(places, times[places])].tolist()
             self._params.catIds, self._params.imgIds = [0], list(range(len(matches)))
             parts.append(np.asarray(coco_eval.COCOevalAccumulate(self._params, matches)["precision"]))
-        precision = np.concatenate(parts) if parts else np.zeros(0)
-        there = precision[precision > -1]
-        return float(there.mean()) if there.size else -1.0
+        return mean_found(np.concatenate(parts) if parts else np.zeros(0))

@@ -7,8 +7,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from bcnet_core.annotations.coco import CocoFile, Record
-from bcnet_core.errors import usage_error
-from bcnet_core.evaluation.coco import Backend, Kind, Scores, backend_name, evaluate_categories, ground_truth
+from bcnet_core.evaluation.coco import (
+    Backend,
+    Kind,
+    Scores,
+    backend_name,
+    check_kind,
+    evaluate,
+    evaluate_categories,
+    ground_truth,
+)
 from bcnet_core.evaluation.occluded import (
     HiddenObject,
     Recall,
@@ -46,8 +54,8 @@ class ScoreOptions:
     objects: dict[str, list[HiddenObject]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.boundary and self.backend == "pycocotools":
-            raise usage_error("pycocotools knows no boundary AP", "--backend-eval faster-coco-eval does")
+        if self.boundary:
+            check_kind("boundary", self.backend)
 
 
 class ScoreReport(NamedTuple):
@@ -122,10 +130,10 @@ def _by_occlusion(
     if ids is None:
         ids = [image["id"] for image in split_occluded(coco, rule=SplitRule()).content["images"]]
     for kind in kinds:
-        found = evaluate_categories(truth, results, kind, image_ids=ids, backend=options.backend)
-        rows[f"{ROWS[kind]}, occluded split"] = found.scores
+        name = f"{ROWS[kind]}, occluded split"
+        rows[name] = evaluate(truth, results, kind, image_ids=ids, backend=options.backend)
     levels, kind = annotation_levels(coco), kinds[min(1, len(kinds) - 1)]
     for level in LEVEL_FROM:
-        found = evaluate_categories(truth_of_level(truth, levels, level), results, kind, backend=options.backend)
-        rows[f"{ROWS[kind]}, occlusion {level}"] = found.scores
+        name = f"{ROWS[kind]}, occlusion {level}"
+        rows[name] = evaluate(truth_of_level(truth, levels, level), results, kind, backend=options.backend)
     return rows
