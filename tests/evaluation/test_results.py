@@ -80,6 +80,8 @@ def test_a_mask_without_a_pixel_is_a_mask(tmp_path: Path) -> None:
         ([result(category_id=True)], "category True is not in the ground truth"),
         ([result(score=float("nan"))], "its score is nan"),
         ([result(score=float("inf"))], "its score is inf"),
+        ([result(score=10**400)], "its score is 1000"),
+        ([result(bbox=[1, 1, 3, 10**400])], "its `bbox` is"),
         ([result(score="high")], "its score is 'high'"),
         ([result(bbox=[1, 1, -3, 4])], r"its `bbox` is \[1, 1, -3, 4\]"),
         ([result(bbox=[1, 1, 3])], r"its `bbox` is \[1, 1, 3\]"),
