@@ -193,6 +193,12 @@ def iou(a: RLE, b: RLE) -> float:
     return float(coco_mask.iou([a], [b], [False])[0, 0])
 
 
+def ious(first: Sequence[RLE], second: Sequence[RLE]) -> NDArray[np.float64]:
+    """The (N, M) intersections over unions of N masks with M others of one size, none of them empty."""
+    table: NDArray[np.float64] = np.asarray(coco_mask.iou(list(first), list(second), [False] * len(second)))
+    return table.reshape(len(first), len(second))
+
+
 def bounding_box(rle: RLE) -> NDArray[np.float64]:
     """The tight box [x, y, width, height] in pixels; zeros for an empty mask."""
     box: NDArray[np.float64] = coco_mask.toBbox(rle)
@@ -228,6 +234,29 @@ def decode(rle: RLE) -> NDArray[np.bool_]:
     """
     mask: NDArray[np.bool_] = coco_mask.decode(rle).astype(bool)
     return mask
+
+
+def decode_window(rle: RLE, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.bool_]:
+    """A part of a mask, without making the rest of it.
+
+    Args:
+        rle: the mask.
+        x0: its first column, at least 0.
+        y0: its first row, at least 0.
+        x1: the column after its last one, at most the width.
+        y1: the row after its last one, at most the height.
+
+    Returns:
+        (y1 - y0, x1 - x0) bool.
+
+    Raises:
+        ValueError: if the `counts` are damaged.
+    """
+    height = rle["size"][0]
+    edges = np.clip(runs(rle["counts"]).cumsum(), x0 * height, x1 * height)
+    lengths = np.diff(edges, prepend=x0 * height)
+    columns = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(x1 - x0, height)
+    return np.ascontiguousarray(columns[:, y0:y1].T)
 
 
 def to_json(rle: RLE) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""`bcnet viz`: both layers of every instance, as pictures in a static gallery."""
+"""`bcnet viz`: both layers of every instance, as pictures in a static gallery, or drawn into a video."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
@@ -17,106 +17,207 @@ if TYPE_CHECKING:
 
     from bcnet_core.annotations.coco import CocoFile, Record
     from bcnet_core.visualization.gallery import Summary
-    from bcnet_core.visualization.panels import Picture
+    from bcnet_core.visualization.picture import Picture
     from bcnet_core.visualization.sources import Place
+
+Images = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the images, where it is not that of the COCO layout; of a model, any images."),
+]
+Ids = Annotated[str | None, typer.Option(help="Image ids to show: 1,2,3.")]
+Limit = Annotated[int, typer.Option(min=1, help="Pictures to show when no ids are given.")]
+MostOccluded = Annotated[int | None, typer.Option(min=1, help="Show this many pictures, the most occluded first.")]
+Truth = Annotated[
+    Path | None,
+    typer.Option("--gt", metavar="FILE", help="The ground truth of a results file or a model, a COCO json."),
+]
+Worst = Annotated[
+    int | None, typer.Option("--worst", min=1, help="Show this many pictures, the worst segmented first.")
+]
+By = Annotated[
+    Literal["iou", "ap"],
+    typer.Option("--by", help="What --worst judges an image by: mean IoU of its true instances, or its own AP."),
+]
+Score = Annotated[
+    float, typer.Option(min=0, max=1, help="Leave out weaker detections, but never the best 5 of an image.")
+]
+LayerOption = Annotated[
+    Literal["both", "occludee", "occluder"], typer.Option("--layer", help="Leave out the other layer.")
+]
+Rois = Annotated[int, typer.Option("--rois", min=0, help="Instances of a picture to show from near, with their maps.")]
+FormatOption = Annotated[
+    Literal["jpg", "png", "svg"], typer.Option("--format", help="Of the pictures; in svg, shapes and text stay such.")
+]
+Video = Annotated[
+    Path | None,
+    typer.Option(help="Draw what a model finds in this video; --output is a video then: .mp4 or .avi."),
+]
+
+
+class Choice(NamedTuple):
+    """Which images are shown, and which detections of them."""
+
+    ids: list[int] | None
+    limit: int
+    most_occluded: int | None
+    worst: int | None
+    by: Literal["iou", "ap"]
+    score: float
 
 
 def viz(
     source: Annotated[Path, typer.Argument(help="Run directory, checkpoint, or COCO json.", metavar="SOURCE")],
     *,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the gallery.")],
-    images: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the images; by default the one that the COCO layout or the run implies."),
-    ] = None,
-    ids: Annotated[str | None, typer.Option(help="Image ids to show: 1,2,3.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Pictures to show when no ids are given.")] = 20,
-    most_occluded: Annotated[
-        int | None, typer.Option(min=1, help="Show this many pictures, the most occluded first.")
-    ] = None,
-    gt: Annotated[
-        Path | None, typer.Option("--gt", metavar="FILE", help="The ground truth of SOURCE, a COCO results file.")
-    ] = None,
-    worst: Annotated[
-        int | None, typer.Option("--worst", min=1, help="Show this many pictures, the worst segmented first.")
-    ] = None,
-    score: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Leave out weaker detections, but never the best 5 of an image."),
-    ] = 0.5,
+    images: Images = None,
+    gt: Truth = None,
+    ids: Ids = None,
+    limit: Limit = 20,
+    most_occluded: MostOccluded = None,
+    worst: Worst = None,
+    by: By = "iou",
+    score: Score = 0.5,
+    layer: LayerOption = "both",
+    rois: Rois = 3,
+    form: FormatOption = "jpg",
+    video: Video = None,
     device: Device = "auto",
     data_root: DataRoot = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Show the layers: image, instances, occludees, occluders, boundaries, and close-ups with the four maps.
+    """Show the layers: image, instances, occludees, occluders, boundaries, and RoIs with the four maps.
 
-    SOURCE is ground truth (a COCO json; occluders are read where it has them, else derived), what a trained
-    detector finds in its validation set, or any model's results (--gt). A static index.html that works from disk.
+    SOURCE is ground truth (a COCO json; occluders are read where it has them, else derived), a run or a checkpoint (in
+    its validation set, or --images), or any model's results (--gt). Where the truth is known it is shown beside what
+    was found. A static index.html that works from disk.
 
     **Examples**
 
     `bcnet viz annotations/instances_val2017.json --most-occluded 10 -o gallery`
 
-    `bcnet viz runs/tiny --ids 785,139 --score 0.5 -o gallery_run`
+    `bcnet viz runs/tiny --ids 785,139 --score 0.5 --format svg -o gallery_run`
 
-    `bcnet viz mask_rcnn.json --gt annotations/instances_val2017.json --worst 20 -o gallery_worst`
+    `bcnet viz mask_rcnn.json --gt annotations/instances_val2017.json --worst 20 --by ap -o gallery_worst`
+
+    `bcnet viz runs/tiny --video street.mp4 -o street_layers.mp4`
     """
-    from bcnet_core.annotations.coco import read_coco
     from bcnet_core.outputs import atomic_directory
-    from bcnet_core.visualization import sources
     from bcnet_core.visualization.gallery import refuse_foreign, write_gallery
+    from bcnet_core.visualization.sources import locate
 
+    choice = Choice(_parse_ids(ids), limit, most_occluded, worst, by, score)
+    if video is not None:
+        if images or gt or ids or most_occluded or worst:
+            raise usage_error("--video has frames, not the images of a data set", "leave out what chooses images")
+        _draw_video(source, video, output, choice, layer, device=device, overwrite=overwrite, dry_run=dry_run)
+        return
     output = output.resolve()
     refuse_foreign(output, overwrite=overwrite)
-    place = sources.locate(source, images=images, data_root=data_root, gt=gt)
-    if worst is not None and (most_occluded is not None or place.results is None):
-        raise usage_error("--worst judges a results file, and excludes --most-occluded", "SOURCE --gt FILE --worst 20")
-    coco = read_coco(place.annotations, need_annotations=False)
-    chosen, every = _parse_ids(ids), len(coco.images)
-    records = sources.choose_images(coco, ids=chosen, limit=every if worst else limit, most_occluded=most_occluded)
-    pictures, records = _pictures(place, coco, records, score=score, worst=worst, device=device, dry_run=dry_run)
+    place = locate(source, images=images, data_root=data_root, gt=gt)
+    reporter = ConsoleReporter()
+    pictures, records = _pictures(place, choice, reporter, device=device, dry_run=dry_run)
     if dry_run:
         console.err.print(f"would draw {len(records)} pictures of `{place.images}` into `{output}`")
         return
-    reporter = ConsoleReporter()
     with atomic_directory(output) as folder:
         summary = write_gallery(
-            folder, pictures, title=f"bcnet viz: {source.name}", total=len(records), reporter=reporter
-        )
+            folder, pictures, title=f"bcnet viz: {source.name}", total=len(records), layer=layer, rois=rois,
+            suffix=form, reporter=reporter,
+        )  # fmt: skip
     _show(summary, reporter)
     console.show_outputs(output / "index.html")
 
 
 def _pictures(
-    place: Place,
-    coco: CocoFile,
-    records: list[Record],
-    *,
-    score: float,
-    worst: int | None,
-    device: str,
-    dry_run: bool,
+    place: Place, choice: Choice, reporter: ConsoleReporter, *, device: str, dry_run: bool
 ) -> tuple[Iterable[Picture], list[Record]]:
     """What to draw, made one at a time, and of which images."""
-    from bcnet_core import load_detector
     from bcnet_core.evaluation.results import read_results
-    from bcnet_core.visualization import sources
-    from bcnet_core.visualization.results import result_pictures, worst_images
+    from bcnet_core.visualization.annotated import annotated_pictures
+    from bcnet_core.visualization.detected import result_pictures
+    from bcnet_core.visualization.sources import choose_images, read_place
+    from bcnet_core.visualization.worst import worst_images
 
+    if choice.worst is not None and choice.most_occluded is not None:
+        raise usage_error("--worst and --most-occluded exclude each other", "give one of them")
+    coco = read_place(place)
+    limit = len(coco.images) if choice.worst else choice.limit
+    records = choose_images(coco, ids=choice.ids, limit=limit, most_occluded=choice.most_occluded)
+    if choice.worst is not None and not ((place.results or place.model) and coco.annotations):
+        raise usage_error("--worst compares what was found with the truth", "a run, or SOURCE --gt FILE")
     if place.results is not None:
         results = read_results(place.results, coco)
         if "segmentation" not in results[0]:
             raise usage_error(
                 f"`{place.results}` holds boxes alone, there are no masks to draw", "give results with masks"
             )
-        if worst is not None:
-            records = worst_images(coco, results, records, worst, score=score)
-        return result_pictures(coco, results, records, place.images, score=score), records
-    if dry_run or place.model is None:
-        return sources.ground_truth_pictures(coco, records, place.images), records
-    detector = load_detector(place.model, device=device)
-    return sources.detected_pictures(detector, records, place.images, score=score), records
+        if choice.worst is not None:
+            records = worst_images(coco, results, records, choice.worst, by=choice.by, score=choice.score)
+        return result_pictures(coco, results, records, place.images, score=choice.score), records
+    if place.model is None:
+        return annotated_pictures(coco, records, place.images), records
+    if dry_run:
+        return (), records[: choice.worst]
+    return _detected(place.model, place.images, coco, records, choice, reporter, device=device)
+
+
+def _detected(
+    model: Path,
+    images: Path,
+    coco: CocoFile,
+    records: list[Record],
+    choice: Choice,
+    reporter: ConsoleReporter,
+    *,
+    device: str,
+) -> tuple[Iterable[Picture], list[Record]]:
+    """What a model finds; of its worst images after it has seen all of them."""
+    from bcnet_core import load_detector
+    from bcnet_core.evaluation.predict import check_categories, predict_images
+    from bcnet_core.visualization.detected import detected_pictures
+    from bcnet_core.visualization.worst import worst_images
+
+    detector = load_detector(model, device=device)
+    if choice.worst is not None:
+        check_categories(detector.categories, coco)
+        there = [record for record in records if (images / record["file_name"]).is_file()]
+        if len(there) < len(records):
+            reporter.warning(f"{len(records) - len(there):,} of {len(records):,} images are not in `{images}`; the "
+                             "others are judged")  # fmt: skip
+        results = predict_images(detector, there, images, reporter=reporter)
+        records = worst_images(coco, results, there, choice.worst, by=choice.by, score=choice.score)
+    return detected_pictures(detector, coco, records, images, score=choice.score), records
+
+
+def _draw_video(
+    model: Path,
+    video: Path,
+    output: Path,
+    choice: Choice,
+    layer: Literal["both", "occludee", "occluder"],
+    *,
+    device: str,
+    overwrite: bool,
+    dry_run: bool,
+) -> None:
+    from bcnet_core import load_detector
+    from bcnet_core.outputs import refuse_existing, refuse_input
+    from bcnet_core.visualization.video import draw_video, refuse_unknown_suffix
+
+    refuse_unknown_suffix(output)
+    refuse_input(output, model, video)
+    refuse_existing(output, overwrite=overwrite)
+    detector = load_detector(model, device=device)
+    if dry_run:
+        console.err.print(f"would draw what `{model}` finds in `{video}` into `{output}`")
+        return
+    reporter = ConsoleReporter()
+    drawn = draw_video(detector, video, output, score=choice.score, layer=layer, reporter=reporter)
+    if not drawn.complete:
+        reporter.warning(f"`{video}` ends before the frames that it promises, or one of them is damaged")
+    console.out.print(f"{drawn.instances:,} instances in {drawn.frames:,} frames")
+    console.show_outputs(output)
 
 
 def _parse_ids(text: str | None) -> list[int] | None:
@@ -130,9 +231,11 @@ def _parse_ids(text: str | None) -> list[int] | None:
 
 def _show(summary: Summary, reporter: ConsoleReporter) -> None:
     table = console.make_table("gallery", "", "count")
+    truth = (("true instances", summary.true), ("true instances that were missed", summary.missed))
     for name, count in (
         ("pictures", summary.pictures), ("images that could not be read", len(summary.faults)),
         ("instances", summary.instances), ("instances with an occluder", summary.occluded),
+        *(truth if summary.true is not None else ()),
     ):  # fmt: skip
         table.add_row(name, f"{count:,}")
     console.out.print(table)

@@ -49,7 +49,7 @@ def to_polygons(rle: RLE, *, tolerance: float = 0.0) -> list[list[int]]:
         Flat polygons [x0, y0, x1, y1, ...] in whole pixels, each valid and without holes. Rasterised by pycocotools,
         the union of exact ones is `rle`, and none overlaps another. An empty mask has none.
     """
-    rings, holes = _trace(rle)
+    rings, holes = trace(rle)
     if not holes and tolerance < LEAST_TOLERANCE:
         return [[value for point in ring for value in point] for ring in rings]
     shapes = _polygons(rings)
@@ -145,8 +145,8 @@ def _spans(rle: RLE) -> tuple[Keys, Keys]:
     return tops, bottoms
 
 
-def _trace(rle: RLE) -> tuple[list[Ring], list[Ring]]:
-    """Follow all contours; pixels that only touch at a corner are taken apart.
+def trace(rle: RLE) -> tuple[list[Ring], list[Ring]]:
+    """Follow all contours along pixel edges; pixels that only touch at a corner are taken apart.
 
     Returns:
         The outer contours and those of holes. None passes a point twice: a hole may touch the contour around it at a

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import faster_coco_eval.faster_eval_api_cpp as coco_eval
 import numpy as np
-from numpy.typing import NDArray
 
 from bcnet_core.annotations.coco import CocoFile, Record
-from bcnet_core.evaluation.coco import Kind, ground_truth, mean_found, prepare
+from bcnet_core.evaluation.coco import Kind, ground_truth
+from bcnet_core.evaluation.matched import MatchedResults
 from bcnet_core.evaluation.occluded import annotation_levels, truth_of_level
 from bcnet_core.evaluation.report import ROWS
 from bcnet_core.occlusion.rates import LEVEL_FROM
@@ -106,7 +103,7 @@ def compare(
         seed: of the draws.
         progress: advanced once for every draw.
     """
-    models = [_Matched(truth, results, kind) for results in (first, second)]
+    models = [MatchedResults(truth, results, kind) for results in (first, second)]
     everything = np.arange(models[0].images)
     rng = np.random.default_rng(seed)
     differences = []
@@ -118,40 +115,3 @@ def compare(
     low, high = np.percentile(differences, PERCENTILES).tolist()
     one, two = (model.precision(everything) for model in models)
     return Comparison(one, two, low, high)
-
-
-class _Matched:
-    """What one model's detections were matched with, image by image; AP of any draw of images."""
-
-    def __init__(self, truth: Record, results: Sequence[Record], kind: Kind) -> None:
-        evaluation: Any = prepare(truth, results, kind, backend="faster-coco-eval")
-        params = evaluation.params
-        params.areaRng, params.areaRngLbl, params.maxDets = params.areaRng[:1], params.areaRngLbl[:1], [100]
-        evaluation.separate_eval = True
-        with contextlib.redirect_stdout(io.StringIO()):
-            evaluation.evaluate()
-        self.images = len(params.imgIds)
-        self._params = evaluation._paramsEval
-        matches = np.array(evaluation._evalImgs_cpp, dtype=object).reshape(-1, self.images)
-        places = {image: place for place, image in enumerate(params.imgIds)}
-        there: dict[int, set[int]] = {}
-        for one in (*truth["annotations"], *results):
-            there.setdefault(one["category_id"], set()).add(places[one["image_id"]])
-        self._categories = [
-            (np.array(sorted(there[category])), row)
-            for category, row in zip(params.catIds, matches, strict=True)
-            if category in there
-        ]
-
-    def precision(self, drawn: NDArray[np.int64]) -> float:
-        """AP over the images at these positions, each as often as it is there; -1 where nothing is to be found.
-
-        Category by category, of the images alone that have anything of it: nine in ten have nothing.
-        """
-        times = np.bincount(drawn, minlength=self.images)
-        parts = []
-        for places, row in self._categories:
-            matches = row[np.repeat(places, times[places])].tolist()
-            self._params.catIds, self._params.imgIds = [0], list(range(len(matches)))
-            parts.append(np.asarray(coco_eval.COCOevalAccumulate(self._params, matches)["precision"]))
-        return mean_found(np.concatenate(parts) if parts else np.zeros(0))

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
+from bcnet_core.evaluation.coco import ground_truth
+from bcnet_core.evaluation.matched import MatchedResults
 from bcnet_core.masks import RLE
 
 
@@ -37,6 +41,24 @@ def mean_ious(coco: CocoFile, results: Sequence[Record], *, score: float) -> dic
         if ious:
             scores[image_id] = sum(ious) / len(ious)
     return scores
+
+
+def image_precisions(coco: CocoFile, results: Sequence[Record]) -> dict[int, float]:
+    """The mask AP of each image on its own, over the categories that are in it.
+
+    Args:
+        coco: ground truth.
+        results: COCO results with masks.
+
+    Returns:
+        By image id, in [0, 1]; images without a true instance are left out.
+
+    Raises:
+        BCNetError: if the ground truth lacks masks.
+    """
+    matched = MatchedResults(ground_truth(coco), results, "segm")
+    precisions = {image: matched.precision(np.array([place])) for place, image in enumerate(matched.image_ids)}
+    return {image: precision for image, precision in precisions.items() if precision >= 0}
 
 
 def result_rle(result: Record, key: str = "segmentation") -> RLE:

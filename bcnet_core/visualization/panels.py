@@ -1,26 +1,54 @@
-"""The panels of one picture: what both layers say about it, over the whole image and close up."""
+"""The panels of one picture: what both layers say about it, over the whole image and inside single RoIs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from bcnet_core import masks
+from bcnet_core.masks import RLE
 from bcnet_core.visualization import draw
-from bcnet_core.visualization.draw import Colour, Image, Mask
+from bcnet_core.visualization.labels import LINE, MAX_TEXT
+from bcnet_core.visualization.picture import Box, Layers, Maps, Picture, pixel_box
+from bcnet_core.visualization.scene import (
+    BLANK,
+    INK,
+    OCCLUDEE,
+    OCCLUDER,
+    Blank,
+    Card,
+    Heat,
+    Image,
+    Label,
+    Mask,
+    Patch,
+    Scene,
+    Shape,
+    Tile,
+    boundary_band,
+    instance_colour,
+    patch_of_mask,
+    patch_of_rle,
+)
 
-Box = tuple[float, float, float, float]
+Layer = Literal["both", "occludee", "occluder"]
 
+LONGEST = 1280
+"""Longest side of a panel in pixels; larger images are shown smaller. RoIs are cut from the image as it is."""
+SMALL = 512
+"""Images with a much shorter longest side are enlarged to about this, by a whole factor."""
 MAP_SIDE = 28
 """Side of the mask head's four maps (METHOD: 28 x 28)."""
-CLOSEUP_SIDE = 168
-"""Longer side of one tile of a close-up in pixels: six for each cell of a map."""
+TILE_SIDE = 168
+"""Longer side of one tile of an RoI in pixels: six for each cell of a map."""
 SMALL_AREA = 32 * 32
-"""Box area in pixels below which an instance comes last among the close-ups (COCO's `small`)."""
+"""Box area in pixels below which an instance comes last among the RoIs (COCO's `small`)."""
 PANELS = {
     "image": "image",
     "instances": "instances",
@@ -28,263 +56,252 @@ PANELS = {
     "occluder": "occluder layer",
     "boundaries": "boundaries",
 }
-"""Key and title of the panels, in the order they are shown."""
+"""Key and title of the panels, in the order they are shown. That of the true instances is `true-` + key."""
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
-class Maps(NamedTuple):
-    """The mask head's four maps of one instance, each (S, S) floating point in [0, 1] inside its box.
-
-    None where the head has no such output.
-    """
-
-    occluder_boundary: NDArray[np.floating] | None
-    occluder_mask: NDArray[np.floating] | None
-    occludee_boundary: NDArray[np.floating] | None
-    occludee_mask: NDArray[np.floating] | None
-
-
-@dataclass(frozen=True)
-class Layers:
-    """One instance and the two layers of its box.
-
-    Attributes:
-        category: its class name.
-        box: xyxy in pixels.
-        occludee: (H, W) bool, the visible mask of the instance.
-        occluder: (H, W) bool, what else overlaps it inside its box; None where nothing does.
-        score: of a detection, in [0, 1]; None for ground truth.
-        maps: the four maps that were predicted; None draws those of the two masks, as training sees them.
-    """
-
-    category: str
-    box: Box
-    occludee: Mask
-    occluder: Mask | None = None
-    score: float | None = None
-    maps: Maps | None = None
-
-    @property
-    def label(self) -> str:
-        """What is written beside the instance."""
-        return self.category if self.score is None else f"{self.category} {self.score:.2f}"
-
-    @property
-    def occlusion(self) -> float:
-        """The share of the box that the occluder covers, in [0, 1]."""
-        if self.occluder is None:
-            return 0.0
-        cut = _cut(self.box, self.occluder)
-        return float(self.occluder[cut].mean())
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture to show.
-
-    Attributes:
-        name: for people, usually the file name.
-        image: (H, W, 3) uint8 RGB; a blank of the right size where the file could not be read.
-        instances: what is in it; the position in this list decides an instance's colour.
-        note: a sentence about this picture, or nothing.
-        fault: why the image could not be read; None where all is well.
-    """
-
-    name: str
-    image: Image
-    instances: tuple[Layers, ...] = ()
-    note: str = ""
-    fault: str | None = None
-
-
-class Closeup(NamedTuple):
-    """The card of one instance: its position in the picture's list, and the card."""
+class Roi(NamedTuple):
+    """The card of one instance, and its position in the picture's list."""
 
     instance: int
-    image: Image
+    card: Card
 
 
 class Rendered(NamedTuple):
-    """All that is drawn of one picture: the panels by the keys of `PANELS`, and a few close-ups."""
+    """All that is drawn of one picture: the panels by their keys, and a few RoIs."""
 
-    panels: dict[str, Image]
-    closeups: tuple[Closeup, ...]
+    panels: dict[str, Scene]
+    rois: tuple[Roi, ...]
 
 
-def render(picture: Picture, *, closeups: int = 3) -> Rendered:
-    """Draw one picture.
+def render(picture: Picture, *, layer: Layer = "both", rois: int = 3, size: tuple[int, int] | None = None) -> Rendered:
+    """Say what is to be drawn of one picture.
 
     Args:
-        picture: what to draw.
-        closeups: how many instances get a close-up, the most occluded first.
+        picture: what to show.
+        layer: leave out what belongs to the other one alone.
+        rois: how many instances are shown from near, the most occluded first.
+        size: (height, width) of the panels; None for `display_size`.
 
     Returns:
-        Five panels as large as the image and the close-ups; for an unreadable image one panel that says why.
+        The panels, those of the true instances each after its own where a picture knows both, and the RoIs; for an
+        unreadable image one panel that says why.
     """
     if picture.fault is not None:
         return Rendered({"image": _placeholder(picture)}, ())
-    cards = (Closeup(index, closeup(picture, index)) for index in choose_closeups(picture.instances, closeups))
-    return Rendered(
-        {
-            "image": picture.image,
-            "instances": _instances_panel(picture),
-            "occludee": _occludee_panel(picture),
-            "occluder": _occluder_panel(picture),
-            "boundaries": _boundaries_panel(picture),
-        },
-        tuple(cards),
-    )
+    image = draw.resize_image(picture.image, size or display_size(*picture.image.shape[:2]))
+    sheets = [("", _Sheet(image, picture.instances))]
+    if picture.truth is not None:
+        sheets.append(("true-", _Sheet(image, picture.truth)))
+    panels = {"image": Scene(image)}
+    for key, panel in (("instances", _instances), ("occludee", _occludees), ("occluder", _occluders)):
+        if layer in ("both", key) or key == "instances":
+            panels |= {prefix + key: panel(sheet) for prefix, sheet in sheets}
+    panels |= {f"{prefix}boundaries": _boundaries(sheet, layer) for prefix, sheet in sheets}
+    chosen = choose_rois(picture.instances, rois)
+    return Rendered(panels, tuple(Roi(index, roi_card(picture, index, layer=layer)) for index in chosen))
 
 
-def choose_closeups(instances: Sequence[Layers], count: int) -> list[int]:
+def panel_title(key: str) -> str:
+    """What is written under a panel."""
+    own = key.removeprefix("true-")
+    return PANELS[own] if own == key else f"true {PANELS[own]}"
+
+
+def display_size(height: int, width: int) -> tuple[int, int]:
+    """(height, width) in which an image is shown."""
+    longest = max(height, width)
+    scale = max(round(SMALL / longest), 1) if longest <= LONGEST else LONGEST / longest
+    return max(round(height * scale), 1), max(round(width * scale), 1)
+
+
+def choose_rois(instances: Sequence[Layers], count: int) -> list[int]:
     """The positions of the most occluded instances; those too small to look at come last."""
 
     def rank(index: int) -> tuple[bool, float]:
         x0, y0, x1, y1 = instances[index].box
-        return (x1 - x0) * (y1 - y0) < SMALL_AREA, -instances[index].occlusion
+        layers = instances[index]
+        return (x1 - x0) * (y1 - y0) < SMALL_AREA, -max(layers.occlusion, (layers.truth or layers).occlusion)
 
     return sorted(range(len(instances)), key=rank)[:count]
 
 
-def closeup(picture: Picture, index: int) -> Image:
-    """The card of one instance: above the box and what layer 1 says of it, below both layers and layer 2."""
+@dataclass(frozen=True)
+class _Sheet:
+    """Instances on an image, both at the size in which they are shown."""
+
+    image: Image
+    instances: tuple[Layers, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        height, width = self.image.shape[:2]
+        return height, width
+
+    @cached_property
+    def pale(self) -> Image:
+        return draw.dim(self.image)
+
+    @cached_property
+    def occludees(self) -> list[Patch | None]:
+        return [patch_of_rle(layers.occludee, self.size) for layers in self.instances]
+
+    @cached_property
+    def occluders(self) -> list[Patch | None]:
+        return [patch_of_rle(layers.occluder, self.size) for layers in self.instances]
+
+
+def _scene(ground: Image, parts: Sequence[tuple[Layers, Patch]], *, alpha: float = 0.45) -> Scene:
+    """Instances in their colours with their labels; small ones lie on top of large ones."""
+    ordered = sorted(parts, key=lambda part: -np.count_nonzero(part[1].mask))
+    shapes = tuple(Shape(patch, instance_colour(layers.colour), alpha) for layers, patch in ordered)
+    labels = tuple(Label(layers.label, instance_colour(layers.colour), patch) for layers, patch in parts)
+    return Scene(ground, shapes, labels)
+
+
+def _instances(sheet: _Sheet) -> Scene:
+    there = [
+        (layers, patch) for layers, patch in zip(sheet.instances, sheet.occludees, strict=True) if patch is not None
+    ]
+    return _scene(sheet.image, there)
+
+
+def _occludees(sheet: _Sheet) -> Scene:
+    """The instances that something overlaps, on pale ground."""
+    there = [
+        (layers, patch)
+        for layers, patch in zip(sheet.instances, sheet.occludees, strict=True)
+        if patch is not None and layers.occlusion > 0
+    ]
+    return _scene(draw.seen_through(sheet.image, [patch for _, patch in there], sheet.pale), there)
+
+
+def _occluders(sheet: _Sheet) -> Scene:
+    """The pixels that are occluder to some instance, each in the colour of the instance it belongs to."""
+    regions = [patch for patch in sheet.occluders if patch is not None]
+    everywhere = np.zeros(sheet.size, np.bool_)
+    for patch in regions:
+        everywhere[patch.window] |= patch.mask
+    nobody, parts = everywhere.copy(), []
+    for layers, visible in zip(sheet.instances, sheet.occludees, strict=True):
+        if visible is not None:
+            mask = visible.mask & everywhere[visible.window]
+            nobody[visible.window] &= ~visible.mask
+            if mask.any():
+                parts.append((layers, visible._replace(mask=mask)))
+    ground = draw.seen_through(sheet.image, regions, sheet.pale)
+    scene, rest = _scene(ground, parts, alpha=0.6), patch_of_mask(nobody)
+    return scene if rest is None else scene._replace(shapes=(Shape(rest, INK, 0.6), *scene.shapes))
+
+
+def _boundaries(sheet: _Sheet, layer: Layer) -> Scene:
+    """The boundaries of all occluder regions, and over them those of all occludees."""
+    shapes = []
+    for layers, region in zip(sheet.instances, sheet.occluders, strict=True):
+        if region is not None and layer != "occludee":
+            x0, y0, x1, y1 = layers.box
+            scale = sheet.size[1] / layers.occluder["size"][1] if layers.occluder else 1.0
+            # where the box cuts it off, the region has no boundary
+            inner = (x0 * scale + 2, y0 * scale + 2, x1 * scale - 2, y1 * scale - 2)
+            inside = _inside(region, pixel_box(inner, *sheet.size))
+            band = boundary_band(inside.mask, 5, closed=False)
+            shapes.append(Shape(inside._replace(mask=band), OCCLUDER, 1.0, 0))
+    if layer != "occluder":
+        there = [patch for patch in sheet.occludees if patch is not None]
+        shapes += [Shape(patch._replace(mask=boundary_band(patch.mask, 2)), OCCLUDEE, 1.0, 0) for patch in there]
+    return Scene(sheet.pale, tuple(shapes))
+
+
+def _inside(patch: Patch, box: tuple[int, int, int, int]) -> Patch:
+    """What lies of a patch inside the whole pixels x0, y0, x1, y1, as a patch of just that box."""
+    x0, y0, x1, y1 = box
+    mask = np.zeros((y1 - y0, x1 - x0), np.bool_)
+    rows, columns = patch.window
+    top, bottom = max(y0, rows.start), min(y1, rows.stop)
+    left, right = max(x0, columns.start), min(x1, columns.stop)
+    if top < bottom and left < right:
+        part = patch.mask[top - patch.y : bottom - patch.y, left - patch.x : right - patch.x]
+        mask[top - y0 : bottom - y0, left - x0 : right - x0] = part
+    return Patch(x0, y0, mask)
+
+
+def roi_card(picture: Picture, index: int, *, layer: Layer = "both") -> Card:
+    """The card of one instance, a row for each layer: its boundary and its mask, each beside the true one if known."""
     layers = picture.instances[index]
-    cut = _cut(layers.box, layers.occludee)
-    maps = layers.maps or maps_of_masks(layers.occludee, layers.occluder, layers.box)
-    crop = picture.image[cut]
+    x0, y0, x1, y1 = pixel_box(layers.box, *picture.image.shape[:2])
+    crop = picture.image[y0:y1, x0:x1]
     size = _tile_size(*crop.shape[:2])
-    bar = draw.captioned(draw.scale_bar(size[0]), "")
     plain = draw.resize_image(crop, size)
-    occludee, occluder = (
-        draw.resize_mask(mask[cut], size) for mask in (layers.occludee, _or_empty(layers.occluder, layers.occludee))
-    )
-    both = draw.overlay(plain, [occluder, occludee], [draw.OCCLUDER, draw.OCCLUDEE])
-    upper = [("box", plain), *_heatmaps(maps, ("occluder_boundary", "occluder_mask"), size)]
-    lower = [("both layers", both), *_heatmaps(maps, ("occludee_boundary", "occludee_mask"), size)]
-    rows = [[draw.captioned(tile, name) for name, tile in row] for row in (upper, lower)]
-    return draw.tile([[*row, bar] for row in rows])
+    parts = [
+        Shape(patch, colour)
+        for rle, colour in ((layers.occluder, OCCLUDER), (layers.occludee, OCCLUDEE))
+        if (patch := patch_of_mask(draw.resize_mask(_window(rle, (x0, y0, x1, y1)), size))) is not None
+    ]
+    maps = layers.maps or maps_of_masks(layers.occludee, layers.occluder, layers.box)
+    truth = layers.truth
+    true = None if truth is None else maps_of_masks(truth.occludee, truth.occluder, layers.box)
+    left = {"occluder": Tile("box", Scene(plain)), "occludee": Tile("both layers", Scene(plain, tuple(parts)))}
+    rows = [
+        (left[name], *_map_tiles(name, maps, true, beside=layers.iou is not None))
+        for name in ("occluder", "occludee")
+        if layer in ("both", name)
+    ]
+    return Card(size, tuple(rows))
 
 
-def _heatmaps(maps: Maps, names: Sequence[str], size: tuple[int, int]) -> list[tuple[str, Image]]:
-    """A tile for each map; a grey one, named so, for a map that the head does not predict."""
+def _map_tiles(layer: str, maps: Maps, true: Maps | None, *, beside: bool) -> list[Tile]:
+    """The boundary and the mask of a layer; a blank one for a map that there is not."""
     tiles = []
-    for name in names:
-        title, values = name.replace("_", " "), getattr(maps, name)
-        if values is None:
-            tiles.append((f"no {title}", np.full((*size[::-1], 3), 226, np.uint8)))
-        else:
-            tiles.append((title, draw.heatmap(values, size)))
+    for part in ("boundary", "mask"):
+        title = f"{layer} {part}"
+        tiles.append(_map_tile(getattr(maps, f"{layer}_{part}"), title, f"no {title}"))
+        if beside:
+            tiles.append(_map_tile(None if true is None else getattr(true, f"{layer}_{part}"), "true", "no true one"))
     return tiles
 
 
-def maps_of_masks(occludee: Mask, occluder: Mask | None, box: Box, *, side: int = MAP_SIDE) -> Maps:
+def _map_tile(values: NDArray[np.floating] | None, title: str, without: str) -> Tile:
+    return Tile(without, Blank()) if values is None else Tile(title, Heat(values))
+
+
+def maps_of_masks(occludee: RLE | None, occluder: RLE | None, box: Box, *, side: int = MAP_SIDE) -> Maps:
     """The four maps that a perfect head would give: true masks cut to the box, and their boundaries.
 
     A boundary is dilation != erosion with a 3x3 cross; the border of the box is none (as in training).
 
     Args:
-        occludee: (H, W) bool.
-        occluder: (H, W) bool, or None for an empty one.
+        occludee: of the image, or None for an empty one.
+        occluder: the same.
         box: xyxy in pixels.
         side: S of the maps.
     """
-    cut = _cut(box, occludee)
-    masks = []
-    for mask in (_or_empty(occluder, occludee), occludee):
-        crop = mask[cut].astype(np.float32)
-        masks.append((cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA) >= 0.5).astype(np.uint8))
-    edges = [cv2.dilate(mask, _CROSS) != cv2.erode(mask, _CROSS) for mask in masks]
+    cells = []
+    for rle in (occluder, occludee):
+        window = np.zeros((1, 1), np.bool_) if rle is None else _window(rle, pixel_box(box, *rle["size"]))
+        share = cv2.resize(window.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+        cells.append((share >= 0.5).astype(np.uint8))
+    edges = [cv2.dilate(mask, _CROSS) != cv2.erode(mask, _CROSS) for mask in cells]
     occluder_boundary, occludee_boundary, occluder_mask, occludee_mask = (
-        np.asarray(part, np.float32) for part in (*edges, *masks)
+        np.asarray(part, np.float32) for part in (*edges, *cells)
     )
     return Maps(occluder_boundary, occluder_mask, occludee_boundary, occludee_mask)
 
 
-def _instances_panel(picture: Picture) -> Image:
-    masks = [layers.occludee for layers in picture.instances]
-    drawn = draw.overlay(picture.image, masks, _colours(picture.instances))
-    return _labelled(drawn, picture, range(len(masks)))
+def _window(rle: RLE | None, box: tuple[int, int, int, int]) -> Mask:
+    """The part of a mask inside whole pixels x0, y0, x1, y1; an empty one of no mask."""
+    x0, y0, x1, y1 = box
+    return np.zeros((y1 - y0, x1 - x0), np.bool_) if rle is None else masks.decode_window(rle, x0, y0, x1, y1)
 
 
-def _occludee_panel(picture: Picture) -> Image:
-    """The instances that something overlaps, on pale ground."""
-    shown = [index for index, layers in enumerate(picture.instances) if layers.occlusion > 0]
-    colours = _colours(picture.instances)
-    drawn = draw.overlay(
-        picture.image,
-        [picture.instances[index].occludee for index in shown],
-        [colours[index] for index in shown],
-        ground=draw.dim(picture.image),
-    )
-    return _labelled(drawn, picture, shown)
-
-
-def _occluder_panel(picture: Picture) -> Image:
-    """The pixels that are occluder to some instance, each in the colour of the instance it belongs to."""
-    regions = [layers.occluder for layers in picture.instances if layers.occluder is not None]
-    everywhere = np.logical_or.reduce([np.zeros(picture.image.shape[:2], np.bool_), *regions])
-    parts = [layers.occludee & everywhere for layers in picture.instances]
-    colours = _colours(picture.instances)
-    nobody = everywhere & ~np.logical_or.reduce([np.zeros_like(everywhere), *parts])
-    drawn = draw.overlay(
-        picture.image, [nobody, *parts], [draw.INK, *colours], ground=draw.dim(picture.image), alpha=0.6
-    )
-    owners = [index for index, part in enumerate(parts) if part.any()]
-    return draw.add_labels(
-        drawn, [draw.Label(picture.instances[index].label, colours[index], parts[index]) for index in owners]
-    )
-
-
-def _boundaries_panel(picture: Picture) -> Image:
-    """The boundaries of all occluder regions, and over them those of all occludees."""
-    drawn = draw.dim(picture.image)
-    for layers in picture.instances:
-        if layers.occluder is not None:
-            x0, y0, x1, y1 = layers.box
-            cut = _cut((x0 + 2, y0 + 2, x1 - 2, y1 - 2), layers.occluder)  # its cut along the box is no boundary
-            inside = np.ascontiguousarray(layers.occluder[cut])
-            draw.fill(drawn[cut], draw.boundary_band(inside, 5, closed=False), draw.OCCLUDER)
-    for layers in picture.instances:
-        tight = draw.window(layers.occludee)
-        if tight is not None:
-            inside = np.ascontiguousarray(layers.occludee[tight])
-            draw.fill(drawn[tight], draw.boundary_band(inside, 2), draw.OCCLUDEE)
-    return drawn
-
-
-def _placeholder(picture: Picture) -> Image:
-    blank = np.full_like(picture.image, 226)
+def _placeholder(picture: Picture) -> Scene:
+    blank = np.full((*display_size(*picture.image.shape[:2]), 3), BLANK, np.uint8)
     middle = blank.shape[0] // 2
-    for line, text in enumerate(("no image", picture.name[-draw.MAX_TEXT :])):
-        draw.write(blank, text, 16, middle + line * (draw.line_height() + 4))
-    return blank
-
-
-def _labelled(drawn: Image, picture: Picture, shown: Sequence[int]) -> Image:
-    colours = _colours(picture.instances)
-    return draw.add_labels(
-        drawn,
-        [draw.Label(picture.instances[i].label, colours[i], picture.instances[i].occludee) for i in shown],
-    )
-
-
-def _colours(instances: Sequence[Layers]) -> list[Colour]:
-    return [draw.instance_colour(index) for index in range(len(instances))]
-
-
-def _or_empty(mask: Mask | None, like: Mask) -> Mask:
-    return np.zeros_like(like) if mask is None else mask
-
-
-def _cut(box: Box, mask: Mask) -> tuple[slice, slice]:
-    """The (rows, columns) of a box, at least one pixel of the image."""
-    height, width = mask.shape
-    x0, y0 = min(max(int(box[0]), 0), width - 1), min(max(int(box[1]), 0), height - 1)
-    x1, y1 = min(max(int(np.ceil(box[2])), x0 + 1), width), min(max(int(np.ceil(box[3])), y0 + 1), height)
-    return slice(y0, y1), slice(x0, x1)
+    for line, text in enumerate(("no image", picture.name[-MAX_TEXT:])):
+        draw.write(blank, text, 16, middle + line * (LINE + 4))
+    return Scene(blank)
 
 
 def _tile_size(height: int, width: int) -> tuple[int, int]:
     """(height, width) of a tile: the shape of the box, but never a sliver."""
-    scale = CLOSEUP_SIDE / max(height, width)
-    return max(round(height * scale), CLOSEUP_SIDE // 3), max(round(width * scale), CLOSEUP_SIDE // 3)
+    scale = TILE_SIDE / max(height, width)
+    return max(round(height * scale), TILE_SIDE // 3), max(round(width * scale), TILE_SIDE // 3)

@@ -1,9 +1,12 @@
 """`bcnet viz` from outside."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import typer
 from PIL import Image
@@ -84,7 +87,7 @@ def test_a_results_file(source: Path, tmp_path: Path) -> None:
     assert all(path.name.startswith("0001-b-") for path in (tmp_path / "worst" / "pictures").iterdir())
     error = refused(path, "-o", tmp_path / "no", "--images", tmp_path / "val")
     assert error.exit_code == ExitCode.BAD_DATA and "--gt FILE" in error.hints[0]
-    assert "--worst judges a results file" in refused(source, "-o", tmp_path / "no", "--worst", "1").message
+    assert "--worst compares what was found" in refused(source, "-o", tmp_path / "no", "--worst", "1").message
     path.write_text(json.dumps([{key: value for key, value in results[0].items() if key != "segmentation"}]))
     assert "holds boxes alone" in refused(path, "--gt", source, "-o", tmp_path / "no").message
     assert not (tmp_path / "no").exists()
@@ -130,6 +133,111 @@ def test_bad_ids(source: Path, tmp_path: Path) -> None:
         assert error.exit_code == ExitCode.USAGE
 
 
+def rows(result: Result) -> dict[str, str]:
+    """The table of a gallery."""
+    cells = [[cell.strip() for cell in line.split("│")[1:3]] for line in result.stdout.splitlines() if "│" in line]
+    return dict(cells)
+
+
+def test_layers_formats_and_rois_of_a_choice(source: Path, tmp_path: Path) -> None:
+    result = run(
+        source, "-o", tmp_path / "out", "--layer", "occludee", "--format", "svg", "--rois", "0", "--limit", "1"
+    )
+    assert result.exit_code == 0, result.exception
+    names = sorted(path.name for path in (tmp_path / "out" / "pictures").iterdir())
+    assert names == [f"0001-a-{key}.svg" for key in ("boundaries", "image", "instances", "occludee")]
+    assert run(source, "-o", tmp_path / "no", "--format", "gif").exit_code == ExitCode.USAGE
+    assert run(source, "-o", tmp_path / "no", "--layer", "third").exit_code == ExitCode.USAGE
+    assert not (tmp_path / "no").exists()
+
+
+def test_the_worst_of_results_by_either_measure(source: Path, tmp_path: Path) -> None:
+    square = {"category_id": 1, "bbox": [5, 5, 30, 30], "segmentation": [[5, 5, 35, 5, 35, 35, 5, 35]]}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([{"image_id": 2, "score": 0.1, **square}]))
+    for by, first in (("iou", "a"), ("ap", "a")):
+        result = run(path, "--gt", source, "-o", tmp_path / by, "--worst", "2", "--by", by)
+        assert rows(result)["true instances that were missed"] == "1", result.exception
+        page = (tmp_path / by / "index.html").read_text()
+        assert page.index("<small>1</small>") < page.index(f"0001-{first}-")
+    error = refused(path, "--gt", source, "-o", tmp_path / "no", "--worst", "1", "--most-occluded", "1")
+    assert "exclude each other" in error.message and not (tmp_path / "no").exists()
+
+
+def test_a_model_in_its_scenes(untrained: Path, scenes: Path, tmp_path: Path) -> None:
+    truth = scenes / "annotations/instances_val.json"
+    result = run(untrained, "--gt", truth, "-o", tmp_path / "out", "--device", "cpu", "--limit", "2")
+    assert result.exit_code == 0, result.exception
+    counts, known = rows(result), json.loads(truth.read_text())["annotations"]
+    assert counts["pictures"] == "2" and int(counts["instances"]) == 10
+    assert int(counts["true instances"]) == sum(one["image_id"] in (1, 2) for one in known)
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 2 * (9 + 3)
+    missing = tmp_path / "few"
+    shutil.copytree(scenes / "val", missing)
+    next(missing.iterdir()).unlink()
+    worst = run(
+        untrained, "--gt", truth, "--images", missing, "-o", tmp_path / "worst", "--device", "cpu", "--worst", "3"
+    )
+    assert worst.exit_code == 0, worst.exception
+    assert rows(worst)["pictures"] == "3" and rows(worst)["images that could not be read"] == "0"
+    assert "1 of 6 images are not in" in worst.stderr.replace("\n", " ")
+
+
+def test_a_model_on_any_images(untrained: Path, scenes: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos" / "deep"
+    shutil.copytree(scenes / "val", folder)
+    common = ("--images", tmp_path / "photos", "--device", "cpu")
+    result = run(untrained, *common, "-o", tmp_path / "out", "--ids", "2,5")
+    assert result.exit_code == 0, result.exception
+    assert rows(result)["pictures"] == "2" and "true instances" not in rows(result)
+    assert 'data-range="3"' not in (tmp_path / "out" / "index.html").read_text()  # no IoU to filter by
+    for option, said in (("--worst", "compares what was found"), ("--most-occluded", "how occluded it is")):
+        assert said in refused(untrained, *common, "-o", tmp_path / "no", option, "1").message
+    (tmp_path / "none").mkdir()
+    error = refused(untrained, "--images", tmp_path / "none", "-o", tmp_path / "no")
+    assert "holds no image" in error.message and not (tmp_path / "no").exists()
+
+
+def test_a_model_on_a_video(untrained: Path, tmp_path: Path) -> None:
+    video, output = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"mp4v"), 5.0, (128, 96))
+    for level in (50, 90, 130):
+        writer.write(np.full((96, 128, 3), level, np.uint8))
+    writer.release()
+    arguments = (untrained, "--video", video, "-o", output, "--device", "cpu", "--score", "0")
+    result = run(*arguments)
+    assert result.exit_code == 0, result.exception
+    assert "15 instances in 3 frames" in result.stdout
+    assert cv2.VideoCapture(str(output)).get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    assert "exists already" in refused(*arguments).message
+    assert run(*arguments, "--overwrite", "--layer", "occluder").exit_code == 0
+    assert refused(untrained, "--video", video, "-o", video, "--overwrite").exit_code == ExitCode.USAGE
+    assert "leave out what chooses images" in refused(*arguments, "--ids", "1").hints[0]
+    assert "no video can be written" in refused(untrained, "--video", video, "-o", tmp_path / "out").message
+    assert run(untrained, "--video", video, "-o", tmp_path / "dry.mp4", "--dry-run").exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
+def test_links_and_names_in_the_output_lead_nowhere(source: Path, tmp_path: Path) -> None:
+    treasure = tmp_path / "treasure"
+    treasure.mkdir()
+    (treasure / "0001-a-image.jpg").write_text("mine")
+    assert run(source, "-o", tmp_path / "out").exit_code == 0
+    shutil.rmtree(tmp_path / "out" / "pictures")
+    (tmp_path / "out" / "pictures").symlink_to(treasure)
+    assert run(source, "-o", tmp_path / "out", "--overwrite").exit_code == 0
+    assert not (tmp_path / "out" / "pictures").is_symlink()
+    assert [path.read_text() for path in treasure.iterdir()] == ["mine"]
+    content = json.loads(source.read_text())
+    for record, name in zip(content["images"], (str(tmp_path / "val" / "a.png"), "../val/b.png"), strict=True):
+        record["file_name"] = name
+    source.write_text(json.dumps(content))
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert run(source, "-o", tmp_path / "more").exit_code == 0
+    new = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert len(new) == 1 + 2 * 6 and all(path.is_relative_to(tmp_path / "more") for path in new)
+
+
 def test_a_detector(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
@@ -163,7 +271,7 @@ def test_a_detector(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_real_images(tmp_path: Path) -> None:
     result = run(MINI / "annotations/instances_val2017.json", "-o", tmp_path / "out", "--most-occluded", "3")
     assert result.exit_code == 0, result.exception
-    assert len(list((tmp_path / "out" / "pictures").glob("*-closeup*.jpg"))) == 9
+    assert len(list((tmp_path / "out" / "pictures").glob("*-roi*.jpg"))) == 9
     listed = run(MINI / "annotations/image_info_test-dev2017.json", "-o", tmp_path / "test", "--limit", "2")
     assert listed.exit_code == 0, listed.exception
     assert "no instance is annotated here" in (tmp_path / "test" / "index.html").read_text()

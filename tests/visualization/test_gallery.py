@@ -1,22 +1,27 @@
 """The gallery: complete, escaped, and nowhere but in its folder."""
 
+import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from bcnet_core import masks
 from bcnet_core.errors import BCNetError, ExitCode
-from bcnet_core.visualization import draw, gallery
-from bcnet_core.visualization.panels import Layers, Picture
+from bcnet_core.visualization import gallery, page, scene
+from bcnet_core.visualization.picture import Layers, Picture, matched
 
 HOSTILE = '"><script>alert(1)</script>\ud800'
 
 
-class Page(HTMLParser):
+class Elements(HTMLParser):
     """Collects the elements of a page."""
 
     def __init__(self, text: str) -> None:
@@ -35,29 +40,53 @@ def picture(name: str, category: str = "dog", *, fault: str | None = None) -> Pi
     image = np.full((90, 120, 3), 80, np.uint8)
     if fault is not None:
         return Picture(name, image, fault=fault)
-    mask = np.zeros((90, 120), np.bool_)
-    mask[20:60, 20:60] = True
-    region = np.roll(mask, 20, axis=1) & mask
-    return Picture(name, image, (Layers(category, (20, 20, 60, 60), mask, region, 0.75),), "a <note>")
+    mask, region = masks.from_box(20, 20, 60, 60, 90, 120), masks.from_box(40, 20, 60, 60, 90, 120)
+    layers = Layers(category, (20, 20, 60, 60), mask, region, score=0.75)
+    return Picture(name, image, (layers,), note="a <note>")
 
 
-def write(folder: Path, *pictures: Picture) -> tuple[gallery.Summary, Page]:
+def images(page: Elements) -> list[dict[str, str | None]]:
+    """All but that of the dialog, which is empty until an RoI is opened."""
+    return [image for image in page.all("img") if "src" in image]
+
+
+def judged(name: str) -> Picture:
+    """A dog that was found, and a hidden cat that was not."""
+    found = picture(name)
+    mask = masks.from_box(20, 20, 60, 40, 90, 120)
+    true = (
+        Layers("dog", (20, 20, 60, 60), mask),
+        Layers("cat", (0, 0, 20, 20), None, masks.from_box(0, 0, 9, 9, 90, 120)),
+    )
+    instances, truth = matched(found.instances, true)
+    return replace(found, instances=instances, truth=truth)
+
+
+def data_of(folder: Path) -> dict[str, Any]:
+    """What the page tells its script."""
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    (block,) = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
+    content: dict[str, Any] = json.loads(block)
+    return content
+
+
+def write(folder: Path, *pictures: Picture, **options: Any) -> tuple[gallery.Summary, Elements]:
     folder.mkdir()
-    summary = gallery.write_gallery(folder, iter(pictures), title=f"of {HOSTILE}", total=len(pictures))
-    return summary, Page((folder / "index.html").read_text(encoding="utf-8"))
+    summary = gallery.write_gallery(folder, iter(pictures), title=f"of {HOSTILE}", total=len(pictures), **options)
+    return summary, Elements((folder / "index.html").read_text(encoding="utf-8"))
 
 
 def test_every_picture_is_there_and_every_file_is_used(tmp_path: Path) -> None:
     summary, page = write(tmp_path / "out", picture("a.jpg"), picture("sub/b.jpg", "cat"))
-    assert summary == (2, 2, 2, ())
-    shown = {tmp_path / "out" / str(image["src"]) for image in page.all("img")}
+    assert summary == (2, 2, 2, None, 0, ())
+    shown = {tmp_path / "out" / str(image["src"]) for image in images(page)}
     assert shown == set((tmp_path / "out" / "pictures").iterdir())
     assert len(shown) == 2 * 6
-    for image in page.all("img"):
+    for image in images(page):
         with Image.open(tmp_path / "out" / str(image["src"])) as stored:
             assert stored.size == (int(image["width"] or 0), int(image["height"] or 0))
         assert image["alt"]
-    colour = "rgb({},{},{})".format(*draw.instance_colour(0))
+    colour = "rgb({},{},{})".format(*scene.instance_colour(0))
     assert any(colour in str(mark["style"]) for mark in page.all("i"))
 
 
@@ -69,19 +98,68 @@ def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
     assert "ArrowRight" in text
 
 
-def test_the_class_filter_knows_every_picture(tmp_path: Path) -> None:
-    _, page = write(tmp_path / "out", picture("a", "dog"), picture("b", "cat"), picture("c", "dog"))
-    options = [option["value"] for option in page.all("option")]
-    assert options == ["", "1", "0"]  # by name: cat, dog
-    assert [article["data-classes"] for article in page.all("article")] == ["0", "1", "0"]
-    assert {box["value"] for box in page.all("input")} == {figure["data-panel"] for figure in page.all("figure")}
+def test_the_filters_know_every_instance(tmp_path: Path) -> None:
+    summary, elements = write(tmp_path / "out", picture("a", "dog"), picture("b", "bird"), judged("c"))
+    options = [option["value"] for option in elements.all("option")]
+    assert options == ["", "1", "2", "0", "", "0", "1", "2"]  # by name: bird, cat, dog; then the three levels
+    heavy, none = page.LEVELS.index("heavy"), page.LEVELS.index("none")
+    assert data_of(tmp_path / "out")["pictures"] == [
+        [[0, heavy, 0.75, None]],
+        [[1, heavy, 0.75, None]],
+        [[0, none, 0.75, 0.5], [2, heavy, None, 0.0]],  # the true dog is in full view; the cat was missed
+    ]
+    assert summary == (3, 3, 3, 2, 1, ())
+    kinds = {kind for box in elements.all("figure") for kind in (box.get("data-panel") or "rois").split()}
+    assert {box["value"] for box in elements.all("input") if box["type"] == "checkbox"} == kinds
+    assert [span["data-range"] for span in elements.all("span") if "data-range" in span] == ["2", "3"]
+
+
+def test_what_is_not_there_cannot_be_asked_for(tmp_path: Path) -> None:
+    truth = replace(picture("a"), instances=tuple(replace(one, score=None) for one in picture("a").instances))
+    _, elements = write(tmp_path / "out", truth, layer="occludee", rois=0)
+    assert not [span for span in elements.all("span") if "data-range" in span]
+    toggles = [box["value"] for box in elements.all("input")]
+    assert toggles == ["image", "instances", "occludee", "boundaries"]
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 4
+
+
+def test_a_page_of_many_holds_the_later_ones_as_text(tmp_path: Path) -> None:
+    count = page.AT_ONCE + 5
+    fault = f"no <{HOSTILE} 24"
+    many = [picture(f"{number}.jpg", f"class </script> {number}") for number in range(count - 1)]
+    _, elements = write(tmp_path / "out", *many, picture("z", fault=fault))
+    assert len(elements.all("article")) == page.AT_ONCE
+    assert len(elements.all("script")) == 2
+    later = data_of(tmp_path / "out")["later"]
+    assert len(later) == 5 and len(data_of(tmp_path / "out")["pictures"]) == count
+    parsed = Elements("".join(later))
+    assert [article["id"] for article in parsed.all("article")] == [f"p{page.AT_ONCE + n}" for n in range(1, 6)]
+    assert not parsed.all("script") and len(images(parsed)) == 4 * 6 + 1
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "svg"])
+def test_formats(tmp_path: Path, suffix: gallery.Format) -> None:
+    _, elements = write(tmp_path / "out", judged("a"), suffix=suffix)
+    files = sorted((tmp_path / "out" / "pictures").iterdir())
+    assert len(files) == 9 + 1 and {path.suffix for path in files} == {f".{suffix}"}
+    for image in images(elements):
+        path, size = tmp_path / "out" / str(image["src"]), (int(image["width"] or 0), int(image["height"] or 0))
+        if suffix == "svg":
+            root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+            assert (int(root.attrib["width"]), int(root.attrib["height"])) == size
+        else:
+            with Image.open(path) as stored:
+                assert stored.size == size and stored.format == {"jpg": "JPEG", "png": "PNG"}[suffix]
+    if suffix == "png":
+        with Image.open(tmp_path / "out" / "pictures" / "0001-a-image.png") as stored:
+            assert (np.asarray(stored) == 80).all()
 
 
 def test_text_is_escaped(tmp_path: Path) -> None:
     _, page = write(tmp_path / "out", picture(HOSTILE, HOSTILE), picture("b", fault=HOSTILE))
-    assert len(page.all("script")) == 1
+    assert len(page.all("script")) == 2  # the page's data, and its own script
     assert len(page.all("note")) == 0
-    assert all(set(image) == {"src", "width", "height", "loading", "alt"} for image in page.all("img"))
+    assert all(set(image) == {"src", "width", "height", "loading", "alt"} for image in images(page))
 
 
 @pytest.mark.parametrize(
@@ -112,8 +190,8 @@ def test_one_picture_is_held_at_a_time(tmp_path: Path) -> None:
 
 def test_unreadable_images_are_counted(tmp_path: Path) -> None:
     summary, page = write(tmp_path / "out", picture("a"), picture("lost.jpg", fault="the image `lost.jpg` is gone"))
-    assert summary == (2, 1, 1, ("the image `lost.jpg` is gone",))
-    assert any("lost.jpg` is gone" in str(image["alt"]) for image in page.all("img"))
+    assert summary == (2, 1, 1, None, 0, ("the image `lost.jpg` is gone",))
+    assert any("lost.jpg` is gone" in str(image["alt"]) for image in images(page))
 
 
 def test_a_gallery_of_nothing_is_an_error(tmp_path: Path) -> None:

@@ -1,114 +1,211 @@
 """The panels of a picture, judged by pixels."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bcnet_core.visualization import draw, panels
-from bcnet_core.visualization.panels import Layers, Maps, Picture
+from bcnet_core import masks
+from bcnet_core.masks import RLE
+from bcnet_core.visualization import cards, draw, panels, scene
+from bcnet_core.visualization.picture import Layers, Maps, Picture, matched, numbered
+from bcnet_core.visualization.scene import Blank, Colour, Heat, Image, Mask
 
 BOUNDARY_FACTS = Path(__file__).parents[2].parent / "shared/parity/open/boundary_open.npz"
 
 
-def rectangle(x0: int, y0: int, x1: int, y1: int) -> draw.Mask:
-    mask = np.zeros((200, 300), np.bool_)
-    mask[y0:y1, x0:x1] = True
-    return mask
+def rectangle(x0: int, y0: int, x1: int, y1: int) -> RLE:
+    return masks.from_box(x0, y0, x1, y1, 200, 300)
 
 
 def two_overlapping() -> Picture:
     """A tall car, a wide bus over it, and a cup that nothing touches."""
     car, bus, cup = rectangle(100, 40, 160, 120), rectangle(60, 120, 240, 170), rectangle(10, 10, 50, 50)
-    in_car_box, in_bus_box = bus & rectangle(100, 40, 160, 140), car & rectangle(60, 100, 240, 170)
+    in_car_box = masks.intersection(bus, rectangle(100, 40, 160, 140))
+    in_bus_box = masks.intersection(car, rectangle(60, 100, 240, 170))
     return Picture(
         "street.jpg",
         np.full((200, 300, 3), 90, np.uint8),
-        (
-            Layers("car", (100, 40, 160, 140), car, in_car_box),
-            Layers("bus", (60, 100, 240, 170), bus, in_bus_box),
-            Layers("cup", (10, 10, 50, 50), cup),
+        numbered(
+            [
+                Layers("car", (100, 40, 160, 140), car, in_car_box),
+                Layers("bus", (60, 100, 240, 170), bus, in_bus_box),
+                Layers("cup", (10, 10, 50, 50), cup),
+            ]
         ),
     )
 
 
-def has(image: draw.Image, colour: draw.Colour) -> draw.Mask:
-    found: draw.Mask = (image == colour).all(axis=-1)
+def drawn_panels(picture: Picture, **options: Any) -> dict[str, Image]:
+    """The panels in pixels of the image, which is shown twice as large."""
+    scenes = panels.render(picture, size=(200, 300), **options).panels
+    return {key: draw.paint(panel) for key, panel in scenes.items()}
+
+
+def has(image: Image, colour: Colour) -> Mask:
+    found: Mask = (image == colour).all(axis=-1)
     return found
 
 
-def test_five_panels_as_large_as_the_image() -> None:
+def test_five_panels_at_the_size_of_the_picture() -> None:
     picture = two_overlapping()
     rendered = panels.render(picture)
     assert list(rendered.panels) == list(panels.PANELS)
-    assert {panel.shape for panel in rendered.panels.values()} == {(200, 300, 3)}
-    assert (rendered.panels["image"] == picture.image).all()
+    assert {draw.paint(panel).shape for panel in rendered.panels.values()} == {(400, 600, 3)}
+    assert (draw.paint(rendered.panels["image"]) == 90).all()
     assert (picture.image == 90).all()
 
 
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [((100, 150), (300, 450)), ((2000, 3000), (853, 1280)), ((400, 600), (400, 600)), ((1, 9000), (1, 1280))],
+)
+def test_small_images_are_enlarged_and_large_ones_shrunk(size: tuple[int, int], shown: tuple[int, int]) -> None:
+    assert panels.display_size(*size) == shown
+
+
 def test_layers_are_where_they_belong() -> None:
-    rendered = panels.render(two_overlapping()).panels
-    car, bus, cup = (draw.instance_colour(index) for index in range(3))
+    drawn = drawn_panels(two_overlapping())
+    car, bus, cup = (scene.instance_colour(index) for index in range(3))
     ground = draw.dim(np.full((1, 1, 3), 90, np.uint8))[0, 0]
-    assert has(rendered["instances"], cup)[10, 30]
-    assert (rendered["occludee"][25, 30] == ground).all()  # nothing overlaps the cup
-    assert has(rendered["occludee"], car)[40, 130]
-    assert has(rendered["occludee"], bus)[169, 230]
-    assert has(rendered["occluder"], bus)[120, 130]  # the bus, where it is in the box of the car
-    assert (rendered["occluder"][165, 230] == ground).all()  # and not elsewhere
-    assert (rendered["occluder"][60, 130] == ground).all()
-    assert has(rendered["occluder"], car)[119, 130]  # the car, where it is in the box of the bus
+    assert has(drawn["instances"], cup)[10, 30]
+    assert (drawn["occludee"][25, 30] == ground).all()  # nothing overlaps the cup
+    assert has(drawn["occludee"], car)[40, 130]
+    assert has(drawn["occludee"], bus)[169, 230]
+    assert has(drawn["occluder"], bus)[120, 130]  # the bus, where it is in the box of the car
+    assert (drawn["occluder"][165, 230] == ground).all()  # and not elsewhere
+    assert (drawn["occluder"][60, 130] == ground).all()
+    assert has(drawn["occluder"], car)[119, 130]  # the car, where it is in the box of the bus
 
 
 def test_boundaries_of_both_layers_without_the_cut_of_the_box() -> None:
-    drawn = panels.render(two_overlapping()).panels["boundaries"]
-    occludee, occluder = has(drawn, draw.OCCLUDEE), has(drawn, draw.OCCLUDER)
+    drawn = drawn_panels(two_overlapping())["boundaries"]
+    occludee, occluder = has(drawn, scene.OCCLUDEE), has(drawn, scene.OCCLUDER)
     assert occludee[40:42, 100:160].all()  # the top of the car
     assert not occludee[60, 130]
     assert occluder[122:125, 105:155].all()  # the occluder of the car begins where the bus does
     assert not occluder[130:140, 110:150].any()  # its lower end is only the end of the box
 
 
+def test_one_layer_alone() -> None:
+    picture = two_overlapping()
+    for layer, other in (("occludee", "occluder"), ("occluder", "occludee")):
+        rendered = panels.render(picture, layer=layer)
+        assert layer in rendered.panels and other not in rendered.panels
+        edges = draw.paint(rendered.panels["boundaries"])
+        colours = {"occludee": scene.OCCLUDEE, "occluder": scene.OCCLUDER}
+        assert has(edges, colours[layer]).any() and not has(edges, colours[other]).any()
+        (row,) = rendered.rois[0].card.rows
+        assert [tile.caption for tile in row][1:] == [f"{layer} boundary", f"{layer} mask"]
+
+
 def test_predicted_occluders_that_no_instance_owns_are_shown_too() -> None:
-    region = rectangle(100, 40, 130, 60)
-    layers = Layers("car", (100, 40, 160, 140), rectangle(100, 60, 160, 140), region)
-    drawn = panels.render(Picture("a", np.full((200, 300, 3), 90, np.uint8), (layers,))).panels["occluder"]
-    assert has(drawn, draw.INK)[40, 100:130].all()
-    assert not has(drawn, draw.instance_colour(0)).any()
+    layers = Layers("car", (100, 40, 160, 140), rectangle(100, 60, 160, 140), rectangle(100, 40, 130, 60))
+    drawn = drawn_panels(Picture("a", np.full((200, 300, 3), 90, np.uint8), (layers,)))["occluder"]
+    assert has(drawn, scene.INK)[40, 100:130].all()
+    assert not has(drawn, scene.instance_colour(0)).any()
 
 
-def test_closeups_are_the_most_occluded_and_not_tiny() -> None:
+def with_truth() -> Picture:
+    """The car was found, a little too small; the bus and the cup were missed; a second car is not there."""
+    truth = two_overlapping().instances
+    found = [
+        Layers("car", (200, 10, 240, 50), rectangle(200, 10, 240, 50), score=0.9),
+        Layers("car", (100, 40, 160, 140), rectangle(100, 40, 160, 100), score=0.6),
+        Layers("car", (100, 40, 160, 140), rectangle(100, 40, 160, 80), score=0.5),
+        Layers("cup", (60, 100, 240, 170), truth[1].occludee, score=0.5),
+    ]
+    instances, true = matched(found, (*truth, Layers("car", (0, 0, 300, 200), rectangle(0, 0, 300, 200), crowd=True)))
+    return Picture("street.jpg", np.full((200, 300, 3), 90, np.uint8), instances, true)
+
+
+def test_detections_beside_what_they_found() -> None:
+    picture = with_truth()
+    car, bus, cup, crowd = picture.truth or ()
+    assert [layers.truth for layers in picture.instances] == [None, car, None, None]
+    assert [layers.iou for layers in picture.instances] == [0, pytest.approx(60 / 80), 0, 0]
+    assert [layers.colour for layers in picture.instances] == [0, 1, 2, 3]
+    assert car.colour == 1 and sorted([bus.colour, cup.colour, crowd.colour]) == [4, 5, 6]
+    assert picture.missed == (bus, cup)  # a crowd is not to be found
+    assert picture.instances[1].level == car.level == "heavy" == two_overlapping().instances[0].level
+    assert [layers.label for layers in (picture.instances[0], car, crowd)] == ["car 0.90", "car", "car (crowd)"]
+    assert matched((), (car,)) == ((), (replace(car, colour=0),))
+    assert matched((picture.instances[0],), ())[0][0].iou == 0
+
+
+def test_true_panels_follow_those_of_what_was_found() -> None:
+    scenes = panels.render(with_truth()).panels
+    keys = list(scenes)
+    assert keys[:3] == ["image", "instances", "true-instances"] and len(keys) == 9
+    assert [panels.panel_title(key) for key in keys[-2:]] == ["boundaries", "true boundaries"]
+    drawn = drawn_panels(with_truth())
+    found, true = (has(drawn[key], scene.instance_colour(1)) for key in ("instances", "true-instances"))
+    assert found[98:100, 101:159].all() and not found[118:120, 101:159].any()  # the same colour, its own mask
+    assert true[118:120, 101:159].all()
+
+
+def test_an_roi_shows_predicted_and_true_maps_side_by_side() -> None:
+    picture = with_truth()
+    card = panels.roi_card(picture, 1)
+    assert [[tile.caption for tile in row] for row in card.rows] == [
+        ["box", "occluder boundary", "true", "occluder mask", "true"],
+        ["both layers", "occludee boundary", "true", "occludee mask", "true"],
+    ]
+    predicted, true = (card.rows[1][place].content for place in (3, 4))
+    assert isinstance(predicted, Heat) and isinstance(true, Heat)
+    assert predicted.values.mean() == pytest.approx(0.6, abs=0.03) and true.values.mean() == pytest.approx(
+        0.8, abs=0.03
+    )
+    alone = panels.roi_card(picture, 0)
+    assert [tile.caption for tile in alone.rows[1]][2::2] == ["no true one"] * 2
+    assert isinstance(alone.rows[1][2].content, Blank)
+
+
+def test_rois_are_the_most_occluded_and_not_tiny() -> None:
     instances = list(two_overlapping().instances)
     tiny = rectangle(100, 100, 105, 105)
     instances.append(Layers("ant", (100, 100, 105, 105), tiny, tiny))
     assert instances[3].occlusion == 1
     assert instances[0].occlusion == pytest.approx(60 * 20 / (60 * 100))
-    assert panels.choose_closeups(instances, 4) == [0, 1, 2, 3]
-    assert panels.choose_closeups(instances, 1) == [0]
-    assert panels.choose_closeups([], 3) == []
+    assert panels.choose_rois(instances, 4) == [0, 1, 2, 3]
+    assert panels.choose_rois(instances, 1) == [0]
+    assert panels.choose_rois([], 3) == []
 
 
-def test_a_closeup_shows_the_maps_that_were_predicted() -> None:
+def test_an_roi_shows_the_maps_that_were_predicted() -> None:
     picture = two_overlapping()
     levels = [np.full((28, 28), value, np.float32) for value in (0.1, 0.4, 0.6, 0.9)]
-    layers = Layers("car", (100, 40, 160, 140), picture.instances[0].occludee, None, 0.5, Maps(*levels))
-    card = panels.closeup(Picture("a", picture.image, (layers,)), 0)
+    layers = Layers("car", (100, 40, 160, 140), picture.instances[0].occludee, None, score=0.5, maps=Maps(*levels))
+    card = draw.paint(panels.roi_card(Picture("a", picture.image, (layers,)), 0))
     for level in levels:
-        colour = tuple(int(part) for part in draw.heatmap(level, (1, 1))[0, 0])
+        colour = tuple(int(part) for part in draw.heatmap(level)[0, 0])
         assert has(card, colour).sum() >= 168 * 100
+    without = Maps(None, None, levels[0], levels[1])
+    card_of_one = panels.roi_card(Picture("a", picture.image, (replace(layers, maps=without),)), 0)
+    assert [tile.caption for tile in card_of_one.rows[0]] == ["box", "no occluder boundary", "no occluder mask"]
 
 
-def test_a_closeup_of_a_sliver_at_the_border_stays_legible() -> None:
-    mask = rectangle(298, 0, 300, 200)
-    card = panels.closeup(
-        Picture("a", np.zeros((200, 300, 3), np.uint8), (Layers("pole", (298.4, -3, 300, 210), mask),)), 0
-    )
-    assert card.shape[1] > 3 * panels.CLOSEUP_SIDE // 3
+def test_an_roi_is_cut_from_the_image_as_it_is() -> None:
+    image = np.zeros((3000, 4000, 3), np.uint8)
+    image[1000:1100, 1000:1100] = np.random.default_rng(0).integers(0, 255, (100, 100, 3), np.uint8)
+    box = (1000.0, 1000.0, 1100.0, 1100.0)
+    layers = Layers("ant", box, masks.from_box(1000, 1000, 1100, 1100, 3000, 4000))
+    tile = panels.roi_card(Picture("a", image, (layers,)), 0).rows[0][0].content
+    assert isinstance(tile, scene.Scene)
+    assert (tile.ground == draw.resize_image(image[1000:1100, 1000:1100], (168, 168))).all()
+
+
+def test_an_roi_of_a_sliver_at_the_border_stays_legible() -> None:
+    layers = Layers("pole", (298.4, -3, 300, 210), rectangle(298, 0, 300, 200))
+    card = panels.roi_card(Picture("a", np.zeros((200, 300, 3), np.uint8), (layers,)), 0)
+    assert card.size == (168, 56)
+    assert cards.lay_out(card).width > 3 * 100
 
 
 def test_maps_of_masks_are_what_training_sees() -> None:
-    picture = two_overlapping()
-    car = picture.instances[0]
+    car = two_overlapping().instances[0]
     maps = panels.maps_of_masks(car.occludee, car.occluder, car.box)
     assert maps.occludee_mask.mean() == pytest.approx(0.8, abs=0.03)
     assert maps.occluder_mask.mean() == pytest.approx(0.2, abs=0.03)
@@ -122,7 +219,7 @@ def test_maps_of_masks_are_what_training_sees() -> None:
 def test_boundaries_agree_with_the_official_ones() -> None:
     facts = np.load(BOUNDARY_FACTS)
     for mask, boundary in zip(facts["masks"], facts["boundary"], strict=True):
-        maps = panels.maps_of_masks(mask, None, (0, 0, 28, 28))
+        maps = panels.maps_of_masks(masks.encode(mask), None, (0, 0, 28, 28))
         assert (maps.occludee_boundary.astype(bool) == boundary).all()
 
 
@@ -130,13 +227,13 @@ def test_a_missing_image_is_one_named_panel() -> None:
     picture = Picture("lost.jpg", np.zeros((200, 300, 3), np.uint8), fault="the image does not exist")
     rendered = panels.render(picture)
     assert list(rendered.panels) == ["image"]
-    assert rendered.closeups == ()
-    placeholder = rendered.panels["image"]
+    assert rendered.rois == ()
+    placeholder = draw.paint(rendered.panels["image"])
     assert placeholder.min() < 60  # something is written on it
     assert (placeholder == placeholder[0, 0]).mean() > 0.8
 
 
 def test_nothing_to_show_is_no_problem() -> None:
     rendered = panels.render(Picture("a", np.full((20, 30, 3), 90, np.uint8)))
-    assert (rendered.panels["instances"] == 90).all()
-    assert rendered.closeups == ()
+    assert (draw.paint(rendered.panels["instances"]) == 90).all()
+    assert rendered.rois == ()

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,10 +13,13 @@ from PIL import Image
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco
 from bcnet_core.errors import BCNetError, ExitCode
-from bcnet_core.evaluation.image_scores import mean_ious
+from bcnet_core.evaluation.coco import evaluate, ground_truth
+from bcnet_core.evaluation.image_scores import image_precisions, mean_ious
 from bcnet_core.structures import Detections
-from bcnet_core.visualization import sources
-from bcnet_core.visualization.results import result_pictures, worst_images
+from bcnet_core.visualization import annotated, sources
+from bcnet_core.visualization.annotated import annotated_pictures
+from bcnet_core.visualization.detected import detected_pictures, result_pictures
+from bcnet_core.visualization.worst import worst_images
 
 
 def square(x0: int, y0: int, x1: int, y1: int) -> list[list[int]]:
@@ -73,17 +75,17 @@ class FakeDetector:
 
 def test_ground_truth_derives_occluders(tmp_path: Path) -> None:
     coco = make_set(tmp_path)
-    pictures = list(sources.ground_truth_pictures(coco, coco.images, tmp_path / "val2017"))
+    pictures = list(annotated_pictures(coco, coco.images, tmp_path / "val2017"))
     assert [picture.name for picture in pictures] == ["0.png", "1.png", "2.png"]
     alone, pair, empty = pictures
     assert alone.image[0, 0].tolist() == [0, 100, 50]
     assert alone.instances[0].occluder is None
     left, right = pair.instances
     assert left.box == (100, 100, 300, 300)
-    assert left.occludee.sum() == 200 * 200
+    assert left.occludee is not None and masks.area(left.occludee) == 200 * 200
     assert left.occluder is not None
-    assert left.occluder[150, 250]
-    assert not left.occluder[150, 150]
+    assert masks.decode(left.occluder)[150, 250]
+    assert not masks.decode(left.occluder)[150, 150]
     assert left.occlusion == pytest.approx(0.5, abs=0.01)
     assert right.label == "box"
     assert empty.note == "no instance is annotated here"
@@ -91,7 +93,7 @@ def test_ground_truth_derives_occluders(tmp_path: Path) -> None:
 
 def test_ground_truth_reads_occluders_that_are_stored(tmp_path: Path) -> None:
     coco = make_set(tmp_path, more=[annotation(4, 5, 300, 300, 380, 380, **{OCCLUDER_KEY: square(300, 300, 340, 380)})])
-    alone, pair, _ = sources.ground_truth_pictures(coco, coco.images, tmp_path / "val2017")
+    alone, pair, _ = annotated_pictures(coco, coco.images, tmp_path / "val2017")
     assert alone.instances[1].occlusion == pytest.approx(0.5, abs=0.01)
     assert [layers.occluder for layers in pair.instances] == [None, None]  # the file says so; nothing is derived
 
@@ -100,25 +102,25 @@ def test_crowds_are_named_and_masks_may_be_missing(tmp_path: Path) -> None:
     coco = make_set(
         tmp_path, more=[annotation(4, 5, 0, 0, 50, 50, iscrowd=1), annotation(5, 5, 0, 0, 9, 9, segmentation=[])]
     )
-    first = next(sources.ground_truth_pictures(coco, coco.images, tmp_path / "val2017"))
-    assert [layers.category for layers in first.instances] == ["box", "box (crowd)", "box"]
-    assert not first.instances[2].occludee.any()
+    first = next(annotated_pictures(coco, coco.images, tmp_path / "val2017"))
+    assert [layers.label for layers in first.instances] == ["box", "box (crowd)", "box"]
+    assert first.instances[2].occludee is None
 
 
 def test_one_image_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     coco = make_set(tmp_path)
     read: list[str] = []
-    original = sources.read_image
+    original = annotated.read_image
 
     def counting(path: Path, **options: Any) -> Any:
         read.append(path.name)
         return original(path, **options)
 
-    monkeypatch.setattr(sources, "read_image", counting)
+    monkeypatch.setattr(annotated, "read_image", counting)
     detector = FakeDetector(2)
     for pictures in (
-        sources.ground_truth_pictures(coco, coco.images, tmp_path / "val2017"),
-        sources.detected_pictures(detector, coco.images, tmp_path / "val2017"),
+        annotated_pictures(coco, coco.images, tmp_path / "val2017"),
+        detected_pictures(detector, coco, coco.images, tmp_path / "val2017"),
     ):
         read.clear()
         assert read == []
@@ -140,8 +142,8 @@ def test_an_unreadable_image_is_a_named_fault(tmp_path: Path, damage: str) -> No
         Image.new("RGB", (30, 40)).save(path)
     detector = FakeDetector(2)
     for pictures in (
-        sources.ground_truth_pictures(coco, coco.images, tmp_path / "val2017"),
-        sources.detected_pictures(detector, coco.images, tmp_path / "val2017"),
+        annotated_pictures(coco, coco.images, tmp_path / "val2017"),
+        detected_pictures(detector, coco, coco.images, tmp_path / "val2017"),
     ):
         first, second, third = pictures
         assert first.fault is None
@@ -154,16 +156,17 @@ def test_an_unreadable_image_is_a_named_fault(tmp_path: Path, damage: str) -> No
 
 def test_detections_become_layers(tmp_path: Path) -> None:
     coco = make_set(tmp_path)
-    picture = next(sources.detected_pictures(FakeDetector(2), coco.images, tmp_path / "val2017", score=0.0))
+    picture = next(detected_pictures(FakeDetector(2), coco, coco.images, tmp_path / "val2017", score=0.0))
     layers = picture.instances[0]
     assert layers.label == "ball 0.90"
     assert layers.maps is not None
     assert layers.maps.occludee_mask[0, 0] == pytest.approx(0.7)
     assert layers.maps.occluder_boundary[0, 0] == pytest.approx(0.2)
     assert layers.occluder is not None
-    assert layers.occluder[150, 120]
-    assert not layers.occluder[150, 180]
-    assert layers.occluder.sum() == pytest.approx(5000, abs=150)
+    assert masks.decode(layers.occluder)[150, 120]
+    assert not masks.decode(layers.occluder)[150, 180]
+    assert masks.area(layers.occluder) == pytest.approx(5000, abs=150)
+    assert layers.iou == 0 and layers.truth is None and picture.truth is not None  # a ball, where a box is
     assert picture.note == ""
 
 
@@ -178,25 +181,17 @@ def test_detections_become_layers(tmp_path: Path) -> None:
 )
 def test_the_best_few_are_always_shown(tmp_path: Path, count: int, best: float, shown: int, note: str) -> None:
     coco = make_set(tmp_path, count=2)
-    picture = next(sources.detected_pictures(FakeDetector(count, best), coco.images, tmp_path / "val2017", score=0.3))
+    picture = next(detected_pictures(FakeDetector(count, best), coco, coco.images, tmp_path / "val2017", score=0.3))
     assert len(picture.instances) == shown
     assert picture.note == note
 
 
-def test_small_images_are_enlarged_and_large_ones_shrunk(tmp_path: Path) -> None:
-    coco = make_set(tmp_path, count=2)
-    for size, shown in (((150, 100), (300, 450)), ((3000, 2000), (853, 1280))):
-        record = {**coco.images[1], "width": size[0], "height": size[1]}
-        Image.new("RGB", size).save(tmp_path / "val2017" / "1.png")
-        smaller = CocoFile(
-            coco.path, {**coco.content, "images": [record], "annotations": [annotation(1, 6, 10, 20, 60, 70)]}
-        )
-        picture = next(sources.ground_truth_pictures(smaller, [record], tmp_path / "val2017"))
-        assert picture.image.shape[:2] == shown == picture.instances[0].occludee.shape
-        x0, y0, x1, y1 = picture.instances[0].box
-        inside = picture.instances[0].occludee[round(y0) : round(y1), round(x0) : round(x1)]
-        assert inside.mean() > 0.9
-        assert inside.sum() == picture.instances[0].occludee.sum()
+def test_what_is_not_annotated_is_not_judged(tmp_path: Path) -> None:
+    coco = make_set(tmp_path)
+    listed = CocoFile(coco.path, {**coco.content, "annotations": []})
+    picture = next(detected_pictures(FakeDetector(2), listed, coco.images, tmp_path / "val2017"))
+    assert picture.truth is None
+    assert [layers.iou for layers in picture.instances] == [None, None]
 
 
 def test_choose_images(tmp_path: Path) -> None:
@@ -214,6 +209,8 @@ def test_choose_images(tmp_path: Path) -> None:
     with pytest.raises(BCNetError, match="no image with the id 8") as error:
         chosen(ids=[5, 8])
     assert error.value.exit_code == ExitCode.USAGE
+    with pytest.raises(BCNetError, match="says of no instance how occluded it is"):
+        sources.choose_images(CocoFile(coco.path, {**coco.content, "annotations": []}), most_occluded=1)
     with pytest.raises(BCNetError, match="no image to show"):
         sources.choose_images(CocoFile(coco.path, {**coco.content, "images": [], "annotations": []}))
 
@@ -276,10 +273,21 @@ def test_results_of_any_model_become_layers(tmp_path: Path) -> None:
     assert alone.note == empty.note == "nothing was found here"
     assert [layers.label for layers in pair.instances] == ["box 0.90", "box 0.70", "box 0.10"]
     first, second, _ = pair.instances
-    assert first.box == (100, 100, 300, 300) and first.occludee.sum() == 200 * 200
+    assert first.box == (100, 100, 300, 300) and masks.area(first.occludee) == 200 * 200
     assert first.occlusion == pytest.approx(0.5, abs=0.01) and second.occluder is None
+    assert first.truth is not None and first.iou == 1 and second.iou == pytest.approx(1 / 3)
+    assert [layers.colour for layers in pair.truth or ()] == [0, 1] and pair.missed == ()
     (tmp_path / "val2017" / "1.png").unlink()
     assert list(result_pictures(coco, results, coco.images, tmp_path / "val2017"))[1].instances == ()
+
+
+def own_precision(coco: CocoFile, results: list[dict[str, Any]], image: int) -> float:
+    """What the library says of a file of that image alone."""
+    kept = [one for one in coco.annotations if one["image_id"] == image]
+    images = [one for one in coco.images if one["id"] == image]
+    alone = CocoFile(coco.path, {**coco.content, "images": images, "annotations": kept})
+    found = [one for one in results if one["image_id"] == image]
+    return evaluate(ground_truth(alone), found, "segm", backend="pycocotools").AP
 
 
 def test_the_worst_images_come_first(tmp_path: Path) -> None:
@@ -293,15 +301,12 @@ def test_the_worst_images_come_first(tmp_path: Path) -> None:
         )
     ]  # fmt: skip
     assert mean_ious(coco, results, score=0.5) == pytest.approx({5: 1, 6: (1 + 1 / 3) / 2, 7: 0.5})
-    worst = worst_images(coco, results, coco.images, 2, score=0.5)
+    worst = worst_images(coco, results, coco.images, 2, by="iou", score=0.5)
     assert [record["id"] for record in worst] == [7, 6]
-    assert [record["id"] for record in worst_images(coco, results, coco.images, 1, score=0.3)] == [6]
+    assert [record["id"] for record in worst_images(coco, results, coco.images, 1, by="iou", score=0.3)] == [6]
+    alone = {image: own_precision(coco, results, image) for image in (5, 6, 7)}
+    assert image_precisions(coco, results) == pytest.approx(alone)
+    assert alone[5] == pytest.approx(1) and alone[6] == pytest.approx(51 / 101) and alone[7] == pytest.approx(0.55)
+    assert [record["id"] for record in worst_images(coco, results, coco.images, 3, by="ap", score=0.5)] == [6, 7, 5]
     with pytest.raises(BCNetError, match="no instance with a mask to judge by"):
-        worst_images(coco, results, [], 2, score=0.5)
-
-
-def test_arrays_are_typed(tmp_path: Path) -> None:
-    coco = make_set(tmp_path)
-    picture = list(sources.ground_truth_pictures(coco, coco.images, tmp_path / "val2017"))[1]
-    assert picture.image.dtype == np.uint8
-    assert picture.instances[0].occludee.dtype == np.bool_
+        worst_images(coco, results, [], 2, by="iou", score=0.5)

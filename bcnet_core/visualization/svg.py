@@ -1,0 +1,123 @@
+"""From scenes and cards to SVG: shapes are paths, labels are text, only photographs and maps stay pixels.
+
+A file stands on its own: the pixels are embedded. Masks are followed along their pixel edges, so that a path covers
+what the mask covers.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from html import escape
+
+import cv2
+import numpy as np
+
+from bcnet_core import masks
+from bcnet_core.annotations.polygons import trace
+from bcnet_core.visualization import cards, draw, labels
+from bcnet_core.visualization.labels import FONT_SIZE, LINE
+from bcnet_core.visualization.scene import (
+    BLANK,
+    INK,
+    PAPER,
+    Blank,
+    Card,
+    Colour,
+    Drawing,
+    Heat,
+    Image,
+    Patch,
+    Scene,
+    Shape,
+    text_colour,
+)
+
+QUALITY = 90
+"""Of the photographs, as JPEG counts."""
+BASELINE = 12
+"""Pixels from the top of a line of text to where its letters stand."""
+
+
+def to_svg(drawing: Drawing) -> str:
+    """The SVG document of a scene, as large as its ground, or of a card; text is escaped."""
+    if isinstance(drawing, Card):
+        plan = cards.lay_out(drawing)
+        width, height, parts = plan.width, plan.height, _card(drawing, plan)
+    else:
+        (height, width), parts = drawing.ground.shape[:2], _scene(drawing)
+    body = "\n".join(parts)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+        f'font-family="sans-serif" font-size="{FONT_SIZE}">\n{body}\n</svg>\n'
+    )
+
+
+def _scene(scene: Scene) -> Iterator[str]:
+    yield _pixels(scene.ground, scene.ground.shape[:2], ".jpg", [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    for shape in scene.shapes:
+        yield _shape(shape)
+    for placed in labels.place_labels(scene.labels, scene.ground.shape[:2]):
+        colour, (pad_x, pad_y) = placed.label.colour, labels.PADDING
+        yield _rectangle(placed.x, placed.y, placed.width, placed.height, colour)
+        yield _text(placed.text, placed.x + pad_x, placed.y + pad_y, text_colour(colour), placed.width - 2 * pad_x)
+
+
+def _card(card: Card, plan: cards.Plan) -> Iterator[str]:
+    height, width = card.size
+    yield _rectangle(0, 0, plan.width, plan.height, PAPER)
+    for cell in plan.cells:
+        yield _text(cell.tile.caption, cell.text_x, cell.y - LINE - cards.CAPTION_GAP, INK)
+        yield f'<g transform="translate({cell.x} {cell.y})">'
+        match cell.tile.content:
+            case Scene():
+                yield from _scene(cell.tile.content)
+            case Heat(values):
+                yield _pixels(draw.heatmap(values), card.size, ".png", [])
+            case Blank():
+                yield _rectangle(0, 0, width, height, BLANK)
+        yield "</g>"
+    for y in plan.bars:
+        yield f'<g transform="translate({plan.bar_x} {y})">'
+        yield _pixels(draw.scale_bar(height)[:, :1], (height, cards.BAR), ".png", [])
+        yield _text("1", cards.BAR + 4, 0, INK)
+        yield _text("0", cards.BAR + 4, height - LINE, INK)
+        yield "</g>"
+
+
+def _shape(shape: Shape) -> str:
+    line = f' stroke="{_rgb(shape.colour)}" stroke-width="{shape.outline}"' if shape.outline else ""
+    colour, path = _rgb(shape.colour), _path(shape.patch)
+    return f'<path fill="{colour}" fill-opacity="{shape.alpha:g}" fill-rule="evenodd"{line} d="{path}"/>'
+
+
+def _path(patch: Patch) -> str:
+    """The outlines of a mask and of its holes."""
+    outer, holes = trace(masks.encode(patch.mask))
+    return "".join("M" + " ".join(f"{x + patch.x},{y + patch.y}" for x, y in ring) + "z" for ring in (*outer, *holes))
+
+
+def _pixels(image: Image, size: tuple[int, ...], suffix: str, options: list[int]) -> str:
+    """An image, embedded, stretched to (height, width) without smoothing."""
+    _, data = cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]), options)
+    kind, text = suffix[1:].replace("jpg", "jpeg"), base64.b64encode(data.tobytes()).decode()
+    return (
+        f'<image width="{size[1]}" height="{size[0]}" preserveAspectRatio="none" style="image-rendering:pixelated" '
+        f'href="data:image/{kind};base64,{text}"/>'
+    )
+
+
+def _rectangle(x: int, y: int, width: int, height: int, colour: Colour) -> str:
+    return f'<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="{_rgb(colour)}"/>'
+
+
+def _text(text: str, x: int, y: int, colour: Colour, width: int | None = None) -> str:
+    """A line of text with its upper left corner at (x, y), as wide as it was measured, whatever font is there."""
+    line = labels.clean(text)
+    wide = labels.glyphs(line).shape[1] if width is None else width
+    fit = f' textLength="{wide}" lengthAdjust="spacingAndGlyphs"' if line.strip() else ""
+    return f'<text x="{x}" y="{y + BASELINE}" fill="{_rgb(colour)}"{fit}>{escape(line)}</text>'
+
+
+def _rgb(colour: Colour) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
