@@ -31,9 +31,10 @@ def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDA
         with Image.open(path) as stored:
             stored.load()
             mode = stored.mode
-            upright = ImageOps.exif_transpose(stored)
+            turned = stored.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            upright = ImageOps.exif_transpose(stored) if turned else stored  # which would copy it in any case
             image = upright if expect_size in (None, upright.size[::-1]) else stored
-            pixels = np.array(image.convert("RGB"))
+            pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except FileNotFoundError:
         raise data_error(
             f"the image `{path}` does not exist",

@@ -253,7 +253,7 @@ def decode_window(rle: RLE, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.bo
         ValueError: if the `counts` are damaged.
     """
     height = rle["size"][0]
-    edges = np.clip(runs(rle["counts"]).cumsum(), x0 * height, x1 * height)
+    edges = np.minimum(np.maximum(runs(rle["counts"]).cumsum(), x0 * height), x1 * height)
     lengths = np.diff(edges, prepend=x0 * height)
     columns = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(x1 - x0, height)
     return np.ascontiguousarray(columns[:, y0:y1].T)

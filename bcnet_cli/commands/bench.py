@@ -164,6 +164,38 @@ def evaluation(
     console.out.print(f"pixels in which the masks differ: {pasting.differing:.3%}")
 
 
+@app.command("viz")
+def drawing(
+    *,
+    size: ImageSize = "480x640",
+    instances: Annotated[int, typer.Option("--instances", min=1, help="Instances of a picture.")] = 15,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Pictures that are timed; medians are shown.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Measure `bcnet viz` apart from any model: five panels and three RoIs of a picture, and a page of 5,000.
+
+    **Examples**
+
+    `bcnet bench viz`
+
+    `bcnet bench viz --size 1080x1920 --instances 100 --json`
+    """
+    from bcnet_core.visualization.bench_viz import bench_viz
+
+    height, width = parse_size(size)
+    costs = bench_viz(instances=instances, height=height, width=width, repeats=repeats)
+    if as_json:
+        console.out.print(json.dumps(asdict(costs)))
+        return
+    table = console.make_table(f"{size}, {instances} instances, median of {repeats} pictures", "", "")
+    table.add_row("draw five panels, ms", f"{1000 * costs.panels:.1f}")
+    table.add_row("draw three RoIs, ms", f"{1000 * costs.rois:.1f}")
+    table.add_row("draw and write all as jpg, ms", f"{1000 * costs.files:.1f}")
+    table.add_row("page of 5,000 pictures, s", f"{costs.page:.1f}")
+    table.add_row("page of 5,000 pictures, MB", f"{costs.page_bytes / 1e6:.1f}")
+    console.out.print(table)
+
+
 app.command()(evidence)
 
 

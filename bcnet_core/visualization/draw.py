@@ -114,6 +114,9 @@ def _paint_shape(canvas: Image, shape: Shape) -> None:
 
 def _tint(part: Image, bits: NDArray[np.uint8], colour: Colour, alpha: float) -> None:
     """Move the pixels that are set towards a colour, in place."""
+    if alpha == 1:
+        part[bits.view(np.bool_)] = colour
+        return
     cv2.copyTo(cv2.LUT(part, _table(colour, alpha)), bits, part)
 
 
@@ -125,17 +128,28 @@ def _table(colour: Colour, alpha: float) -> NDArray[np.uint8]:
 
 
 def _paint_label(canvas: Image, placed: Placed) -> None:
-    colour = placed.label.colour
-    canvas[placed.y : placed.y + placed.height, placed.x : placed.x + placed.width] = colour
-    x, y = placed.x + labels.PADDING[0], placed.y + labels.PADDING[1]
-    write(canvas, placed.text, x, y, text_colour(colour))
+    colour, (pad_x, pad_y) = placed.label.colour, labels.PADDING
+    part = canvas[placed.y : placed.y + placed.height, placed.x : placed.x + placed.width]
+    part[:] = colour
+    part[pad_y:-pad_y, pad_x:-pad_x] = _line(placed.text, colour, text_colour(colour))
+
+
+@lru_cache(maxsize=1024)
+def _line(text: str, ground: Colour, ink: Colour) -> Image:
+    """One line of text on a plain ground, as large as `labels.glyphs` says."""
+    line = np.full((*labels.glyphs(labels.clean(text)).shape, 3), ground, np.uint8)
+    write(line, text, 0, 0, ink)
+    line.setflags(write=False)
+    return line
 
 
 def _paint_card(card: Card) -> Image:
     plan = cards.lay_out(card)
     sheet = np.full((plan.height, plan.width, 3), PAPER[0], np.uint8)
     for cell in plan.cells:
-        write(sheet, cell.tile.caption, cell.text_x, cell.y - LINE - cards.CAPTION_GAP)
+        line = _line(cell.tile.caption, PAPER, INK)
+        above = sheet[cell.y - LINE - cards.CAPTION_GAP :, cell.text_x :]
+        above[: line.shape[0], : line.shape[1]] = line
         sheet[cell.y : cell.y + card.size[0], cell.x : cell.x + card.size[1]] = _content(cell.tile.content, card.size)
     for y in plan.bars:
         sheet[y : y + card.size[0], plan.bar_x : plan.bar_x + cards.BAR] = scale_bar(card.size[0])

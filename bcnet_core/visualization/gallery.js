@@ -89,7 +89,7 @@ function step(by) {
   output.textContent = list.indexOf(current) + 1 + " of " + list.length;
 }
 
-function open(figure) {
+function openRoi(figure) {
   roi = figure;
   const from = figure.querySelector("img"), image = dialog.querySelector("img");
   image.src = from.src;
@@ -106,7 +106,7 @@ function stepRoi(by) {
     fill(list[at]);
     const rois = [...list[at].querySelectorAll("[data-instance]:not([hidden])")], here = rois.indexOf(roi);
     const next = here < 0 ? rois.at(by > 0 ? 0 : -1) : rois[here + by];
-    if (next) return open(next);
+    if (next) return openRoi(next);
   }
 }
 
@@ -122,7 +122,7 @@ main.addEventListener("click", event => {
   const figure = event.target.closest("[data-instance]");
   if (!figure || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
-  open(figure);
+  openRoi(figure);
 });
 dialog.addEventListener("click", event => {
   if (event.target.dataset.roi) stepRoi(Number(event.target.dataset.roi));

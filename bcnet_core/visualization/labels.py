@@ -26,6 +26,9 @@ STEP = 12
 MOST_COVERED = 0.25
 """The share of a label that may lie on another label."""
 
+MOST_TEXT = 0.12
+"""The share of a picture that labels may take up together, so that a crowd is still to be seen."""
+
 
 class Placed(NamedTuple):
     """A label's text as it is written, and its patch: upper left corner, width and height in pixels."""
@@ -59,8 +62,8 @@ def clean(text: str) -> str:
 def place_labels(labels: Sequence[Label], size: tuple[int, int]) -> list[Placed]:
     """Find a place for every label that has one.
 
-    Larger objects choose first. A label that could only lie on its own object, or on top of others, is left out: the
-    rest stays legible, and no text covers the object that it names.
+    Larger objects choose first. A label that could only lie on its own object, or on top of others, is left out, and so
+    are those for which there are too many: no text covers the object that it names, and the picture stays readable.
 
     Args:
         labels: one for each object.
@@ -69,12 +72,14 @@ def place_labels(labels: Sequence[Label], size: tuple[int, int]) -> list[Placed]
     objects, written = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
     for label in labels:
         objects[label.patch.window] |= label.patch.bits
-    placed = []
+    placed: list[Placed] = []
     for label in sorted(labels, key=lambda label: -np.count_nonzero(label.patch.mask)):
         text = clean(label.text)
         height, width = (side + 2 * pad for side, pad in zip(glyphs(text).shape, PADDING[::-1], strict=True))
         if height > size[0] or width > size[1]:
             continue
+        if sum(one.height * one.width for one in placed) > MOST_TEXT * written.size:
+            break
         spot = _best_spot((height, width), label.patch, written, objects)
         if spot is not None:
             placed.append(Placed(label, text, *spot, width, height))
@@ -96,10 +101,12 @@ def _best_spot(
     layers = [own, written[y0:y1, x0:x1], objects[y0:y1, x0:x1]]
     box = (columns.start - x0, rows.start - y0, columns.stop - x0, rows.stop - y0)
     most = (x1 - x0 - width, y1 - y0 - height)
-    beside = np.clip(_beside(size, box), 0, most)
-    covered = np.array(
-        [[cv2.countNonZero(layer[y : y + height, x : x + width]) for layer in layers] for x, y in beside.tolist()]
-    )
+    beside = np.minimum(np.maximum(_beside(size, box), 0), most)
+    covered = np.zeros((len(beside), 3), np.int64)
+    for index, (x, y) in enumerate(beside.tolist()):
+        covered[index] = [cv2.countNonZero(layer[y : y + height, x : x + width]) for layer in layers]
+        if not covered[index].any():
+            return x + x0, y + y0
     free = (covered[:, 0] == 0) & (covered[:, 1] == 0)
     if not free.any():
         beside = np.concatenate([beside, _around(most)])

@@ -169,6 +169,8 @@ def patch_of_rle(rle: RLE | None, size: tuple[int, int]) -> Patch | None:
 
 def _sources(first: int, count: int, old: int, new: int) -> NDArray[np.int64]:
     """For each of the pixels of a side of `new` that show some of a side of `old`, the one that it shows."""
+    if old == new:
+        return np.arange(first, first + count)
     start, stop = (int(np.ceil(edge * new / old - 0.5)) for edge in (first, first + count))
     places = ((np.arange(start, stop) + 0.5) * old / new).astype(np.int64)
     return np.clip(places, first, first + count - 1)

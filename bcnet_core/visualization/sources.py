@@ -8,9 +8,13 @@ from typing import NamedTuple
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, has_occluders, read_coco
-from bcnet_core.errors import data_error, usage_error
-from bcnet_core.evaluation.image_list import find_images, image_records
+from bcnet_core.errors import BCNetError, data_error, usage_error
+from bcnet_core.evaluation.image_list import find_images
+from bcnet_core.images import image_size
 from bcnet_core.visualization.annotated import occluder_regions
+
+PLACEHOLDER = (480, 640)
+"""(height, width) of the panel that stands for an image of unknown size."""
 
 
 class Place(NamedTuple):
@@ -69,16 +73,18 @@ def read_place(place: Place) -> CocoFile:
     """The annotations of a place; of images alone, a file that lists them and nothing else.
 
     Raises:
-        BCNetError: if they cannot be read, or there is no image.
+        BCNetError: if the annotations cannot be read, or there is no image.
     """
     if place.annotations is not None:
         return read_coco(place.annotations, need_annotations=False)
-    records = [
-        {**record, "file_name": str(path.relative_to(place.images))}
-        for path in find_images([str(place.images)])
-        for record in image_records([path], None)
-    ]
-    listed = [{**record, "id": number} for number, record in enumerate(records, start=1)]
+    listed = []
+    for number, path in enumerate(find_images([str(place.images)]), start=1):
+        try:
+            height, width = image_size(path)
+        except BCNetError:
+            height, width = PLACEHOLDER  # reading its pixels says what is wrong with it
+        name = str(path.relative_to(place.images))
+        listed.append({"id": number, "file_name": name, "height": height, "width": width})
     return CocoFile(place.images, {"images": listed, "annotations": [], "categories": []})
 
 

@@ -90,3 +90,11 @@ def test_evidence_that_cannot_be_had_is_said(bcnet_inside: Bcnet, tmp_path: Path
     assert empty.returncode == 3 and "no results yet" in empty.stderr
     missing = bcnet_inside("bench", "evidence", "-o", tmp_path, "--coco", "a.json", "--images", tmp_path)
     assert missing.returncode == 3 and "a.json" in missing.stderr and not list(tmp_path.iterdir())
+
+
+def test_the_viz_bench_draws_and_builds_a_page(bcnet_inside: Bcnet) -> None:
+    done = bcnet_inside("bench", "viz", "--size", "120x160", "--instances", "4", "--repeats", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    costs = json.loads(done.stdout)
+    assert 0 < costs["panels"] < costs["files"] and 0 < costs["rois"] < costs["files"]
+    assert costs["page"] > 0 and costs["page_bytes"] > 5000 * 1000

@@ -193,6 +193,9 @@ def test_a_model_on_any_images(untrained: Path, scenes: Path, tmp_path: Path) ->
     assert 'data-range="3"' not in (tmp_path / "out" / "index.html").read_text()  # no IoU to filter by
     for option, said in (("--worst", "compares what was found"), ("--most-occluded", "how occluded it is")):
         assert said in refused(untrained, *common, "-o", tmp_path / "no", option, "1").message
+    (folder / "000.png").write_bytes(b"no image")
+    damaged = run(untrained, *common, "-o", tmp_path / "damaged", "--limit", "2")
+    assert damaged.exit_code == 0 and rows(damaged)["images that could not be read"] == "1", damaged.exception
     (tmp_path / "none").mkdir()
     error = refused(untrained, "--images", tmp_path / "none", "-o", tmp_path / "no")
     assert "holds no image" in error.message and not (tmp_path / "no").exists()

@@ -9,7 +9,8 @@ import pytest
 
 from bcnet_core.annotations.coco import CocoFile, read_coco
 from bcnet_core.evaluation.coco import Kind, evaluate, ground_truth
-from bcnet_core.evaluation.compare import _Matched, compare_results
+from bcnet_core.evaluation.compare import compare_results
+from bcnet_core.evaluation.matched import MatchedResults
 from bcnet_core.reporting import SilentReporter
 from tests.evaluation.test_coco import perturbed
 
@@ -23,7 +24,7 @@ def coco(scenes: Path) -> CocoFile:
 def test_a_draw_scores_like_a_file_with_the_drawn_images(coco: CocoFile, kind: Kind) -> None:
     """An image that is drawn twice is one that is there twice."""
     results = perturbed(coco)
-    matched = _Matched(ground_truth(coco), results, kind)
+    matched = MatchedResults(ground_truth(coco), results, kind)
     assert matched.precision(np.arange(len(coco.images))) == pytest.approx(
         evaluate(ground_truth(coco), results, kind).AP, abs=1e-12
     )

@@ -146,7 +146,7 @@ def test_labels_of_three_hundred_objects_do_not_bury_each_other() -> None:
     rng = np.random.default_rng(0)
     shapes = [disc((480, 640), *rng.integers(0, (640, 480)).tolist(), int(rng.integers(4, 60))) for _ in range(300)]
     placed = place_labels([Label("person", (0, 0, 200), patch(mask)) for mask in shapes], (480, 640))
-    assert 50 < len(placed) < 300
+    assert 20 < len(placed) < 60  # the picture is to be seen, too
     written = np.zeros((480, 640), np.bool_)
     for one in placed:
         place = (slice(one.y, one.y + one.height), slice(one.x, one.x + one.width))
@@ -156,6 +156,7 @@ def test_labels_of_three_hundred_objects_do_not_bury_each_other() -> None:
         own[one.label.patch.window] = one.label.patch.mask
         assert not own[place].any()
         written[place] = True
+    assert 0.1 < written.mean() < 0.13
 
 
 def test_labels_of_any_text_fit() -> None:

@@ -1,11 +1,14 @@
 """The panels of a picture, judged by pixels."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image as PillowImage
 
 from bcnet_core import masks
 from bcnet_core.masks import RLE
@@ -237,3 +240,43 @@ def test_nothing_to_show_is_no_problem() -> None:
     rendered = panels.render(Picture("a", np.full((20, 30, 3), 90, np.uint8)))
     assert (draw.paint(rendered.panels["instances"]) == 90).all()
     assert rendered.rois == ()
+
+
+LARGE = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from bcnet_core import masks
+from bcnet_core.images import read_image
+from bcnet_core.visualization.gallery import write_gallery
+from bcnet_core.visualization.picture import Layers, Picture, numbered
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+folder, rng = Path(sys.argv[1]), np.random.default_rng(0)
+layers = []
+for _ in range(300):
+    x, y, w, h = rng.integers(0, (7000, 4000, 1500, 1500)).tolist()
+    rle, region = (masks.from_box(x, y, x + side, y + h, 4320, 7680) for side in (w + 9, w // 2 + 5))
+    layers.append(Layers("person", (x, y, min(x + w, 7680), min(y + h, 4320)), rle, region))
+warm = Picture("warm", np.zeros((64, 64, 3), np.uint8))
+(folder / "warm").mkdir()
+write_gallery(folder / "warm", [warm], title="t", total=1)
+image = read_image(folder / "large.png")
+before = peak()
+(folder / "out").mkdir()
+write_gallery(folder / "out", [Picture("large", image, numbered(layers))], title="t", total=1)
+print(image.nbytes, peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_three_hundred_instances_of_a_large_image_take_no_more_memory_than_the_image(tmp_path: Path) -> None:
+    PillowImage.new("RGB", (7680, 4320), (90, 120, 150)).save(tmp_path / "large.png", compress_level=1)
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE, tmp_path], capture_output=True, text=True, check=True, timeout=300
+    )
+    of_image, more = map(int, done.stdout.split())
+    assert of_image == 7680 * 4320 * 3 and more < of_image, f"{more / 1e6:.0f} MB more than reading it took"
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 8
