@@ -7,7 +7,7 @@ COCO ?= ../shared/data/coco-mini
 PASTED := $(wildcard $(COCO)/annotations/instances_train2017.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo evidence test test-slow lint clean
+.PHONY: help demo evidence gallery test test-slow lint clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -17,6 +17,9 @@ demo: $(INSTALLED) ## make a data set, train on it, evaluate and draw, on the CP
 
 evidence: $(INSTALLED) ## does the bilayer head help? Trials of hours on a CPU, which go on where they were: out/evidence
 	@$(BIN)/bcnet bench evidence -o out/evidence $(if $(PASTED),--coco '$(PASTED)' --images '$(COCO)/train2017')
+
+gallery: $(INSTALLED) ## the pictures of docs/gallery.md, of the run that `make demo` trained; needs Chromium
+	@$(BIN)/python docs/gallery/shoot.py out/demo/run
 
 test: $(INSTALLED) ## the tests of every change, less than five minutes
 	@$(BIN)/pytest -n 2

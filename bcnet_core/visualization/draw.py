@@ -106,25 +106,14 @@ def write(canvas: Image, text: str, x: int, y: int, colour: Colour = INK) -> Non
 
 
 def _paint_shape(canvas: Image, shape: Shape) -> None:
+    """Tint a mask and line it, in place."""
     patch, part = shape.patch, canvas[shape.patch.window]
-    _tint(part, patch.bits, shape.colour, shape.alpha)
-    if shape.outline:
-        _tint(part, boundary_band(patch.mask, shape.outline).view(np.uint8), shape.colour, 1.0)
-
-
-def _tint(part: Image, bits: NDArray[np.uint8], colour: Colour, alpha: float) -> None:
-    """Move the pixels that are set towards a colour, in place."""
-    if alpha == 1:
-        part[bits.view(np.bool_)] = colour
-        return
-    cv2.copyTo(cv2.LUT(part, _table(colour, alpha)), bits, part)
-
-
-@lru_cache(maxsize=128)
-def _table(colour: Colour, alpha: float) -> NDArray[np.uint8]:
-    """(1, 256, 3): what becomes of each value of each channel."""
-    ramp = np.arange(256.0)
-    return np.stack([_towards(ramp, channel, alpha) for channel in colour], axis=-1)[None]
+    plain = np.empty_like(part, order="C")
+    cv2.rectangle(plain, (0, 0), plain.shape[1::-1], shape.colour, cv2.FILLED)  # much faster than numpy's full
+    tinted = plain if shape.alpha == 1 else cv2.addWeighted(part, 1 - shape.alpha, plain, shape.alpha, 0)
+    cv2.copyTo(tinted, patch.bits, part)
+    if shape.outline and shape.alpha < 1:
+        cv2.copyTo(plain, boundary_band(patch.mask, shape.outline).view(np.uint8), part)
 
 
 def _paint_label(canvas: Image, placed: Placed) -> None:

@@ -101,12 +101,13 @@ def _best_spot(
     layers = [own, written[y0:y1, x0:x1], objects[y0:y1, x0:x1]]
     box = (columns.start - x0, rows.start - y0, columns.stop - x0, rows.stop - y0)
     most = (x1 - x0 - width, y1 - y0 - height)
-    beside = np.minimum(np.maximum(_beside(size, box), 0), most)
-    covered = np.zeros((len(beside), 3), np.int64)
-    for index, (x, y) in enumerate(beside.tolist()):
-        covered[index] = [cv2.countNonZero(layer[y : y + height, x : x + width]) for layer in layers]
-        if not covered[index].any():
+    spots = [(min(max(x, 0), most[0]), min(max(y, 0), most[1])) for x, y in _beside(size, box)]
+    busy = layers[1] | layers[2]  # an object's own pixels are among them
+    for x, y in spots:
+        if cv2.countNonZero(busy[y : y + height, x : x + width]) == 0:
             return x + x0, y + y0
+    beside = np.array(spots)
+    covered = np.array([[cv2.countNonZero(layer[y : y + height, x : x + width]) for layer in layers] for x, y in spots])
     free = (covered[:, 0] == 0) & (covered[:, 1] == 0)
     if not free.any():
         beside = np.concatenate([beside, _around(most)])
@@ -128,13 +129,13 @@ def _stretch(span: slice, reach: int, least: int, most: int) -> tuple[int, int]:
     return min(start, stop - least), stop
 
 
-def _beside(size: tuple[int, int], box: tuple[int, int, int, int]) -> NDArray[np.int64]:
+def _beside(size: tuple[int, int], box: tuple[int, int, int, int]) -> list[tuple[int, int]]:
     """The corners of places that touch a box, the preferred ones first."""
     height, width = size
     left, top, right, bottom = box
     spots = [(x, y) for y in (top - height, bottom) for x in (left, right - width, (left + right - width) // 2)]
     spots += [(x, y) for y in (top, bottom - height) for x in (right, left - width, left, right - width)]
-    return np.array(spots)
+    return spots
 
 
 def _around(most: tuple[int, int]) -> NDArray[np.int64]:
