@@ -16,8 +16,9 @@ from bcnet_core.annotations.occluder import derive_from_records
 from bcnet_core.visualization.draw import paint
 from bcnet_core.visualization.gallery import save
 from bcnet_core.visualization.page import Page, Saved
-from bcnet_core.visualization.panels import PANELS, choose_rois, render, roi_card
+from bcnet_core.visualization.panels import PANELS, render
 from bcnet_core.visualization.picture import Layers, Picture, numbered
+from bcnet_core.visualization.rois import choose_rois, roi_card
 from bcnet_core.visualization.scene import Drawing
 
 MANY = 5000

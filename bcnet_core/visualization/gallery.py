@@ -17,8 +17,9 @@ from bcnet_core.outputs import refuse_existing_folder
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.visualization.draw import paint
 from bcnet_core.visualization.page import GENERATOR, Page, Saved
-from bcnet_core.visualization.panels import Layer, Rendered, render
+from bcnet_core.visualization.panels import Rendered, render
 from bcnet_core.visualization.picture import Picture
+from bcnet_core.visualization.rois import Layer
 from bcnet_core.visualization.scene import Drawing
 from bcnet_core.visualization.svg import to_svg
 

@@ -155,25 +155,23 @@ def patch_of_rle(rle: RLE | None, size: tuple[int, int]) -> Patch | None:
     if rle is None:
         return None
     x, y, width, height = masks.bounding_box(rle).astype(int).tolist()
-    rows, columns = _sources(y, height, rle["size"][0], size[0]), _sources(x, width, rle["size"][1], size[1])
+    top, rows = _shown(y, height, rle["size"][0], size[0])
+    left, columns = _shown(x, width, rle["size"][1], size[1])
     if not (len(rows) and len(columns)):
         return None
     window = masks.decode_window(rle, x, y, x + width, y + height)
-    top, left = (
-        int(np.ceil(first * new / old - 0.5)) for first, new, old in zip((y, x), size, rle["size"], strict=True)
-    )
     if tuple(rle["size"]) != size:
         window = window[(rows - y)[:, None], columns - x]
     return Patch(left, top, window) if window.any() else None
 
 
-def _sources(first: int, count: int, old: int, new: int) -> NDArray[np.int64]:
-    """For each of the pixels of a side of `new` that show some of a side of `old`, the one that it shows."""
+def _shown(first: int, count: int, old: int, new: int) -> tuple[int, NDArray[np.int64]]:
+    """Where some pixels of a side of `old` are on a side of `new`: the first one, and which old one each of them shows."""
     if old == new:
-        return np.arange(first, first + count)
+        return first, np.arange(first, first + count)
     start, stop = (int(np.ceil(edge * new / old - 0.5)) for edge in (first, first + count))
     places = ((np.arange(start, stop) + 0.5) * old / new).astype(np.int64)
-    return np.clip(places, first, first + count - 1)
+    return start, np.clip(places, first, first + count - 1)
 
 
 def boundary_band(mask: Mask, width: int = 2, *, closed: bool = True) -> Mask:

@@ -19,8 +19,9 @@ from bcnet_core.outputs import atomic_file
 from bcnet_core.reporting import Reporter
 from bcnet_core.visualization.detected import Predictor, detect
 from bcnet_core.visualization.draw import paint_scene
-from bcnet_core.visualization.panels import Layer, render
+from bcnet_core.visualization.panels import render
 from bcnet_core.visualization.picture import Layers, Picture, mask_ious
+from bcnet_core.visualization.rois import Layer
 from bcnet_core.visualization.scene import Image
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}

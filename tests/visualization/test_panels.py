@@ -12,7 +12,7 @@ from PIL import Image as PillowImage
 
 from bcnet_core import masks
 from bcnet_core.masks import RLE
-from bcnet_core.visualization import cards, draw, panels, scene
+from bcnet_core.visualization import cards, draw, panels, rois, scene
 from bcnet_core.visualization.picture import Layers, Maps, Picture, matched, numbered
 from bcnet_core.visualization.scene import Blank, Colour, Heat, Image, Mask
 
@@ -151,7 +151,7 @@ def test_true_panels_follow_those_of_what_was_found() -> None:
 
 def test_an_roi_shows_predicted_and_true_maps_side_by_side() -> None:
     picture = with_truth()
-    card = panels.roi_card(picture, 1)
+    card = rois.roi_card(picture, 1)
     assert [[tile.caption for tile in row] for row in card.rows] == [
         ["box", "occluder boundary", "true", "occluder mask", "true"],
         ["both layers", "occludee boundary", "true", "occludee mask", "true"],
@@ -161,7 +161,7 @@ def test_an_roi_shows_predicted_and_true_maps_side_by_side() -> None:
     assert predicted.values.mean() == pytest.approx(0.6, abs=0.03) and true.values.mean() == pytest.approx(
         0.8, abs=0.03
     )
-    alone = panels.roi_card(picture, 0)
+    alone = rois.roi_card(picture, 0)
     assert [tile.caption for tile in alone.rows[1]][2::2] == ["no true one"] * 2
     assert isinstance(alone.rows[1][2].content, Blank)
 
@@ -172,21 +172,21 @@ def test_rois_are_the_most_occluded_and_not_tiny() -> None:
     instances.append(Layers("ant", (100, 100, 105, 105), tiny, tiny))
     assert instances[3].occlusion == 1
     assert instances[0].occlusion == pytest.approx(60 * 20 / (60 * 100))
-    assert panels.choose_rois(instances, 4) == [0, 1, 2, 3]
-    assert panels.choose_rois(instances, 1) == [0]
-    assert panels.choose_rois([], 3) == []
+    assert rois.choose_rois(instances, 4) == [0, 1, 2, 3]
+    assert rois.choose_rois(instances, 1) == [0]
+    assert rois.choose_rois([], 3) == []
 
 
 def test_an_roi_shows_the_maps_that_were_predicted() -> None:
     picture = two_overlapping()
     levels = [np.full((28, 28), value, np.float32) for value in (0.1, 0.4, 0.6, 0.9)]
     layers = Layers("car", (100, 40, 160, 140), picture.instances[0].occludee, None, score=0.5, maps=Maps(*levels))
-    card = draw.paint(panels.roi_card(Picture("a", picture.image, (layers,)), 0))
+    card = draw.paint(rois.roi_card(Picture("a", picture.image, (layers,)), 0))
     for level in levels:
         colour = tuple(int(part) for part in draw.heatmap(level)[0, 0])
         assert has(card, colour).sum() >= 168 * 100
     without = Maps(None, None, levels[0], levels[1])
-    card_of_one = panels.roi_card(Picture("a", picture.image, (replace(layers, maps=without),)), 0)
+    card_of_one = rois.roi_card(Picture("a", picture.image, (replace(layers, maps=without),)), 0)
     assert [tile.caption for tile in card_of_one.rows[0]] == ["box", "no occluder boundary", "no occluder mask"]
 
 
@@ -195,34 +195,34 @@ def test_an_roi_is_cut_from_the_image_as_it_is() -> None:
     image[1000:1100, 1000:1100] = np.random.default_rng(0).integers(0, 255, (100, 100, 3), np.uint8)
     box = (1000.0, 1000.0, 1100.0, 1100.0)
     layers = Layers("ant", box, masks.from_box(1000, 1000, 1100, 1100, 3000, 4000))
-    tile = panels.roi_card(Picture("a", image, (layers,)), 0).rows[0][0].content
+    tile = rois.roi_card(Picture("a", image, (layers,)), 0).rows[0][0].content
     assert isinstance(tile, scene.Scene)
     assert (tile.ground == draw.resize_image(image[1000:1100, 1000:1100], (168, 168))).all()
 
 
 def test_an_roi_of_a_sliver_at_the_border_stays_legible() -> None:
     layers = Layers("pole", (298.4, -3, 300, 210), rectangle(298, 0, 300, 200))
-    card = panels.roi_card(Picture("a", np.zeros((200, 300, 3), np.uint8), (layers,)), 0)
+    card = rois.roi_card(Picture("a", np.zeros((200, 300, 3), np.uint8), (layers,)), 0)
     assert card.size == (168, 56)
     assert cards.lay_out(card).width > 3 * 100
 
 
 def test_maps_of_masks_are_what_training_sees() -> None:
     car = two_overlapping().instances[0]
-    maps = panels.maps_of_masks(car.occludee, car.occluder, car.box)
+    maps = rois.maps_of_masks(car.occludee, car.occluder, car.box)
     assert maps.occludee_mask.mean() == pytest.approx(0.8, abs=0.03)
     assert maps.occluder_mask.mean() == pytest.approx(0.2, abs=0.03)
     assert (maps.occludee_mask + maps.occluder_mask == 1).all()
     assert maps.occludee_boundary.sum(axis=0).tolist() == [2] * 28  # the contact line, and no border of the box
     assert (maps.occludee_boundary == maps.occluder_boundary).all()
-    assert panels.maps_of_masks(car.occludee, None, car.box).occluder_boundary.max() == 0
+    assert rois.maps_of_masks(car.occludee, None, car.box).occluder_boundary.max() == 0
 
 
 @pytest.mark.skipif(not BOUNDARY_FACTS.exists(), reason="needs ../shared")
 def test_boundaries_agree_with_the_official_ones() -> None:
     facts = np.load(BOUNDARY_FACTS)
     for mask, boundary in zip(facts["masks"], facts["boundary"], strict=True):
-        maps = panels.maps_of_masks(masks.encode(mask), None, (0, 0, 28, 28))
+        maps = rois.maps_of_masks(masks.encode(mask), None, (0, 0, 28, 28))
         assert (maps.occludee_boundary.astype(bool) == boundary).all()
 
 
