@@ -166,7 +166,7 @@ def patch_of_rle(rle: RLE | None, size: tuple[int, int]) -> Patch | None:
 
 
 def _shown(first: int, count: int, old: int, new: int) -> tuple[int, NDArray[np.int64]]:
-    """The first pixel of a side of `new` that shows one of these of a side of `old`, and which one each of them shows."""
+    """The first pixel of a side of `new` that shows any of these of a side of `old`, and which one each pixel shows."""
     if old == new:
         return first, np.arange(first, first + count)
     start, stop = (int(np.ceil(edge * new / old - 0.5)) for edge in (first, first + count))
