@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from bcnet_core.annotations.coco import CocoFile, Record
     from bcnet_core.visualization.gallery import Summary
     from bcnet_core.visualization.picture import Picture
+    from bcnet_core.visualization.rois import Layer
     from bcnet_core.visualization.sources import Place
+    from bcnet_core.visualization.worst import Judgement
 
 Images = Annotated[
     Path | None,
@@ -61,7 +63,7 @@ class Choice(NamedTuple):
     limit: int
     most_occluded: int | None
     worst: int | None
-    by: Literal["iou", "ap"]
+    by: Judgement
     score: float
 
 
@@ -195,7 +197,7 @@ def _draw_video(
     video: Path,
     output: Path,
     choice: Choice,
-    layer: Literal["both", "occludee", "occluder"],
+    layer: Layer,
     *,
     device: str,
     overwrite: bool,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bcnet_core.visualization.labels import LINE, clean, glyphs
-from bcnet_core.visualization.scene import Card, Tile
+from bcnet_core.visualization.scene import Card, Drawing, Tile
 
 GAP = 8
 """Pixels between the columns and rows of a card, and around them."""
@@ -49,3 +49,12 @@ def lay_out(card: Card) -> Plan:
             x += width + GAP
         bars.append(y)
     return Plan(x + BAR + BAR_TEXT, GAP + len(card.rows) * step, tuple(cells), x, tuple(bars))
+
+
+def drawn_size(drawing: Drawing) -> tuple[int, int]:
+    """(width, height) in pixels of a drawing, in whatever format."""
+    if isinstance(drawing, Card):
+        plan = lay_out(drawing)
+        return plan.width, plan.height
+    height, width = drawing.ground.shape[:2]
+    return width, height

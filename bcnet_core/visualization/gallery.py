@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 from PIL import Image as PillowImage
 
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.outputs import refuse_existing_folder
 from bcnet_core.reporting import Reporter, SilentReporter
+from bcnet_core.visualization.cards import drawn_size
 from bcnet_core.visualization.draw import paint
 from bcnet_core.visualization.page import GENERATOR, Page, Saved
 from bcnet_core.visualization.panels import Rendered, render
@@ -24,7 +25,6 @@ from bcnet_core.visualization.scene import Drawing
 from bcnet_core.visualization.svg import to_svg
 
 Format = Literal["jpg", "png", "svg"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 JPEG_QUALITY = 88
 
 
@@ -112,14 +112,11 @@ def safe_stem(name: str) -> str:
 def save(drawing: Drawing, path: Path) -> tuple[int, int]:
     """Write a drawing in the format that the suffix of the path names; returns (width, height) in pixels."""
     if path.suffix == ".svg":
-        text = to_svg(drawing)
-        path.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
-        width, height = (int(side) for side in re.findall(r'(?:width|height)="(\d+)"', text[:300])[:2])
-        return width, height
-    image = paint(drawing)
-    # full chroma resolution: thin coloured outlines would be smeared otherwise; png knows no such options
-    PillowImage.fromarray(image).save(path, quality=JPEG_QUALITY, subsampling=0)
-    return image.shape[1], image.shape[0]
+        path.write_text(to_svg(drawing), encoding="utf-8", errors="xmlcharrefreplace")
+    else:
+        # full chroma resolution: thin coloured outlines would be smeared otherwise; png knows no such options
+        PillowImage.fromarray(paint(drawing)).save(path, quality=JPEG_QUALITY, subsampling=0)
+    return drawn_size(drawing)
 
 
 def _is_gallery(folder: Path) -> bool:

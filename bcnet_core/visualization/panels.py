@@ -66,9 +66,10 @@ def render(picture: Picture, *, layer: Layer = "both", rois: int = 3, size: tupl
     if picture.fault is not None:
         return Rendered({"image": _placeholder(picture)}, ())
     image = draw.resize_image(picture.image, size or display_size(*picture.image.shape[:2]))
-    sheets = [("", _Sheet(image, picture.instances))]
+    pale, scale = draw.dim(image), image.shape[1] / picture.image.shape[1]
+    sheets = [("", _Sheet(image, pale, scale, picture.instances))]
     if picture.truth is not None:
-        sheets.append(("true-", _Sheet(image, picture.truth)))
+        sheets.append(("true-", _Sheet(image, pale, scale, picture.truth)))
     panels = {"image": Scene(image)}
     for key, panel in (("instances", _instances), ("occludee", _occludees), ("occluder", _occluders)):
         if layer in ("both", key) or key == "instances":
@@ -93,19 +94,17 @@ def display_size(height: int, width: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Sheet:
-    """Instances on an image, both at the size in which they are shown."""
+    """Instances on an image as it is shown, its pale ground, and how many times as large it is shown."""
 
     image: Image
+    pale: Image
+    scale: float
     instances: tuple[Layers, ...]
 
     @property
     def size(self) -> tuple[int, int]:
         height, width = self.image.shape[:2]
         return height, width
-
-    @cached_property
-    def pale(self) -> Image:
-        return draw.dim(self.image)
 
     @cached_property
     def occludees(self) -> list[Patch | None]:
@@ -164,10 +163,8 @@ def _boundaries(sheet: _Sheet, layer: Layer) -> Scene:
     shapes = []
     for layers, region in zip(sheet.instances, sheet.occluders, strict=True):
         if region is not None and layer != "occludee":
-            x0, y0, x1, y1 = layers.box
-            scale = sheet.size[1] / layers.occluder["size"][1] if layers.occluder else 1.0
-            # where the box cuts it off, the region has no boundary
-            inner = (x0 * scale + 2, y0 * scale + 2, x1 * scale - 2, y1 * scale - 2)
+            x0, y0, x1, y1 = (side * sheet.scale for side in layers.box)
+            inner = (x0 + 2, y0 + 2, x1 - 2, y1 - 2)  # where the box cuts it off, the region has no boundary
             inside = _inside(region, pixel_box(inner, *sheet.size))
             band = boundary_band(inside.mask, 5, closed=False)
             shapes.append(Shape(inside._replace(mask=band), OCCLUDER, 1.0, 0))

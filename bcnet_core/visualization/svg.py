@@ -41,12 +41,8 @@ BASELINE = 12
 
 def to_svg(drawing: Drawing) -> str:
     """The SVG document of a scene, as large as its ground, or of a card; text is escaped."""
-    if isinstance(drawing, Card):
-        plan = cards.lay_out(drawing)
-        width, height, parts = plan.width, plan.height, _card(drawing, plan)
-    else:
-        (height, width), parts = drawing.ground.shape[:2], _scene(drawing)
-    body = "\n".join(parts)
+    width, height = cards.drawn_size(drawing)
+    body = "\n".join(_card(drawing) if isinstance(drawing, Card) else _scene(drawing))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         f'font-family="sans-serif" font-size="{FONT_SIZE}">\n{body}\n</svg>\n'
@@ -63,8 +59,8 @@ def _scene(scene: Scene) -> Iterator[str]:
         yield _text(placed.text, placed.x + pad_x, placed.y + pad_y, text_colour(colour), placed.width - 2 * pad_x)
 
 
-def _card(card: Card, plan: cards.Plan) -> Iterator[str]:
-    height, width = card.size
+def _card(card: Card) -> Iterator[str]:
+    plan, (height, width) = cards.lay_out(card), card.size
     yield _rectangle(0, 0, plan.width, plan.height, PAPER)
     for cell in plan.cells:
         yield _text(cell.tile.caption, cell.text_x, cell.y - LINE - cards.CAPTION_GAP, INK)
