@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bcnet_core.masks import RLE
@@ -51,3 +54,14 @@ class Detections(NamedTuple):
     def rles(self) -> list[RLE]:
         """The same N masks, run-length encoded: much faster than to encode `masks`."""
         return paste_rles(self.occludee_mask, self.boxes, *self.image_size)
+
+
+class Predictor(Protocol):
+    """What finds instances: a detector of either backend, in evaluation mode, or a stand-in."""
+
+    @property
+    def categories(self) -> Sequence[dict[str, Any]]:
+        """COCO category records; the label of a detection is the position in this list."""
+
+    def predict(self, images: list[NDArray[np.uint8]], /) -> list[Detections]:
+        """Find instances in (H, W, 3) uint8 RGB images."""

@@ -9,7 +9,7 @@ import typer
 
 from bcnet_cli import console
 from bcnet_cli.commands.evaluate_run import Place, Wanted, evaluate_run
-from bcnet_cli.options import DataRoot, Device, DryRun, Gpus, Json, Overwrite, Seed
+from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Gpus, Json, Overwrite, Seed
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def evaluate(
     data_root: DataRoot = None,
     gpus: Gpus = 1,
     device: Device = "auto",
+    backend: BackendName = "torchvision",
     resamples: Resamples = 500,
     seed: Seed = 0,
     as_json: Json = False,
@@ -83,6 +84,7 @@ def evaluate(
 
     `bcnet eval --compare mask_rcnn.json bcnet.json --gt coco/annotations/instances_val2017.json`
     """
+    from bcnet_core.backends import named
     from bcnet_core.engine.elastic import Cluster
 
     style: Format = _style(json=as_json, csv=as_csv, markdown=as_markdown)
@@ -93,7 +95,7 @@ def evaluate(
     elif truth is not None and results is not None:
         _score_file(results, truth, wanted, output=output, overwrite=overwrite, dry_run=dry_run)
     elif run is not None:
-        place = Place(run, output, data_root, device, Cluster(gpus))
+        place = Place(run, output, data_root, device, Cluster(gpus), named(backend))
         evaluate_run(place, wanted, test_dev=test_dev, overwrite=overwrite, dry_run=dry_run)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +12,14 @@ from bcnet_cli import console
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from bcnet_cli.score_tables import Format
-    from bcnet_core.annotations.coco import CocoFile
+    from bcnet_core.annotations.coco import CocoFile, Record
+    from bcnet_core.backends import Backend
     from bcnet_core.engine.elastic import Cluster
     from bcnet_core.engine.run_dir import Run
-    from bcnet_core.evaluation.coco import Backend
-    from bcnet_core.evaluation.predictions import PredictionFolder
+    from bcnet_core.evaluation.coco import Backend as Scorer
     from bcnet_core.evaluation.report import ScoreOptions
 
 
@@ -30,7 +33,7 @@ class Wanted:
     boundary: bool
     layers: bool
     per_category: bool
-    backend: Backend
+    backend: Scorer
     style: Format
 
     def options(self, coco: CocoFile) -> ScoreOptions:
@@ -57,20 +60,22 @@ class Place:
     data_root: Path | None
     device: str
     cluster: Cluster
+    library: Backend
 
 
 def evaluate_run(place: Place, wanted: Wanted, *, test_dev: bool, overwrite: bool, dry_run: bool) -> None:
     """Predict, then score or pack."""
+    from bcnet_core.backends import open_run
     from bcnet_core.data.loaders import read_annotations
     from bcnet_core.engine.elastic import check_processes
-    from bcnet_core.engine.run_dir import open_run
     from bcnet_core.evaluation.coco import ground_truth
-    from bcnet_core.evaluation.predict import PredictionJob, check_categories, predict_to_disk
+    from bcnet_core.evaluation.predict import check_categories
     from bcnet_core.evaluation.submission import SUBMISSION_NAME
     from bcnet_core.outputs import refuse_existing
 
     _refuse_scores(wanted, test_dev=test_dev)
-    opened = open_run(place.run)
+    _refuse_layers(wanted, place)
+    opened = open_run(place.run, place.library)
     data = opened.recipe.data
     data = data if place.data_root is None else data.model_copy(update={"root": place.data_root})
     dataset = data.test if test_dev else data.val
@@ -89,22 +94,46 @@ def evaluate_run(place: Place, wanted: Wanted, *, test_dev: bool, overwrite: boo
         console.err.print(f"would run {opened.checkpoint} on {len(coco.images):,} images and write {targets[0]}")
         return
     images = data.locate(dataset)[1]
-    job = PredictionJob(opened.checkpoint, place.device, coco.images, images, folder / f"{stem}_predictions")
-    predicted = predict_to_disk(job, place.cluster, reporter=ConsoleReporter())
-    if test_dev:
-        _submit(targets[0], coco, predicted, as_json=wanted.style == "json")
-    else:
-        layers = _score_layers(opened, coco, images, place.device) if wanted.layers else {}
-        _score(targets, coco, predicted, options, wanted, layers)
-    predicted.remove()
+    with _predicted(place, opened, coco, images, folder / f"{stem}_predictions") as results:
+        if test_dev:
+            _submit(targets[0], coco, results, as_json=wanted.style == "json")
+        else:
+            layers = _score_layers(opened, coco, images, place.device) if wanted.layers else {}
+            _score(targets, coco, results, options, wanted, layers)
     if not test_dev:
-        console.show_outputs(*targets, then=f"bcnet viz {shlex.quote(str(place.run))} -o viz")
+        option = " --backend detectron2" if place.library == "detectron2" else ""
+        console.show_outputs(*targets, then=f"bcnet viz {shlex.quote(str(place.run))} -o viz{option}")
 
 
-def _submit(target: Path, coco: CocoFile, predicted: PredictionFolder, *, as_json: bool) -> None:
+@contextmanager
+def _predicted(
+    place: Place, opened: Run, coco: CocoFile, images: Path, folder: Path
+) -> Iterator[Iterable[list[Record]]]:
+    """The results of each image, kept in a folder on the way, so that an interrupted evaluation can go on.
+
+    Only the torchvision backend keeps them; what is kept goes when the block ends well.
+    """
+    from bcnet_core.backends import predict_with_detectron2
+    from bcnet_core.evaluation.predict import PredictionJob, predict_to_disk, refuse_missing
+
+    if place.library == "detectron2":
+        refuse_missing(coco.images, images)
+        yield [
+            predict_with_detectron2(
+                opened, coco, images, device=place.device, cluster=place.cluster, reporter=ConsoleReporter()
+            )
+        ]
+        return
+    job = PredictionJob(opened.checkpoint, place.device, coco.images, images, folder)
+    predicted = predict_to_disk(job, place.cluster, reporter=ConsoleReporter())
+    yield predicted.read(coco.images)
+    predicted.remove()
+
+
+def _submit(target: Path, coco: CocoFile, results: Iterable[list[Record]], *, as_json: bool) -> None:
     from bcnet_core.evaluation.submission import write_submission
 
-    found, images = write_submission(target, coco, predicted.read(coco.images)), len(coco.images)
+    found, images = write_submission(target, coco, results), len(coco.images)
     if as_json:
         console.out.print_json(data={"images": images, "detections": found})
     else:
@@ -115,7 +144,7 @@ def _submit(target: Path, coco: CocoFile, predicted: PredictionFolder, *, as_jso
 def _score(
     targets: list[Path],
     coco: CocoFile,
-    predicted: PredictionFolder,
+    predicted: Iterable[list[Record]],
     options: ScoreOptions,
     wanted: Wanted,
     layers: dict[str, float],
@@ -126,7 +155,7 @@ def _score(
     from bcnet_core.evaluation.results import write_results
     from bcnet_core.outputs import write_json
 
-    results = [result for part in predicted.read(coco.images) for result in part]
+    results = [result for part in predicted for result in part]
     write_results(targets[0], [results])
     report = score_results(coco, results, options)
     write_json(targets[1], {**report.content(), **({"layers": layers} if layers else {})})
@@ -139,6 +168,17 @@ def _score_layers(opened: Run, coco: CocoFile, images: Path, device: str) -> dic
 
     detector = load_detector(opened.checkpoint, device=device)
     return score_true_boxes(detector, coco, images, reporter=ConsoleReporter()).means()
+
+
+def _refuse_layers(wanted: Wanted, place: Place) -> None:
+    """Refuse to look into a detector of detectron2, whose parts have other names."""
+    from bcnet_core.errors import usage_error
+
+    if wanted.layers and place.library == "detectron2":
+        raise usage_error(
+            "--layers looks into a detector of the torchvision backend",
+            f"make it one: bcnet weights convert {shlex.quote(str(place.run))} --to torchvision -o bcnet.pt",
+        )
 
 
 def _refuse_scores(wanted: Wanted, *, test_dev: bool) -> None:

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.options import DataRoot, Device, DryRun, Gpus, Workers
+from bcnet_cli.commands.train_config import train_config
+from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Endpoint, Gpus, Nodes, Restarts, Workers
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
+    from bcnet_core.backends import Backend
+    from bcnet_core.config.schema import Recipe
     from bcnet_core.engine.elastic import Cluster
     from bcnet_core.engine.job import TrainingJob
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a yaml file.", show_default=False)],
+    recipe: Annotated[str | None, typer.Argument(help="Name of a recipe, or a yaml file.", show_default=False)] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the recipe's.", show_default=False),
@@ -32,21 +35,19 @@ def train(
     ] = None,
     data_root: DataRoot = None,
     device: Device = "auto",
+    backend: BackendName = "torchvision",
+    d2_config: Annotated[
+        Path | None,
+        typer.Option("--d2-config", help="Train this yaml config of detectron2, not a recipe.", show_default=False),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --run-dir.")] = False,
     init_from: Annotated[
         Path | None,
         typer.Option("--init-from", help="Begin with the weights of this run or checkpoint.", show_default=False),
     ] = None,
-    nnodes: Annotated[
-        int, typer.Option("--nnodes", min=1, help="Machines that train together; run the command on each of them.")
-    ] = 1,
-    rdzv_endpoint: Annotated[
-        str | None,
-        typer.Option("--rdzv-endpoint", metavar="HOST:PORT", help="Where they meet: a free port of one of them."),
-    ] = None,
-    max_restarts: Annotated[
-        int, typer.Option("--max-restarts", min=0, help="How often to go on by itself when a process dies.")
-    ] = 0,
+    nnodes: Nodes = 1,
+    rdzv_endpoint: Endpoint = None,
+    max_restarts: Restarts = 0,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard's event files, with pictures of both layers.")
     ] = False,
@@ -61,45 +62,75 @@ def train(
 ) -> None:
     """Train a bilayer detector.
 
+    With --d2-config every KEY=VALUE is a setting of that config, and the COCO sets of --data-root replace its own.
+
     **Examples**
 
     `bcnet train tiny --data-root coco --run-dir runs/tiny`
 
     `bcnet train tiny --data-root coco --gpus 2 --device cpu solver.steps=100 model.occluder_sampling=nonempty`
+
+    `bcnet train --backend detectron2 --d2-config rcnn.yaml --data-root coco MODEL.ROI_HEADS.NAME=BilayerROIHeads`
     """
-    from bcnet_core.config.load import load_recipe
+    from bcnet_core.backends import named, train
     from bcnet_core.engine.elastic import Cluster
     from bcnet_core.engine.job import TrainingJob
-    from bcnet_core.engine.launch import launch
     from bcnet_core.evaluation.validation import VALIDATION
 
-    resolved = load_recipe(recipe, overrides or [], data_root=data_root.resolve() if data_root else None)
+    library, cluster = named(backend), Cluster(gpus, nnodes, rdzv_endpoint, max_restarts)
+    _refuse_options(library, d2_config, tensorboard=tensorboard, smoke=smoke)
+    where = run_dir or Path("runs") / f"{Path(recipe or d2_config or '').stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    if d2_config is not None:
+        words = [*([recipe] if recipe else []), *(overrides or [])]
+        train_config(d2_config, words, cluster, run_dir=where, data_root=data_root, device=device, resume=resume,
+                     init_from=init_from, dry_run=dry_run)  # fmt: skip
+        return
     job = TrainingJob(
-        recipe=resolved,
-        run_dir=run_dir or Path("runs") / f"{Path(recipe).stem}-{datetime.now():%Y%m%d-%H%M%S}",
+        recipe=_recipe(recipe, overrides or [], data_root),
+        run_dir=where,
         device=device,
-        command=_command(recipe, overrides or [], gpus=gpus, data_root=data_root, device=device),
+        command=_command(recipe or "", overrides or [], gpus=gpus, data_root=data_root, device=device, backend=backend),
         resume=resume,
         init_from=init_from,
         validation=VALIDATION,
         tensorboard=tensorboard,
     )
-    cluster = Cluster(gpus, nnodes, rdzv_endpoint, max_restarts)
-    _check(job, cluster, chosen=run_dir is not None)
+    _check(job, cluster, library, chosen=run_dir is not None)
     if scan_images:
         _scan(job, workers)
     if dry_run:
-        _describe(job, cluster)
+        _describe(job, cluster, library)
     elif smoke:
         _rehearse(job, cluster)
     else:
-        checkpoint = launch(job, cluster, reporter=ConsoleReporter())
-        console.show_outputs(*_written(job, checkpoint), then=f"bcnet eval {shlex.quote(str(job.run_dir))}")
+        checkpoint = train(job, cluster, backend=library, reporter=ConsoleReporter())
+        _show_outputs(job, checkpoint, library)
 
 
-def _check(job: TrainingJob, cluster: Cluster, *, chosen: bool) -> None:
+def _recipe(name: str | None, overrides: list[str], data_root: Path | None) -> Recipe:
+    from bcnet_core.config.load import load_recipe
+    from bcnet_core.errors import usage_error
+
+    if name is None:
+        raise usage_error("there is nothing to train", "name a recipe; all of them: bcnet recipes list")
+    return load_recipe(name, overrides, data_root=data_root.resolve() if data_root else None)
+
+
+def _refuse_options(library: Backend, d2_config: Path | None, *, tensorboard: bool, smoke: bool) -> None:
+    """Refuse options that the chosen backend does not have."""
+    from bcnet_core.errors import usage_error
+
+    if library == "torchvision" and d2_config is not None:
+        raise usage_error("--d2-config is a config of detectron2", "add --backend detectron2")
+    if library == "detectron2" and tensorboard:
+        raise usage_error("detectron2 always writes TensorBoard's event files", "leave --tensorboard out")
+    if library == "detectron2" and smoke:
+        raise usage_error("--smoke rehearses the torchvision backend", "rehearse with a few steps: solver.steps=2")
+
+
+def _check(job: TrainingJob, cluster: Cluster, library: Backend, *, chosen: bool) -> None:
     """Refuse contradictions and a run directory that is taken, before anything is read."""
-    from bcnet_core.engine.checkpoint import find_checkpoint
+    from bcnet_core.backends import find_weights
     from bcnet_core.engine.launch import check_cluster
     from bcnet_core.engine.run_dir import refuse_taken
     from bcnet_core.errors import usage_error
@@ -112,11 +143,11 @@ def _check(job: TrainingJob, cluster: Cluster, *, chosen: bool) -> None:
             "several machines need one run directory that all of them see", "name it: --run-dir /shared/runs/NAME"
         )
     if job.resume:
-        find_checkpoint(job.run_dir)
+        find_weights(job.run_dir, library)
     else:
         refuse_taken(job.run_dir, job.command)
     if job.init_from is not None:
-        find_checkpoint(job.init_from)
+        find_weights(job.init_from, library)
 
 
 def _scan(job: TrainingJob, workers: int) -> None:
@@ -141,8 +172,9 @@ def _rehearse(job: TrainingJob, cluster: Cluster) -> None:
     console.show_outputs(then=job.command)
 
 
-def _describe(job: TrainingJob, cluster: Cluster) -> None:
-    """Print the resolved recipe on stdout and what it would train on, on stderr."""
+def _describe(job: TrainingJob, cluster: Cluster, library: Backend) -> None:
+    """Print the resolved recipe, or what detectron2 makes of it, on stdout; what it would train on, on stderr."""
+    from bcnet_core.backends import detectron2_config
     from bcnet_core.config.load import dump_recipe
     from bcnet_core.data.loaders import open_training_set
     from bcnet_core.engine.estimate import estimate_memory
@@ -153,12 +185,23 @@ def _describe(job: TrainingJob, cluster: Cluster) -> None:
     dataset, coco = open_training_set(recipe.data, need_occluders=recipe.trains_occluders)
     if recipe.solver.eval_every:
         check_validation(recipe, coco)
-    console.out.print(dump_recipe(recipe), end="")
+    classes = len(coco.categories)
+    text = dump_recipe(recipe) if library == "torchvision" else detectron2_config(recipe, num_classes=classes)
+    console.out.print(text, end="")
     describe(dataset, recipe, ConsoleReporter())
     everyone = cluster.processes * cluster.nodes
-    needed = estimate_memory(recipe, num_classes=len(coco.categories), processes=everyone)
+    needed = estimate_memory(recipe, num_classes=classes, processes=everyone)
     console.err.print(f"about {needed.total / 1e9:.1f} GB of memory in each process, processes: {everyone}")
-    console.err.print(f"{len(coco.categories)} classes; would write {job.run_dir}")
+    console.err.print(f"{classes} classes; would write {job.run_dir}")
+
+
+def _show_outputs(job: TrainingJob, checkpoint: Path, library: Backend) -> None:
+    """Say what was written, and how to go on."""
+    then = f"bcnet eval {shlex.quote(str(job.run_dir))}"
+    if library == "detectron2":
+        console.show_outputs(checkpoint, then=f"{then} --backend detectron2")
+    else:
+        console.show_outputs(*_written(job, checkpoint), then=then)
 
 
 def _written(job: TrainingJob, checkpoint: Path) -> list[Path]:
@@ -169,10 +212,11 @@ def _written(job: TrainingJob, checkpoint: Path) -> list[Path]:
     return [path for path in (checkpoint, best_path(job.run_dir), job.run_dir / CURVES_FILE) if path.exists()]
 
 
-def _command(recipe: str, overrides: list[str], *, gpus: int, data_root: Path | None, device: str) -> str:
+def _command(recipe: str, overrides: list[str], *, gpus: int, data_root: Path | None, device: str, backend: str) -> str:
     """The command line of this run, less its run directory, for the messages that tell how to go on with it."""
     words = ["bcnet", "train", recipe, *overrides]
     words += ["--data-root", str(data_root)] if data_root else []
     words += ["--gpus", str(gpus)] if gpus > 1 else []
     words += ["--device", device] if device != "auto" else []
+    words += ["--backend", backend] if backend != "torchvision" else []
     return shlex.join(words)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.options import DataRoot, Device, DryRun, Overwrite
+from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Overwrite
 from bcnet_cli.reporter import ConsoleReporter
 from bcnet_core.errors import usage_error
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from bcnet_core.annotations.coco import CocoFile, Record
+    from bcnet_core.backends import Backend, Predictor
     from bcnet_core.visualization.gallery import Summary
     from bcnet_core.visualization.picture import Picture
     from bcnet_core.visualization.rois import Layer
@@ -67,6 +69,19 @@ class Choice(NamedTuple):
     score: float
 
 
+class Runner(NamedTuple):
+    """What runs a model."""
+
+    backend: Backend
+    device: str
+
+    def load(self, model: Path) -> Predictor:
+        """The detector of a run or a checkpoint."""
+        from bcnet_core.backends import load_detector
+
+        return load_detector(model, device=self.device, backend=self.backend)
+
+
 def viz(
     source: Annotated[Path, typer.Argument(help="Run directory, checkpoint, or COCO json.", metavar="SOURCE")],
     *,
@@ -84,6 +99,7 @@ def viz(
     form: FormatOption = "jpg",
     video: Video = None,
     device: Device = "auto",
+    backend: BackendName = "torchvision",
     data_root: DataRoot = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -104,21 +120,26 @@ def viz(
 
     `bcnet viz runs/tiny --video street.mp4 -o street_layers.mp4`
     """
+    from bcnet_core import backends
     from bcnet_core.outputs import atomic_directory
     from bcnet_core.visualization.gallery import refuse_foreign, write_gallery
     from bcnet_core.visualization.sources import locate
 
-    choice = Choice(_parse_ids(ids), limit, most_occluded, worst, by, score)
+    choice, runner = (
+        Choice(_parse_ids(ids), limit, most_occluded, worst, by, score),
+        Runner(backends.named(backend), device),
+    )
     if video is not None:
         if images or gt or ids or most_occluded or worst:
             raise usage_error("--video has frames, not the images of a data set", "leave out what chooses images")
-        _draw_video(source, video, output, choice, layer, device=device, overwrite=overwrite, dry_run=dry_run)
+        _draw_video(source, video, output, choice, layer, runner, overwrite=overwrite, dry_run=dry_run)
         return
     output = output.resolve()
     refuse_foreign(output, overwrite=overwrite)
-    place = locate(source, images=images, data_root=data_root, gt=gt)
+    open_run = partial(backends.open_run, backend=runner.backend)
+    place = locate(source, images=images, data_root=data_root, gt=gt, open_run=open_run)
     reporter = ConsoleReporter()
-    pictures, records = _pictures(place, choice, reporter, device=device, dry_run=dry_run)
+    pictures, records = _pictures(place, choice, reporter, runner, dry_run=dry_run)
     if dry_run:
         console.err.print(f"would draw {len(records)} pictures of `{place.images}` into `{output}`")
         return
@@ -132,7 +153,7 @@ def viz(
 
 
 def _pictures(
-    place: Place, choice: Choice, reporter: ConsoleReporter, *, device: str, dry_run: bool
+    place: Place, choice: Choice, reporter: ConsoleReporter, runner: Runner, *, dry_run: bool
 ) -> tuple[Iterable[Picture], list[Record]]:
     """What to draw, made one at a time, and of which images."""
     from bcnet_core.evaluation.results import read_results
@@ -161,7 +182,7 @@ def _pictures(
         return annotated_pictures(coco, records, place.images), records
     if dry_run:
         return (), records[: choice.worst]
-    return _detected(place.model, place.images, coco, records, choice, reporter, device=device)
+    return _detected(place.model, place.images, coco, records, choice, reporter, runner)
 
 
 def _detected(
@@ -171,16 +192,14 @@ def _detected(
     records: list[Record],
     choice: Choice,
     reporter: ConsoleReporter,
-    *,
-    device: str,
+    runner: Runner,
 ) -> tuple[Iterable[Picture], list[Record]]:
     """What a model finds; of its worst images after it has seen all of them."""
-    from bcnet_core import load_detector
     from bcnet_core.evaluation.predict import check_categories, predict_images
     from bcnet_core.visualization.detected import detected_pictures
     from bcnet_core.visualization.worst import worst_images
 
-    detector = load_detector(model, device=device)
+    detector = runner.load(model)
     if choice.worst is not None:
         check_categories(detector.categories, coco)
         there = [record for record in records if (images / record["file_name"]).is_file()]
@@ -198,19 +217,18 @@ def _draw_video(
     output: Path,
     choice: Choice,
     layer: Layer,
+    runner: Runner,
     *,
-    device: str,
     overwrite: bool,
     dry_run: bool,
 ) -> None:
-    from bcnet_core import load_detector
     from bcnet_core.outputs import refuse_existing, refuse_input
     from bcnet_core.visualization.video import draw_video, refuse_unknown_suffix
 
     refuse_unknown_suffix(output)
     refuse_input(output, model, video)
     refuse_existing(output, overwrite=overwrite)
-    detector = load_detector(model, device=device)
+    detector = runner.load(model)
     if dry_run:
         console.err.print(f"would draw what `{model}` finds in `{video}` into `{output}`")
         return

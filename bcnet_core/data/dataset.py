@@ -189,13 +189,7 @@ class TrainingSet(Dataset[Sample]):
     ) -> tuple[list[Record], list[masks.RLE | None], list[masks.RLE | None]]:
         """The instances to learn from, with their masks and occluder regions."""
         rles = [segmentation_rle(annotation, image) for annotation in annotations]
-        reads = [self.reads_occluders and OCCLUDER_KEY in annotation for annotation in annotations]
-        regions: list[masks.RLE | None] = [None] * len(annotations)
-        if not all(reads):
-            regions = derive_from_records(annotations, rles, image["height"], image["width"])
-        for index, annotation in enumerate(annotations):
-            if reads[index]:
-                regions[index] = segmentation_rle(annotation, image, key=OCCLUDER_KEY)
+        regions = occluder_regions(annotations, rles, image, read=self.reads_occluders)
         kept = [
             index
             for index, (annotation, rle) in enumerate(zip(annotations, rles, strict=True))
@@ -221,6 +215,30 @@ class TrainingSet(Dataset[Sample]):
             crop_rles(regions),
             torch.tensor(placement, dtype=torch.float32),
         )
+
+
+def occluder_regions(
+    annotations: Sequence[Record], rles: Sequence[masks.RLE | None], image: Record, *, read: bool
+) -> list[masks.RLE | None]:
+    """The occluder region of each of the N annotations of an image, None where nothing overlaps it.
+
+    Args:
+        annotations: of the image, all of them.
+        rles: their masks.
+        image: the entry of `images`.
+        read: whether to take the region that an annotation carries; where it has none, it is derived from the masks.
+
+    Raises:
+        BCNetError: if a region that is read is no segmentation.
+    """
+    reads = [read and OCCLUDER_KEY in annotation for annotation in annotations]
+    regions: list[masks.RLE | None] = [None] * len(annotations)
+    if not all(reads):
+        regions = derive_from_records(annotations, rles, image["height"], image["width"])
+    for index, annotation in enumerate(annotations):
+        if reads[index]:
+            regions[index] = segmentation_rle(annotation, image, key=OCCLUDER_KEY)
+    return regions
 
 
 def _within(rles: list[masks.RLE | None], seen: masks.RLE) -> list[masks.RLE | None]:

@@ -22,7 +22,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from bcnet_core.engine import dist
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 
-_ERROR_MARK = "bcnet-error:"
+ERROR_MARK = "bcnet-error:"
+"""Before an error in the text that a process leaves."""
 
 NEW_STORE_EACH_TIME = MappingProxyType({"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"})
 """Lets processes that begin again exchange their addresses in a store of their own. The store that elastic shares with
@@ -100,8 +101,8 @@ def run_processes(
             "start the same command on every machine within ten minutes; the endpoint is a free port of one of them",
         ) from None
     end: str = ends[min(ends)]
-    if _ERROR_MARK in end:
-        raise _unpacked(end)
+    if ERROR_MARK in end:
+        raise unpacked(end)
     return end
 
 
@@ -184,21 +185,22 @@ def _end_with_launcher() -> None:
 
 def packed(error: BCNetError) -> str:
     """An error as a text that crosses from a process to its launcher."""
-    return _ERROR_MARK + json.dumps({"message": error.message, "hints": error.hints, "exit_code": int(error.exit_code)})
+    return ERROR_MARK + json.dumps({"message": error.message, "hints": error.hints, "exit_code": int(error.exit_code)})
 
 
-def _unpacked(text: str) -> BCNetError:
-    content = json.loads(text.split(_ERROR_MARK, 1)[1])
+def unpacked(text: str) -> BCNetError:
+    """The error that a text from a process carries behind its `ERROR_MARK`."""
+    content, _ = json.JSONDecoder().raw_decode(text.split(ERROR_MARK, 1)[1])
     return BCNetError(content["message"], *content["hints"], exit_code=ExitCode(content["exit_code"]))
 
 
 def _first_error(failed: ChildFailedError) -> BCNetError:
     """Turn elastic's report into the error that the worker meant."""
     failures: Iterable[ProcessFailure] = failed.failures.values()
-    first = min(failures, key=lambda failure: (_ERROR_MARK not in _message(failure), failure.timestamp))
+    first = min(failures, key=lambda failure: (ERROR_MARK not in _message(failure), failure.timestamp))
     message = _message(first)
-    if _ERROR_MARK in message:
-        return _unpacked(message)
+    if ERROR_MARK in message:
+        return unpacked(message)
     rank = next(rank for rank, failure in failed.failures.items() if failure is first)
     return BCNetError(
         f"the process of rank {rank} failed (exit code {first.exitcode}): {message}",

@@ -27,10 +27,9 @@ from bcnet_core.errors import BCNetError, ExitCode, data_error
 from bcnet_core.evaluation.predictions import PredictionFolder
 from bcnet_core.evaluation.results import LAYER_KEYS
 from bcnet_core.images import read_image
-from bcnet_core.model.detectors import Detector
 from bcnet_core.paste import paste_rles
 from bcnet_core.reporting import Reporter, SilentReporter
-from bcnet_core.structures import Detections
+from bcnet_core.structures import Detections, Predictor
 
 MANY_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Lets processes with more threads than there are cores wait without spinning, which is five times as fast."""
@@ -130,7 +129,7 @@ def _stopped(job: PredictionJob) -> BCNetError:
 
 
 def predict_images(
-    detector: Detector,
+    detector: Predictor,
     images: Sequence[Record],
     image_dir: Path,
     *,
@@ -148,7 +147,7 @@ def predict_images(
 
 
 def predictions(
-    detector: Detector,
+    detector: Predictor,
     images: Sequence[Record],
     image_dir: Path,
     *,

@@ -119,7 +119,7 @@ class Detector(nn.Module):
             raise RuntimeError("call eval() before predict()")
         if isinstance(images, str | Path) or getattr(images, "ndim", 4) == 3:
             raise usage_error("predict takes a list of images, this is one", "put it into a list: predict([image])")
-        return [self._predict_one(_as_image(image), resize=resize) for image in images]
+        return [self._predict_one(as_image(image), resize=resize) for image in images]
 
     def _predict_one(self, image: NDArray[np.uint8], *, resize: bool) -> Detections:
         batch = self.prepare(image, resize=resize)
@@ -148,14 +148,24 @@ def to_detections(found: Found, network_size: tuple[int, int], image_size: tuple
         network_size: height and width of the network's input without padding, pixels.
         image_size: height and width of the image, pixels.
     """
-    (new_height, new_width), (height, width) = network_size, image_size
     boxes, scores, labels = found.proposals
-    scale = boxes.new_tensor([width / new_width, height / new_height]).repeat(2)
-    limit = boxes.new_tensor([width, height]).repeat(2)
-    boxes = (boxes * scale).clamp(min=0).minimum(limit)
     mask = found.logits.occludee_mask.sigmoid()
     rest = (None if logits is None else logits.sigmoid() for logits in found.logits[1:])
-    return Detections(boxes, scores, labels, (height, width), mask, *rest)
+    return Detections(boxes_in_image(boxes, network_size, image_size), scores, labels, image_size, mask, *rest)
+
+
+def boxes_in_image(boxes: Tensor, network_size: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
+    """Bring (N, 4) xyxy boxes of the network's input to an image's own size, and clip them to it.
+
+    Args:
+        boxes: float, pixels of the network's input.
+        network_size: height and width of the network's input without padding, pixels.
+        image_size: height and width of the image, pixels.
+    """
+    (new_height, new_width), (height, width) = network_size, image_size
+    scale = boxes.new_tensor([width / new_width, height / new_height]).repeat(2)
+    limit = boxes.new_tensor([width, height]).repeat(2)
+    return (boxes * scale).clamp(min=0).minimum(limit)
 
 
 def build_detector(recipe: Recipe, categories: Sequence[Record]) -> Detector:
@@ -176,7 +186,7 @@ def build_detector(recipe: Recipe, categories: Sequence[Record]) -> Detector:
         levels="p3_p7" if model.detector == "fcos" else "p2_p6",
         frozen_stages=model.frozen_stages,
     )
-    build_heads = _one_stage if model.detector == "fcos" else _two_stage
+    build_heads = build_one_stage if model.detector == "fcos" else _two_stage
     detector = Detector(
         backbone=backbone,
         heads=build_heads(model, recipe.loss, backbone.strides, len(categories)),
@@ -190,7 +200,8 @@ def build_detector(recipe: Recipe, categories: Sequence[Record]) -> Detector:
     return detector.to(memory_format=detector.memory_format)
 
 
-def _mask_branch(model: ModelConfig, strides: tuple[int, ...]) -> MaskBranch:
+def build_mask_branch(model: ModelConfig, strides: tuple[int, ...]) -> MaskBranch:
+    """The mask branch of a recipe, pooling from levels of these strides."""
     head = BilayerMaskHead(
         model.channels,
         layers=model.layers,
@@ -202,10 +213,11 @@ def _mask_branch(model: ModelConfig, strides: tuple[int, ...]) -> MaskBranch:
     return MaskBranch(head, strides=strides, occluder_sampling=model.occluder_sampling)
 
 
-def _one_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ...], num_classes: int) -> OneStageHeads:
+def build_one_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ...], num_classes: int) -> OneStageHeads:
+    """FCOS's heads of a recipe, over a pyramid of these strides."""
     return OneStageHeads(
         boxes=FCOSHead(channels=model.channels, num_classes=num_classes, convs=model.tower_convs, strides=strides),
-        masks=_mask_branch(model, strides),
+        masks=build_mask_branch(model, strides),
         mask_proposals=model.mask_proposals,
         mask_rois_per_image=model.mask_rois_per_image,
         score_threshold=model.score_threshold,
@@ -220,7 +232,7 @@ def _one_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ...], n
 def _two_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ...], num_classes: int) -> TwoStageHeads:
     assert model.mask_proposals != "official"  # the schema refuses it
     return build_two_stage_heads(
-        masks=_mask_branch(model, strides[:4]),  # P6 proposes, but nothing is pooled from it
+        masks=build_mask_branch(model, strides[:4]),  # P6 proposes, but nothing is pooled from it
         channels=model.channels,
         num_classes=num_classes,
         strides=strides,
@@ -236,7 +248,12 @@ def _two_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ...], n
     )
 
 
-def _as_image(image: NDArray[np.uint8] | str | Path) -> NDArray[np.uint8]:
+def as_image(image: NDArray[np.uint8] | str | Path) -> NDArray[np.uint8]:
+    """An (H, W, 3) uint8 RGB image as it is, or read from a path.
+
+    Raises:
+        BCNetError: if it is no such image, or cannot be read.
+    """
     if isinstance(image, str | Path):
         return read_image(Path(image))
     hint = "give a path, np.asarray(picture.convert('RGB')) of a PIL image, tensor.permute(1, 2, 0).numpy() of a tensor"

@@ -44,21 +44,9 @@ class MaskBranch(nn.Module):
             (R, 28, 28) float32 logit maps, under autocast, too. Without a RoI they are empty, and in training keep the
             graph of the weights.
         """
-        if self.training and len(boxes) == 0 and not self._shares_statistics():  # those of nothing are undefined
-            weights = sum(parameter.sum() for parameter in self.head.parameters()) * 0
-            empty = features[0].new_zeros((0, MASK_SIZE, MASK_SIZE)) + weights
-            return BilayerLogits._make(empty if name in self.head.outputs else None for name in BilayerLogits._fields)
         levels = features[: len(self.strides)]
         pooled = pool_rois(levels, boxes, images, strides=self.strides, size=MASK_SIZE // 2)
-        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        whole = self.training or pooled.is_cuda or tracing  # batch statistics are those of all RoIs
-        parts = [self.head(some) for some in ([pooled] if whole else torch.split(pooled, CACHED_ROIS))]
-        joined = (None if maps[0] is None else torch.cat(maps).float() for maps in zip(*parts, strict=True))
-        return BilayerLogits._make(joined)
-
-    def _shares_statistics(self) -> bool:
-        """Whether other processes wait for this one's part of their batch statistics, even if it has no RoI."""
-        return any(isinstance(module, GlobalBatchNorm2d) for module in self.head.modules())
+        return predict_maps(self.head, pooled)
 
     def losses(self, features: list[Tensor], rois: RoIs, targets: list[Targets]) -> dict[str, Tensor]:
         """The unweighted losses of the maps of R RoIs, by name; each is a scalar with a graph.
@@ -71,3 +59,29 @@ class MaskBranch(nn.Module):
         logits = self(features, rois.boxes, rois.images)
         wanted = bilayer_targets(targets, rois, size=MASK_SIZE)
         return bilayer_losses(logits, wanted, rois.keys, sampling=self.occluder_sampling)
+
+
+def predict_maps(head: BilayerMaskHead, pooled: Tensor) -> BilayerLogits:
+    """The maps of R RoIs whose features are pooled already, however many there are.
+
+    Args:
+        head: in training or evaluation mode.
+        pooled: (R, C, S, S) float, from aligned RoIAlign.
+
+    Returns:
+        (R, 2S, 2S) float32 logit maps, see `MaskBranch.forward`.
+    """
+    if head.training and len(pooled) == 0 and not _shares_statistics(head):  # those of nothing are undefined
+        weights = sum(parameter.sum() for parameter in head.parameters()) * 0
+        empty = pooled.new_zeros((0, 2 * pooled.shape[2], 2 * pooled.shape[3])) + weights
+        return BilayerLogits._make(empty if name in head.outputs else None for name in BilayerLogits._fields)
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    whole = head.training or pooled.is_cuda or tracing  # batch statistics are those of all RoIs
+    parts = [head(some) for some in ([pooled] if whole else torch.split(pooled, CACHED_ROIS))]
+    joined = (None if maps[0] is None else torch.cat(maps).float() for maps in zip(*parts, strict=True))
+    return BilayerLogits._make(joined)
+
+
+def _shares_statistics(head: BilayerMaskHead) -> bool:
+    """Whether other processes wait for this one's part of their batch statistics, even if it has no RoI."""
+    return any(isinstance(module, GlobalBatchNorm2d) for module in head.modules())

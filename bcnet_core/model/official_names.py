@@ -56,10 +56,20 @@ def fcos_name(name: str) -> str | None:
 
 
 def detectron2_name(name: str) -> str | None:
-    """Our Faster R-CNN name of a tensor of detectron2's Faster and Mask R-CNN with a feature pyramid."""
+    """Our Faster R-CNN name of a tensor of detectron2's Faster and Mask R-CNN with a feature pyramid.
+
+    With the bilayer head in it, the mask head's tensors are ours already, below `roi_heads.mask_head.head`.
+    """
+    if name.startswith("roi_heads.mask_head.head."):
+        return "heads.roi_heads.masks." + name.removeprefix("roi_heads.mask_head.")
     if name.startswith("roi_heads.mask_head."):
         return _below("heads.roi_heads.masks.head.", mask_head_name(name.removeprefix("roi_heads.mask_head.")))
     return _by_prefix(name, DETECTRON2_PREFIXES) or _backbone_name(name, first_level=2)
+
+
+def bilayer_fcos_name(name: str) -> str | None:
+    """Our FCOS name of a tensor of `BilayerFCOS` in detectron2, whose heads are ours."""
+    return name if name.startswith("heads.") else _backbone_name(name, first_level=3)
 
 
 def mask_head_name(name: str) -> str | None:
@@ -102,6 +112,8 @@ def _below(prefix: str, name: str | None) -> str | None:
 
 def _backbone_name(name: str, *, first_level: int) -> str | None:
     """Of `backbone.bottom_up.*`, `backbone.fpn_*` and `backbone.top_block.*`; the pyramid begins at `first_level`."""
+    if name.startswith("backbone.pyramid."):  # ours, in detectron2
+        return "backbone." + name.removeprefix("backbone.pyramid.")
     if name.startswith("backbone.bottom_up."):
         return _body_name(name.removeprefix("backbone.bottom_up."))
     if found := re.fullmatch(r"backbone\.fpn_(lateral|output)([2-5])\.(\w+)", name):

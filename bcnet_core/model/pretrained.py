@@ -22,7 +22,8 @@ from bcnet_core.model.official_names import BODY, caffe2_name, detectron2_name, 
 
 DetectorName = Literal["fcos", "faster_rcnn"]
 
-CLASS_LAYERS = ("heads.boxes.classes.", "heads.roi_heads.box_predictor.")
+BOX_PREDICTOR = "heads.roi_heads.box_predictor."
+CLASS_LAYERS = ("heads.boxes.classes.", BOX_PREDICTOR)
 """What the names of tensors begin with whose shape depends on the number of classes."""
 KNOWN_BACKBONES: dict[tuple[int, bool, tuple[int, ...]], BackboneName] = {
     (2, False, (64, 64)): "r18",
@@ -176,17 +177,32 @@ def _from_detectron2(tensors: Mapping[str, Tensor]) -> Converted:
 
 def _take_box_predictor(converted: Converted) -> None:
     """Bring the background from behind the classes to label 0, where torchvision has it; it has boxes there, too."""
-    prefix = "heads.roi_heads.box_predictor."
+    prefix = BOX_PREDICTOR
     boxes = converted.tensors.get(f"{prefix}bbox_pred.weight")
     classes = converted.tensors.get(f"{prefix}cls_score.weight")
     if boxes is not None and (classes is None or len(boxes) != 4 * (len(classes) - 1)):
         for part in ("weight", "bias"):
             converted.drop(f"{prefix}bbox_pred.{part}", "one box for all classes; bcnet has one a class")
     for name, tensor in converted.tensors.items():
-        if name.startswith(f"{prefix}cls_score."):
-            converted.tensors[name] = tensor.roll(1, 0)
-        elif name.startswith(f"{prefix}bbox_pred."):
-            converted.tensors[name] = torch.cat([tensor.new_zeros((4, *tensor.shape[1:])), tensor])
+        converted.tensors[name] = background_first(name, tensor)
+
+
+def background_first(name: str, tensor: Tensor) -> Tensor:
+    """A tensor of ours, by its name, from detectron2's order of classes: the background, there behind them, is 0."""
+    if name.startswith(f"{BOX_PREDICTOR}cls_score."):
+        return tensor.roll(1, 0)
+    if name.startswith(f"{BOX_PREDICTOR}bbox_pred."):  # the background has boxes here, which nobody looks at
+        return torch.cat([tensor.new_zeros((4, *tensor.shape[1:])), tensor])
+    return tensor
+
+
+def background_last(name: str, tensor: Tensor) -> Tensor:
+    """The inverse of `background_first`."""
+    if name.startswith(f"{BOX_PREDICTOR}cls_score."):
+        return tensor.roll(-1, 0)
+    if name.startswith(f"{BOX_PREDICTOR}bbox_pred."):
+        return tensor[4:]
+    return tensor
 
 
 def _from_caffe2(tensors: Mapping[str, Tensor]) -> Converted:

@@ -4,29 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.evaluation.image_scores import result_rle
 from bcnet_core.paste import paste_rles
-from bcnet_core.structures import Detections
+from bcnet_core.structures import Predictor
 from bcnet_core.visualization.annotated import Truth, read_picture
 from bcnet_core.visualization.picture import Layers, Maps, Picture, matched, numbered
 from bcnet_core.visualization.scene import Image
 
 AT_LEAST = 5
 """Detections that are shown of an image even if they score less than asked for."""
-
-
-class Predictor(Protocol):
-    """What finds instances: a `Detector`, or a stand-in."""
-
-    @property
-    def categories(self) -> Sequence[Record]:
-        """COCO category records; the label of a detection is the position in this list."""
-
-    def predict(self, images: list[Image], /) -> list[Detections]:
-        """Find instances in (H, W, 3) uint8 RGB images."""
 
 
 def detected_pictures(

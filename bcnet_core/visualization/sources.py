@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, has_occluders, read_coco
+from bcnet_core.engine.run_dir import Run, open_run
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.evaluation.image_list import find_images
 from bcnet_core.images import image_size
@@ -33,7 +34,14 @@ class Place(NamedTuple):
     results: Path | None = None
 
 
-def locate(source: Path, *, images: Path | None = None, data_root: Path | None = None, gt: Path | None = None) -> Place:
+def locate(
+    source: Path,
+    *,
+    images: Path | None = None,
+    data_root: Path | None = None,
+    gt: Path | None = None,
+    open_run: Callable[[Path], Run] = open_run,
+) -> Place:
     """Find the annotations and images that a source means.
 
     Args:
@@ -43,6 +51,7 @@ def locate(source: Path, *, images: Path | None = None, data_root: Path | None =
         data_root: what a run's data paths are relative to, where that is not what it was trained with.
         gt: the ground truth of a results file or a model. Without it, and without images, a model means the validation
             set that it was trained beside.
+        open_run: of the backend that the model belongs to.
 
     Raises:
         BCNetError: if there is no such source, or its images are nowhere to be found.
@@ -56,8 +65,6 @@ def locate(source: Path, *, images: Path | None = None, data_root: Path | None =
         return Place(gt, _folder(images, gt), source)
     if images is not None:
         return Place(None, _folder(images, images), source)
-    from bcnet_core.engine.run_dir import open_run
-
     data = open_run(source).recipe.data
     root = data_root or data.root or Path()
     annotations = root / data.val.annotations

@@ -17,7 +17,8 @@ import numpy as np
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.outputs import atomic_file
 from bcnet_core.reporting import Reporter
-from bcnet_core.visualization.detected import Predictor, detect
+from bcnet_core.structures import Predictor
+from bcnet_core.visualization.detected import detect
 from bcnet_core.visualization.draw import paint_scene
 from bcnet_core.visualization.panels import render
 from bcnet_core.visualization.picture import Layers, Picture, mask_ious

@@ -1,0 +1,246 @@
+"""The one place that knows both backends: torch with torchvision, and detectron2.
+
+detectron2 is imported by the functions that are asked for it, and by nobody else.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from bcnet_core.annotations.coco import CocoFile, Record
+from bcnet_core.config.schema import DataConfig, Recipe
+from bcnet_core.engine.checkpoint import find_checkpoint
+from bcnet_core.engine.checkpoint import load_detector as load_torchvision
+from bcnet_core.engine.elastic import Cluster, check_processes
+from bcnet_core.engine.job import TrainingJob
+from bcnet_core.engine.launch import launch
+from bcnet_core.errors import BCNetError, ExitCode, usage_error
+from bcnet_core.reporting import Reporter
+
+if TYPE_CHECKING:
+    from bcnet_core.engine.run_dir import Run
+    from bcnet_core.structures import Predictor
+
+Backend = Literal["torchvision", "detectron2"]
+INSTALL = (
+    "its other packages: pip install 'bcnet[detectron2]'",
+    "and itself, from its source: pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2'",
+)
+"""How to get detectron2, which is on no registry."""
+
+
+def named(name: str) -> Backend:
+    """The backend that a user's `--backend` means; detectron2 has to be there.
+
+    Raises:
+        BCNetError: if it is none, or is not installed; the message says how to install it.
+    """
+    for backend in get_args(Backend):
+        if backend == name:
+            if name == "detectron2":
+                require_detectron2()
+            found: Backend = backend
+            return found
+    raise usage_error(f"there is no backend `{name}`", f"--backend {' | '.join(get_args(Backend))}")
+
+
+def require_detectron2() -> None:
+    """Refuse to go on without detectron2.
+
+    Raises:
+        BCNetError: saying how to install it.
+    """
+    if importlib.util.find_spec("detectron2") is None:
+        raise BCNetError("detectron2 is not installed", *INSTALL, exit_code=ExitCode.USAGE)
+
+
+def load_detector(path: str | Path, *, device: str = "auto", backend: Backend = "torchvision") -> Predictor:
+    """Load a trained detector; see `bcnet_core.load_detector`."""
+    if backend == "torchvision":
+        return load_torchvision(path, device=device)
+    require_detectron2()
+    from bcnet_core.integrations.detectron2.detector import load_detectron2
+
+    return load_detectron2(Path(path), device=device)
+
+
+def open_run(path: Path, backend: Backend) -> Run:
+    """Open a run directory, or a checkpoint, of either backend.
+
+    Raises:
+        BCNetError: if there is no checkpoint, or it cannot be read.
+    """
+    from bcnet_core.engine import run_dir
+
+    if backend == "torchvision":
+        return run_dir.open_run(path)
+    require_detectron2()
+    from bcnet_core.integrations.detectron2.stored import read_stored
+
+    stored = read_stored(path)
+    folder = path if path.is_dir() else path.parent
+    recipe = Recipe.model_validate(stored.origin.recipe or {"data": stored.origin.data})
+    return run_dir.Run(folder, stored.path, recipe, stored.origin.categories)
+
+
+def find_weights(path: Path, backend: Backend) -> Path:
+    """The file that a user means by a run directory or a file, of either backend.
+
+    Raises:
+        BCNetError: if there is none.
+    """
+    if backend == "torchvision":
+        return find_checkpoint(path)
+    from bcnet_core.integrations.detectron2.stored import find_stored
+
+    return find_stored(path)
+
+
+def detectron2_config(recipe: Recipe, *, num_classes: int) -> str:
+    """The yaml of the detectron2 config that means the same as a recipe.
+
+    Raises:
+        BCNetError: if detectron2's trainer does not have what is asked for.
+    """
+    require_detectron2()
+    from bcnet_core.integrations.detectron2.config import config_of
+
+    text: str = config_of(recipe, num_classes=num_classes).dump()
+    return text
+
+
+def merged_config(path: Path, overrides: Sequence[str]) -> str:
+    """The yaml of a user's own config of detectron2 with its base and some overrides.
+
+    Raises:
+        BCNetError: if it cannot be read, or an override does not fit.
+    """
+    require_detectron2()
+    from bcnet_core.integrations.detectron2.stored import read_config
+
+    text: str = read_config(path, overrides).dump()
+    return text
+
+
+def train(job: TrainingJob, cluster: Cluster, *, backend: Backend, reporter: Reporter) -> Path:
+    """Train a recipe.
+
+    Args:
+        job: what to train.
+        cluster: the processes.
+        backend: whose trainer.
+        reporter: told of the progress.
+
+    Returns:
+        The last checkpoint.
+
+    Raises:
+        BCNetError: see `bcnet_core.engine.launch.launch`; or if detectron2's trainer does not have what is asked for.
+    """
+    if backend == "torchvision":
+        return launch(job, cluster, reporter=reporter)
+    _refuse_elastic(cluster, job.device)
+    from bcnet_core.integrations.detectron2.training import train_recipe
+
+    return train_recipe(
+        job.recipe,
+        run_dir=job.run_dir,
+        device=job.device,
+        processes=cluster.processes,
+        command=job.command,
+        resume=job.resume,
+        init_from=None if job.init_from is None else str(job.init_from),
+        reporter=reporter,
+    )
+
+
+def train_config(
+    config: Path,
+    overrides: Sequence[str],
+    data_root: Path | None,
+    *,
+    run_dir: Path,
+    device: str,
+    cluster: Cluster,
+    command: str,
+    resume: bool,
+    init_from: Path | None,
+    reporter: Reporter,
+) -> Path:
+    """Train a user's own config of detectron2.
+
+    Args:
+        config: the yaml file.
+        overrides: `KEY=VALUE` over it.
+        data_root: whose COCO sets, named as in our recipes, take the place of the config's; None leaves those.
+        run_dir: where everything is written.
+        device: "auto", "cpu", "cuda".
+        cluster: the processes, of this machine.
+        command: the command line without --run-dir, --resume and --init-from; for messages.
+        resume: whether to go on from the newest checkpoint.
+        init_from: a run or checkpoint whose weights to begin with, instead of the config's.
+        reporter: told of the progress.
+
+    Returns:
+        The last checkpoint.
+
+    Raises:
+        BCNetError: if the config cannot be read, or training fails.
+    """
+    _refuse_elastic(cluster, device)
+    from bcnet_core.integrations.detectron2 import training
+    from bcnet_core.integrations.detectron2.stored import read_config
+
+    return training.train_config(
+        read_config(config, overrides),
+        None if data_root is None else DataConfig(root=data_root),
+        run_dir=run_dir,
+        device=device,
+        processes=cluster.processes,
+        command=command,
+        resume=resume,
+        init_from=None if init_from is None else str(init_from),
+        reporter=reporter,
+    )
+
+
+def predict_with_detectron2(
+    run: Run, coco: CocoFile, images: Path, *, device: str, cluster: Cluster, reporter: Reporter
+) -> list[Record]:
+    """The COCO results of a run on a COCO file, found by detectron2; what its `COCOEvaluator` says is told.
+
+    Args:
+        run: opened by `open_run`.
+        coco: the file; without annotations nothing is scored.
+        images: the folder that its file names are relative to.
+        device: "auto", "cpu", "cuda".
+        cluster: the processes, of this machine.
+        reporter: told the scores.
+
+    Raises:
+        BCNetError: if a process fails.
+    """
+    _refuse_elastic(cluster, device)
+    from bcnet_core.integrations.detectron2.predicting import predict_set
+
+    results, scores = predict_set(
+        run.checkpoint, coco, images, run.categories, device=device, processes=cluster.processes
+    )
+    told = [f"{kind} AP {values['AP']:.2f}" for kind, values in scores.items() if "AP" in values]
+    if told:
+        reporter.info(f"detectron2's COCOEvaluator: {', '.join(told)}")
+    return results
+
+
+def _refuse_elastic(cluster: Cluster, device: str) -> None:
+    """Refuse what detectron2's launcher does not have, or this machine."""
+    require_detectron2()
+    check_processes(cluster, device)
+    if cluster.nodes > 1 or cluster.restarts:
+        raise usage_error(
+            "the detectron2 backend trains on one machine, and does not begin again by itself",
+            "leave --nnodes and --max-restarts out, or use --backend torchvision",
+        )

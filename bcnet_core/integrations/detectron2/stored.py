@@ -1,0 +1,265 @@
+"""Detectors in files: what a run of detectron2 saves beside its tensors, and models on their way between backends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from pydantic import ValidationError
+from torch import Tensor, nn
+from yaml import YAMLError
+
+from bcnet_core.annotations.coco import Record
+from bcnet_core.config.schema import DataConfig, Recipe
+from bcnet_core.engine.checkpoint import Checkpoint, find_checkpoint, read_checkpoint, recipe_of
+from bcnet_core.engine.weights import model_shapes, num_classes
+from bcnet_core.errors import data_error, usage_error
+from bcnet_core.integrations.detectron2.config import config_from, config_of, fresh_config
+from bcnet_core.integrations.detectron2.config import recipe_of as recipe_of_config
+from bcnet_core.integrations.detectron2.fcos import BilayerFCOS
+from bcnet_core.model.official_names import bilayer_fcos_name, detectron2_name
+from bcnet_core.model.pretrained import background_first, background_last
+from bcnet_core.model.weight_files import named_tensors, read_content
+
+KEY = "bcnet"
+"""Under which detectron2's checkpointer saves what only we know of a run."""
+LAST = "last_checkpoint"
+"""The file in which detectron2 names a run's newest checkpoint."""
+
+
+@dataclass
+class Origin:
+    """What a checkpoint of detectron2 carries beside its tensors; a "checkpointable" of detectron2's checkpointer.
+
+    Attributes:
+        config: the whole config, as yaml.
+        categories: COCO categories in label order.
+        data: where the data is, as plain values of our `DataConfig`.
+        recipe: that the config was made of, as plain values; empty where it was a user's own.
+    """
+
+    config: str
+    categories: list[Record]
+    data: dict[str, Any]
+    recipe: dict[str, Any]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is saved."""
+        return dict(self.__dict__)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing: what a resumed run is asked for now holds; it was compared before."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A detector of detectron2, read from a file.
+
+    Attributes:
+        path: the file.
+        tensors: by detectron2's names.
+        origin: what they belong to.
+        steps: optimiser steps done.
+        native: whether the file is of detectron2, not one of our own checkpoints.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    origin: Origin
+    steps: int
+    native: bool
+
+    @property
+    def config(self) -> CfgNode:
+        """The config, to be changed at will."""
+        return config_from(self.origin.config)
+
+    @property
+    def data(self) -> DataConfig:
+        """Where its data is."""
+        return DataConfig.model_validate(self.origin.data)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that it was trained with, or one with its model and its data.
+
+        Raises:
+            BCNetError: if its detector is none of the torchvision backend's.
+        """
+        if self.origin.recipe:
+            return Recipe.model_validate(self.origin.recipe)
+        found = recipe_of_config(self.config)
+        sizes = {"min_size": found.data.min_size, "max_size": found.data.max_size}
+        return found.model_copy(update={"data": self.data.model_copy(update=sizes)})
+
+    def build(self, device: str) -> nn.Module:
+        """The detector itself, in evaluation mode.
+
+        Raises:
+            BCNetError: if the tensors are not those of the config's model.
+        """
+        cfg = self.config
+        cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = device, ""
+        model: nn.Module = build_model(cfg)
+        refuse_misfit({name: tuple(t.shape) for name, t in model.state_dict().items()}, self.tensors, self.path)
+        model.load_state_dict(self.tensors)
+        return model.eval()
+
+
+def find_stored(path: Path) -> Path:
+    """The file that a user means by a run of detectron2, a run of ours, or a file.
+
+    Raises:
+        BCNetError: if there is none.
+    """
+    last = path / LAST
+    if last.is_file():
+        return path / last.read_text(encoding="utf-8").strip()
+    return find_checkpoint(path)
+
+
+def read_stored(path: Path, *, config: Path | None = None, categories: Sequence[Record] | None = None) -> Stored:
+    """Read a detector for detectron2: one that it trained, or one of ours, brought under its names.
+
+    Args:
+        path: a file, or the folder of a run.
+        config: the yacs config of a checkpoint that detectron2 trained without `bcnet`.
+        categories: of such a checkpoint, in label order.
+
+    Raises:
+        BCNetError: if the file cannot be read, or does not say what it is of and nobody else does.
+    """
+    file = find_stored(path)
+    content = read_content(file)
+    if isinstance(content, dict) and {"format", "recipe", "categories"} <= content.keys():
+        return _of_ours(read_checkpoint(file).for_use(), file)
+    tensors = named_tensors(content, file)
+    steps = int(content.get("iteration", -1)) + 1 if isinstance(content, dict) else 0
+    if isinstance(content, dict) and isinstance(content.get(KEY), dict):
+        origin = _origin(content[KEY], file)
+    elif config is not None and categories is not None:
+        cfg = read_config(config)
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(categories)
+        origin = Origin(cfg.dump(), list(categories), DataConfig().model_dump(mode="json"), {})
+    else:
+        raise data_error(
+            f"`{file}` does not say what detector it is of",
+            "bcnet train --backend detectron2 writes files that do; for another: bcnet weights convert --d2-config",
+        )
+    return Stored(file, tensors, origin, steps, native=True)
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
+    """Read a yacs config of detectron2, with our settings in it or not.
+
+    Args:
+        path: the yaml file; its `_BASE_` is read, too.
+        overrides: `KEY=VALUE`, parsed as yacs does.
+
+    Raises:
+        BCNetError: if it cannot be read, or an override is none.
+    """
+    cfg, broken = fresh_config(), (OSError, KeyError, ValueError, AssertionError, AttributeError, YAMLError)
+    if path.suffix not in {".yaml", ".yml"}:
+        raise usage_error(
+            f"`{path}` is no yaml config",
+            "a LazyConfig (.py) is a program of its own: run it with detectron2's tools/lazyconfig_train_net.py, "
+            "see docs/detectron2.md",
+        )
+    try:
+        cfg.merge_from_file(str(path))
+    except broken as error:
+        raise usage_error(f"`{path}` is no config of detectron2: {_first_line(error)}") from None
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise usage_error(f"`{override}` is no setting", "KEY=VALUE, for example SOLVER.MAX_ITER=1000")
+        try:
+            cfg.merge_from_list([key, value])
+        except broken as error:
+            raise usage_error(f"`{override}` does not fit the config: {_first_line(error)}") from None
+    return cfg
+
+
+def _first_line(error: Exception) -> str:
+    """What an error of yacs says, on one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def to_torchvision(stored: Stored) -> Checkpoint:
+    """A detector of detectron2 as a checkpoint of ours.
+
+    Raises:
+        BCNetError: if the torchvision backend does not have such a detector.
+    """
+    recipe = stored.recipe
+    name_of = bilayer_fcos_name if recipe.model.detector == "fcos" else detectron2_name
+    named = {name: name_of(name) for name in stored.tensors}
+    tensors = {ours: background_first(ours, stored.tensors[name]) for name, ours in named.items() if ours is not None}
+    left_over = {name: stored.tensors[name] for name, ours in named.items() if ours is None}
+    shapes = model_shapes(recipe, classes=num_classes(tensors) or 1)
+    refuse_misfit(shapes, tensors | left_over, stored.path)
+    return Checkpoint(stored.steps, recipe.model_dump(mode="json"), stored.origin.categories, tensors, optimizer={})
+
+
+def refuse_misfit(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are not those of a model.
+
+    Args:
+        shapes: of the model's tensors.
+        tensors: what was read.
+        path: that it was read from, for the message.
+
+    Raises:
+        BCNetError: naming the first that differs.
+    """
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    differ = sorted(name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name))
+    if differ:
+        first = differ[0]
+        raise data_error(
+            f"the weights in `{path}` do not fit, {len(differ)} of {len(shapes)} tensors differ: first `{first}`",
+            f"its shape is {given.get(first, 'nothing')} in the file, {shapes.get(first, 'nothing')} in the model",
+        )
+
+
+def detectron2_tensors(ours: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Tensors of ours under the names of a model of detectron2, as far as they have a place there.
+
+    Args:
+        ours: of the same detector, or of a part of it.
+        model: built from the config of the same recipe.
+    """
+    name_of = bilayer_fcos_name if isinstance(model, BilayerFCOS) else detectron2_name
+    named = ((name, name_of(name)) for name in model.state_dict())
+    return {name: background_last(place, ours[place]) for name, place in named if place is not None and place in ours}
+
+
+def _of_ours(checkpoint: Checkpoint, file: Path) -> Stored:
+    recipe = recipe_of(checkpoint, file)
+    cfg = config_of(recipe, num_classes=len(checkpoint.categories))
+    with torch.device("meta"):
+        meta = cfg.clone()
+        meta.MODEL.DEVICE = "meta"
+        model = build_model(meta)
+    plain = recipe.model_dump(mode="json")
+    origin = Origin(cfg.dump(), checkpoint.categories, plain["data"], plain)
+    return Stored(file, detectron2_tensors(checkpoint.model, model), origin, checkpoint.step, native=False)
+
+
+def _origin(content: Mapping[str, Any], file: Path) -> Origin:
+    """What the file says of itself, checked."""
+    try:
+        origin = Origin(**content)
+        DataConfig.model_validate(origin.data)
+        if origin.recipe:
+            Recipe.model_validate(origin.recipe)
+        config_from(origin.config)
+    except (TypeError, ValueError, KeyError, ValidationError, AssertionError, AttributeError) as error:
+        raise data_error(f"`{file}` does not say in words of this bcnet what it is of: {error}") from None
+    return origin

@@ -1,0 +1,348 @@
+"""Training with detectron2, in one process or in several: a recipe of ours, or a user's own config."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import launch
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+from torch.multiprocessing.spawn import ProcessRaisedException
+
+from bcnet_core.annotations.coco import Record
+from bcnet_core.config.schema import DataConfig, Recipe
+from bcnet_core.data.loaders import open_training_set, read_annotations
+from bcnet_core.engine.checkpoint import find_checkpoint, read_checkpoint
+from bcnet_core.engine.dist import choose_device
+from bcnet_core.engine.elastic import ERROR_MARK, packed, unpacked
+from bcnet_core.engine.interrupts import stop_requests
+from bcnet_core.engine.loop import describe
+from bcnet_core.engine.run_dir import refuse_other_recipe, write_header
+from bcnet_core.errors import BCNetError, ExitCode, usage_error
+from bcnet_core.integrations.detectron2.config import config_from, config_of
+from bcnet_core.integrations.detectron2.datasets import register_bilayer_coco
+from bcnet_core.integrations.detectron2.stored import LAST, Origin, detectron2_tensors, find_stored, read_stored
+from bcnet_core.integrations.detectron2.trainer import BilayerTrainer
+from bcnet_core.outputs import atomic_file
+from bcnet_core.reporting import Reporter
+
+TRAIN_SET, VAL_SET = "bcnet_train", "bcnet_val"
+"""The names under which our data sets are registered with detectron2."""
+BILAYER = {"BilayerFCOS", "BilayerROIHeads", "BilayerCascadeROIHeads", "BilayerMaskRCNNHead"}
+CONFIG_FILE = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Detectron2Job:
+    """What detectron2 is asked to train, as it travels to every process.
+
+    Attributes:
+        config: the whole config, as yaml; with its data sets, its device and its output folder.
+        origin: what is saved beside the tensors.
+        command: the command line without --run-dir, --resume and --init-from; for messages.
+        processes: on this machine.
+        resume: whether to go on from the newest checkpoint.
+        init_from: a file or a run whose weights to begin with, a URL or a name of detectron2's zoo.
+    """
+
+    config: str
+    origin: Origin
+    command: str
+    processes: int
+    resume: bool
+    init_from: str | None
+
+    @property
+    def cfg(self) -> CfgNode:
+        """The config, to be changed at will."""
+        return config_from(self.config)
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The recipe that the config was made of, None where it is a user's own."""
+        return Recipe.model_validate(self.origin.recipe) if self.origin.recipe else None
+
+
+def train_recipe(
+    recipe: Recipe,
+    *,
+    run_dir: Path,
+    device: str,
+    processes: int,
+    command: str,
+    resume: bool,
+    init_from: str | None,
+    reporter: Reporter,
+) -> Path:
+    """Train a recipe with detectron2's trainer.
+
+    Args:
+        recipe: resolved, with its data root.
+        run_dir: detectron2's output folder.
+        device: "auto", "cpu", "cuda".
+        processes: on this machine, one a GPU, or gloo processes on the CPU.
+        command: see `Detectron2Job`.
+        resume: see `Detectron2Job`.
+        init_from: see `Detectron2Job`.
+        reporter: told what is trained on.
+
+    Returns:
+        The last checkpoint.
+
+    Raises:
+        BCNetError: on bad data, settings that detectron2 does not have, a loss that is not finite, or an interruption.
+    """
+    dataset, coco = open_training_set(recipe.data, need_occluders=recipe.trains_occluders)
+    describe(dataset, recipe, reporter)
+    cfg = config_of(recipe, num_classes=len(coco.categories))
+    plain = recipe.model_dump(mode="json")
+    job = _job(cfg, coco.categories, plain["data"], plain, run_dir=run_dir, device=device, processes=processes,
+               command=command, resume=resume, init_from=init_from)  # fmt: skip
+    return _run(job, run_dir)
+
+
+def train_config(
+    config: CfgNode,
+    data: DataConfig | None,
+    *,
+    run_dir: Path,
+    device: str,
+    processes: int,
+    command: str,
+    resume: bool,
+    init_from: str | None,
+    reporter: Reporter,
+) -> Path:
+    """Train a user's own config of detectron2.
+
+    Args:
+        config: read by `stored.read_config`, with overrides.
+        data: the data root's COCO sets, which take the place of the config's; None leaves those.
+        run_dir: detectron2's output folder.
+        device: "auto", "cpu", "cuda".
+        processes: see `train_recipe`.
+        command: see `Detectron2Job`.
+        resume: see `Detectron2Job`.
+        init_from: instead of the config's `MODEL.WEIGHTS`.
+        reporter: told where the config has no bilayer head.
+
+    Returns:
+        The last checkpoint.
+
+    Raises:
+        BCNetError: see `train_recipe`.
+    """
+    names = {config.MODEL.META_ARCHITECTURE, config.MODEL.ROI_HEADS.NAME, config.MODEL.ROI_MASK_HEAD.NAME}
+    if not names & BILAYER:
+        reporter.warning(
+            f"this config has no bilayer head, its mask head is {config.MODEL.ROI_MASK_HEAD.NAME}; with one: "
+            "MODEL.ROI_HEADS.NAME=BilayerROIHeads"
+        )
+    if data is not None:
+        categories = sorted(read_annotations(data, data.train).categories, key=lambda one: int(one["id"]))
+        config.MODEL.ROI_HEADS.NUM_CLASSES = config.MODEL.RETINANET.NUM_CLASSES = len(categories)
+    else:
+        categories = _registered_categories(config)
+    plain = (data or DataConfig()).model_dump(mode="json")
+    job = _job(config, categories, plain, {}, run_dir=run_dir, device=device, processes=processes,
+               command=command, resume=resume, init_from=init_from, own_data=data is None)  # fmt: skip
+    return _run(job, run_dir)
+
+
+def _job(
+    cfg: CfgNode,
+    categories: list[Record],
+    data: dict[str, object],
+    recipe: dict[str, object],
+    *,
+    run_dir: Path,
+    device: str,
+    processes: int,
+    command: str,
+    resume: bool,
+    init_from: str | None,
+    own_data: bool = False,
+) -> Detectron2Job:
+    cfg.OUTPUT_DIR = str(run_dir)
+    cfg.MODEL.DEVICE = choose_device(device).type
+    if not own_data:
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
+    config: str = cfg.dump()
+    return Detectron2Job(config, Origin(config, categories, data, recipe), command, processes, resume, init_from)
+
+
+def _run(job: Detectron2Job, run_dir: Path) -> Path:
+    """Train, with detectron2's launcher; a run that fails before its first checkpoint leaves nothing behind."""
+    images = job.cfg.SOLVER.IMS_PER_BATCH
+    if images % job.processes:
+        key = "solver.batch_size" if job.recipe is not None else "SOLVER.IMS_PER_BATCH"
+        raise usage_error(
+            f"a batch of {images} images cannot be split evenly over {job.processes} processes",
+            f"choose another: {key}={-(-images // job.processes) * job.processes}",
+        )
+    if job.resume:
+        _refuse_other_run(job, run_dir)
+    existed = run_dir.exists()
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BCNetError(f"cannot write `{run_dir}`: {error.strerror}", "choose another: --run-dir") from None
+    try:
+        launch_processes(_train, job, processes=job.processes)
+    except KeyboardInterrupt:
+        raise _interrupted(job, run_dir) from None
+    finally:
+        if not (run_dir / LAST).exists() and not existed:
+            shutil.rmtree(run_dir, ignore_errors=True)
+    return find_stored(run_dir)
+
+
+def launch_processes(worker: object, *arguments: object, processes: int) -> None:
+    """Call a module's function here, or through detectron2's `launch` in as many processes as asked for.
+
+    Raises:
+        BCNetError: the one that a process raised inside of `told`.
+        KeyboardInterrupt: if a process was interrupted.
+    """
+    try:
+        launch(worker, processes, num_machines=1, machine_rank=0, dist_url="auto", args=arguments)
+    except ProcessRaisedException as error:
+        text = str(error)
+        if ERROR_MARK in text:
+            raise unpacked(text) from None
+        if "KeyboardInterrupt" in text:
+            raise KeyboardInterrupt from None
+        last = text.strip().splitlines()[-1]
+        raise BCNetError(
+            f"a process of detectron2 failed: {last}", "see the whole traceback: give the command with --gpus 1"
+        ) from None
+
+
+@contextmanager
+def told(folder: Path | None, *, processes: int, on_gpu: bool) -> Iterator[None]:
+    """Be one of the processes of detectron2's `launch` until the block ends.
+
+    What detectron2 logs, and what pycocotools prints, goes to stderr; in one of several processes a `BCNetError`
+    crosses over to the launcher.
+
+    Args:
+        folder: that detectron2's `log.txt` goes to; None has none.
+        processes: on this machine.
+        on_gpu: whether they work on GPUs; on a CPU they share the cores.
+    """
+    if not on_gpu and processes > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    for name in ("fvcore", "detectron2"):
+        logger = setup_logger(None if folder is None else str(folder), distributed_rank=comm.get_rank(), name=name)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
+                handler.setStream(sys.stderr)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except BCNetError as error:
+        if processes == 1:
+            raise
+        raise RuntimeError(packed(error)) from None
+    except FloatingPointError as error:
+        finite = BCNetError(
+            f"the loss is not finite: {str(error).splitlines()[0]}",
+            "the last checkpoint is kept; try a smaller learning rate, a longer warm-up, or clipped gradients",
+        )
+        raise (finite if processes == 1 else RuntimeError(packed(finite))) from None
+
+
+def _train(job: Detectron2Job) -> None:
+    """Train, as one of the processes of detectron2's `launch`."""
+    cfg, folder = job.cfg, Path(job.cfg.OUTPUT_DIR)
+    register_data(job.origin)
+    on_gpu = cfg.MODEL.DEVICE == "cuda"
+    with told(folder, processes=job.processes, on_gpu=on_gpu), stop_requests() as stop:
+        if comm.is_main_process():
+            _write_header(job, folder)
+        seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
+        cfg.freeze()
+        trainer = BilayerTrainer(cfg, recipe=job.recipe, origin=job.origin, stop=stop)
+        _load(trainer, job)
+        trainer.train()
+
+
+def _load(trainer: BilayerTrainer, job: Detectron2Job) -> None:
+    """Weights to go on with, or to begin with; an `init_from` of ours is brought under detectron2's names."""
+    if job.resume:
+        trainer.resume_or_load(resume=True)
+        return
+    source = job.init_from or trainer.cfg.MODEL.WEIGHTS
+    path = Path(source)
+    if job.init_from and path.exists() and (path.is_dir() or path.suffix == ".pt"):
+        if (path / LAST).is_file():
+            source = str(find_stored(path))
+        else:
+            ours = read_checkpoint(find_checkpoint(path)).for_use()
+            model = trainer.checkpointer.model
+            model.load_state_dict(detectron2_tensors(ours.model, model), strict=False)
+            return
+    trainer.checkpointer.load(source, checkpointables=[])
+
+
+def register_data(origin: Origin) -> None:
+    """Register the data sets of a run under `TRAIN_SET` and `VAL_SET`, in its label order."""
+    data = DataConfig.model_validate(origin.data)
+    for name, dataset in ((TRAIN_SET, data.train), (VAL_SET, data.val)):
+        annotations, images = data.locate(dataset)
+        if annotations.exists():
+            register_bilayer_coco(name, annotations, images, categories=origin.categories)
+
+
+def _registered_categories(cfg: CfgNode) -> list[Record]:
+    """The categories of the data sets that a config names, in detectron2's label order."""
+    name = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else ""
+    if name not in DatasetCatalog:
+        raise usage_error(
+            f"detectron2 knows no data set `{name}`",
+            "say where COCO data is: --data-root DIR, or register it: bcnet_core.integrations.detectron2",
+        )
+    metadata = MetadataCatalog.get(name)
+    ids: dict[int, int] = metadata.get("thing_dataset_id_to_contiguous_id", {})
+    names: Sequence[str] = metadata.get("thing_classes", [])
+    original = {label: number for number, label in ids.items()}
+    return [{"id": original.get(label, label), "name": text} for label, text in enumerate(names)]
+
+
+def _write_header(job: Detectron2Job, folder: Path) -> None:
+    """Write what the run is, before its first step."""
+    with atomic_file(folder / CONFIG_FILE) as temporary:
+        temporary.write_text(job.config, encoding="utf-8")
+    if job.recipe is not None:
+        write_header(folder, job.recipe, world_size=job.processes, device=torch.device(job.cfg.MODEL.DEVICE))
+
+
+def _refuse_other_run(job: Detectron2Job, run_dir: Path) -> None:
+    """Refuse to go on with a run that is not there, or was asked for something else."""
+    if not (run_dir / LAST).is_file():
+        raise usage_error(f"`{run_dir}` holds no checkpoint of detectron2", "is it the --run-dir of such a run?")
+    before = read_stored(run_dir)
+    if job.recipe is not None:
+        refuse_other_recipe(before.path, before.recipe, job.recipe)
+
+
+def _interrupted(job: Detectron2Job, run_dir: Path) -> BCNetError:
+    if not (run_dir / LAST).is_file():
+        return BCNetError("interrupted before the first step was saved", exit_code=ExitCode.INTERRUPTED)
+    return BCNetError(
+        f"interrupted; saved {find_stored(run_dir).name}",
+        f"go on with it: {job.command} --run-dir {shlex.quote(str(run_dir))} --resume",
+        exit_code=ExitCode.INTERRUPTED,
+    )
