@@ -19,16 +19,6 @@ DataRoot = Annotated[
 ImageSize = Annotated[str, typer.Option("--size", metavar="HxW", help="Height and width of the images, pixels.")]
 Gpus = Annotated[int, typer.Option("--gpus", min=1, help="Processes: one a GPU, or gloo processes on the CPU.")]
 BackendName = Annotated[str, typer.Option("--backend", help="torchvision or detectron2.")]
-Nodes = Annotated[
-    int, typer.Option("--nnodes", min=1, help="Machines that train together; run the command on each of them.")
-]
-Endpoint = Annotated[
-    str | None,
-    typer.Option("--rdzv-endpoint", metavar="HOST:PORT", help="Where they meet: a free port of one of them."),
-]
-Restarts = Annotated[
-    int, typer.Option("--max-restarts", min=0, help="How often to go on by itself when a process dies.")
-]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 
 

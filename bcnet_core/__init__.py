@@ -6,32 +6,47 @@ The package prints nothing and exits nothing: it returns values, raises `BCNetEr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 from bcnet_core.errors import BCNetError, ExitCode
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bcnet_core.integrations.detectron2.detector import Detectron2Detector
     from bcnet_core.model.detectors import Detector
 
 __version__ = "0.1.0"
 __all__ = ["BCNetError", "ExitCode", "__version__", "load_detector"]
 
 
-def load_detector(path: str | Path, *, device: str = "auto") -> Detector:
+@overload
+def load_detector(
+    path: str | Path, *, device: str = "auto", backend: Literal["torchvision"] = "torchvision"
+) -> Detector: ...
+
+
+@overload
+def load_detector(path: str | Path, *, device: str = "auto", backend: Literal["detectron2"]) -> Detectron2Detector: ...
+
+
+def load_detector(
+    path: str | Path, *, device: str = "auto", backend: Literal["torchvision", "detectron2"] = "torchvision"
+) -> Detector | Detectron2Detector:
     """Load a trained detector, ready to predict.
 
     Args:
         path: a run directory, one of its checkpoint files, or what `bcnet weights import` wrote of the release.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ...
+        backend: what runs it. "detectron2" takes its own checkpoints and those of the torchvision backend.
 
     Returns:
         The detector in evaluation mode on `device`.
 
     Raises:
-        BCNetError: if there is no such run, the file is no checkpoint, or its weights do not fit.
+        BCNetError: if there is no such run, the file is no checkpoint, its weights do not fit, or detectron2 is asked
+            for and not installed.
     """
-    from bcnet_core.engine.checkpoint import load_detector as load
+    from bcnet_core import backends
 
-    return load(path, device=device)
+    return backends.load_detector(path, device=device, backend=backend)

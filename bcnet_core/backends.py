@@ -21,8 +21,13 @@ from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.reporting import Reporter
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from bcnet_core.engine.run_dir import Run
-    from bcnet_core.structures import Predictor
+    from bcnet_core.integrations.detectron2.converting import Difference
+    from bcnet_core.integrations.detectron2.detector import Detectron2Detector
+    from bcnet_core.model.detectors import Detector
 
 Backend = Literal["torchvision", "detectron2"]
 INSTALL = (
@@ -57,7 +62,7 @@ def require_detectron2() -> None:
         raise BCNetError("detectron2 is not installed", *INSTALL, exit_code=ExitCode.USAGE)
 
 
-def load_detector(path: str | Path, *, device: str = "auto", backend: Backend = "torchvision") -> Predictor:
+def load_detector(path: str | Path, *, device: str, backend: Backend) -> Detector | Detectron2Detector:
     """Load a trained detector; see `bcnet_core.load_detector`."""
     if backend == "torchvision":
         return load_torchvision(path, device=device)
@@ -205,6 +210,43 @@ def train_config(
         init_from=None if init_from is None else str(init_from),
         reporter=reporter,
     )
+
+
+def convert(
+    path: Path,
+    to: Backend,
+    *,
+    config: Path | None = None,
+    categories: Path | None = None,
+    picture: NDArray[np.uint8] | None = None,
+    outputs: Sequence[Path] = (),
+) -> Difference:
+    """Bring a detector to the other backend, and compare the two on a picture.
+
+    Args:
+        path: a file, or the folder of a run.
+        to: the backend that it goes to.
+        config: the config of a checkpoint that detectron2 trained without `bcnet`.
+        categories: a COCO file with the categories of such a checkpoint; None means COCO's 80.
+        picture: (H, W, 3) uint8 RGB to compare on; None takes noise.
+        outputs: what is written, see `converted_files`; nothing writes nothing.
+
+    Raises:
+        BCNetError: if the file cannot be read, belongs to that backend already, is a detector that the other does not
+            have, or cannot be written.
+    """
+    require_detectron2()
+    from bcnet_core.integrations.detectron2.converting import convert_detector, write_converted
+
+    converted = convert_detector(path, to, config=config, categories=categories, picture=picture)
+    if outputs:
+        write_converted(converted, *outputs)
+    return converted.difference
+
+
+def converted_files(output: Path, to: Backend) -> list[Path]:
+    """What `convert` writes: the weights, and for detectron2 their config beside them."""
+    return [output] if to == "torchvision" else [output, output.with_suffix(".yaml")]
 
 
 def predict_with_detectron2(

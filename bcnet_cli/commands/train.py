@@ -11,7 +11,7 @@ import typer
 
 from bcnet_cli import console
 from bcnet_cli.commands.train_config import train_config
-from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Endpoint, Gpus, Nodes, Restarts, Workers
+from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Gpus, Workers
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -21,42 +21,63 @@ if TYPE_CHECKING:
     from bcnet_core.engine.job import TrainingJob
 
 
+RecipeArgument = Annotated[str | None, typer.Argument(help="Name of a recipe, or a yaml file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the recipe's.", show_default=False),
+]
+RunDir = Annotated[
+    Path | None,
+    typer.Option("--run-dir", help="Where the run is written; default runs/RECIPE-TIME.", show_default=False),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--d2-config", help="Train this yaml config of detectron2, not a recipe.", show_default=False),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --run-dir.")]
+InitFrom = Annotated[
+    Path | None,
+    typer.Option("--init-from", help="Begin with the weights of this run or checkpoint.", show_default=False),
+]
+Nodes = Annotated[
+    int, typer.Option("--nnodes", min=1, help="Machines that train together; run the command on each of them.")
+]
+Endpoint = Annotated[
+    str | None,
+    typer.Option("--rdzv-endpoint", metavar="HOST:PORT", help="Where they meet: a free port of one of them."),
+]
+Restarts = Annotated[
+    int, typer.Option("--max-restarts", min=0, help="How often to go on by itself when a process dies.")
+]
+Events = Annotated[
+    bool, typer.Option("--tensorboard", help="Write TensorBoard's event files, with pictures of both layers.")
+]
+Smoke = Annotated[
+    bool, typer.Option("--smoke", help="Rehearse: two real steps and a batch of evaluation; write nothing.")
+]
+ScanImages = Annotated[
+    bool, typer.Option("--scan-images", help="Open every image first, and name those that cannot be used.")
+]
+
+
 def train(
-    recipe: Annotated[str | None, typer.Argument(help="Name of a recipe, or a yaml file.", show_default=False)] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the recipe's.", show_default=False),
-    ] = None,
+    recipe: RecipeArgument = None,
+    overrides: Overrides = None,
     *,
     gpus: Gpus = 1,
-    run_dir: Annotated[
-        Path | None,
-        typer.Option("--run-dir", help="Where the run is written; default runs/RECIPE-TIME.", show_default=False),
-    ] = None,
+    run_dir: RunDir = None,
     data_root: DataRoot = None,
     device: Device = "auto",
     backend: BackendName = "torchvision",
-    d2_config: Annotated[
-        Path | None,
-        typer.Option("--d2-config", help="Train this yaml config of detectron2, not a recipe.", show_default=False),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --run-dir.")] = False,
-    init_from: Annotated[
-        Path | None,
-        typer.Option("--init-from", help="Begin with the weights of this run or checkpoint.", show_default=False),
-    ] = None,
+    d2_config: Config = None,
+    resume: Resume = False,
+    init_from: InitFrom = None,
     nnodes: Nodes = 1,
     rdzv_endpoint: Endpoint = None,
     max_restarts: Restarts = 0,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write TensorBoard's event files, with pictures of both layers.")
-    ] = False,
-    smoke: Annotated[
-        bool, typer.Option("--smoke", help="Rehearse: two real steps and a batch of evaluation; write nothing.")
-    ] = False,
-    scan_images: Annotated[
-        bool, typer.Option("--scan-images", help="Open every image first, and name those that cannot be used.")
-    ] = False,
+    tensorboard: Events = False,
+    smoke: Smoke = False,
+    scan_images: ScanImages = False,
     workers: Workers = 0,
     dry_run: DryRun = False,
 ) -> None:
@@ -72,12 +93,12 @@ def train(
 
     `bcnet train --backend detectron2 --d2-config rcnn.yaml --data-root coco MODEL.ROI_HEADS.NAME=BilayerROIHeads`
     """
-    from bcnet_core.backends import named, train
+    from bcnet_core import backends
     from bcnet_core.engine.elastic import Cluster
     from bcnet_core.engine.job import TrainingJob
     from bcnet_core.evaluation.validation import VALIDATION
 
-    library, cluster = named(backend), Cluster(gpus, nnodes, rdzv_endpoint, max_restarts)
+    library, cluster = backends.named(backend), Cluster(gpus, nnodes, rdzv_endpoint, max_restarts)
     _refuse_options(library, d2_config, tensorboard=tensorboard, smoke=smoke)
     where = run_dir or Path("runs") / f"{Path(recipe or d2_config or '').stem}-{datetime.now():%Y%m%d-%H%M%S}"
     if d2_config is not None:
@@ -103,7 +124,7 @@ def train(
     elif smoke:
         _rehearse(job, cluster)
     else:
-        checkpoint = train(job, cluster, backend=library, reporter=ConsoleReporter())
+        checkpoint = backends.train(job, cluster, backend=library, reporter=ConsoleReporter())
         _show_outputs(job, checkpoint, library)
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from bcnet_core.annotations.coco import CocoFile, Record
-    from bcnet_core.backends import Backend, Predictor
+    from bcnet_core.backends import Backend
+    from bcnet_core.structures import Predictor
     from bcnet_core.visualization.gallery import Summary
     from bcnet_core.visualization.picture import Picture
     from bcnet_core.visualization.rois import Layer

@@ -17,7 +17,10 @@ from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
     from bcnet_core.engine.weights import ImportReport
+    from bcnet_core.integrations.detectron2.converting import Difference
 
+MOST_PIXELS, MOST_PROBABILITY = 0.01, 1e-4
+"""By how much boxes and maps of a converted detector may differ from those of the original."""
 SHOWN_NAMES = 4
 """Of the tensors that were dropped for one reason; --json has all."""
 
@@ -81,6 +84,55 @@ def import_(
 
 
 @app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="RUN_OR_CKPT", help="Of either backend.")],
+    *,
+    to: Annotated[Literal["torchvision", "detectron2"], typer.Option("--to", help="The backend that it goes to.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint to write: .pt, .pth for detectron2.")],
+    d2_config: Annotated[
+        Path | None,
+        typer.Option("--d2-config", help="The config of what detectron2 trained without bcnet.", show_default=False),
+    ] = None,
+    categories: Annotated[
+        Path | None,
+        typer.Option("--categories", help="COCO json with its categories; without it, COCO's 80.", show_default=False),
+    ] = None,
+    image: Annotated[Path | None, typer.Option("--image", help="Picture to compare the two on; default noise.")] = None,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Bring a detector from one backend to the other, and compare what the two find.
+
+    For detectron2 its config is written beside the weights, for `bcnet train --d2-config` and for your own programs.
+
+    **Examples**
+
+    `bcnet weights convert runs/fcos --to detectron2 -o fcos.pth`
+
+    `bcnet weights convert output/model_final.pth --to torchvision --d2-config output/config.yaml -o bcnet.pt`
+    """
+    from bcnet_core import backends
+    from bcnet_core.images import read_image
+    from bcnet_core.outputs import refuse_existing, refuse_input
+
+    backends.require_detectron2()
+    picture = None if image is None else read_image(image)
+    targets = backends.converted_files(output, to)
+    for target in targets:
+        refuse_existing(target, overwrite=overwrite)
+        refuse_input(target, *(path for path in (source, d2_config, categories, image) if path is not None))
+    difference = backends.convert(
+        source, to, config=d2_config, categories=categories, picture=picture, outputs=() if dry_run else targets
+    )
+    _show_difference(difference)
+    if dry_run:
+        console.err.print(Text(f"would write {', '.join(map(str, targets))}"))
+        return
+    option = " --backend detectron2" if to == "detectron2" else ""
+    console.show_outputs(*targets, then=f"bcnet eval {shlex.quote(str(output))}{option}")
+
+
+@app.command()
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN_OR_CKPT", help="A run directory or a checkpoint.")],
     *,
@@ -130,6 +182,21 @@ def export(
         hint = "give one with objects: --image FILE"
         ConsoleReporter().warning(f"nothing is found in {where} that it was compared on, as by the detector; {hint}")
     console.show_outputs(output)
+
+
+def _show_difference(difference: Difference) -> None:
+    """Say how far the two are apart; aloud where it is more than rounding."""
+    first, second = difference.found
+    text = f"boxes differ by {difference.boxes:.2g} pixels, maps by {difference.masks:.2g} at most"
+    if first == second == 0:
+        ConsoleReporter().warning("neither finds anything in the picture they were compared on; another: --image FILE")
+    elif first != second or difference.boxes > MOST_PIXELS or difference.masks > MOST_PROBABILITY:
+        found = f"one finds {first} instances, the other {second}; one by one from the best " * (first != second)
+        ConsoleReporter().warning(
+            f"the two are not alike: {found}{text}. Where scores are equal their order may differ"
+        )
+    else:
+        console.err.print(f"compared on {first} instances: {text}")
 
 
 def _show(report: ImportReport, *, as_json: bool) -> None:

@@ -257,16 +257,16 @@ def test_a_detector(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     place = sources.Place(source, tmp_path / "val", tmp_path / "run")
     monkeypatch.setattr(sources, "locate", lambda *_, **__: place)
-    asked: list[tuple[Path, str]] = []
+    asked: list[tuple[Path, str, str]] = []
 
-    def load(path: Path, *, device: str) -> Blind:
-        asked.append((path, device))
+    def load(path: Path, *, device: str, backend: str) -> Blind:
+        asked.append((path, device, backend))
         return Blind()
 
-    monkeypatch.setattr("bcnet_core.load_detector", load)
+    monkeypatch.setattr("bcnet_core.backends.load_detector", load)
     result = run(tmp_path / "run", "-o", tmp_path / "out", "--device", "cpu")
     assert result.exit_code == 0, result.exception
-    assert asked == [(tmp_path / "run", "cpu")]
+    assert asked == [(tmp_path / "run", "cpu", "torchvision")]
     assert "nothing was found here" in (tmp_path / "out" / "index.html").read_text()
 
 

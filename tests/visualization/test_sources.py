@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -246,18 +247,18 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         assert error.value.exit_code == ExitCode.BAD_DATA
 
 
-def test_a_run_means_its_validation_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_means_its_validation_set(tmp_path: Path) -> None:
     coco = make_set(tmp_path / "data")
     val = SimpleNamespace(annotations=Path("annotations/instances_val2017.json"), images=Path("val2017"))
     data = SimpleNamespace(root=tmp_path / "elsewhere", val=val)
     run = SimpleNamespace(recipe=SimpleNamespace(data=data))
-    monkeypatch.setattr("bcnet_core.engine.run_dir.open_run", lambda path: run)
+    locate = partial(sources.locate, open_run=lambda path: run)
     model = tmp_path / "run"
     model.mkdir()
     with pytest.raises(BCNetError, match="validation set") as error:
-        sources.locate(model)
+        locate(model)
     assert "--data-root" in error.value.hints[0]
-    place = sources.locate(model, data_root=tmp_path / "data")
+    place = locate(model, data_root=tmp_path / "data")
     assert place == (coco.path, tmp_path / "data" / "val2017", model, None)
 
 

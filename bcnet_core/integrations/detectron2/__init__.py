@@ -19,6 +19,7 @@ from bcnet_core.integrations.detectron2.config import add_bcnet_config
 from bcnet_core.integrations.detectron2.cropped_masks import CroppedMasks
 from bcnet_core.integrations.detectron2.datasets import register_bilayer_coco
 from bcnet_core.integrations.detectron2.fcos import BilayerFCOS
+from bcnet_core.integrations.detectron2.lazy import add_bilayer_head, bilayer_fcos
 from bcnet_core.integrations.detectron2.mapper import BilayerDatasetMapper
 from bcnet_core.integrations.detectron2.mask_head import BilayerMaskRCNNHead
 from bcnet_core.integrations.detectron2.roi_heads import BilayerCascadeROIHeads, BilayerROIHeads
@@ -31,5 +32,7 @@ __all__ = [
     "BilayerROIHeads",
     "CroppedMasks",
     "add_bcnet_config",
+    "add_bilayer_head",
+    "bilayer_fcos",
     "register_bilayer_coco",
 ]

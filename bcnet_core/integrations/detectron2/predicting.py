@@ -14,9 +14,10 @@ from detectron2.utils import comm
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.engine.dist import choose_device
 from bcnet_core.integrations.detectron2.datasets import register_bilayer_coco
+from bcnet_core.integrations.detectron2.processes import launch_processes, told
 from bcnet_core.integrations.detectron2.stored import read_stored
 from bcnet_core.integrations.detectron2.trainer import coco_evaluator
-from bcnet_core.integrations.detectron2.training import VAL_SET, launch_processes, told
+from bcnet_core.integrations.detectron2.training import VAL_SET
 
 RESULTS_FILE, SCORES_FILE = "coco_instances_results.json", "scores.json"
 

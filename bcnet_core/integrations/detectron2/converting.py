@@ -1,0 +1,140 @@
+"""The same detector in the other backend: brought there, and run on one picture in both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bcnet_core.annotations.coco import Record, read_coco
+from bcnet_core.annotations.coco_categories import coco_categories
+from bcnet_core.engine.checkpoint import Checkpoint, load_weights, save_checkpoint
+from bcnet_core.errors import usage_error
+from bcnet_core.integrations.detectron2.detector import detector_of
+from bcnet_core.integrations.detectron2.stored import KEY, Stored, read_stored, to_torchvision
+from bcnet_core.model.detectors import build_detector
+from bcnet_core.outputs import atomic_file
+from bcnet_core.structures import Detections, Predictor
+
+NOISE = (480, 640)
+"""Height and width of the picture that is compared on where none is given."""
+
+
+class Difference(NamedTuple):
+    """How far two detectors are apart on one picture.
+
+    Attributes:
+        found: instances that each of the two finds.
+        boxes: the largest difference of a coordinate, pixels.
+        masks: the largest difference of a probability in the maps.
+    """
+
+    found: tuple[int, int]
+    boxes: float
+    masks: float
+
+
+@dataclass(frozen=True)
+class ConvertedDetector:
+    """A detector under the names of the other backend.
+
+    Attributes:
+        checkpoint: of ours, where it goes to the torchvision backend.
+        content: what detectron2's checkpointer reads, where it goes there.
+        config: the yaml of its config there.
+        difference: of the two on one picture.
+    """
+
+    checkpoint: Checkpoint | None
+    content: dict[str, Any]
+    config: str
+    difference: Difference
+
+
+def convert_detector(
+    path: Path,
+    to: Literal["torchvision", "detectron2"],
+    *,
+    config: Path | None = None,
+    categories: Path | None = None,
+    picture: NDArray[np.uint8] | None = None,
+) -> ConvertedDetector:
+    """Bring a detector to the other backend, and compare the two.
+
+    Args:
+        path: a file, or the folder of a run.
+        to: the backend that it goes to.
+        config: the config of a checkpoint that detectron2 trained without `bcnet`.
+        categories: a COCO file with the categories of such a checkpoint; None means COCO's 80.
+        picture: (H, W, 3) uint8 RGB to compare on; None takes noise.
+
+    Raises:
+        BCNetError: if the file cannot be read, belongs to that backend already, or is a detector that the other does
+            not have.
+    """
+    stored = read_stored(path, config=config, categories=_categories(categories))
+    if stored.native == (to == "detectron2"):
+        other = "torchvision" if to == "detectron2" else "detectron2"
+        raise usage_error(f"`{stored.path}` is a checkpoint of the {to} backend already", f"to the other: --to {other}")
+    checkpoint = to_torchvision(stored)
+    detector = build_detector(stored.recipe, checkpoint.categories)
+    load_weights(detector, checkpoint, stored.path)
+    image = np.random.default_rng(0).integers(0, 256, (*NOISE, 3), np.uint8) if picture is None else picture
+    difference = compare(detector.eval(), detector_of(stored, device="cpu"), image)
+    if to == "torchvision":
+        return ConvertedDetector(checkpoint, {}, "", difference)
+    return ConvertedDetector(None, _content(stored), stored.origin.config, difference)
+
+
+def write_converted(converted: ConvertedDetector, path: Path, config: Path | None = None) -> None:
+    """Write a converted detector.
+
+    Args:
+        converted: to be written.
+        path: of the checkpoint, of ours or of detectron2.
+        config: of detectron2's config.
+
+    Raises:
+        BCNetError: if it cannot be written.
+    """
+    if converted.checkpoint is not None:
+        save_checkpoint(path, converted.checkpoint)
+        return
+    assert config is not None
+    with atomic_file(path) as weights, atomic_file(config) as text:
+        torch.save(converted.content, weights)
+        text.write_text(converted.config, encoding="utf-8")
+
+
+def compare(first: Predictor, second: Predictor, image: NDArray[np.uint8]) -> Difference:
+    """Run two detectors on a picture, and compare what they find, one by one from the best."""
+    (one,), (other,) = first.predict([image]), second.predict([image])
+    count = min(len(one.boxes), len(other.boxes))
+    return Difference((len(one.boxes), len(other.boxes)), _most(one, other, count, ("boxes",)), _most(
+        one, other, count, ("occludee_mask", "occludee_boundary", "occluder_mask", "occluder_boundary")
+    ))  # fmt: skip
+
+
+def _most(one: Detections, other: Detections, count: int, names: Sequence[str]) -> float:
+    """The largest difference of some tensors of two detections, over the first of them."""
+    most = 0.0
+    for name in names:
+        pair = getattr(one, name), getattr(other, name)
+        if pair[0] is not None and count:
+            most = max(most, float((pair[0][:count] - pair[1][:count]).abs().max()))
+    return most
+
+
+def _categories(path: Path | None) -> list[Record]:
+    """Categories by their ids, which is detectron2's label order."""
+    given = coco_categories() if path is None else read_coco(path, need_annotations=False).categories
+    return sorted(given, key=lambda category: int(category["id"]))
+
+
+def _content(stored: Stored) -> dict[str, Any]:
+    return {"model": stored.tensors, "iteration": stored.steps - 1, KEY: stored.origin.state_dict()}

@@ -1,0 +1,74 @@
+"""Processes of detectron2's `launch`: their errors, and where their words go."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+import torch
+from detectron2.engine import launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch.multiprocessing.spawn import ProcessRaisedException
+
+from bcnet_core.engine.elastic import ERROR_MARK, packed, unpacked
+from bcnet_core.errors import BCNetError
+
+
+def launch_processes(worker: Callable[..., None], *arguments: object, processes: int) -> None:
+    """Call a module's function here, or through detectron2's `launch` in as many processes as asked for.
+
+    Raises:
+        BCNetError: the one that a process raised inside of `told`.
+        KeyboardInterrupt: if a process was interrupted.
+    """
+    try:
+        launch(worker, processes, num_machines=1, machine_rank=0, dist_url="auto", args=arguments)
+    except ProcessRaisedException as error:
+        text = str(error)
+        if ERROR_MARK in text:
+            raise unpacked(text) from None
+        if "KeyboardInterrupt" in text:
+            raise KeyboardInterrupt from None
+        last = text.strip().splitlines()[-1]
+        raise BCNetError(
+            f"a process of detectron2 failed: {last}", "see the whole traceback: give the command with --gpus 1"
+        ) from None
+
+
+@contextmanager
+def told(folder: Path | None, *, processes: int, on_gpu: bool) -> Iterator[None]:
+    """Be one of the processes of detectron2's `launch` until the block ends.
+
+    What detectron2 logs, and what pycocotools prints, goes to stderr; in one of several processes a `BCNetError`
+    crosses over to the launcher.
+
+    Args:
+        folder: that detectron2's `log.txt` goes to; None has none.
+        processes: on this machine.
+        on_gpu: whether they work on GPUs; on a CPU they share the cores.
+    """
+    if not on_gpu and processes > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    for name in ("fvcore", "detectron2"):
+        logger = setup_logger(None if folder is None else str(folder), distributed_rank=comm.get_rank(), name=name)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
+                handler.setStream(sys.stderr)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except BCNetError as error:
+        if processes == 1:
+            raise
+        raise RuntimeError(packed(error)) from None
+    except FloatingPointError as error:
+        finite = BCNetError(
+            f"the loss is not finite: {str(error).splitlines()[0]}",
+            "the last checkpoint is kept; try a smaller learning rate, a longer warm-up, or clipped gradients",
+        )
+        raise (finite if processes == 1 else RuntimeError(packed(finite))) from None

@@ -1,0 +1,141 @@
+"""The mapper carries the occluder region of every instance, whatever segmentations look like and are transformed by."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("detectron2", reason="detectron2 is not installed")
+
+import detectron2.data.transforms as T  # noqa: N812
+
+from bcnet_core import masks
+from bcnet_core.annotations.coco import OCCLUDER_KEY
+from bcnet_core.annotations.occluder import derive_from_records
+from bcnet_core.errors import BCNetError
+from bcnet_core.integrations.detectron2 import BilayerDatasetMapper
+from bcnet_core.integrations.detectron2.config import fresh_config
+from detectron2.structures import BoxMode
+
+HEIGHT, WIDTH = 60, 80
+FRONT = [10.0, 10.0, 50.0, 10.0, 50.0, 50.0, 10.0, 50.0]
+BACK = [30.0, 20.0, 75.0, 20.0, 75.0, 55.0, 30.0, 55.0]
+
+
+def box_of(polygon: list[float]) -> list[float]:
+    x, y = polygon[0::2], polygon[1::2]
+    return [min(x), min(y), max(x) - min(x), max(y) - min(y)]
+
+
+def forms(polygon: list[float]) -> dict[str, Any]:
+    rle = masks.from_polygons([polygon], HEIGHT, WIDTH)
+    bitmap = masks.decode(rle)
+    lengths = np.diff(np.flatnonzero(np.diff(np.r_[2, bitmap.T.ravel().astype(int), 2])))
+    counts = [*([] if not bitmap[0, 0] else [0]), *lengths.tolist()]
+    return {
+        "polygons": [polygon],
+        "compressed RLE": masks.to_json(rle),
+        "uncompressed RLE": {"size": [HEIGHT, WIDTH], "counts": counts},
+        "array": bitmap,
+    }
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> dict[str, Any]:
+    pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    crowd = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH - 40, 40]}
+    annotations = [
+        {"id": index, "bbox": box_of(polygon), "bbox_mode": BoxMode.XYWH_ABS, "category_id": index,
+         "segmentation": [polygon], "iscrowd": 0}
+        for index, polygon in enumerate((FRONT, BACK))
+    ] + [{"id": 9, "bbox": [70, 0, 10, HEIGHT], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0,
+          "segmentation": crowd, "iscrowd": 1}]  # fmt: skip
+    return {"file_name": str(tmp_path / "a.png"), "image_id": 1, "height": HEIGHT, "width": WIDTH,
+            "annotations": annotations}  # fmt: skip
+
+
+def mapper(*augmentations: Any, occluders: str = "auto") -> BilayerDatasetMapper:
+    return BilayerDatasetMapper(True, augmentations=list(augmentations), image_format="RGB", occluders=occluders)
+
+
+def bitmaps(field: Any, height: int, width: int) -> torch.Tensor:
+    """The whole masks again, one pixel a cell."""
+    side = torch.tensor([[0.0, 0.0, max(height, width), max(height, width)]])
+    return field.crop_and_resize(side.repeat(len(field), 1), max(height, width))[:, :height, :width]
+
+
+@pytest.mark.parametrize("form", ["polygons", "compressed RLE", "uncompressed RLE", "array"])
+def test_every_form_of_segmentation(sample: dict[str, Any], form: str) -> None:
+    for annotation, polygon in zip(sample["annotations"], (FRONT, BACK), strict=False):
+        annotation["segmentation"] = forms(polygon)[form]
+    instances = mapper()(sample)["instances"]
+    assert instances.gt_classes.tolist() == [0, 1]  # the crowd is no instance
+    drawn = bitmaps(instances.gt_masks, HEIGHT, WIDTH).numpy()
+    for found, polygon in zip(drawn, (FRONT, BACK), strict=True):
+        assert np.array_equal(found, masks.decode(masks.from_polygons([polygon], HEIGHT, WIDTH)))
+
+
+def test_the_region_is_the_one_that_annotate_would_write(sample: dict[str, Any]) -> None:
+    records = sample["annotations"][:2]
+    rles = [masks.from_polygons([polygon], HEIGHT, WIDTH) for polygon in (FRONT, BACK)]
+    expected = derive_from_records(records, rles, HEIGHT, WIDTH)
+    occluders = bitmaps(mapper()(sample)["instances"].gt_occluders, HEIGHT, WIDTH).numpy()
+    for found, region in zip(occluders, expected, strict=True):
+        assert region is not None
+        assert np.array_equal(found, masks.decode(region))
+
+
+@pytest.mark.parametrize(
+    "augmentation", [T.RandomFlip(prob=1.0), T.Resize((HEIGHT * 2, WIDTH * 2)), T.RotationTransform(HEIGHT, WIDTH, 90)]
+)
+def test_both_layers_move_together(sample: dict[str, Any], augmentation: Any) -> None:
+    """Where one instance's mask lies inside the other's box it is the occluder; that holds after any transform."""
+    instances = mapper(augmentation)(sample)["instances"]
+    height, width = instances.image_size
+    mask, region = (bitmaps(field, height, width) for field in (instances.gt_masks, instances.gt_occluders))
+    for one, other in ((0, 1), (1, 0)):
+        x0, y0, x1, y1 = instances.gt_boxes.tensor[one].round().int().tolist()
+        expected = torch.zeros_like(mask[0])
+        expected[y0:y1, x0:x1] = mask[other][y0:y1, x0:x1]
+        assert region[one].any()
+        assert (region[one] ^ expected).sum() <= 0.05 * expected.sum()
+
+
+def test_regions_of_the_file_are_read(sample: dict[str, Any]) -> None:
+    sample["annotations"][0][OCCLUDER_KEY] = [[10.0, 10.0, 20.0, 10.0, 20.0, 20.0, 10.0, 20.0]]
+    instances = mapper()(sample)["instances"]
+    areas = bitmaps(instances.gt_occluders, HEIGHT, WIDTH).sum((1, 2)).tolist()
+    assert areas[0] == 100
+    assert areas[1] == 20 * 30  # which the file does not have, and which is derived
+    derived = mapper(occluders="derive")(sample)["instances"].gt_occluders
+    assert bitmaps(derived, HEIGHT, WIDTH).sum((1, 2)).tolist() == [600, 600]
+    with pytest.raises(BCNetError, match="1 of its annotations have no `bg_object_segmentation`"):
+        mapper(occluders="file")(sample)
+
+
+def test_an_instance_that_leaves_the_picture_leaves_both_lists(sample: dict[str, Any]) -> None:
+    instances = mapper(T.CropTransform(0, 0, 28, HEIGHT))(sample)["instances"]
+    assert instances.gt_classes.tolist() == [0]
+    assert len(instances.gt_masks) == len(instances.gt_occluders) == 1
+
+
+def test_the_dataset_dict_is_not_changed(sample: dict[str, Any]) -> None:
+    before = repr(sample)
+    mapper(T.RandomFlip(prob=1.0))(sample)
+    assert repr(sample) == before
+
+
+def test_a_config_says_how_images_are_prepared() -> None:
+    cfg = fresh_config()
+    cfg.INPUT.FLIP_PROBABILITY = 0.25
+    flips = [one for one in BilayerDatasetMapper(cfg).augmentations.augs if isinstance(one, T.RandomFlip)]
+    assert [flip.prob for flip in flips] == [0.25]
+    cfg.INPUT.SCALE_JITTER, cfg.INPUT.MAX_SIZE_TRAIN = (0.5, 2.0), 96
+    jittered = BilayerDatasetMapper(cfg)
+    kinds = [type(one) for one in jittered.augmentations.augs]
+    assert kinds == [T.ResizeScale, T.FixedSizeCrop, T.RandomFlip]
+    assert jittered.recompute_boxes

@@ -1,0 +1,236 @@
+"""The bilayer head behind detectron2's registries: the official numbers, every kind of RoI heads, zoo configs."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("detectron2", reason="detectron2 is not installed")
+
+from bcnet_core.errors import BCNetError
+from bcnet_core.integrations.detectron2 import BilayerMaskRCNNHead, CroppedMasks, add_bcnet_config, add_bilayer_head
+from bcnet_core.integrations.detectron2.config import fresh_config
+from bcnet_core.integrations.detectron2.mask_head import MAP_FIELDS
+from bcnet_core.model.bilayer_head import BilayerLogits, BilayerMaskHead
+from detectron2.config import get_cfg, instantiate
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_MASK_HEAD_REGISTRY, build_model
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from tests.model.test_parity import OFFICIAL, PARITY
+from tests.parity.rule import input_for, weights_for
+
+CASES = ["main", "one_occluded", "all_occluded", "first_occluded", "single_roi", "no_occluder"]
+
+
+def found(count: int) -> Instances:
+    instances = Instances((64, 64))
+    instances.pred_boxes = Boxes(torch.tensor([[4.0, 4.0, 40.0, 50.0]]).repeat(count, 1))
+    return instances
+
+
+def test_the_head_equals_the_official_one_under_its_own_names() -> None:
+    head = BilayerMaskRCNNHead(fresh_config(), ShapeSpec(channels=256, height=14, width=14))
+    shapes = json.loads((PARITY / "maskhead_keys.json").read_text())
+    head.load_state_dict({key: torch.as_tensor(weights_for(key, shape, "open")) for key, shape in shapes.items()})
+    features = torch.from_numpy(input_for("maskhead", (6, 256, 14, 14), "open"))
+    instances = [found(2), found(4)]
+    with np.load(PARITY / "maskhead.npz") as official, torch.no_grad():
+        assert head.eval()(features, instances) is instances
+        for ours, theirs in OFFICIAL.items():
+            expected = torch.from_numpy(official[f"eval_{theirs}"]).sigmoid()
+            got = torch.cat([one.get(MAP_FIELDS[ours]) for one in instances])
+            torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+
+
+class Crops:
+    """Masks whose crops are known."""
+
+    def __init__(self, crops: torch.Tensor) -> None:
+        self.crops = crops
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def crop_and_resize(self, boxes: torch.Tensor, mask_size: int) -> torch.Tensor:
+        return self.crops
+
+
+class Recorded(torch.nn.Module):
+    """A head that answers with the logits of a recording."""
+
+    occluder = torch.nn.Identity()
+
+    def __init__(self, logits: BilayerLogits) -> None:
+        super().__init__()
+        self.logits, self.weight = logits, torch.nn.Parameter(torch.zeros(()))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return BilayerLogits._fields
+
+    def forward(self, features: torch.Tensor) -> BilayerLogits:
+        return BilayerLogits._make(maps + self.weight for maps in self.logits)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_losses_equal_the_official_ones(case: str) -> None:
+    with np.load(PARITY / "loss.npz") as official:
+        wanted = {name: torch.from_numpy(official[f"{case}_{name}"].astype(bool)) for name in ("gt_masks", "gt_bo_masks")}
+        losses = official[f"{case}_losses"].tolist()
+    count = len(wanted["gt_masks"])
+    logits = BilayerLogits._make(
+        torch.from_numpy(input_for(f"logits_{case}_{OFFICIAL[name]}", (count, 1, 28, 28), "open")[:, 0])
+        for name in BilayerLogits._fields
+    )
+    instances = Instances((64, 64))
+    instances.proposal_boxes = Boxes(torch.zeros(count, 4))
+    instances.gt_masks, instances.gt_occluders = Crops(wanted["gt_masks"]), Crops(wanted["gt_bo_masks"])
+    head = BilayerMaskRCNNHead(head=Recorded(logits), occluder_sampling="official")
+    with EventStorage():
+        got = head(torch.zeros(count, 1, 14, 14), [instances])
+    names = ("loss_occludee_mask", "loss_occluder_mask", "loss_occludee_boundary", "loss_occluder_boundary")
+    values = [float(got[name].detach()) * (2 if "boundary" in name else 1) for name in names]
+    np.testing.assert_allclose(values, losses, atol=1e-5)
+
+
+def proposals(count: int, *, occluders: bool = True) -> Instances:
+    instances = Instances((64, 64))
+    instances.proposal_boxes = Boxes(torch.tensor([[4.0, 4.0, 40.0, 50.0]]).repeat(count, 1))
+    bitmap, region = np.zeros((64, 64), bool), np.zeros((64, 64), bool)
+    bitmap[10:40, 10:35], region[30:50, 20:40] = True, True
+    instances.gt_masks = CroppedMasks.from_segmentations([bitmap] * count, 64, 64)
+    if occluders:
+        instances.gt_occluders = CroppedMasks.from_segmentations([region] * count, 64, 64)
+    return instances
+
+
+@pytest.fixture
+def zoo() -> Any:
+    from detectron2 import model_zoo  # which warns when it is imported
+
+    return model_zoo
+
+
+def small_head(**settings: Any) -> BilayerMaskRCNNHead:
+    return BilayerMaskRCNNHead(head=BilayerMaskHead(32, convs=2, **settings))
+
+
+def test_without_a_roi_there_are_four_zero_losses_with_a_graph() -> None:
+    head = small_head()
+    with EventStorage():
+        losses = head(torch.zeros(0, 32, 14, 14), [proposals(0), proposals(0)])
+    assert sorted(losses) == [f"loss_{name}" for name in sorted(BilayerLogits._fields)]
+    sum(losses.values()).backward()
+    assert all(float(loss.detach()) == 0 for loss in losses.values())
+    assert all(parameter.grad is not None for parameter in head.parameters())
+
+
+def test_training_data_without_occluders_is_refused() -> None:
+    features, instances = torch.zeros(2, 32, 14, 14), [proposals(2, occluders=False)]
+    with EventStorage(), pytest.raises(BCNetError, match="no occluder regions") as error:
+        small_head()(features, instances)
+    assert "BilayerDatasetMapper" in error.value.hints[0]
+    with EventStorage():
+        assert "loss_occluder_mask" not in small_head(layers=1)(features, instances)
+
+
+def test_the_occluder_learns_from_the_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, features = small_head(), torch.randn(4, 32, 14, 14, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
+    history = []
+    with EventStorage() as storage:
+        for _ in range(15):
+            losses = head(features, [proposals(4)])
+            optimizer.zero_grad()
+            sum(losses.values()).backward()
+            optimizer.step()
+            history.append(float(losses["loss_occluder_mask"].detach()))
+        assert storage.latest()["bilayer/rois_with_occluder"][0] == 1.0
+    assert history[-1] < 0.5 * history[0]
+
+
+def test_the_number_of_rois_is_bounded() -> None:
+    head = small_head()
+    head.rois_per_image, seen = 3, []
+    head.head.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    with EventStorage():
+        head(torch.randn(7, 32, 14, 14), [proposals(5), proposals(2)])
+    assert seen == [5]  # 3 of the first image, both of the second
+
+
+def test_mask_rcnn_s_convolutions_begin_the_occludee_layer() -> None:
+    head = BilayerMaskRCNNHead(fresh_config(), ShapeSpec(channels=256, height=14, width=14))
+    cfg = get_cfg()
+    cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = 4
+    theirs = ROI_MASK_HEAD_REGISTRY.get("MaskRCNNConvUpsampleHead")(cfg, ShapeSpec(channels=256, height=14, width=14))
+    before = head.head.occludee_mask.logits.weight.clone()
+    head.load_state_dict(theirs.state_dict(), strict=False)
+    assert torch.equal(head.head.occludee.convs[3].weight, theirs.mask_fcn4.weight)
+    assert torch.equal(head.head.occludee_mask.upsample.weight, theirs.deconv.weight)
+    assert torch.equal(head.head.occludee_mask.logits.weight, before)  # theirs has one mask for each of 80 classes
+
+
+ZOO = {
+    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml": ["MODEL.ROI_MASK_HEAD.NAME", "BilayerMaskRCNNHead"],
+    "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml": ["MODEL.ROI_HEADS.NAME", "BilayerROIHeads"],
+    "Misc/cascade_mask_rcnn_R_50_FPN_3x.yaml": ["MODEL.ROI_HEADS.NAME", "BilayerCascadeROIHeads"],
+}
+SMALL = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64",
+         "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "16", "MODEL.ROI_BOX_HEAD.FC_DIM", "32",
+         "MODEL.RPN.PRE_NMS_TOPK_TRAIN", "50", "MODEL.RPN.PRE_NMS_TOPK_TEST", "50", "MODEL.RPN.POST_NMS_TOPK_TRAIN", "20",
+         "MODEL.RPN.POST_NMS_TOPK_TEST", "20", "TEST.DETECTIONS_PER_IMAGE", "4",
+         "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]  # fmt: skip
+
+
+def training_input() -> list[dict[str, Any]]:
+    given = proposals(2)
+    given.gt_boxes, given.gt_classes = given.proposal_boxes, torch.tensor([3, 7])
+    given.remove("proposal_boxes")
+    image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return [{"image": image, "instances": given, "height": 128, "width": 128}]
+
+
+def try_model(model: torch.nn.Module) -> None:
+    """One training step and one prediction."""
+    torch.manual_seed(0)
+    with EventStorage():
+        losses = model.train()(training_input())
+    assert {"loss_occludee_mask", "loss_occluder_mask", "loss_occludee_boundary", "loss_occluder_boundary"} <= losses.keys()
+    assert float(losses["loss_occluder_mask"].detach()) > 0
+    sum(losses.values()).backward()
+    assert model.roi_heads.mask_head.head.occluder.convs[0].weight.grad.abs().sum() > 0
+    with torch.no_grad():
+        (result,) = model.eval()(training_input())
+    instances = result["instances"]
+    assert len(instances) > 0
+    assert instances.pred_masks.shape == (len(instances), 128, 128)
+    assert instances.pred_occluder_masks.shape == (len(instances), 1, 28, 28)
+
+
+@pytest.mark.parametrize(("config", "settings"), ZOO.items(), ids=lambda value: value if isinstance(value, str) else "")
+def test_configs_of_the_zoo_take_the_head(zoo: Any, config: str, settings: list[str]) -> None:
+    cfg = get_cfg()
+    add_bcnet_config(cfg)
+    cfg.merge_from_file(zoo.get_config_file(config))
+    cfg.merge_from_list([*settings, *SMALL])
+    try_model(build_model(cfg))
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_a_lazy_config_takes_the_head(zoo: Any, masks: bool) -> None:
+    cfg = zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py")
+    if not masks:
+        for name in ("mask_in_features", "mask_pooler", "mask_head"):
+            cfg.model.roi_heads.pop(name)
+    add_bilayer_head(cfg, occluders="derive", convs=2)
+    assert cfg.dataloader.train.mapper.occluders == "derive"
+    try_model(instantiate(cfg.model).to("cpu"))
+
+
+def test_a_model_without_roi_heads_takes_no_mask_head(zoo: Any) -> None:
+    cfg = zoo.get_config("COCO-Detection/retinanet_R_50_FPN_1x.py")
+    with pytest.raises(BCNetError, match="no RoI heads"):
+        add_bilayer_head(cfg)
