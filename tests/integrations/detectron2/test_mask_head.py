@@ -225,6 +225,7 @@ def test_a_lazy_config_takes_the_head(zoo: Any, masks: bool) -> None:
     if not masks:
         for name in ("mask_in_features", "mask_pooler", "mask_head"):
             cfg.model.roi_heads.pop(name)
+    cfg.model.roi_heads.box_predictor.test_score_thresh = -1.0
     add_bilayer_head(cfg, occluders="derive", convs=2)
     assert cfg.dataloader.train.mapper.occluders == "derive"
     try_model(instantiate(cfg.model).to("cpu"))

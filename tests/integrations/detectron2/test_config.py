@@ -1,0 +1,140 @@
+"""What our recipes are in detectron2, and back again."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("detectron2", reason="detectron2 is not installed")
+
+from bcnet_core.config.load import load_recipe
+from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
+from bcnet_core.engine.optim import learning_rate
+from bcnet_core.errors import BCNetError
+from bcnet_core.integrations.detectron2.config import (
+    LOSS_KEYS,
+    MODEL_KEYS,
+    config_of,
+    fresh_config,
+    loss_of,
+    model_of,
+    recipe_of,
+)
+from bcnet_core.integrations.detectron2.stored import read_config
+from bcnet_core.integrations.detectron2.trainer import RecipeRates
+from detectron2.solver.lr_scheduler import LRMultiplier
+
+RECIPES = sorted(path.stem for path in (Path(__file__).parents[3] / "recipes").glob("*.yaml"))
+ONLY_OURS = {"channels_last", "mask_proposals"}
+"""Settings that detectron2's models do not have, or that its Faster R-CNN decides."""
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_means_the_same_there_and_comes_back(name: str) -> None:
+    recipe = load_recipe(name)
+    cfg = config_of(recipe, num_classes=7)
+    back = recipe_of(cfg).model.model_dump()
+    for key, value in recipe.model.model_dump().items():
+        if key in ONLY_OURS or (recipe.model.backbone == "tiny" and key in {"backbone_style", "frozen_stages"}):
+            continue
+        if recipe.model.detector == "fcos" and key in {"anchor_scale", "proposals_per_image", "box_rois_per_image"}:
+            continue
+        assert back[key] == value, key
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 7
+    assert cfg.SOLVER.IMS_PER_BATCH == recipe.solver.batch_size
+    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (recipe.data.min_size, recipe.data.max_size)
+
+
+def test_the_defaults_are_those_of_the_schema() -> None:
+    cfg = fresh_config()
+    ours, loss = ModelConfig(), LossConfig()
+    assert {key: getattr(model_of(cfg, 256), key) for key in MODEL_KEYS} == {k: getattr(ours, k) for k in MODEL_KEYS}
+    assert {key: getattr(loss_of(cfg), key) for key in LOSS_KEYS} == {k: getattr(loss, k) for k in LOSS_KEYS}
+
+
+@pytest.mark.parametrize("name", ["fcos_r50", "tiny"])
+def test_learning_rates_are_the_recipe_s_at_every_step(name: str) -> None:
+    solver = load_recipe(name, ["solver.steps=80", "solver.warmup_steps=10", "solver.milestones=[40,60]"]).solver
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    rates = LRMultiplier(optimizer, RecipeRates(solver), max_iter=solver.steps)
+    full = solver.lr
+    for step in range(solver.steps):
+        assert optimizer.param_groups[0]["lr"] * full == pytest.approx(learning_rate(step, solver), rel=1e-9)
+        optimizer.step()
+        rates.step()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["solver.accumulate=2"], "solver.accumulate"),
+        (["solver.ema=0.9", "solver.compile=true"], "solver.ema, solver.compile"),
+        (["model.detector=faster_rcnn", "model.mask_proposals=jittered"], "mask_proposals=jittered with faster_rcnn"),
+    ],
+)
+def test_what_detectron2_does_not_have_is_refused(settings: list[str], told: str) -> None:
+    with pytest.raises(BCNetError, match=told):
+        config_of(load_recipe("fcos_r50", settings), num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        (["MODEL.META_ARCHITECTURE", "RetinaNet"], "does not have this detector: RetinaNet"),
+        (["MODEL.ROI_HEADS.NAME", "BilayerCascadeROIHeads"], "BilayerCascadeROIHeads"),
+        (["MODEL.RESNETS.NORM", "GN"], "does not have this detector"),
+        (["MODEL.PIXEL_STD", "[2.0, 2.0, 2.0]"], "normalises images otherwise"),
+    ],
+)
+def test_what_we_do_not_have_is_refused(keys: list[str], told: str) -> None:
+    cfg = config_of(load_recipe("faster_rcnn_r50"), num_classes=3)
+    cfg.merge_from_list(keys)
+    with pytest.raises(BCNetError, match=told):
+        recipe_of(cfg)
+
+
+def test_a_setting_out_of_its_range_is_named() -> None:
+    cfg = fresh_config()
+    cfg.MODEL.BCNET.LAYERS = 3
+    with pytest.raises(BCNetError, match=r"MODEL\.BCNET\.LAYERS"):
+        model_of(cfg, 256)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "told"),
+    [
+        ("MODEL: {NO_SUCH: 1}", [], "Non-existent config key: MODEL.NO_SUCH"),
+        ("MODEL: [", [], "no config of detectron2"),
+        ("SOLVER: {MAX_ITER: many}", [], "no config of detectron2"),
+        ("SEED: 1", ["SOLVER.MAX_ITER"], "`SOLVER.MAX_ITER` is no setting"),
+        ("SEED: 1", ["SOLVER.NOTHING=1"], "`SOLVER.NOTHING=1` does not fit"),
+        ("SEED: 1", ["SOLVER.MAX_ITER=soon"], "does not fit"),
+    ],
+)
+def test_a_config_that_is_none_is_told_in_a_sentence(
+    tmp_path: Path, text: str, overrides: list[str], told: str
+) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(BCNetError) as error:
+        read_config(tmp_path / "a.yaml", overrides)
+    assert told in error.value.message
+    assert "\n" not in error.value.message
+
+
+def test_other_files_are_no_config(tmp_path: Path) -> None:
+    with pytest.raises(BCNetError, match="no yaml config"):
+        read_config(tmp_path / "a.py")
+    with pytest.raises(BCNetError, match="no config of detectron2"):
+        read_config(tmp_path / "missing.yaml")
+
+
+def test_overrides_and_a_base_are_read(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("SOLVER: {MAX_ITER: 7}\nMODEL: {BCNET: {LAYERS: 1}}\n")
+    (tmp_path / "a.yaml").write_text("_BASE_: base.yaml\nSOLVER: {BASE_LR: 0.5}\n")
+    cfg = read_config(tmp_path / "a.yaml", ["MODEL.BCNET.ATTENTION=False", "SOLVER.STEPS=(1,2)"])
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR, cfg.SOLVER.STEPS) == (7, 0.5, (1, 2))
+    assert (cfg.MODEL.BCNET.LAYERS, cfg.MODEL.BCNET.ATTENTION) == (1, False)
+
+
+def test_the_schema_says_that_it_is_a_recipe() -> None:
+    assert isinstance(recipe_of(config_of(load_recipe("fcos_r50"), num_classes=3)), Recipe)

@@ -1,0 +1,144 @@
+"""The same detector in both backends: every tensor comes back, and both find the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+pytest.importorskip("detectron2", reason="detectron2 is not installed")
+
+from bcnet_core.annotations.coco import Record
+from bcnet_core.backends import convert, converted_files
+from bcnet_core.config.load import load_recipe
+from bcnet_core.engine.checkpoint import Checkpoint, load_detector, read_checkpoint, save_checkpoint
+from bcnet_core.errors import BCNetError
+from bcnet_core.integrations.detectron2.converting import compare
+from bcnet_core.integrations.detectron2.detector import load_detectron2
+from bcnet_core.integrations.detectron2.stored import read_stored
+from bcnet_core.model.detectors import build_detector
+from tests.conftest import Bcnet
+
+CATEGORIES: list[Record] = [{"id": 5, "name": "box"}, {"id": 2, "name": "ball"}, {"id": 9, "name": "cone"}]
+SMALL = ["data.min_size=96", "data.max_size=160", "data.train_sizes=[]", "model.score_threshold=0.0",
+         "model.channels=32", "model.detections_per_image=20", "model.candidates_per_level=50"]  # fmt: skip
+MODELS = {
+    "fcos": ["fcos_r50", "model.backbone=r18"],
+    "fcos, RGB": ["fcos_r50", "model.backbone_style=torchvision"],
+    "fcos, plain": ["fcos_r50_plain", "model.backbone=r18"],
+    "faster_rcnn": ["faster_rcnn_r50"],
+    "faster_rcnn, RGB": ["faster_rcnn_r50", "model.backbone_style=torchvision", "model.backbone=r18"],
+    "tiny": ["tiny"],
+    "tiny faster_rcnn": ["tiny", "model.detector=faster_rcnn", "model.mask_proposals=decoded"],
+}
+
+
+def image() -> NDArray[np.uint8]:
+    small = np.random.default_rng(3).integers(0, 256, (6, 8, 3), np.uint8)
+    return np.ascontiguousarray(small.repeat(20, 0).repeat(20, 1))  # 120 x 160, patches
+
+
+def checkpoint(path: Path, words: list[str]) -> Path:
+    """One with weights that are not all the same anywhere, and that find things all over the image."""
+    torch.manual_seed(0)
+    recipe = load_recipe(words[0], [*words[1:], *SMALL])
+    detector = build_detector(recipe, CATEGORIES)
+    with torch.no_grad():
+        for name, tensor in detector.state_dict().items():
+            if name.endswith("running_var"):
+                tensor.fill_(4.0)
+            elif name.endswith(("running_mean", "bias")) and "cls" not in name and "classes" not in name:
+                tensor.add_(0.01 * torch.randn_like(tensor))
+            elif name.endswith("logits.weight") and "masks" in name:
+                tensor.normal_(std=0.05)
+    save_checkpoint(path, Checkpoint(5, recipe.model_dump(mode="json"), CATEGORIES, detector.state_dict(), {}))
+    return path
+
+
+@pytest.mark.parametrize("words", MODELS.values(), ids=MODELS)
+def test_there_and_back(tmp_path: Path, words: list[str]) -> None:
+    ours = checkpoint(tmp_path / "ours.pt", words)
+    there = convert(ours, "detectron2", picture=image(), outputs=converted_files(tmp_path / "theirs.pth", "detectron2"))
+    back = convert(tmp_path / "theirs.pth", "torchvision", picture=image(), outputs=[tmp_path / "back.pt"])
+    for difference in (there, back):
+        assert difference.found[0] == difference.found[1] == 20
+        assert difference.boxes < 0.01
+        assert difference.masks < 1e-4
+    first, second = read_checkpoint(ours), read_checkpoint(tmp_path / "back.pt")
+    assert first.recipe == second.recipe
+    assert second.categories == CATEGORIES
+    assert second.step == 5
+    assert first.model.keys() == second.model.keys()
+    for name, tensor in first.model.items():
+        given = tensor if "bbox_pred" not in name or "box_predictor" not in name else tensor[4:]  # less the background's
+        kept = second.model[name] if given is tensor else second.model[name][4:]
+        assert torch.equal(given, kept), name
+
+
+def test_a_checkpoint_of_ours_runs_in_detectron2_as_it_is(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "ours.pt", MODELS["faster_rcnn"])
+    difference = compare(load_detector(path, device="cpu"), load_detectron2(path, device="cpu"), image())
+    assert difference.found == (20, 20)
+    assert difference.boxes < 0.01
+    assert difference.masks < 1e-4
+
+
+def test_what_a_program_of_one_s_own_trained(tmp_path: Path) -> None:
+    """Without what bcnet writes into checkpoints its config says what it is, and a COCO file what its classes are."""
+    ours = checkpoint(tmp_path / "ours.pt", MODELS["faster_rcnn"])
+    stored = read_stored(ours)
+    torch.save({"model": stored.tensors, "iteration": 99}, tmp_path / "model_final.pth")
+    (tmp_path / "config.yaml").write_text(stored.origin.config)
+    (tmp_path / "coco.json").write_text(
+        '{"images": [], "annotations": [], "categories": [{"id": 3, "name": "c"}, {"id": 1, "name": "a"}, '
+        '{"id": 2, "name": "b"}]}'
+    )
+    with pytest.raises(BCNetError, match="does not say what detector it is of"):
+        convert(tmp_path / "model_final.pth", "torchvision")
+    convert(
+        tmp_path / "model_final.pth",
+        "torchvision",
+        config=tmp_path / "config.yaml",
+        categories=tmp_path / "coco.json",
+        outputs=[tmp_path / "back.pt"],
+    )
+    loaded = read_checkpoint(tmp_path / "back.pt")
+    assert [category["name"] for category in loaded.categories] == ["a", "b", "c"]
+    assert loaded.step == 100
+    with pytest.raises(BCNetError, match="do not fit"):  # COCO has 80 classes
+        convert(tmp_path / "model_final.pth", "torchvision", config=tmp_path / "config.yaml")
+
+
+def test_refusals(tmp_path: Path) -> None:
+    ours = checkpoint(tmp_path / "ours.pt", MODELS["tiny"])
+    with pytest.raises(BCNetError, match="of the torchvision backend already") as error:
+        convert(ours, "torchvision")
+    assert error.value.hints == ("to the other: --to detectron2",)
+    content: dict[str, Any] = {"model": {"a": torch.zeros(1)}, "bcnet": {"config": "A: 1"}}
+    torch.save(content, tmp_path / "broken.pth")
+    with pytest.raises(BCNetError, match="does not say in words of this bcnet"):
+        convert(tmp_path / "broken.pth", "torchvision")
+    with pytest.raises(BCNetError, match="does not exist"):
+        convert(tmp_path / "missing.pth", "torchvision")
+
+
+def test_the_command(tmp_path: Path, bcnet_inside: Bcnet) -> None:
+    checkpoint(tmp_path / "ours.pt", MODELS["tiny"])
+    ended = bcnet_inside("weights", "convert", "ours.pt", "--to", "detectron2", "-o", "x.pth", "--dry-run", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "would write x.pth, x.yaml" in ended.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours.pt"]
+    ended = bcnet_inside("weights", "convert", "ours.pt", "--to", "detectron2", "-o", "x.pth", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "compared on 20 instances" in ended.stderr
+    assert "next  bcnet eval x.pth --backend detectron2" in ended.stderr
+    ended = bcnet_inside("weights", "convert", "x.pth", "--to", "torchvision", "-o", "ours.pt", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "exists" in ended.stderr
+    ended = bcnet_inside("weights", "convert", "x.pth", "--to", "torchvision", "-o", "y.pt", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert load_detector(tmp_path / "y.pt", device="cpu").class_names == ["box", "ball", "cone"]
