@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,12 @@ def bcnet_inside(monkeypatch: pytest.MonkeyPatch) -> Bcnet:
             return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
     return run
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say aloud how many tests were not even tried, where detectron2 is not installed."""
+    if find_spec("detectron2") is None:
+        files = (Path(__file__).parent / "integrations" / "detectron2").glob("test_*.py")
+        count = sum(len(re.findall(r"^def test_", path.read_text(encoding="utf-8"), re.MULTILINE)) for path in files)
+        told = f"NOT TESTED: detectron2 is not installed, {count} test functions of its backend were skipped"
+        terminalreporter.write_line(told, yellow=True, bold=True)

@@ -27,6 +27,8 @@ from bcnet_core.outputs import atomic_file
 
 CHECKPOINT_DIR = "checkpoints"
 """The folder of a run directory that holds its checkpoints."""
+DETECTRON2_FILE = "last_checkpoint"
+"""In which a run of detectron2 names its newest checkpoint."""
 FORMAT = 1
 """Version of the file format; a reader refuses what is newer."""
 FIELD_TYPES = {
@@ -129,10 +131,19 @@ def _what_is_wrong(content: dict[str, Any]) -> str | None:
     return None
 
 
-def _ways_out(path: Path) -> tuple[str, str]:
+def _ways_out(path: Path) -> tuple[str, str, str]:
     """What to do about a file that is no checkpoint of ours."""
     published = f"bcnet weights import {shlex.quote(str(path))} -o bcnet.pt"
-    return "give a run or a checkpoint; bcnet train writes them", f"of published weights, make one: {published}"
+    return (
+        "give a run or a checkpoint; bcnet train writes them",
+        f"of published weights, make one: {published}",
+        f"of a detector of detectron2, too: {_conversion(path)}",
+    )
+
+
+def _conversion(path: Path) -> str:
+    """The command that makes a detector of detectron2 one of ours."""
+    return f"bcnet weights convert {shlex.quote(str(path))} --to torchvision -o bcnet.pt"
 
 
 def recipe_of(checkpoint: Checkpoint, path: Path) -> Recipe:
@@ -281,6 +292,10 @@ def find_checkpoint(path: Path) -> Path:
     if not path.exists():
         raise data_error(f"`{path}` does not exist", "give a run directory or a checkpoint file")
     latest = latest_checkpoint(path)
+    if latest is None and (path / DETECTRON2_FILE).is_file():
+        raise data_error(
+            f"`{path}` is a run of detectron2", "say so: --backend detectron2", f"or convert it: {_conversion(path)}"
+        )
     if latest is None:
         raise data_error(f"`{path}` holds no checkpoint", "is it a run directory? Training writes one: bcnet train")
     return latest

@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 from bcnet_core.annotations.coco import Record
 from bcnet_core.config.schema import DataConfig, Recipe
-from bcnet_core.engine.checkpoint import Checkpoint, find_checkpoint, read_checkpoint, recipe_of
+from bcnet_core.engine.checkpoint import DETECTRON2_FILE, Checkpoint, find_checkpoint, read_checkpoint, recipe_of
 from bcnet_core.engine.weights import model_shapes, num_classes
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.integrations.detectron2.config import config_from, config_of, fresh_config
@@ -28,8 +28,6 @@ from bcnet_core.model.weight_files import named_tensors, read_content
 
 KEY = "bcnet"
 """Under which detectron2's checkpointer saves what only we know of a run."""
-LAST = "last_checkpoint"
-"""The file in which detectron2 names a run's newest checkpoint."""
 
 
 @dataclass
@@ -117,7 +115,7 @@ def find_stored(path: Path) -> Path:
     Raises:
         BCNetError: if there is none.
     """
-    last = path / LAST
+    last = path / DETECTRON2_FILE
     if last.is_file():
         return path / last.read_text(encoding="utf-8").strip()
     return find_checkpoint(path)

@@ -17,7 +17,7 @@ from detectron2.utils.env import seed_all_rng
 from bcnet_core.annotations.coco import Record
 from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.data.loaders import open_training_set, read_annotations
-from bcnet_core.engine.checkpoint import find_checkpoint, read_checkpoint
+from bcnet_core.engine.checkpoint import DETECTRON2_FILE, find_checkpoint, read_checkpoint
 from bcnet_core.engine.dist import choose_device
 from bcnet_core.engine.interrupts import stop_requests
 from bcnet_core.engine.loop import describe
@@ -26,7 +26,7 @@ from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.integrations.detectron2.config import config_from, config_of
 from bcnet_core.integrations.detectron2.datasets import register_bilayer_coco
 from bcnet_core.integrations.detectron2.processes import launch_processes, told
-from bcnet_core.integrations.detectron2.stored import LAST, Origin, detectron2_tensors, find_stored, read_stored
+from bcnet_core.integrations.detectron2.stored import Origin, detectron2_tensors, find_stored, read_stored
 from bcnet_core.integrations.detectron2.trainer import BilayerTrainer
 from bcnet_core.outputs import atomic_file
 from bcnet_core.reporting import Reporter
@@ -197,7 +197,7 @@ def _run(job: Detectron2Job, run_dir: Path) -> Path:
     except KeyboardInterrupt:
         raise _interrupted(job, run_dir) from None
     finally:
-        if not (run_dir / LAST).exists() and not existed:
+        if not (run_dir / DETECTRON2_FILE).exists() and not existed:
             shutil.rmtree(run_dir, ignore_errors=True)
     return find_stored(run_dir)
 
@@ -225,7 +225,7 @@ def _load(trainer: BilayerTrainer, job: Detectron2Job) -> None:
     source = job.init_from or trainer.cfg.MODEL.WEIGHTS
     path = Path(source)
     if job.init_from and path.exists() and (path.is_dir() or path.suffix == ".pt"):
-        if (path / LAST).is_file():
+        if (path / DETECTRON2_FILE).is_file():
             source = str(find_stored(path))
         else:
             ours = read_checkpoint(find_checkpoint(path)).for_use()
@@ -269,7 +269,7 @@ def _write_header(job: Detectron2Job, folder: Path) -> None:
 
 def _refuse_other_run(job: Detectron2Job, run_dir: Path) -> None:
     """Refuse to go on with a run that is not there, or was asked for something else."""
-    if not (run_dir / LAST).is_file():
+    if not (run_dir / DETECTRON2_FILE).is_file():
         raise usage_error(f"`{run_dir}` holds no checkpoint of detectron2", "is it the --run-dir of such a run?")
     before = read_stored(run_dir)
     if job.recipe is not None:
@@ -277,7 +277,7 @@ def _refuse_other_run(job: Detectron2Job, run_dir: Path) -> None:
 
 
 def _interrupted(job: Detectron2Job, run_dir: Path) -> BCNetError:
-    if not (run_dir / LAST).is_file():
+    if not (run_dir / DETECTRON2_FILE).is_file():
         return BCNetError("interrupted before the first step was saved", exit_code=ExitCode.INTERRUPTED)
     return BCNetError(
         f"interrupted; saved {find_stored(run_dir).name}",

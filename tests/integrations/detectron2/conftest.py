@@ -1,13 +1,19 @@
-"""What detectron2 does in ways that today's libraries advise against; everything else that warns is an error here, too."""
+"""detectron2 is imported first by our integration, which silences what it does against the advice of today's torch."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
+
+if find_spec("detectron2") is not None:
+    import bcnet_core.integrations.detectron2  # noqa: F401
 
 OF_DETECTRON2 = ("pkg_resources is deprecated", "`torch.jit.script`", "torch.meshgrid")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let detectron2 warn of itself; everything else that warns is an error here, too."""
     for item in items:
         if "integrations/detectron2" in item.path.as_posix():
             for start in OF_DETECTRON2:

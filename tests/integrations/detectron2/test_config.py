@@ -7,6 +7,8 @@ import torch
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
+from detectron2.solver.lr_scheduler import LRMultiplier
+
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
 from bcnet_core.engine.optim import learning_rate
@@ -22,7 +24,6 @@ from bcnet_core.integrations.detectron2.config import (
 )
 from bcnet_core.integrations.detectron2.stored import read_config
 from bcnet_core.integrations.detectron2.trainer import RecipeRates
-from detectron2.solver.lr_scheduler import LRMultiplier
 
 RECIPES = sorted(path.stem for path in (Path(__file__).parents[3] / "recipes").glob("*.yaml"))
 ONLY_OURS = {"channels_last", "mask_proposals"}
@@ -41,8 +42,8 @@ def test_every_recipe_means_the_same_there_and_comes_back(name: str) -> None:
             continue
         assert back[key] == value, key
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 7
-    assert cfg.SOLVER.IMS_PER_BATCH == recipe.solver.batch_size
-    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (recipe.data.min_size, recipe.data.max_size)
+    assert recipe.solver.batch_size == cfg.SOLVER.IMS_PER_BATCH
+    assert (recipe.data.min_size, recipe.data.max_size) == (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
 
 
 def test_the_defaults_are_those_of_the_schema() -> None:

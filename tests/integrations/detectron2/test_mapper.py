@@ -11,6 +11,7 @@ from PIL import Image
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 import detectron2.data.transforms as T  # noqa: N812
+from detectron2.structures import BoxMode
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY
@@ -18,7 +19,6 @@ from bcnet_core.annotations.occluder import derive_from_records
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2 import BilayerDatasetMapper
 from bcnet_core.integrations.detectron2.config import fresh_config
-from detectron2.structures import BoxMode
 
 HEIGHT, WIDTH = 60, 80
 FRONT = [10.0, 10.0, 50.0, 10.0, 50.0, 50.0, 10.0, 50.0]

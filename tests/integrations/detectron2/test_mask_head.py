@@ -9,16 +9,17 @@ import torch
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
-from bcnet_core.errors import BCNetError
-from bcnet_core.integrations.detectron2 import BilayerMaskRCNNHead, CroppedMasks, add_bcnet_config, add_bilayer_head
-from bcnet_core.integrations.detectron2.config import fresh_config
-from bcnet_core.integrations.detectron2.mask_head import MAP_FIELDS
-from bcnet_core.model.bilayer_head import BilayerLogits, BilayerMaskHead
 from detectron2.config import get_cfg, instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY, build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+
+from bcnet_core.errors import BCNetError
+from bcnet_core.integrations.detectron2 import BilayerMaskRCNNHead, CroppedMasks, add_bcnet_config, add_bilayer_head
+from bcnet_core.integrations.detectron2.config import fresh_config
+from bcnet_core.integrations.detectron2.mask_head import MAP_FIELDS
+from bcnet_core.model.bilayer_head import BilayerLogits, BilayerMaskHead
 from tests.model.test_parity import OFFICIAL, PARITY
 from tests.parity.rule import input_for, weights_for
 
@@ -48,8 +49,8 @@ def test_the_head_equals_the_official_one_under_its_own_names() -> None:
 class Crops:
     """Masks whose crops are known."""
 
-    def __init__(self, crops: torch.Tensor) -> None:
-        self.crops = crops
+    def __init__(self, crops: np.ndarray) -> None:
+        self.crops = torch.from_numpy(crops.astype(bool))
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -78,16 +79,18 @@ class Recorded(torch.nn.Module):
 @pytest.mark.parametrize("case", CASES)
 def test_the_losses_equal_the_official_ones(case: str) -> None:
     with np.load(PARITY / "loss.npz") as official:
-        wanted = {name: torch.from_numpy(official[f"{case}_{name}"].astype(bool)) for name in ("gt_masks", "gt_bo_masks")}
+        wanted = {
+            name: torch.from_numpy(official[f"{case}_{name}"].astype(bool)) for name in ("gt_masks", "gt_bo_masks")
+        }
         losses = official[f"{case}_losses"].tolist()
-    count = len(wanted["gt_masks"])
+    count = len(masks)
     logits = BilayerLogits._make(
         torch.from_numpy(input_for(f"logits_{case}_{OFFICIAL[name]}", (count, 1, 28, 28), "open")[:, 0])
         for name in BilayerLogits._fields
     )
     instances = Instances((64, 64))
     instances.proposal_boxes = Boxes(torch.zeros(count, 4))
-    instances.gt_masks, instances.gt_occluders = Crops(wanted["gt_masks"]), Crops(wanted["gt_bo_masks"])
+    instances.gt_masks, instances.gt_occluders = masks, regions
     head = BilayerMaskRCNNHead(head=Recorded(logits), occluder_sampling="official")
     with EventStorage():
         got = head(torch.zeros(count, 1, 14, 14), [instances])
@@ -178,11 +181,34 @@ ZOO = {
     "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml": ["MODEL.ROI_HEADS.NAME", "BilayerROIHeads"],
     "Misc/cascade_mask_rcnn_R_50_FPN_3x.yaml": ["MODEL.ROI_HEADS.NAME", "BilayerCascadeROIHeads"],
 }
-SMALL = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64",
-         "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "16", "MODEL.ROI_BOX_HEAD.FC_DIM", "32",
-         "MODEL.RPN.PRE_NMS_TOPK_TRAIN", "50", "MODEL.RPN.PRE_NMS_TOPK_TEST", "50", "MODEL.RPN.POST_NMS_TOPK_TRAIN", "20",
-         "MODEL.RPN.POST_NMS_TOPK_TEST", "20", "TEST.DETECTIONS_PER_IMAGE", "4",
-         "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]  # fmt: skip
+SMALL = [
+    "MODEL.DEVICE",
+    "cpu",
+    "MODEL.WEIGHTS",
+    "''",
+    "MODEL.RESNETS.DEPTH",
+    "18",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS",
+    "64",
+    "MODEL.FPN.OUT_CHANNELS",
+    "32",
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
+    "16",
+    "MODEL.ROI_BOX_HEAD.FC_DIM",
+    "32",
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN",
+    "50",
+    "MODEL.RPN.PRE_NMS_TOPK_TEST",
+    "50",
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN",
+    "20",
+    "MODEL.RPN.POST_NMS_TOPK_TEST",
+    "20",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+    "0.0",
+    "TEST.DETECTIONS_PER_IMAGE",
+    "4",
+]
 
 
 def training_input() -> list[dict[str, Any]]:
@@ -198,7 +224,12 @@ def try_model(model: torch.nn.Module) -> None:
     torch.manual_seed(0)
     with EventStorage():
         losses = model.train()(training_input())
-    assert {"loss_occludee_mask", "loss_occluder_mask", "loss_occludee_boundary", "loss_occluder_boundary"} <= losses.keys()
+    assert {
+        "loss_occludee_mask",
+        "loss_occluder_mask",
+        "loss_occludee_boundary",
+        "loss_occluder_boundary",
+    } <= losses.keys()
     assert float(losses["loss_occluder_mask"].detach()) > 0
     sum(losses.values()).backward()
     assert model.roi_heads.mask_head.head.occluder.convs[0].weight.grad.abs().sum() > 0

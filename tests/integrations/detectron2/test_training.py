@@ -1,0 +1,341 @@
+"""`bcnet train | eval | viz --backend detectron2`, from scenes to pictures, in one process and in two."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("detectron2", reason="detectron2 is not installed")
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from bcnet_core.backends import open_run
+from bcnet_core.config.load import load_recipe
+from bcnet_core.engine.checkpoint import Checkpoint, load_detector, read_checkpoint, save_checkpoint
+from bcnet_core.integrations.detectron2 import register_bilayer_coco
+from bcnet_core.integrations.detectron2.stored import read_stored
+from bcnet_core.model.detectors import build_detector
+from tests.conftest import Bcnet
+
+SETTINGS = ["model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64", "data.workers=0",
+            "solver.batch_size=2", "solver.warmup_steps=0", "solver.log_every=1", "solver.checkpoint_every=2",
+            "model.score_threshold=0", "model.detections_per_image=5"]  # fmt: skip
+D2 = ["--backend", "detectron2", "--device", "cpu"]
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(scenes: Path, bcnet: Bcnet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three steps; never write into it."""
+    path = tmp_path_factory.mktemp("d2") / "run"
+    ended = bcnet("train", "shapes", *SETTINGS, "solver.steps=3", *D2, "--data-root", scenes, "--run-dir", path)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == ""
+    assert f"wrote {path}/model_final.pth" in ended.stderr
+    assert f"next  bcnet eval {path} --backend detectron2" in ended.stderr
+    assert "12 training images" in ended.stderr
+    return path
+
+
+def test_a_run_of_detectron2(run: Path, scenes: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "recipe.resolved.yaml", "env.json", "metrics.json", "log.txt", "model_final.pth",
+            "last_checkpoint", "model_0000001.pth"} <= names  # fmt: skip
+    logged = rows(run)
+    assert [row["iteration"] for row in logged] == [0, 1, 2]
+    assert {"loss_occluder_mask", "loss_occludee_boundary", "loss_centerness", "lr"} <= logged[0].keys()
+    stored = read_stored(run)
+    assert (stored.steps, stored.native) == (3, True)
+    assert stored.recipe.data.root == scenes
+    content = json.loads((scenes / "annotations/instances_train.json").read_text())
+    assert stored.origin.categories == content["categories"]
+
+
+def test_learning_rates_are_the_recipe_s(run: Path) -> None:
+    from bcnet_core.engine.optim import learning_rate
+
+    solver = load_recipe("shapes", [*SETTINGS, "solver.steps=3"]).solver
+    assert [row["lr"] for row in rows(run)] == pytest.approx([learning_rate(step, solver) for step in range(3)])
+
+
+@pytest.mark.slow
+def test_it_goes_on_where_it_was(run: Path, scenes: Path, bcnet: Bcnet, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    words = ["train", "shapes", *SETTINGS, *D2, "--data-root", scenes, "--run-dir", tmp_path / "run"]
+    taken = bcnet(*words, "solver.steps=3")
+    assert taken.returncode == 2
+    assert "--backend detectron2 --run-dir" in taken.stderr  # how to go on
+    other = bcnet(*words, "solver.steps=3", "solver.lr=0.5", "--resume")
+    assert other.returncode == 2
+    assert "solver.lr was 0.002, now 0.5" in other.stderr
+    ended = bcnet(*words, "solver.steps=3", "--resume", "solver.schedule=cosine")
+    assert ended.returncode == 0, ended.stderr  # nothing is left to do
+    before = read_stored(run).tensors
+    assert all(torch.equal(tensor, before[name]) for name, tensor in read_stored(tmp_path / "run").tensors.items())
+
+
+def test_evaluation_says_what_the_evaluator_of_detectron2_says(
+    run: Path, scenes: Path, bcnet: Bcnet, tmp_path: Path
+) -> None:
+    ended = bcnet("eval", run, *D2, "-o", tmp_path / "eval", "--json", "--occ")
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(ended.stdout)
+    told = ended.stderr.split("detectron2's COCOEvaluator: ")[1].splitlines()[0]
+    scores = {part.split()[0]: float(part.split()[2]) for part in told.split(", ")}
+    assert scores["segm"] == pytest.approx(100 * report["scores"]["masks"]["AP"], abs=0.01)
+    assert scores["bbox"] == pytest.approx(100 * report["scores"]["boxes"]["AP"], abs=0.01)
+    results = json.loads((tmp_path / "eval/instances_val_results.json").read_text())
+    assert 0 < len(results) <= 5 * 6
+    refused = bcnet("eval", run, *D2, "-o", tmp_path / "x", "--layers")
+    assert refused.returncode == 2
+    assert "bcnet weights convert" in refused.stderr
+    wrong = bcnet("eval", run, "-o", tmp_path / "x", "--device", "cpu")
+    assert wrong.returncode == 3
+    assert "is a run of detectron2" in wrong.stderr
+    assert "--backend detectron2" in wrong.stderr
+
+
+def test_a_gallery_of_it(run: Path, bcnet: Bcnet, tmp_path: Path) -> None:
+    ended = bcnet("viz", run, *D2, "-o", tmp_path / "viz", "--limit", "2", "--worst", "2")
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "viz/index.html").is_file()
+
+
+def test_a_checkpoint_of_ours_begins_a_run_there(untrained: Path, scenes: Path, bcnet: Bcnet, tmp_path: Path) -> None:
+    words = [*SETTINGS, "solver.steps=1", "solver.lr=1e-12", "solver.weight_decay=0"]
+    ended = bcnet("train", "shapes", *words, *D2, "--data-root", scenes, "--run-dir", tmp_path / "run",
+                  "--init-from", untrained)  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    before, after = read_checkpoint(untrained).model, read_stored(tmp_path / "run").tensors
+    for name, tensor in before.items():
+        ours = after[name if name.startswith("heads.") else name.replace("backbone.", "backbone.pyramid.", 1)]
+        if "running" not in name and "tracked" not in name:
+            torch.testing.assert_close(ours, tensor, rtol=0, atol=1e-9)
+
+
+def test_dry_run_prints_the_config(scenes: Path, bcnet: Bcnet, tmp_path: Path) -> None:
+    ended = bcnet("train", "fcos_r50", "data.val.annotations=annotations/instances_val.json", "data.val.images=val",
+                  "data.train.annotations=annotations/instances_train.json", "data.train.images=train", *D2,
+                  "--data-root", scenes, "--run-dir", tmp_path / "run", "--dry-run")  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "META_ARCHITECTURE: BilayerFCOS" in ended.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["shapes", "--tensorboard"], "always writes TensorBoard"),
+        (["shapes", "--smoke"], "rehearses the torchvision backend"),
+        (["shapes", "--nnodes", "2", "--rdzv-endpoint", "a:1", "--run-dir", "x"], "trains on one machine"),
+        (["shapes", "--resume", "--run-dir", "x"], "`x` does not exist"),
+        (["shapes", "--gpus", "3"], "cannot be split evenly over 3"),
+        (["shapes", "solver.ema=0.9"], "does not have solver.ema"),
+        ([], "there is nothing to train"),
+        (["--d2-config", "missing.yaml"], "no config of detectron2"),
+    ],
+)
+def test_what_it_cannot_do_is_said(
+    bcnet_inside: Bcnet, scenes: Path, tmp_path: Path, words: list[str], told: str
+) -> None:
+    ended = bcnet_inside("train", *words, *D2, "--data-root", scenes, cwd=tmp_path)
+    assert ended.returncode in {2, 3}
+    assert told in " ".join(ended.stderr.split())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_failed_run_leaves_nothing(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
+    ended = bcnet("train", "shapes", *SETTINGS, "solver.precision=fp16", *D2, "--data-root", scenes, "--run-dir",
+                  tmp_path / "run")  # fmt: skip
+    assert ended.returncode == 2
+    assert "half precision on GPUs only" in ended.stderr
+    assert not (tmp_path / "run").exists()
+    ended = bcnet("train", "shapes", *SETTINGS, "solver.lr=1e30", "solver.clip_norm=0", *D2, "--data-root", scenes,
+                  "--run-dir", tmp_path / "run", "solver.checkpoint_every=100")  # fmt: skip
+    assert ended.returncode == 1
+    assert "the loss is not finite" in ended.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_registered_set_is_what_the_file_says(scenes: Path) -> None:
+    annotations = scenes / "annotations/instances_val.json"
+    register_bilayer_coco("bcnet_test_scenes", annotations, scenes / "val")
+    register_bilayer_coco("bcnet_test_scenes", annotations, scenes / "val")  # a notebook runs its cells twice
+    content = json.loads(annotations.read_text())
+    dicts, metadata = DatasetCatalog.get("bcnet_test_scenes"), MetadataCatalog.get("bcnet_test_scenes")
+    assert len(dicts) == len(content["images"])
+    assert sum(len(one["annotations"]) for one in dicts) == len(content["annotations"])
+    ids = sorted(category["id"] for category in content["categories"])
+    assert metadata.thing_dataset_id_to_contiguous_id == {number: label for label, number in enumerate(ids)}
+    assert all(Path(one["file_name"]).is_file() for one in dicts)
+
+
+ZOO_LIKE = """
+MODEL:
+  META_ARCHITECTURE: GeneralizedRCNN
+  BACKBONE: {NAME: build_tiny_pyramid_backbone}
+  FPN: {OUT_CHANNELS: 32}
+  PIXEL_MEAN: [123.675, 116.28, 103.53]
+  PIXEL_STD: [58.395, 57.12, 57.375]
+  ANCHOR_GENERATOR: {SIZES: [[16], [32], [64]]}
+  RPN: {IN_FEATURES: [p3, p4, p5], POST_NMS_TOPK_TRAIN: 50, POST_NMS_TOPK_TEST: 20}
+  ROI_HEADS: {NAME: BilayerROIHeads, IN_FEATURES: [p3, p4, p5], BATCH_SIZE_PER_IMAGE: 32, SCORE_THRESH_TEST: 0.0}
+  ROI_BOX_HEAD: {NAME: FastRCNNConvFCHead, NUM_FC: 2, POOLER_RESOLUTION: 7}
+INPUT: {FORMAT: RGB, MIN_SIZE_TRAIN: [64], MIN_SIZE_TEST: 64}
+SOLVER: {IMS_PER_BATCH: 2, BASE_LR: 0.001, CHECKPOINT_PERIOD: 100}
+DATALOADER: {NUM_WORKERS: 0}
+TEST: {DETECTIONS_PER_IMAGE: 5}
+"""
+
+
+def coco_root(folder: Path, scenes: Path) -> Path:
+    """The scenes where a COCO data root has its images."""
+    (folder / "annotations").mkdir(parents=True)
+    for ours, theirs in (("train", "train2017"), ("val", "val2017")):
+        shutil.copy(scenes / f"annotations/instances_{ours}.json", folder / f"annotations/instances_{theirs}.json")
+        (folder / theirs).symlink_to(scenes / ours)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_config_of_one_s_own(scenes: Path, bcnet: Bcnet, tmp_path: Path) -> None:
+    root = coco_root(tmp_path / "coco", scenes)
+    (tmp_path / "rcnn.yaml").write_text(ZOO_LIKE)
+    words = ["train", "--d2-config", tmp_path / "rcnn.yaml", *D2, "--data-root", root, "--run-dir", tmp_path / "run"]
+    printed = bcnet(*words, "SOLVER.MAX_ITER=2", "--dry-run")
+    assert printed.returncode == 0, printed.stderr
+    assert "MAX_ITER: 2" in printed.stdout
+    ended = bcnet(*words, "SOLVER.MAX_ITER=2")
+    assert ended.returncode == 0, ended.stderr
+    stored = read_stored(tmp_path / "run")
+    assert stored.steps == 2
+    assert not stored.origin.recipe
+    evaluated = bcnet("eval", tmp_path / "run", *D2, "-o", tmp_path / "eval")
+    assert evaluated.returncode == 0, evaluated.stderr
+    converted = bcnet("weights", "convert", tmp_path / "run", "--to", "torchvision", "-o", tmp_path / "bcnet.pt")
+    assert converted.returncode == 0, converted.stderr
+    assert load_detector(tmp_path / "bcnet.pt", device="cpu").class_names == [
+        one["name"] for one in stored.origin.categories
+    ]
+
+
+def test_a_config_without_the_head_is_told(scenes: Path, bcnet: Bcnet, tmp_path: Path) -> None:
+    root = coco_root(tmp_path / "coco", scenes)
+    (tmp_path / "rcnn.yaml").write_text(ZOO_LIKE.replace("NAME: BilayerROIHeads", "NAME: StandardROIHeads"))
+    ended = bcnet("train", "--d2-config", tmp_path / "rcnn.yaml", *D2, "--data-root", root, "--run-dir",
+                  tmp_path / "run", "SOLVER.MAX_ITER=1", "MODEL.MASK_ON=True")  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "this config has no bilayer head" in ended.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate(scenes: Path, bcnet: Bcnet, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    ended = bcnet("train", "shapes", *SETTINGS, "solver.steps=4", "solver.eval_every=2", *D2, "--gpus", "2",
+                  "--data-root", scenes, "--run-dir", path)  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert [row["iteration"] for row in rows(path) if "total_loss" in row] == [0, 1, 2, 3]
+    assert (path / "model_best.pth").is_file()
+    reports = []
+    for processes in ("1", "2"):
+        told = bcnet("eval", path, *D2, "--gpus", processes, "-o", tmp_path / processes, "--json")
+        assert told.returncode == 0, told.stderr
+        reports.append(json.loads(told.stdout))
+    assert reports[0]["scores"]["masks"]["AP"] == pytest.approx(reports[1]["scores"]["masks"]["AP"], abs=1e-3)
+    broken = bcnet("train", "shapes", *SETTINGS, "solver.lr=1e30", "solver.clip_norm=0", *D2, "--gpus", "2",
+                   "--data-root", scenes, "--run-dir", tmp_path / "broken", "solver.checkpoint_every=100")  # fmt: skip
+    assert broken.returncode == 1
+    assert "error: the loss is not finite" in broken.stderr
+    assert not (tmp_path / "broken").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_ctrl_c_saves_and_the_run_goes_on(scenes: Path, bcnet: Bcnet, tmp_path: Path, processes: str) -> None:
+    path = tmp_path / "run"
+    words = ["train", "shapes", *SETTINGS, "solver.steps=400", "solver.checkpoint_every=1000", *D2,
+             "--data-root", str(scenes), "--run-dir", str(path), "--gpus", processes]  # fmt: skip
+    program = [sys.executable, "-c", "from bcnet_cli.app import main; main()", *words]
+    with subprocess.Popen(program, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline and not (path / "metrics.json").exists():
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == 130, told
+    assert "interrupted; saved model_" in told
+    assert "--resume" in told
+    done = read_stored(path).steps
+    assert 0 < done < 400
+    ended = bcnet(*words, f"solver.steps={done + 2}", "solver.schedule=cosine", "--resume")
+    assert ended.returncode == 2  # a cosine that ends elsewhere is another one
+    ended = bcnet("train", "shapes", *SETTINGS, *words[words.index("--backend") :], "solver.steps=400", "--resume",
+                  "--dry-run", "solver.checkpoint_every=1000")  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.fixture
+def few(coco_mini: Path, tmp_path: Path) -> Path:
+    """A COCO data root with six real images on either side, that are where they were."""
+    for name in ("train2017", "val2017"):
+        content = json.loads((coco_mini / f"annotations/instances_{name}.json").read_text())
+        content["images"] = content["images"][:6]
+        kept = {image["id"] for image in content["images"]}
+        content["annotations"] = [one for one in content["annotations"] if one["image_id"] in kept]
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        (tmp_path / f"annotations/instances_{name}.json").write_text(json.dumps(content))
+        (tmp_path / name).symlink_to(coco_mini / name)
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["faster_rcnn_r50", "fcos_r50"])
+def test_twenty_steps_on_real_images(recipe: str, few: Path, bcnet: Bcnet, tmp_path: Path) -> None:
+    """Train, evaluate, resume, convert to the other backend and back."""
+    settings = ["model.backbone=r18", "data.min_size=128", "data.max_size=192", "data.train_sizes=[]", "data.workers=0",
+                "solver.batch_size=2", "solver.lr=0.002", "solver.lr_batch_size=none", "solver.warmup_steps=0",
+                "solver.milestones=[]", "solver.clip_norm=5", "solver.eval_every=0", "solver.log_every=1",
+                "solver.checkpoint_every=10", "model.score_threshold=0.01"]  # fmt: skip
+    if recipe == "faster_rcnn_r50":
+        settings += ["model.box_rois_per_image=64", "model.proposals_per_image=100"]
+    words = ["train", recipe, *settings, *D2, "--data-root", few, "--run-dir", tmp_path / "run"]
+    for steps, more in (("20", []), ("22", ["--resume"])):
+        ended = bcnet(*words, f"solver.steps={steps}", *more)
+        assert ended.returncode == 0, ended.stderr
+    logged = rows(tmp_path / "run")
+    assert [row["iteration"] for row in logged] == list(range(22))
+    losses = [row["loss_occludee_mask"] + row["loss_occluder_mask"] for row in logged]
+    assert sum(losses[-5:]) < sum(losses[:5])
+    told = bcnet("eval", tmp_path / "run", *D2, "-o", tmp_path / "eval", "--json")
+    assert told.returncode == 0, told.stderr
+    there, back = tmp_path / "there.pt", tmp_path / "back.pth"
+    picture = next((few / "val2017").glob("*.jpg"))
+    for source, to, target in ((tmp_path / "run", "torchvision", there), (there, "detectron2", back)):
+        ended = bcnet("weights", "convert", source, "--to", to, "-o", target, "--image", picture)
+        assert ended.returncode == 0, ended.stderr
+        assert "compared on" in ended.stderr, ended.stderr
+    told = bcnet("eval", there, "-o", tmp_path / "ours", "--json", "--device", "cpu", "--data-root", few)
+    assert told.returncode == 0, told.stderr
+
+
+def test_nothing_but_the_recipe_decides(scenes: Path, tmp_path: Path) -> None:
+    """A model that comes back from a config is built by the recipe that the config was made of."""
+    recipe = load_recipe("shapes", SETTINGS, data_root=scenes)
+    categories = [{"id": 1, "name": "a"}]
+    state = build_detector(recipe, categories).state_dict()
+    save_checkpoint(tmp_path / "a.pt", Checkpoint(0, recipe.model_dump(mode="json"), categories, state, {}))
+    assert open_run(tmp_path / "a.pt", "detectron2").recipe == recipe
