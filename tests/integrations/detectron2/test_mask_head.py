@@ -79,9 +79,7 @@ class Recorded(torch.nn.Module):
 @pytest.mark.parametrize("case", CASES)
 def test_the_losses_equal_the_official_ones(case: str) -> None:
     with np.load(PARITY / "loss.npz") as official:
-        wanted = {
-            name: torch.from_numpy(official[f"{case}_{name}"].astype(bool)) for name in ("gt_masks", "gt_bo_masks")
-        }
+        masks, regions = (Crops(official[f"{case}_{name}"]) for name in ("gt_masks", "gt_bo_masks"))
         losses = official[f"{case}_losses"].tolist()
     count = len(masks)
     logits = BilayerLogits._make(
@@ -181,34 +179,12 @@ ZOO = {
     "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml": ["MODEL.ROI_HEADS.NAME", "BilayerROIHeads"],
     "Misc/cascade_mask_rcnn_R_50_FPN_3x.yaml": ["MODEL.ROI_HEADS.NAME", "BilayerCascadeROIHeads"],
 }
-SMALL = [
-    "MODEL.DEVICE",
-    "cpu",
-    "MODEL.WEIGHTS",
-    "''",
-    "MODEL.RESNETS.DEPTH",
-    "18",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS",
-    "64",
-    "MODEL.FPN.OUT_CHANNELS",
-    "32",
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
-    "16",
-    "MODEL.ROI_BOX_HEAD.FC_DIM",
-    "32",
-    "MODEL.RPN.PRE_NMS_TOPK_TRAIN",
-    "50",
-    "MODEL.RPN.PRE_NMS_TOPK_TEST",
-    "50",
-    "MODEL.RPN.POST_NMS_TOPK_TRAIN",
-    "20",
-    "MODEL.RPN.POST_NMS_TOPK_TEST",
-    "20",
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
-    "0.0",
-    "TEST.DETECTIONS_PER_IMAGE",
-    "4",
-]
+SMALL = {
+    "MODEL.DEVICE": "cpu", "MODEL.WEIGHTS": "", "MODEL.RESNETS.DEPTH": 18, "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+    "MODEL.FPN.OUT_CHANNELS": 32, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16, "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 50, "MODEL.RPN.PRE_NMS_TOPK_TEST": 50, "MODEL.RPN.POST_NMS_TOPK_TRAIN": 20,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 20, "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0, "TEST.DETECTIONS_PER_IMAGE": 4,
+}  # fmt: skip
 
 
 def training_input() -> list[dict[str, Any]]:
@@ -246,7 +222,7 @@ def test_configs_of_the_zoo_take_the_head(zoo: Any, config: str, settings: list[
     cfg = get_cfg()
     add_bcnet_config(cfg)
     cfg.merge_from_file(zoo.get_config_file(config))
-    cfg.merge_from_list([*settings, *SMALL])
+    cfg.merge_from_list([*settings, *(word for setting in SMALL.items() for word in setting)])
     try_model(build_model(cfg))
 
 
