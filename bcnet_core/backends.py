@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 Backend = Literal["torchvision", "detectron2"]
 INSTALL = (
-    "its other packages: pip install 'bcnet[detectron2]'",
-    "and itself, from its source: pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2'",
+    "pip install 'bcnet[detectron2]' 'setuptools<81' wheel ninja",
+    "pip install --no-build-isolation --no-deps 'git+https://github.com/facebookresearch/detectron2'",
 )
 """How to get detectron2, which is on no registry."""
 
@@ -59,7 +59,7 @@ def require_detectron2() -> None:
         BCNetError: saying how to install it.
     """
     if importlib.util.find_spec("detectron2") is None:
-        raise BCNetError("detectron2 is not installed", *INSTALL, exit_code=ExitCode.USAGE)
+        raise BCNetError("detectron2 is not installed; it takes two lines:", *INSTALL, exit_code=ExitCode.USAGE)
 
 
 def load_detector(path: str | Path, *, device: str, backend: Backend) -> Detector | Detectron2Detector:

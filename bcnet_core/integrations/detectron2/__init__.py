@@ -23,6 +23,7 @@ from bcnet_core.integrations.detectron2.lazy import add_bilayer_head, bilayer_fc
 from bcnet_core.integrations.detectron2.mapper import BilayerDatasetMapper
 from bcnet_core.integrations.detectron2.mask_head import BilayerMaskRCNNHead
 from bcnet_core.integrations.detectron2.roi_heads import BilayerCascadeROIHeads, BilayerROIHeads
+from bcnet_core.integrations.detectron2.trainer import BilayerTrainer
 
 __all__ = [
     "BilayerCascadeROIHeads",
@@ -30,6 +31,7 @@ __all__ = [
     "BilayerFCOS",
     "BilayerMaskRCNNHead",
     "BilayerROIHeads",
+    "BilayerTrainer",
     "CroppedMasks",
     "add_bcnet_config",
     "add_bilayer_head",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from detectron2.data import build_detection_train_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
@@ -53,6 +55,8 @@ class BilayerTrainer(DefaultTrainer):
         stop: list[int] | None = None,
     ) -> None:
         TrainerBase.__init__(self)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()  # as `DefaultTrainer` does for programs that did not
         self.recipe, self.stop = recipe, stop if stop is not None else []
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         on_gpu = cfg.MODEL.DEVICE.startswith("cuda")

@@ -1,0 +1,73 @@
+"""The second backend is nobody's condition: without detectron2 everything else works, and asking for it is told."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bcnet_core
+from bcnet_core import backends
+from bcnet_core.errors import BCNetError, ExitCode
+from tests.conftest import Bcnet
+
+REPO = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def no_detectron2(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+
+    def find(name: str, *arguments: Any) -> Any:
+        return None if name == "detectron2" else found(name, *arguments)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+
+
+@pytest.mark.usefixtures("no_detectron2")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "tiny", "--backend", "detectron2"],
+        ["train", "--backend", "detectron2", "--d2-config", "a.yaml"],
+        ["eval", "run", "--backend", "detectron2"],
+        ["viz", "run", "--backend", "detectron2", "-o", "viz"],
+        ["weights", "convert", "run", "--to", "detectron2", "-o", "a.pth"],
+    ],
+)
+def test_without_it_one_message_says_how_to_install_it(bcnet_inside: Bcnet, tmp_path: Path, words: list[str]) -> None:
+    ended = bcnet_inside(*words, cwd=tmp_path)
+    assert ended.returncode == ExitCode.USAGE
+    told = " ".join(ended.stderr.split())
+    assert told.startswith("error: detectron2 is not installed")
+    assert "pip install 'bcnet[detectron2]'" in told
+    assert "git+https://github.com/facebookresearch/detectron2" in told
+    assert ended.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("no_detectron2")
+def test_so_it_is_in_python() -> None:
+    with pytest.raises(BCNetError, match="not installed"):
+        bcnet_core.load_detector("run", backend="detectron2")
+
+
+def test_a_backend_that_is_none_is_told() -> None:
+    with pytest.raises(BCNetError, match="no backend `caffe`") as error:
+        backends.named("caffe")
+    assert error.value.hints == ("--backend torchvision | detectron2",)
+
+
+def test_nothing_but_the_integration_imports_it() -> None:
+    paths = [
+        path.relative_to(REPO) for package in ("bcnet_core", "bcnet_cli") for path in (REPO / package).rglob("*.py")
+    ]
+    names = [".".join(path.with_suffix("").parts) for path in paths if "integrations" not in path.parts]
+    assert len(names) > 100
+    code = f"import sys; sys.modules['detectron2'] = None\nimport {', '.join(names)}"  # importing None is an error
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=REPO)
+    assert result.returncode == 0, result.stderr
