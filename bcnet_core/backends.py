@@ -15,7 +15,7 @@ from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.engine.checkpoint import find_checkpoint
 from bcnet_core.engine.checkpoint import load_detector as load_torchvision
 from bcnet_core.engine.elastic import Cluster, check_processes
-from bcnet_core.engine.job import TrainingJob
+from bcnet_core.engine.job import RunOptions, TrainingJob
 from bcnet_core.engine.launch import launch
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.reporting import Reporter
@@ -150,29 +150,17 @@ def train(job: TrainingJob, cluster: Cluster, *, backend: Backend, reporter: Rep
     _refuse_elastic(cluster, job.device)
     from bcnet_core.integrations.detectron2.training import train_recipe
 
-    return train_recipe(
-        job.recipe,
-        run_dir=job.run_dir,
-        device=job.device,
-        processes=cluster.processes,
-        command=job.command,
-        resume=job.resume,
-        init_from=None if job.init_from is None else str(job.init_from),
-        reporter=reporter,
-    )
+    options = RunOptions(job.run_dir, job.device, cluster.processes, job.command, job.resume, job.init_from)
+    return train_recipe(job.recipe, options, reporter)
 
 
 def train_config(
     config: Path,
     overrides: Sequence[str],
     data_root: Path | None,
-    *,
-    run_dir: Path,
-    device: str,
+    options: RunOptions,
     cluster: Cluster,
-    command: str,
-    resume: bool,
-    init_from: Path | None,
+    *,
     reporter: Reporter,
 ) -> Path:
     """Train a user's own config of detectron2.
@@ -181,12 +169,8 @@ def train_config(
         config: the yaml file.
         overrides: `KEY=VALUE` over it.
         data_root: whose COCO sets, named as in our recipes, take the place of the config's; None leaves those.
-        run_dir: where everything is written.
-        device: "auto", "cpu", "cuda".
+        options: how.
         cluster: the processes, of this machine.
-        command: the command line without --run-dir, --resume and --init-from; for messages.
-        resume: whether to go on from the newest checkpoint.
-        init_from: a run or checkpoint whose weights to begin with, instead of the config's.
         reporter: told of the progress.
 
     Returns:
@@ -195,21 +179,12 @@ def train_config(
     Raises:
         BCNetError: if the config cannot be read, or training fails.
     """
-    _refuse_elastic(cluster, device)
+    _refuse_elastic(cluster, options.device)
     from bcnet_core.integrations.detectron2 import training
     from bcnet_core.integrations.detectron2.stored import read_config
 
-    return training.train_config(
-        read_config(config, overrides),
-        None if data_root is None else DataConfig(root=data_root),
-        run_dir=run_dir,
-        device=device,
-        processes=cluster.processes,
-        command=command,
-        resume=resume,
-        init_from=None if init_from is None else str(init_from),
-        reporter=reporter,
-    )
+    data = None if data_root is None else DataConfig(root=data_root)
+    return training.train_config(read_config(config, overrides), data, options, reporter)
 
 
 def convert(

@@ -27,6 +27,7 @@ def train_config(
 ) -> None:
     """Train it, or say what would be trained."""
     from bcnet_core import backends
+    from bcnet_core.engine.job import RunOptions
     from bcnet_core.engine.run_dir import refuse_taken
     from bcnet_core.errors import usage_error
 
@@ -44,10 +45,8 @@ def train_config(
         console.err.print(f"would write {run_dir}")
         return
     root = None if data_root is None else data_root.resolve()
-    checkpoint = backends.train_config(
-        config, overrides, root, run_dir=run_dir, device=device, cluster=cluster, command=command, resume=resume,
-        init_from=init_from, reporter=ConsoleReporter(),
-    )  # fmt: skip
+    options = RunOptions(run_dir, device, cluster.processes, command, resume, init_from)
+    checkpoint = backends.train_config(config, overrides, root, options, cluster, reporter=ConsoleReporter())
     console.show_outputs(checkpoint, then=f"bcnet eval {shlex.quote(str(run_dir))} --backend detectron2")
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from bcnet_core.engine.weights import ImportReport
     from bcnet_core.integrations.detectron2.converting import Difference
 
-MOST_PIXELS, MOST_PROBABILITY = 0.01, 1e-4
-"""By how much boxes and maps of a converted detector may differ from those of the original."""
 SHOWN_NAMES = 4
 """Of the tensors that were dropped for one reason; --json has all."""
 
@@ -185,18 +183,18 @@ def export(
 
 
 def _show_difference(difference: Difference) -> None:
-    """Say how far the two are apart; aloud where it is more than rounding."""
+    """Say how far the two are apart; aloud where an instance of one has no counterpart in the other."""
     first, second = difference.found
     text = f"boxes differ by {difference.boxes:.2g} pixels, maps by {difference.masks:.2g} at most"
     if first == second == 0:
         ConsoleReporter().warning("neither finds anything in the picture they were compared on; another: --image FILE")
-    elif first != second or difference.boxes > MOST_PIXELS or difference.masks > MOST_PROBABILITY:
-        found = f"one finds {first} instances, the other {second}; one by one from the best " * (first != second)
+    elif difference.alike < max(first, second):
         ConsoleReporter().warning(
-            f"the two are not alike: {found}{text}. Where scores are equal their order may differ"
+            f"the one finds {first} instances, the other {second}, and {difference.alike} of them are alike: {text}. "
+            "Of equal scores, as an untrained model has them, either may take others"
         )
     else:
-        console.err.print(f"compared on {first} instances: {text}")
+        console.err.print(f"compared on {first} instances, all alike: {text}")
 
 
 def _show(report: ImportReport, *, as_json: bool) -> None:

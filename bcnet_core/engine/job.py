@@ -50,3 +50,24 @@ class TrainingJob:
     init_from: Path | None = None
     validation: Validation | None = None
     tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run of the detectron2 backend is done, whatever it trains.
+
+    Attributes:
+        run_dir: where everything is written.
+        device: "auto", "cpu", "cuda".
+        processes: on this machine, one a GPU, or gloo processes on the CPU.
+        command: the command line without --run-dir, --resume and --init-from; for messages.
+        resume: whether to go on from the newest checkpoint in `run_dir`.
+        init_from: a run or checkpoint of either backend whose weights to begin with.
+    """
+
+    run_dir: Path
+    device: str
+    processes: int
+    command: str
+    resume: bool = False
+    init_from: Path | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,10 +16,13 @@ from bcnet_core.engine.checkpoint import Checkpoint, load_weights, save_checkpoi
 from bcnet_core.errors import usage_error
 from bcnet_core.integrations.detectron2.detector import detector_of
 from bcnet_core.integrations.detectron2.stored import KEY, Stored, read_stored, to_torchvision
+from bcnet_core.model.bilayer_head import BilayerLogits
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.outputs import atomic_file
-from bcnet_core.structures import Detections, Predictor
+from bcnet_core.structures import Predictor
 
+MOST_PIXELS, MOST_PROBABILITY = 0.01, 1e-4
+"""By how much the boxes and the maps of two instances that are alike may differ."""
 NOISE = (480, 640)
 """Height and width of the picture that is compared on where none is given."""
 
@@ -30,11 +32,13 @@ class Difference(NamedTuple):
 
     Attributes:
         found: instances that each of the two finds.
-        boxes: the largest difference of a coordinate, pixels.
-        masks: the largest difference of a probability in the maps.
+        alike: of those, how many have a counterpart, within `MOST_PIXELS` and `MOST_PROBABILITY`.
+        boxes: the largest difference of a coordinate of those, pixels.
+        masks: the largest difference of a probability in their maps.
     """
 
     found: tuple[int, int]
+    alike: int
     boxes: float
     masks: float
 
@@ -112,22 +116,23 @@ def write_converted(converted: ConvertedDetector, path: Path, config: Path | Non
 
 
 def compare(first: Predictor, second: Predictor, image: NDArray[np.uint8]) -> Difference:
-    """Run two detectors on a picture, and compare what they find, one by one from the best."""
+    """Run two detectors on a picture, and compare what they find.
+
+    Where scores are equal their order is a matter of rounding, and so is which of them are kept. So each instance is
+    compared with the nearest one of its class.
+    """
     (one,), (other,) = first.predict([image]), second.predict([image])
-    count = min(len(one.boxes), len(other.boxes))
-    return Difference((len(one.boxes), len(other.boxes)), _most(one, other, count, ("boxes",)), _most(
-        one, other, count, ("occludee_mask", "occludee_boundary", "occluder_mask", "occluder_boundary")
-    ))  # fmt: skip
-
-
-def _most(one: Detections, other: Detections, count: int, names: Sequence[str]) -> float:
-    """The largest difference of some tensors of two detections, over the first of them."""
-    most = 0.0
-    for name in names:
-        pair = getattr(one, name), getattr(other, name)
-        if pair[0] is not None and count:
-            most = max(most, float((pair[0][:count] - pair[1][:count]).abs().max()))
-    return most
+    found = (len(one.boxes), len(other.boxes))
+    if 0 in found:
+        return Difference(found, 0, 0.0, 0.0)
+    boxes = (one.boxes[:, None] - other.boxes).abs().amax(2)  # (N, M)
+    boxes, nearest = boxes.masked_fill(one.labels[:, None] != other.labels, torch.inf).min(1)
+    pairs = ((getattr(one, name), getattr(other, name)) for name in BilayerLogits._fields)
+    maps = [(ours - theirs[nearest]).abs().amax((1, 2)) for ours, theirs in pairs if ours is not None]
+    masks = torch.stack(maps).amax(0)
+    alike = (boxes <= MOST_PIXELS) & (masks <= MOST_PROBABILITY)
+    most = (float(part[alike].amax()) if alike.any() else 0.0 for part in (boxes, masks))
+    return Difference(found, int(alike.sum()), *most)
 
 
 def _categories(path: Path | None) -> list[Record]:

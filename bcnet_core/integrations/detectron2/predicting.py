@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,6 +71,7 @@ def _predict(
     folder: Path,
 ) -> None:
     """Predict this process's share; the first one writes what all of them found."""
+    logging.getLogger("detectron2.evaluation.coco_evaluation").setLevel(logging.WARNING)  # the tables are ours
     with told(None, processes=processes, on_gpu=device == "cuda"):
         register_bilayer_coco(VAL_SET, annotations, images, categories=categories)
         stored = read_stored(checkpoint)

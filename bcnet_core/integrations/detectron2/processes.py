@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from multiprocessing import active_children
 from pathlib import Path
+from types import FrameType
 
 import torch
 from detectron2.engine import launch
@@ -26,18 +29,40 @@ def launch_processes(worker: Callable[..., None], *arguments: object, processes:
         BCNetError: the one that a process raised inside of `told`.
         KeyboardInterrupt: if a process was interrupted.
     """
+    received: list[int] = []
     try:
-        launch(worker, processes, num_machines=1, machine_rank=0, dist_url="auto", args=arguments)
+        with _passed_on(received) if processes > 1 else nullcontext():
+            launch(worker, processes, num_machines=1, machine_rank=0, dist_url="auto", args=arguments)
     except ProcessRaisedException as error:
         text = str(error)
+        if received:
+            raise KeyboardInterrupt from None
         if ERROR_MARK in text:
             raise unpacked(text) from None
-        if "KeyboardInterrupt" in text:
-            raise KeyboardInterrupt from None
         last = text.strip().splitlines()[-1]
         raise BCNetError(
             f"a process of detectron2 failed: {last}", "see the whole traceback: give the command with --gpus 1"
         ) from None
+    if received:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _passed_on(received: list[int]) -> Iterator[None]:
+    """Pass Ctrl-C and SIGTERM on to the processes, which then end by themselves, and are waited for."""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for process in active_children():
+            if process.pid is not None:
+                os.kill(process.pid, number)
+
+    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

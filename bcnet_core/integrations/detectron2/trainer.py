@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import COCOEvaluator
+from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from fvcore.common.param_scheduler import ParamScheduler
@@ -27,6 +28,7 @@ from bcnet_core.engine.state import AUTOCAST
 from bcnet_core.errors import usage_error
 from bcnet_core.integrations.detectron2.mapper import BilayerDatasetMapper
 from bcnet_core.integrations.detectron2.stored import KEY, Origin
+from bcnet_core.model.bilayer_head import BilayerMaskHead
 from bcnet_core.model.global_batch import share_statistics
 
 
@@ -64,7 +66,8 @@ class BilayerTrainer(DefaultTrainer):
             raise usage_error("detectron2 trains in half precision on GPUs only", "solver.precision=fp32")
         model = self.build_model(cfg)
         if comm.get_world_size() > 1 and (recipe is None or recipe.solver.sync_batch_norm):
-            share_statistics(model)
+            for head in [module for module in model.modules() if isinstance(module, BilayerMaskHead)]:
+                share_statistics(head)
         optimizer = self.build_optimizer(cfg, model)
         if recipe is not None and recipe.solver.clip_norm:
             _clip_all_together(optimizer, recipe.solver.clip_norm)
@@ -81,6 +84,12 @@ class BilayerTrainer(DefaultTrainer):
         self.checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **known)
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The config's model, which `DefaultTrainer` would also print, on hundreds of lines."""
+        model: nn.Module = build_model(cfg)
+        return model
 
     def build_optimizer(self, cfg: CfgNode, model: nn.Module) -> Optimizer:
         """The recipe's optimiser, or the config's."""

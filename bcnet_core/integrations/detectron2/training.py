@@ -17,17 +17,21 @@ from detectron2.utils.env import seed_all_rng
 from bcnet_core.annotations.coco import Record
 from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.data.loaders import open_training_set, read_annotations
-from bcnet_core.engine.checkpoint import DETECTRON2_FILE, find_checkpoint, read_checkpoint
+from bcnet_core.engine.checkpoint import DETECTRON2_FILE, find_checkpoint, load_weights, read_checkpoint
 from bcnet_core.engine.dist import choose_device
 from bcnet_core.engine.interrupts import stop_requests
+from bcnet_core.engine.job import RunOptions
 from bcnet_core.engine.loop import describe
 from bcnet_core.engine.run_dir import refuse_other_recipe, write_header
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
-from bcnet_core.integrations.detectron2.config import config_from, config_of
+from bcnet_core.evaluation.predict import check_categories
+from bcnet_core.evaluation.validation import check_validation
+from bcnet_core.integrations.detectron2.config import config_from, config_of, recipe_of
 from bcnet_core.integrations.detectron2.datasets import register_bilayer_coco
 from bcnet_core.integrations.detectron2.processes import launch_processes, told
 from bcnet_core.integrations.detectron2.stored import Origin, detectron2_tensors, find_stored, read_stored
 from bcnet_core.integrations.detectron2.trainer import BilayerTrainer
+from bcnet_core.model.detectors import build_detector
 from bcnet_core.outputs import atomic_file
 from bcnet_core.reporting import Reporter
 
@@ -44,18 +48,12 @@ class Detectron2Job:
     Attributes:
         config: the whole config, as yaml; with its data sets, its device and its output folder.
         origin: what is saved beside the tensors.
-        command: the command line without --run-dir, --resume and --init-from; for messages.
-        processes: on this machine.
-        resume: whether to go on from the newest checkpoint.
-        init_from: a file or a run whose weights to begin with, a URL or a name of detectron2's zoo.
+        options: how it is done.
     """
 
     config: str
     origin: Origin
-    command: str
-    processes: int
-    resume: bool
-    init_from: str | None
+    options: RunOptions
 
     @property
     def cfg(self) -> CfgNode:
@@ -68,27 +66,12 @@ class Detectron2Job:
         return Recipe.model_validate(self.origin.recipe) if self.origin.recipe else None
 
 
-def train_recipe(
-    recipe: Recipe,
-    *,
-    run_dir: Path,
-    device: str,
-    processes: int,
-    command: str,
-    resume: bool,
-    init_from: str | None,
-    reporter: Reporter,
-) -> Path:
+def train_recipe(recipe: Recipe, options: RunOptions, reporter: Reporter) -> Path:
     """Train a recipe with detectron2's trainer.
 
     Args:
         recipe: resolved, with its data root.
-        run_dir: detectron2's output folder.
-        device: "auto", "cpu", "cuda".
-        processes: on this machine, one a GPU, or gloo processes on the CPU.
-        command: see `Detectron2Job`.
-        resume: see `Detectron2Job`.
-        init_from: see `Detectron2Job`.
+        options: how; `run_dir` becomes detectron2's output folder.
         reporter: told what is trained on.
 
     Returns:
@@ -98,37 +81,22 @@ def train_recipe(
         BCNetError: on bad data, settings that detectron2 does not have, a loss that is not finite, or an interruption.
     """
     dataset, coco = open_training_set(recipe.data, need_occluders=recipe.trains_occluders)
+    if recipe.solver.eval_every:
+        check_validation(recipe, coco)
     describe(dataset, recipe, reporter)
     cfg = config_of(recipe, num_classes=len(coco.categories))
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
     plain = recipe.model_dump(mode="json")
-    job = _job(cfg, coco.categories, plain["data"], plain, run_dir=run_dir, device=device, processes=processes,
-               command=command, resume=resume, init_from=init_from)  # fmt: skip
-    return _run(job, run_dir)
+    return _run(cfg, Origin("", coco.categories, plain["data"], plain), options)
 
 
-def train_config(
-    config: CfgNode,
-    data: DataConfig | None,
-    *,
-    run_dir: Path,
-    device: str,
-    processes: int,
-    command: str,
-    resume: bool,
-    init_from: str | None,
-    reporter: Reporter,
-) -> Path:
+def train_config(cfg: CfgNode, data: DataConfig | None, options: RunOptions, reporter: Reporter) -> Path:
     """Train a user's own config of detectron2.
 
     Args:
-        config: read by `stored.read_config`, with overrides.
+        cfg: read by `stored.read_config`, with overrides.
         data: the data root's COCO sets, which take the place of the config's; None leaves those.
-        run_dir: detectron2's output folder.
-        device: "auto", "cpu", "cuda".
-        processes: see `train_recipe`.
-        command: see `Detectron2Job`.
-        resume: see `Detectron2Job`.
-        init_from: instead of the config's `MODEL.WEIGHTS`.
+        options: how; `run_dir` becomes detectron2's output folder, `init_from` replaces `MODEL.WEIGHTS`.
         reporter: told where the config has no bilayer head.
 
     Returns:
@@ -137,65 +105,47 @@ def train_config(
     Raises:
         BCNetError: see `train_recipe`.
     """
-    names = {config.MODEL.META_ARCHITECTURE, config.MODEL.ROI_HEADS.NAME, config.MODEL.ROI_MASK_HEAD.NAME}
+    names = {cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_MASK_HEAD.NAME}
     if not names & BILAYER:
         reporter.warning(
-            f"this config has no bilayer head, its mask head is {config.MODEL.ROI_MASK_HEAD.NAME}; with one: "
+            f"this config has no bilayer head, its mask head is {cfg.MODEL.ROI_MASK_HEAD.NAME}; with one: "
             "MODEL.ROI_HEADS.NAME=BilayerROIHeads"
         )
-    if data is not None:
-        categories = sorted(read_annotations(data, data.train).categories, key=lambda one: int(one["id"]))
-        config.MODEL.ROI_HEADS.NUM_CLASSES = config.MODEL.RETINANET.NUM_CLASSES = len(categories)
+    if data is None:
+        categories = _registered_categories(cfg)
     else:
-        categories = _registered_categories(config)
-    plain = (data or DataConfig()).model_dump(mode="json")
-    job = _job(config, categories, plain, {}, run_dir=run_dir, device=device, processes=processes,
-               command=command, resume=resume, init_from=init_from, own_data=data is None)  # fmt: skip
-    return _run(job, run_dir)
-
-
-def _job(
-    cfg: CfgNode,
-    categories: list[Record],
-    data: dict[str, object],
-    recipe: dict[str, object],
-    *,
-    run_dir: Path,
-    device: str,
-    processes: int,
-    command: str,
-    resume: bool,
-    init_from: str | None,
-    own_data: bool = False,
-) -> Detectron2Job:
-    cfg.OUTPUT_DIR = str(run_dir)
-    cfg.MODEL.DEVICE = choose_device(device).type
-    if not own_data:
+        categories = sorted(read_annotations(data, data.train).categories, key=lambda one: int(one["id"]))
+        check_categories(categories, read_annotations(data, data.val))
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(categories)
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
-    config: str = cfg.dump()
-    return Detectron2Job(config, Origin(config, categories, data, recipe), command, processes, resume, init_from)
+    plain = (data or DataConfig()).model_dump(mode="json")
+    return _run(cfg, Origin("", categories, plain, {}), options)
 
 
-def _run(job: Detectron2Job, run_dir: Path) -> Path:
+def _run(cfg: CfgNode, origin: Origin, options: RunOptions) -> Path:
     """Train, with detectron2's launcher; a run that fails before its first checkpoint leaves nothing behind."""
-    images = job.cfg.SOLVER.IMS_PER_BATCH
-    if images % job.processes:
-        key = "solver.batch_size" if job.recipe is not None else "SOLVER.IMS_PER_BATCH"
+    run_dir, processes = options.run_dir, options.processes
+    cfg.OUTPUT_DIR, cfg.MODEL.DEVICE = str(run_dir), choose_device(options.device).type
+    origin.config = cfg.dump()
+    job = Detectron2Job(origin.config, origin, options)
+    images = cfg.SOLVER.IMS_PER_BATCH
+    if images % processes:
+        key = "solver.batch_size" if origin.recipe else "SOLVER.IMS_PER_BATCH"
         raise usage_error(
-            f"a batch of {images} images cannot be split evenly over {job.processes} processes",
-            f"choose another: {key}={-(-images // job.processes) * job.processes}",
+            f"a batch of {images} images cannot be split evenly over {processes} processes",
+            f"choose another: {key}={-(-images // processes) * processes}",
         )
-    if job.resume:
-        _refuse_other_run(job, run_dir)
+    if options.resume:
+        _refuse_other_run(job)
     existed = run_dir.exists()
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BCNetError(f"cannot write `{run_dir}`: {error.strerror}", "choose another: --run-dir") from None
     try:
-        launch_processes(_train, job, processes=job.processes)
+        launch_processes(_train, job, processes=processes)
     except KeyboardInterrupt:
-        raise _interrupted(job, run_dir) from None
+        raise _interrupted(options) from None
     finally:
         if not (run_dir / DETECTRON2_FILE).exists() and not existed:
             shutil.rmtree(run_dir, ignore_errors=True)
@@ -207,32 +157,35 @@ def _train(job: Detectron2Job) -> None:
     cfg, folder = job.cfg, Path(job.cfg.OUTPUT_DIR)
     register_data(job.origin)
     on_gpu = cfg.MODEL.DEVICE == "cuda"
-    with told(folder, processes=job.processes, on_gpu=on_gpu), stop_requests() as stop:
+    with told(folder, processes=job.options.processes, on_gpu=on_gpu), stop_requests() as stop:
         if comm.is_main_process():
             _write_header(job, folder)
         seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
         cfg.freeze()
         trainer = BilayerTrainer(cfg, recipe=job.recipe, origin=job.origin, stop=stop)
         _load(trainer, job)
-        trainer.train()
+        try:
+            trainer.train()
+        except ZeroDivisionError:  # detectron2's printer, on its way out of a run's very first steps
+            if not stop:
+                raise
+            raise KeyboardInterrupt from None
 
 
 def _load(trainer: BilayerTrainer, job: Detectron2Job) -> None:
     """Weights to go on with, or to begin with; an `init_from` of ours is brought under detectron2's names."""
-    if job.resume:
+    path = job.options.init_from
+    if job.options.resume:
         trainer.resume_or_load(resume=True)
-        return
-    source = job.init_from or trainer.cfg.MODEL.WEIGHTS
-    path = Path(source)
-    if job.init_from and path.exists() and (path.is_dir() or path.suffix == ".pt"):
-        if (path / DETECTRON2_FILE).is_file():
-            source = str(find_stored(path))
-        else:
-            ours = read_checkpoint(find_checkpoint(path)).for_use()
-            model = trainer.checkpointer.model
-            model.load_state_dict(detectron2_tensors(ours.model, model), strict=False)
-            return
-    trainer.checkpointer.load(source, checkpointables=[])
+    elif path is not None and (path.is_dir() or path.suffix == ".pt") and not (path / DETECTRON2_FILE).is_file():
+        file = find_checkpoint(path)
+        detector = build_detector(job.recipe or recipe_of(trainer.cfg), job.origin.categories)
+        load_weights(detector, read_checkpoint(file).for_use(), file)  # which refuses what is not of this model
+        model = trainer.checkpointer.model
+        model.load_state_dict(detectron2_tensors(detector.state_dict(), model))
+    else:
+        source = trainer.cfg.MODEL.WEIGHTS if path is None else str(find_stored(path))
+        trainer.checkpointer.load(source, checkpointables=[])
 
 
 def register_data(origin: Origin) -> None:
@@ -264,11 +217,12 @@ def _write_header(job: Detectron2Job, folder: Path) -> None:
     with atomic_file(folder / CONFIG_FILE) as temporary:
         temporary.write_text(job.config, encoding="utf-8")
     if job.recipe is not None:
-        write_header(folder, job.recipe, world_size=job.processes, device=torch.device(job.cfg.MODEL.DEVICE))
+        write_header(folder, job.recipe, world_size=job.options.processes, device=torch.device(job.cfg.MODEL.DEVICE))
 
 
-def _refuse_other_run(job: Detectron2Job, run_dir: Path) -> None:
+def _refuse_other_run(job: Detectron2Job) -> None:
     """Refuse to go on with a run that is not there, or was asked for something else."""
+    run_dir = job.options.run_dir
     if not (run_dir / DETECTRON2_FILE).is_file():
         raise usage_error(f"`{run_dir}` holds no checkpoint of detectron2", "is it the --run-dir of such a run?")
     before = read_stored(run_dir)
@@ -276,11 +230,12 @@ def _refuse_other_run(job: Detectron2Job, run_dir: Path) -> None:
         refuse_other_recipe(before.path, before.recipe, job.recipe)
 
 
-def _interrupted(job: Detectron2Job, run_dir: Path) -> BCNetError:
+def _interrupted(options: RunOptions) -> BCNetError:
+    run_dir = options.run_dir
     if not (run_dir / DETECTRON2_FILE).is_file():
         return BCNetError("interrupted before the first step was saved", exit_code=ExitCode.INTERRUPTED)
     return BCNetError(
         f"interrupted; saved {find_stored(run_dir).name}",
-        f"go on with it: {job.command} --run-dir {shlex.quote(str(run_dir))} --resume",
+        f"go on with it: {options.command} --run-dir {shlex.quote(str(run_dir))} --resume",
         exit_code=ExitCode.INTERRUPTED,
     )

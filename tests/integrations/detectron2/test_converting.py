@@ -65,9 +65,8 @@ def test_there_and_back(tmp_path: Path, words: list[str]) -> None:
     there = convert(ours, "detectron2", picture=image(), outputs=converted_files(tmp_path / "theirs.pth", "detectron2"))
     back = convert(tmp_path / "theirs.pth", "torchvision", picture=image(), outputs=[tmp_path / "back.pt"])
     for difference in (there, back):
-        assert difference.found[0] == difference.found[1] == 20
-        assert difference.boxes < 0.01
-        assert difference.masks < 1e-4
+        assert difference.found == (20, 20)
+        assert difference.alike == 20  # within 0.01 pixels and 0.0001 of a probability
     first, second = read_checkpoint(ours), read_checkpoint(tmp_path / "back.pt")
     assert first.recipe == second.recipe
     assert second.categories == CATEGORIES
@@ -84,8 +83,19 @@ def test_a_checkpoint_of_ours_runs_in_detectron2_as_it_is(tmp_path: Path) -> Non
     path = checkpoint(tmp_path / "ours.pt", MODELS["faster_rcnn"])
     difference = compare(load_detector(path, device="cpu"), load_detectron2(path, device="cpu"), image())
     assert difference.found == (20, 20)
-    assert difference.boxes < 0.01
-    assert difference.masks < 1e-4
+    assert difference.alike == 20
+
+
+def test_a_difference_is_noticed(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "ours.pt", MODELS["tiny"])
+    ours, theirs = load_detector(path, device="cpu"), load_detectron2(path, device="cpu")
+    with torch.no_grad():
+        theirs.model.heads.masks.head.occluder_mask.logits.bias.add_(0.001)
+    assert compare(ours, theirs, image()).alike == 0
+    theirs = load_detectron2(path, device="cpu")
+    with torch.no_grad():
+        theirs.model.heads.boxes.distances.bias.add_(0.1)  # of a stride, at every side
+    assert compare(ours, theirs, image()).alike == 0
 
 
 def test_what_a_program_of_one_s_own_trained(tmp_path: Path) -> None:
@@ -137,7 +147,7 @@ def test_the_command(tmp_path: Path, bcnet_inside: Bcnet) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours.pt"]
     ended = bcnet_inside("weights", "convert", "ours.pt", "--to", "detectron2", "-o", "x.pth", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert "compared on 20 instances" in ended.stderr
+    assert "compared on 20 instances, all alike" in ended.stderr
     assert "next  bcnet eval x.pth --backend detectron2" in ended.stderr
     ended = bcnet_inside("weights", "convert", "x.pth", "--to", "torchvision", "-o", "ours.pt", cwd=tmp_path)
     assert ended.returncode == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -108,6 +109,18 @@ def test_evaluation_says_what_the_evaluator_of_detectron2_says(
     assert "--backend detectron2" in wrong.stderr
 
 
+@pytest.mark.slow
+def test_a_submission_needs_no_truth(run: Path, scenes: Path, bcnet: Bcnet, tmp_path: Path) -> None:
+    content = json.loads((scenes / "annotations/instances_val.json").read_text())
+    del content["annotations"]
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/image_info_test-dev2017.json").write_text(json.dumps(content))
+    (tmp_path / "test2017").symlink_to(scenes / "val")
+    ended = bcnet("eval", run, *D2, "-o", tmp_path / "eval", "--test-dev", "--data-root", tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert [path.suffix for path in (tmp_path / "eval").iterdir()] == [".zip"]
+
+
 def test_a_gallery_of_it(run: Path, bcnet: Bcnet, tmp_path: Path) -> None:
     ended = bcnet("viz", run, *D2, "-o", tmp_path / "viz", "--limit", "2", "--worst", "2")
     assert ended.returncode == 0, ended.stderr
@@ -124,6 +137,11 @@ def test_a_checkpoint_of_ours_begins_a_run_there(untrained: Path, scenes: Path, 
         ours = after[name if name.startswith("heads.") else name.replace("backbone.", "backbone.pyramid.", 1)]
         if "running" not in name and "tracked" not in name:
             torch.testing.assert_close(ours, tensor, rtol=0, atol=1e-9)
+    ended = bcnet("train", "shapes", *words, "model.detector=faster_rcnn", "model.mask_proposals=decoded", *D2,
+                  "--data-root", scenes, "--run-dir", tmp_path / "other", "--init-from", untrained)  # fmt: skip
+    assert ended.returncode == 3
+    assert "holds weights of fcos tiny, this model is faster_rcnn tiny" in ended.stderr
+    assert not (tmp_path / "other").exists()
 
 
 def test_dry_run_prints_the_config(scenes: Path, bcnet: Bcnet, tmp_path: Path) -> None:
@@ -290,10 +308,10 @@ def test_ctrl_c_saves_and_the_run_goes_on(scenes: Path, bcnet: Bcnet, tmp_path: 
 
 @pytest.fixture
 def few(coco_mini: Path, tmp_path: Path) -> Path:
-    """A COCO data root with six real images on either side, that are where they were."""
+    """A COCO data root with two real images to learn by heart, and six others; they stay where they are."""
     for name in ("train2017", "val2017"):
         content = json.loads((coco_mini / f"annotations/instances_{name}.json").read_text())
-        content["images"] = content["images"][:6]
+        content["images"] = content["images"][: 2 if name == "train2017" else 6]
         kept = {image["id"] for image in content["images"]}
         content["annotations"] = [one for one in content["annotations"] if one["image_id"] in kept]
         (tmp_path / "annotations").mkdir(exist_ok=True)
@@ -306,10 +324,11 @@ def few(coco_mini: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("recipe", ["faster_rcnn_r50", "fcos_r50"])
 def test_twenty_steps_on_real_images(recipe: str, few: Path, bcnet: Bcnet, tmp_path: Path) -> None:
     """Train, evaluate, resume, convert to the other backend and back."""
-    settings = ["model.backbone=r18", "data.min_size=128", "data.max_size=192", "data.train_sizes=[]", "data.workers=0",
-                "solver.batch_size=2", "solver.lr=0.002", "solver.lr_batch_size=none", "solver.warmup_steps=0",
-                "solver.milestones=[]", "solver.clip_norm=5", "solver.eval_every=0", "solver.log_every=1",
-                "solver.checkpoint_every=10", "model.score_threshold=0.01"]  # fmt: skip
+    settings = ["model.backbone=r18", "model.score_threshold=0.01", "data.min_size=128", "data.max_size=192",
+                "data.train_sizes=[]", "data.workers=0", "data.flip=0", "solver.batch_size=2", "solver.optimizer=adamw",
+                "solver.lr=0.0005", "solver.lr_batch_size=none", "solver.warmup_steps=0", "solver.milestones=[]",
+                "solver.clip_norm=5", "solver.eval_every=0", "solver.log_every=1",
+                "solver.checkpoint_every=10"]  # fmt: skip
     if recipe == "faster_rcnn_r50":
         settings += ["model.box_rois_per_image=64", "model.proposals_per_image=100"]
     words = ["train", recipe, *settings, *D2, "--data-root", few, "--run-dir", tmp_path / "run"]
@@ -318,8 +337,9 @@ def test_twenty_steps_on_real_images(recipe: str, few: Path, bcnet: Bcnet, tmp_p
         assert ended.returncode == 0, ended.stderr
     logged = rows(tmp_path / "run")
     assert [row["iteration"] for row in logged] == list(range(22))
-    losses = [row["loss_occludee_mask"] + row["loss_occluder_mask"] for row in logged]
-    assert sum(losses[-5:]) < sum(losses[:5])
+    for name in ("total_loss", "loss_occludee_mask"):
+        losses = [row[name] for row in logged]
+        assert sum(losses[-5:]) < sum(losses[:5]), losses
     told = bcnet("eval", tmp_path / "run", *D2, "-o", tmp_path / "eval", "--json")
     assert told.returncode == 0, told.stderr
     there, back = tmp_path / "there.pt", tmp_path / "back.pth"
@@ -327,7 +347,9 @@ def test_twenty_steps_on_real_images(recipe: str, few: Path, bcnet: Bcnet, tmp_p
     for source, to, target in ((tmp_path / "run", "torchvision", there), (there, "detectron2", back)):
         ended = bcnet("weights", "convert", source, "--to", to, "-o", target, "--image", picture)
         assert ended.returncode == 0, ended.stderr
-        assert "compared on" in ended.stderr, ended.stderr
+        alike = re.search(r"compared on (\d+) instances, all|and (\d+) of them are alike", ended.stderr)
+        assert alike, ended.stderr
+        assert int(alike[1] or alike[2]) >= 90, ended.stderr  # of 100: after 20 steps many scores are equal
     told = bcnet("eval", there, "-o", tmp_path / "ours", "--json", "--device", "cpu", "--data-root", few)
     assert told.returncode == 0, told.stderr
 
