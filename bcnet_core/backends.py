@@ -5,6 +5,7 @@ detectron2 is imported by the functions that are asked for it, and by nobody els
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,13 +54,23 @@ def named(name: str) -> Backend:
 
 
 def require_detectron2() -> None:
-    """Refuse to go on without detectron2.
+    """Refuse to go on without detectron2, or with one that does not work.
 
     Raises:
         BCNetError: saying how to install it.
     """
     if importlib.util.find_spec("detectron2") is None:
         raise BCNetError("detectron2 is not installed; it takes two lines:", *INSTALL, exit_code=ExitCode.USAGE)
+    try:
+        importlib.import_module("bcnet_core.integrations.detectron2")
+    except (ImportError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise BCNetError(
+            f"detectron2 is there but cannot be imported: {reason}",
+            "one that was built beside another torch does not fit this one; build it again:",
+            *INSTALL,
+            exit_code=ExitCode.USAGE,
+        ) from None
 
 
 def load_detector(path: str | Path, *, device: str, backend: Backend) -> Detector | Detectron2Detector:

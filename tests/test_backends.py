@@ -56,6 +56,18 @@ def test_so_it_is_in_python() -> None:
         bcnet_core.load_detector("run", backend="detectron2")
 
 
+def test_one_that_cannot_be_imported_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise ImportError("_C.so: undefined symbol: _ZN3c10\nmore")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(backends.importlib, "import_module", broken)
+    with pytest.raises(BCNetError) as error:
+        backends.named("detectron2")
+    assert error.value.message == "detectron2 is there but cannot be imported: _C.so: undefined symbol: _ZN3c10"
+    assert error.value.hints[1:] == backends.INSTALL
+
+
 def test_a_backend_that_is_none_is_told() -> None:
     with pytest.raises(BCNetError, match="no backend `caffe`") as error:
         backends.named("caffe")

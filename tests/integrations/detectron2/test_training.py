@@ -324,7 +324,8 @@ def few(coco_mini: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("recipe", ["faster_rcnn_r50", "fcos_r50"])
 def test_twenty_steps_on_real_images(recipe: str, few: Path, bcnet: Bcnet, tmp_path: Path) -> None:
     """Train, evaluate, resume, convert to the other backend and back."""
-    settings = ["model.backbone=r18", "model.score_threshold=0.01", "data.min_size=128", "data.max_size=192",
+    settings = ["model.backbone=r18", "model.channels=64", "model.mask_rois_per_image=16",
+                "model.score_threshold=0.01", "data.min_size=128", "data.max_size=192",
                 "data.train_sizes=[]", "data.workers=0", "data.flip=0", "solver.batch_size=2", "solver.optimizer=adamw",
                 "solver.lr=0.0005", "solver.lr_batch_size=none", "solver.warmup_steps=0", "solver.milestones=[]",
                 "solver.clip_norm=5", "solver.eval_every=0", "solver.log_every=1",
@@ -347,9 +348,10 @@ def test_twenty_steps_on_real_images(recipe: str, few: Path, bcnet: Bcnet, tmp_p
     for source, to, target in ((tmp_path / "run", "torchvision", there), (there, "detectron2", back)):
         ended = bcnet("weights", "convert", source, "--to", to, "-o", target, "--image", picture)
         assert ended.returncode == 0, ended.stderr
-        alike = re.search(r"compared on (\d+) instances, all|and (\d+) of them are alike", ended.stderr)
-        assert alike, ended.stderr
-        assert int(alike[1] or alike[2]) >= 90, ended.stderr  # of 100: after 20 steps many scores are equal
+        if "all alike" not in ended.stderr:  # after 20 steps many scores are equal
+            found = re.search(r"finds (\d+) instances, the other (\d+), and (\d+) of them", ended.stderr)
+            assert found, ended.stderr
+            assert int(found[3]) >= 0.9 * max(int(found[1]), int(found[2]))
     told = bcnet("eval", there, "-o", tmp_path / "ours", "--json", "--device", "cpu", "--data-root", few)
     assert told.returncode == 0, told.stderr
 
