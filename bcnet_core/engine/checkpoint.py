@@ -29,6 +29,8 @@ CHECKPOINT_DIR = "checkpoints"
 """The folder of a run directory that holds its checkpoints."""
 DETECTRON2_FILE = "last_checkpoint"
 """In which a run of detectron2 names its newest checkpoint."""
+DETECTRON2_KEY = "bcnet"
+"""Under which its checkpointer saves what only we know of a run."""
 FORMAT = 1
 """Version of the file format; a reader refuses what is newer."""
 FIELD_TYPES = {
@@ -137,11 +139,11 @@ def _ways_out(path: Path) -> tuple[str, str, str]:
     return (
         "give a run or a checkpoint; bcnet train writes them",
         f"of published weights, make one: {published}",
-        f"of a detector of detectron2, too: {_conversion(path)}",
+        f"of a detector of detectron2, too: {conversion(path)}",
     )
 
 
-def _conversion(path: Path) -> str:
+def conversion(path: Path) -> str:
     """The command that makes a detector of detectron2 one of ours."""
     return f"bcnet weights convert {shlex.quote(str(path))} --to torchvision -o bcnet.pt"
 
@@ -294,7 +296,7 @@ def find_checkpoint(path: Path) -> Path:
     latest = latest_checkpoint(path)
     if latest is None and (path / DETECTRON2_FILE).is_file():
         raise data_error(
-            f"`{path}` is a run of detectron2", "say so: --backend detectron2", f"or convert it: {_conversion(path)}"
+            f"`{path}` is a run of detectron2", "say so: --backend detectron2", f"or convert it: {conversion(path)}"
         )
     if latest is None:
         raise data_error(f"`{path}` holds no checkpoint", "is it a run directory? Training writes one: bcnet train")

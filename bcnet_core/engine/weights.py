@@ -16,7 +16,7 @@ from torch import Tensor
 from bcnet_core.annotations.coco import Record, read_coco
 from bcnet_core.annotations.coco_categories import coco_categories
 from bcnet_core.config.schema import DataConfig, LossConfig, ModelConfig, Recipe
-from bcnet_core.engine.checkpoint import Checkpoint, read_checkpoint, recipe_of
+from bcnet_core.engine.checkpoint import DETECTRON2_KEY, Checkpoint, conversion, read_checkpoint, recipe_of
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.model.backbones import BackboneName, BackboneStyle
 from bcnet_core.model.detectors import build_detector
@@ -80,6 +80,11 @@ def import_weights(
     if categories is not None and drop_classes:
         raise usage_error("--categories and --drop-classes exclude each other", "without classes, no names are needed")
     content = read_content(path)
+    if isinstance(content, dict) and DETECTRON2_KEY in content:
+        raise usage_error(
+            f"`{path}` is a whole detector that detectron2 trained for bcnet, nothing to import",
+            f"make it one of the torchvision backend: {conversion(path)}",
+        )
     if isinstance(content, dict) and {"format", "recipe", "categories"} <= content.keys():
         if categories is not None:
             raise usage_error(f"`{path}` knows its categories", "leave out --categories")

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from bcnet_core.annotations.coco import Record, read_coco
 from bcnet_core.annotations.coco_categories import coco_categories
-from bcnet_core.engine.checkpoint import Checkpoint, load_weights, save_checkpoint
+from bcnet_core.engine.checkpoint import DETECTRON2_KEY, Checkpoint, load_weights, save_checkpoint
 from bcnet_core.errors import usage_error
 from bcnet_core.integrations.detectron2.detector import detector_of
-from bcnet_core.integrations.detectron2.stored import KEY, Stored, read_stored, to_torchvision
+from bcnet_core.integrations.detectron2.stored import Stored, read_stored, to_torchvision
 from bcnet_core.model.bilayer_head import BilayerLogits
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.outputs import atomic_file
@@ -142,4 +142,4 @@ def _categories(path: Path | None) -> list[Record]:
 
 
 def _content(stored: Stored) -> dict[str, Any]:
-    return {"model": stored.tensors, "iteration": stored.steps - 1, KEY: stored.origin.state_dict()}
+    return {"model": stored.tensors, "iteration": stored.steps - 1, DETECTRON2_KEY: stored.origin.state_dict()}

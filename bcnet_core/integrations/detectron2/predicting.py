@@ -13,9 +13,8 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
 from bcnet_core.annotations.coco import CocoFile, Record
-from bcnet_core.engine.dist import choose_device
 from bcnet_core.integrations.detectron2.datasets import register_bilayer_coco
-from bcnet_core.integrations.detectron2.processes import launch_processes, told
+from bcnet_core.integrations.detectron2.processes import device_name, launch_processes, told
 from bcnet_core.integrations.detectron2.stored import read_stored
 from bcnet_core.integrations.detectron2.trainer import coco_evaluator
 from bcnet_core.integrations.detectron2.training import VAL_SET
@@ -52,8 +51,8 @@ def predict_set(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         launch_processes(
-            _predict, checkpoint, coco.path, images, list(categories), choose_device(device).type, processes, folder,
-            processes=processes,
+            _predict, checkpoint, coco.path, images, list(categories), device_name(device, processes=processes),
+            processes, folder, processes=processes,
         )  # fmt: skip
         results: list[Record] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
         scores: dict[str, dict[str, float]] = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))
@@ -72,7 +71,7 @@ def _predict(
 ) -> None:
     """Predict this process's share; the first one writes what all of them found."""
     logging.getLogger("detectron2.evaluation.coco_evaluation").setLevel(logging.WARNING)  # the tables are ours
-    with told(None, processes=processes, on_gpu=device == "cuda"):
+    with told(None, processes=processes, on_gpu=device.startswith("cuda")):
         register_bilayer_coco(VAL_SET, annotations, images, categories=categories)
         stored = read_stored(checkpoint)
         cfg = stored.config

@@ -18,8 +18,19 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+from bcnet_core.engine.dist import choose_device
 from bcnet_core.engine.elastic import ERROR_MARK, packed, unpacked
 from bcnet_core.errors import BCNetError
+
+
+def device_name(asked: str, *, processes: int) -> str:
+    """The `MODEL.DEVICE` that a user's `--device` means: one alone may have a GPU of its choice.
+
+    Raises:
+        BCNetError: if it is no device, or a GPU that is not there.
+    """
+    device = choose_device(asked)
+    return str(device) if processes == 1 else device.type
 
 
 def launch_processes(worker: Callable[..., None], *arguments: object, processes: int) -> None:

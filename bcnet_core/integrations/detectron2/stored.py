@@ -16,7 +16,14 @@ from yaml import YAMLError
 
 from bcnet_core.annotations.coco import Record
 from bcnet_core.config.schema import DataConfig, Recipe
-from bcnet_core.engine.checkpoint import DETECTRON2_FILE, Checkpoint, find_checkpoint, read_checkpoint, recipe_of
+from bcnet_core.engine.checkpoint import (
+    DETECTRON2_FILE,
+    DETECTRON2_KEY,
+    Checkpoint,
+    find_checkpoint,
+    read_checkpoint,
+    recipe_of,
+)
 from bcnet_core.engine.weights import model_shapes, num_classes
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.integrations.detectron2.config import config_from, config_of, fresh_config
@@ -25,9 +32,6 @@ from bcnet_core.integrations.detectron2.fcos import BilayerFCOS
 from bcnet_core.model.official_names import bilayer_fcos_name, detectron2_name
 from bcnet_core.model.pretrained import background_first, background_last
 from bcnet_core.model.weight_files import named_tensors, read_content
-
-KEY = "bcnet"
-"""Under which detectron2's checkpointer saves what only we know of a run."""
 
 
 @dataclass
@@ -138,8 +142,8 @@ def read_stored(path: Path, *, config: Path | None = None, categories: Sequence[
         return _of_ours(read_checkpoint(file).for_use(), file)
     tensors = named_tensors(content, file)
     steps = int(content.get("iteration", -1)) + 1 if isinstance(content, dict) else 0
-    if isinstance(content, dict) and isinstance(content.get(KEY), dict):
-        origin = _origin(content[KEY], file)
+    if isinstance(content, dict) and isinstance(content.get(DETECTRON2_KEY), dict):
+        origin = _origin(content[DETECTRON2_KEY], file)
     elif config is not None and categories is not None:
         cfg = read_config(config)
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(categories)

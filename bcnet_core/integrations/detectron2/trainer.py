@@ -23,11 +23,12 @@ from torch.optim import Optimizer
 
 from bcnet_core.config.schema import Recipe, SolverConfig
 from bcnet_core.engine import dist
+from bcnet_core.engine.checkpoint import DETECTRON2_KEY
 from bcnet_core.engine.optim import build_optimizer, full_rate, learning_rate
 from bcnet_core.engine.state import AUTOCAST
 from bcnet_core.errors import usage_error
 from bcnet_core.integrations.detectron2.mapper import BilayerDatasetMapper
-from bcnet_core.integrations.detectron2.stored import KEY, Origin
+from bcnet_core.integrations.detectron2.stored import Origin
 from bcnet_core.model.bilayer_head import BilayerMaskHead
 from bcnet_core.model.global_batch import share_statistics
 
@@ -80,7 +81,7 @@ class BilayerTrainer(DefaultTrainer):
         else:
             self._trainer = SimpleTrainer(model, loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        known = {} if origin is None else {KEY: origin}
+        known = {} if origin is None else {DETECTRON2_KEY: origin}
         self.checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **known)
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())

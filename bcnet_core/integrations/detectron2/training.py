@@ -18,7 +18,6 @@ from bcnet_core.annotations.coco import Record
 from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.data.loaders import open_training_set, read_annotations
 from bcnet_core.engine.checkpoint import DETECTRON2_FILE, find_checkpoint, load_weights, read_checkpoint
-from bcnet_core.engine.dist import choose_device
 from bcnet_core.engine.interrupts import stop_requests
 from bcnet_core.engine.job import RunOptions
 from bcnet_core.engine.loop import describe
@@ -28,7 +27,7 @@ from bcnet_core.evaluation.predict import check_categories
 from bcnet_core.evaluation.validation import check_validation
 from bcnet_core.integrations.detectron2.config import config_from, config_of, recipe_of
 from bcnet_core.integrations.detectron2.datasets import register_bilayer_coco
-from bcnet_core.integrations.detectron2.processes import launch_processes, told
+from bcnet_core.integrations.detectron2.processes import device_name, launch_processes, told
 from bcnet_core.integrations.detectron2.stored import Origin, detectron2_tensors, find_stored, read_stored
 from bcnet_core.integrations.detectron2.trainer import BilayerTrainer
 from bcnet_core.model.detectors import build_detector
@@ -125,7 +124,7 @@ def train_config(cfg: CfgNode, data: DataConfig | None, options: RunOptions, rep
 def _run(cfg: CfgNode, origin: Origin, options: RunOptions) -> Path:
     """Train, with detectron2's launcher; a run that fails before its first checkpoint leaves nothing behind."""
     run_dir, processes = options.run_dir, options.processes
-    cfg.OUTPUT_DIR, cfg.MODEL.DEVICE = str(run_dir), choose_device(options.device).type
+    cfg.OUTPUT_DIR, cfg.MODEL.DEVICE = str(run_dir), device_name(options.device, processes=processes)
     origin.config = cfg.dump()
     job = Detectron2Job(origin.config, origin, options)
     images = cfg.SOLVER.IMS_PER_BATCH
@@ -156,7 +155,7 @@ def _train(job: Detectron2Job) -> None:
     """Train, as one of the processes of detectron2's `launch`."""
     cfg, folder = job.cfg, Path(job.cfg.OUTPUT_DIR)
     register_data(job.origin)
-    on_gpu = cfg.MODEL.DEVICE == "cuda"
+    on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
     with told(folder, processes=job.options.processes, on_gpu=on_gpu), stop_requests() as stop:
         if comm.is_main_process():
             _write_header(job, folder)

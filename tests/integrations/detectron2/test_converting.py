@@ -16,6 +16,7 @@ from bcnet_core.annotations.coco import Record
 from bcnet_core.backends import convert, converted_files
 from bcnet_core.config.load import load_recipe
 from bcnet_core.engine.checkpoint import Checkpoint, load_detector, read_checkpoint, save_checkpoint
+from bcnet_core.engine.weights import import_weights
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2.converting import compare
 from bcnet_core.integrations.detectron2.detector import load_detectron2
@@ -135,6 +136,14 @@ def test_refusals(tmp_path: Path) -> None:
         convert(tmp_path / "broken.pth", "torchvision")
     with pytest.raises(BCNetError, match="does not exist"):
         convert(tmp_path / "missing.pth", "torchvision")
+
+
+def test_import_sends_there(tmp_path: Path) -> None:
+    ours = checkpoint(tmp_path / "ours.pt", MODELS["tiny"])
+    convert(ours, "detectron2", outputs=converted_files(tmp_path / "theirs.pth", "detectron2"))
+    with pytest.raises(BCNetError, match="nothing to import") as error:
+        import_weights(tmp_path / "theirs.pth")
+    assert "bcnet weights convert" in error.value.hints[0]
 
 
 def test_the_command(tmp_path: Path, bcnet_inside: Bcnet) -> None:
