@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Backend = Literal["torchvision", "detectron2"]
 INSTALL = (
-    "pip install 'bcnet[detectron2]' 'setuptools<81' wheel ninja",
+    "pip install 'bcnet[detectron2]' wheel ninja",
     "pip install --no-build-isolation --no-deps 'git+https://github.com/facebookresearch/detectron2'",
 )
 """How to get detectron2, which is on no registry."""

@@ -9,6 +9,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from bcnet_core.annotations.coco import CocoFile, Record, category_names, read_coco
+from bcnet_core.config.schema import DatasetConfig
+from bcnet_core.errors import usage_error
 
 
 def register_bilayer_coco(
@@ -38,6 +40,37 @@ def register_bilayer_coco(
         thing_classes=category_names(order),
         thing_dataset_id_to_contiguous_id={one["id"]: label for label, one in enumerate(order)},
     )
+
+
+def registered_categories(name: str, *, classes: int) -> list[Record]:
+    """The categories of a registered data set, in its label order; numbers where it has no names.
+
+    Args:
+        name: of the data set.
+        classes: how many there are.
+
+    Raises:
+        BCNetError: if there is no such data set.
+    """
+    if name not in DatasetCatalog:
+        raise usage_error(
+            f"detectron2 knows no data set `{name}`",
+            "say where COCO data is: --data-root DIR, or register it: register_bilayer_coco of "
+            "bcnet_core.integrations.detectron2",
+        )
+    metadata = MetadataCatalog.get(name)
+    ids = {label: number for number, label in metadata.get("thing_dataset_id_to_contiguous_id", {}).items()}
+    names = metadata.get("thing_classes", [str(label) for label in range(classes)])
+    return [{"id": ids.get(label, label), "name": text} for label, text in enumerate(names)]
+
+
+def registered_paths(name: str) -> DatasetConfig | None:
+    """Where the files of a registered COCO set are, None where it does not say."""
+    metadata = MetadataCatalog.get(name)
+    annotations, images = metadata.get("json_file"), metadata.get("image_root")
+    if annotations is None or images is None:
+        return None
+    return DatasetConfig(annotations=Path(annotations).resolve(), images=Path(images).resolve())
 
 
 def dataset_dicts(coco: CocoFile, images: Path, categories: Sequence[Record]) -> list[Record]:

@@ -28,6 +28,7 @@ from bcnet_core.engine.weights import model_shapes, num_classes
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.integrations.detectron2.config import config_from, config_of, fresh_config
 from bcnet_core.integrations.detectron2.config import recipe_of as recipe_of_config
+from bcnet_core.integrations.detectron2.datasets import registered_categories, registered_paths
 from bcnet_core.integrations.detectron2.fcos import BilayerFCOS
 from bcnet_core.model.official_names import bilayer_fcos_name, detectron2_name
 from bcnet_core.model.pretrained import background_first, background_last
@@ -56,6 +57,18 @@ class Origin:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Nothing: what a resumed run is asked for now holds; it was compared before."""
+
+
+def origin_of(cfg: CfgNode) -> Origin:
+    """What the data sets that a config names, which are registered with detectron2, say of it.
+
+    Raises:
+        BCNetError: if one is not registered.
+    """
+    categories = registered_categories(cfg.DATASETS.TRAIN[0], classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    names = {"train": cfg.DATASETS.TRAIN[0], **({"val": cfg.DATASETS.TEST[0]} if cfg.DATASETS.TEST else {})}
+    paths = {key: path for key, name in names.items() if (path := registered_paths(name)) is not None}
+    return Origin(cfg.dump(), categories, DataConfig(**paths).model_dump(mode="json"), {})
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from bcnet_core.engine.optim import build_optimizer, full_rate, learning_rate
 from bcnet_core.engine.state import AUTOCAST
 from bcnet_core.errors import usage_error
 from bcnet_core.integrations.detectron2.mapper import BilayerDatasetMapper
-from bcnet_core.integrations.detectron2.stored import Origin
+from bcnet_core.integrations.detectron2.stored import Origin, origin_of
 from bcnet_core.model.bilayer_head import BilayerMaskHead
 from bcnet_core.model.global_batch import share_statistics
 
@@ -42,7 +42,7 @@ class BilayerTrainer(DefaultTrainer):
         cfg: with our settings in it.
         recipe: that the config was made of; its optimiser and its learning rates are taken then. None takes the
             config's own.
-        origin: what is saved beside the tensors, so that the file alone says what it is of.
+        origin: what is saved beside the tensors, so that the file alone says what it is of; None asks the config.
         stop: grows when somebody wants training to end; it is saved then, and `KeyboardInterrupt` raised.
 
     Raises:
@@ -81,8 +81,8 @@ class BilayerTrainer(DefaultTrainer):
         else:
             self._trainer = SimpleTrainer(model, loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        known = {} if origin is None else {DETECTRON2_KEY: origin}
-        self.checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **known)
+        known = {"trainer": weakref.proxy(self), DETECTRON2_KEY: origin or origin_of(cfg)}
+        self.checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, **known)
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
-from bcnet_core.annotations.coco import Record
 from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.data.loaders import open_training_set, read_annotations
 from bcnet_core.engine.checkpoint import DETECTRON2_FILE, find_checkpoint, load_weights, read_checkpoint
@@ -28,7 +25,13 @@ from bcnet_core.evaluation.validation import check_validation
 from bcnet_core.integrations.detectron2.config import config_from, config_of, recipe_of
 from bcnet_core.integrations.detectron2.datasets import register_bilayer_coco
 from bcnet_core.integrations.detectron2.processes import device_name, launch_processes, told
-from bcnet_core.integrations.detectron2.stored import Origin, detectron2_tensors, find_stored, read_stored
+from bcnet_core.integrations.detectron2.stored import (
+    Origin,
+    detectron2_tensors,
+    find_stored,
+    origin_of,
+    read_stored,
+)
 from bcnet_core.integrations.detectron2.trainer import BilayerTrainer
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.outputs import atomic_file
@@ -111,14 +114,12 @@ def train_config(cfg: CfgNode, data: DataConfig | None, options: RunOptions, rep
             "MODEL.ROI_HEADS.NAME=BilayerROIHeads"
         )
     if data is None:
-        categories = _registered_categories(cfg)
-    else:
-        categories = sorted(read_annotations(data, data.train).categories, key=lambda one: int(one["id"]))
-        check_categories(categories, read_annotations(data, data.val))
-        cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(categories)
-        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
-    plain = (data or DataConfig()).model_dump(mode="json")
-    return _run(cfg, Origin("", categories, plain, {}), options)
+        return _run(cfg, origin_of(cfg), options)
+    categories = sorted(read_annotations(data, data.train).categories, key=lambda one: int(one["id"]))
+    check_categories(categories, read_annotations(data, data.val))
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(categories)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
+    return _run(cfg, Origin("", categories, data.model_dump(mode="json"), {}), options)
 
 
 def _run(cfg: CfgNode, origin: Origin, options: RunOptions) -> Path:
@@ -194,21 +195,6 @@ def register_data(origin: Origin) -> None:
         annotations, images = data.locate(dataset)
         if annotations.exists():
             register_bilayer_coco(name, annotations, images, categories=origin.categories)
-
-
-def _registered_categories(cfg: CfgNode) -> list[Record]:
-    """The categories of the data sets that a config names, in detectron2's label order."""
-    name = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else ""
-    if name not in DatasetCatalog:
-        raise usage_error(
-            f"detectron2 knows no data set `{name}`",
-            "say where COCO data is: --data-root DIR, or register it: bcnet_core.integrations.detectron2",
-        )
-    metadata = MetadataCatalog.get(name)
-    ids: dict[int, int] = metadata.get("thing_dataset_id_to_contiguous_id", {})
-    names: Sequence[str] = metadata.get("thing_classes", [])
-    original = {label: number for number, label in ids.items()}
-    return [{"id": original.get(label, label), "name": text} for label, text in enumerate(names)]
 
 
 def _write_header(job: Detectron2Job, folder: Path) -> None:

@@ -16,7 +16,7 @@ from detectron2.modeling import build_model
 from bcnet_core.integrations.detectron2 import BilayerFCOS
 from bcnet_core.integrations.detectron2.config import fresh_config
 from bcnet_core.integrations.detectron2.mask_head import MAP_FIELDS
-from bcnet_core.integrations.detectron2.stored import read_stored
+from bcnet_core.integrations.detectron2.stored import read_stored, to_torchvision
 from tests.conftest import REPO
 from tests.integrations.detectron2.test_training import coco_root
 
@@ -65,5 +65,6 @@ def test_its_program_trains(scenes: Path, tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     assert "loss_occluder_mask" in (tmp_path / "out/metrics.json").read_text()
     assert (tmp_path / "out/inference/coco_instances_results.json").is_file()
-    with pytest.raises(Exception, match="does not say what detector it is of"):
-        read_stored(tmp_path / "out")
+    stored = read_stored(tmp_path / "out")
+    assert stored.data.locate(stored.data.val)[0] == root / "annotations/instances_val2017.json"
+    assert to_torchvision(stored).recipe["model"]["detector"] == "faster_rcnn"
