@@ -296,7 +296,9 @@ def find_checkpoint(path: Path) -> Path:
     latest = latest_checkpoint(path)
     if latest is None and (path / DETECTRON2_FILE).is_file():
         raise data_error(
-            f"`{path}` is a run of detectron2", "say so: --backend detectron2", f"or convert it: {conversion(path)}"
+            f"`{path}` is a run of detectron2",
+            "train, eval and viz take it with --backend detectron2",
+            f"for everything else convert it: {conversion(path)}",
         )
     if latest is None:
         raise data_error(f"`{path}` holds no checkpoint", "is it a run directory? Training writes one: bcnet train")

@@ -48,19 +48,17 @@ class Detectron2Job:
     """What detectron2 is asked to train, as it travels to every process.
 
     Attributes:
-        config: the whole config, as yaml; with its data sets, its device and its output folder.
-        origin: what is saved beside the tensors.
+        origin: the whole config, with its data sets, its device and its output folder; and what is saved beside it.
         options: how it is done.
     """
 
-    config: str
     origin: Origin
     options: RunOptions
 
     @property
     def cfg(self) -> CfgNode:
         """The config, to be changed at will."""
-        return config_from(self.config)
+        return config_from(self.origin.config)
 
     @property
     def recipe(self) -> Recipe | None:
@@ -127,7 +125,7 @@ def _run(cfg: CfgNode, origin: Origin, options: RunOptions) -> Path:
     run_dir, processes = options.run_dir, options.processes
     cfg.OUTPUT_DIR, cfg.MODEL.DEVICE = str(run_dir), device_name(options.device, processes=processes)
     origin.config = cfg.dump()
-    job = Detectron2Job(origin.config, origin, options)
+    job = Detectron2Job(origin, options)
     images = cfg.SOLVER.IMS_PER_BATCH
     if images % processes:
         key = "solver.batch_size" if origin.recipe else "SOLVER.IMS_PER_BATCH"
@@ -200,7 +198,7 @@ def register_data(origin: Origin) -> None:
 def _write_header(job: Detectron2Job, folder: Path) -> None:
     """Write what the run is, before its first step."""
     with atomic_file(folder / CONFIG_FILE) as temporary:
-        temporary.write_text(job.config, encoding="utf-8")
+        temporary.write_text(job.origin.config, encoding="utf-8")
     if job.recipe is not None:
         write_header(folder, job.recipe, world_size=job.options.processes, device=torch.device(job.cfg.MODEL.DEVICE))
 
