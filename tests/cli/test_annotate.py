@@ -278,7 +278,8 @@ def is_running(pid: str) -> bool:
 def test_ctrl_c_leaves_nothing_behind(scenes: Path, tmp_path: Path) -> None:
     content = json.loads((scenes / "annotations" / "instances_train.json").read_text())
     (tmp_path / "in.json").write_text(json.dumps(repeat(CocoFile(scenes, content), 20_000)))
-    line = "from bcnet_cli.app import main; main()"
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a job in the background is deaf
+    line = f"{heard}; from bcnet_cli.app import main; main()"
     arguments = ["annotate", tmp_path / "in.json", "-o", tmp_path / "out.json", "--workers", "2"]
     process = subprocess.Popen(
         [sys.executable, "-c", line, *map(str, arguments)], stderr=subprocess.PIPE, text=True, start_new_session=True
