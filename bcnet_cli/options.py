@@ -22,6 +22,11 @@ BackendName = Annotated[str, typer.Option("--backend", help="torchvision or dete
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 
 
+def backend_option(backend: str) -> str:
+    """What a suggested command needs at its end to mean the same backend; nothing for the default one."""
+    return "" if backend == "torchvision" else f" --backend {backend}"
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """Height and width of an `--size`.
 

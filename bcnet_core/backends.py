@@ -17,7 +17,6 @@ from bcnet_core.engine.checkpoint import find_checkpoint
 from bcnet_core.engine.checkpoint import load_detector as load_torchvision
 from bcnet_core.engine.elastic import Cluster, check_processes
 from bcnet_core.engine.job import RunOptions, TrainingJob
-from bcnet_core.engine.launch import launch
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.reporting import Reporter
 
@@ -157,6 +156,8 @@ def train(job: TrainingJob, cluster: Cluster, *, backend: Backend, reporter: Rep
         BCNetError: see `bcnet_core.engine.launch.launch`; or if detectron2's trainer does not have what is asked for.
     """
     if backend == "torchvision":
+        from bcnet_core.engine.launch import launch
+
         return launch(job, cluster, reporter=reporter)
     _refuse_elastic(cluster, job.device)
     from bcnet_core.integrations.detectron2.training import train_recipe

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bcnet_cli import console
+from bcnet_cli.options import backend_option
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -101,8 +102,8 @@ def evaluate_run(place: Place, wanted: Wanted, *, test_dev: bool, overwrite: boo
             layers = _score_layers(opened, coco, images, place.device) if wanted.layers else {}
             _score(targets, coco, results, options, wanted, layers)
     if not test_dev:
-        option = " --backend detectron2" if place.library == "detectron2" else ""
-        console.show_outputs(*targets, then=f"bcnet viz {shlex.quote(str(place.run))} -o viz{option}")
+        then = f"bcnet viz {shlex.quote(str(place.run))} -o viz{backend_option(place.library)}"
+        console.show_outputs(*targets, then=then)
 
 
 @contextmanager

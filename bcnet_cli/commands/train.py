@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.commands.train_config import train_config
-from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Gpus, Workers
+from bcnet_cli.commands.train_config import check_run_dir, command_line, train_config
+from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Gpus, Workers, backend_option
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -110,7 +110,9 @@ def train(
         recipe=_recipe(recipe, overrides or [], data_root),
         run_dir=where,
         device=device,
-        command=_command(recipe or "", overrides or [], gpus=gpus, data_root=data_root, device=device, backend=backend),
+        command=command_line(
+            recipe or "", *(overrides or []), gpus=gpus, data_root=data_root, device=device, backend=backend
+        ),
         resume=resume,
         init_from=init_from,
         validation=VALIDATION,
@@ -125,7 +127,8 @@ def train(
         _rehearse(job, cluster)
     else:
         checkpoint = backends.train(job, cluster, backend=library, reporter=ConsoleReporter())
-        _show_outputs(job, checkpoint, library)
+        then = f"bcnet eval {shlex.quote(str(job.run_dir))}{backend_option(library)}"
+        console.show_outputs(*_written(job, checkpoint), then=then)
 
 
 def _recipe(name: str | None, overrides: list[str], data_root: Path | None) -> Recipe:
@@ -151,24 +154,15 @@ def _refuse_options(library: Backend, d2_config: Path | None, *, tensorboard: bo
 
 def _check(job: TrainingJob, cluster: Cluster, library: Backend, *, chosen: bool) -> None:
     """Refuse contradictions and a run directory that is taken, before anything is read."""
-    from bcnet_core.backends import find_weights
     from bcnet_core.engine.launch import check_cluster
-    from bcnet_core.engine.run_dir import refuse_taken
     from bcnet_core.errors import usage_error
 
-    if job.resume and job.init_from is not None:
-        raise usage_error("--resume and --init-from exclude each other", "--resume goes on; --init-from begins anew")
     check_cluster(job, cluster)
     if cluster.nodes > 1 and not chosen:
         raise usage_error(
             "several machines need one run directory that all of them see", "name it: --run-dir /shared/runs/NAME"
         )
-    if job.resume:
-        find_weights(job.run_dir, library)
-    else:
-        refuse_taken(job.run_dir, job.command)
-    if job.init_from is not None:
-        find_weights(job.init_from, library)
+    check_run_dir(job.run_dir, job.command, library, resume=job.resume, init_from=job.init_from)
 
 
 def _scan(job: TrainingJob, workers: int) -> None:
@@ -216,28 +210,9 @@ def _describe(job: TrainingJob, cluster: Cluster, library: Backend) -> None:
     console.err.print(f"{classes} classes; would write {job.run_dir}")
 
 
-def _show_outputs(job: TrainingJob, checkpoint: Path, library: Backend) -> None:
-    """Say what was written, and how to go on."""
-    then = f"bcnet eval {shlex.quote(str(job.run_dir))}"
-    if library == "detectron2":
-        console.show_outputs(checkpoint, then=f"{then} --backend detectron2")
-    else:
-        console.show_outputs(*_written(job, checkpoint), then=then)
-
-
 def _written(job: TrainingJob, checkpoint: Path) -> list[Path]:
     """What a run ends with: its last checkpoint, its best one where it was evaluated, its curves."""
     from bcnet_core.engine.checkpoint import best_path
     from bcnet_core.engine.run_dir import CURVES_FILE
 
     return [path for path in (checkpoint, best_path(job.run_dir), job.run_dir / CURVES_FILE) if path.exists()]
-
-
-def _command(recipe: str, overrides: list[str], *, gpus: int, data_root: Path | None, device: str, backend: str) -> str:
-    """The command line of this run, less its run directory, for the messages that tell how to go on with it."""
-    words = ["bcnet", "train", recipe, *overrides]
-    words += ["--data-root", str(data_root)] if data_root else []
-    words += ["--gpus", str(gpus)] if gpus > 1 else []
-    words += ["--device", device] if device != "auto" else []
-    words += ["--backend", backend] if backend != "torchvision" else []
-    return shlex.join(words)

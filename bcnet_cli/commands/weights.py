@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
-from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, parse_size
+from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, backend_option, parse_size
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -126,8 +126,7 @@ def convert(
     if dry_run:
         console.err.print(Text(f"would write {', '.join(map(str, targets))}"))
         return
-    option = " --backend detectron2" if to == "detectron2" else ""
-    console.show_outputs(*targets, then=f"bcnet eval {shlex.quote(str(output))}{option}")
+    console.show_outputs(*targets, then=f"bcnet eval {shlex.quote(str(output))}{backend_option(to)}")
 
 
 @app.command()

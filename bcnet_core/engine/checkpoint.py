@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -191,20 +192,38 @@ def load_weights(detector: Detector, checkpoint: Checkpoint, path: Path) -> list
     refuse_other_model(detector, checkpoint, path)
     if any(map(depends_on_classes, checkpoint.model)) or checkpoint.part_of is None:
         refuse_other_classes(detector, checkpoint, path)
-    shapes, given = ({name: tuple(t.shape) for name, t in state.items()} for state in (own, checkpoint.model))
-    fresh = sorted(own.keys() - given.keys()) if checkpoint.part_of is not None else []
-    unfit = sorted(name for name in own.keys() | given.keys() if shapes.get(name) != given.get(name))
-    unfit = [name for name in unfit if name not in fresh]
+    fresh = sorted(own.keys() - checkpoint.model.keys()) if checkpoint.part_of is not None else []
+    shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    refuse_misfit(shapes, checkpoint.model, path, may_lack=fresh)
+    detector.load_state_dict(checkpoint.model, strict=not fresh)
+    return fresh
+
+
+def refuse_misfit(
+    shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], path: Path, *, may_lack: Sequence[str] = ()
+) -> None:
+    """Refuse tensors that are not those of a model.
+
+    Args:
+        shapes: of the model's tensors.
+        tensors: what was read from `path`.
+        path: for the message.
+        may_lack: names that need not be among the tensors.
+
+    Raises:
+        BCNetError: naming the first that differs, on both sides.
+    """
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    unfit = sorted(name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name))
+    unfit = [name for name in unfit if name not in may_lack]
     if unfit:
         first = unfit[0]
         raise data_error(
-            f"the weights in `{path}` do not fit this model: {len(unfit)} of {len(own)} tensors differ, "
+            f"the weights in `{path}` do not fit this model: {len(unfit)} of {len(shapes)} tensors differ, "
             f"the first is `{first}`",
             f"its shape is {given.get(first, 'nothing')} in the file, {shapes.get(first, 'nothing')} in the model",
             "train and load with the same model.* settings",
         )
-    detector.load_state_dict(checkpoint.model, strict=not fresh)
-    return fresh
 
 
 def refuse_other_model(detector: Detector, checkpoint: Checkpoint, path: Path) -> None:

@@ -117,7 +117,7 @@ def config_of(recipe: Recipe, *, num_classes: int) -> CfgNode:
     cfg = fresh_config()
     cfg.SEED = recipe.seed
     _set_model(cfg, recipe, num_classes)
-    (_set_fcos if recipe.model.detector == "fcos" else _set_faster_rcnn)(cfg, recipe, num_classes)
+    (_set_fcos if recipe.model.detector == "fcos" else _set_faster_rcnn)(cfg, recipe)
     _set_input(cfg, recipe)
     _set_solver(cfg, recipe)
     return cfg
@@ -169,7 +169,7 @@ def _set_model(cfg: CfgNode, recipe: Recipe, num_classes: int) -> None:
     cfg.TEST.DETECTIONS_PER_IMAGE = model.detections_per_image
 
 
-def _set_fcos(cfg: CfgNode, recipe: Recipe, num_classes: int) -> None:
+def _set_fcos(cfg: CfgNode, recipe: Recipe) -> None:
     tiny = recipe.model.backbone == "tiny"
     cfg.MODEL.META_ARCHITECTURE = "BilayerFCOS"
     cfg.MODEL.BACKBONE.NAME = "build_tiny_pyramid_backbone" if tiny else "build_fcos_resnet_fpn_backbone_p5"
@@ -177,7 +177,7 @@ def _set_fcos(cfg: CfgNode, recipe: Recipe, num_classes: int) -> None:
     cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
 
 
-def _set_faster_rcnn(cfg: CfgNode, recipe: Recipe, num_classes: int) -> None:
+def _set_faster_rcnn(cfg: CfgNode, recipe: Recipe) -> None:
     model, loss, tiny = recipe.model, recipe.loss, recipe.model.backbone == "tiny"
     levels = range(3, 6) if tiny else range(2, 7)
     names = [f"p{level}" for level in levels]
@@ -266,7 +266,10 @@ def recipe_of(cfg: CfgNode) -> Recipe:
             "nms_iou": heads.NMS_THRESH_TEST, "mask_proposals": "decoded",
         }  # fmt: skip
     sizes = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": max(cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST)}
-    return Recipe.model_validate({"model": settings, "data": sizes})
+    try:
+        return Recipe.model_validate({"model": settings, "data": sizes})
+    except ValidationError as error:
+        raise _told(error, "as a recipe") from None
 
 
 def _backbone_of(cfg: CfgNode) -> BackboneName | None:

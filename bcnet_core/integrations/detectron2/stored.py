@@ -23,6 +23,7 @@ from bcnet_core.engine.checkpoint import (
     find_checkpoint,
     read_checkpoint,
     recipe_of,
+    refuse_misfit,
 )
 from bcnet_core.engine.weights import model_shapes, num_classes
 from bcnet_core.errors import data_error, usage_error
@@ -220,27 +221,6 @@ def to_torchvision(stored: Stored) -> Checkpoint:
     shapes = model_shapes(recipe, classes=num_classes(tensors) or 1)
     refuse_misfit(shapes, tensors | left_over, stored.path)
     return Checkpoint(stored.steps, recipe.model_dump(mode="json"), stored.origin.categories, tensors, optimizer={})
-
-
-def refuse_misfit(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse tensors that are not those of a model.
-
-    Args:
-        shapes: of the model's tensors.
-        tensors: what was read.
-        path: that it was read from, for the message.
-
-    Raises:
-        BCNetError: naming the first that differs.
-    """
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    differ = sorted(name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name))
-    if differ:
-        first = differ[0]
-        raise data_error(
-            f"the weights in `{path}` do not fit, {len(differ)} of {len(shapes)} tensors differ: first `{first}`",
-            f"its shape is {given.get(first, 'nothing')} in the file, {shapes.get(first, 'nothing')} in the model",
-        )
 
 
 def detectron2_tensors(ours: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
