@@ -22,6 +22,31 @@ BackendName = Annotated[str, typer.Option("--backend", help="torchvision or dete
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 
 
+def refuse_unused(context: typer.Context, *names: str, why: str) -> None:
+    """Refuse options that were typed, but have no meaning beside the others.
+
+    Args:
+        context: of the command.
+        names: the parameters, as the command's function calls them.
+        why: what takes their meaning away, as the end of the sentence.
+
+    Raises:
+        BCNetError: naming the options.
+    """
+    from bcnet_core.errors import usage_error
+
+    typed = [
+        max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if (source := context.get_parameter_source(parameter.name or "")) is not None
+        and source.name == "COMMANDLINE"
+        and parameter.name in names
+    ]
+    if typed:
+        raise usage_error(f"{' and '.join(typed)} {'has' if len(typed) == 1 else 'have'} no meaning {why}", "leave out "
+                          + " ".join(typed))  # fmt: skip
+
+
 def backend_option(backend: str) -> str:
     """What a suggested command needs at its end to mean the same backend; nothing for the default one."""
     return "" if backend == "torchvision" else f" --backend {backend}"

@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
-from bcnet_cli.options import DryRun, Json, Overwrite, Workers
+from bcnet_cli.options import DryRun, Json, Overwrite, Workers, refuse_unused
 from bcnet_cli.reporter import ConsoleReporter
 from bcnet_core.errors import usage_error
 
@@ -33,6 +33,7 @@ LARGE = 50_000_000
 
 
 def annotate(
+    context: typer.Context,
     source: Annotated[
         Path | None, typer.Argument(metavar="IN.json", help="COCO instances file (.json, .json.gz).")
     ] = None,
@@ -86,6 +87,8 @@ def annotate(
 
     rule = OccluderRule(min_iou=min_iou, min_area=min_area, crowd=crowd, pixel=pixel)
     read, written = _files(source, output, check)
+    if written is None:
+        refuse_unused(context, "output_format", "tolerance", why="with --check, which writes no regions")
     outputs = [path for path in (written, report) if path is not None]
     refuse_same(*outputs)
     for path in outputs:

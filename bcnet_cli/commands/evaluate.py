@@ -9,7 +9,7 @@ import typer
 
 from bcnet_cli import console
 from bcnet_cli.commands.evaluate_run import Place, Wanted, evaluate_run
-from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Gpus, Json, Overwrite, Seed
+from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Gpus, Json, Overwrite, Seed, refuse_unused
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -43,9 +43,16 @@ TestDev = Annotated[bool, typer.Option("--test-dev", help="Write the zip for the
 Resamples = Annotated[int, typer.Option("--resamples", min=1, help="Draws of images for --compare.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the result as a Markdown table.")]
+OF_A_RUN = ("test_dev", "data_root", "gpus", "device", "backend")
+"""What a results file has no use for."""
+OF_SCORES = (
+    "occ", "occ_ids", "objects", "boundary", "per_category", "layers", "backend_eval", "output", "overwrite", "dry_run"
+)  # fmt: skip
+"""What the comparison of two results files has no use for."""
 
 
 def evaluate(
+    context: typer.Context,
     run: RunArgument = None,
     *,
     results: Results = None,
@@ -90,6 +97,12 @@ def evaluate(
     style: Format = _style(json=as_json, csv=as_csv, markdown=as_markdown)
     wanted = Wanted(occ, occ_ids, tuple(objects or ()), boundary, layers, per_category, _backend(backend_eval), style)
     truth = _truth_of(run, results, compare, gt)
+    if truth is not None:
+        refuse_unused(context, *OF_A_RUN, why="with a results file, only with RUN")
+    if compare is None:
+        refuse_unused(context, "resamples", "seed", why="without --compare")
+    else:
+        refuse_unused(context, *OF_SCORES, why="with --compare")
     if truth is not None and compare is not None:
         _compare_files(compare, truth, wanted, resamples=resamples, seed=seed)
     elif truth is not None and results is not None:

@@ -11,7 +11,7 @@ import typer
 
 from bcnet_cli import console
 from bcnet_cli.commands.train_config import check_run_dir, command_line, train_config
-from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Gpus, Workers, backend_option
+from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Gpus, Workers, backend_option, refuse_unused
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ ScanImages = Annotated[
 
 
 def train(
+    context: typer.Context,
     recipe: RecipeArgument = None,
     overrides: Overrides = None,
     *,
@@ -100,6 +101,10 @@ def train(
 
     library, cluster = backends.named(backend), Cluster(gpus, nnodes, rdzv_endpoint, max_restarts)
     _refuse_options(library, d2_config, tensorboard=tensorboard, smoke=smoke)
+    if d2_config is not None:
+        refuse_unused(context, "scan_images", "workers", why="with --d2-config")
+    if not scan_images:
+        refuse_unused(context, "workers", why="without --scan-images; the loader's are data.workers")
     where = run_dir or Path("runs") / f"{Path(recipe or d2_config or '').stem}-{datetime.now():%Y%m%d-%H%M%S}"
     if d2_config is not None:
         words = [*([recipe] if recipe else []), *(overrides or [])]

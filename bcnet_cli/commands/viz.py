@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Overwrite
+from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Overwrite, refuse_unused
 from bcnet_cli.reporter import ConsoleReporter
 from bcnet_core.errors import usage_error
 
@@ -58,6 +58,9 @@ Video = Annotated[
     typer.Option(help="Draw what a model finds in this video; --output is a video then: .mp4 or .avi."),
 ]
 
+OF_IMAGES = ("images", "gt", "ids", "limit", "most_occluded", "worst", "by", "rois", "form", "data_root")
+"""What a video has no use for."""
+
 
 class Choice(NamedTuple):
     """Which images are shown, and which detections of them."""
@@ -84,6 +87,7 @@ class Runner(NamedTuple):
 
 
 def viz(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(help="Run directory, checkpoint, or COCO json.", metavar="SOURCE")],
     *,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the gallery.")],
@@ -131,8 +135,7 @@ def viz(
         Runner(backends.named(backend), device),
     )
     if video is not None:
-        if images or gt or ids or most_occluded or worst:
-            raise usage_error("--video has frames, not the images of a data set", "leave out what chooses images")
+        refuse_unused(context, *OF_IMAGES, why="with --video, which has frames and no images of a data set")
         _draw_video(source, video, output, choice, layer, runner, overwrite=overwrite, dry_run=dry_run)
         return
     output = output.resolve()
