@@ -84,7 +84,7 @@ def model(
 @app.command()
 def annotate(
     source: Annotated[
-        Path | None, typer.Argument(metavar="[COCO.json]", help="A file to repeat; default composed scenes.")
+        Path | None, typer.Argument(metavar="COCO.json", help="A file to repeat; default composed scenes.")
     ] = None,
     *,
     images: Annotated[int, typer.Option("--images", min=1, help="Images to annotate.")] = 5000,
@@ -129,7 +129,7 @@ def annotate(
 @app.command("eval")
 def evaluation(
     source: Annotated[
-        Path | None, typer.Argument(metavar="[COCO.json]", help="A file to repeat; default composed scenes.")
+        Path | None, typer.Argument(metavar="COCO.json", help="A file to repeat; default composed scenes.")
     ] = None,
     *,
     images: Annotated[int, typer.Option("--images", min=1, help="Images to score.")] = 5000,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RecipeArgument = Annotated[str | None, typer.Argument(help="Name of a recipe, or a yaml file.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the recipe's.", show_default=False),
+    typer.Argument(metavar="KEY=VALUE", help="Settings over the recipe's.", show_default=False),
 ]
 RunDir = Annotated[
     Path | None,
