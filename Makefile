@@ -7,7 +7,7 @@ COCO ?= ../shared/data/coco-mini
 PASTED := $(wildcard $(COCO)/annotations/instances_train2017.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo evidence gallery test test-slow lint clean
+.PHONY: help demo evidence gallery docs test test-slow lint clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -20,6 +20,11 @@ evidence: $(INSTALLED) ## does the bilayer head help? Trials of hours on a CPU, 
 
 gallery: $(INSTALLED) ## the pictures of docs/gallery.md, of the run that `make demo` trained; needs Chromium
 	@$(BIN)/python docs/gallery/shoot.py out/demo/run
+
+docs: $(INSTALLED) ## the documentation as a site, its generated pages first: site/index.html
+	@$(BIN)/python docs/generate.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'written: site/index.html'
 
 test: $(INSTALLED) ## the tests of every change, less than five minutes
 	@$(BIN)/pytest -n 2
