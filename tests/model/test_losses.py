@@ -1,8 +1,9 @@
+import pytest
 import torch
 from torch.nn import functional
 
 from bcnet_core.model.bilayer_head import BilayerLogits
-from bcnet_core.model.losses import bilayer_losses, occluder_rois
+from bcnet_core.model.losses import OccluderSampling, bilayer_losses, occluder_rois
 from bcnet_core.model.targets import BilayerTargets, boundary
 
 
@@ -60,3 +61,36 @@ def test_without_a_roi_all_terms_are_zero_with_a_graph() -> None:
     losses = bilayer_losses(*case())
     assert [loss.item() for loss in losses.values()] == [0, 0, 0, 0]
     assert all(loss.requires_grad for loss in losses.values())
+
+
+def test_the_sampling_decides_which_rois_train_layer_one() -> None:
+    logits, targets, keys = case(False, True, False)
+    for sampling, chosen in (("nonempty", [1]), ("balanced", [1, 2]), ("official", [1, 0])):
+        losses = bilayer_losses(logits, targets, keys, sampling=sampling)  # type: ignore[arg-type]
+        expected = functional.binary_cross_entropy_with_logits(
+            logits.occluder_mask[chosen], targets.occluder_mask[chosen].float()
+        )
+        torch.testing.assert_close(losses["occluder_mask"], expected)
+
+
+def test_a_head_of_fewer_maps_has_fewer_losses() -> None:
+    logits, targets, keys = case(True, False)
+    losses = bilayer_losses(logits._replace(occluder_boundary=None), targets, keys)
+    assert set(losses) == {"occludee_mask", "occludee_boundary", "occluder_mask"}
+
+
+def test_maps_need_not_be_square() -> None:
+    logits, targets, keys = case(True, True)
+    logits, targets = BilayerLogits(*(m[:, :14] for m in logits)), BilayerTargets(*(m[:, :14] for m in targets))
+    expected = functional.binary_cross_entropy_with_logits(logits.occludee_mask, targets.occludee_mask.float())
+    torch.testing.assert_close(bilayer_losses(logits, targets, keys)["occludee_mask"], expected)
+
+
+@pytest.mark.parametrize("sampling", ["balanced", "nonempty", "official"])
+def test_all_is_computed_where_the_rois_are(sampling: OccluderSampling) -> None:
+    """What is made anew without a word of its device would land on the default one, here one that holds no values."""
+    arguments = case(True, False, False)
+    here = bilayer_losses(*arguments, sampling=sampling)
+    with torch.device("meta"):
+        there = bilayer_losses(*arguments, sampling=sampling)
+    assert all(torch.equal(loss, there[name]) for name, loss in here.items())

@@ -118,3 +118,62 @@ def test_jittered_rois_depend_on_the_image_alone() -> None:
     assert (together.instances[3:] >= 3).all()
     moved = (together.boxes - torch.tensor([10.0, 10, 50, 30])).abs()
     assert (moved[:, 0::2] <= 4).all() and (moved[:, 1::2] <= 2).all() and moved.max() > 0.5
+
+
+def test_an_image_without_masks_gives_empty_maps() -> None:
+    crops = crop_rles([None, None])
+    got = crop_to_boxes(crops, torch.tensor([1, 0, 0]), torch.tensor([[0.0, 0, 9, 9]]).repeat(3, 1), size=7)
+    assert got.shape == (3, 7, 7) and got.dtype == torch.bool and not got.any()
+
+
+def test_no_boxes_give_no_maps() -> None:
+    crops = crop_rles([masks.encode(np.ones((9, 9), bool))])
+    got = crop_to_boxes(crops, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), size=7)
+    assert got.shape == (0, 7, 7) and got.dtype == torch.bool
+
+
+def test_all_is_computed_where_the_boxes_are() -> None:
+    """What is made anew without a word of its device would land on the default one, here one that holds no values."""
+    crops, empty = crop_rles([masks.encode(np.ones((9, 9), bool))]), crop_rles([None])
+    boxes, first = torch.tensor([[0.0, 0, 9, 9]]), torch.tensor([0])
+    with torch.device("meta"):
+        assert crop_to_boxes(crops, first, boxes, size=7).tolist() == np.ones((1, 7, 7), bool).tolist()
+        assert crop_to_boxes(empty, first, boxes, size=7).tolist() == np.zeros((1, 7, 7), bool).tolist()
+
+
+def test_more_boxes_than_are_cropped_at_once_keep_their_order() -> None:
+    dense = np.zeros((1, 200), bool)
+    dense[0, ::3] = True
+    left = torch.arange(200.0)
+    boxes = torch.stack([left, torch.zeros(200), left + 1, torch.ones(200)], dim=1)
+    got = crop_to_boxes(crop_rles([masks.encode(dense)]), torch.zeros(200, dtype=torch.int64), boxes, size=1)
+    assert got[:, 0, 0].tolist() == dense[0].tolist()
+
+
+def test_each_image_and_layer_has_its_own_place() -> None:
+    """Two images of different placements, three instances: every RoI reads the masks of its instance in its image."""
+    rng = np.random.default_rng(4)
+    dense = [(blob(rng, 40, 50), blob(rng, 40, 50)) for _ in range(3)]
+    box = torch.tensor([[5.0, 8, 33, 36]])
+
+    def targets(pairs: list[tuple[NDArray[np.bool_], NDArray[np.bool_]]], placement: list[float]) -> Targets:
+        occludees, occluders = (crop_rles([masks.encode(pair[layer]) for pair in pairs]) for layer in (0, 1))
+        count = len(pairs)
+        labels = torch.zeros(count, dtype=torch.int64)
+        return Targets(box.repeat(count, 1), labels, occludees, occluders, torch.tensor(placement))
+
+    images = [targets(dense[:1], [1, 0, 1, 0]), targets(dense[1:], [2, -6, 4, 3])]
+    places = [(1, 0, 1, 0), (2, -6, 4, 3), (2, -6, 4, 3)]  # scale and shift of x, then of y
+    order = [2, 0, 1]
+    boxes = []
+    for number in order:
+        scale_x, shift_x, scale_y, shift_y = places[number]
+        scale, shift = torch.tensor([scale_x, scale_y] * 2), torch.tensor([shift_x, shift_y] * 2)
+        boxes.append(box[0] * scale + shift)
+    rois = RoIs(torch.stack(boxes), torch.tensor([1, 0, 1]), torch.tensor(order), torch.rand(3))
+    got = bilayer_targets(images, rois, size=28)
+    for row, number in enumerate(order):
+        assert (got.occludee_mask[row].numpy() == dense[number][0][8:36, 5:33]).all()
+        assert (got.occluder_mask[row].numpy() == dense[number][1][8:36, 5:33]).all()
+    assert torch.equal(got.occludee_boundary, boundary(got.occludee_mask))
+    assert torch.equal(got.occluder_boundary, boundary(got.occluder_mask))
