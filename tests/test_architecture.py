@@ -16,8 +16,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (
-    "errors", "reporting", "outputs", "workers", "images", "masks", "paste", "structures",
-    "config", "annotations", "occlusion", "synth", "data", "model", "engine", "evaluation", "visualization",
+    "errors", "reporting", "workers", "claims", "outputs", "images", "masks", "paste", "structures",
+    "config", "annotations", "occlusion", "synth", "data", "model", "engine", "evaluation", "evidence", "visualization",
     "integrations",
 )  # fmt: skip
 """In the order in which data flows: a room imports itself and the rooms before it."""

@@ -10,17 +10,19 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
+from bcnet_cli.claims import claim_files
 from bcnet_cli.options import Device, DryRun, Json, Workers
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bcnet_core.evaluation.evidence_data import EvidencePlan
-    from bcnet_core.evaluation.evidence_trials import Trial
+    from bcnet_core.evidence.data import EvidencePlan
+    from bcnet_core.evidence.trials import Trial
 
 
 def evidence(
+    context: typer.Context,
     *,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The folder of the trials; a new one, or to go on in.")
@@ -61,13 +63,14 @@ def evidence(
 
     `bcnet bench evidence -o quick --seeds 1 --steps 100 --scenes 200 --held-out 50 --no-equal-time`
     """
-    from bcnet_core.evaluation.evidence_data import EvidencePlan
-    from bcnet_core.evaluation.evidence_report import write_report
+    from bcnet_core.evidence.data import EvidencePlan
+    from bcnet_core.evidence.report import REPORT_FILES, write_report
 
     plan = EvidencePlan(scenes, held_out, steps, coco, images)
     if dry_run:
         _show_plan(output, plan, seeds, equal_time=equal_time)
         return
+    claim_files(context, *(output / name for name in REPORT_FILES), overwrite=True, dry_run=False)
     trials = None
     if not report_only:
         trials = _run(output, plan, seeds, equal_time=equal_time, workers=workers, device=device)
@@ -80,9 +83,9 @@ def _run(
     output: Path, plan: EvidencePlan, seeds: int, *, equal_time: bool, workers: int, device: str
 ) -> Sequence[Trial]:
     """Make the data, run what was not run yet, and return all trials."""
-    from bcnet_core.evaluation.evidence import measure_costs, run_trials
-    from bcnet_core.evaluation.evidence_data import prepare_data
-    from bcnet_core.evaluation.evidence_trials import plan_matched, plan_trials
+    from bcnet_core.evidence.data import prepare_data
+    from bcnet_core.evidence.run import measure_costs, run_trials
+    from bcnet_core.evidence.trials import plan_matched, plan_trials
 
     reporter = ConsoleReporter()
     data = prepare_data(output, plan, workers=workers, reporter=reporter)
@@ -98,8 +101,8 @@ def _run(
 
 def _show_plan(output: Path, plan: EvidencePlan, seeds: int, *, equal_time: bool) -> None:
     """Say what would be run, after the checks that a run begins with."""
-    from bcnet_core.evaluation.evidence_data import check_folder, data_sets
-    from bcnet_core.evaluation.evidence_trials import CHEAPER, is_measured, plan_trials
+    from bcnet_core.evidence.data import check_folder, data_sets
+    from bcnet_core.evidence.trials import CHEAPER, is_measured, plan_trials
 
     check_folder(output, plan)
     sets = tuple(data_sets(output, plan))

@@ -24,7 +24,7 @@ from bcnet_core.engine.checkpoint import load_detector
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes
 from bcnet_core.engine.interrupts import stop_requests
 from bcnet_core.errors import BCNetError, ExitCode, data_error
-from bcnet_core.evaluation.predictions import PredictionFolder
+from bcnet_core.evaluation.prediction_folder import PredictionFolder
 from bcnet_core.evaluation.results import LAYER_KEYS
 from bcnet_core.images import read_image
 from bcnet_core.paste import paste_rles

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bcnet_core.annotations.coco import Record, read_json
 from bcnet_core.errors import BCNetError, data_error, usage_error
-from bcnet_core.outputs import refuse_existing_folder, write_json
+from bcnet_core.outputs import atomic_directory, refuse_existing_folder, write_json
 
 JOB_FILE = "job.json"
 
@@ -45,14 +45,14 @@ class PredictionFolder:
             BCNetError: if the folder cannot be written, or holds anything else.
         """
         refuse_existing_folder(self.path, overwrite=True)
-        if self.path.is_dir() and self._job() != job:
-            if any(item.name != JOB_FILE and item.suffix != ".jsonl" for item in self.path.iterdir()):
+        if self._job() != job:
+            there = self.path.iterdir() if self.path.is_dir() else ()
+            if any(item.name != JOB_FILE and item.suffix != ".jsonl" for item in there):
                 raise usage_error(
                     f"predictions would gather in `{self.path}`, which holds something else", "choose another output"
                 )
-            shutil.rmtree(self.path)
-        if not self.path.is_dir():
-            write_json(self.path / JOB_FILE, job)
+            with atomic_directory(self.path) as folder:
+                write_json(folder / JOB_FILE, job)
         return self.done()
 
     def done(self) -> set[int]:

@@ -25,8 +25,10 @@ from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.loop import run_training
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.evaluation.coco import evaluate, ground_truth
-from bcnet_core.evaluation.evidence_data import DataSet
-from bcnet_core.evaluation.evidence_trials import (
+from bcnet_core.evaluation.predict import predict_images
+from bcnet_core.evaluation.true_boxes import score_true_boxes
+from bcnet_core.evidence.data import DataSet
+from bcnet_core.evidence.trials import (
     ARMS,
     COLUMNS,
     COSTS_FILE,
@@ -36,8 +38,6 @@ from bcnet_core.evaluation.evidence_trials import (
     read_costs,
     result_path,
 )
-from bcnet_core.evaluation.predict import predict_images
-from bcnet_core.evaluation.true_boxes import score_true_boxes
 from bcnet_core.occlusion.split import SplitRule, split_occluded
 from bcnet_core.outputs import write_json
 from bcnet_core.reporting import Progress, Reporter, SilentReporter

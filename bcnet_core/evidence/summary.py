@@ -9,7 +9,7 @@ from itertools import groupby
 
 import numpy as np
 
-from bcnet_core.evaluation.evidence_statistics import (
+from bcnet_core.evidence.intervals import (
     BINS,
     Interval,
     Range,
@@ -19,7 +19,7 @@ from bcnet_core.evaluation.evidence_statistics import (
     span,
     spread,
 )
-from bcnet_core.evaluation.evidence_trials import REFERENCE, Costs, TrialResult
+from bcnet_core.evidence.trials import REFERENCE, Costs, TrialResult
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import data_error
-from bcnet_core.evaluation.evidence_plot import plot_differences
-from bcnet_core.evaluation.evidence_statistics import BINS, RESAMPLES, Interval, Range, Spread
-from bcnet_core.evaluation.evidence_summary import Difference, Row, Summary, summarise
-from bcnet_core.evaluation.evidence_trials import ARMS, REFERENCE, Trial, TrialResult, read_costs, read_results
+from bcnet_core.evidence.intervals import BINS, RESAMPLES, Interval, Range, Spread
+from bcnet_core.evidence.plot import plot_differences
+from bcnet_core.evidence.summary import Difference, Row, Summary, summarise
+from bcnet_core.evidence.trials import ARMS, REFERENCE, Trial, TrialResult, read_costs, read_results
 from bcnet_core.outputs import write_together
 
 REPORT_FILES = ("report.md", "report.json", "report.png")

@@ -17,7 +17,7 @@ from bcnet_core.engine.elastic import Cluster
 from bcnet_core.evaluation import predict
 from bcnet_core.evaluation.image_list import find_images, image_records
 from bcnet_core.evaluation.predict import PredictionJob, predict_images, predict_to_disk
-from bcnet_core.evaluation.predictions import PredictionFolder
+from bcnet_core.evaluation.prediction_folder import PredictionFolder
 from bcnet_core.reporting import SilentReporter
 
 IMAGES = [{"id": number} for number in (5, 3, 9)]

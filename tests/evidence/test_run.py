@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from bcnet_core import BCNetError, ExitCode
-from bcnet_core.evaluation import evidence
-from bcnet_core.evaluation.evidence import measure_costs, run_trials
-from bcnet_core.evaluation.evidence_data import DataSet, EvidencePlan, check_folder, prepare_data
-from bcnet_core.evaluation.evidence_report import write_report
-from bcnet_core.evaluation.evidence_trials import (
+from bcnet_core.evidence import run as evidence
+from bcnet_core.evidence.data import DataSet, EvidencePlan, check_folder, prepare_data
+from bcnet_core.evidence.report import write_report
+from bcnet_core.evidence.run import measure_costs, run_trials
+from bcnet_core.evidence.trials import (
     ARMS,
     CHEAPER,
     REFERENCE,

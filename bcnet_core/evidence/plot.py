@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bcnet_core.evaluation.evidence_statistics import BINS
-from bcnet_core.evaluation.evidence_summary import Difference
-from bcnet_core.evaluation.evidence_trials import ARMS, REFERENCE
+from bcnet_core.evidence.intervals import BINS
+from bcnet_core.evidence.summary import Difference
+from bcnet_core.evidence.trials import ARMS, REFERENCE
 
 LOOKS = {
     "bilayer": ("#000000", "o"),

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bcnet_core.evaluation.evidence_plot import LOOKS
-from bcnet_core.evaluation.evidence_report import write_report
-from bcnet_core.evaluation.evidence_statistics import (
+from bcnet_core.evidence.intervals import (
     BINS,
     Interval,
     Spread,
@@ -22,8 +20,10 @@ from bcnet_core.evaluation.evidence_statistics import (
     spread,
     sum_by_image,
 )  # fmt: skip
-from bcnet_core.evaluation.evidence_summary import summarise
-from bcnet_core.evaluation.evidence_trials import ARMS, Trial, TrialResult, plan_trials, read_results, result_path
+from bcnet_core.evidence.plot import LOOKS
+from bcnet_core.evidence.report import write_report
+from bcnet_core.evidence.summary import summarise
+from bcnet_core.evidence.trials import ARMS, Trial, TrialResult, plan_trials, read_results, result_path
 
 TRUE_DIFFERENCE = 0.02
 
