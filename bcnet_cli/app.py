@@ -89,6 +89,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.FAILED)
+    except SystemExit as end:
+        if end.code == ExitCode.INTERRUPTED:  # what typer makes of a Ctrl-C, without a word
+            console.err.print("interrupted")
+        raise
     except KeyboardInterrupt:
         console.err.print("interrupted")
         sys.exit(ExitCode.INTERRUPTED)

@@ -6,14 +6,14 @@ import gc
 import gzip
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from bcnet_core.claims import claimed, clear, old_of, part_of
 from bcnet_core.errors import BCNetError, usage_error
+from bcnet_core.workers import undisturbed
 
 
 @contextmanager
@@ -131,9 +131,8 @@ def _refuse_below_file(path: Path) -> None:
 
 @contextmanager
 def _told_if_unwritable(path: Path) -> Iterator[None]:
-    """Make the parent of `path`, and turn the system's errors of the block into one that names `path`."""
+    """Turn the system's errors of the block into one that names `path`."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         raise BCNetError(
@@ -143,28 +142,40 @@ def _told_if_unwritable(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def claim_together(*paths: Path) -> Iterator[None]:
+    """Be the only process that writes some outputs until the block ends, as `claims.claimed` says.
+
+    Raises:
+        BCNetError: if another process writes one of them, or one cannot be written.
+    """
+    with ExitStack() as stack:
+        for path in sorted(paths, key=Path.resolve):  # two processes claim in one order, so that one of them wins
+            with _told_if_unwritable(path):
+                stack.enter_context(claimed(path))
+        yield
+
+
+@contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` that replaces `path` when the block ends well.
 
-    Missing parent directories are made. If the block raises, nothing is left behind. A link stays: what it leads to is
-    replaced.
+    Missing parent directories are made. If the block raises, nothing is left behind; what a process that is killed
+    leaves, the next one that writes `path` removes. A link stays: what it leads to is replaced.
 
     Raises:
-        BCNetError: if the directory cannot be written or the disk is full.
+        BCNetError: if the directory cannot be written, the disk is full, or another process writes `path`.
     """
-    path = path.resolve()
-    with _told_if_unwritable(path):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+    with _told_if_unwritable(path), claimed(path) as place:
+        temporary = part_of(place)
         try:
-            temporary.chmod(0o666 & ~_umask())
+            temporary.touch(exist_ok=False)
             yield temporary
             with temporary.open("rb+") as written:
                 os.fsync(written.fileno())
-            temporary.replace(path)
+            temporary.replace(place)
         finally:
-            temporary.unlink(missing_ok=True)
+            with undisturbed():
+                temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -172,24 +183,23 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     """Give a temporary directory beside `path` that takes its place when the block ends well.
 
     An existing `path` is replaced as a whole (call `refuse_existing_folder` first). If the block raises, nothing is
-    left behind and an existing `path` stays as it was.
+    left behind and an existing `path` stays as it was. A folder cannot be exchanged in one go: a process that is killed
+    between the two renames leaves none, and the next one that writes `path` brings the old one back.
 
     Raises:
-        BCNetError: if the parent cannot be written or the disk is full.
+        BCNetError: if the parent cannot be written, the disk is full, or another process writes `path`.
     """
-    path = path.resolve()
-    with _told_if_unwritable(path):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    with _told_if_unwritable(path), claimed(path) as place:
         try:
-            temporary.chmod(0o777 & ~_umask())
-            yield temporary
-            old = temporary.with_suffix(".old")
-            if path.exists():
-                path.replace(old)
-            temporary.replace(path)
-            shutil.rmtree(old, ignore_errors=True)
+            part_of(place).mkdir()
+            yield part_of(place)
+            with undisturbed():
+                if place.exists():
+                    place.replace(old_of(place))
+                part_of(place).replace(place)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            with undisturbed():
+                clear(place)
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  (whatever json can hold)
@@ -201,7 +211,10 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  (whatever json 
 
 
 def write_together(outputs: dict[Path, Any]) -> None:
-    """Write several files, all of them or none.
+    """Write several files; an error leaves none of them.
+
+    The first comes into its place last. Of a process that is killed in that very moment others may be there already,
+    each of them complete.
 
     Args:
         outputs: for every file its bytes, or what `write_json` writes.
@@ -256,6 +269,8 @@ def _json_parts(value: Any) -> Iterator[bytes]:  # noqa: ANN401
             yield _ENCODER.encode(key).encode() + b":"
             yield from _list_parts(item) if isinstance(item, list) else (_ENCODER.encode(item).encode(),)
         yield b"}"
+    elif isinstance(value, list):
+        yield from _list_parts(value)
     else:
         yield _ENCODER.encode(value).encode()
 
@@ -265,9 +280,3 @@ def _list_parts(items: list[Any]) -> Iterator[bytes]:
     for start in range(0, len(items), 1000):
         yield (b"," if start else b"") + _ENCODER.encode(items[start : start + 1000]).encode()[1:-1]
     yield b"]"
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from bcnet_core.errors import BCNetError
 
@@ -57,7 +57,7 @@ def mapped(
             "a worker process died; the machine may be out of memory", "work in one process: --workers 1"
         ) from None
     finally:
-        with _undisturbed():
+        with undisturbed():
             for worker in set() if finished else set(active_children()) - others:
                 worker.kill()
             pool.shutdown(cancel_futures=True)
@@ -68,7 +68,7 @@ def _in_order(
 ) -> Iterator[Result]:
     futures: deque[Future[Result]] = deque()
     for task in tasks:
-        with _undisturbed():  # it may start a process
+        with undisturbed():  # it may start a process
             futures.append(pool.submit(work, task))
         if len(futures) > pending:
             yield futures.popleft().result()
@@ -89,21 +89,23 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let Ctrl-C wait until the block ends; processes that are started within never hear of it.
+def undisturbed() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the block ends; processes that are started within never hear of a Ctrl-C.
 
     Interrupted while it starts or stops a process, the pool would wait for ever for one that it does not know.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard: list[tuple[Any, ...]] = []
-    handler = signal.signal(signal.SIGINT, lambda *arguments: heard.append(arguments))
+    heard: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.signal(number, lambda number, _: heard.append(number)) for number in signals}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new process inherits it
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
-    if heard and callable(handler):
-        handler(*heard[0])
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for interruption in heard[:1]:
+        signal.raise_signal(interruption)

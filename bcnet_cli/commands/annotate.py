@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
+from bcnet_cli.claims import claim_files
 from bcnet_cli.options import DryRun, Json, Overwrite, Workers, refuse_unused
 from bcnet_cli.reporter import ConsoleReporter
 from bcnet_core.errors import usage_error
@@ -83,7 +84,7 @@ def annotate(
     """
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.annotations.occluder import OccluderRule
-    from bcnet_core.outputs import refuse_existing, refuse_input, refuse_same
+    from bcnet_core.outputs import refuse_input, refuse_same
 
     rule = OccluderRule(min_iou=min_iou, min_area=min_area, crowd=crowd, pixel=pixel)
     read, written = _files(source, output, check)
@@ -93,7 +94,7 @@ def annotate(
     refuse_same(*outputs)
     for path in outputs:
         refuse_input(path, read)
-        refuse_existing(path, overwrite=overwrite)
+    claim_files(context, *outputs, overwrite=overwrite, dry_run=dry_run)
     _announce("reading", read, read)
     coco = read_coco(read)
     if written is None:

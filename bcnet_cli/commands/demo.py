@@ -6,6 +6,7 @@ import json
 import shlex
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
+from bcnet_cli.claims import claim
 from bcnet_cli.options import DryRun, Overwrite
 
 
@@ -40,7 +42,7 @@ def demo(
     from bcnet_core.outputs import refuse_existing_folder
 
     started = time.perf_counter()
-    refuse_existing_folder(output, overwrite=overwrite)
+    claim(context, output, refuse=partial(refuse_existing_folder, overwrite=overwrite), dry_run=dry_run)
     lines = _commands(output, images=images, val_images=val_images, steps=steps)
     if dry_run:
         console.err.print(Text("\n".join(["would run", *lines])))
@@ -74,8 +76,10 @@ def _commands(output: Path, *, images: int, val_images: int, steps: int) -> list
     ]
 
 
-def _run(bcnet: Callable[..., object], line: str) -> None:
+def _run(bcnet: Callable[..., int | None], line: str) -> None:
     """Print a command line and run it, in this process, through the real parser."""
     console.err.print(Text(f"\n$ {line}", style="bold"))
     program, *arguments = shlex.split(line)
-    bcnet(arguments, prog_name=program, standalone_mode=False)
+    code = bcnet(arguments, prog_name=program, standalone_mode=False)
+    if code:  # typer makes one of an interruption, which would not end the demo
+        raise typer.Exit(code)

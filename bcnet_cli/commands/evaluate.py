@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bcnet_cli import console
+from bcnet_cli.claims import claim_files
 from bcnet_cli.commands.evaluate_run import Place, Wanted, evaluate_run
 from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Gpus, Json, Overwrite, Seed, refuse_unused
 from bcnet_cli.reporter import ConsoleReporter
@@ -106,10 +107,10 @@ def evaluate(
     if truth is not None and compare is not None:
         _compare_files(compare, truth, wanted, resamples=resamples, seed=seed)
     elif truth is not None and results is not None:
-        _score_file(results, truth, wanted, output=output, overwrite=overwrite, dry_run=dry_run)
+        _score_file(context, results, truth, wanted, output=output, overwrite=overwrite, dry_run=dry_run)
     elif run is not None:
         place = Place(run, output, data_root, device, Cluster(gpus), named(backend))
-        evaluate_run(place, wanted, test_dev=test_dev, overwrite=overwrite, dry_run=dry_run)
+        evaluate_run(context, place, wanted, test_dev=test_dev, overwrite=overwrite, dry_run=dry_run)
 
 
 def _style(*, json: bool, csv: bool, markdown: bool) -> Format:
@@ -164,21 +165,28 @@ def _compare_files(files: tuple[Path, Path], coco: CocoFile, wanted: Wanted, *, 
 
 
 def _score_file(
-    path: Path, coco: CocoFile, wanted: Wanted, *, output: Path | None, overwrite: bool, dry_run: bool
+    context: typer.Context,
+    path: Path,
+    coco: CocoFile,
+    wanted: Wanted,
+    *,
+    output: Path | None,
+    overwrite: bool,
+    dry_run: bool,
 ) -> None:
     """Score a results file, of whatever model."""
     from bcnet_cli.score_tables import print_report
     from bcnet_core.errors import usage_error
     from bcnet_core.evaluation.report import score_results
     from bcnet_core.evaluation.results import read_results
-    from bcnet_core.outputs import refuse_existing, refuse_input, write_json
+    from bcnet_core.outputs import refuse_input, write_json
 
     if wanted.layers:
         raise usage_error("--layers needs the detector itself, a results file is not enough", "bcnet eval RUN --layers")
     target = None if output is None else output / f"{path.name.split('.')[0]}_scores.json"
     if target is not None:
         refuse_input(target, path, coco.path)
-        refuse_existing(target, overwrite=overwrite)
+        claim_files(context, target, overwrite=overwrite, dry_run=dry_run)
     results = read_results(path, coco)
     options = wanted.options(coco)
     if dry_run:

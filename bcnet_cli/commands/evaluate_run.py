@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from bcnet_cli import console
+from bcnet_cli.claims import claim_files
 from bcnet_cli.options import backend_option
 from bcnet_cli.reporter import ConsoleReporter
 
@@ -64,7 +67,9 @@ class Place:
     library: Backend
 
 
-def evaluate_run(place: Place, wanted: Wanted, *, test_dev: bool, overwrite: bool, dry_run: bool) -> None:
+def evaluate_run(
+    context: typer.Context, place: Place, wanted: Wanted, *, test_dev: bool, overwrite: bool, dry_run: bool
+) -> None:
     """Predict, then score or pack."""
     from bcnet_core.backends import open_run
     from bcnet_core.data.loaders import read_annotations
@@ -72,7 +77,6 @@ def evaluate_run(place: Place, wanted: Wanted, *, test_dev: bool, overwrite: boo
     from bcnet_core.evaluation.coco import ground_truth
     from bcnet_core.evaluation.predict import check_categories
     from bcnet_core.evaluation.submission import SUBMISSION_NAME
-    from bcnet_core.outputs import refuse_existing
 
     _refuse_scores(wanted, test_dev=test_dev)
     _refuse_layers(wanted, place)
@@ -84,8 +88,7 @@ def evaluate_run(place: Place, wanted: Wanted, *, test_dev: bool, overwrite: boo
     folder, stem = place.output or opened.path / "eval", dataset.annotations.stem
     names = [f"{SUBMISSION_NAME}.zip"] if test_dev else [f"{stem}_results.json", f"{stem}_scores.json"]
     targets = [folder / name for name in names]
-    for target in targets:
-        refuse_existing(target, overwrite=overwrite)
+    claim_files(context, *targets, overwrite=overwrite, dry_run=dry_run)
     check_processes(place.cluster, place.device)
     check_categories(opened.categories, coco)
     if not test_dev:
@@ -153,13 +156,12 @@ def _score(
     """Write results and scores, and show them."""
     from bcnet_cli.score_tables import print_report
     from bcnet_core.evaluation.report import score_results
-    from bcnet_core.evaluation.results import write_results
-    from bcnet_core.outputs import write_json
+    from bcnet_core.outputs import write_together
 
     results = [result for part in predicted for result in part]
-    write_results(targets[0], [results])
     report = score_results(coco, results, options)
-    write_json(targets[1], {**report.content(), **({"layers": layers} if layers else {})})
+    scores = {**report.content(), **({"layers": layers} if layers else {})}
+    write_together(dict(zip(targets, (results, scores), strict=True)))
     print_report(report, wanted.style, per_category=wanted.per_category, layers=layers)
 
 

@@ -9,11 +9,13 @@ from typing import Annotated
 import typer
 
 from bcnet_cli import console
+from bcnet_cli.claims import claim_files
 from bcnet_cli.options import Device, DryRun, Gpus, Json, Overwrite
 from bcnet_cli.reporter import ConsoleReporter
 
 
 def predict(
+    context: typer.Context,
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run directory.", show_default=False)],
     images: Annotated[list[str], typer.Argument(help="Image files, folders, or patterns.", show_default=False)],
     *,
@@ -47,14 +49,14 @@ def predict(
     from bcnet_core.evaluation.image_list import find_images, image_records
     from bcnet_core.evaluation.predict import PredictionJob, predict_to_disk
     from bcnet_core.evaluation.results import write_results
-    from bcnet_core.outputs import refuse_existing, refuse_input, refuse_same, write_json
+    from bcnet_core.outputs import refuse_input, refuse_same, write_json
 
     paths = find_images(images)
     listing = output.with_name(f"{output.stem}_images.json")
     refuse_same(output, listing)
     for target in (output, listing):
         refuse_input(target, checkpoint, *paths, *([ids_from] if ids_from else []))
-        refuse_existing(target, overwrite=overwrite)
+    claim_files(context, output, listing, overwrite=overwrite, dry_run=dry_run)
     cluster = Cluster(gpus)
     check_processes(cluster, device)
     opened = open_run(checkpoint)
@@ -65,8 +67,8 @@ def predict(
     folder = output.with_name(f"{output.stem}_predictions")
     job = PredictionJob(opened.checkpoint, device, records, Path(), folder, layers)
     predicted = predict_to_disk(job, cluster, reporter=ConsoleReporter())
-    write_json(listing, {"images": records, "categories": opened.categories})
     found = write_results(output, predicted.read(records))
+    write_json(listing, {"images": records, "categories": opened.categories})
     predicted.remove()
     if as_json:
         console.out.print(json.dumps({"images": len(records), "detections": found}))

@@ -11,6 +11,7 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
+from bcnet_cli.claims import claim_files
 from bcnet_cli.options import DryRun, Json, Overwrite
 
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or a yaml file of your own.")]
@@ -71,6 +72,7 @@ def show(name: Name, overrides: Overrides = None, *, as_json: Json = False) -> N
 
 @app.command()
 def copy(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe of this installation.")],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The yaml file to write.")],
@@ -87,12 +89,12 @@ def copy(
     """
     from bcnet_core.config.paths import find_shipped
     from bcnet_core.errors import usage_error
-    from bcnet_core.outputs import atomic_file, refuse_existing
+    from bcnet_core.outputs import atomic_file
 
     if output.suffix not in {".yaml", ".yml"}:
         raise usage_error(f"`{output}` must end in .yaml, or it could not be told from a recipe's name")
     source = find_shipped(name)
-    refuse_existing(output, overwrite=overwrite)
+    claim_files(context, output, overwrite=overwrite, dry_run=dry_run)
     if dry_run:
         console.err.print(Text(f"would write {output}"))
         return

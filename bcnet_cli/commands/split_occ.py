@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
+from bcnet_cli.claims import claim_files
 from bcnet_cli.options import DryRun, Json, Overwrite
 from bcnet_cli.reporter import ConsoleReporter
 from bcnet_core.errors import usage_error
@@ -21,6 +22,7 @@ BAR = 30
 
 
 def split_occ(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="IN.json", help="COCO instances file (.json, .json.gz).")],
     *,
     output: Annotated[
@@ -81,7 +83,7 @@ def split_occ(
     refuse_same(*outputs)
     for path in outputs:
         refuse_input(path, *(source,) if ids is None else (source, ids))
-        refuse_existing(path, overwrite=overwrite)
+    claim_files(context, *outputs, overwrite=overwrite, dry_run=dry_run)
     wanted = None if ids is None else read_ids(ids)
     content, manifest = split_occluded(read_coco(source), rule=rule, ids=wanted)
     if not dry_run:

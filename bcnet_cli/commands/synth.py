@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
+from bcnet_cli.claims import claim
 from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, Seed, Workers, parse_range, parse_size
 from bcnet_cli.reporter import ConsoleReporter
 
@@ -27,6 +29,7 @@ app = typer.Typer(
 
 @app.command()
 def shapes(
+    context: typer.Context,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.")],
     images: Annotated[int, typer.Option("--images", min=1, help="Scenes to train on.")] = 2000,
@@ -55,8 +58,9 @@ def shapes(
     """
     from bcnet_core.synth.sets import check_shapes, write_shapes
 
+    check = partial(check_shapes, images=images, val_images=val_images, size=size, seed=seed, overwrite=overwrite)
+    claim(context, output, refuse=check, dry_run=dry_run)
     if dry_run:
-        check_shapes(output, images=images, val_images=val_images, size=size, seed=seed, overwrite=overwrite)
         plan = f"would write {images:,} + {val_images:,} {'hard ' * hard}scenes of {size} x {size} pixels to {output}"
         console.err.print(Text(plan))
         if as_json:
@@ -73,6 +77,7 @@ def shapes(
 
 @app.command()
 def paste(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="COCO.json", help="The set to cut from, with masks.")],
     *,
     images: Annotated[Path, typer.Option("--images", metavar="DIR", help="The folder of its images.")],
@@ -122,7 +127,8 @@ def paste(
     )
     height, width = parse_size(size)
     request = PasteRequest(scenes, val_scenes, (height, width), seed)
-    check_pasted(output, source, images, request, overwrite=overwrite)
+    check = partial(check_pasted, source=source, images=images, request=request, overwrite=overwrite)
+    claim(context, output, refuse=check, dry_run=dry_run)
     reporter = ConsoleReporter()
     plan = plan_pasted(
         read_coco(source), images, min_area=min_area, most_objects=bank, seed=seed, workers=workers, reporter=reporter

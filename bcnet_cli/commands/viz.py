@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 import typer
 
 from bcnet_cli import console
+from bcnet_cli.claims import claim, claim_files
 from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Overwrite, refuse_unused
 from bcnet_cli.reporter import ConsoleReporter
 from bcnet_core.errors import usage_error
@@ -136,10 +137,10 @@ def viz(
     )
     if video is not None:
         refuse_unused(context, *OF_IMAGES, why="with --video, which has frames and no images of a data set")
-        _draw_video(source, video, output, choice, layer, runner, overwrite=overwrite, dry_run=dry_run)
+        _draw_video(context, source, video, output, choice, layer, runner, overwrite=overwrite, dry_run=dry_run)
         return
     output = output.resolve()
-    refuse_foreign(output, overwrite=overwrite)
+    claim(context, output, refuse=partial(refuse_foreign, overwrite=overwrite), dry_run=dry_run)
     open_run = partial(backends.open_run, backend=runner.backend)
     place = locate(source, images=images, data_root=data_root, gt=gt, open_run=open_run)
     reporter = ConsoleReporter()
@@ -216,6 +217,7 @@ def _detected(
 
 
 def _draw_video(
+    context: typer.Context,
     model: Path,
     video: Path,
     output: Path,
@@ -226,12 +228,12 @@ def _draw_video(
     overwrite: bool,
     dry_run: bool,
 ) -> None:
-    from bcnet_core.outputs import refuse_existing, refuse_input
+    from bcnet_core.outputs import refuse_input
     from bcnet_core.visualization.video import draw_video, refuse_unknown_suffix
 
     refuse_unknown_suffix(output)
     refuse_input(output, model, video)
-    refuse_existing(output, overwrite=overwrite)
+    claim_files(context, output, overwrite=overwrite, dry_run=dry_run)
     detector = runner.load(model)
     if dry_run:
         console.err.print(f"would draw what `{model}` finds in `{video}` into `{output}`")

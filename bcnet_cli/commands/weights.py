@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
+from bcnet_cli.claims import claim_files
 from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, backend_option, parse_size
 from bcnet_cli.reporter import ConsoleReporter
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 
 @app.command("import")
 def import_(
+    context: typer.Context,
     source: Annotated[
         str, typer.Argument(help="A file (.pth, .pt, .pkl), a run directory, or an http(s) or file URL.")
     ],
@@ -71,6 +73,7 @@ def import_(
     refuse_existing(output, overwrite=overwrite)
     path = find_checkpoint(fetch(source, ConsoleReporter()))
     refuse_input(output, path, *([categories] if categories else []))
+    claim_files(context, output, overwrite=overwrite, dry_run=dry_run)
     checkpoint, report = import_weights(path, categories=categories, drop_classes=drop_classes)
     if not dry_run:
         save_checkpoint(output, checkpoint)
@@ -83,6 +86,7 @@ def import_(
 
 @app.command()
 def convert(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="RUN_OR_CKPT", help="Of either backend.")],
     *,
     to: Annotated[Literal["torchvision", "detectron2"], typer.Option("--to", help="The backend that it goes to.")],
@@ -111,14 +115,14 @@ def convert(
     """
     from bcnet_core import backends
     from bcnet_core.images import read_image
-    from bcnet_core.outputs import refuse_existing, refuse_input
+    from bcnet_core.outputs import refuse_input
 
     backends.require_detectron2()
     picture = None if image is None else read_image(image)
     targets = backends.converted_files(output, to)
     for target in targets:
-        refuse_existing(target, overwrite=overwrite)
         refuse_input(target, *(path for path in (source, d2_config, categories, image) if path is not None))
+    claim_files(context, *targets, overwrite=overwrite, dry_run=dry_run)
     difference = backends.convert(
         source, to, config=d2_config, categories=categories, picture=picture, outputs=() if dry_run else targets
     )
@@ -131,6 +135,7 @@ def convert(
 
 @app.command()
 def export(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="RUN_OR_CKPT", help="A run directory or a checkpoint.")],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
@@ -161,11 +166,11 @@ def export(
     from bcnet_core.engine.checkpoint import find_checkpoint
     from bcnet_core.images import read_image
     from bcnet_core.model.export import export_detector
-    from bcnet_core.outputs import refuse_existing, refuse_input
+    from bcnet_core.outputs import refuse_input
 
     height, width = parse_size(size)
-    refuse_existing(output, overwrite=overwrite)
     refuse_input(output, find_checkpoint(source), *([image] if image else []))
+    claim_files(context, output, overwrite=overwrite, dry_run=dry_run)
     picture = read_image(image) if image else None
     detector = load_detector(source, device="cpu")
     if dry_run:

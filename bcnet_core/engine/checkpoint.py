@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from bcnet_core.annotations.coco import Record, category_names
+from bcnet_core.claims import is_left_over
 from bcnet_core.config.schema import Recipe
 from bcnet_core.engine.dist import choose_device
 from bcnet_core.errors import data_error
@@ -82,9 +83,18 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         BCNetError: if it cannot be written; an older file at `path` stays as it was.
     """
     fields = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__}
+    save_content(path, {"format": FORMAT, **fields})
+
+
+def save_content(path: Path, content: dict[str, Any]) -> None:
+    """Write what `torch.save` writes, atomically.
+
+    Raises:
+        BCNetError: see `save_checkpoint`.
+    """
     with atomic_file(path) as temporary:
         try:
-            torch.save({"format": FORMAT, **fields}, temporary)
+            torch.save(content, temporary)
         except RuntimeError as error:  # torch's writer does not say what the system said
             raise OSError(f"it could not be written whole ({str(error).splitlines()[0]})") from error
 
@@ -343,5 +353,5 @@ def drop_old_checkpoints(run_dir: Path, *, keep: int) -> None:
     """Remove all but the newest checkpoints of a run, and what a killed process left half-written; not the best."""
     for path in list_checkpoints(run_dir)[:-keep]:
         path.unlink()
-    for partial in (run_dir / CHECKPOINT_DIR).glob(".*.part"):
-        partial.unlink()
+    for left in filter(is_left_over, (run_dir / CHECKPOINT_DIR).glob(".*")):
+        left.unlink()

@@ -119,7 +119,7 @@ def process_of(cluster: Cluster, device: str) -> Iterator[torch.device]:
     Yields:
         The device of this process. On a CPU it has its share of the cores.
     """
-    threading.Thread(target=_end_with_launcher, daemon=True).start()
+    threading.Thread(target=end_with_launcher, daemon=True).start()
     try:
         own = dist.choose_device(device)
         if own.type == "cpu":
@@ -175,7 +175,7 @@ def _silence_elastic() -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _end_with_launcher() -> None:
+def end_with_launcher() -> None:
     """A process whose launcher was killed would train on, unseen, into a folder that its user thinks is free."""
     launcher = parent_process()
     if launcher is not None:

@@ -60,7 +60,7 @@ def train_together(job: TrainingJob, reporter: Reporter) -> Path | BCNetError:
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"the CPU, threads: {torch.get_num_threads()}"
     )
     reporter.info(f"on {where}, processes: {dist.world_size()}")
-    with exclusive_run(job.run_dir) if main else nullcontext():
+    with exclusive_run(job.run_dir, None if job.resume else job.command) if main else nullcontext():
         state = TrainingState(job, coco.categories, device)
         if main:
             write_header(job.run_dir, job.recipe, world_size=dist.world_size(), device=device)

@@ -7,29 +7,35 @@ checkpoints/          step_00001000.pt, best.pt           tensorboard/   on requ
 
 from __future__ import annotations
 
-import fcntl
-import os
 import platform
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO
 
 import torch
 import torchvision
 
 from bcnet_core import __version__
 from bcnet_core.annotations.coco import Record
+from bcnet_core.claims import is_left_over, locked
 from bcnet_core.config.load import dump_recipe, format_value, settings
 from bcnet_core.config.schema import Recipe
-from bcnet_core.engine.checkpoint import CHECKPOINT_DIR, find_checkpoint, latest_checkpoint, read_checkpoint, recipe_of
+from bcnet_core.engine.checkpoint import (
+    CHECKPOINT_DIR,
+    DETECTRON2_FILE,
+    find_checkpoint,
+    latest_checkpoint,
+    read_checkpoint,
+    recipe_of,
+)
 from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.outputs import atomic_file, write_json
+from bcnet_core.workers import undisturbed
 
 MAY_CHANGE = {
     "data.root", "data.workers", "solver.checkpoint_every", "solver.keep_checkpoints", "solver.log_every",
@@ -40,8 +46,9 @@ MAY_CHANGE = {
 RECIPE_FILE, ENV_FILE, METRICS_FILE = "recipe.resolved.yaml", "env.json", "metrics.jsonl"
 CURVES_FILE, TENSORBOARD_DIR = "curves.png", "tensorboard"
 HEADER = {RECIPE_FILE, ENV_FILE, METRICS_FILE, CURVES_FILE}
+DETECTRON2_HEADER = ("config.yaml", "metrics.json", "log.txt*", "events.out.tfevents.*")
+"""What a run of detectron2 writes before its first checkpoint."""
 LOCK_FILE = ".lock"
-LOCK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,8 @@ def refuse_taken(path: Path, command: str) -> None:
     if path.exists() and not path.is_dir():
         raise usage_error(f"the run directory `{path}` is a file", "choose another: --run-dir")
     names = _names(path)
-    if names and not (RECIPE_FILE in names and names <= HEADER):
+    ours = RECIPE_FILE in names or (path / LOCK_FILE).exists()
+    if names and not (ours and all(map(_is_header, names))):
         quoted = shlex.quote(str(path))
         raise usage_error(
             f"the run directory `{path}` is not empty",
@@ -148,7 +156,7 @@ def remove_run(path: Path) -> None:
     Raises:
         BCNetError: if the folder holds anything else.
     """
-    if path.is_dir() and not {item.name for item in path.iterdir()} <= HEADER | {
+    if path.is_dir() and not {item.name for item in path.iterdir() if not is_left_over(item)} <= HEADER | {
         CHECKPOINT_DIR,
         "eval",
         LOCK_FILE,
@@ -161,54 +169,57 @@ def remove_run(path: Path) -> None:
 
 def _names(path: Path) -> set[str]:
     """The files under a folder, less what a killed run leaves: its lock, TensorBoard's, a half-written checkpoint."""
-    files = (item for item in path.rglob("*") if not item.is_dir() and item.suffix != ".part")
+    files = (item for item in path.rglob("*") if not item.is_dir() and not is_left_over(item))
     files = (item for item in files if item.parent.name != TENSORBOARD_DIR)
     return {item.name for item in files} - {LOCK_FILE}
 
 
+def _is_header(name: str) -> bool:
+    """Whether a run has a file of this name before its first checkpoint."""
+    return name in HEADER or any(fnmatchcase(name, pattern) for pattern in DETECTRON2_HEADER)
+
+
 @contextmanager
-def exclusive_run(path: Path) -> Iterator[None]:
+def exclusive_run(path: Path, command: str | None) -> Iterator[None]:
     """Keep other processes from training into the same folder; if the block fails unsaved, undo what it wrote.
 
-    The system drops the lock when the process ends, however it ends. A process that was killed a moment ago may still
-    be ending, so a lock is given `LOCK_SECONDS`.
+    Args:
+        path: the run directory.
+        command: for `refuse_taken`, which nobody can make untrue in here; None to go on with what is there.
 
     Raises:
-        BCNetError: if another process trains there, or the folder cannot be made.
+        BCNetError: if another process trains there, or the folder is taken or cannot be made.
     """
-    existed = path.exists()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = (path / LOCK_FILE).open("w", encoding="utf-8")
-        os.register_at_fork(after_in_child=lock.close)  # a loader process outlives the one that was killed
-    except OSError as error:
-        raise BCNetError(f"cannot write `{path}`: {error.strerror}", "choose another: --run-dir") from None
-    with lock:
-        if not _locked(lock):
-            raise usage_error(f"another process is training in `{path}`", "choose another: --run-dir") from None
+    if command is not None:
+        refuse_taken(path, command)
+    with ExitStack() as stack:
+        if not path.exists():
+            stack.callback(_remove_empty, path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            busy = usage_error(f"another process is training in `{path}`", "choose another: --run-dir")
+            stack.enter_context(locked(path / LOCK_FILE, busy, owns=path))
+        except OSError as error:
+            raise BCNetError(f"cannot write `{path}`: {error.strerror}", "choose another: --run-dir") from None
+        if command is not None:
+            refuse_taken(path, command)
         try:
             yield
         finally:
-            (path / LOCK_FILE).unlink(missing_ok=True)
-            if latest_checkpoint(path) is None:
-                _discard(path, folder_too=not existed)
+            with undisturbed():
+                if latest_checkpoint(path) is None and not (path / DETECTRON2_FILE).exists():
+                    _discard(path)
 
 
-def _locked(lock: IO[str]) -> bool:
-    """Whether the lock is ours, within `LOCK_SECONDS`."""
-    deadline = time.monotonic() + LOCK_SECONDS
-    while time.monotonic() < deadline:
-        with suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        time.sleep(0.05)
-    return False
-
-
-def _discard(path: Path, *, folder_too: bool) -> None:
-    for name in HEADER:
-        (path / name).unlink(missing_ok=True)
+def _discard(path: Path) -> None:
+    for item in [item for item in path.iterdir() if _is_header(item.name) or is_left_over(item)]:
+        item.unlink()
     shutil.rmtree(path / TENSORBOARD_DIR, ignore_errors=True)
-    for folder in (path / CHECKPOINT_DIR, *([path] if folder_too else [])):
-        with suppress(OSError):  # not there, or not empty: somebody put something into it
-            folder.rmdir()
+    for item in filter(is_left_over, (path / CHECKPOINT_DIR).glob(".*")):
+        item.unlink()
+    _remove_empty(path / CHECKPOINT_DIR)
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # not there, or not empty: somebody put something into it
+        folder.rmdir()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bcnet_core.annotations.coco import Record, read_coco
 from bcnet_core.annotations.coco_categories import coco_categories
-from bcnet_core.engine.checkpoint import DETECTRON2_KEY, Checkpoint, load_weights, save_checkpoint
+from bcnet_core.engine.checkpoint import DETECTRON2_KEY, Checkpoint, load_weights, save_checkpoint, save_content
 from bcnet_core.errors import usage_error
 from bcnet_core.integrations.detectron2.detector import detector_of
 from bcnet_core.integrations.detectron2.stored import Stored, read_stored, to_torchvision
@@ -110,9 +110,9 @@ def write_converted(converted: ConvertedDetector, path: Path, config: Path | Non
         save_checkpoint(path, converted.checkpoint)
         return
     assert config is not None
-    with atomic_file(path) as weights, atomic_file(config) as text:
-        torch.save(converted.content, weights)
+    with atomic_file(config) as text:
         text.write_text(converted.config, encoding="utf-8")
+        save_content(path, converted.content)
 
 
 def compare(first: Predictor, second: Predictor, image: NDArray[np.uint8]) -> Difference:

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from multiprocessing import active_children
@@ -19,7 +20,7 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from bcnet_core.engine.dist import choose_device
-from bcnet_core.engine.elastic import ERROR_MARK, packed, unpacked
+from bcnet_core.engine.elastic import ERROR_MARK, end_with_launcher, packed, unpacked
 from bcnet_core.errors import BCNetError
 
 
@@ -81,13 +82,14 @@ def told(folder: Path | None, *, processes: int, on_gpu: bool) -> Iterator[None]
     """Be one of the processes of detectron2's `launch` until the block ends.
 
     What detectron2 logs, and what pycocotools prints, goes to stderr; in one of several processes a `BCNetError`
-    crosses over to the launcher.
+    crosses over to the launcher, with which the process ends.
 
     Args:
         folder: that detectron2's `log.txt` goes to; None has none.
         processes: on this machine.
         on_gpu: whether they work on GPUs; on a CPU they share the cores.
     """
+    threading.Thread(target=end_with_launcher, daemon=True).start()
     if not on_gpu and processes > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     for name in ("fvcore", "detectron2"):

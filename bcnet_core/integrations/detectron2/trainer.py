@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 
 from bcnet_core.config.schema import Recipe, SolverConfig
 from bcnet_core.engine import dist
-from bcnet_core.engine.checkpoint import DETECTRON2_KEY
+from bcnet_core.engine.checkpoint import DETECTRON2_FILE, DETECTRON2_KEY, save_content
 from bcnet_core.engine.optim import build_optimizer, full_rate, learning_rate
 from bcnet_core.engine.state import AUTOCAST
 from bcnet_core.errors import usage_error
@@ -31,6 +31,7 @@ from bcnet_core.integrations.detectron2.mapper import BilayerDatasetMapper
 from bcnet_core.integrations.detectron2.stored import Origin, origin_of
 from bcnet_core.model.bilayer_head import BilayerMaskHead
 from bcnet_core.model.global_batch import share_statistics
+from bcnet_core.outputs import atomic_file
 
 
 class BilayerTrainer(DefaultTrainer):
@@ -82,7 +83,7 @@ class BilayerTrainer(DefaultTrainer):
             self._trainer = SimpleTrainer(model, loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         known = {"trainer": weakref.proxy(self), DETECTRON2_KEY: origin or origin_of(cfg)}
-        self.checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, **known)
+        self.checkpointer = WholeCheckpointer(model, cfg.OUTPUT_DIR, **known)
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 
@@ -129,6 +130,25 @@ class BilayerTrainer(DefaultTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
         """detectron2's evaluator; its results go into the folder `inference` of the run."""
         return coco_evaluator(dataset_name, Path(cfg.OUTPUT_DIR) / "inference")
+
+
+class WholeCheckpointer(DetectionCheckpointer):
+    """detectron2's checkpointer, whose files are whole or absent when it is killed, or the disk is full."""
+
+    def save(self, name: str, **kwargs: Any) -> None:  # noqa: ANN401  (of fvcore)
+        """Write `name`.pth with everything, then name it as the last checkpoint."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        parts = {"model": self.model, **self.checkpointables}
+        file = Path(self.save_dir) / f"{name}.pth"
+        self.logger.info("Saving checkpoint to %s", file)
+        save_content(file, {**{key: part.state_dict() for key, part in parts.items()}, **kwargs})
+        self.tag_last_checkpoint(file.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Write which checkpoint a resumed run reads."""
+        with atomic_file(Path(self.save_dir) / DETECTRON2_FILE) as temporary:
+            temporary.write_text(last_filename_basename, encoding="utf-8")
 
 
 class RecipeRates(ParamScheduler):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from bcnet_core.engine.checkpoint import DETECTRON2_FILE, find_checkpoint, load_
 from bcnet_core.engine.interrupts import stop_requests
 from bcnet_core.engine.job import RunOptions
 from bcnet_core.engine.loop import describe
-from bcnet_core.engine.run_dir import refuse_other_recipe, write_header
+from bcnet_core.engine.run_dir import exclusive_run, refuse_other_recipe, write_header
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.evaluation.predict import check_categories
 from bcnet_core.evaluation.validation import check_validation
@@ -135,18 +134,11 @@ def _run(cfg: CfgNode, origin: Origin, options: RunOptions) -> Path:
         )
     if options.resume:
         _refuse_other_run(job)
-    existed = run_dir.exists()
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BCNetError(f"cannot write `{run_dir}`: {error.strerror}", "choose another: --run-dir") from None
-    try:
-        launch_processes(_train, job, processes=processes)
-    except KeyboardInterrupt:
-        raise _interrupted(options) from None
-    finally:
-        if not (run_dir / DETECTRON2_FILE).exists() and not existed:
-            shutil.rmtree(run_dir, ignore_errors=True)
+    with exclusive_run(run_dir, None if options.resume else options.command):
+        try:
+            launch_processes(_train, job, processes=processes)
+        except KeyboardInterrupt:
+            raise _interrupted(options) from None
     return find_stored(run_dir)
 
 
