@@ -1,5 +1,6 @@
 """Which images a split takes, what the manifest says, and what is refused."""
 
+import gzip
 import hashlib
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from bcnet_core import __version__
 from bcnet_core.annotations.coco import CocoFile, read_coco
 from bcnet_core.errors import BCNetError, ExitCode
-from bcnet_core.occlusion.split import SplitRule, read_ids, split_occluded
+from bcnet_core.occlusion.split import SplitRule, measure_images, read_ids, split_occluded
 from bcnet_core.outputs import write_json
 
 BOXES: dict[int, list[list[float]]] = {
@@ -108,8 +109,21 @@ def test_exactly_these_images(coco: CocoFile) -> None:
     content, manifest = split_occluded(coco, rule=SplitRule(), ids=[3, 5, 3])
     assert [image["id"] for image in content["images"]] == manifest["image_ids"] == [5, 3]
     assert manifest["chosen_by"] == "ids"
-    with pytest.raises(BCNetError, match=r"2 of the 3 image ids are not in .*: 77, 99") as caught:
-        split_occluded(coco, rule=SplitRule(), ids=[99, 3, 77])
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([99, 3, 77], "2 of the 3 image ids are not in `{}`: 77, 99"),
+        (range(1, 12), "5 of the 11 image ids are not in `{}`: 7, 8, 9, 10, 11"),
+        (range(6, 1507), "1,500 of the 1,501 image ids are not in `{}`: 7, 8, 9, 10, 11, ..."),
+    ],
+)
+def test_images_that_are_not_there_are_named(coco: CocoFile, ids: list[int], message: str) -> None:
+    with pytest.raises(BCNetError) as caught:
+        split_occluded(coco, rule=SplitRule(), ids=ids)
+    assert caught.value.message == message.format(coco.path)
+    assert caught.value.hints == ("is this the list of another file (train2017, val2017)?",)
     assert caught.value.exit_code == ExitCode.BAD_DATA
 
 
@@ -120,13 +134,24 @@ def test_same_input_same_bytes(coco: CocoFile, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"threshold": 0}, {"threshold": 1.1}, {"threshold": float("nan")}, {"measure": "giou"}, {"pairs": "some"}],
+    ("wrong", "message", "hints"),
+    [
+        ({"threshold": 0}, "the occlusion threshold is above 0 and at most 1, not 0", ()),
+        ({"threshold": 1.1}, "the occlusion threshold is above 0 and at most 1, not 1.1", ()),
+        ({"threshold": float("nan")}, "the occlusion threshold is above 0 and at most 1, not nan", ()),
+        ({"measure": "giou"}, "no measure is called `giou`", ("measures: iou · min · mask",)),
+        ({"pairs": "some"}, "pairs cannot be `some`", ("pairs: any · all",)),
+    ],
 )
-def test_senseless_rules_are_refused(wrong: dict[str, Any]) -> None:
+def test_senseless_rules_are_refused(wrong: dict[str, Any], message: str, hints: tuple[str, ...]) -> None:
     with pytest.raises(BCNetError) as caught:
         SplitRule(**wrong)
+    assert (caught.value.message, caught.value.hints) == (message, hints)
     assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_the_largest_threshold_is_one(coco: CocoFile) -> None:
+    assert split_occluded(coco, rule=SplitRule(threshold=1, measure="min")).manifest["image_ids"] == [6]
 
 
 @pytest.mark.parametrize(
@@ -144,32 +169,84 @@ def test_ids_are_read(tmp_path: Path, name: str, text: str) -> None:
     assert read_ids(tmp_path / name) == [3, 1]
 
 
+def test_ids_are_read_from_gzip_and_behind_a_mark_of_byte_order(tmp_path: Path) -> None:
+    (tmp_path / "ids.json.gz").write_bytes(gzip.compress(b"[3, 1]"))
+    (tmp_path / "ids.txt").write_bytes(b"\xef\xbb\xbf3 1")
+    assert read_ids(tmp_path / "ids.json.gz") == read_ids(tmp_path / "ids.txt") == [3, 1]
+
+
+NUMBERS = ("one whole number a line",)
+LISTS = ("it can be a list of numbers, a manifest, or a COCO file with `images`",)
+
+
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("name", "data", "message", "hints"),
     [
-        ("ids.txt", ""),
-        ("ids.txt", "1\ntwo"),
-        ("ids.json", "{}"),
-        ("ids.json", "[]"),
-        ("ids.json", '[1, "2"]'),
-        ("ids.json", "[true]"),
+        ("ids.txt", b"", "`{}` holds no image ids", NUMBERS),
+        ("ids.txt", b"1\ntwo three", "`{}` holds 'two' where an image id should be", NUMBERS),
+        ("ids.txt", b"1\n--2", "`{}` holds '--2' where an image id should be", NUMBERS),
+        ("ids.txt", "3\n²".encode(), "`{}` holds '²' where an image id should be", NUMBERS),
+        ("ids.txt", b"9" * 20, "`{}` holds '" + "9" * 20 + "' where an image id should be", NUMBERS),
+        ("ids.txt", b"\xff", "cannot read the image ids in `{}`: it is not UTF-8 text", NUMBERS),
+        ("none.txt", None, "`{}` does not exist, or is no file", ("give a list of image ids: --ids FILE",)),
+        ("ids.json", b"{}", "`{}` holds no image ids", LISTS),
+        ("ids.json", b"[]", "`{}` holds no image ids", LISTS),
+        ("ids.json", b'[1, "2"]', "`{}` holds no image ids", LISTS),
+        ("ids.json", b"[true]", "`{}` holds no image ids", LISTS),
+        ("ids.json", b'{"images": [{"id": 1}, 2]}', "`{}` holds no image ids", LISTS),
+        ("ids.json", b'{"images": 7}', "`{}` holds no image ids", LISTS),
     ],
 )
-def test_other_files_are_no_ids(tmp_path: Path, name: str, text: str) -> None:
-    (tmp_path / name).write_text(text)
-    with pytest.raises(BCNetError, match="id") as caught:
+def test_other_files_are_no_ids(
+    tmp_path: Path, name: str, data: bytes | None, message: str, hints: tuple[str, ...]
+) -> None:
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(BCNetError) as caught:
         read_ids(tmp_path / name)
+    assert (caught.value.message, caught.value.hints) == (message.format(tmp_path / name), hints)
     assert caught.value.exit_code == ExitCode.BAD_DATA
 
 
-def test_negative_ids_are_ids(tmp_path: Path) -> None:
-    (tmp_path / "ids.txt").write_text("-7\n3")
-    assert read_ids(tmp_path / "ids.txt") == [-7, 3]
+def test_a_list_that_the_system_keeps_back_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "ids.txt").write_text("3")
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(BCNetError) as caught:
+        read_ids(tmp_path / "ids.txt")
+    assert caught.value.message == f"cannot read the image ids in `{tmp_path / 'ids.txt'}`: Permission denied"
 
 
-def test_a_missing_list_of_ids(tmp_path: Path) -> None:
-    with pytest.raises(BCNetError, match=r"none\.txt"):
-        read_ids(tmp_path / "none.txt")
+def test_ids_are_whole_numbers_with_or_without_a_sign(tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("-7\n3 " + "9" * 19)
+    assert read_ids(tmp_path / "ids.txt") == [-7, 3, 10**19 - 1]
+
+
+def test_crowds_and_classes_count_only_where_they_are_asked_for(coco: CocoFile) -> None:
+    """Which instances each image has rates of, and that the classes of neighbours matter."""
+    assert {image: len(rates) for image, rates in measure_images(coco, measure="iou").items()} == {
+        1: 2, 2: 3, 3: 2, 4: 0, 5: 1, 6: 2,
+    }  # fmt: skip
+    with_crowds = measure_images(coco, measure="iou", crowd=True)
+    assert with_crowds[5].tolist() == [1, 1]
+    assert measure_images(coco, measure="iou")[1].tolist() == pytest.approx([1 / 3, 1 / 3])
+    assert measure_images(coco, measure="iou", same_class=True)[1].tolist() == [0, 0]
+
+
+def test_an_annotation_that_says_nothing_of_crowds_is_none(coco: CocoFile) -> None:
+    for annotation in coco.annotations:
+        if annotation["iscrowd"] == 0:
+            del annotation["iscrowd"]
+    assert split_occluded(coco, rule=SplitRule()).manifest["counts"]["source"]["instances"] == 10
+
+
+def test_only_masks_need_to_be_readable_and_only_for_the_measure_of_masks(coco: CocoFile) -> None:
+    coco.annotations[0]["segmentation"] = "no mask"
+    assert split_occluded(coco, rule=SplitRule()).manifest["image_ids"] == [2, 1]
+    with pytest.raises(BCNetError, match=r"annotation 100 \(image 1\)"):
+        split_occluded(coco, rule=SplitRule(measure="mask"))
 
 
 def test_real_images(coco_mini: Path) -> None:
