@@ -1,13 +1,15 @@
-# The everyday commands; `make` alone lists them. Everything is installed into .venv and nowhere else.
+# The everyday commands; `make` alone lists them. All is installed into .venv, for other versions into .venv-*, and nowhere else.
 PYTHON ?= python3
-BIN := .venv/bin
-INSTALLED := .venv/.installed
+VENV := .venv
+CONSTRAINTS := constraints.txt
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
 # A COCO data root to paste objects of in `evidence`, with annotations/ and train2017/; without it there is no such set.
 COCO ?= ../shared/data/coco-mini
 PASTED := $(wildcard $(COCO)/annotations/instances_train2017.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo evidence gallery docs test test-slow lint clean
+.PHONY: help demo evidence gallery docs test test-slow test-oldest test-newest lint clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -32,6 +34,12 @@ test: $(INSTALLED) ## the tests of every change, less than five minutes
 test-slow: $(INSTALLED) ## the tests that take minutes each
 	@$(BIN)/pytest -m slow
 
+test-oldest: ## the tests with the least version of everything, in .venv-oldest: PYTHON=python3.10
+	@$(MAKE) --no-print-directory test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+
+test-newest: ## the tests with the newest version of everything, in .venv-newest: PYTHON=python3.13
+	@$(MAKE) --no-print-directory test VENV=.venv-newest CONSTRAINTS=
+
 lint: $(INSTALLED) ## style, format and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -39,14 +47,14 @@ lint: $(INSTALLED) ## style, format and types
 
 clean: ## remove caches and build files (.venv, out and runs stay)
 	@rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
-	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 		echo 'error: bcnet needs Python 3.10 or newer, which `$(PYTHON)` is not' >&2; \
 		echo '  choose another: make $(MAKECMDGOALS) PYTHON=python3.12' >&2; \
 		exit 1; }
-	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	@echo 'installing bcnet and its tools into .venv (torch is large: minutes) ...'
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@echo 'installing bcnet and its tools into $(VENV) (torch is large: minutes) ...'
+	@$(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=-c %) -e '.[dev]'
 	@touch $@
