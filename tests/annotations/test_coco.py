@@ -5,8 +5,18 @@ from typing import Any
 
 import pytest
 
-from bcnet_core import BCNetError
-from bcnet_core.annotations.coco import category_names, has_occluders, read_coco, read_json, segmentation_rle
+from bcnet_core import BCNetError, masks
+from bcnet_core.annotations.coco import (
+    OCCLUDER_KEY,
+    CocoFile,
+    category_names,
+    checksum,
+    has_occluders,
+    read_coco,
+    read_json,
+    segmentation_rle,
+)
+from bcnet_core.annotations.coco_categories import coco_categories
 from bcnet_core.outputs import write_json
 
 IMAGE = {"id": 1, "file_name": "a.jpg", "width": 9, "height": 8}
@@ -27,33 +37,105 @@ def test_a_file_is_kept_as_it_is(tmp_path: Path) -> None:
     assert gzip.decompress((tmp_path / "a.json.gz").read_bytes()) == (tmp_path / "a.json").read_bytes()
 
 
+FORMAT = "the format: https://cocodataset.org/#format-data"
+WIDE = {**IMAGE, "width": 10**12}
+
+
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "fault"),
     [
-        ({"images": None}, "`images` is a NoneType"),
-        ({"images": [7]}, r"images\[0\]: is not an object"),
-        ({"images": [{**IMAGE, "id": "1"}]}, "integer `id`"),
-        ({"images": [{**IMAGE, "id": 2**70}]}, "integer `id`"),
-        ({"images": [IMAGE, IMAGE]}, "image id 1 is there twice"),
-        ({"images": [{**IMAGE, "width": 0}]}, "positive integer `width`"),
-        ({"images": [{**IMAGE, "width": 10**12}]}, "pixels, more than"),
-        ({"images": [{"id": 1}]}, "no `file_name`"),
-        ({"categories": [{"id": 3}]}, "needs an integer `id` and a `name`"),
-        ({"categories": [CATEGORY, CATEGORY]}, "category id 3 is there twice"),
-        ({"annotations": [{**ANNOTATION, "image_id": 2}]}, "belongs to image 2, which is not in the file"),
-        ({"annotations": [{**ANNOTATION, "category_id": 4}]}, "has category 4, which is not in the file"),
-        ({"annotations": [{**ANNOTATION, "bbox": [0, 0, 1]}]}, "four finite numbers"),
-        ({"annotations": [{**ANNOTATION, "bbox": [0, 0, 1, float("nan")]}]}, "four finite numbers"),
-        ({"annotations": [{**ANNOTATION, "bbox": [0, 0, 1, 10**400]}]}, "four finite numbers"),
-        ({"annotations": [{**ANNOTATION, "iscrowd": "0"}]}, "neither 0 nor 1"),
-        ({"annotations": [{}, {}, {}]}, "and 2 more such faults"),
+        ({"images": None}, "`images` is a NoneType, not a list"),
+        ({"categories": {}}, "`categories` is a dict, not a list"),
+        ({"annotations": "x"}, "`annotations` is a str, not a list"),
+        ({"images": [7]}, "images[0]: is not an object"),
+        ({"images": [{**IMAGE, "id": "1"}]}, "images[0]: needs an integer `id`, has '1'"),
+        ({"images": [{**IMAGE, "id": True}]}, "images[0]: needs an integer `id`, has True"),
+        ({"images": [{**IMAGE, "id": 2**63}]}, f"images[0]: needs an integer `id`, has {2**63}"),
+        ({"images": [IMAGE, IMAGE]}, "images[1]: the image id 1 is there twice"),
+        (
+            {"images": [IMAGE, {**IMAGE, "id": 2, "width": 0}]},
+            "images[1]: image 2 needs a positive integer `width` and `height`",
+        ),
+        ({"images": [{**IMAGE, "height": 8.0}]}, "images[0]: image 1 needs a positive integer `width` and `height`"),
+        ({"images": [WIDE]}, "images[0]: image 1 has 1000000000000 x 8 pixels, more than 1,073,741,824"),
+        ({"images": [{"id": 1}]}, "images[0]: image 1 has no `file_name`"),
+        ({"categories": [{"id": 3}]}, "categories[0]: needs an integer `id` and a `name`"),
+        ({"categories": [CATEGORY, {"name": "x"}]}, "categories[1]: needs an integer `id` and a `name`"),
+        ({"categories": [CATEGORY, 5]}, "categories[1]: needs an integer `id` and a `name`"),
+        ({"categories": [CATEGORY, CATEGORY]}, "categories[1]: the category id 3 is there twice"),
+        ({"annotations": [3]}, "annotations[0]: is not an object"),
+        ({"annotations": [{**ANNOTATION, "id": None}]}, "annotations[0]: needs an integer `id`, has None"),
+        (
+            {"annotations": [{**ANNOTATION, "image_id": 2}]},
+            "annotations[0]: annotation 5 belongs to image 2, which is not in the file",
+        ),
+        (
+            {"annotations": [{**ANNOTATION, "image_id": True}]},
+            "annotations[0]: annotation 5 belongs to image True, which is not in the file",
+        ),
+        (
+            {"annotations": [ANNOTATION, {**ANNOTATION, "category_id": 4}]},
+            "annotations[1]: annotation 5 has category 4, which is not in the file",
+        ),
+        (
+            {"annotations": [{**ANNOTATION, "iscrowd": "0"}]},
+            "annotations[0]: annotation 5 has an `iscrowd` of '0', which is neither 0 nor 1",
+        ),
+        (
+            {"annotations": [{**ANNOTATION, "iscrowd": 2}]},
+            "annotations[0]: annotation 5 has an `iscrowd` of 2, which is neither 0 nor 1",
+        ),
+        ({"annotations": [{}, {}]}, "annotations[0]: needs an integer `id`, has None (and 1 more such faults)"),
+        ({"annotations": [{}] * 1501}, "annotations[0]: needs an integer `id`, has None (and 1,500 more such faults)"),
     ],
 )
-def test_faults_are_named(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-    (tmp_path / "a.json").write_text(json.dumps(content(**changes)))
-    with pytest.raises(BCNetError, match=words) as caught:
+def test_faults_are_named(tmp_path: Path, changes: dict[str, Any], fault: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content(**{"annotations": [], **changes})))
+    with pytest.raises(BCNetError) as caught:
+        read_coco(path)
+    assert caught.value.message == f"`{path}` is not a COCO instances file: {fault}"
+    assert (caught.value.hints, caught.value.exit_code) == ((FORMAT,), 3)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        [0, 0, 1],
+        [0, 0, 1, 1, 1],
+        "0011",
+        [0, 0, 1, float("nan")],
+        [0, 0, 1, 10**400],
+        [0, 0, 1e9, 1],
+        [0, 0, True, 1],
+        None,
+    ],
+)
+def test_a_box_is_four_finite_numbers(tmp_path: Path, box: Any) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(content(annotations=[{**ANNOTATION, "bbox": box}])))
+    fault = r"annotation 5 needs a `bbox` of four finite numbers \[x, y, width, height\], has "
+    with pytest.raises(BCNetError, match=fault):
         read_coco(tmp_path / "a.json")
-    assert caught.value.exit_code == 3 and caught.value.message.startswith(f"`{tmp_path / 'a.json'}` is not a COCO")
+
+
+def test_the_largest_numbers_that_go_through(tmp_path: Path) -> None:
+    images = [{**IMAGE, "id": 2**63 - 1, "width": 2**20, "height": 2**10}, {**IMAGE, "id": -1, "width": 1, "height": 1}]
+    annotation = {**ANNOTATION, "id": 1 - 2**63, "image_id": -1, "bbox": [-999999999, 0.5, 999999999, 0]}
+    crowd = {**annotation, "iscrowd": 1, "image_id": 2**63 - 1}
+    write_json(tmp_path / "a.json", content(images=images, annotations=[annotation, crowd]))
+    assert read_coco(tmp_path / "a.json").annotations_by_image() == {2**63 - 1: [crowd], -1: [annotation]}
+
+
+def test_a_category_that_is_wrong_is_not_known(tmp_path: Path) -> None:
+    """Each fault is counted once, and what stands after it is still looked at."""
+    wrong = content(
+        images=[7, IMAGE, {**IMAGE, "id": 2}, {**IMAGE, "id": 2}],
+        categories=[{"id": 3}, {"id": 3}, {"id": 9, "name": "x"}],
+        annotations=[ANNOTATION, {**ANNOTATION, "category_id": 9}, {**ANNOTATION, "image_id": 2, "category_id": 9}],
+    )
+    (tmp_path / "a.json").write_text(json.dumps(wrong))
+    with pytest.raises(BCNetError, match=r"images\[0\]: is not an object \(and 4 more such faults\)"):
+        read_coco(tmp_path / "a.json")
 
 
 def test_a_test_dev_list_needs_no_annotations(tmp_path: Path) -> None:
@@ -67,18 +149,60 @@ def test_a_test_dev_list_needs_no_annotations(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "is not json"),
-        (b"{", "is not json: .* in line 1, column 2"),
-        (b"\xff\xfe{", "is not json"),
-        (b"[" * 200_000, "nested too deeply"),
-        (b'{"x": ' + b"1" * 5000 + b"}", "too long"),
-        (b"[]", "its top level is a list"),
+        (b"", "`{}` is not json: Expecting value in line 1, column 1"),
+        (b"{\n 7}", "`{}` is not json: Expecting property name enclosed in double quotes in line 2, column 2"),
+        (b'"' + b"x" * 2000 + b"\xff", "`{}` is not json: byte 2,001 is not UTF-8 text"),
+        (b"[" * 200_000, "`{}` is nested too deeply to be a COCO file"),
+        (b'{"x": ' + b"1" * 5000 + b"}", "`{}` has a number that is too long to be one"),
+        (b"7", "`{}` is not a COCO instances file: its top level is a int, not an object"),
     ],
 )
 def test_what_is_no_json_is_refused(tmp_path: Path, data: bytes, words: str) -> None:
     (tmp_path / "a.json").write_bytes(data)
-    with pytest.raises(BCNetError, match=words) as caught:
+    with pytest.raises(BCNetError) as caught:
         read_coco(tmp_path / "a.json")
+    assert caught.value.message == words.format(tmp_path / "a.json")
+    assert caught.value.exit_code == 3
+
+
+def test_a_results_file_goes_somewhere_else(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b"[]")
+    with pytest.raises(BCNetError, match=r"its top level is a list, not an object$") as caught:
+        read_coco(tmp_path / "a.json")
+    assert caught.value.hints == ("a results file goes with its ground truth: --gt FILE", FORMAT)
+
+
+@pytest.mark.parametrize("name", ["images", "categories", "annotations"])
+def test_a_list_that_is_missing_is_named(tmp_path: Path, name: str) -> None:
+    write_json(tmp_path / "a.json", {key: value for key, value in content().items() if key != name})
+    with pytest.raises(BCNetError, match=f"is not a COCO instances file: it has no `{name}` list$") as caught:
+        read_coco(tmp_path / "a.json")
+    assert caught.value.hints == (FORMAT,)
+
+
+def test_a_missing_file_says_what_lies_beside_it(tmp_path: Path) -> None:
+    def refusal(path: Path) -> tuple[str, tuple[str, ...]]:
+        with pytest.raises(BCNetError) as caught:
+            read_json(path)
+        assert caught.value.exit_code == 3
+        return caught.value.message, caught.value.hints
+
+    missing = tmp_path / "none.json"
+    assert refusal(missing) == (f"`{missing}` does not exist", ())
+    for number in range(7):
+        (tmp_path / f"{number}.json").touch()
+    assert refusal(missing)[1] == ("json files there: 0.json · 1.json · 2.json · 3.json · 4.json · 5.json",)
+    nowhere = tmp_path / "no" / "a.json"
+    assert refusal(nowhere)[1] == (f"its folder `{nowhere.parent}` does not exist either",)
+    assert refusal(tmp_path) == (f"`{tmp_path}` is a directory, not a json file", ())
+
+
+def test_the_checksum_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert checksum(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    with pytest.raises(BCNetError) as caught:
+        checksum(tmp_path / "b")
+    assert caught.value.message == f"cannot read `{tmp_path / 'b'}`: No such file or directory"
     assert caught.value.exit_code == 3
 
 
@@ -102,6 +226,29 @@ def test_text_that_utf8_cannot_hold_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_segmentation_that_cannot_be_read_names_its_annotation() -> None:
-    with pytest.raises(BCNetError, match=r"annotation 5 \(image 1\): its `segmentation` cannot be read"):
+    with pytest.raises(BCNetError, match=r"^annotation 5 \(image 1\): its `segmentation` cannot be read: .") as caught:
         segmentation_rle({**ANNOTATION, "segmentation": "x"}, IMAGE)
+    assert caught.value.exit_code == 3
+    with pytest.raises(BCNetError, match="its `other` cannot be read"):
+        segmentation_rle({**ANNOTATION, "other": "x"}, IMAGE, key="other")
     assert segmentation_rle({**ANNOTATION, "segmentation": []}, IMAGE) is None
+    assert segmentation_rle({"id": 5}, IMAGE) is None
+
+
+def test_a_segmentation_becomes_a_mask_of_the_size_of_its_image() -> None:
+    square = [[1, 2, 4, 2, 4, 6, 1, 6]]
+    rle = segmentation_rle({**ANNOTATION, "other": square}, IMAGE, key="other")
+    assert rle == masks.from_box(1, 2, 4, 6, 8, 9)
+
+
+def test_one_annotation_with_the_key_makes_a_bilayer_file(tmp_path: Path) -> None:
+    plain = CocoFile(tmp_path, content())
+    assert not has_occluders(plain)
+    assert has_occluders(CocoFile(tmp_path, content(annotations=[ANNOTATION, {**ANNOTATION, OCCLUDER_KEY: []}])))
+
+
+def test_the_categories_of_coco_are_eighty_in_the_order_of_their_ids() -> None:
+    categories = coco_categories()
+    assert len(categories) == 80
+    assert categories[0] == {"id": 1, "name": "person"} and categories[-1] == {"id": 90, "name": "toothbrush"}
+    assert [one["id"] for one in categories] == sorted({one["id"] for one in categories})
