@@ -16,9 +16,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (
-    "errors", "reporting", "workers", "claims", "outputs", "images", "masks", "paste", "structures",
+    "errors", "reporting", "inputs", "workers", "claims", "outputs", "images", "masks", "paste", "structures",
     "config", "annotations", "occlusion", "synth", "data", "model", "engine", "evaluation", "evidence", "visualization",
-    "integrations",
+    "bench", "integrations",
 )  # fmt: skip
 """In the order in which data flows: a room imports itself and the rooms before it."""
 COMPOSITION = {PurePosixPath("bcnet_core/__init__.py"), PurePosixPath("bcnet_core/backends.py")}
@@ -29,7 +29,8 @@ VAGUE_NAMES = {"utils", "util", "misc", "common", "helpers", "helper"}
 MAX_MODULE_LINES, MAX_FUNCTION_LINES = 400, 80
 MAX_HELP_SECONDS = 0.5
 NOT_OURS = {
-    ".git", ".venv", "out", "runs", "__pycache__", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache",
+    ".git", ".venv", ".venv-oldest", ".venv-newest", "out", "runs",
+    "__pycache__", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache",
 }  # fmt: skip
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:" + "|".join(("wo" + "rk", "ro" + "ot")) + ")/")
 

@@ -16,8 +16,8 @@ from bcnet_cli.commands.bench_evidence import evidence
 from bcnet_cli.options import Device, ImageSize, Json, parse_size
 
 if TYPE_CHECKING:
+    from bcnet_core.bench.model import ModelCosts
     from bcnet_core.config.schema import ModelConfig
-    from bcnet_core.engine.bench import ModelCosts
 
 RELEASE = ("model.channels=256", "model.tower_convs=4", "model.mask_rois_per_image=64")
 """The size of the release's heads."""
@@ -63,7 +63,7 @@ def model(
 
     `bcnet bench model --detector fcos --backbone r50 --backbone r101 --instances 64 --autocast bf16 --json`
     """
-    from bcnet_core.engine.bench import Workload, bench_model
+    from bcnet_core.bench.model import Workload, bench_model
 
     height, width = parse_size(size)
     work = Workload(height, width, images, instances, repeats, device, autocast, compiled)
@@ -107,7 +107,7 @@ def annotate(
 
     `bcnet bench annotate annotations/instances_val2017.json --images 118287 --workers 2 --json`
     """
-    from bcnet_core.engine.bench_annotate import bench_annotate
+    from bcnet_core.bench.annotate import bench_annotate
 
     counts = workers or sorted({1, os.cpu_count() or 1})
     results = bench_annotate(source, images=images, workers=counts, output_format=output_format, tolerance=tolerance)
@@ -147,7 +147,7 @@ def evaluation(
 
     `bcnet bench eval coco/annotations/instances_val2017.json --images 1000 --json`
     """
-    from bcnet_core.evaluation.bench_eval import bench_eval, bench_paste
+    from bcnet_core.bench.evaluate import bench_eval, bench_paste
 
     scoring = bench_eval(source, images=images, detections=detections)
     pasting = bench_paste(detections=100, height=480, width=640, repeats=5)
@@ -180,7 +180,7 @@ def drawing(
 
     `bcnet bench viz --size 1080x1920 --instances 100 --json`
     """
-    from bcnet_core.visualization.bench_viz import bench_viz
+    from bcnet_core.bench.viz import bench_viz
 
     height, width = parse_size(size)
     costs = bench_viz(instances=instances, height=height, width=width, repeats=repeats)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from bcnet_cli.commands.annotate import annotate
 from bcnet_core import __version__
 from bcnet_core.annotations.coco import CocoFile
-from bcnet_core.engine.bench_annotate import repeat
+from bcnet_core.bench.annotate import repeat
 from bcnet_core.errors import BCNetError, ExitCode
 
 KEY = "bg_object_segmentation"

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
+from bcnet_core.bench import model as bench
 from bcnet_core.config.load import load_recipe
-from bcnet_core.engine import bench
 from bcnet_core.engine.estimate import MemoryEstimate, estimate_memory
 from bcnet_core.engine.memory import in_fresh_process, peak_memory
 from bcnet_core.engine.optim import build_optimizer

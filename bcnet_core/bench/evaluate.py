@@ -21,7 +21,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, read_coco, segmentation_rle
-from bcnet_core.engine.bench_annotate import composed_file, repeat
+from bcnet_core.bench.annotate import composed_file, repeat
 from bcnet_core.errors import data_error
 from bcnet_core.evaluation.coco import Scores, evaluate, ground_truth
 from bcnet_core.evaluation.results import read_results
