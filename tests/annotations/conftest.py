@@ -1,17 +1,39 @@
-"""The occluder rule on dense pixels, as slow and plain as its definition."""
+"""The occluder rule on dense pixels, as slow and plain as its definition; and a reporter that counts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from bcnet_core.annotations.occluder import OccluderRule
+from bcnet_core.reporting import Progress, SilentReporter
 
 Mask = NDArray[np.bool_]
 DenseOccluders = Callable[
     [Sequence[Mask | None], Sequence[Sequence[float]], Sequence[bool], OccluderRule, tuple[int, int]], list[Mask | None]
 ]
+
+
+class CountingReporter(SilentReporter):
+    """Counts what is reported as done."""
+
+    done = total = 0
+    title = ""
+
+    def progress(self, title: str, total: int) -> Any:
+        self.title, self.total = title, total
+        return self
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def advance(self, amount: int = 1, *, note: str = "", values: Mapping[str, str] | None = None) -> None:
+        self.done += amount
 
 
 @pytest.fixture(scope="session")

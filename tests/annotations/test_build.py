@@ -3,7 +3,6 @@
 import copy
 import json
 import tracemalloc
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from bcnet_core.annotations import scan
 from bcnet_core.annotations.build import AnnotateSummary, OutputFormat, annotate_coco
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco
 from bcnet_core.annotations.occluder import OccluderRule
-from bcnet_core.reporting import Progress, SilentReporter
+from bcnet_core.errors import BCNetError, ExitCode
+from tests.annotations.conftest import CountingReporter
 
 RULE = OccluderRule()
 BOX = [0, 0, 20, 20]
@@ -183,30 +183,85 @@ def test_a_very_wide_image_takes_no_memory_of_its_own(output_format: OutputForma
         assert sorted(set(entries(content)[0][0])) == [0, 20, far + 10, far + 20]
 
 
+@pytest.mark.parametrize("tolerance", [-0.1, float("inf"), float("nan")])
+def test_a_tolerance_is_a_number_of_pixels(pair: CocoFile, tolerance: float) -> None:
+    with pytest.raises(BCNetError) as caught:
+        annotate_coco(pair, rule=RULE, tolerance=tolerance)
+    assert caught.value.message == f"the tolerance is 0 pixels or more, not {tolerance}"
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_polygons_are_near_by_default_and_exact_on_request() -> None:
+    """A staircase of pixels, which needs fewer corners when it may be a slope."""
+    stairs = [[0, 0, 20, 0, 20, 20, *(value for step in range(19, 0, -1) for value in (step, step + 1, step, step))]]
+    coco = coco_of(annotation(1, segmentation=square(0, 0)), annotation(2, segmentation=stairs))
+    (default,) = entries(annotate_coco(coco, rule=RULE)[0])[0]
+    (wide,) = entries(annotate_coco(coco, rule=RULE, tolerance=1.0)[0])[0]
+    (exact,) = entries(annotate_coco(coco, rule=RULE, tolerance=0)[0])[0]
+    assert default == wide
+    assert len(default) < len(exact)
+    assert all(type(value) is int for value in default)
+
+
+def test_a_region_as_large_as_the_smallest_area_is_small() -> None:
+    coco = coco_of(
+        annotation(1, segmentation=square(0, 0)), annotation(2, segmentation=square(18, 10), bbox=[18, 10, 20, 20])
+    )
+    for least, kept in ((19, True), (20, False)):
+        content, summary = annotate_coco(coco, rule=OccluderRule(min_iou=0, min_area=least))
+        assert [entry != [] for entry in entries(content)] == [kept, kept]
+        assert (summary.with_occluder, skipped_ids(summary)) == ((2, {}) if kept else (0, {"small": [1, 2]}))
+
+
+def test_what_was_skipped_is_told_by_reason_with_its_image() -> None:
+    """The reasons in their own order, the annotations in the order of the images, whatever the order of the file."""
+    coco = coco_of(
+        annotation(5, image=2, bbox=[0, 99, 20, 20]),
+        annotation(6, image=1, segmentation=square(0, 0), bbox=[64, 0, 5, 5]),
+        annotation(7, image=2, segmentation=[]),
+        images=2,
+    )
+    summary = annotate_coco(coco, rule=RULE)[1]
+    assert list(summary.skipped.items()) == [("missing", [(5, 2)]), ("empty", [(7, 2)]), ("outside", [(6, 1), (5, 2)])]
+
+
+def test_only_what_is_no_crowd_for_another_reason_counts_as_a_crowd() -> None:
+    coco = coco_of(annotation(1, iscrowd=1), annotation(2, iscrowd=1, segmentation=square(0, 0)))
+    del coco.annotations[0]["iscrowd"]
+    assert skipped_ids(annotate_coco(coco, rule=RULE)[1]) == {"missing": [1], "crowd": [2]}
+    assert skipped_ids(annotate_coco(coco, rule=OccluderRule(crowd=True))[1]) == {"missing": [1]}
+
+
+@pytest.mark.parametrize(
+    ("box", "outside"),
+    [
+        ([0, 0, 1, 1], False),
+        ([63, 47, 9, 9], False),
+        ([64, 0, 9, 9], True),
+        ([0, 48, 9, 9], True),
+        ([5, 5, 0, 9], True),
+        ([5, 5, 9, 0], True),
+        ([5.2, 5, 0.7, 9], True),
+        ([5.2, 5, 0.9, 9], False),
+        ([-9, 0, 9, 9], True),
+        ([0, -9, 9, 10], False),
+    ],
+)
+def test_a_box_without_a_pixel_of_the_image_is_outside(box: list[float], outside: bool) -> None:
+    summary = annotate_coco(coco_of(annotation(1, bbox=box, segmentation=square(0, 0))), rule=RULE)[1]
+    assert ("outside" in summary.skipped) == outside
+
+
+def test_ids_that_several_share_are_named_once() -> None:
+    coco = coco_of(*(annotation(number, segmentation=square(0, 0)) for number in (3, 1, 3, 2, 1, 3)))
+    assert annotate_coco(coco, rule=RULE)[1].repeated_ids == [3, 1]
+
+
 def test_files_without_images_or_annotations() -> None:
     for coco in (coco_of(), coco_of(images=0)):
         content, summary = annotate_coco(coco, rule=RULE)
         assert content == coco.content
         assert summary.instances == 0
-
-
-class CountingReporter(SilentReporter):
-    """Counts what is reported as done."""
-
-    done = total = 0
-
-    def progress(self, title: str, total: int) -> Any:
-        self.total = total
-        return self
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def advance(self, amount: int = 1, *, note: str = "", values: Mapping[str, str] | None = None) -> None:
-        self.done += amount
 
 
 def test_the_number_of_processes_does_not_matter(coco_mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from bcnet_core.annotations.build import annotate_coco
-from bcnet_core.annotations.check import check_occluders
+from bcnet_core.annotations.check import CheckSummary, check_occluders
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco
 from bcnet_core.annotations.occluder import OccluderRule
+from tests.annotations.conftest import CountingReporter
 
 RULE = OccluderRule()
 PARITY = Path(__file__).parents[1] / "parity"
@@ -75,6 +76,107 @@ def test_other_rules_find_other_occluders(exact: CocoFile) -> None:
     assert findings(changed(exact, 2, [[60, 0, 70, 0, 70, 9, 60, 9]])) == {"unexpected": [9]}
     del exact.annotations[1][OCCLUDER_KEY]
     assert findings(exact) == {"no key": [8]}
+
+
+def rectangle(x0: float, y0: float, x1: float, y1: float) -> list[list[float]]:
+    return [[x0, y0, x1, y0, x1, y1, x0, y1]]
+
+
+@pytest.fixture
+def inside() -> CocoFile:
+    """Two rectangles in the middle of an image, which share the 400 pixels of (30, 20, 50, 40)."""
+    boxes = [[30, 20, 30, 20], [20, 20, 30, 20]]
+    annotations = [
+        {
+            "id": 7 + n,
+            "image_id": 1,
+            "category_id": 1,
+            "bbox": [x, y, w, h],
+            "segmentation": rectangle(x, y, x + w, y + h),
+        }
+        for n, (x, y, w, h) in enumerate(boxes)
+    ]
+    images = [{"id": 1, "file_name": "a.jpg", "width": 100, "height": 70}]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "x"}]}
+    return CocoFile(Path("memory.json"), annotate_coco(CocoFile(Path("memory.json"), content), rule=RULE)[0])
+
+
+@pytest.mark.parametrize(
+    ("corners", "beyond"),
+    [
+        ((30, 20, 50, 40), 0),
+        ((29, 20, 50, 40), 1),
+        ((28, 20, 50, 40), 2),
+        ((30, 17, 50, 40), 3),
+        ((30, 20, 64, 40), 4),
+        ((30, 20, 50, 45), 5),
+        ((25, 18, 66, 43), 6),
+    ],
+)
+def test_how_far_an_occluder_leaves_its_box(inside: CocoFile, corners: tuple[int, ...], beyond: int) -> None:
+    """On each of the four sides, and the farthest of them; a pixel is allowed."""
+    x0, y0, x1, y1 = corners
+    coco = changed(inside, 0, rectangle(*corners))
+    summary = check_occluders(coco, rule=RULE)
+    iou = 400 / ((x1 - x0) * (y1 - y0))
+    assert summary.farthest == beyond
+    assert summary.ious == pytest.approx([iou, 1.0])
+    expected = ["outside"] * (beyond > 1) + ["inexact"] * (iou < 0.9)
+    assert list(summary.findings) == expected
+
+
+def test_an_occluder_can_be_wrong_in_two_ways(inside: CocoFile) -> None:
+    coco = changed(inside, 0, rectangle(0, 0, 5, 5))
+    assert findings(coco) == {"outside": [7], "inexact": [7]}
+    summary = check_occluders(coco, rule=OccluderRule(min_iou=1))
+    assert {name: [one.annotation for one in those] for name, those in summary.findings.items()} == {
+        "outside": [7], "unexpected": [7, 8],
+    }  # fmt: skip
+    assert (summary.with_occluder, summary.ious, summary.farthest) == (2, [], 30)
+
+
+def test_an_iou_of_nine_tenths_is_near_enough(inside: CocoFile) -> None:
+    assert findings(changed(inside, 0, rectangle(30, 20, 50, 38))) == {}
+    assert findings(changed(inside, 0, rectangle(30, 20, 50, 37))) == {"inexact": [7]}
+
+
+def test_without_an_occluder_there_are_no_figures(inside: CocoFile) -> None:
+    summary = check_occluders(changed(changed(inside, 0, []), 1, []), rule=RULE)
+    assert (summary.instances, summary.with_occluder, summary.ious, summary.farthest) == (2, 0, [], 0)
+    assert summary.iou_figures() == {}
+    assert findings(changed(changed(inside, 0, []), 1, []), min_iou=1) == {}
+
+
+def test_figures_of_several() -> None:
+    figures = CheckSummary(1, 3, 3, [1.0, 0.5, 0.9], 0, {}).iou_figures()
+    assert figures == {"mean": pytest.approx(0.8), "median": 0.9, "least": 0.5}
+
+
+def test_findings_name_annotation_and_image_in_the_order_of_the_file(inside: CocoFile) -> None:
+    """Also where the annotations of two images are mixed, and the images stand the other way round."""
+    content = copy.deepcopy(inside.content)
+    first, second = content["annotations"]
+    third, fourth = (copy.deepcopy(one) | {"image_id": 2, "id": one["id"]} for one in (first, second))
+    second[OCCLUDER_KEY], third[OCCLUDER_KEY] = "?", "?"
+    del fourth[OCCLUDER_KEY]
+    content["annotations"] = [third, first, fourth, second]
+    content["images"].append({**content["images"][0], "id": 2})
+    summary = check_occluders(CocoFile(inside.path, content), rule=RULE)
+    assert summary.findings == {"no key": [(8, 2)], "unreadable": [(8, 1), (7, 2)]}
+    assert list(summary.findings) == ["no key", "unreadable"]
+    assert (summary.images, summary.instances, summary.with_occluder, summary.ious) == (2, 4, 1, [1.0])
+
+
+def test_crowds_occlude_where_the_rule_says_so(inside: CocoFile) -> None:
+    inside.annotations[1]["iscrowd"] = 1
+    assert findings(inside) == {"unexpected": [7]}
+    assert findings(inside, crowd=True) == {}
+
+
+def test_progress_is_told_in_images(inside: CocoFile) -> None:
+    reporter = CountingReporter()
+    check_occluders(inside, rule=RULE, reporter=reporter)
+    assert (reporter.title, reporter.total, reporter.done) == ("images", 1, 1)
 
 
 def test_the_official_file_is_as_far_off_as_was_measured(coco_mini: Path) -> None:

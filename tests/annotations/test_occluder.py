@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import read_coco, segmentation_rle
-from bcnet_core.annotations.occluder import OccluderRule, box_iou, derive_occluders
+from bcnet_core.annotations.occluder import (
+    OccluderRule,
+    box_intersections,
+    box_iou,
+    derive_from_records,
+    derive_occluders,
+    pixel_corners,
+)
 from bcnet_core.errors import BCNetError, ExitCode
 from tests.annotations.conftest import DenseOccluders
 
@@ -129,13 +136,51 @@ def test_boxes_without_an_extent_do_no_harm() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"min_iou": -0.1}, {"min_iou": 1.5}, {"min_iou": float("nan")}, {"min_area": -1}, {"pixel": -1}, {"pixel": 2}],
+    ("wrong", "message"),
+    [
+        ({"min_iou": -0.1}, "the smallest box IoU is a number from 0 to 1, not -0.1"),
+        ({"min_iou": 1.5}, "the smallest box IoU is a number from 0 to 1, not 1.5"),
+        ({"min_iou": float("nan")}, "the smallest box IoU is a number from 0 to 1, not nan"),
+        ({"min_area": -1}, "the smallest area is 0 pixels or more, not -1"),
+        ({"pixel": -1}, "boxes are counted larger by 0 to 1 pixel, not by -1"),
+        ({"pixel": 2}, "boxes are counted larger by 0 to 1 pixel, not by 2"),
+    ],
 )
-def test_senseless_rules_are_refused(wrong: dict[str, float]) -> None:
+def test_senseless_rules_are_refused(wrong: dict[str, float], message: str) -> None:
     with pytest.raises(BCNetError) as caught:
         OccluderRule(**wrong)  # type: ignore[arg-type]
-    assert caught.value.exit_code == ExitCode.USAGE
+    assert (caught.value.message, caught.value.exit_code) == (message, ExitCode.USAGE)
+
+
+def test_the_ends_of_what_a_rule_may_say() -> None:
+    assert OccluderRule(min_iou=0, min_area=0, pixel=0) != OccluderRule(min_iou=1, pixel=1)
+
+
+def test_the_rule_is_the_official_one_by_default() -> None:
+    assert OccluderRule() == OccluderRule(min_iou=0.05, min_area=20, crowd=False, pixel=1.0)
+    scene = two_squares()
+    rles = [None if mask is None else masks.encode(mask) for mask in scene.dense]
+    records = [{"bbox": box, "iscrowd": number} for number, box in enumerate(scene.boxes.tolist())]
+    for found in (derive_occluders(rles, scene.boxes, scene.crowd, H, W), derive_from_records(records, rles, H, W)):
+        assert [None if region is None else masks.area(region) for region in found] == [None, 32]
+    del records[1]["iscrowd"]
+    assert [region is not None for region in derive_from_records(records, rles, H, W)] == [True, True]
+    assert derive_from_records(records, rles, H, W, rule=OccluderRule(min_area=32)) == [None, None]
+
+
+def test_boxes_that_only_touch_overlap_by_the_pixel_that_is_counted_more() -> None:
+    boxes = np.array([[0.0, 0, 4, 4], [4, 0, 4, 4], [5, 5, 4, 4]])
+    assert box_intersections(boxes)[0].tolist() == [[16, 0, 0], [0, 16, 0], [0, 0, 16]]
+    shared, areas = box_intersections(boxes, pixel=1.0)
+    assert shared.tolist() == [[25, 5, 0], [5, 25, 0], [0, 0, 25]]
+    assert areas.tolist() == [25, 25, 25]
+    assert box_iou(boxes)[0].tolist() == [1, 0, 0]
+    assert box_iou(boxes, pixel=1.0)[0].tolist() == [1, 5 / 45, 0]
+
+
+def test_pixels_of_boxes_are_whole_and_in_the_image() -> None:
+    boxes = np.array([[1.9, 2.9, 3.2, 4.0], [-3, -2, 5, 1], [10, 9, 99, 99]])
+    assert pixel_corners(boxes, H, W) == [(1, 2, 5, 6), (0, 0, 2, 0), (10, 9, W, H)]
 
 
 def test_every_region_of_real_images_has_the_official_area(coco_mini: Path) -> None:
