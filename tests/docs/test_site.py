@@ -1,0 +1,95 @@
+"""The documentation as a site: no page left out or stale, every picture shown, the scripts do what the pages say."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from bcnet_core.annotations.coco import read_coco, segmentation_rle
+from bcnet_core.masks import decode
+from tests.conftest import REPO, Bcnet
+
+DOCS = REPO / "docs"
+PAGES = sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
+
+
+def load(script: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pages_of(navigation: Any) -> list[str]:
+    if isinstance(navigation, str):
+        return [navigation]
+    entries = navigation.values() if isinstance(navigation, dict) else navigation
+    return [page for entry in entries for page in pages_of(entry)]
+
+
+def test_every_page_is_in_the_navigation_and_on_the_first_page() -> None:
+    assert sorted(pages_of(yaml.safe_load((REPO / "mkdocs.yml").read_text())["nav"])) == PAGES
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", (DOCS / "index.md").read_text()))
+    assert linked == {*PAGES} - {"index.md"}
+
+
+@pytest.mark.parametrize("page", ["commands.md", "recipe-keys.md"])
+def test_a_generated_page_is_what_the_program_says_now(page: str) -> None:
+    pinned = dict(re.findall(r"^(\S+)==(\S+)", (REPO / "constraints.txt").read_text(), re.MULTILINE))
+    if page == "commands.md" and version("typer") != pinned["typer"]:
+        pytest.skip("another typer than the pinned one may write another page")
+    assert (DOCS / page).read_text() == load(DOCS / "generate.py").PAGES[page](), "run `make docs`, and commit the page"
+
+
+def test_every_picture_is_shown() -> None:
+    shown = {image for page in PAGES for image in re.findall(r"!\[[^]]+\]\(([^)]+)\)", (DOCS / page).read_text())}
+    pictures = {str(path.relative_to(DOCS)) for end in ("png", "jpg", "svg") for path in DOCS.rglob(f"*.{end}")}
+    assert shown == pictures
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("material"), reason="mkdocs-material is not installed")
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", REPO / "mkdocs.yml", "-d", tmp_path]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert built.returncode == 0, built.stderr
+    page = (tmp_path / "index.html").read_text()
+    assert "Your own data" in page
+    assert re.findall(r'(?:src|<link[^>]* href)="(https?:)?//', page) == []  # it is read without a network
+
+
+def test_masks_in_png_files_become_the_very_masks(scenes: Path, tmp_path: Path, bcnet_inside: Bcnet) -> None:
+    truth = read_coco(scenes / "annotations/instances_val.json")
+    (tmp_path / "masks").mkdir()
+    expected = []
+    for number, image in enumerate(truth.images, start=1):
+        values = np.zeros((image["height"], image["width"]), np.uint16)
+        annotations = [annotation for annotation in truth.annotations if annotation["image_id"] == image["id"]]
+        for instance, annotation in enumerate(annotations, start=1):
+            rle = segmentation_rle(annotation, image)
+            assert rle
+            value = 1000 * (annotation["category_id"] - 1) + instance
+            values[decode(rle)] = value
+            expected.append((number, value, annotation["category_id"], annotation["bbox"], rle["counts"].decode()))
+        Image.fromarray(values).save(tmp_path / "masks" / Path(image["file_name"]).with_suffix(".png").name)
+    names = [category["name"] for category in truth.categories]
+    output = tmp_path / "all.json"
+    load(DOCS / "own-data" / "masks.py").main(str(scenes / "val"), str(tmp_path / "masks"), str(output), *names)
+
+    made = read_coco(output)
+    assert [category["name"] for category in made.categories] == names
+    found = [(a["image_id"], a["category_id"], a["bbox"], a["segmentation"]["counts"]) for a in made.annotations]
+    assert found == [(image, *rest) for image, _, *rest in sorted(expected, key=lambda instance: instance[:2])]
+    assert bcnet_inside("annotate", output, "-o", tmp_path / "bilayer.json", "--dry-run").returncode == 0
