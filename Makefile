@@ -4,12 +4,13 @@ VENV := .venv
 CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+MEASURING := $(VENV)/.measuring
 # A COCO data root to paste objects of in `evidence`, with annotations/ and train2017/; without it there is no such set.
 COCO ?= ../shared/data/coco-mini
 PASTED := $(wildcard $(COCO)/annotations/instances_train2017.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo evidence gallery docs test test-slow test-oldest test-newest lint clean
+.PHONY: help demo evidence gallery docs test test-slow test-oldest test-newest coverage mutants lint clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -40,6 +41,18 @@ test-oldest: ## the tests with the least version of everything, in .venv-oldest:
 test-newest: ## the tests with the newest version of everything, in .venv-newest: PYTHON=python3.13
 	@$(MAKE) --no-print-directory test VENV=.venv-newest CONSTRAINTS=
 
+coverage: $(MEASURING) ## the lines of bcnet_core that the tests run, which fails below 90 %
+	@rm -rf out/coverage && mkdir -p out/coverage
+	@$(BIN)/coverage run -m pytest -n 2
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+mutants: $(MEASURING) ## small faults in annotations, occlusion, losses and targets: which do tests miss? Some 20 minutes: out/mutants
+	@rm -rf out/mutants && mkdir -p out/mutants
+	@cp -R bcnet_core bcnet_cli recipes tests pyproject.toml out/mutants
+	@cd out/mutants && OMP_NUM_THREADS=1 ../../$(BIN)/mutmut run --max-children 2 > mutmut.log
+	@cd out/mutants && ../../$(BIN)/mutmut results --all true | ../../$(BIN)/python tests/mutants.py
+
 lint: $(INSTALLED) ## style, format and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -57,4 +70,8 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@echo 'installing bcnet and its tools into $(VENV) (torch is large: minutes) ...'
 	@$(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=-c %) -e '.[dev]'
+	@touch $@
+
+$(MEASURING): $(INSTALLED)
+	@$(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=-c %) -e '.[measure]'
 	@touch $@
