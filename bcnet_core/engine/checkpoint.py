@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 import re
+import reprlib
 import shlex
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from bcnet_core.annotations.coco import Record, category_names
+from bcnet_core.annotations.coco import Record
 from bcnet_core.claims import is_left_over
 from bcnet_core.config.schema import Recipe
-from bcnet_core.engine.dist import choose_device
 from bcnet_core.errors import data_error
-from bcnet_core.model.detectors import Detector, build_detector
-from bcnet_core.model.one_stage import OneStageHeads
-from bcnet_core.model.pretrained import backbone_of, depends_on_classes
+from bcnet_core.model.weight_files import is_plain, read_safely
 from bcnet_core.outputs import atomic_file
 
 CHECKPOINT_DIR = "checkpoints"
@@ -107,18 +102,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.exists():
         raise data_error(f"the checkpoint `{path}` does not exist")
-    if not zipfile.is_zipfile(path):  # which is what torch writes; anything else would be unpickled by older rules
+    if path.is_file() and not zipfile.is_zipfile(path):  # which is what torch writes, so it is no use to look further
         raise data_error(f"`{path}` is not a bcnet checkpoint, or is cut off", *_ways_out(path))
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise data_error(f"`{path}` is not a bcnet checkpoint, or is damaged: {reason}", *_ways_out(path)) from None
+    content = read_safely(path, "a bcnet checkpoint", *_ways_out(path))
     if not isinstance(content, dict) or "format" not in content:
         raise data_error(f"`{path}` is not a bcnet checkpoint", *_ways_out(path))
     version = content.pop("format")
-    if version != FORMAT:
-        raise data_error(f"`{path}` has checkpoint format {version}, this bcnet reads {FORMAT}", "update bcnet")
+    if type(version) is not int or version != FORMAT:
+        raise data_error(
+            f"`{path}` has checkpoint format {reprlib.repr(version)}, this bcnet reads {FORMAT}", "update bcnet"
+        )
     content.pop("schedule", None)  # which the first checkpoints had
     for name, empty in (("part_of", None), ("scaler", {}), ("averaged", {})):
         content.setdefault(name, empty)  # which they did not have
@@ -137,9 +130,13 @@ def _what_is_wrong(content: dict[str, Any]) -> str | None:
     for name, kind in FIELD_TYPES.items():
         if not isinstance(content[name], kind):
             return f"its {name} is a {type(content[name]).__name__}"
-    if not all(isinstance(one, dict) and {"id", "name"} <= one.keys() for one in content["categories"]):
+    if not all(isinstance(one, dict) and type(one.get("id")) is int and "name" in one for one in content["categories"]):
         return "its categories have no ids and names"
-    if not all(isinstance(tensor, Tensor) for part in ("model", "averaged") for tensor in content[part].values()):
+    if not all(
+        isinstance(tensor, Tensor) and is_plain(tensor)
+        for part in ("model", "averaged")
+        for tensor in content[part].values()
+    ):
         return "its model holds other things than tensors"
     return None
 
@@ -181,114 +178,6 @@ def recipe_of(checkpoint: Checkpoint, path: Path) -> Recipe:
             f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}",
             "use the bcnet version that env.json in its run directory names",
         ) from None
-
-
-def load_weights(detector: Detector, checkpoint: Checkpoint, path: Path) -> list[str]:
-    """Put a checkpoint's weights into a detector.
-
-    Args:
-        detector: fresh, for the categories of the data.
-        checkpoint: what was read from `path`; an initialisation puts in what it holds.
-        path: for messages.
-
-    Returns:
-        The names of the tensors that stay as they were; there are some with an initialisation only.
-
-    Raises:
-        BCNetError: if the detector, the backbone or the categories are others, or in another order, or a tensor does
-            not fit; the message names both sides.
-    """
-    own = detector.state_dict()
-    refuse_other_model(detector, checkpoint, path)
-    if any(map(depends_on_classes, checkpoint.model)) or checkpoint.part_of is None:
-        refuse_other_classes(detector, checkpoint, path)
-    fresh = sorted(own.keys() - checkpoint.model.keys()) if checkpoint.part_of is not None else []
-    shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
-    refuse_misfit(shapes, checkpoint.model, path, may_lack=fresh)
-    detector.load_state_dict(checkpoint.model, strict=not fresh)
-    return fresh
-
-
-def refuse_misfit(
-    shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], path: Path, *, may_lack: Sequence[str] = ()
-) -> None:
-    """Refuse tensors that are not those of a model.
-
-    Args:
-        shapes: of the model's tensors.
-        tensors: what was read from `path`.
-        path: for the message.
-        may_lack: names that need not be among the tensors.
-
-    Raises:
-        BCNetError: naming the first that differs, on both sides.
-    """
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    unfit = sorted(name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name))
-    unfit = [name for name in unfit if name not in may_lack]
-    if unfit:
-        first = unfit[0]
-        raise data_error(
-            f"the weights in `{path}` do not fit this model: {len(unfit)} of {len(shapes)} tensors differ, "
-            f"the first is `{first}`",
-            f"its shape is {given.get(first, 'nothing')} in the file, {shapes.get(first, 'nothing')} in the model",
-            "train and load with the same model.* settings",
-        )
-
-
-def refuse_other_model(detector: Detector, checkpoint: Checkpoint, path: Path) -> None:
-    """Refuse weights of another detector or backbone, or of a backbone that sees its images otherwise.
-
-    Raises:
-        BCNetError: naming both sides.
-    """
-    model = Recipe().model.model_dump() | checkpoint.recipe.get("model", {})
-    theirs: tuple[str, ...] = (model["detector"], model["backbone"], model["backbone_style"])
-    ours: tuple[str, ...] = (
-        "fcos" if isinstance(detector.heads, OneStageHeads) else "faster_rcnn",
-        backbone_of(detector.state_dict()) or "unknown",
-        "caffe" if detector.statistics.bgr else "torchvision",
-    )
-    if not any(name.startswith("heads.") for name in checkpoint.model):  # an ImageNet backbone fits both detectors
-        theirs = (ours[0], *theirs[1:])
-    theirs, ours = (side[:2] if side[1] == "tiny" else side for side in (theirs, ours))  # tiny has no style
-    if theirs != ours:
-        keys = ("model.detector", "model.backbone", "model.backbone_style")
-        raise data_error(
-            f"`{path}` holds weights of {' '.join(theirs)}, this model is {' '.join(ours)}",
-            f"take its settings: {' '.join(f'{key}={value}' for key, value in zip(keys, theirs, strict=False))}",
-        )
-
-
-def refuse_other_classes(detector: Detector, checkpoint: Checkpoint, path: Path) -> None:
-    """Refuse weights that were trained on other categories, or in another order.
-
-    Raises:
-        BCNetError: naming both sides.
-    """
-    trained, given = category_names(checkpoint.categories), detector.class_names
-    if trained != given:
-        first = next(
-            f"label {label} is {a!r} in the checkpoint, {b!r} in the data"
-            for label, (a, b) in enumerate(zip_longest(trained, given))
-            if a != b
-        )
-        raise data_error(
-            f"`{path}` was trained on other classes ({len(trained)}) than the data has ({len(given)})",
-            first,
-            "use the annotation file it was trained on, or one with the same categories in the same order",
-            "or begin with all but its class-dependent layers: "
-            f"bcnet weights import {shlex.quote(str(path))} -o init.pt --drop-classes, then --init-from init.pt",
-        )
-
-
-def load_detector(path: str | Path, *, device: str = "auto") -> Detector:
-    """Load a trained detector; see `bcnet_core.load_detector`."""
-    file = find_checkpoint(Path(path))
-    checkpoint = read_checkpoint(file)
-    detector = build_detector(recipe_of(checkpoint, file), checkpoint.categories)
-    load_weights(detector, checkpoint.for_use(), file)
-    return detector.to(choose_device(device)).eval()
 
 
 def checkpoint_path(run_dir: Path, step: int) -> Path:

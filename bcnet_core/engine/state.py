@@ -19,12 +19,12 @@ from bcnet_core.engine.checkpoint import (
     checkpoint_path,
     drop_old_checkpoints,
     find_checkpoint,
-    load_weights,
     read_checkpoint,
     recipe_of,
     save_checkpoint,
 )
 from bcnet_core.engine.job import TrainingJob
+from bcnet_core.engine.loading import load_weights
 from bcnet_core.engine.optim import build_optimizer, learning_rate
 from bcnet_core.engine.run_dir import refuse_other_recipe
 from bcnet_core.model.detectors import Detector, build_detector

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from bcnet_core.config.schema import Recipe
 from bcnet_core.data.loaders import read_annotations
-from bcnet_core.engine.checkpoint import load_detector
 from bcnet_core.engine.elastic import Cluster
 from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.launch import launch
+from bcnet_core.engine.loading import load_detector
 from bcnet_core.evaluation.predict import check_categories, predict_images
 from bcnet_core.evaluation.validation import score
 from bcnet_core.reporting import Reporter

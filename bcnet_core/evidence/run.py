@@ -19,9 +19,10 @@ import torch
 
 from bcnet_core.annotations.coco import Record, read_coco
 from bcnet_core.config.load import load_recipe
-from bcnet_core.engine.checkpoint import latest_checkpoint, load_detector
+from bcnet_core.engine.checkpoint import latest_checkpoint
 from bcnet_core.engine.dist import choose_device
 from bcnet_core.engine.job import TrainingJob
+from bcnet_core.engine.loading import load_detector
 from bcnet_core.engine.loop import run_training
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.evaluation.coco import evaluate, ground_truth

@@ -14,10 +14,10 @@ from bcnet_core.engine.checkpoint import (
     Checkpoint,
     find_checkpoint,
     latest_checkpoint,
-    load_weights,
     read_checkpoint,
     save_checkpoint,
 )
+from bcnet_core.engine.loading import load_weights
 from bcnet_core.model.detectors import build_detector
 
 CATEGORIES = [{"id": 1, "name": "disc"}, {"id": 2, "name": "box"}]

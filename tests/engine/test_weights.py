@@ -18,8 +18,9 @@ from bcnet_core.annotations.coco import read_coco
 from bcnet_core.annotations.coco_categories import coco_categories
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import DataConfig, LossConfig, ModelConfig, Recipe
-from bcnet_core.engine.checkpoint import Checkpoint, load_weights, read_checkpoint, save_checkpoint
+from bcnet_core.engine.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from bcnet_core.engine.job import TrainingJob
+from bcnet_core.engine.loading import load_weights
 from bcnet_core.engine.loop import run_training
 from bcnet_core.engine.run_dir import open_run
 from bcnet_core.engine.weights import fit, import_weights, model_shapes

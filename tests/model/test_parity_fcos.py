@@ -14,7 +14,8 @@ from pycocotools import mask as coco_mask
 
 from bcnet_core.data.crops import crop_rles
 from bcnet_core.data.dataset import Targets
-from bcnet_core.engine.checkpoint import load_detector, save_checkpoint
+from bcnet_core.engine.checkpoint import save_checkpoint
+from bcnet_core.engine.loading import load_detector
 from bcnet_core.engine.weights import import_weights
 from bcnet_core.model.detectors import Detector, to_detections
 from bcnet_core.model.fcos_losses import assign, fcos_losses

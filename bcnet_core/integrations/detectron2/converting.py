@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from bcnet_core.annotations.coco import Record, read_coco
 from bcnet_core.annotations.coco_categories import coco_categories
-from bcnet_core.engine.checkpoint import DETECTRON2_KEY, Checkpoint, load_weights, save_checkpoint, save_content
+from bcnet_core.engine.checkpoint import DETECTRON2_KEY, Checkpoint, save_checkpoint, save_content
+from bcnet_core.engine.loading import load_weights
 from bcnet_core.errors import usage_error
 from bcnet_core.integrations.detectron2.detector import detector_of
 from bcnet_core.integrations.detectron2.stored import Stored, read_stored, to_torchvision

@@ -13,9 +13,10 @@ from detectron2.utils.env import seed_all_rng
 
 from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.data.loaders import open_training_set, read_annotations
-from bcnet_core.engine.checkpoint import DETECTRON2_FILE, find_checkpoint, load_weights, read_checkpoint
+from bcnet_core.engine.checkpoint import DETECTRON2_FILE, find_checkpoint, read_checkpoint
 from bcnet_core.engine.interrupts import stop_requests
 from bcnet_core.engine.job import RunOptions
+from bcnet_core.engine.loading import load_weights
 from bcnet_core.engine.loop import describe
 from bcnet_core.engine.run_dir import exclusive_run, refuse_other_recipe, write_header
 from bcnet_core.errors import BCNetError, ExitCode, usage_error

@@ -15,7 +15,8 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 from bcnet_core.annotations.coco import Record
 from bcnet_core.backends import convert, converted_files
 from bcnet_core.config.load import load_recipe
-from bcnet_core.engine.checkpoint import Checkpoint, load_detector, read_checkpoint, save_checkpoint
+from bcnet_core.engine.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from bcnet_core.engine.loading import load_detector
 from bcnet_core.engine.weights import import_weights
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2.converting import compare
