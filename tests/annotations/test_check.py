@@ -119,7 +119,7 @@ def test_how_far_an_occluder_leaves_its_box(inside: CocoFile, corners: tuple[int
     coco = changed(inside, 0, rectangle(*corners))
     summary = check_occluders(coco, rule=RULE)
     iou = 400 / ((x1 - x0) * (y1 - y0))
-    assert summary.farthest == beyond
+    assert summary.farthest == beyond and type(summary.farthest) is int
     assert summary.ious == pytest.approx([iou, 1.0])
     expected = ["outside"] * (beyond > 1) + ["inexact"] * (iou < 0.9)
     assert list(summary.findings) == expected
@@ -145,6 +145,16 @@ def test_without_an_occluder_there_are_no_figures(inside: CocoFile) -> None:
     assert (summary.instances, summary.with_occluder, summary.ious, summary.farthest) == (2, 0, [], 0)
     assert summary.iou_figures() == {}
     assert findings(changed(changed(inside, 0, []), 1, []), min_iou=1) == {}
+
+
+def test_a_file_without_annotations_has_nothing_wrong(inside: CocoFile) -> None:
+    summary = check_occluders(CocoFile(inside.path, {**inside.content, "annotations": []}), rule=RULE)
+    assert summary == CheckSummary(1, 0, 0, [], 0, {})
+
+
+def test_a_pixel_is_an_occluder(inside: CocoFile) -> None:
+    summary = check_occluders(changed(inside, 0, rectangle(30, 20, 31, 21)), rule=RULE)
+    assert (summary.with_occluder, summary.ious) == (2, [1 / 400, 1.0])
 
 
 def test_figures_of_several() -> None:
