@@ -150,6 +150,12 @@ def test_senseless_rules_are_refused(wrong: dict[str, Any], message: str, hints:
     assert caught.value.exit_code == ExitCode.USAGE
 
 
+def test_who_reaches_the_threshold_is_counted_as_occluded(coco: CocoFile) -> None:
+    for threshold, occluded in ((0.1, 6), (0.2, 4), (1 / 3, 4), (0.34, 0)):
+        counts = split_occluded(coco, rule=SplitRule(threshold=threshold)).manifest["counts"]
+        assert counts["source"]["occluded"] == counts["split"]["occluded"] == occluded
+
+
 def test_the_largest_threshold_is_one(coco: CocoFile) -> None:
     assert split_occluded(coco, rule=SplitRule(threshold=1, measure="min")).manifest["image_ids"] == [6]
 
