@@ -123,8 +123,9 @@ def _fields() -> Mapping[str, FieldInfo]:
 
 def _walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
     for name, info in model.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from _walk(info.annotation, f"{prefix}{name}.")
+        kind = info.annotation
+        if isinstance(kind, type) and get_origin(kind) is None and issubclass(kind, BaseModel):
+            yield from _walk(kind, f"{prefix}{name}.")  # to Python 3.10, `tuple[int, ...]` is a type as well
         else:
             yield f"{prefix}{name}", info
 
