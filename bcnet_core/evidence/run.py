@@ -35,6 +35,7 @@ from bcnet_core.evidence.trials import (
     COSTS_FILE,
     Costs,
     Trial,
+    TrialResult,
     is_measured,
     read_costs,
     result_path,
@@ -89,7 +90,8 @@ def _run_trial(folder: Path, data: dict[str, DataSet], device: str, trial: Trial
         checkpoint = _train(trial, data[trial.data], run_dir, device, SilentReporter())
         seconds = time.perf_counter() - started
         measures = measure(checkpoint, data[trial.data].root, data[trial.data].held_out, device)
-    write_json(result_path(folder, trial), {**trial._asdict(), "seconds": seconds, **measures})
+    result = TrialResult(**trial._asdict(), seconds=seconds, **measures)
+    write_json(result_path(folder, trial), result.content())
     return f"{trial.data} {trial.name}: IoU {np.nanmean(measures['occludee']):.4f}, AP {measures['mask_AP']:.3f}"
 
 

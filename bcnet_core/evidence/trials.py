@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bcnet_core.annotations.coco import read_json
 from bcnet_core.errors import BCNetError, data_error
@@ -98,6 +100,14 @@ def plan_matched(data: Sequence[str], seeds: int, steps: int, costs: Mapping[str
     ]
 
 
+def _nan_of_null(value: object) -> object:
+    return math.nan if value is None else value
+
+
+Share = Annotated[float, BeforeValidator(_nan_of_null)]
+"""A number that may be unknown: null in a file, since json has no nan."""
+
+
 class TrialResult(BaseModel):
     """What a trial's file holds; the lists have one entry for each held-out instance, see `TrueBoxScores`.
 
@@ -126,19 +136,23 @@ class TrialResult(BaseModel):
     steps: int = Field(ge=1)
     matched: bool
     seconds: float
-    mask_AP: float  # noqa: N815  (COCO's own name)
-    box_AP: float  # noqa: N815
-    occluded_mask_AP: float  # noqa: N815
+    mask_AP: Share  # noqa: N815  (COCO's own name)
+    box_AP: Share  # noqa: N815
+    occluded_mask_AP: Share  # noqa: N815
     head_parameters: int
     images: list[int]
-    visible: list[float]
-    occludee: list[float]
-    occluder: list[float]
+    visible: list[Share]
+    occludee: list[Share]
+    occluder: list[Share]
 
     @property
     def trial(self) -> Trial:
         """Which one it was."""
         return Trial(self.data, self.arm, self.seed, self.steps, self.matched)
+
+    def content(self) -> Any:  # noqa: ANN401
+        """The result as json."""
+        return json.loads(self.model_dump_json())
 
     def column(self, name: str) -> NDArray[np.float64]:
         """One of the four lists as (N,) float64."""
