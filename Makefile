@@ -33,7 +33,7 @@ test: $(INSTALLED) ## the tests of every change, less than five minutes
 	@$(BIN)/pytest -n 2
 
 test-slow: $(INSTALLED) ## the tests that take minutes each
-	@$(BIN)/pytest -m slow
+	@$(BIN)/pytest -m slow -n 2 --dist worksteal
 
 test-oldest: ## the tests with the least version of everything, in .venv-oldest: PYTHON=python3.10
 	@$(MAKE) --no-print-directory test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt

@@ -291,7 +291,7 @@ def test_ctrl_c_leaves_nothing_behind(scenes: Path, tmp_path: Path) -> None:
         time.sleep(0.05)
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=180)
     assert process.returncode == ExitCode.INTERRUPTED, told
     assert "Traceback" not in told
     assert names(tmp_path) == ["in.json"]

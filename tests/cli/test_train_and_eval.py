@@ -166,7 +166,7 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(
         while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.1)
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)  # as a terminal does
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=180)
     assert process.returncode == 130, errors
     assert "interrupted; saved step" in errors and "--resume" in errors and "Traceback" not in errors
     (saved,) = (tmp_path / "run/checkpoints").iterdir()

@@ -34,7 +34,7 @@ def start(scenes: Path, run_dir: Path, *arguments: str) -> subprocess.Popen[str]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 200) -> str:
+def finish(process: subprocess.Popen[str], timeout: float = 400) -> str:
     _, told = process.communicate(timeout=timeout)
     assert process.returncode == 0, told
     return told
@@ -49,7 +49,7 @@ def rows(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
         time.sleep(0.005)
@@ -120,7 +120,7 @@ def test_eight_steps_are_some_and_the_rest(scenes: Path, tmp_path: Path, process
     wait_for_row(tmp_path / "parts", 3, process)
     seen = len(rows(tmp_path / "parts"))
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=180)
     assert process.returncode == 130, told
     saved = checkpoint_step(latest_checkpoint(tmp_path / "parts"))  # type: ignore[arg-type]
     assert seen <= saved <= seen + 2, "it went on for more than a step"
@@ -145,7 +145,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
         time.sleep(rng.uniform(0, 0.5))
         assert process.poll() is None, (kill, process.communicate()[1])
         os.kill(rng.choice(workers_of(process)) if victim == "worker" else process.pid, signal.SIGKILL)
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=180)
         if victim == "worker":
             assert process.returncode == 1 and "the process of rank" in told and "Traceback" not in told, told
         latest = latest_checkpoint(run)
@@ -195,7 +195,7 @@ def test_an_error_of_one_process_is_one_message(scenes: Path, tmp_path: Path) ->
         tmp_path, tmp_path / "run", "data.train.annotations=coco.json", "data.train.images=images", "solver.steps=9",
         *TWO,
     )  # fmt: skip
-    _, told = process.communicate(timeout=120)
+    _, told = process.communicate(timeout=240)
     assert process.returncode == 3, told
     assert f"the image `{broken}` cannot be read" in told
     assert told.count("error:") == 1 and "Traceback" not in told and "ChildFailedError" not in told

@@ -294,7 +294,7 @@ def test_ctrl_c_saves_and_the_run_goes_on(scenes: Path, bcnet: Bcnet, tmp_path: 
         while time.monotonic() < deadline and not (path / "metrics.json").exists():
             time.sleep(0.2)
         os.killpg(process.pid, signal.SIGINT)
-        _, told = process.communicate(timeout=120)
+        _, told = process.communicate(timeout=240)
     assert process.returncode == 130, told
     assert "interrupted; saved model_" in told
     assert "--resume" in told
