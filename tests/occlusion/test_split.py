@@ -88,6 +88,7 @@ def test_the_manifest(coco: CocoFile) -> None:
         "source": {"images": 6, "annotations": 11, "instances": 10, "occluded": 4},
     }
     histogram = manifest["histogram"]
+    assert histogram["edges"] == [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
     assert histogram["split"] == {
         "instances": [1, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0], "images": [0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0],
     }  # fmt: skip
