@@ -1,27 +1,51 @@
 """The two streams of the command line: results on stdout, everything else on stderr.
 
-Neither reads markup or emoji names: paths and category names are shown as they are.
+Neither reads markup or emoji names: paths and category names are shown as they are. What a terminal would obey instead
+of showing it is replaced: escape codes, a change of direction, half characters.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from bcnet_core.errors import BCNetError
 
-out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and newline, what turns the direction of text, and halves of surrogate pairs."""
+MOST_SHOWN = 2000
+"""Characters of a line of an error: it may quote a file."""
+
+
+class _PlainConsole(Console):
+    """Writes no control character but its own."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=OBEYED.sub("\ufffd", segment.text))
+
+
+out = _PlainConsole(soft_wrap=True, highlight=False, markup=False, emoji=False)
+err = _PlainConsole(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def show_error(error: BCNetError) -> None:
     """Print one sentence and the ways out, without a traceback."""
-    err.print(Text.assemble(("error: ", "bold red"), error.message))
+    err.print(Text.assemble(("error: ", "bold red"), _line(error.message)))
     for hint in error.hints:
-        err.print(Text(f"  {hint}"))
+        err.print(Text(f"  {_line(hint)}"))
+
+
+def _line(text: str) -> str:
+    """A text of no more than one line, whatever it quotes."""
+    line = text.replace("\n", " ")
+    return line if len(line) <= MOST_SHOWN else f"{line[:MOST_SHOWN]} ..."
 
 
 def show_outputs(*paths: Path, then: str | None = None) -> None:

@@ -1,14 +1,57 @@
-"""Reading images the way annotators saw them: upright, RGB, 8 bit."""
+"""Reading images the way annotators saw them: upright, RGB, 8 bit; and only those of the folder that is meant."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import warnings
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
-from bcnet_core.errors import data_error
+from bcnet_core.errors import BCNetError, data_error
+from bcnet_core.inputs import refuse_special
+
+# From 90 million pixels on pillow warns, from twice as many on it refuses, which is what we keep.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def image_path(folder: Path | None, name: str) -> Path:
+    """The file of an image that a json names.
+
+    Args:
+        folder: of the images; None where names are paths that the user gave, which may lead anywhere.
+        name: relative to the folder, also in a folder of it. What lies there may be a link.
+
+    Raises:
+        BCNetError: if the name leads out of the folder: a json from elsewhere must not show what else there is.
+    """
+    if folder is None:
+        return Path(name)
+    own = PurePath(name)
+    if ".." in own.parts or (own.is_absolute() and not own.is_relative_to(folder.absolute())):
+        raise data_error(
+            f"the json names the image `{name[:200]}`, which is not in the folder of images `{folder}`",
+            "file names are relative to that folder and stay in it; give the folder above, or put a link into it",
+        )
+    return folder / own
+
+
+def missing_images(folder: Path | None, names: Iterable[str]) -> list[str]:
+    """Those of some images that are not there, also because no file can have such a name.
+
+    Raises:
+        BCNetError: if a name leads out of the folder.
+    """
+    return [name for name in names if not _is_file(image_path(folder, name))]
+
+
+def _is_file(path: Path) -> bool:
+    with suppress(OSError, ValueError):
+        return path.is_file()
+    return False
 
 
 def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
@@ -28,7 +71,7 @@ def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDA
         BCNetError: if the file is missing, damaged, no image, or of another size than the annotations say.
     """
     try:
-        with Image.open(path) as stored:
+        with _opened(path, expect_size) as stored:
             stored.load()
             mode = stored.mode
             turned = stored.getexif().get(ExifTags.Base.Orientation, 1) != 1
@@ -40,18 +83,16 @@ def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDA
             f"the image `{path}` does not exist",
             "is the folder of images right? (data.*.images, --images, --data-root)",
         ) from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except BCNetError:
+        raise
+    except Exception as error:  # a damaged file can break its reader anywhere
         raise data_error(
             f"the image `{path}` cannot be read: {error}", "replace the file, or drop it from the json"
         ) from None
     if mode.startswith(("I", "F")):
         raise data_error(f"the image `{path}` has more than 8 bits a channel ({mode})", "scale it to 8 bits first")
     if expect_size is not None and pixels.shape[:2] != expect_size:
-        raise data_error(
-            f"the image `{path}` is {pixels.shape[1]} x {pixels.shape[0]} pixels, its annotations say "
-            f"{expect_size[1]} x {expect_size[0]}",
-            "annotate the image at its own size, or restore the image that was annotated",
-        )
+        raise _of_other_size(path, pixels.shape[:2], expect_size)
     return pixels
 
 
@@ -62,11 +103,34 @@ def image_size(path: Path) -> tuple[int, int]:
         BCNetError: if the file is missing, or no image.
     """
     try:
-        with Image.open(path) as stored:
+        with _opened(path) as stored:
             width, height = stored.size
             turned = stored.getexif().get(ExifTags.Base.Orientation, 1) in {5, 6, 7, 8}
     except FileNotFoundError:
         raise data_error(f"the image `{path}` does not exist") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except BCNetError:
+        raise
+    except Exception as error:
         raise data_error(f"the image `{path}` cannot be read: {error}") from None
     return (width, height) if turned else (height, width)
+
+
+def _opened(path: Path, expect_size: tuple[int, int] | None = None) -> Image.Image:
+    """An image of which only the header is read as yet; refused where that says another size than the annotations."""
+    refuse_special(path)
+    stored = Image.open(path)
+    if stored.format == "EPS":  # a program, which pillow would have run by ghostscript
+        stored.close()
+        raise data_error(f"the image `{path}` is a PostScript program, no picture", "save it as png or jpg")
+    if expect_size is not None and expect_size not in (stored.size, stored.size[::-1]):
+        stored.close()
+        raise _of_other_size(path, stored.size[::-1], expect_size)
+    return stored
+
+
+def _of_other_size(path: Path, size: tuple[int, ...], expected: tuple[int, int]) -> BCNetError:
+    """What to tell of an image of (height, width) pixels."""
+    return data_error(
+        f"the image `{path}` is {size[1]} x {size[0]} pixels, its annotations say {expected[1]} x {expected[0]}",
+        "annotate the image at its own size, or restore the image that was annotated",
+    )

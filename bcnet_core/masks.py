@@ -17,6 +17,9 @@ from pycocotools import mask as coco_mask
 FARTHEST = 1_000_000
 """The largest coordinate of a polygon, in pixels: the rasteriser walks along every edge, point by point."""
 
+LONGEST_OUTLINE = 1_000_000
+"""Of a polygon, in pixels; the rasteriser takes a hundred bytes for each."""
+
 AT_ONCE = 500
 """Texts that `are_sound` looks at together, so that they fit into the caches."""
 
@@ -64,11 +67,20 @@ def _is_polygon(polygon: Any) -> bool:  # noqa: ANN401
     """Whether this is a polygon of three or more points; raises ValueError when it is no polygon at all."""
     if not isinstance(polygon, list) or not {int, float}.issuperset(map(type, polygon)):
         raise ValueError("a polygon is a list of numbers")
-    if polygon and not (max(map(abs, polygon)) <= FARTHEST and math.isfinite(sum(polygon))):
+    farthest = max(map(abs, polygon), default=0)
+    if not (farthest <= FARTHEST and math.isfinite(sum(polygon))):
         raise ValueError(f"a polygon has a coordinate that is not finite or beyond {FARTHEST:,} pixels")
     if len(polygon) % 2:
         raise ValueError(f"a polygon has an odd number of coordinates ({len(polygon)})")
+    if farthest * len(polygon) > LONGEST_OUTLINE and _outline(polygon) > LONGEST_OUTLINE:
+        raise ValueError(f"the outline of a polygon is longer than {LONGEST_OUTLINE:,} pixels")
     return len(polygon) >= 6
+
+
+def _outline(polygon: Sequence[float]) -> float:
+    """The steps that the rasteriser takes along the edges of a polygon, in pixels."""
+    points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
+    return float(np.abs(np.roll(points, -1, axis=0) - points).max(axis=1).sum())
 
 
 def _from_rle(segmentation: dict[str, Any], height: int, width: int) -> RLE:

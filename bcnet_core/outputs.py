@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import gzip
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bcnet_core.claims import claimed, clear, old_of, part_of
-from bcnet_core.errors import BCNetError, usage_error
+from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.workers import undisturbed
 
 
@@ -28,7 +29,7 @@ def paused_collector() -> Iterator[None]:
             gc.enable()
 
 
-_ENCODER = json.JSONEncoder(separators=(",", ":"))
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def refuse_input(path: Path, *inputs: Path) -> None:
@@ -262,7 +263,36 @@ def _write_json(out: IO[bytes] | _Counter, value: Any, *, packed: bool) -> None:
 
 
 def _json_parts(value: Any) -> Iterator[bytes]:  # noqa: ANN401
-    """Json text piece by piece, so that a large file is not held in memory as one text."""
+    """Json text piece by piece, so that a large file is not held in memory as one text.
+
+    Raises:
+        BCNetError: if it holds what json cannot.
+    """
+    try:
+        yield from _parts(value)
+    except ValueError:
+        place, number = next(_not_finite(value))
+        raise data_error(
+            f"`{place}` is {number}, which json has no number for", "put a number or null there in the input"
+        ) from None
+    except RecursionError:
+        raise data_error("what is to be written is nested too deeply", "leave out of the input what is") from None
+
+
+def _not_finite(value: Any) -> Iterator[tuple[str, float]]:  # noqa: ANN401
+    """The numbers that are not finite, and where they are."""
+    pending = [("", value)]
+    while pending:
+        place, one = pending.pop()
+        if isinstance(one, float) and not math.isfinite(one):
+            yield place.removeprefix("."), one
+        elif isinstance(one, dict):
+            pending += ((f"{place}.{key}", item) for key, item in one.items())
+        elif isinstance(one, list | tuple):
+            pending += ((f"{place}[{index}]", item) for index, item in enumerate(one))
+
+
+def _parts(value: Any) -> Iterator[bytes]:  # noqa: ANN401
     if isinstance(value, dict) and value and all(isinstance(key, str) for key in value):
         for number, (key, item) in enumerate(value.items()):
             yield b"," if number else b"{"

@@ -65,7 +65,7 @@ def predict(
         console.err.print(f"would run {opened.checkpoint} on {len(records):,} images and write {output}")
         return
     folder = output.with_name(f"{output.stem}_predictions")
-    job = PredictionJob(opened.checkpoint, device, records, Path(), folder, layers)
+    job = PredictionJob(opened.checkpoint, device, records, None, folder, layers)
     predicted = predict_to_disk(job, cluster, reporter=ConsoleReporter())
     found = write_results(output, predicted.read(records))
     write_json(listing, {"images": records, "categories": opened.categories})

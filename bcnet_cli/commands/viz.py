@@ -201,13 +201,15 @@ def _detected(
 ) -> tuple[Iterable[Picture], list[Record]]:
     """What a model finds; of its worst images after it has seen all of them."""
     from bcnet_core.evaluation.predict import check_categories, predict_images
+    from bcnet_core.images import missing_images
     from bcnet_core.visualization.detected import detected_pictures
     from bcnet_core.visualization.worst import worst_images
 
     detector = runner.load(model)
     if choice.worst is not None:
         check_categories(detector.categories, coco)
-        there = [record for record in records if (images / record["file_name"]).is_file()]
+        missing = set(missing_images(images, (record["file_name"] for record in records)))
+        there = [record for record in records if record["file_name"] not in missing]
         if len(there) < len(records):
             reporter.warning(f"{len(records) - len(there):,} of {len(records):,} images are not in `{images}`; the "
                              "others are judged")  # fmt: skip

@@ -6,9 +6,9 @@ unchanged. The format: https://cocodataset.org/#format-data.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
+import reprlib
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from typing import Any
 
 from bcnet_core import masks
 from bcnet_core.errors import BCNetError, data_error
+from bcnet_core.inputs import read_whole
 from bcnet_core.outputs import paused_collector
 
 OCCLUDER_KEY = "bg_object_segmentation"
@@ -97,12 +98,12 @@ def read_json(path: Path) -> Any:  # noqa: ANN401  (whatever json holds)
     """Read a json file, gzipped where its name ends in `.gz`.
 
     Raises:
-        BCNetError: if it is missing, cannot be read, or is not json; the message says where it breaks off.
+        BCNetError: if it is missing, no file, too large, or not json; the message says where it breaks off.
     """
     try:
         if path.is_dir():
             raise data_error(f"`{path}` is a directory, not a json file")
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        data = read_whole(path)
         with paused_collector():
             return json.loads(data)
     except FileNotFoundError:
@@ -191,7 +192,7 @@ def _image_fault(image: Any) -> str | None:  # noqa: ANN401
     if not isinstance(image, dict):
         return "is not an object"
     if not _is_id(image.get("id")):
-        return f"needs an integer `id`, has {image.get('id')!r}"
+        return f"needs an integer `id`, has {reprlib.repr(image.get('id'))}"
     if not isinstance(image.get("file_name"), str):
         return f"image {image['id']} has no `file_name`"
     if not all(_is_id(image.get(side)) and image[side] > 0 for side in ("width", "height")):
@@ -206,20 +207,22 @@ def _annotation_fault(annotation: Any, image_ids: set[int], category_ids: set[in
         return "is not an object"
     name = annotation.get("id")
     if not _is_id(name):
-        return f"needs an integer `id`, has {name!r}"
+        return f"needs an integer `id`, has {reprlib.repr(name)}"
     if not _is_id(annotation.get("image_id")) or annotation["image_id"] not in image_ids:
-        return f"annotation {name} belongs to image {annotation.get('image_id')!r}, which is not in the file"
+        return (
+            f"annotation {name} belongs to image {reprlib.repr(annotation.get('image_id'))}, which is not in the file"
+        )
     if not _is_id(annotation.get("category_id")) or annotation["category_id"] not in category_ids:
-        return f"annotation {name} has category {annotation.get('category_id')!r}, which is not in the file"
+        return f"annotation {name} has category {reprlib.repr(annotation.get('category_id'))}, which is not in the file"
     return _shape_fault(annotation)
 
 
 def _shape_fault(annotation: Record) -> str | None:
     name, box = annotation["id"], annotation.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(_is_length(value) for value in box):
-        return f"annotation {name} needs a `bbox` of four finite numbers [x, y, width, height], has {box!r}"
+        return f"annotation {name} needs a `bbox` of four finite numbers [x, y, width, height], has {reprlib.repr(box)}"
     if annotation.get("iscrowd", 0) not in (0, 1):
-        return f"annotation {name} has an `iscrowd` of {annotation['iscrowd']!r}, which is neither 0 nor 1"
+        return f"annotation {name} has an `iscrowd` of {reprlib.repr(annotation['iscrowd'])}, which is neither 0 nor 1"
     return None
 
 

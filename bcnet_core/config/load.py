@@ -34,6 +34,10 @@ _EXPECTED = {
 }
 
 
+MOST_UNKNOWN = 20
+"""Unknown settings that an error names."""
+
+
 class Setting(NamedTuple):
     """One setting of a recipe: its dotted key, its value and what it means."""
 
@@ -78,7 +82,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = (), *, data_root:
     values |= given
     for key in given.keys() & origins.keys():
         del origins[key]
-    problems += [_not_a_setting(key) for key in values if key not in _fields()]
+    problems += _not_settings([key for key in values if key not in _fields()])
     recipe, invalid = _validate({key: value for key, value in values.items() if key in _fields()})
     problems += invalid
     if problems or recipe is None:
@@ -189,7 +193,7 @@ def _parse(key: str, text: str) -> Any:  # noqa: ANN401  (validated by the schem
         return text
     try:
         return _without_booleans(yaml.safe_load(text))
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
 
@@ -218,6 +222,12 @@ def _invalid(details: Mapping[str, Any]) -> _Problem:
     expected = _EXPECTED.get(details["type"].split("_")[0], details["msg"].removeprefix("Input should be "))
     value = "null" if details["input"] is None else str(details["input"])[:60]
     return _Problem(key, f"`{place}` must be {expected}, not `{value}`", _meaning(key))
+
+
+def _not_settings(keys: Sequence[str]) -> list[_Problem]:
+    """All of them, though only some with the settings that they resemble: to look for those takes a while."""
+    more = [_Problem("", f"and {len(keys) - MOST_UNKNOWN:,} more unknown settings", None)]
+    return [_not_a_setting(key) for key in keys[:MOST_UNKNOWN]] + (more if len(keys) > MOST_UNKNOWN else [])
 
 
 def _not_a_setting(key: str) -> _Problem:

@@ -11,6 +11,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
+Pixels = Annotated[int, Field(gt=0, le=16_384)]
+"""A side of what a network sees; a checkpoint from elsewhere must not ask for more than memory holds."""
+Convs = Annotated[int, Field(gt=0, le=64)]
+Channels = Annotated[int, Field(gt=0, le=8192)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -43,9 +47,9 @@ class DataConfig(BaseModel, frozen=True, extra="forbid"):
         description="occluder regions: derived from the masks, read from the file, or read where it has them (auto)",
     )
     allow_no_occluders: bool = Field(default=False, description="train although no instance has an occluder")
-    min_size: Positive = Field(600, description="shorter image side in pixels after the resize")
-    max_size: Positive = Field(900, description="longer image side in pixels that the resize may not exceed")
-    train_sizes: tuple[Positive, ...] = Field(
+    min_size: Pixels = Field(600, description="shorter image side in pixels after the resize")
+    max_size: Pixels = Field(900, description="longer image side in pixels that the resize may not exceed")
+    train_sizes: tuple[Pixels, ...] = Field(
         (), description="multi-scale training: shorter sides, one of which is drawn for each image; [] takes min_size"
     )
     scale_jitter: tuple[float, float] | None = Field(
@@ -96,16 +100,16 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
         default=True, description="memory layout of batches and weights; channels last is quicker on most machines"
     )
     frozen_stages: int = Field(2, ge=0, le=5, description="stages of a ResNet that do not train: 2 is stem and first")
-    channels: int = Field(
-        256, gt=0, multiple_of=32, description="channels of the feature pyramid, the FCOS towers and the mask head"
+    channels: Channels = Field(
+        256, multiple_of=32, description="channels of the feature pyramid, the FCOS towers and the mask head"
     )
-    tower_convs: Positive = Field(4, description="3x3 convolutions in each FCOS tower")
+    tower_convs: Convs = Field(4, description="3x3 convolutions in each FCOS tower")
     anchor_scale: Positive = Field(8, description="side of a Faster R-CNN anchor in strides of its level")
     proposals_per_image: Positive = Field(1000, description="proposals that Faster R-CNN's second stage looks at")
     box_rois_per_image: Positive = Field(512, description="of these, RoIs that train Faster R-CNN's box head")
     layers: int = Field(2, ge=1, le=2, description="layers of the mask head; 1 has no occluder layer")
-    mask_convs: Positive = Field(4, description="3x3 convolutions in each layer of the mask head")
-    mask_channels: Positive | None = Field(
+    mask_convs: Convs = Field(4, description="3x3 convolutions in each layer of the mask head")
+    mask_channels: Channels | None = Field(
         None, description="channels of a mask head with one layer; none takes those of the feature pyramid"
     )
     attention: bool = Field(default=True, description="non-local block in each layer of the mask head")

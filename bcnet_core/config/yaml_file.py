@@ -9,10 +9,19 @@ import yaml
 
 from bcnet_core.config.paths import find_recipe
 from bcnet_core.errors import usage_error
+from bcnet_core.inputs import is_special
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 100_000
 """No recipe is larger; an annotation file given by mistake would keep the yaml parser busy for hours."""
+MAX_LENGTH = 2000
+"""Of a key or a value: yaml knows numbers whose digits take hours to count."""
+MAX_DEPTH = 20
+"""No recipe is nested deeper; the time that the yaml parser takes grows with the square of the depth."""
 
+_OPENING = (
+    yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken, yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken,
+)  # fmt: skip
+_CLOSING = (yaml.BlockEndToken, yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken)
 _START = "start from:   bcnet recipes list"
 
 
@@ -61,9 +70,11 @@ def _read(path: Path) -> dict[Any, Any]:
 
 def _read_text(path: Path) -> str:
     try:
+        if is_special(path):
+            raise usage_error(f"`{path}` is a pipe or a device, not a file", "write what it gives to a file first")
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise usage_error(f"`{path}` is too large for a recipe ({size / 1e6:.1f} MB)", _START)
+            raise usage_error(f"`{path}` is too large for a recipe ({size / 1e3:,.0f} kB)", _START)
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise usage_error(f"`{path}` is not a text file", _START) from error
@@ -79,10 +90,16 @@ def _where(error: Exception) -> str:
 
 
 def _refuse_ambiguous(text: str, path: Path) -> None:
-    """Refuse references, and a key that is given twice (the last would win)."""
+    """Refuse references, what is too long or deep to be meant, and a key that is given twice (the last would win)."""
+    depth = 0
     for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        line = token.start_mark.line + 1
+        if isinstance(token, yaml.ScalarToken) and len(token.value) > MAX_LENGTH:
+            raise usage_error(f"`{path}` has a text of {len(token.value):,} characters in line {line}", _START)
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > MAX_DEPTH:
+            raise usage_error(f"`{path}` is nested too deeply for a recipe, in line {line}", _START)
         if isinstance(token, yaml.AliasToken):
-            line = token.start_mark.line + 1
             raise usage_error(f"`{path}` refers to `*{token.value}` in line {line}; write the value instead")
     pending = [yaml.compose(text, Loader=yaml.SafeLoader)]
     while pending:

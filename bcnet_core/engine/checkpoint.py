@@ -30,6 +30,8 @@ DETECTRON2_KEY = "bcnet"
 """Under which its checkpointer saves what only we know of a run."""
 FORMAT = 1
 """Version of the file format; a reader refuses what is newer."""
+MOST_STEPS = 10**8
+"""More than any run has; the names of its checkpoints have as many digits."""
 FIELD_TYPES = {
     "step": int, "recipe": dict, "categories": list, "model": dict, "optimizer": dict, "scaler": dict, "averaged": dict,
 }  # fmt: skip
@@ -130,15 +132,19 @@ def _what_is_wrong(content: dict[str, Any]) -> str | None:
     for name, kind in FIELD_TYPES.items():
         if not isinstance(content[name], kind):
             return f"its {name} is a {type(content[name]).__name__}"
+    numbers = {name: content[name] or 0 for name in ("step", "part_of")}
+    if odd := [name for name, one in numbers.items() if type(one) is not int or not 0 <= one < MOST_STEPS]:
+        return f"its {odd[0]} is {reprlib.repr(numbers[odd[0]])}"
     if not all(isinstance(one, dict) and type(one.get("id")) is int and "name" in one for one in content["categories"]):
         return "its categories have no ids and names"
-    if not all(
-        isinstance(tensor, Tensor) and is_plain(tensor)
-        for part in ("model", "averaged")
-        for tensor in content[part].values()
-    ):
-        return "its model holds other things than tensors"
-    return None
+    plain = all(_is_state_dict(content[part]) for part in ("model", "averaged"))
+    return None if plain else "its model holds other things than tensors"
+
+
+def _is_state_dict(part: dict[Any, Any]) -> bool:
+    return all(
+        isinstance(name, str) and isinstance(tensor, Tensor) and is_plain(tensor) for name, tensor in part.items()
+    )
 
 
 def _ways_out(path: Path) -> tuple[str, str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from bcnet_core.annotations.coco import category_names
@@ -23,9 +24,19 @@ def load_detector(path: str | Path, *, device: str = "auto") -> Detector:
     """Load a trained detector; see `bcnet_core.load_detector`."""
     file = find_checkpoint(Path(path))
     checkpoint = read_checkpoint(file)
-    detector = build_detector(recipe_of(checkpoint, file), checkpoint.categories)
+    recipe = recipe_of(checkpoint, file)
+    # Before the detector is made: its size is what the file says, its tensors are no larger than the file.
+    refuse_misfit(model_shapes(recipe, classes=len(checkpoint.categories)), checkpoint.for_use().model, file)
+    detector = build_detector(recipe, checkpoint.categories)
     load_weights(detector, checkpoint.for_use(), file)
     return detector.to(choose_device(device)).eval()
+
+
+def model_shapes(recipe: Recipe, *, classes: int) -> dict[str, tuple[int, ...]]:
+    """The tensors of the detector of a recipe and their shapes, without making any of them."""
+    with torch.device("meta"):
+        detector = build_detector(recipe, [{"id": number, "name": str(number)} for number in range(classes)])
+    return {name: tuple(tensor.shape) for name, tensor in detector.state_dict().items()}
 
 
 def load_weights(detector: Detector, checkpoint: Checkpoint, path: Path) -> list[str]:

@@ -10,16 +10,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from bcnet_core.annotations.coco import Record, read_coco
 from bcnet_core.annotations.coco_categories import coco_categories
 from bcnet_core.config.schema import DataConfig, LossConfig, ModelConfig, Recipe
 from bcnet_core.engine.checkpoint import DETECTRON2_KEY, Checkpoint, conversion, read_checkpoint, recipe_of
+from bcnet_core.engine.loading import model_shapes
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.model.backbones import BackboneName, BackboneStyle
-from bcnet_core.model.detectors import build_detector
 from bcnet_core.model.official_names import BODY
 from bcnet_core.model.pretrained import Converted, DetectorName, convert, count_parts, depends_on_classes
 from bcnet_core.model.weight_files import named_tensors, read_content
@@ -105,13 +104,6 @@ def import_weights(
     if fresh:
         checkpoint = replace(checkpoint, step=0, part_of=len(shapes))
     return replace(checkpoint, model=found.tensors), _report(found, fresh)
-
-
-def model_shapes(recipe: Recipe, *, classes: int) -> dict[str, tuple[int, ...]]:
-    """The tensors of the detector of a recipe and their shapes, without making any of them."""
-    with torch.device("meta"):
-        detector = build_detector(recipe, [{"id": number, "name": str(number)} for number in range(classes)])
-    return {name: tuple(tensor.shape) for name, tensor in detector.state_dict().items()}
 
 
 def release_recipe(backbone: BackboneName) -> Recipe:

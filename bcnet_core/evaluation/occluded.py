@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
 from bcnet_core.annotations.occluder import box_intersections, record_boxes
-from bcnet_core.errors import data_error
+from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.evaluation.coco import ignoring
 from bcnet_core.evaluation.image_scores import result_rle
+from bcnet_core.inputs import read_whole
+from bcnet_core.model.weight_bombs import refuse_bomb
 from bcnet_core.occlusion.rates import Level, Measure, occlusion_level
 from bcnet_core.occlusion.split import measure_images
 
@@ -160,7 +162,11 @@ def read_objects(path: Path, coco: CocoFile) -> list[HiddenObject]:
         BCNetError: if the file is missing, asks for anything but plain data and numbers, or names other images.
     """
     try:
-        content = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
+        data = read_whole(path)
+        refuse_bomb(io.BytesIO(data), pickles=1)
+        content = _PlainUnpickler(io.BytesIO(data)).load()
+    except BCNetError:
+        raise
     except OSError as error:
         raise data_error(f"cannot read `{path}`: {error.strerror or error}") from None
     except Exception as error:

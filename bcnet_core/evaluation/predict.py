@@ -20,13 +20,13 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, checksum
 from bcnet_core.engine import dist
-from bcnet_core.engine.checkpoint import load_detector
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes
 from bcnet_core.engine.interrupts import stop_requests
+from bcnet_core.engine.loading import load_detector
 from bcnet_core.errors import BCNetError, ExitCode, data_error
 from bcnet_core.evaluation.prediction_folder import PredictionFolder
 from bcnet_core.evaluation.results import LAYER_KEYS
-from bcnet_core.images import read_image
+from bcnet_core.images import image_path, missing_images, read_image
 from bcnet_core.paste import paste_rles
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.structures import Detections, Predictor
@@ -46,7 +46,7 @@ class PredictionJob:
         checkpoint: of the detector.
         device: "auto", "cpu", "cuda".
         images: entries of a COCO file's `images`.
-        image_dir: the folder that their file names are relative to.
+        image_dir: the folder that their file names are relative to; None of files that the user named.
         folder: where the predictions gather until all are there.
         layers: whether a result also carries what layer 1 and the boundaries say (`results.LAYER_KEYS`).
     """
@@ -54,7 +54,7 @@ class PredictionJob:
     checkpoint: Path
     device: str
     images: Sequence[Record]
-    image_dir: Path
+    image_dir: Path | None
     folder: Path
     layers: bool = False
 
@@ -80,7 +80,7 @@ def predict_to_disk(job: PredictionJob, cluster: Cluster, *, reporter: Reporter)
     refuse_missing(job.images, job.image_dir)
     folder = PredictionFolder(job.folder)
     names = json.dumps([[image["id"], image["file_name"]] for image in job.images])
-    images = {"folder": str(job.image_dir.resolve()), "sha256": hashlib.sha256(names.encode()).hexdigest()}
+    images = {"folder": str((job.image_dir or Path()).resolve()), "sha256": hashlib.sha256(names.encode()).hexdigest()}
     done = folder.open({"checkpoint": checksum(job.checkpoint), "layers": job.layers, "images": images})
     left = [image for image in job.images if image["id"] not in done]
     if len(left) < len(job.images):
@@ -149,7 +149,7 @@ def predict_images(
 def predictions(
     detector: Predictor,
     images: Sequence[Record],
-    image_dir: Path,
+    image_dir: Path | None,
     *,
     reporter: Reporter,
     layers: bool = False,
@@ -160,7 +160,7 @@ def predictions(
     Args:
         detector: in evaluation mode.
         images: entries of a COCO file's `images`.
-        image_dir: the folder that their file names are relative to.
+        image_dir: the folder that their file names are relative to; None of files that the user named.
         reporter: told of the progress.
         layers: whether a result also carries the `LAYER_KEYS`.
         stopping: asked before each image whether to leave out the rest.
@@ -181,11 +181,11 @@ def predictions(
             progress.advance()
 
 
-def _read_ahead(images: Sequence[Record], image_dir: Path) -> Iterator[tuple[Record, NDArray[np.uint8]]]:
+def _read_ahead(images: Sequence[Record], image_dir: Path | None) -> Iterator[tuple[Record, NDArray[np.uint8]]]:
     """The images in their order, the next ones read by another thread."""
 
     def read(image: Record) -> NDArray[np.uint8]:
-        return read_image(image_dir / image["file_name"], expect_size=(image["height"], image["width"]))
+        return read_image(image_path(image_dir, image["file_name"]), expect_size=(image["height"], image["width"]))
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         coming = iter(images)
@@ -201,16 +201,16 @@ def _read_ahead(images: Sequence[Record], image_dir: Path) -> Iterator[tuple[Rec
             pool.shutdown(cancel_futures=True)
 
 
-def refuse_missing(images: Sequence[Record], image_dir: Path) -> None:
-    """Refuse a folder in which images are missing.
+def refuse_missing(images: Sequence[Record], image_dir: Path | None) -> None:
+    """Refuse a folder in which images are missing, or which they are not in.
 
     Raises:
         BCNetError: with their number and the first.
     """
-    missing = [image["file_name"] for image in images if not (image_dir / image["file_name"]).is_file()]
+    missing = missing_images(image_dir, (image["file_name"] for image in images))
     if missing:
         raise data_error(
-            f"{len(missing):,} of {len(images):,} images are not in `{image_dir}`, the first is `{missing[0]}`",
+            f"{len(missing):,} of {len(images):,} images are not in `{image_dir or '.'}`, the first is `{missing[0]}`",
             "is the folder of images right? (--data-root)",
         )
 

@@ -7,6 +7,7 @@ The format: https://cocodataset.org/#format-results. Besides its keys a detectio
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,9 @@ def check_result(  # noqa: PLR0911  (one for each fault)
         return f"a {type(result).__name__} where a detection should be"
     image, category, score = (result.get(key) for key in ("image_id", "category_id", "score"))
     if type(image) is not int or image not in images:
-        return f"image {image!r} is not in the ground truth"
+        return f"image {reprlib.repr(image)} is not in the ground truth"
     if type(category) is not int or category not in categories:
-        return f"category {category!r} is not in the ground truth"
+        return f"category {reprlib.repr(category)} is not in the ground truth"
     try:
         rle = _mask(result.get("segmentation"), *images[image], sound=sound)
         layers = {key: _mask(result[key], *images[image], sound=False) for key in LAYER_KEYS if key in result}
@@ -96,9 +97,9 @@ def check_result(  # noqa: PLR0911  (one for each fault)
         return f"its mask cannot be used: {error}"
     box = masks.bounding_box(rle).tolist() if rle is not None and "bbox" not in result else result.get("bbox")
     if not _is_number(score):
-        return f"its score is {score!r}"
+        return f"its score is {reprlib.repr(score)}"
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)) or min(box[2:]) < 0:
-        return f"its `bbox` is {box!r}, not [x, y, width, height]"
+        return f"its `bbox` is {reprlib.repr(box)}, not [x, y, width, height]"
     kept = {"image_id": image, "category_id": category, "bbox": box, "score": score, **layers}
     return kept if rle is None else {**kept, "segmentation": rle}
 

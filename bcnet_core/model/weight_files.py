@@ -12,10 +12,11 @@ import http.client
 import os
 import pickle
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal
+from typing import IO, Any, BinaryIO, Literal
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
@@ -25,10 +26,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bcnet_core.errors import BCNetError, data_error, usage_error
+from bcnet_core.inputs import refuse_special
+from bcnet_core.model.weight_bombs import refuse_bomb, refuse_expanded
 from bcnet_core.reporting import Reporter
 
 LEGACY_MAGIC = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
 """What the files of PyTorch before 1.6 begin with."""
+LEGACY_PICKLES = 5
+"""Which come before the numbers there."""
 ZIP_MAGIC = b"PK\x03\x04"
 """What they begin with since."""
 PLAIN_TYPE = re.compile(r"[|<>=]?(b1|[iu][1248]|f[248])")
@@ -101,19 +106,43 @@ def read_content(path: Path) -> Any:  # noqa: ANN401  (whatever the file holds)
         What is in it, on the CPU; for `named_tensors`.
 
     Raises:
-        BCNetError: if the file is missing, damaged, or asks for code to be run.
+        BCNetError: if the file is missing, damaged, asks for code to be run, or for more memory than it has bytes.
+    """
+    return read_safely(path, "a weight file that bcnet can read", CUT_OFF)
+
+
+def read_safely(path: Path, kind: str, *hints: str) -> Any:  # noqa: ANN401
+    """`read_content`, for files of any kind.
+
+    Args:
+        path: the file.
+        kind: that it should be of, for the message.
+        hints: the ways out where it is not.
     """
     try:
+        refuse_special(path)
         with path.open("rb") as file:
-            head = file.read(len(LEGACY_MAGIC))
-            file.seek(0)
-            if head.startswith((LEGACY_MAGIC, ZIP_MAGIC)):
-                return torch.load(file, map_location="cpu", weights_only=True)
-            return _PlainUnpickler(file).load()
+            return _read(file)
+    except BCNetError:
+        raise
     except OSError as error:
         raise data_error(f"cannot read `{path}`: {error.strerror or error}") from None
     except Exception as error:  # a damaged file can break its reader anywhere
-        raise _refused(path, error) from None
+        raise _refused(path, error, kind, hints) from None
+
+
+def _read(file: BinaryIO) -> Any:  # noqa: ANN401
+    head = file.read(len(LEGACY_MAGIC))
+    size = file.seek(0, 2)
+    file.seek(0)
+    by_torch = head.startswith((LEGACY_MAGIC, ZIP_MAGIC))
+    refuse_bomb(file, pickles=0 if head.startswith(ZIP_MAGIC) else LEGACY_PICKLES if by_torch else 1)
+    file.seek(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of what it then refuses
+        content = torch.load(file, "cpu", weights_only=True) if by_torch else _PlainUnpickler(file).load()
+    refuse_expanded(content, size)
+    return content
 
 
 def named_tensors(content: object, path: Path) -> dict[str, Tensor]:
@@ -143,13 +172,13 @@ def named_tensors(content: object, path: Path) -> dict[str, Tensor]:
     return named
 
 
-def _refused(path: Path, error: Exception) -> BCNetError:
+def _refused(path: Path, error: Exception, kind: str, hints: Sequence[str]) -> BCNetError:
     """What to tell of a file that could not be read."""
     text = str(error)
     if forbidden := re.search(r"(?:GLOBAL|forbidden name) ([\w.]+)", text):
         return data_error(f"`{path}` is refused: reading it would call `{forbidden[1]}`", ONLY_DATA)
     reason = re.split(r"\.\s|\n", text.strip())[0] or type(error).__name__
-    return data_error(f"`{path}` is not a weight file that bcnet can read, or is cut off: {reason}", CUT_OFF)
+    return data_error(f"`{path}` is not {kind}, or is cut off: {reason}", *hints)
 
 
 def _as_tensor(value: object) -> Tensor | None:
@@ -157,9 +186,15 @@ def _as_tensor(value: object) -> Tensor | None:
     if isinstance(value, _Array) and value.value is not None:
         native = value.value.astype(value.value.dtype.newbyteorder("="))  # a copy too: torch wants to write to it
         value = torch.from_numpy(native)
-    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_complex():
+    if not isinstance(value, Tensor) or not is_plain(value):
         return None
     return value.detach().float() if value.is_floating_point() else value.detach()
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor holds what it shows: real numbers, one after the other."""
+    odd = tensor.is_meta or tensor.is_quantized or tensor.is_complex()
+    return tensor.layout == torch.strided and not odd
 
 
 class _PlainUnpickler(pickle.Unpickler):

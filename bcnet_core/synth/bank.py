@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, read_json
 from bcnet_core.annotations.scan import read_mask
-from bcnet_core.images import read_image
+from bcnet_core.images import image_path, read_image
 from bcnet_core.outputs import write_json
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.synth.paste import LARGEST, Cutout
@@ -162,7 +162,7 @@ def _sheets(
         taken.setdefault(annotation["image_id"], []).append(cut)
     return [
         _Sheet(
-            folder, images / image["file_name"], image, taken.get(image["id"], []),
+            folder, image_path(images, image["file_name"]), image, taken.get(image["id"], []),
             f"background_{position:08d}.jpg" if position in backgrounds else None,
             annotations[image["id"]] if position in backgrounds else [], scene,
         )

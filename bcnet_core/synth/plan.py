@@ -9,6 +9,7 @@ import numpy as np
 
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.errors import BCNetError, data_error
+from bcnet_core.images import missing_images
 from bcnet_core.reporting import Reporter
 from bcnet_core.synth.survey import FLAWS, Survey, survey
 
@@ -123,17 +124,10 @@ def _refuse_missing(plan: PastePlan) -> None:
     for objects, backgrounds in plan.sources.values():
         needed |= {positions[plan.coco.annotations[position]["image_id"]] for position in objects} | set(backgrounds)
     names = [plan.coco.images[position]["file_name"] for position in sorted(needed)]
-    missing = [name for name in names if not _is_file(plan.images / name)]
+    missing = missing_images(plan.images, names)
     if missing:
         some = ", ".join(name[:100] for name in missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise data_error(
             f"{len(missing):,} of the {len(names):,} images to cut from are not in `{plan.images}`: {some}",
             "is the folder right? (--images)",
         )
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        return False

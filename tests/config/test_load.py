@@ -209,7 +209,7 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "key twice, once dotted": (b"solver: {lr: 1}\nsolver.lr: 2\n", "sets `solver.lr` twice"),
     "reference": (b"a: &x [1]\nb: *x\n", "refers to `*x` in line 2"),
     "endless": (b"a: &x {b: *x}\n", "refers to `*x` in line 1"),
-    "deep": (b"[" * 5000, "is not valid yaml"),
+    "deep": (b"[" * 5000, "is nested too deeply for a recipe"),
     "annotation file": (b"x" * (MAX_BYTES + 1), "is too large"),
 }
 

@@ -92,7 +92,7 @@ def test_no_code_in_a_checkpoint_is_run(tmp_path: Path, monkeypatch: pytest.Monk
     torch.save({"format": 1, "model": Trap()}, tmp_path / "trap.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Trap()))
     for name in ("trap.pt", "plain.pt"):
-        with pytest.raises(BCNetError, match="is not a bcnet checkpoint"):
+        with pytest.raises(BCNetError, match=r"reading it would call `posix.mkdir`|is not a bcnet checkpoint"):
             read_checkpoint(tmp_path / name)
     assert not (tmp_path / "trap-was-sprung").exists()
 

@@ -20,10 +20,10 @@ from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import DataConfig, LossConfig, ModelConfig, Recipe
 from bcnet_core.engine.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from bcnet_core.engine.job import TrainingJob
-from bcnet_core.engine.loading import load_weights
+from bcnet_core.engine.loading import load_weights, model_shapes
 from bcnet_core.engine.loop import run_training
 from bcnet_core.engine.run_dir import open_run
-from bcnet_core.engine.weights import fit, import_weights, model_shapes
+from bcnet_core.engine.weights import fit, import_weights
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.model.pretrained import convert
 from bcnet_core.reporting import SilentReporter

@@ -11,6 +11,7 @@ from detectron2.structures import BoxMode
 from bcnet_core.annotations.coco import CocoFile, Record, category_names, read_coco
 from bcnet_core.config.schema import DatasetConfig
 from bcnet_core.errors import usage_error
+from bcnet_core.images import image_path
 
 
 def register_bilayer_coco(
@@ -85,7 +86,7 @@ def dataset_dicts(coco: CocoFile, images: Path, categories: Sequence[Record]) ->
     grouped = coco.annotations_by_image()
     return [
         {
-            "file_name": str(images / image["file_name"]),
+            "file_name": str(image_path(images, image["file_name"])),
             "image_id": image["id"],
             "height": image["height"],
             "width": image["width"],

@@ -24,8 +24,8 @@ from bcnet_core.engine.checkpoint import (
     read_checkpoint,
     recipe_of,
 )
-from bcnet_core.engine.loading import refuse_misfit
-from bcnet_core.engine.weights import model_shapes, num_classes
+from bcnet_core.engine.loading import model_shapes, refuse_misfit
+from bcnet_core.engine.weights import num_classes
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.integrations.detectron2.config import config_from, config_of, fresh_config
 from bcnet_core.integrations.detectron2.config import recipe_of as recipe_of_config
