@@ -179,7 +179,8 @@ def _reader(path: Path) -> Iterator[Any]:
     """An open video, which nothing but an error of ours says anything about."""
     if not path.is_file():
         raise data_error(f"the video `{path}` does not exist")
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    log = getattr(cv2.utils, "logging", cv2)  # OpenCV 4 has its log level in cv2 itself
+    level = log.setLogLevel(0)  # nothing
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
@@ -188,7 +189,7 @@ def _reader(path: Path) -> Iterator[Any]:
         yield capture
     finally:
         capture.release()
-        cv2.utils.logging.setLogLevel(level)
+        log.setLogLevel(level)
 
 
 def _read(capture: Any) -> Image | None:  # noqa: ANN401  (cv2.VideoCapture)
