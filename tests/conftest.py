@@ -13,9 +13,12 @@ from contextlib import redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 REPO = Path(__file__).parent.parent
+hypothesis.settings.register_profile("bcnet", deadline=None)  # an example takes as long as the machine is busy
+hypothesis.settings.load_profile("bcnet")
 
 
 @pytest.fixture(scope="session")
