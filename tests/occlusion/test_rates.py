@@ -86,6 +86,14 @@ def test_by_hand() -> None:
     assert occlusion_rates(boxes, [own, mask, small], H, W, measure="mask", categories=kinds).tolist() == [0.2, 0, 1.0]
 
 
+@pytest.mark.parametrize(("gap", "rate"), [(0.05, 30 / 40), (0.95, 20 / 40), (1.5, 0)])
+def test_boxes_meet_up_to_a_pixel_apart(gap: float, rate: float) -> None:
+    """A mask may leave its box by a fraction of a pixel; who lies farther away is no neighbour, whatever its mask."""
+    boxes = np.array([[0, 0, 10.9, 10], [10.9 + gap, 0, 8, 10]])
+    rles = [masks.from_box(0, 0, 13, 10, H, W), masks.from_box(14, 0, 18, 10, H, W)]
+    assert occlusion_rates(boxes, rles, H, W, measure="mask").tolist() == [0, rate]
+
+
 @pytest.mark.parametrize("measure", MEASURES)
 def test_nobody_and_one_alone(measure: Measure) -> None:
     assert occlusion_rates(np.zeros((0, 4)), [], H, W, measure=measure).tolist() == []
