@@ -46,6 +46,7 @@ def test_the_bars_are_the_histograms(figure: Figure) -> None:
     instances, images = figure.axes
     assert heights(instances) == [[9000, 700, 50, 30], [90, 70, 40, 30]]
     assert heights(images) == [[40, 30, 20, 1], [0, 7, 20, 1]]
+    assert instances.get_position().x1 < images.get_position().x0
 
 
 def test_source_and_split_stand_side_by_side_in_their_colours(figure: Figure) -> None:

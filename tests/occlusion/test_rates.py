@@ -94,6 +94,13 @@ def test_boxes_meet_up_to_a_pixel_apart(gap: float, rate: float) -> None:
     assert occlusion_rates(boxes, rles, H, W, measure="mask").tolist() == [0, rate]
 
 
+def test_small_things_count_and_empty_masks_do_not() -> None:
+    boxes = np.array([[0, 0, 9, 9], [2, 2, 0.5, 0.5], [2, 2, 1, 1]])
+    assert occlusion_rates(boxes, [None] * 3, H, W, measure="min").tolist() == [1, 1, 1]
+    rles = [masks.from_box(0, 0, 9, 9, H, W), masks.from_box(0, 0, 0, 0, H, W), masks.from_box(2, 2, 3, 3, H, W)]
+    assert occlusion_rates(boxes, rles, H, W, measure="mask").tolist() == [1 / 81, 0, 1]
+
+
 @pytest.mark.parametrize("measure", MEASURES)
 def test_nobody_and_one_alone(measure: Measure) -> None:
     assert occlusion_rates(np.zeros((0, 4)), [], H, W, measure=measure).tolist() == []
