@@ -61,6 +61,28 @@ def test_a_cell_is_set_where_half_of_its_pixels_are() -> None:
     assert got[0].tolist() == [[True, False], [False, False]]
 
 
+def test_half_of_a_cell_is_enough_and_nine_samples_are_taken() -> None:
+    dense = np.zeros((8, 8), bool)
+    dense[2:5, 3:8] = dense[4:7, 2:4] = True
+    crops, first, whole = crop_rles([masks.encode(dense)]), torch.tensor([0]), torch.tensor([[0.0, 0, 8, 8]])
+    halves = dense.reshape(4, 2, 4, 2).sum((1, 3)) >= 2
+    assert (crop_to_boxes(crops, first, whole, size=4, samples=2)[0].numpy() == halves).all()
+    noise = crop_rles([masks.encode(np.random.default_rng(7).random((50, 50)) < 0.5)])
+    three, four = (crop_to_boxes(noise, first, 6 * whole, size=7, samples=samples) for samples in (3, 4))
+    assert torch.equal(crop_to_boxes(noise, first, 6 * whole, size=7), three) and not torch.equal(three, four)
+
+
+def test_a_mask_far_from_the_corner_is_read_where_it_is() -> None:
+    """A mask keeps the pixels of its own box alone; boxes beside it, and far outside of the image, see nothing."""
+    dense = np.zeros((90, 120), bool)
+    dense[51:74, 67:98] = np.random.default_rng(6).random((23, 31)) < 0.5
+    crops = crop_rles([masks.encode(dense)])
+    boxes = torch.tensor([[60.0, 45, 100, 85], [0, 0, 40, 40], [-9e4, -9e4, -8e4, -8e4], [8e4, 8e4, 9e4, 9e4]])
+    got = crop_to_boxes(crops, torch.zeros(4, dtype=torch.int64), boxes, size=40, samples=1).numpy()
+    assert (got[0] == dense[45:85, 60:100]).all()
+    assert not got[1:].any()
+
+
 def test_few_samples_give_the_area_that_many_give() -> None:
     rng = np.random.default_rng(5)
     disc = np.hypot(*np.mgrid[-100:101, -100:101]) <= 80

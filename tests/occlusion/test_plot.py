@@ -14,7 +14,7 @@ from bcnet_core.occlusion import plot
 from bcnet_core.occlusion.plot import plot_histogram
 
 MANIFEST: dict[str, Any] = {
-    "source": {"file": "instances_$x^val.json"},
+    "source": {"file": "instances_$x^^$.json"},
     "rule": {"measure": "min"},
     "histogram": {
         "edges": [0.0, 0.25, 0.5, 1.0],
@@ -69,9 +69,10 @@ def test_everything_says_what_it_is(figure: Figure) -> None:
     assert images.get_xlabel() == "occlusion (min) of the most occluded instance"
     for axes in figure.axes:
         assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0-0.25", "0.25-0.5", "0.5-1"]
-    assert figure.get_suptitle() == "How much instances are occluded: instances_$x^val.json"
+    assert figure.get_suptitle() == "How much instances are occluded: instances_$x^^$.json"
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["source", "split"]
+    assert legend.get_window_extent().y1 < min(axes.get_window_extent().y0 for axes in figure.axes)
 
 
 def test_no_text_is_cut_or_covers_another(figure: Figure) -> None:
