@@ -257,6 +257,27 @@ def test_ids_that_several_share_are_named_once() -> None:
     assert annotate_coco(coco, rule=RULE)[1].repeated_ids == [3, 1]
 
 
+def test_a_single_shared_pixel_is_enough_for_a_rule_that_says_so() -> None:
+    coco = coco_of(
+        annotation(1, segmentation=square(0, 0)), annotation(2, segmentation=square(19, 19), bbox=[19, 19, 20, 20])
+    )
+    content, summary = annotate_coco(coco, rule=OccluderRule(min_iou=0, min_area=0), tolerance=0)
+    assert [sorted(entry[0]) for entry in entries(content)] == [[19, 19, 19, 19, 20, 20, 20, 20]] * 2
+    assert (summary.with_occluder, summary.skipped) == (2, {})
+
+
+@pytest.mark.parametrize("right", [600, 19_999, 20_000, 20_001, 20_002])
+def test_equal_coordinates_are_one_object_where_images_are_not_huge(right: int) -> None:
+    """Thousands of polygons would be a gigabyte of numbers otherwise."""
+    left = right - 20
+    two = (annotation(one, segmentation=square(left, 0), bbox=[left, 0, 20, 20]) for one in (1, 2))
+    coco = coco_of(*two)
+    coco.images[0].update(width=right + 5)
+    (first,), (second,) = entries(annotate_coco(coco, rule=RULE, tolerance=0)[0])
+    assert first == second == [left, 0, left, 20, right, 20, right, 0]
+    assert all(one is other for one, other in zip(first, second, strict=True)) == (right <= 20_000)
+
+
 def test_files_without_images_or_annotations() -> None:
     for coco in (coco_of(), coco_of(images=0)):
         content, summary = annotate_coco(coco, rule=RULE)
