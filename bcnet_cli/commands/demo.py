@@ -51,9 +51,9 @@ def demo(
     for line in lines:
         _run(context.find_root().command.main, line + (" --overwrite" if overwrite and " train " not in line else ""))
     scores = json.loads((output / "run/eval/instances_val_scores.json").read_text(encoding="utf-8"))["scores"]
-    table = console.make_table(f"The demo took {time.perf_counter() - started:.0f} s", "", "mask AP")
+    table = console.make_table(f"The demo took {time.perf_counter() - started:.0f} s", "", "mask AP, %")
     for name in ("masks", "masks, occluded split"):
-        table.add_row(f"held-out scenes, {name}", f"{scores[name]['AP']:.3f}")
+        table.add_row(f"held-out scenes, {name}", f"{100 * scores[name]['AP']:.1f}")
     console.out.print()
     console.out.print(table)
     console.out.print(f"pictures  {output / 'viz/index.html'} (detected), {output / 'viz_truth/index.html'} (true)")
