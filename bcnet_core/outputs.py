@@ -231,6 +231,8 @@ def write_together(outputs: dict[Path, Any]) -> None:
                     out.write(outputs[path])
                 else:
                     _write_json(out, outputs[path], packed=path.suffix == ".gz")
+                out.flush()
+                os.fsync(out.fileno())  # a disk that is full may say so now, before the first is in its place
 
 
 def json_size(path: Path, value: Any) -> int:  # noqa: ANN401
