@@ -23,26 +23,27 @@ MOST_SHOWN = 2000
 """Characters of a line of an error: it may quote a file."""
 
 
-class _PlainConsole(Console):
+class PlainConsole(Console):
     """Writes no control character but its own."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """What rich renders, without what terminals obey."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=OBEYED.sub("\ufffd", segment.text))
 
 
-out = _PlainConsole(soft_wrap=True, highlight=False, markup=False, emoji=False)
-err = _PlainConsole(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+out = PlainConsole(soft_wrap=True, highlight=False, markup=False, emoji=False)
+err = PlainConsole(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def show_error(error: BCNetError) -> None:
     """Print one sentence and the ways out, without a traceback."""
-    err.print(Text.assemble(("error: ", "bold red"), _line(error.message)))
+    err.print(Text.assemble(("error: ", "bold red"), one_line(error.message)))
     for hint in error.hints:
-        err.print(Text(f"  {_line(hint)}"))
+        err.print(Text(f"  {one_line(hint)}"))
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
     """A text of no more than one line, whatever it quotes."""
     line = text.replace("\n", " ")
     return line if len(line) <= MOST_SHOWN else f"{line[:MOST_SHOWN]} ..."

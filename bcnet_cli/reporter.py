@@ -35,7 +35,7 @@ class ConsoleReporter:
 
     def warning(self, message: str) -> None:
         """Print a line that stands out."""
-        console.err.print(Text.assemble(("warning: ", "bold yellow"), message))
+        console.err.print(Text.assemble(("warning: ", "bold yellow"), console.one_line(message)))
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Progress]:
@@ -89,7 +89,7 @@ class _BarProgress:
         self._bars, self._task, self._note = bars, task, ""
 
     def advance(self, amount: int = 1, *, note: str = "", values: Mapping[str, str] | None = None) -> None:
-        self._note = note or self._note
+        self._note = console.one_line(note) or self._note
         self._bars.values = values or self._bars.values
         self._bars.update(self._task, advance=amount, note=self._note)
 
@@ -101,7 +101,11 @@ class _PlainProgress:
 
     def advance(self, amount: int = 1, *, note: str = "", values: Mapping[str, str] | None = None) -> None:
         self._done += amount
-        self._note = note or "  ".join(f"{name} {value}" for name, value in (values or {}).items()) or self._note
+        self._note = (
+            console.one_line(note)
+            or "  ".join(f"{name} {value}" for name, value in (values or {}).items())
+            or self._note
+        )
         now = time.monotonic()
         if now - self._last < PLAIN_INTERVAL and self._done < self._total:
             return

@@ -14,8 +14,8 @@ from typing import IO, Any
 
 from torch import Tensor
 
-MOST_STEPS = 2_000_000
-"""Of a pickle, which takes some microseconds for each; a checkpoint with its optimiser takes 100,000."""
+MOST_STEPS = 500_000
+"""Of a pickle, which takes some microseconds for each; the largest checkpoint with its optimiser takes 100,000."""
 MOST_WORK = 100_000_000
 """Values that a value of a pickle is made of, each counted as often as it is met."""
 MOST_SHARED = 4
@@ -121,4 +121,4 @@ def refuse_expanded(content: Any, size: int) -> None:  # noqa: ANN401  (whatever
             seen.add(id(one))
             pending += one.values() if isinstance(one, dict) else one
     if total > max(MOST_SHARED * size, SHARED_ANYHOW):
-        raise pickle.UnpicklingError(f"its tensors would take {total / 1e9:,.1f} GB, it has {size:,} bytes")
+        raise pickle.UnpicklingError(f"its tensors would take {total / 1e9:,.1f} GB, the file has {size / 1e9:,.1f}")

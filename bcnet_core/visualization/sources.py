@@ -58,7 +58,7 @@ def locate(
     """
     if not source.exists():
         raise data_error(f"`{source}` does not exist", "SOURCE is a run directory, a checkpoint or a COCO json")
-    if source.is_file() and (source.suffix == ".json" or source.name.endswith(".json.gz")):
+    if not source.is_dir() and (source.suffix == ".json" or source.name.endswith(".json.gz")):
         annotations = gt or source
         return Place(annotations, _folder(images, annotations), results=None if gt is None else source)
     if gt is not None:
