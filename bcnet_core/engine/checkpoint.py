@@ -16,7 +16,6 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from bcnet_core.annotations.coco import Record
-from bcnet_core.claims import is_left_over
 from bcnet_core.config.schema import Recipe
 from bcnet_core.errors import data_error
 from bcnet_core.model.weight_files import is_plain, read_safely
@@ -245,8 +244,6 @@ def keep_as_best(path: Path, run_dir: Path) -> None:
 
 
 def drop_old_checkpoints(run_dir: Path, *, keep: int) -> None:
-    """Remove all but the newest checkpoints of a run, and what a killed process left half-written; not the best."""
+    """Remove all but the newest checkpoints of a run; not the best."""
     for path in list_checkpoints(run_dir)[:-keep]:
         path.unlink()
-    for left in filter(is_left_over, (run_dir / CHECKPOINT_DIR).glob(".*")):
-        left.unlink()

@@ -203,6 +203,7 @@ def exclusive_run(path: Path, command: str | None) -> Iterator[None]:
             raise BCNetError(f"cannot write `{path}`: {error.strerror}", "choose another: --run-dir") from None
         if command is not None:
             refuse_taken(path, command)
+        _remove_left_overs(path)
         try:
             yield
         finally:
@@ -212,12 +213,18 @@ def exclusive_run(path: Path, command: str | None) -> Iterator[None]:
 
 
 def _discard(path: Path) -> None:
-    for item in [item for item in path.iterdir() if _is_header(item.name) or is_left_over(item)]:
+    _remove_left_overs(path)
+    for item in [item for item in path.iterdir() if _is_header(item.name)]:
         item.unlink()
     shutil.rmtree(path / TENSORBOARD_DIR, ignore_errors=True)
-    for item in filter(is_left_over, (path / CHECKPOINT_DIR).glob(".*")):
-        item.unlink()
     _remove_empty(path / CHECKPOINT_DIR)
+
+
+def _remove_left_overs(path: Path) -> None:
+    """Remove what a killed process of the run was writing."""
+    for folder in (path, path / CHECKPOINT_DIR):
+        for item in filter(is_left_over, folder.glob(".*")):
+            item.unlink()
 
 
 def _remove_empty(folder: Path) -> None:
