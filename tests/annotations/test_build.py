@@ -278,6 +278,12 @@ def test_equal_coordinates_are_one_object_where_images_are_not_huge(right: int) 
     assert all(one is other for one, other in zip(first, second, strict=True)) == (right <= 20_000)
 
 
+def test_progress_is_told_in_images(pair: CocoFile) -> None:
+    reporter = CountingReporter()
+    annotate_coco(pair, rule=RULE, reporter=reporter)
+    assert (reporter.title, reporter.total, reporter.done) == ("images", 1, 1)
+
+
 def test_files_without_images_or_annotations() -> None:
     for coco in (coco_of(), coco_of(images=0)):
         content, summary = annotate_coco(coco, rule=RULE)

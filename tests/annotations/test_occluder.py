@@ -19,6 +19,7 @@ from bcnet_core.annotations.occluder import (
     derive_from_records,
     derive_occluders,
     pixel_corners,
+    record_boxes,
 )
 from bcnet_core.errors import BCNetError, ExitCode
 from tests.annotations.conftest import DenseOccluders
@@ -166,6 +167,13 @@ def test_the_rule_is_the_official_one_by_default() -> None:
     del records[1]["iscrowd"]
     assert [region is not None for region in derive_from_records(records, rles, H, W)] == [True, True]
     assert derive_from_records(records, rles, H, W, rule=OccluderRule(min_area=32)) == [None, None]
+
+
+def test_boxes_of_whole_numbers_are_numbers_like_the_others() -> None:
+    for records in ([], [{"bbox": [1, 2, 3, 4]}], [{"bbox": [1, 2, 3, 4]}, {"bbox": [0.5, 2, 3, 4]}]):
+        boxes = record_boxes(records)
+        assert boxes.dtype == np.float64 and boxes.shape == (len(records), 4)
+        assert boxes.tolist() == [record["bbox"] for record in records]
 
 
 def test_boxes_that_only_touch_overlap_by_the_pixel_that_is_counted_more() -> None:
