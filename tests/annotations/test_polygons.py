@@ -57,6 +57,14 @@ def test_known_shapes() -> None:
     assert check(single) == [[3, 2, 3, 3, 4, 3, 4, 2]]
 
 
+def test_coordinates_are_whole_numbers() -> None:
+    ring = np.ones((40, 40), dtype=bool)
+    ring[10:20, 15:30] = ring[30:, :5] = False
+    for tolerance in (0, 1, 3):
+        polygons = to_polygons(masks.encode(ring), tolerance=tolerance)
+        assert len(polygons) == 2 and {type(value) for polygon in polygons for value in polygon} == {int}
+
+
 def test_diagonal_pixels_are_taken_apart() -> None:
     assert len(check(np.eye(4, dtype=bool))) == 4
 
