@@ -105,7 +105,8 @@ def evaluate_run(
             layers = _score_layers(opened, coco, images, place.device) if wanted.layers else {}
             _score(targets, coco, results, options, wanted, layers)
     if not test_dev:
-        then = f"bcnet viz {shlex.quote(str(place.run))} -o viz{backend_option(place.library)}"
+        root = "" if place.data_root is None else f" --data-root {shlex.quote(str(place.data_root))}"
+        then = f"bcnet viz {shlex.quote(str(place.run))} -o viz{backend_option(place.library)}{root}"
         console.show_outputs(*targets, then=then)
 
 

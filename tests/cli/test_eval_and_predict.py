@@ -165,7 +165,9 @@ def test_a_checkpoint_is_evaluated_with_its_layers(untrained: Path, scenes: Path
     arguments = ("eval", untrained, "-o", tmp_path / "out", "--device", "cpu", "--layers", "--json")
     planned = good(*arguments, "--dry-run")
     assert "on 6 images" in planned.stderr and not (tmp_path / "out").exists()
-    content = json.loads(good(*arguments).stdout)
+    done = good(*arguments, "--data-root", scenes)
+    assert f"bcnet viz {untrained} -o viz --data-root {scenes}" in done.stderr.replace("\n", "")
+    content = json.loads(done.stdout)
     assert content["layers"].keys() == {"occludee", "occluder", "occludee_boundary", "occluder_boundary"}
     assert all(0 <= value <= 1 for value in content["layers"].values())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
