@@ -121,7 +121,9 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
     )
     mask_rois_per_image: int = Field(64, ge=0, description="most RoIs of an image that train the mask head; 0: all")
     occluder_sampling: Literal["balanced", "nonempty", "official"] = Field(
-        "balanced", description="which RoIs enter the occluder losses"
+        "balanced",
+        description="RoIs of the occluder losses: those with an occluder and as many without (balanced), those alone "
+        "(nonempty), or those and the first of the batch (official)",
     )
     score_threshold: Share = Field(0.03, description="class probability that a candidate needs")
     nms_iou: Share = Field(0.6, description="box IoU above which the weaker of two detections of a class is dropped")
