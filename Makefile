@@ -59,7 +59,7 @@ lint: $(INSTALLED) ## style, format and types
 	@$(BIN)/mypy
 
 clean: ## remove caches and build files (.venv, out and runs stay)
-	@rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	@rm -rf build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml $(CONSTRAINTS)
