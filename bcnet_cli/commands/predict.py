@@ -49,7 +49,7 @@ def predict(
     from bcnet_core.evaluation.image_list import find_images, image_records
     from bcnet_core.evaluation.predict import PredictionJob, predict_to_disk
     from bcnet_core.evaluation.results import write_results
-    from bcnet_core.outputs import refuse_input, refuse_same, write_json
+    from bcnet_core.outputs import atomic_file, refuse_input, refuse_same
 
     paths = find_images(images)
     listing = output.with_name(f"{output.stem}_images.json")
@@ -67,8 +67,10 @@ def predict(
     folder = output.with_name(f"{output.stem}_predictions")
     job = PredictionJob(opened.checkpoint, device, records, None, folder, layers)
     predicted = predict_to_disk(job, cluster, reporter=ConsoleReporter())
-    found = write_results(output, predicted.read(records))
-    write_json(listing, {"images": records, "categories": opened.categories})
+    with atomic_file(listing) as temporary:  # on the disk before the results come into their place
+        content = {"images": records, "categories": opened.categories}
+        temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+        found = write_results(output, predicted.read(records))
     predicted.remove()
     if as_json:
         console.out.print(json.dumps({"images": len(records), "detections": found}))

@@ -95,7 +95,8 @@ def export_detector(
         warnings.simplefilter("ignore")  # tracing warns of sizes that are fixed on purpose
         if form == "torchscript":
             traced = torch.jit.trace(model, (example,), check_trace=False)  # type: ignore[no-untyped-call]
-            torch.jit.save(traced, str(temporary))
+            with temporary.open("wb") as out:  # by its name, torch would abort the process on a full disk
+                torch.jit.save(traced, out)
             got = torch.jit.load(str(temporary))(other)  # type: ignore[no-untyped-call]
         else:
             got = _through_onnx(model, example, other, temporary)
