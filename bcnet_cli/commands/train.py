@@ -168,6 +168,12 @@ def _check(job: TrainingJob, cluster: Cluster, library: Backend, *, chosen: bool
             "several machines need one run directory that all of them see", "name it: --run-dir /shared/runs/NAME"
         )
     check_run_dir(job.run_dir, job.command, library, resume=job.resume, init_from=job.init_from)
+    backbone = job.recipe.model.backbone
+    if backbone != "tiny" and not job.resume and job.init_from is None:
+        ConsoleReporter().warning(
+            f"the backbone {backbone} begins with fresh weights, which diverge under its frozen BatchNorm; "
+            "begin with published ones: --init-from (bcnet weights import --help)"
+        )
 
 
 def _scan(job: TrainingJob, workers: int) -> None:

@@ -58,6 +58,15 @@ def test_an_error_in_a_worker_is_one_message(bcnet: Bcnet, scenes: Path, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_a_resnet_without_weights_is_warned_of(bcnet_inside: Bcnet, scenes: Path, tmp_path: Path) -> None:
+    common = ("train", "shapes", "--data-root", scenes, "--run-dir", tmp_path / "run", "--dry-run")
+    assert "begins with fresh weights" not in bcnet_inside(*common).stderr
+    fresh = bcnet_inside(*common, "model.backbone=r18")
+    assert fresh.returncode == 0 and "warning: the backbone r18 begins with fresh weights" in fresh.stderr
+    weights = tmp_path / "init.pt"
+    assert "fresh weights" not in bcnet_inside(*common, "model.backbone=r18", "--init-from", weights).stderr
+
+
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_damaged_image_is_one_message_from_the_loader_too(
     bcnet: Bcnet, scenes: Path, tmp_path: Path, workers: str
