@@ -32,10 +32,10 @@ def refused(*arguments: str | Path) -> BCNetError:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Two images of 64 x 48 with one square each, in COCO's layout; hostile names in the json."""
-    (tmp_path / "val").mkdir()
-    names = ["a.png", "../val/../val/b.png"]
-    for name in ("a.png", "b.png"):
+    """Two images of 64 x 48 with one square each, in COCO's layout; a hostile name in the json."""
+    (tmp_path / "val/deeper").mkdir(parents=True)
+    names = ["a.png", "deeper/b.png"]
+    for name in names:
         Image.new("RGB", (64, 48), (90, 90, 90)).save(tmp_path / "val" / name)
     content: dict[str, Any] = {
         "images": [
@@ -120,7 +120,7 @@ def test_a_missing_image_is_a_warning(source: Path, tmp_path: Path) -> None:
 
 
 def test_all_images_missing_leaves_nothing(source: Path, tmp_path: Path) -> None:
-    for name in ("a.png", "b.png"):
+    for name in ("a.png", "deeper/b.png"):
         (tmp_path / "val" / name).unlink()
     error = refused(source, "-o", tmp_path / "out")
     assert error.exit_code == ExitCode.BAD_DATA
@@ -232,7 +232,9 @@ def test_links_and_names_in_the_output_lead_nowhere(source: Path, tmp_path: Path
     assert not (tmp_path / "out" / "pictures").is_symlink()
     assert [path.read_text() for path in treasure.iterdir()] == ["mine"]
     content = json.loads(source.read_text())
-    for record, name in zip(content["images"], (str(tmp_path / "val" / "a.png"), "../val/b.png"), strict=True):
+    for record, name in zip(
+        content["images"], (str(tmp_path / "val" / "a.png"), str(tmp_path / "val/deeper/b.png")), strict=True
+    ):
         record["file_name"] = name
     source.write_text(json.dumps(content))
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
