@@ -157,6 +157,11 @@ def test_a_pixel_is_an_occluder(inside: CocoFile) -> None:
     assert (summary.with_occluder, summary.ious) == (2, [1 / 400, 1.0])
 
 
+def test_occluders_deep_in_their_boxes_reach_nothing_beyond(inside: CocoFile) -> None:
+    deep = rectangle(35, 25, 45, 35)
+    assert check_occluders(changed(changed(inside, 0, deep), 1, deep), rule=RULE).farthest == 0
+
+
 def test_figures_of_several() -> None:
     figures = CheckSummary(1, 3, 3, [1.0, 0.5, 0.9], 0, {}).iou_figures()
     assert figures == {"mean": pytest.approx(0.8), "median": 0.9, "least": 0.5}

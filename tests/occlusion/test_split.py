@@ -117,6 +117,7 @@ def test_exactly_these_images(coco: CocoFile) -> None:
     [
         ([99, 3, 77], "2 of the 3 image ids are not in `{}`: 77, 99"),
         (range(1, 12), "5 of the 11 image ids are not in `{}`: 7, 8, 9, 10, 11"),
+        (range(1, 13), "6 of the 12 image ids are not in `{}`: 7, 8, 9, 10, 11, ..."),
         (range(6, 1507), "1,500 of the 1,501 image ids are not in `{}`: 7, 8, 9, 10, 11, ..."),
     ],
 )
