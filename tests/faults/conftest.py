@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from bcnet_core.claims import is_left_over
+from bcnet_core.engine.run_dir import LOCK_FILE
 
 HERE = Path(__file__).parent
 DROP_FROM_BOUNDING_SET, OVERRIDE_PERMISSIONS = 24, 1
@@ -161,7 +162,11 @@ def contents(folder: Path) -> dict[str, str]:
     """Every file below a folder with its checksum, less what depends on where and when it was written."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not any(map(is_left_over, map(Path, path.relative_to(folder).parts))):
+        if (
+            path.is_file()
+            and path.name != LOCK_FILE
+            and not any(map(is_left_over, map(Path, path.relative_to(folder).parts)))
+        ):
             data = b"" if path.name in {"env.json", "curves.png"} else path.read_bytes()
             data = re.sub(rb'"speed": \{.*?\}', b"", data) if path.name == "metrics.jsonl" else data
             found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()

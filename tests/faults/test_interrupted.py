@@ -13,7 +13,8 @@ from bcnet_core.claims import is_left_over
 from tests.faults.conftest import COMMANDS, QUICK, Server
 from tests.faults.test_killed import assert_complete_or_absent
 
-SLOW = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in COMMANDS]
+SLOW = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in COMMANDS if name != "train"]
+"""An interrupted training saves, see tests/cli/test_train_and_eval.py."""
 
 
 def assert_interrupted(server: Server, name: str, out: Path, fault: str, at: int, number: int) -> None:
