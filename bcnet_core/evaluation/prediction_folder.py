@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bcnet_core.annotations.coco import Record, read_json
 from bcnet_core.errors import BCNetError, data_error, usage_error
-from bcnet_core.outputs import atomic_directory, refuse_existing_folder, write_json
+from bcnet_core.outputs import atomic_directory, claim_together, refuse_existing_folder, write_json
 
 JOB_FILE = "job.json"
 
@@ -45,15 +45,19 @@ class PredictionFolder:
             BCNetError: if the folder cannot be written, or holds anything else.
         """
         refuse_existing_folder(self.path, overwrite=True)
-        if self._job() != job:
-            there = self.path.iterdir() if self.path.is_dir() else ()
-            if any(item.name != JOB_FILE and item.suffix != ".jsonl" for item in there):
-                raise usage_error(
-                    f"predictions would gather in `{self.path}`, which holds something else", "choose another output"
-                )
-            with atomic_directory(self.path) as folder:
-                write_json(folder / JOB_FILE, job)
+        with claim_together(self.path):  # also where it is there: one that was killed here left its lock
+            if self._job() != job:
+                self._begin(job)
         return self.done()
+
+    def _begin(self, job: Record) -> None:
+        there = self.path.iterdir() if self.path.is_dir() else ()
+        if any(item.name != JOB_FILE and item.suffix != ".jsonl" for item in there):
+            raise usage_error(
+                f"predictions would gather in `{self.path}`, which holds something else", "choose another output"
+            )
+        with atomic_directory(self.path) as folder:
+            write_json(folder / JOB_FILE, job)
 
     def done(self) -> set[int]:
         """The ids of the images that are done."""
