@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -60,6 +61,9 @@ def mapped(
         with undisturbed():
             for worker in set() if finished else set(active_children()) - others:
                 worker.kill()
+            if not finished and sys.version_info < (3, 12):
+                # until 3.11.5, it waits for ever for its own thread, which sends a task to those who were killed
+                pool._call_queue._reader.close()  # type: ignore[attr-defined]
             pool.shutdown(cancel_futures=True)
 
 

@@ -92,3 +92,22 @@ def test_few_tasks_are_not_worth_a_process() -> None:
     with mapped(os.getpgid, [0], workers=0, most=0) as results:
         assert list(results) == [os.getpgid(0)]
     assert isinstance(results, map), "no pool was started"
+
+
+def test_leaving_does_not_wait_for_a_task_that_nobody_takes(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("""
+import time
+from bcnet_core.workers import mapped
+
+def work(task):
+    time.sleep(1)
+
+if __name__ == "__main__":
+    large = [b"x" * 2_000_000] * 20  # more than a pipe holds, so that one is always half sent
+    with mapped(work, large, workers=2, most=2) as results:
+        next(results)
+        raise ZeroDivisionError
+""")
+    done = subprocess.run([sys.executable, script], timeout=120, capture_output=True, text=True, check=False)
+    assert done.stderr.endswith("ZeroDivisionError\n")
