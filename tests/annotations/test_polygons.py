@@ -118,6 +118,13 @@ def test_a_smooth_outline_needs_few_points() -> None:
     assert set(zip(fewer[::2], fewer[1::2], strict=True)) <= set(zip(exact[::2], exact[1::2], strict=True))
 
 
+def test_a_tolerance_that_is_too_large_is_halved_until_the_mask_is_near() -> None:
+    y, x = np.mgrid[:60, :60]
+    disc = masks.encode(np.hypot(x - 30, y - 30) < 10)
+    assert [len(to_polygons(disc, tolerance=tolerance)[0]) for tolerance in (0, 1, 8, 3)] == [72, 56, 56, 72]
+    assert to_polygons(disc, tolerance=8) == to_polygons(disc, tolerance=1)
+
+
 def test_a_mask_with_many_holes_is_cut_in_reasonable_time() -> None:
     sieve = np.ones((201, 201), dtype=bool)
     sieve[1::4, 1::4] = False  # 2,500 holes
