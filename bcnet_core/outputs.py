@@ -230,7 +230,7 @@ def write_together(outputs: dict[Path, Any]) -> None:
                 if isinstance(outputs[path], bytes):
                     out.write(outputs[path])
                 else:
-                    _write_json(out, outputs[path], packed=path.suffix == ".gz")
+                    _write_json(out, outputs[path], path)
                 out.flush()
                 os.fsync(out.fileno())  # a disk that is full may say so now, before the first is in its place
 
@@ -238,7 +238,7 @@ def write_together(outputs: dict[Path, Any]) -> None:
 def json_size(path: Path, value: Any) -> int:  # noqa: ANN401
     """The bytes that `write_json` would write to `path`; nothing is written."""
     counter = _Counter()
-    _write_json(counter, value, packed=path.suffix == ".gz")
+    _write_json(counter, value, path)
     return counter.size
 
 
@@ -255,16 +255,16 @@ class _Counter:
         pass
 
 
-def _write_json(out: IO[bytes] | _Counter, value: Any, *, packed: bool) -> None:  # noqa: ANN401
-    if packed:
+def _write_json(out: IO[bytes] | _Counter, value: Any, path: Path) -> None:  # noqa: ANN401
+    if path.suffix == ".gz":
         with gzip.GzipFile(filename="", mode="wb", fileobj=out, compresslevel=6, mtime=0) as compressed:
-            compressed.writelines(_json_parts(value))
+            compressed.writelines(_json_parts(value, path))
         return
-    for part in _json_parts(value):
+    for part in _json_parts(value, path):
         out.write(part)
 
 
-def _json_parts(value: Any) -> Iterator[bytes]:  # noqa: ANN401
+def _json_parts(value: Any, path: Path) -> Iterator[bytes]:  # noqa: ANN401
     """Json text piece by piece, so that a large file is not held in memory as one text.
 
     Raises:
@@ -275,10 +275,13 @@ def _json_parts(value: Any) -> Iterator[bytes]:  # noqa: ANN401
     except ValueError:
         place, number = next(_not_finite(value))
         raise data_error(
-            f"`{place}` is {number}, which json has no number for", "put a number or null there in the input"
+            f"`{path}` cannot be written: `{place}` is {number}, which json has no number for",
+            "put a number or null there in the input",
         ) from None
     except RecursionError:
-        raise data_error("what is to be written is nested too deeply", "leave out of the input what is") from None
+        raise data_error(
+            f"`{path}` cannot be written: it is nested too deeply", "leave out of the input what is"
+        ) from None
 
 
 def _not_finite(value: Any) -> Iterator[tuple[str, float]]:  # noqa: ANN401

@@ -245,9 +245,9 @@ def _nearest(key: str) -> list[str]:
 
     def score(known: str) -> float:
         known_section, _, known_name = known.rpartition(".")
-        offered = _words(f"{known_name} {_fields()[known].description}")
-        by_words = sum(max(_similarity(word, other) for other in offered) for word in asked) / (len(asked) or 1)
-        return max(0.8 * by_words, _similarity(name, known_name)) + 0.1 * (section == known_section)
+        named, described = _words(known_name), _words(str(_fields()[known].description))
+        by_words = sum(max(_closest(word, named), 0.95 * _closest(word, described)) for word in asked)
+        return max(0.8 * by_words / (len(asked) or 1), _similarity(name, known_name)) + 0.1 * (section == known_section)
 
     scores = {known: score(known) for known in _fields()}
     return sorted((known for known in scores if scores[known] >= 0.7), key=lambda known: -scores[known])[:3]
@@ -255,6 +255,10 @@ def _nearest(key: str) -> list[str]:
 
 def _words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def _closest(word: str, others: Sequence[str]) -> float:
+    return max((_similarity(word, other) for other in others), default=0.0)
 
 
 def _similarity(a: str, b: str) -> float:
