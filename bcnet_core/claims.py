@@ -22,13 +22,13 @@ _descriptors: set[int] = set()
 
 
 def part_of(place: Path) -> Path:
-    """Where an output is written until it is complete."""
-    return place.with_name(f".{place.name}.part")
+    """Where an output is written until it is complete; the name ends as its own does, which some writers go by."""
+    return place.with_name(f".part.{place.name}")
 
 
 def old_of(place: Path) -> Path:
     """Where a folder is while another one takes its place."""
-    return place.with_name(f".{place.name}.old.part")
+    return place.with_name(f".old.{place.name}")
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def clear(place: Path) -> None:
 
 def is_left_over(path: Path) -> bool:
     """Whether a file is what a killed process leaves beside an output."""
-    return path.name.startswith(".") and path.suffix in {".part", ".lock"}
+    return path.name.startswith((".part.", ".old.")) or (path.name.startswith(".") and path.suffix == ".lock")
 
 
 @contextmanager

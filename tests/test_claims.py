@@ -67,9 +67,9 @@ def test_folders_that_were_made_for_nothing_go(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
-    for name in (".x.json.lock", ".x.json.part", "other"):
+    for name in (".x.json.lock", ".part.x.json", "other"):
         (tmp_path / name).write_text("half")
-    (tmp_path / ".d.part/deep").mkdir(parents=True)
+    (tmp_path / ".part.d/deep").mkdir(parents=True)
     (tmp_path / ".d.lock").touch()
     write_json(tmp_path / "x.json", 1)
     with atomic_directory(tmp_path / "d"):
@@ -79,13 +79,13 @@ def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
 
 def test_a_folder_that_had_to_make_room_comes_back(tmp_path: Path) -> None:
     """The process was killed between the two renames, or behind them."""
-    (tmp_path / ".d.old.part").mkdir()
-    (tmp_path / ".d.old.part/old").touch()
-    (tmp_path / ".d.part").mkdir()
+    (tmp_path / ".old.d").mkdir()
+    (tmp_path / ".old.d/old").touch()
+    (tmp_path / ".part.d").mkdir()
     with claim_together(tmp_path / "d"):
         assert [path.name for path in tmp_path.iterdir() if path.name != ".d.lock"] == ["d"]
         assert (tmp_path / "d/old").exists()
-    (tmp_path / ".d.old.part").mkdir()
+    (tmp_path / ".old.d").mkdir()
     with claim_together(tmp_path / "d"):
         pass
     assert [path.name for path in tmp_path.rglob("*")] == ["d", "old"]

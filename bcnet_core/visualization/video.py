@@ -75,7 +75,7 @@ def draw_video(
     Raises:
         BCNetError: if the video cannot be read or written.
     """
-    refuse_unknown_suffix(output)
+    refuse_unknown_suffix(output.resolve())
     with _reader(source) as capture, atomic_file(output) as temporary:
         first = _read(capture)
         if first is None:
@@ -83,14 +83,9 @@ def draw_video(
         promised = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
         rate = float(capture.get(cv2.CAP_PROP_FPS))
         drawn = _drawn_frames(detector, capture, first, score=score, layer=layer)
-        written = temporary.with_name(temporary.name + output.suffix.lower())
-        try:
-            frames, instances = _write(written, drawn, rate if 0 < rate < 1000 else RATE, promised, reporter)
-            if _count(written) != frames:
-                raise BCNetError(f"`{output}` could not be written in full", "is there room on the disk?")
-            written.replace(temporary)
-        finally:
-            written.unlink(missing_ok=True)
+        frames, instances = _write(temporary, drawn, rate if 0 < rate < 1000 else RATE, promised, reporter)
+        if _count(temporary) != frames:
+            raise BCNetError(f"`{output}` could not be written in full", "is there room on the disk?")
     return VideoSummary(frames, instances, frames >= promised)
 
 
@@ -152,7 +147,7 @@ def _write(
         with reporter.progress("frames", promised) as progress:
             for image, found in drawn:
                 if writer is None:
-                    code = cv2.VideoWriter.fourcc(*CODECS[path.suffix])
+                    code = cv2.VideoWriter.fourcc(*CODECS[path.suffix.lower()])
                     writer = cv2.VideoWriter(str(path), code, rate, (image.shape[1], image.shape[0]))
                     if not writer.isOpened():
                         raise BCNetError(f"OpenCV cannot write a `{path.suffix}` video here", "try another suffix")

@@ -47,7 +47,7 @@ def test_the_newest_step_is_found(tmp_path: Path) -> None:
     for step in (9, 10, 100):
         (tmp_path / "checkpoints").mkdir(exist_ok=True)
         (tmp_path / f"checkpoints/step_{step:08d}.pt").touch()
-    (tmp_path / "checkpoints/.step_00000200.pt.x.part").touch()
+    (tmp_path / "checkpoints/.part.step_00000200.pt").touch()
     (tmp_path / "checkpoints/step_best.pt").touch()
     assert find_checkpoint(tmp_path).name == "step_00000100.pt"
 

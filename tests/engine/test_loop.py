@@ -165,7 +165,7 @@ def test_a_taken_run_directory_prints_both_ways_out(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").touch()
     (tmp_path / ".lock").touch()  # and so it looks when it was killed
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints/.step_00000002.pt.x.part").touch()
+    (tmp_path / "checkpoints/.part.step_00000002.pt").touch()
     refuse_taken(tmp_path, "bcnet train tiny")
     (tmp_path / "checkpoints/step_00000001.pt").touch()
     with pytest.raises(BCNetError, match="is not empty") as caught:

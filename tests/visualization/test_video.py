@@ -60,7 +60,7 @@ def frames_of(path: Path) -> list[Any]:
         frames.append(frame[..., ::-1])
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".MP4"])
 def test_every_frame_is_drawn(tmp_path: Path, suffix: str) -> None:
     detector, output = Mover(), tmp_path / f"out{suffix}"
     assert draw_it(make_video(tmp_path / "in.mp4"), output, detector) == (6, 6, True)

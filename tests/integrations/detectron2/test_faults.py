@@ -61,7 +61,7 @@ def test_two_runs_cannot_share_a_folder(scenes: Path, tmp_path: Path) -> None:
 def test_a_run_that_was_killed_before_it_saved_is_no_obstacle(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    for name in ("config.yaml", "log.txt", "log.txt.rank1", "events.out.tfevents.1.host", ".model_0000001.pth.part"):
+    for name in ("config.yaml", "log.txt", "log.txt.rank1", "events.out.tfevents.1.host", ".part.model_0000001.pth"):
         (run / name).touch()
     with pytest.raises(BCNetError, match="is not empty"):  # a folder of somebody else may look like that
         refuse_taken(run, "bcnet train shapes")
