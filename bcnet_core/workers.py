@@ -61,8 +61,8 @@ def mapped(
         with undisturbed():
             for worker in set() if finished else set(active_children()) - others:
                 worker.kill()
-            if not finished and sys.version_info < (3, 12):
-                # until 3.11.5, it waits for ever for its own thread, which sends a task to those who were killed
+            if not finished and sys.version_info < (3, 11, 5):
+                # it waits for ever for its own thread, which sends a task to those who were killed; later ones close it
                 pool._call_queue._reader.close()  # type: ignore[attr-defined]
             pool.shutdown(cancel_futures=True)
 
