@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import gc
-import gzip
-import json
-import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
 
 from bcnet_core.claims import claimed, clear, old_of, part_of
-from bcnet_core.errors import BCNetError, data_error, usage_error
+from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.workers import undisturbed
-
-
-@contextmanager
-def paused_collector() -> Iterator[None]:
-    """Let Python's collector of reference cycles rest; it triples the time in which a large json is read."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def refuse_input(path: Path, *inputs: Path) -> None:
@@ -201,117 +181,3 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         finally:
             with undisturbed():
                 clear(place)
-
-
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  (whatever json can hold)
-    """Write `value` as compact json, atomically; gzipped where the name ends in `.gz`.
-
-    The bytes depend on the value alone.
-    """
-    write_together({path: value})
-
-
-def write_together(outputs: dict[Path, Any]) -> None:
-    """Write several files; an error leaves none of them.
-
-    The first comes into its place last. Of a process that is killed in that very moment others may be there already,
-    each of them complete.
-
-    Args:
-        outputs: for every file its bytes, or what `write_json` writes.
-
-    Raises:
-        BCNetError: if one of them cannot be written.
-    """
-    with ExitStack() as stack:
-        parts = {path: stack.enter_context(atomic_file(path)) for path in outputs}
-        for path, temporary in parts.items():
-            with temporary.open("wb") as out:
-                if isinstance(outputs[path], bytes):
-                    out.write(outputs[path])
-                else:
-                    _write_json(out, outputs[path], path)
-                out.flush()
-                os.fsync(out.fileno())  # a disk that is full may say so now, before the first is in its place
-
-
-def json_size(path: Path, value: Any) -> int:  # noqa: ANN401
-    """The bytes that `write_json` would write to `path`; nothing is written."""
-    counter = _Counter()
-    _write_json(counter, value, path)
-    return counter.size
-
-
-class _Counter:
-    """Counts what is written to it."""
-
-    size = 0
-
-    def write(self, data: bytes, /) -> int:
-        self.size += len(data)
-        return len(data)
-
-    def flush(self) -> None:
-        pass
-
-
-def _write_json(out: IO[bytes] | _Counter, value: Any, path: Path) -> None:  # noqa: ANN401
-    if path.suffix == ".gz":
-        with gzip.GzipFile(filename="", mode="wb", fileobj=out, compresslevel=6, mtime=0) as compressed:
-            compressed.writelines(_json_parts(value, path))
-        return
-    for part in _json_parts(value, path):
-        out.write(part)
-
-
-def _json_parts(value: Any, path: Path) -> Iterator[bytes]:  # noqa: ANN401
-    """Json text piece by piece, so that a large file is not held in memory as one text.
-
-    Raises:
-        BCNetError: if it holds what json cannot.
-    """
-    try:
-        yield from _parts(value)
-    except ValueError:
-        place, number = next(_not_finite(value))
-        raise data_error(
-            f"`{path}` cannot be written: `{place}` is {number}, which json has no number for",
-            "put a number or null there in the input",
-        ) from None
-    except RecursionError:
-        raise data_error(
-            f"`{path}` cannot be written: it is nested too deeply", "leave out of the input what is"
-        ) from None
-
-
-def _not_finite(value: Any) -> Iterator[tuple[str, float]]:  # noqa: ANN401
-    """The numbers that are not finite, and where they are."""
-    pending = [("", value)]
-    while pending:
-        place, one = pending.pop()
-        if isinstance(one, float) and not math.isfinite(one):
-            yield place.removeprefix("."), one
-        elif isinstance(one, dict):
-            pending += ((f"{place}.{key}", item) for key, item in one.items())
-        elif isinstance(one, list | tuple):
-            pending += ((f"{place}[{index}]", item) for index, item in enumerate(one))
-
-
-def _parts(value: Any) -> Iterator[bytes]:  # noqa: ANN401
-    if isinstance(value, dict) and value and all(isinstance(key, str) for key in value):
-        for number, (key, item) in enumerate(value.items()):
-            yield b"," if number else b"{"
-            yield _ENCODER.encode(key).encode() + b":"
-            yield from _list_parts(item) if isinstance(item, list) else (_ENCODER.encode(item).encode(),)
-        yield b"}"
-    elif isinstance(value, list):
-        yield from _list_parts(value)
-    else:
-        yield _ENCODER.encode(value).encode()
-
-
-def _list_parts(items: list[Any]) -> Iterator[bytes]:
-    yield b"["
-    for start in range(0, len(items), 1000):
-        yield (b"," if start else b"") + _ENCODER.encode(items[start : start + 1000]).encode()[1:-1]
-    yield b"]"

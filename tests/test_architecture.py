@@ -16,7 +16,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (
-    "errors", "reporting", "inputs", "workers", "claims", "outputs", "images", "masks", "paste", "structures",
+    "errors", "reporting", "inputs", "workers", "claims", "outputs", "json_files", "images", "masks", "paste",
+    "structures",
     "config", "annotations", "occlusion", "synth", "data", "model", "engine", "evaluation", "evidence", "visualization",
     "bench", "integrations",
 )  # fmt: skip

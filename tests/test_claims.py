@@ -12,7 +12,8 @@ import pytest
 from bcnet_core import claims
 from bcnet_core.claims import claimed, locked
 from bcnet_core.errors import BCNetError
-from bcnet_core.outputs import atomic_directory, atomic_file, claim_together, write_json
+from bcnet_core.json_files import write_json
+from bcnet_core.outputs import atomic_directory, atomic_file, claim_together
 
 
 def refused(path: Path) -> BCNetError | None:

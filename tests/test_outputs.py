@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from bcnet_core import BCNetError
-from bcnet_core.outputs import atomic_directory, atomic_file, refuse_existing, refuse_existing_folder, write_json
+from bcnet_core.json_files import write_json
+from bcnet_core.outputs import atomic_directory, atomic_file, refuse_existing, refuse_existing_folder
 
 
 def test_a_file_is_complete_or_absent(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def _files(source: Path | None, output: Path | None, check: Path | None) -> tupl
 
 def _annotate(job: _Job, *, report: Path | None, dry_run: bool, as_json: bool) -> None:
     from bcnet_core.annotations.build import annotate_coco
-    from bcnet_core.outputs import json_size, write_together
+    from bcnet_core.json_files import json_size, write_together
 
     content, summary = annotate_coco(
         job.coco, rule=job.rule, output_format=job.output_format, tolerance=job.tolerance, workers=job.workers,
@@ -213,7 +213,7 @@ def _table(title: str, summary: AnnotateSummary | CheckSummary, counts: dict[str
 def _check(coco: CocoFile, rule: OccluderRule, workers: int, *, report: Path | None, as_json: bool) -> None:
     from bcnet_core.annotations.check import FINDINGS, INVALID, check_occluders
     from bcnet_core.errors import data_error
-    from bcnet_core.outputs import write_json
+    from bcnet_core.json_files import write_json
 
     summary = check_occluders(coco, rule=rule, workers=workers, reporter=ConsoleReporter())
     result = {

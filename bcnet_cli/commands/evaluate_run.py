@@ -157,7 +157,7 @@ def _score(
     """Write results and scores, and show them."""
     from bcnet_cli.score_tables import print_report
     from bcnet_core.evaluation.report import score_results
-    from bcnet_core.outputs import write_together
+    from bcnet_core.json_files import write_together
 
     results = [result for part in predicted for result in part]
     report = score_results(coco, results, options)

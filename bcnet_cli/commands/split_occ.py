@@ -20,38 +20,41 @@ from bcnet_core.errors import usage_error
 BAR = 30
 """Characters of the longest bar of the histogram."""
 
+Source = Annotated[Path, typer.Argument(metavar="IN.json", help="COCO instances file (.json, .json.gz).")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write; OUT.manifest.json appears beside it.")]
+Threshold = Annotated[float, typer.Option("--threshold", help="The rate from which on an instance is occluded.")]
+MeasureOption = Annotated[
+    Literal["iou", "min", "mask"],
+    typer.Option(
+        "--measure", help="Box IoU; box overlap by the smaller box; neighbours' masks in the box by the own mask."
+    ),
+]
+Pairs = Annotated[
+    Literal["any", "all"],
+    typer.Option("--pairs", help="Take images with any occluded instance, or with all occluded."),
+]
+Ids = Annotated[
+    Path | None, typer.Option("--ids", help="Take exactly these images: numbers, a manifest, or a COCO file.")
+]
+Stats = Annotated[bool, typer.Option("--stats", help="Print histograms of the occlusion of instances and images.")]
+Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the histograms.")]
+SameClass = Annotated[bool, typer.Option("--same-class", help="Only neighbours of the same category occlude.")]
+Crowd = Annotated[bool, typer.Option("--crowd", help="Count crowd annotations as instances.")]
+
 
 def split_occ(
     context: typer.Context,
-    source: Annotated[Path, typer.Argument(metavar="IN.json", help="COCO instances file (.json, .json.gz).")],
+    source: Source,
     *,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The file to write; OUT.manifest.json appears beside it.")
-    ],
-    threshold: Annotated[
-        float, typer.Option("--threshold", help="The rate from which on an instance is occluded.")
-    ] = 0.2,
-    measure: Annotated[
-        Literal["iou", "min", "mask"],
-        typer.Option(
-            "--measure", help="Box IoU; box overlap by the smaller box; neighbours' masks in the box by the own mask."
-        ),
-    ] = "iou",
-    pairs: Annotated[
-        Literal["any", "all"],
-        typer.Option("--pairs", help="Take images with any occluded instance, or with all occluded."),
-    ] = "any",
-    ids: Annotated[
-        Path | None, typer.Option("--ids", help="Take exactly these images: numbers, a manifest, or a COCO file.")
-    ] = None,
-    stats: Annotated[
-        bool, typer.Option("--stats", help="Print histograms of the occlusion of instances and images.")
-    ] = False,
-    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the histograms.")] = None,
-    same_class: Annotated[
-        bool, typer.Option("--same-class", help="Only neighbours of the same category occlude.")
-    ] = False,
-    crowd: Annotated[bool, typer.Option("--crowd", help="Count crowd annotations as instances.")] = False,
+    output: Output,
+    threshold: Threshold = 0.2,
+    measure: MeasureOption = "iou",
+    pairs: Pairs = "any",
+    ids: Ids = None,
+    stats: Stats = False,
+    plot: Plot = None,
+    same_class: SameClass = False,
+    crowd: Crowd = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -70,8 +73,9 @@ def split_occ(
     `bcnet split-occ instances_val2017.json -o occ.json --ids official_image_ids.txt`
     """
     from bcnet_core.annotations.coco import read_coco
+    from bcnet_core.json_files import write_together
     from bcnet_core.occlusion.split import SplitRule, read_ids, split_occluded
-    from bcnet_core.outputs import refuse_existing, refuse_input, refuse_same, write_together
+    from bcnet_core.outputs import refuse_existing, refuse_input, refuse_same
 
     rule = SplitRule(threshold=threshold, measure=measure, pairs=pairs, same_class=same_class, crowd=crowd)
     refuse_existing(output, overwrite=overwrite)

@@ -7,9 +7,7 @@ unchanged. The format: https://cocodataset.org/#format-data.
 from __future__ import annotations
 
 import hashlib
-import json
 import reprlib
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +15,7 @@ from typing import Any
 
 from bcnet_core import masks
 from bcnet_core.errors import BCNetError, data_error
-from bcnet_core.inputs import read_whole
-from bcnet_core.outputs import paused_collector
+from bcnet_core.json_files import read_json
 
 OCCLUDER_KEY = "bg_object_segmentation"
 """The key under which bilayer annotations store the occluder region, as the official code names it."""
@@ -92,32 +89,6 @@ def read_coco(path: Path, *, need_annotations: bool = True) -> CocoFile:
         more = f" (and {len(problems) - 1:,} more such faults)" if len(problems) > 1 else ""
         raise _not_coco(path, problems[0] + more)
     return CocoFile(path, content)
-
-
-def read_json(path: Path) -> Any:  # noqa: ANN401  (whatever json holds)
-    """Read a json file, gzipped where its name ends in `.gz`.
-
-    Raises:
-        BCNetError: if it is missing, no file, too large, or not json; the message says where it breaks off.
-    """
-    try:
-        if path.is_dir():
-            raise data_error(f"`{path}` is a directory, not a json file")
-        data = read_whole(path)
-        with paused_collector():
-            return json.loads(data)
-    except FileNotFoundError:
-        raise data_error(f"`{path}` does not exist", *_neighbours(path)) from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise data_error(f"cannot read `{path}`: {error}") from error
-    except UnicodeDecodeError as error:
-        raise data_error(f"`{path}` is not json: byte {error.start:,} is not UTF-8 text") from None
-    except json.JSONDecodeError as error:
-        raise data_error(f"`{path}` is not json: {error.msg} in line {error.lineno}, column {error.colno}") from None
-    except ValueError:  # a number of thousands of digits
-        raise data_error(f"`{path}` has a number that is too long to be one") from None
-    except RecursionError:
-        raise data_error(f"`{path}` is nested too deeply to be a COCO file") from None
 
 
 def checksum(path: Path) -> str:
@@ -238,11 +209,3 @@ def _not_coco(path: Path, why: str, *hints: str) -> BCNetError:
     return data_error(
         f"`{path}` is not a COCO instances file: {why}", *hints, "the format: https://cocodataset.org/#format-data"
     )
-
-
-def _neighbours(path: Path) -> list[str]:
-    """A hint that lists the json files in the same folder, or says that the folder is missing too."""
-    if not path.parent.is_dir():
-        return [f"its folder `{path.parent}` does not exist either"]
-    found = sorted(other.name for other in path.parent.glob("*.json*"))[:6]
-    return ["json files there: " + " · ".join(found)] if found else []

@@ -17,7 +17,7 @@ from bcnet_core.annotations.occluder import OccluderRule
 from bcnet_core.annotations.polygons import to_polygons
 from bcnet_core.engine.memory import in_fresh_process, watch_memory
 from bcnet_core.errors import data_error
-from bcnet_core.outputs import write_json
+from bcnet_core.json_files import write_json
 from bcnet_core.synth.shapes import CLASSES, compose_scene
 
 SCENES = 40

@@ -25,7 +25,7 @@ from bcnet_core.bench.annotate import composed_file, repeat
 from bcnet_core.errors import data_error
 from bcnet_core.evaluation.coco import Scores, evaluate, ground_truth
 from bcnet_core.evaluation.results import read_results
-from bcnet_core.outputs import write_json
+from bcnet_core.json_files import write_json
 from bcnet_core.paste import paste_rles
 
 KINDS = ("bbox", "segm")

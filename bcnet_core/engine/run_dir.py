@@ -34,7 +34,8 @@ from bcnet_core.engine.checkpoint import (
     recipe_of,
 )
 from bcnet_core.errors import BCNetError, usage_error
-from bcnet_core.outputs import atomic_file, write_json
+from bcnet_core.json_files import write_json
+from bcnet_core.outputs import atomic_file
 from bcnet_core.workers import undisturbed
 
 MAY_CHANGE = {

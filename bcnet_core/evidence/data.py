@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from bcnet_core.annotations.coco import Record, checksum, read_coco, read_json
+from bcnet_core.annotations.coco import Record, checksum, read_coco
 from bcnet_core.errors import data_error, usage_error
-from bcnet_core.outputs import refuse_existing_folder, write_json
+from bcnet_core.json_files import read_json, write_json
+from bcnet_core.outputs import refuse_existing_folder
 from bcnet_core.reporting import Reporter
 from bcnet_core.synth.paste import PasteRule
 from bcnet_core.synth.plan import PASTE_SPLITS, plan_pasted

@@ -15,7 +15,7 @@ from bcnet_core.evidence.intervals import BINS, RESAMPLES, Interval, Range, Spre
 from bcnet_core.evidence.plot import plot_differences
 from bcnet_core.evidence.summary import Difference, Row, Summary, summarise
 from bcnet_core.evidence.trials import ARMS, REFERENCE, Trial, TrialResult, read_costs, read_results
-from bcnet_core.outputs import write_together
+from bcnet_core.json_files import write_together
 
 REPORT_FILES = ("report.md", "report.json", "report.png")
 ABSENT = "-"

@@ -40,8 +40,8 @@ from bcnet_core.evidence.trials import (
     read_costs,
     result_path,
 )
+from bcnet_core.json_files import write_json
 from bcnet_core.occlusion.split import SplitRule, split_occluded
-from bcnet_core.outputs import write_json
 from bcnet_core.reporting import Progress, Reporter, SilentReporter
 from bcnet_core.workers import mapped
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from bcnet_core.annotations.coco import read_json
 from bcnet_core.errors import BCNetError, data_error
+from bcnet_core.json_files import read_json
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcnet_core import __version__
-from bcnet_core.annotations.coco import CocoFile, Record, checksum, read_json, segmentation_rle
+from bcnet_core.annotations.coco import CocoFile, Record, checksum, segmentation_rle
 from bcnet_core.annotations.occluder import record_boxes
 from bcnet_core.errors import data_error, usage_error
+from bcnet_core.json_files import read_json
 from bcnet_core.occlusion.rates import (
     HISTOGRAM_EDGES,
     LEVEL_FROM,

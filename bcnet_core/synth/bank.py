@@ -17,10 +17,10 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from bcnet_core import masks
-from bcnet_core.annotations.coco import CocoFile, Record, read_json
+from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.annotations.scan import read_mask
 from bcnet_core.images import image_path, read_image
-from bcnet_core.outputs import write_json
+from bcnet_core.json_files import read_json, write_json
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.synth.paste import LARGEST, Cutout
 from bcnet_core.synth.scene import Mask

@@ -19,10 +19,11 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from bcnet_core import __version__, masks
-from bcnet_core.annotations.coco import OCCLUDER_KEY, Record, read_json
+from bcnet_core.annotations.coco import OCCLUDER_KEY, Record
 from bcnet_core.annotations.occluder import derive_occluders
 from bcnet_core.errors import BCNetError, usage_error
-from bcnet_core.outputs import refuse_existing_folder, write_json
+from bcnet_core.json_files import read_json, write_json
+from bcnet_core.outputs import refuse_existing_folder
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.synth.scene import Scene
 from bcnet_core.workers import mapped

@@ -23,9 +23,9 @@ from bcnet_core.engine.checkpoint import Checkpoint, read_checkpoint, recipe_of,
 from bcnet_core.errors import ExitCode
 from bcnet_core.evaluation.coco import evaluate, ground_truth
 from bcnet_core.evaluation.results import read_results
+from bcnet_core.json_files import write_json
 from bcnet_core.model.weight_files import named_tensors, read_content
 from bcnet_core.occlusion.split import SplitRule, split_occluded
-from bcnet_core.outputs import write_json
 from tests.fuzz.conftest import as_bytes, bounded, broken, mutated
 
 BOX = [2, 2, 20, 20]

@@ -11,8 +11,8 @@ import pytest
 from bcnet_core import __version__
 from bcnet_core.annotations.coco import CocoFile, read_coco
 from bcnet_core.errors import BCNetError, ExitCode
+from bcnet_core.json_files import write_json
 from bcnet_core.occlusion.split import SplitRule, measure_images, read_ids, split_occluded
-from bcnet_core.outputs import write_json
 
 BOXES: dict[int, list[list[float]]] = {
     1: [[0, 0, 20, 20], [10, 0, 20, 20]],  # both overlap, IoU 1/3; of two classes
