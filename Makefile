@@ -5,8 +5,6 @@ CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 MEASURING := $(VENV)/.measuring
-# Two test processes with a thread for every core each: threads that wait must not spin, which takes five times as long.
-PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2
 # A COCO data root to paste objects of in `evidence`, with annotations/ and train2017/; without it there is no such set.
 COCO ?= ../shared/data/coco-mini
 PASTED := $(wildcard $(COCO)/annotations/instances_train2017.json)
@@ -32,10 +30,10 @@ docs: $(INSTALLED) ## the documentation as a site, its generated pages first: si
 	@echo 'written: site/index.html'
 
 test: $(INSTALLED) ## the tests of every change, less than five minutes
-	@$(PYTEST)
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2
 
 test-slow: $(INSTALLED) ## the tests that take minutes each
-	@$(PYTEST) --dist worksteal -m slow
+	@$(BIN)/pytest -m slow
 
 test-oldest: ## the tests with the least version of everything, in .venv-oldest: PYTHON=python3.10
 	@$(MAKE) --no-print-directory test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
