@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +95,22 @@ def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDA
     if expect_size is not None and pixels.shape[:2] != expect_size:
         raise _of_other_size(path, pixels.shape[:2], expect_size)
     return pixels
+
+
+def read_listed(folder: Path | None, image: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """Read the image of an entry of a COCO file's `images`, from where and at the size that it says.
+
+    Args:
+        folder: see `image_path`.
+        image: with `file_name`, `height` and `width`.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+
+    Raises:
+        BCNetError: see `image_path` and `read_image`.
+    """
+    return read_image(image_path(folder, image["file_name"]), expect_size=(image["height"], image["width"]))
 
 
 def image_size(path: Path) -> tuple[int, int]:

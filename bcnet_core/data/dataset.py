@@ -20,7 +20,7 @@ from bcnet_core.annotations.occluder import derive_from_records
 from bcnet_core.data.crops import MaskCrops, crop_rles
 from bcnet_core.data.transforms import Placement, View, jittered_view, place, whole_view
 from bcnet_core.errors import data_error
-from bcnet_core.images import image_path, missing_images, read_image
+from bcnet_core.images import missing_images, read_listed
 
 SURVEYED = 1000
 """Images, spread evenly over a set, that tell how many of its instances have an occluder."""
@@ -133,9 +133,7 @@ class TrainingSet(Dataset[Sample]):
         """
         position, seed = item
         image, annotations = self._items[position]
-        pixels = read_image(
-            image_path(self._image_dir, image["file_name"]), expect_size=(image["height"], image["width"])
-        )
+        pixels = read_listed(self._image_dir, image)
         rng = np.random.default_rng(seed)
         flip = bool(rng.random() < self._flip)
         view = self._view(rng, image["height"], image["width"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.errors import BCNetError, data_error
-from bcnet_core.images import image_path, read_image
+from bcnet_core.images import read_listed
 from bcnet_core.reporting import Reporter
 from bcnet_core.workers import mapped
 
@@ -56,7 +56,7 @@ def _faults(image_dir: Path, images: list[Record]) -> list[str]:
 
 def _fault(image_dir: Path, image: Record) -> str | None:
     try:
-        read_image(image_path(image_dir, image["file_name"]), expect_size=(image["height"], image["width"]))
+        read_listed(image_dir, image)
     except BCNetError as error:
         return error.message
     return None

@@ -26,7 +26,7 @@ from bcnet_core.engine.loading import load_detector
 from bcnet_core.errors import BCNetError, ExitCode, data_error
 from bcnet_core.evaluation.prediction_folder import PredictionFolder
 from bcnet_core.evaluation.results import LAYER_KEYS
-from bcnet_core.images import image_path, missing_images, read_image
+from bcnet_core.images import missing_images, read_listed
 from bcnet_core.paste import paste_rles
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.structures import Detections, Predictor
@@ -183,10 +183,7 @@ def predictions(
 
 def _read_ahead(images: Sequence[Record], image_dir: Path | None) -> Iterator[tuple[Record, NDArray[np.uint8]]]:
     """The images in their order, the next ones read by another thread."""
-
-    def read(image: Record) -> NDArray[np.uint8]:
-        return read_image(image_path(image_dir, image["file_name"]), expect_size=(image["height"], image["width"]))
-
+    read = partial(read_listed, image_dir)
     with ThreadPoolExecutor(max_workers=1) as pool:
         coming = iter(images)
         waiting: deque[tuple[Record, Future[NDArray[np.uint8]]]] = deque(

@@ -21,7 +21,7 @@ from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occl
 from bcnet_core.annotations.occluder import derive_from_records
 from bcnet_core.data.crops import crop_rles
 from bcnet_core.errors import data_error
-from bcnet_core.images import image_path, read_image
+from bcnet_core.images import read_listed
 from bcnet_core.masks import RLE
 from bcnet_core.model.detectors import Detector
 from bcnet_core.model.targets import boundary, crop_to_boxes
@@ -117,7 +117,7 @@ def _score_image(
 ) -> list[tuple[float, ...]]:
     """The IoU of both layers and the F-score of both boundaries, instance by instance."""
     height, width = image["height"], image["width"]
-    pixels = read_image(image_path(image_dir, image["file_name"]), expect_size=(height, width))
+    pixels = read_listed(image_dir, image)
     batch = detector.prepare(pixels)
     new_height, new_width = batch.image_sizes[0]
     x, y, w, h = torch.tensor([one["bbox"] for one in instances], dtype=torch.float32).unbind(1)

@@ -10,7 +10,7 @@ import numpy as np
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occluders, segmentation_rle
 from bcnet_core.annotations.occluder import derive_from_records
 from bcnet_core.errors import BCNetError
-from bcnet_core.images import image_path, read_image
+from bcnet_core.images import read_listed
 from bcnet_core.masks import RLE
 from bcnet_core.visualization.picture import Layers, Picture, numbered
 from bcnet_core.visualization.scene import BLANK, Image
@@ -56,7 +56,7 @@ def read_picture(images: Path, record: Record) -> tuple[Image, str | None]:
     """The image of a record, or a blank of its size and why it cannot be read."""
     size = (record["height"], record["width"])
     try:
-        return read_image(image_path(images, record["file_name"]), expect_size=size), None
+        return read_listed(images, record), None
     except BCNetError as error:
         return np.broadcast_to(np.array(BLANK, np.uint8), (*size, 3)), error.message
 

@@ -111,13 +111,13 @@ def test_crowds_are_named_and_masks_may_be_missing(tmp_path: Path) -> None:
 def test_one_image_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     coco = make_set(tmp_path)
     read: list[str] = []
-    original = annotated.read_image
+    original = annotated.read_listed
 
-    def counting(path: Path, **options: Any) -> Any:
-        read.append(path.name)
-        return original(path, **options)
+    def counting(folder: Path, image: dict[str, Any]) -> Any:
+        read.append(image["file_name"])
+        return original(folder, image)
 
-    monkeypatch.setattr(annotated, "read_image", counting)
+    monkeypatch.setattr(annotated, "read_listed", counting)
     detector = FakeDetector(2)
     for pictures in (
         annotated_pictures(coco, coco.images, tmp_path / "val2017"),
