@@ -60,12 +60,20 @@ def _real(path: Path) -> Path:
     Raises:
         BCNetError: if it leads round in a circle, or cannot be a path.
     """
+    circle, reason = "its links lead round in a circle", None
     try:
         place = path.resolve()
         place.exists()
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "its links lead round in a circle"
-        raise usage_error(f"`{path}` cannot be used: {reason}", "choose another path") from None
+        if any(part.is_symlink() for part in (place, *place.parents)):  # as Python 3.13 leaves them
+            reason = circle
+    except OSError as error:
+        reason = error.strerror
+    except RuntimeError:
+        reason = circle
+    except ValueError as error:
+        reason = str(error)
+    if reason is not None:
+        raise usage_error(f"`{path}` cannot be used: {reason}", "choose another path")
     return place
 
 

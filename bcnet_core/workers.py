@@ -12,6 +12,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from typing import TypeVar
 
 from bcnet_core.errors import BCNetError
@@ -113,3 +115,28 @@ def undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
     for interruption in heard[:1]:
         signal.raise_signal(interruption)
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes that are started within never hear of Ctrl-C or SIGTERM; this one hears of them when the block ends.
+
+    A terminal sends Ctrl-C, and a cluster's scheduler SIGTERM, to all processes at once. Those that serve another one
+    go on serving it until it has come to its end, which is theirs at the latest.
+    """
+    others = set(active_children())
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # a new process inherits it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        Finalize(None, _kill, args=(set(active_children()) - others,), exitpriority=0)
+
+
+def _kill(processes: Iterable[BaseProcess]) -> None:
+    """End those that are left at the end of this process, which would wait for them: they do not hear of SIGTERM."""
+    left = [process for process in processes if process.is_alive()]
+    if left and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would call it an error
+    for process in left:
+        process.kill()

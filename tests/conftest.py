@@ -101,9 +101,15 @@ def bcnet_inside(monkeypatch: pytest.MonkeyPatch) -> Bcnet:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say aloud how many tests were not even tried, where detectron2 is not installed."""
-    if find_spec("detectron2") is None:
-        files = (Path(__file__).parent / "integrations" / "detectron2").glob("test_*.py")
+    """Say aloud how many tests were not even tried, where detectron2 is not installed or there is no GPU."""
+    import torch
+
+    for missing, there, folder in (
+        ("detectron2 is not installed", find_spec("detectron2") is not None, "integrations/detectron2"),
+        ("there is no GPU", torch.cuda.is_available(), "gpu"),
+    ):
+        files = (Path(__file__).parent / folder).glob("test_*.py")
         count = sum(len(re.findall(r"^def test_", path.read_text(encoding="utf-8"), re.MULTILINE)) for path in files)
-        told = f"NOT TESTED: detectron2 is not installed, {count} test functions of its backend were skipped"
-        terminalreporter.write_line(told, yellow=True, bold=True)
+        if not there:
+            told = f"NOT TESTED: {missing}, {count} test functions of tests/{folder} were skipped"
+            terminalreporter.write_line(told, yellow=True, bold=True)

@@ -111,3 +111,28 @@ if __name__ == "__main__":
 """)
     done = subprocess.run([sys.executable, script], timeout=120, capture_output=True, text=True, check=False)
     assert done.stderr.endswith("ZeroDivisionError\n")
+
+
+def test_children_that_hear_no_signal_end_with_their_parent_all_the_same(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("""
+import os, signal
+from torch.utils.data import DataLoader
+from bcnet_core.workers import deaf_children
+
+if __name__ == "__main__":
+    with deaf_children():
+        batches = iter(DataLoader(range(1000), num_workers=2))
+    signal.signal(signal.SIGTERM, lambda *_: print("heard", flush=True))
+    os.killpg(0, signal.SIGTERM)
+    print(len(list(batches)), flush=True)
+    with deaf_children():
+        batches = iter(DataLoader(range(1000), num_workers=1))
+    next(batches)
+    raise ZeroDivisionError
+""")
+    done = subprocess.run(
+        [sys.executable, script], timeout=120, capture_output=True, text=True, check=False, start_new_session=True
+    )
+    assert done.stdout == "heard\n1000\n"
+    assert done.stderr.endswith("ZeroDivisionError\n")

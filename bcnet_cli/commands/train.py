@@ -99,12 +99,12 @@ def train(
     from bcnet_core.engine.job import TrainingJob
     from bcnet_core.evaluation.validation import VALIDATION
 
-    library, cluster = backends.named(backend), Cluster(gpus, nnodes, rdzv_endpoint, max_restarts)
-    _refuse_options(library, d2_config, tensorboard=tensorboard, smoke=smoke)
     if d2_config is not None:
         refuse_unused(context, "scan_images", "workers", why="with --d2-config")
     if not scan_images:
         refuse_unused(context, "workers", why="without --scan-images; the loader's are data.workers")
+    library, cluster = backends.named(backend), Cluster(gpus, nnodes, rdzv_endpoint, max_restarts)
+    _refuse_options(library, d2_config, tensorboard=tensorboard, smoke=smoke)
     where = run_dir or Path("runs") / f"{Path(recipe or d2_config or '').stem}-{datetime.now():%Y%m%d-%H%M%S}"
     if d2_config is not None:
         words = [*([recipe] if recipe else []), *(overrides or [])]

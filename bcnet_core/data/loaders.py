@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 from bcnet_core.annotations.coco import CocoFile, read_coco
 from bcnet_core.config.schema import DataConfig, DatasetConfig
 from bcnet_core.data.dataset import Sample, TrainingSet
+from bcnet_core.data.packing import pack, unpack
 from bcnet_core.errors import BCNetError, data_error, usage_error
+from bcnet_core.workers import deaf_children
 
 
 def read_annotations(data: DataConfig, dataset: DatasetConfig, *, need_annotations: bool = True) -> CocoFile:
@@ -159,19 +161,25 @@ class _Guarded(Dataset[Sample | BCNetError]):
             return error
 
 
-def training_batches(dataset: TrainingSet, sampler: StepSampler, *, workers: int) -> Iterator[list[Sample]]:
+def training_batches(dataset: TrainingSet, sampler: StepSampler, *, workers: int) -> Generator[list[Sample]]:
     """Load batches in the order of the sampler.
 
     Args:
         dataset: what to load from.
         sampler: which items, step by step.
-        workers: loader processes; 0 loads in this one.
+        workers: loader processes; 0 loads in this one. They never hear of Ctrl-C and SIGTERM, which often go to all
+            processes of a group: they end with this one.
 
     Raises:
         BCNetError: when the step comes whose image or annotation cannot be read.
     """
-    loader = DataLoader(_Guarded(dataset), batch_sampler=sampler, num_workers=workers, collate_fn=list)
-    for items in loader:
+    loader = DataLoader(
+        _Guarded(dataset), batch_sampler=sampler, num_workers=workers, collate_fn=pack if workers else list
+    )
+    with deaf_children():
+        batches = iter(loader)
+    for batch in batches:
+        items = unpack(batch) if workers else batch
         for item in items:
             if isinstance(item, BCNetError):
                 raise item

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 
@@ -107,10 +107,11 @@ def train(state: TrainingState, dataset: TrainingSet, reporter: Reporter) -> BCN
         closing(writer) if writer is not None else nullcontext(),
         stop_requests() as stop,
         reporter.progress("training", solver.steps - first) as progress,
+        closing(_batches(state, dataset)) as batches,
     ):
         if first and not _validate_if_due(state, writer, reporter, stop):  # it was cut off before
             return interrupted(job)
-        for samples in meter.watch(_batches(state, dataset)):
+        for samples in meter.watch(batches):
             losses = state.backward(samples)
             finite = bool(torch.stack(list(losses.values())).isfinite().all())
             stopping, broken = dist.any_process([bool(stop), not finite], state.device)
@@ -131,7 +132,7 @@ def train(state: TrainingState, dataset: TrainingSet, reporter: Reporter) -> BCN
     return None
 
 
-def _batches(state: TrainingState, dataset: TrainingSet) -> Iterator[list[Sample]]:
+def _batches(state: TrainingState, dataset: TrainingSet) -> Generator[list[Sample]]:
     """This process's share of every step that is still to do."""
     recipe = state.job.recipe
     sampler = StepSampler(

@@ -54,9 +54,8 @@ def test_the_eval_bench_scores_like_the_reference(bcnet: Bcnet, scenes: Path) ->
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["scoring"]["detections"] == 120 and found["scoring"]["difference"] < 1e-9
-    assert min(found["scoring"]["ours"], found["scoring"]["reference"], found["pasting"]["ours"]) > 0
+    assert min(found[part][who] for part in ("scoring", "pasting") for who in ("ours", "reference")) > 0
     assert 0 < found["pasting"]["differing"] < 1e-3
-    assert found["pasting"]["reference"] > 3 * found["pasting"]["ours"]
 
 
 QUICK = ("--seeds", "1", "--steps", "1", "--scenes", "3", "--held-out", "2", "--no-equal-time", "--workers", "1")

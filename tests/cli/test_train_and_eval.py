@@ -163,6 +163,7 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(
         *SMALL,
         "solver.steps=100000",
         "solver.log_every=1",
+        "data.workers=2",
         "--device",
         "cpu",
         "--gpus",
@@ -174,7 +175,7 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(
         deadline = time.monotonic() + 120
         while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.1)
-        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)  # as a terminal does
+        os.killpg(process.pid, number)  # as a terminal and a cluster's scheduler do: to the loader's processes, too
         _, errors = process.communicate(timeout=180)
     assert process.returncode == 130, errors
     assert "interrupted; saved step" in errors and "--resume" in errors and "Traceback" not in errors

@@ -316,7 +316,7 @@ ROWS = (
     Row("an image larger than its json says", PICTURE, picture(png(9_000, 9_000)), 3, "is 9000 x 9000 pixels"),
     Row("a jpeg of 65,535 x 65,535 pixels", PICTURE, picture(jpeg(), "odd.jpg"), 3, "exceeds limit of"),
     Row("an image with 200 MB of text", PICTURE, picture(
-        png(40, 30, (b"zTXt", b"x\0\0" + zlib.compress(b"a" * 200_000_000)))), 3, "cannot be read: Decompressed data"),
+        png(40, 30, (b"zTXt", b"x\0\0" + zlib.compress(b"a" * 200_000_000)))), 3, "cannot be read: Decompressed"),
     Row("an image that is a program", PICTURE, picture(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\n"), 3, "is a PostScript program"),
     Row("an image that is a pipe", PICTURE, picture(os.mkfifo), 3, "is a pipe or a device"),

@@ -14,7 +14,7 @@ from detectron2.utils import comm
 
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.integrations.detectron2.datasets import register_bilayer_coco
-from bcnet_core.integrations.detectron2.processes import device_name, launch_processes, told
+from bcnet_core.integrations.detectron2.processes import UndisturbedLoader, device_name, launch_processes, told
 from bcnet_core.integrations.detectron2.stored import read_stored
 from bcnet_core.integrations.detectron2.trainer import coco_evaluator
 from bcnet_core.integrations.detectron2.training import VAL_SET
@@ -76,7 +76,7 @@ def _predict(
         stored = read_stored(checkpoint)
         cfg = stored.config
         cfg.DATASETS.TEST, cfg.DATALOADER.NUM_WORKERS = (VAL_SET,), min(cfg.DATALOADER.NUM_WORKERS, 2)
-        loader = build_detection_test_loader(cfg, VAL_SET)
+        loader = UndisturbedLoader(build_detection_test_loader(cfg, VAL_SET))
         scores = inference_on_dataset(stored.build(device), loader, coco_evaluator(VAL_SET, folder))
         if comm.is_main_process():
             (folder / SCORES_FILE).write_text(json.dumps(scores), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Processes of detectron2's `launch`: their errors, and where their words go."""
+"""Processes of detectron2: their errors, where their words go, and what they hear of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from itertools import chain, islice
 from multiprocessing import active_children
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from detectron2.engine import launch
@@ -22,6 +24,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from bcnet_core.engine.dist import choose_device
 from bcnet_core.engine.elastic import ERROR_MARK, end_with_launcher, packed, unpacked
 from bcnet_core.errors import BCNetError
+from bcnet_core.workers import deaf_children
 
 
 def device_name(asked: str, *, processes: int) -> str:
@@ -110,3 +113,23 @@ def told(folder: Path | None, *, processes: int, on_gpu: bool) -> Iterator[None]
             "the last checkpoint is kept; try a smaller learning rate, a longer warm-up, or clipped gradients",
         )
         raise (finite if processes == 1 else RuntimeError(packed(finite))) from None
+
+
+class UndisturbedLoader:
+    """A loader of detectron2 whose processes go on when Ctrl-C or SIGTERM go to all processes of a group.
+
+    Args:
+        loader: it starts its processes for the first batch.
+    """
+
+    def __init__(self, loader: Any) -> None:  # noqa: ANN401  (of detectron2)
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = iter(self.loader)
+        with deaf_children():
+            first = list(islice(batches, 1))
+        yield from chain(first, batches)
+
+    def __len__(self) -> int:
+        return len(self.loader)

@@ -28,6 +28,7 @@ from bcnet_core.engine.optim import build_optimizer, full_rate, learning_rate
 from bcnet_core.engine.state import AUTOCAST
 from bcnet_core.errors import usage_error
 from bcnet_core.integrations.detectron2.mapper import BilayerDatasetMapper
+from bcnet_core.integrations.detectron2.processes import UndisturbedLoader
 from bcnet_core.integrations.detectron2.stored import Origin, origin_of
 from bcnet_core.model.bilayer_head import BilayerMaskHead
 from bcnet_core.model.global_batch import share_statistics
@@ -124,7 +125,12 @@ class BilayerTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:  # noqa: ANN401
         """detectron2's loader, with our mapper."""
-        return build_detection_train_loader(cfg, mapper=BilayerDatasetMapper(cfg, is_train=True))
+        return UndisturbedLoader(build_detection_train_loader(cfg, mapper=BilayerDatasetMapper(cfg, is_train=True)))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:  # noqa: ANN401
+        """detectron2's loader."""
+        return UndisturbedLoader(super().build_test_loader(cfg, dataset_name))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
