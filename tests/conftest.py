@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import PIPE
 
 import hypothesis
 import pytest
@@ -62,17 +65,34 @@ Bcnet = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def bcnet() -> Bcnet:
-    """Run `bcnet ARGUMENTS` in a process of its own, as a shell would."""
+def bcnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bcnet]:
+    """Run `bcnet ARGUMENTS` in a process of its own, as a shell would, but without importing torch each time."""
+    folder = tmp_path_factory.mktemp("bcnet")
+    program = [sys.executable, REPO / "tests/server.py"]
+    backend = ["bcnet_core.integrations.detectron2.training"] if find_spec("detectron2") else []
+    server = subprocess.Popen([*program, *backend], stdin=PIPE, stdout=PIPE, text=True)
+
+    def ask(request: dict[str, object]) -> int:
+        assert server.stdin is not None and server.stdout is not None
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        return int(server.stdout.readline())
 
     def run(*arguments: str | Path, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         environment = {key: value for key, value in os.environ.items() if key not in {"BCNET_DATA", "BCNET_DEBUG"}}
-        return subprocess.run(
-            [sys.executable, "-c", "from bcnet_cli.app import main; main()", *map(str, arguments)],
-            cwd=cwd, timeout=timeout, capture_output=True, text=True, check=False, env=environment,
-        )  # fmt: skip
+        words, place, files = [*map(str, arguments)], str(cwd or Path.cwd()), (folder / "out", folder / "err")
+        for file in files:
+            file.write_bytes(b"")
+        pid = ask({"argv": words, "cwd": place, "environment": environment, "out": f"{files[0]}", "err": f"{files[1]}"})
+        end = threading.Timer(timeout, lambda: os.kill(pid, signal.SIGKILL))
+        end.start()
+        code = ask({"pid": pid})
+        end.cancel()
+        return subprocess.CompletedProcess(arguments, code, *(file.read_text(encoding="utf-8") for file in files))
 
-    return run
+    yield run
+    server.communicate()
+    assert server.returncode == 0
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ import pytest
 from bcnet_core.claims import is_left_over
 from bcnet_core.engine.checkpoint import read_checkpoint
 from bcnet_core.engine.run_dir import LOCK_FILE
+from tests.conftest import REPO
 
-HERE = Path(__file__).parent
 DROP_FROM_BOUNDING_SET, OVERRIDE_PERMISSIONS = 24, 1
 
 
@@ -105,7 +105,7 @@ class Whole:
 
 @dataclass
 class Server:
-    """The process of `server.py`; it runs one command after the other, or several at once."""
+    """The process of `tests/server.py`; it runs one command after the other, or several at once."""
 
     process: subprocess.Popen[str]
     places: dict[str, str]
@@ -232,7 +232,7 @@ def server(scenes: Path, untrained: Path, tmp_path_factory: pytest.TempPathFacto
     }  # fmt: skip
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     process = subprocess.Popen(
-        [sys.executable, HERE / "server.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, REPO / "tests/server.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={**os.environ, **threads, "PYTHONWARNINGS": "ignore"}, preexec_fn=_keep_permissions,  # noqa: PLW1509
     )  # fmt: skip
     yield Server(process, places, folder)

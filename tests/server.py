@@ -1,11 +1,14 @@
 """Runs commands of `bcnet` in forked processes, so that torch is imported once, and breaks them at chosen moments.
 
+Its arguments are modules to import beforehand, besides those of the commands.
+
 A moment is an *event*: a file below the watched folder is about to be opened for writing, made, renamed or removed.
 What a process has buffered in between is nowhere on the disk, so these are all the states that a killed one can leave.
 
-A request is a line of json, and so is its answer. {"argv": [...], "watch": FOLDER, "fault": [NAME, EVENT, NUMBER],
-"log": FILE} is answered by the process id, {"pid": ...} by the exit code, negative for a signal, {"stopped": ...} by 1
-when the process stands still.
+A request is a line of json, and so is its answer. {"argv": [...], "cwd": FOLDER, "environment": {...}, "out": FILE,
+"err": FILE} is a command as a shell would start it, answered by the process id. So is {"argv": [...], "watch": FOLDER,
+"fault": [NAME, EVENT, NUMBER], "log": FILE}, which is broken. {"pid": ...} is answered by the exit code, negative for a
+signal, {"stopped": ...} by 1 when the process stands still.
 """
 
 from __future__ import annotations
@@ -72,7 +75,20 @@ class Saboteur:
             os.kill(os.getpid(), numbers.get(self.fault, self.number))
 
 
-def run(request: dict[str, Any], out: int) -> None:
+def start(request: dict[str, Any]) -> None:
+    """Be the forked process, which ends as any other does."""
+    files = (os.devnull, os.O_RDONLY), *((request[name], os.O_WRONLY | os.O_CREAT) for name in ("out", "err"))
+    for descriptor, (file, mode) in enumerate(files):
+        os.dup2(os.open(file, mode), descriptor)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.argv = ["bcnet", *request["argv"]]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    importlib.import_module("bcnet_cli.app").main()
+
+
+def break_down(request: dict[str, Any], out: int) -> None:
     """Be the forked process, which tells what it has to tell through a pipe: a limit of file sizes would cut a log."""
     for descriptor in (1, 2):
         os.dup2(out, descriptor)
@@ -98,7 +114,7 @@ def run(request: dict[str, Any], out: int) -> None:
 
 def serve() -> None:
     """Answer requests until there are no more."""
-    for name in USED:
+    for name in (*USED, *sys.argv[1:]):
         importlib.import_module(name)
     told: dict[int, tuple[str, int]] = {}
     for line in sys.stdin:
@@ -107,14 +123,20 @@ def serve() -> None:
             answer = int(os.WIFSTOPPED(os.waitpid(request["stopped"], os.WUNTRACED)[1]))
         elif "pid" in request:
             answer = os.waitstatus_to_exitcode(os.waitpid(request["pid"], 0)[1])
-            log, reader = told.pop(request["pid"])
-            with os.fdopen(reader, "rb") as pipe:
-                Path(log).write_bytes(pipe.read())
+            if request["pid"] in told:
+                log, reader = told.pop(request["pid"])
+                with os.fdopen(reader, "rb") as pipe:
+                    Path(log).write_bytes(pipe.read())
+        elif "fault" not in request:
+            answer = os.fork()
+            if not answer:
+                start(request)
+                return
         else:
             reader, writer = os.pipe()
             answer = os.fork()
             if not answer:
-                run(request, writer)
+                break_down(request, writer)
             os.close(writer)
             told[answer] = (request["log"], reader)
         sys.stdout.write(f"{answer}\n")
