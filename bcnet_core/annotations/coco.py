@@ -78,15 +78,15 @@ def read_coco(path: Path, *, need_annotations: bool = True) -> CocoFile:
     content = read_json(path)
     if not isinstance(content, dict):
         of_results = ("a results file goes with its ground truth: --gt FILE",) if isinstance(content, list) else ()
-        raise _not_coco(path, f"its top level is a {type(content).__name__}, not an object", *of_results)
+        raise _not_coco(path, f"its top level is of type {type(content).__name__}, not an object", *of_results)
     for name in ("images", "annotations", "categories"):
         if name not in content and (name != "annotations" or need_annotations):
             raise _not_coco(path, f"it has no `{name}` list")
         if not isinstance(content.get(name, []), list):
-            raise _not_coco(path, f"`{name}` is a {type(content[name]).__name__}, not a list")
+            raise _not_coco(path, f"`{name}` is of type {type(content[name]).__name__}, not a list")
     problems = list(_problems(content))
     if problems:
-        more = f" (and {len(problems) - 1:,} more such faults)" if len(problems) > 1 else ""
+        more = f" (and {len(problems) - 1:,} more such fault{'s' * (len(problems) > 2)})" if len(problems) > 1 else ""
         raise _not_coco(path, problems[0] + more)
     return CocoFile(path, content)
 

@@ -64,7 +64,7 @@ def _read(path: Path) -> dict[Any, Any]:
     if content is None:
         raise usage_error(f"`{path}` is empty", _START)
     if not isinstance(content, dict):
-        raise usage_error(f"`{path}` is a {type(content).__name__}, not a table of settings", _START)
+        raise usage_error(f"`{path}` is of type {type(content).__name__}, not a table of settings", _START)
     return content
 
 

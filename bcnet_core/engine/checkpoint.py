@@ -130,7 +130,7 @@ def _what_is_wrong(content: dict[str, Any]) -> str | None:
         return f"it holds {', '.join(unknown)}, which this bcnet does not know"
     for name, kind in FIELD_TYPES.items():
         if not isinstance(content[name], kind):
-            return f"its {name} is a {type(content[name]).__name__}"
+            return f"its {name} is of type {type(content[name]).__name__}"
     numbers = {name: content[name] or 0 for name in ("step", "part_of")}
     if odd := [name for name, one in numbers.items() if type(one) is not int or not 0 <= one < MOST_STEPS]:
         return f"its {odd[0]} is {reprlib.repr(numbers[odd[0]])}"

@@ -85,14 +85,19 @@ def predict_to_disk(job: PredictionJob, cluster: Cluster, *, reporter: Reporter)
     left = [image for image in job.images if image["id"] not in done]
     if len(left) < len(job.images):
         reporter.info(f"{len(job.images) - len(left):,} of {len(job.images):,} images were predicted before")
-    if left and cluster.in_place:
-        _predict_share(job, left, reporter)
-    elif left:
-        arguments = (job, left, cluster, reporter, torch.get_num_threads())
-        stopped = partial(_stopped, job)
-        run_processes(
-            _worker, *arguments, cluster=cluster, name="predict", interrupted=stopped, environment=MANY_THREADS
-        )
+    try:
+        if left and cluster.in_place:
+            _predict_share(job, left, reporter)
+        elif left:
+            arguments = (job, left, cluster, reporter, torch.get_num_threads())
+            stopped = partial(_stopped, job)
+            run_processes(
+                _worker, *arguments, cluster=cluster, name="predict", interrupted=stopped, environment=MANY_THREADS
+            )
+    except BCNetError as error:
+        if error.exit_code != ExitCode.INTERRUPTED and not folder.done():
+            folder.remove()
+        raise
     return folder
 
 

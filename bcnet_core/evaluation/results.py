@@ -64,7 +64,7 @@ def read_results(path: Path, coco: CocoFile) -> list[Record]:
         index = next(i for i, one in enumerate(checked) if "segmentation" not in one)
         faults.append(f"result {index}: it has no mask, others have")
     if faults:
-        more = f" (and {len(faults) - 1:,} more such faults)" if len(faults) > 1 else ""
+        more = f" (and {len(faults) - 1:,} more such fault{'s' * (len(faults) > 2)})" if len(faults) > 1 else ""
         raise data_error(f"`{path}` cannot be scored against `{coco.path}`: {faults[0]}{more}")
     return checked
 

@@ -44,9 +44,9 @@ LARGE = {**IMAGE, "width": 40_000, "height": 30_000}
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"images": None}, "`images` is a NoneType, not a list"),
-        ({"categories": {}}, "`categories` is a dict, not a list"),
-        ({"annotations": "x"}, "`annotations` is a str, not a list"),
+        ({"images": None}, "`images` is of type NoneType, not a list"),
+        ({"categories": {}}, "`categories` is of type dict, not a list"),
+        ({"annotations": "x"}, "`annotations` is of type str, not a list"),
         ({"images": [7]}, "images[0]: is not an object"),
         ({"images": [{**IMAGE, "id": "1"}]}, "images[0]: needs an integer `id`, has '1'"),
         ({"images": [{**IMAGE, "id": True}]}, "images[0]: needs an integer `id`, has True"),
@@ -85,7 +85,7 @@ LARGE = {**IMAGE, "width": 40_000, "height": 30_000}
             {"annotations": [{**ANNOTATION, "iscrowd": 2}]},
             "annotations[0]: annotation 5 has an `iscrowd` of 2, which is neither 0 nor 1",
         ),
-        ({"annotations": [{}, {}]}, "annotations[0]: needs an integer `id`, has None (and 1 more such faults)"),
+        ({"annotations": [{}, {}]}, "annotations[0]: needs an integer `id`, has None (and 1 more such fault)"),
         ({"annotations": [{}] * 1501}, "annotations[0]: needs an integer `id`, has None (and 1,500 more such faults)"),
     ],
 )
@@ -155,7 +155,7 @@ def test_a_test_dev_list_needs_no_annotations(tmp_path: Path) -> None:
         (b'"' + b"x" * 2000 + b"\xff", "`{}` is not json: byte 2,001 is not UTF-8 text"),
         (b"[" * 200_000, "`{}` is nested too deeply"),
         (b'{"x": ' + b"1" * 5000 + b"}", "`{}` has a number that is too long to be one"),
-        (b"7", "`{}` is not a COCO instances file: its top level is a int, not an object"),
+        (b"7", "`{}` is not a COCO instances file: its top level is of type int, not an object"),
     ],
 )
 def test_what_is_no_json_is_refused(tmp_path: Path, data: bytes, words: str) -> None:
@@ -169,7 +169,7 @@ def test_what_is_no_json_is_refused(tmp_path: Path, data: bytes, words: str) -> 
 
 def test_a_results_file_goes_somewhere_else(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b"[]")
-    with pytest.raises(BCNetError, match=r"its top level is a list, not an object$") as caught:
+    with pytest.raises(BCNetError, match=r"its top level is of type list, not an object$") as caught:
         read_coco(tmp_path / "a.json")
     assert caught.value.hints == ("a results file goes with its ground truth: --gt FILE", FORMAT)
 

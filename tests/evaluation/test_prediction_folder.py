@@ -13,6 +13,7 @@ from PIL import Image
 
 from bcnet_core import BCNetError, ExitCode
 from bcnet_core.annotations.coco import read_coco
+from bcnet_core.engine.checkpoint import read_checkpoint, save_checkpoint
 from bcnet_core.engine.elastic import Cluster
 from bcnet_core.evaluation import predict
 from bcnet_core.evaluation.image_list import find_images, image_records
@@ -98,6 +99,20 @@ def test_layers_are_masks_of_the_image(untrained: Path, scenes: Path, tmp_path: 
     first = results_of(predict_to_disk(asked, Cluster(), reporter=SilentReporter()), asked)[0][0]
     for key in ("segmentation", "occludee_boundary", "occluder", "occluder_boundary"):
         assert first[key]["size"] == [128, 128]
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+def test_a_checkpoint_that_fits_nothing_leaves_no_folder(
+    untrained: Path, scenes: Path, tmp_path: Path, there_before: bool
+) -> None:
+    if there_before:
+        predict_to_disk(job(untrained, scenes, tmp_path / "folder"), Cluster(), reporter=SilentReporter())
+    checkpoint = read_checkpoint(untrained)
+    del checkpoint.model["heads.masks.head.occludee.convs.0.weight"]
+    save_checkpoint(tmp_path / "misfit.pt", checkpoint)
+    with pytest.raises(BCNetError, match="misfit.pt"):
+        predict_to_disk(job(tmp_path / "misfit.pt", scenes, tmp_path / "folder"), Cluster(), reporter=SilentReporter())
+    assert [path.name for path in tmp_path.iterdir()] == ["misfit.pt"]
 
 
 def test_an_interrupted_prediction_goes_on(

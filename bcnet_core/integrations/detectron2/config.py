@@ -117,7 +117,7 @@ def config_of(recipe: Recipe, *, num_classes: int) -> CfgNode:
     cfg = fresh_config()
     cfg.SEED = recipe.seed
     _set_model(cfg, recipe, num_classes)
-    (_set_fcos if recipe.model.detector == "fcos" else _set_faster_rcnn)(cfg, recipe)
+    {"fcos": _set_fcos, "faster_rcnn": _set_faster_rcnn}[recipe.model.detector](cfg, recipe)
     _set_input(cfg, recipe)
     _set_solver(cfg, recipe)
     return cfg
