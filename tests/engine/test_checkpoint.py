@@ -69,7 +69,8 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "other.pt")
     assert f"bcnet weights import {tmp_path / 'other.pt'} -o bcnet.pt" in caught.value.hints[1]
     for field, value, told in (
-        ("extra", 1, "it holds extra"), ("step", "1", "its step is of type str"), ("recipe", 3, "its recipe is of type int"),
+        ("extra", 1, "it holds extra"), ("step", "1", "its step is of type str"),
+        ("recipe", 3, "its recipe is of type int"),
         ("categories", [{"id": 1}], "its categories have no ids and names"),
         ("model", {"a": 3}, "its model holds other things than tensors"),
     ):  # fmt: skip
