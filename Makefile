@@ -30,10 +30,10 @@ docs: $(INSTALLED) ## the documentation as a site, its generated pages first: si
 	@echo 'written: site/index.html'
 
 test: $(INSTALLED) ## the tests of every change, less than five minutes
-	@OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 test-slow: $(INSTALLED) ## the tests that take minutes each
-	@$(BIN)/pytest -m slow
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2 --dist worksteal
 
 test-oldest: ## the tests with the least version of everything, in .venv-oldest: PYTHON=python3.10
 	@$(MAKE) --no-print-directory test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
@@ -43,7 +43,7 @@ test-newest: ## the tests with the newest version of everything, in .venv-newest
 
 coverage: $(MEASURING) ## the lines of bcnet_core that the tests run, which fails below 90 %
 	@rm -rf out/coverage && mkdir -p out/coverage
-	@$(BIN)/coverage run -m pytest -n 2
+	@OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 

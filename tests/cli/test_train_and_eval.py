@@ -44,6 +44,7 @@ def test_two_gloo_processes_train_what_one_trains(bcnet: Bcnet, scenes: Path, ru
         assert two[term] == pytest.approx(one[term], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_is_one_message(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
@@ -67,7 +68,7 @@ def test_a_resnet_without_weights_is_warned_of(bcnet_inside: Bcnet, scenes: Path
     assert "fresh weights" not in bcnet_inside(*common, "model.backbone=r18", "--init-from", weights).stderr
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_a_damaged_image_is_one_message_from_the_loader_too(
     bcnet: Bcnet, scenes: Path, tmp_path: Path, workers: str
 ) -> None:

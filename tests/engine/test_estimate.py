@@ -44,6 +44,7 @@ def measure() -> int:
     return peak_memory() - before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is Linux's")
 def test_the_estimate_is_what_a_step_takes() -> None:
     assert estimate().total == pytest.approx(in_fresh_process(measure), rel=0.3)

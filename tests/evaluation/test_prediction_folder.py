@@ -85,6 +85,7 @@ def results_of(folder: PredictionFolder, asked: PredictionJob) -> list[Any]:
     return json.loads(json.dumps(list(folder.read(asked.images))))
 
 
+@pytest.mark.slow
 def test_two_processes_predict_what_one_does(untrained: Path, scenes: Path, tmp_path: Path) -> None:
     asked = job(untrained, scenes, tmp_path / "one")
     one = results_of(predict_to_disk(asked, Cluster(), reporter=SilentReporter()), asked)

@@ -246,6 +246,7 @@ def _with_and_without_objects(rank: int, port: int) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_processes_without_objects_do_not_hang_or_break_the_others() -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))

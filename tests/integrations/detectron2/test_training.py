@@ -89,6 +89,7 @@ def test_it_goes_on_where_it_was(run: Path, scenes: Path, bcnet: Bcnet, tmp_path
     assert all(torch.equal(tensor, before[name]) for name, tensor in read_stored(tmp_path / "run").tensors.items())
 
 
+@pytest.mark.slow
 def test_evaluation_says_what_the_evaluator_of_detectron2_says(
     run: Path, scenes: Path, bcnet: Bcnet, tmp_path: Path
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_gallery_of_it(run: Path, bcnet: Bcnet, tmp_path: Path) -> None:
     assert (tmp_path / "viz/index.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_ours_begins_a_run_there(untrained: Path, scenes: Path, bcnet: Bcnet, tmp_path: Path) -> None:
     words = [*SETTINGS, "solver.steps=1", "solver.lr=1e-12", "solver.weight_decay=0"]
     ended = bcnet("train", "shapes", *words, *D2, "--data-root", scenes, "--run-dir", tmp_path / "run",
