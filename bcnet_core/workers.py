@@ -130,7 +130,8 @@ def deaf_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        Finalize(None, _kill, args=(set(active_children()) - others,), exitpriority=0)
+        if children := set(active_children()) - others:
+            Finalize(None, _kill, args=(children,), exitpriority=0)
 
 
 def _kill(processes: Iterable[BaseProcess]) -> None:
