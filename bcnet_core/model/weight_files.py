@@ -14,7 +14,6 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, Literal
 from urllib.parse import unquote, urlsplit
@@ -25,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bcnet_core.claims import claimed, clear, part_of
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.inputs import refuse_special
 from bcnet_core.model.weight_bombs import refuse_bomb, refuse_expanded
@@ -57,7 +57,8 @@ def fetch(source: str, reporter: Reporter) -> Path:
         reporter: told before a download.
 
     Raises:
-        BCNetError: if the URL is of another kind, the download fails, or what came is no weight file.
+        BCNetError: if the URL is of another kind, the download fails, what came is no weight file, or another process
+            is fetching it.
     """
     scheme, _, rest = source.partition("://")
     if not rest:
@@ -71,21 +72,22 @@ def fetch(source: str, reporter: Reporter) -> Path:
         reporter.info(f"fetched before: {target}")
         return target
     reporter.info(f"fetching {source} to {target}")
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    part = part_of(target) / target.name
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(source, str(part), progress=False)
-        read_content(part)  # a connection that breaks off is no error to the line above
-        part.replace(target)
+        with claimed(target):
+            part.parent.mkdir()
+            try:
+                torch.hub.download_url_to_file(source, str(part), progress=False)
+                read_content(part)  # a connection that breaks off is no error to the line above
+                part.replace(target)
+            finally:
+                clear(target)
     except BCNetError as error:
         message = error.message.replace(str(part), source)
         raise BCNetError(message, *error.hints, exit_code=error.exit_code) from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         hint = "check the address and the network, or fetch it by other means and give the file"
         raise BCNetError(f"cannot fetch `{source}`: {error}", hint) from None
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
     return target
 
 
@@ -140,7 +142,7 @@ def _read(file: BinaryIO) -> Any:  # noqa: ANN401
     file.seek(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of what it then refuses
-        content = torch.load(file, "cpu", weights_only=True) if by_torch else _PlainUnpickler(file).load()
+        content = torch.load(file, "cpu", weights_only=True) if by_torch else _ArrayUnpickler(file).load()
     refuse_expanded(content, size)
     return content
 
@@ -197,7 +199,7 @@ def is_plain(tensor: Tensor) -> bool:
     return tensor.layout == torch.strided and not odd
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class _ArrayUnpickler(pickle.Unpickler):
     """Reads what pickles of numpy arrays hold, under the names of numpy 1 and 2, and nothing else."""
 
     def __init__(self, file: IO[bytes]) -> None:

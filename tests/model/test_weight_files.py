@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bcnet_core import BCNetError
+from bcnet_core.claims import part_of
 from bcnet_core.model.weight_files import cached, fetch, named_tensors, read_content
 from bcnet_core.reporting import SilentReporter
 
@@ -220,6 +221,14 @@ def test_a_url_is_fetched_once_and_kept_whole(tmp_path: Path, server: str) -> No
     with pytest.raises(BCNetError, match=r"`http://.*/cut\.pkl` is not .* or is cut off"):
         fetch(f"{server}/cut.pkl", SilentReporter())
     assert left_in(tmp_path / "cache") == ["w.pkl"]
+
+
+def test_what_a_killed_download_left_is_cleared_away(tmp_path: Path, server: str) -> None:
+    half = part_of(cached(f"{server}/w.pkl")) / "w.pkl.0a1b.partial"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"half")
+    assert fetch(f"{server}/w.pkl", SilentReporter()).name == "w.pkl"
+    assert left_in(tmp_path / "cache") == ["w.pkl"] and not half.parent.exists()
 
 
 def test_what_cannot_be_fetched_says_so(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
