@@ -21,7 +21,7 @@ from bcnet_core.json_files import write_json
 from bcnet_core.synth.shapes import CLASSES, compose_scene
 
 SCENES = 40
-"""Composed scenes that stand for a file where none is given; they are repeated."""
+"""Composed scenes, at most, that stand for a file where none is given; they are repeated."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def bench_annotate(
     Raises:
         BCNetError: if the source cannot be read or has no images.
     """
-    coco = CocoFile(Path("composed.json"), composed_file()) if source is None else read_coco(source)
+    coco = CocoFile(Path("composed.json"), composed_file(min(images, SCENES))) if source is None else read_coco(source)
     if not coco.images:
         raise data_error(f"`{source}` has no images to repeat")
     run = partial(_run, output_format=output_format, tolerance=tolerance)
@@ -93,11 +93,11 @@ def repeat(coco: CocoFile, images: int) -> Record:
     return {**coco.content, "images": records, "annotations": annotations}
 
 
-def composed_file() -> Record:
+def composed_file(scenes: int) -> Record:
     """A small COCO file with polygons, as COCO's own annotations are."""
     images: list[Record] = []
     annotations: list[Record] = []
-    for number in range(1, SCENES + 1):
+    for number in range(1, scenes + 1):
         scene = compose_scene(np.random.default_rng(number), height=480, width=640)
         images.append({"id": number, "file_name": f"{number}.png", "width": 640, "height": 480})
         for item in scene.objects:

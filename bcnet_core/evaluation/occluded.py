@@ -164,7 +164,7 @@ def read_objects(path: Path, coco: CocoFile) -> list[HiddenObject]:
     try:
         data = read_whole(path)
         refuse_bomb(io.BytesIO(data), pickles=1)
-        content = _PlainUnpickler(io.BytesIO(data)).load()
+        content = _NoCodeUnpickler(io.BytesIO(data)).load()
     except BCNetError:
         raise
     except OSError as error:
@@ -194,7 +194,7 @@ def read_objects(path: Path, coco: CocoFile) -> list[HiddenObject]:
     return objects
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class _NoCodeUnpickler(pickle.Unpickler):
     """Reads lists, texts and numbers, also numpy's; nothing else is ever looked up, so nothing can be called."""
 
     ALLOWED = frozenset({

@@ -153,7 +153,7 @@ def test_a_dry_run_writes_nothing(bcnet_inside: Bcnet, scenes: Path, run_dir: Pa
 
 
 @pytest.mark.parametrize("gpus", ["1", pytest.param("2", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_an_interrupted_run_saves_and_says_how_to_go_on(
     scenes: Path, tmp_path: Path, gpus: str, number: signal.Signals
 ) -> None:

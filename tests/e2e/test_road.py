@@ -9,17 +9,21 @@ from tests.conftest import Bcnet
 
 
 def test_a_small_demo_walks_the_whole_road(bcnet: Bcnet, tmp_path: Path) -> None:
+    """Over what an earlier one left, which takes a word of its own; a stranger's file in the folder stays."""
     arguments = ("demo", "-o", tmp_path / "demo", "--images", "8", "--val-images", "4", "--steps", "2")
-    done = bcnet(*arguments)
+    earlier = tmp_path / "demo/run/checkpoints/step_00000009.pt"
+    earlier.parent.mkdir(parents=True)
+    for file in (earlier, tmp_path / "demo/occ_val.json", tmp_path / "demo/mine.txt"):
+        file.write_text("keep")
+    assert bcnet(*arguments).returncode == 2 and earlier.exists()
+    done = bcnet(*arguments, "--overwrite")
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr.lower()
     for line in ("synth shapes", "annotate", "split-occ", "train shapes", "eval", "viz"):
         assert f"$ bcnet {line}" in done.stderr
     for path in ("viz/index.html", "viz_truth/index.html", "run/eval/instances_val_scores.json"):
         assert (tmp_path / "demo" / path).is_file() and path in done.stdout
-    assert bcnet(*arguments).returncode == 2
-    (tmp_path / "demo/mine.txt").write_text("keep")
-    assert bcnet(*arguments, "--overwrite").returncode == 0
+    assert not earlier.exists() and json.loads((tmp_path / "demo/occ_val.json").read_text())["images"]
     assert (tmp_path / "demo/mine.txt").read_text() == "keep"
 
 

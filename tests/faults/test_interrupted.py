@@ -48,7 +48,8 @@ def test_ctrl_c_again_and_again(server: Server, tmp_path: Path, name: str) -> No
 def test_while_the_program_is_still_being_read(module: str, number: int) -> None:
     """The first half second of every command."""
     code = (
-        "import os, sys\n"
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # deaf where the tests run in the background
         f"def hook(event, arguments):\n"
         f"    if event == 'import' and arguments[0] == '{module}': os.kill(os.getpid(), {int(number)})\n"
         "sys.addaudithook(hook)\n"

@@ -30,12 +30,14 @@ SMALL = ["data.min_size=96", "data.max_size=160", "data.train_sizes=[]", "model.
          "model.channels=32", "model.detections_per_image=20", "model.candidates_per_level=50"]  # fmt: skip
 MODELS = {
     "fcos": ["fcos_r50", "model.backbone=r18"],
-    "fcos, RGB": ["fcos_r50", "model.backbone_style=torchvision"],
     "fcos, plain": ["fcos_r50_plain", "model.backbone=r18"],
-    "faster_rcnn": ["faster_rcnn_r50"],
     "faster_rcnn, RGB": ["faster_rcnn_r50", "model.backbone_style=torchvision", "model.backbone=r18"],
     "tiny": ["tiny"],
     "tiny faster_rcnn": ["tiny", "model.detector=faster_rcnn", "model.mask_proposals=decoded"],
+}
+LARGE = {
+    "fcos, RGB": ["fcos_r50", "model.backbone_style=torchvision"],
+    "faster_rcnn": ["faster_rcnn_r50"],
 }
 
 
@@ -61,7 +63,10 @@ def checkpoint(path: Path, words: list[str]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("words", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize(
+    "words", [*MODELS.values(), *(pytest.param(words, marks=pytest.mark.slow) for words in LARGE.values())],
+    ids=[*MODELS, *LARGE],
+)  # fmt: skip
 def test_there_and_back(tmp_path: Path, words: list[str]) -> None:
     ours = checkpoint(tmp_path / "ours.pt", words)
     there = convert(ours, "detectron2", picture=image(), outputs=converted_files(tmp_path / "theirs.pth", "detectron2"))
@@ -82,7 +87,7 @@ def test_there_and_back(tmp_path: Path, words: list[str]) -> None:
 
 
 def test_a_checkpoint_of_ours_runs_in_detectron2_as_it_is(tmp_path: Path) -> None:
-    path = checkpoint(tmp_path / "ours.pt", MODELS["faster_rcnn"])
+    path = checkpoint(tmp_path / "ours.pt", LARGE["faster_rcnn"])
     difference = compare(load_detector(path, device="cpu"), load_detectron2(path, device="cpu"), image())
     assert difference.found == (20, 20)
     assert difference.alike == 20
@@ -102,7 +107,7 @@ def test_a_difference_is_noticed(tmp_path: Path) -> None:
 
 def test_what_a_program_of_one_s_own_trained(tmp_path: Path) -> None:
     """Without what bcnet writes into checkpoints its config says what it is, and a COCO file what its classes are."""
-    ours = checkpoint(tmp_path / "ours.pt", MODELS["faster_rcnn"])
+    ours = checkpoint(tmp_path / "ours.pt", MODELS["faster_rcnn, RGB"])
     stored = read_stored(ours)
     torch.save({"model": stored.tensors, "iteration": 99}, tmp_path / "model_final.pth")
     (tmp_path / "config.yaml").write_text(stored.origin.config)
