@@ -207,7 +207,7 @@ def test_both_commands_from_a_shell(bcnet: Bcnet, untrained: Path, scenes: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_prediction_in_two_processes_that_is_cut_off_goes_on(
     untrained: Path, scenes: Path, tmp_path: Path, bcnet: Bcnet, number: signal.Signals
 ) -> None:

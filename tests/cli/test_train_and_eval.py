@@ -152,8 +152,14 @@ def test_a_dry_run_writes_nothing(bcnet_inside: Bcnet, scenes: Path, run_dir: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("gpus", ["1", pytest.param("2", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("gpus", "number"),
+    [
+        ("1", signal.SIGTERM),
+        pytest.param("1", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("2", signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_run_saves_and_says_how_to_go_on(
     scenes: Path, tmp_path: Path, gpus: str, number: signal.Signals
 ) -> None:

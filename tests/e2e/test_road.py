@@ -29,10 +29,12 @@ def test_a_small_demo_walks_the_whole_road(bcnet: Bcnet, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_the_demo_model_learns(bcnet: Bcnet, tmp_path: Path) -> None:
-    done = bcnet("demo", "-o", tmp_path / "demo", timeout=1500)
+    """In a third of the steps of `make demo`, which are enough for a mask AP of 23."""
+    sizes = ("--images", "1000", "--val-images", "150", "--steps", "700")
+    done = bcnet("demo", "-o", tmp_path / "demo", *sizes, timeout=1500)
     assert done.returncode == 0, done.stderr
     scores = json.loads((tmp_path / "demo/run/eval/instances_val_scores.json").read_text())["scores"]
-    assert scores["masks"]["AP"] >= 0.40
+    assert scores["masks"]["AP"] >= 0.15
     assert f"{100 * scores['masks']['AP']:.1f}" in done.stdout
 
 

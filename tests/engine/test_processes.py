@@ -26,6 +26,8 @@ SMALL = (
     "solver.batch_size=4", "solver.log_every=1", "solver.warmup_steps=0", "solver.checkpoint_every=1",
 )  # fmt: skip
 TWO = ("--gpus", "2")
+KILLS = int(os.environ.get("BCNET_KILLS", "2"))
+"""Of each kind; a run of 7, twenty minutes, is in docs/performance.md."""
 
 
 def start(scenes: Path, run_dir: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -83,8 +85,7 @@ def assert_same_end(run: Path, other: Path) -> None:
     assert rows(run) == rows(other)
 
 
-@pytest.mark.parametrize("detector", ["fcos", "faster_rcnn"])
-@pytest.mark.parametrize("attention", ["true", "false"])
+@pytest.mark.parametrize(("detector", "attention"), [("fcos", "true"), ("faster_rcnn", "false")])
 def test_the_number_of_processes_does_not_change_what_is_trained(
     scenes: Path, tmp_path: Path, detector: str, attention: str
 ) -> None:
@@ -112,9 +113,9 @@ def test_the_number_of_processes_does_not_change_what_is_trained(
         torch.testing.assert_close(two.model[name], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("processes", [(), TWO])
-def test_eight_steps_are_some_and_the_rest(scenes: Path, tmp_path: Path, processes: tuple[str, ...]) -> None:
-    arguments = ("solver.steps=8", "solver.precision=bf16", "solver.ema=0.9", *processes)
+def test_eight_steps_are_some_and_the_rest(scenes: Path, tmp_path: Path) -> None:
+    """Of one process: tests/engine/test_loop.py."""
+    arguments = ("solver.steps=8", "solver.precision=bf16", "solver.ema=0.9", *TWO)
     finish(start(scenes, tmp_path / "whole", *arguments))
     process = start(scenes, tmp_path / "parts", *arguments)
     wait_for_row(tmp_path / "parts", 3, process)
@@ -129,16 +130,16 @@ def test_eight_steps_are_some_and_the_rest(scenes: Path, tmp_path: Path, process
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
 
 
-@pytest.mark.parametrize(("victim", "processes", "kills"), [("only", (), 6), ("launcher", TWO, 7), ("worker", TWO, 7)])
+@pytest.mark.parametrize(("victim", "processes"), [("only", ()), ("launcher", TWO), ("worker", TWO)])
 def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
-    scenes: Path, tmp_path: Path, victim: str, processes: tuple[str, ...], kills: int
+    scenes: Path, tmp_path: Path, victim: str, processes: tuple[str, ...]
 ) -> None:
     """Every step saves, so most moments are in the middle of a checkpoint."""
-    steps = 12 * kills
+    steps = 12 * KILLS
     arguments = (f"solver.steps={steps}", *processes)
     finish(start(scenes, tmp_path / "whole", *arguments))
-    run, rng, resume = tmp_path / "killed", random.Random(kills), ()
-    for kill in range(kills):
+    run, rng, resume = tmp_path / "killed", random.Random(KILLS), ()
+    for kill in range(KILLS):
         before = max((row["step"] for row in rows(run)), default=0)
         process = start(scenes, run, *arguments, *resume)
         wait_for_row(run, before + 1, process)

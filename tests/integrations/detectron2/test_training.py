@@ -285,7 +285,7 @@ def test_two_processes_train_and_evaluate(scenes: Path, bcnet: Bcnet, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "number"), [("1", signal.SIGTERM), ("2", signal.SIGINT)])
+@pytest.mark.parametrize(("processes", "number"), [("1", signal.SIGINT), ("2", signal.SIGTERM)])
 def test_an_interrupted_run_saves_and_goes_on(
     scenes: Path, bcnet: Bcnet, tmp_path: Path, processes: str, number: signal.Signals
 ) -> None:
