@@ -30,7 +30,7 @@ docs: $(INSTALLED) ## the documentation as a site, its generated pages first: si
 	@echo 'written: site/index.html'
 
 test: $(INSTALLED) ## the tests of every change, less than five minutes
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 test-slow: $(INSTALLED) ## the tests that take minutes each
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2 --dist worksteal

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
+import time
 from types import FrameType
 from typing import Annotated
 
@@ -27,6 +29,10 @@ from bcnet_cli.commands import (
 )
 from bcnet_core import __version__
 from bcnet_core.errors import BCNetError, ExitCode
+
+DEAF_SECONDS = 2.0
+"""How long after a Ctrl-C or SIGTERM another one is passed over."""
+_interrupted = -math.inf
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001  (typer's callback signature)
@@ -73,12 +79,18 @@ def options(
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    """End the command; asked again at once, it is ending already, and must not stop before it clears away."""
+    global _interrupted  # noqa: PLW0603  (a signal handler has nothing else to remember by)
+    if time.monotonic() - _interrupted > DEAF_SECONDS:
+        _interrupted = time.monotonic()
+        raise KeyboardInterrupt
 
 
 def main() -> None:
     """Run the program and exit with the code of the contract (0, 1, 2, 3 or 130)."""
     signal.signal(signal.SIGTERM, _interrupt)  # so that temporary files go as they do on Ctrl-C
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background is deaf, and stays so
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
     except BCNetError as error:

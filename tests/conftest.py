@@ -102,7 +102,7 @@ def bcnet_inside(monkeypatch: pytest.MonkeyPatch) -> Bcnet:
     def run(*arguments: str | Path, cwd: Path | None = None, timeout: float = 0) -> subprocess.CompletedProcess[str]:
         from bcnet_cli.app import main
 
-        before, code = signal.getsignal(signal.SIGTERM), 0
+        before, code = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}, 0
         with monkeypatch.context() as here, io.StringIO() as out, io.StringIO() as err:
             here.setattr(sys, "argv", ["bcnet", *map(str, arguments)])
             here.delenv("BCNET_DATA", raising=False)
@@ -114,7 +114,8 @@ def bcnet_inside(monkeypatch: pytest.MonkeyPatch) -> Bcnet:
             except SystemExit as end:
                 code = int(end.code or 0)
             finally:
-                signal.signal(signal.SIGTERM, before)
+                for number, handler in before.items():
+                    signal.signal(number, handler)
             return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
     return run

@@ -93,7 +93,7 @@ def repeat(coco: CocoFile, images: int) -> Record:
     return {**coco.content, "images": records, "annotations": annotations}
 
 
-def composed_file(scenes: int) -> Record:
+def composed_file(scenes: int = SCENES) -> Record:
     """A small COCO file with polygons, as COCO's own annotations are."""
     images: list[Record] = []
     annotations: list[Record] = []

@@ -69,7 +69,7 @@ COMMANDS = {
     "export": Command("weights export {model} -o {out}/w.torchscript --size 64x64", ("w.torchscript",)),
     "recipes-copy": Command("recipes copy tiny -o {out}/mine.yaml", ("mine.yaml",)),
 }  # fmt: skip
-QUICK = ("annotate", "shapes", "viz", "import", "recipes-copy")
+QUICK = ("annotate", "shapes", "viz", "import")
 """Those of every test run: a fraction of a second each, and each way of writing."""
 
 

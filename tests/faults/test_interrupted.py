@@ -43,6 +43,29 @@ def test_ctrl_c_again_and_again(server: Server, tmp_path: Path, name: str) -> No
         assert_interrupted(server, name, tmp_path / f"{moment}", "signals", moment, signal.SIGINT)
 
 
+def test_ctrl_c_once_more_just_before_the_clearing_away(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from bcnet_core import outputs\n"
+        "undisturbed, told = outputs.undisturbed, []\n"
+        "def late():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return undisturbed()\n"
+        "def hook(event, arguments):\n"
+        "    if event == 'open' and '.part.s/' in str(arguments[0]) and not told:\n"
+        "        told.append(outputs.__dict__.update(undisturbed=late))\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.addaudithook(hook)\n"
+        "from bcnet_cli.app import main\n"
+        "main()\n"
+    )
+    arguments = ["synth", "shapes", "-o", str(tmp_path / "s"), "--images", "2", "--val-images", "1", "--workers", "1"]
+    ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert ended.returncode == 130 and "interrupted" in ended.stderr, ended
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("module", ["typer", "rich.console", "bcnet_cli.commands.viz"])
 def test_while_the_program_is_still_being_read(module: str, number: int) -> None:

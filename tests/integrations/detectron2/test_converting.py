@@ -29,13 +29,13 @@ CATEGORIES: list[Record] = [{"id": 5, "name": "box"}, {"id": 2, "name": "ball"},
 SMALL = ["data.min_size=96", "data.max_size=160", "data.train_sizes=[]", "model.score_threshold=0.0",
          "model.channels=32", "model.detections_per_image=20", "model.candidates_per_level=50"]  # fmt: skip
 MODELS = {
-    "fcos": ["fcos_r50", "model.backbone=r18"],
-    "fcos, plain": ["fcos_r50_plain", "model.backbone=r18"],
-    "faster_rcnn, RGB": ["faster_rcnn_r50", "model.backbone_style=torchvision", "model.backbone=r18"],
     "tiny": ["tiny"],
     "tiny faster_rcnn": ["tiny", "model.detector=faster_rcnn", "model.mask_proposals=decoded"],
 }
 LARGE = {
+    "fcos": ["fcos_r50", "model.backbone=r18"],
+    "fcos, plain": ["fcos_r50_plain", "model.backbone=r18"],
+    "faster_rcnn, RGB": ["faster_rcnn_r50", "model.backbone_style=torchvision", "model.backbone=r18"],
     "fcos, RGB": ["fcos_r50", "model.backbone_style=torchvision"],
     "faster_rcnn": ["faster_rcnn_r50"],
 }
@@ -107,7 +107,7 @@ def test_a_difference_is_noticed(tmp_path: Path) -> None:
 
 def test_what_a_program_of_one_s_own_trained(tmp_path: Path) -> None:
     """Without what bcnet writes into checkpoints its config says what it is, and a COCO file what its classes are."""
-    ours = checkpoint(tmp_path / "ours.pt", MODELS["faster_rcnn, RGB"])
+    ours = checkpoint(tmp_path / "ours.pt", LARGE["faster_rcnn, RGB"])
     stored = read_stored(ours)
     torch.save({"model": stored.tensors, "iteration": 99}, tmp_path / "model_final.pth")
     (tmp_path / "config.yaml").write_text(stored.origin.config)

@@ -226,7 +226,7 @@ def test_configs_of_the_zoo_take_the_head(zoo: Any, config: str, settings: list[
     try_model(build_model(cfg))
 
 
-@pytest.mark.parametrize("masks", [True, False])
+@pytest.mark.parametrize("masks", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_lazy_config_takes_the_head(zoo: Any, masks: bool) -> None:
     cfg = zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py")
     if not masks:

@@ -52,6 +52,7 @@ def run(scenes: Path, bcnet: Bcnet, tmp_path_factory: pytest.TempPathFactory) ->
     return path
 
 
+@pytest.mark.slow
 def test_a_run_of_detectron2(run: Path, scenes: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert {"config.yaml", "recipe.resolved.yaml", "env.json", "metrics.json", "log.txt", "model_final.pth",
@@ -66,6 +67,7 @@ def test_a_run_of_detectron2(run: Path, scenes: Path) -> None:
     assert stored.origin.categories == content["categories"]
 
 
+@pytest.mark.slow
 def test_learning_rates_are_the_recipe_s(run: Path) -> None:
     from bcnet_core.engine.optim import learning_rate
 
@@ -123,6 +125,7 @@ def test_a_submission_needs_no_truth(run: Path, scenes: Path, bcnet: Bcnet, tmp_
     assert [path.suffix for path in (tmp_path / "eval").iterdir()] == [".zip"]
 
 
+@pytest.mark.slow
 def test_a_gallery_of_it(run: Path, bcnet: Bcnet, tmp_path: Path) -> None:
     ended = bcnet("viz", run, *D2, "-o", tmp_path / "viz", "--limit", "2", "--worst", "2")
     assert ended.returncode == 0, ended.stderr
@@ -254,6 +257,7 @@ def test_a_config_of_one_s_own(scenes: Path, bcnet: Bcnet, tmp_path: Path) -> No
     ]
 
 
+@pytest.mark.slow
 def test_a_config_without_the_head_is_told(scenes: Path, bcnet: Bcnet, tmp_path: Path) -> None:
     root = coco_root(tmp_path / "coco", scenes)
     (tmp_path / "rcnn.yaml").write_text(ZOO_LIKE.replace("NAME: BilayerROIHeads", "NAME: StandardROIHeads"))
