@@ -28,12 +28,12 @@ def demo(
         "demo"
     ),
     images: Annotated[int, typer.Option("--images", min=1, help="Scenes to train on.")] = 2000,
-    val_images: Annotated[int, typer.Option("--val-images", min=1, help="Held-out scenes.")] = 300,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps of 4 scenes.")] = 1200,
+    val_images: Annotated[int, typer.Option("--val-images", min=1, help="Held-out scenes.")] = 200,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps of 4 scenes.")] = 800,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Make scenes, annotate, split, train a small bilayer detector on the CPU, evaluate and draw: about four minutes.
+    """Make scenes, annotate, split, train a small bilayer detector on the CPU, evaluate and draw: a few minutes.
 
     **Examples**
 
