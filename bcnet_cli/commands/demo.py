@@ -17,8 +17,8 @@ from bcnet_cli import console
 from bcnet_cli.claims import claim
 from bcnet_cli.options import DryRun, Overwrite
 
-QUICKER = "model.attention=false"
-"""So short a training does better without the non-local block, and a fifth quicker: docs/evidence.md."""
+HEAD = "model.attention=false"
+"""So short a training does better without the non-local block: docs/evidence.md."""
 
 
 def demo(
@@ -72,7 +72,7 @@ def _commands(output: Path, *, images: int, val_images: int, steps: int) -> list
         f"bcnet annotate {shapes}/annotations/instances_train.json -o {shapes}/annotations/bilayer_train.json",
         f"bcnet split-occ {shapes}/annotations/instances_val.json -o {out}/occ_val.json",
         f"bcnet train shapes --data-root {shapes} --device cpu --run-dir {run}"
-        f" data.train.annotations=annotations/bilayer_train.json {QUICKER} solver.steps={steps}",
+        f" data.train.annotations=annotations/bilayer_train.json {HEAD} solver.steps={steps}",
         f"bcnet eval {run} --device cpu --occ",
         f"bcnet viz {run} --device cpu -o {out}/viz",
         f"bcnet viz {shapes}/annotations/instances_val.json -o {out}/viz_truth",

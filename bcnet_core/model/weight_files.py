@@ -72,7 +72,7 @@ def fetch(source: str, reporter: Reporter) -> Path:
         reporter.info(f"fetched before: {target}")
         return target
     reporter.info(f"fetching {source} to {target}")
-    part = part_of(target) / target.name
+    part = part_of(target) / target.name  # a folder: torch keeps a part of its own beside what it downloads
     try:
         with claimed(target):
             part.parent.mkdir()

@@ -27,7 +27,7 @@ SMALL = (
 )  # fmt: skip
 TWO = ("--gpus", "2")
 KILLS = int(os.environ.get("BCNET_KILLS", "2"))
-"""Of each kind; a run of 7, twenty minutes, is in docs/performance.md."""
+"""Of each kind; a run of 7, ten minutes, is in docs/performance.md."""
 
 
 def start(scenes: Path, run_dir: Path, *arguments: str) -> subprocess.Popen[str]:
