@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -69,6 +70,8 @@ COMMANDS = {
     "export": Command("weights export {model} -o {out}/w.torchscript --size 64x64", ("w.torchscript",)),
     "recipes-copy": Command("recipes copy tiny -o {out}/mine.yaml", ("mine.yaml",)),
 }  # fmt: skip
+if find_spec("detectron2"):
+    COMMANDS["convert"] = Command("weights convert {model} --to detectron2 -o {out}/w.pth", ("w.pth", "w.yaml"))
 QUICK = ("annotate", "shapes", "viz", "import")
 """Those of every test run: a fraction of a second each, and each way of writing."""
 
