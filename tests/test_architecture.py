@@ -29,6 +29,7 @@ TORCH_FREE = ("annotations", "occlusion", "config", "synth")
 VAGUE_NAMES = {"utils", "util", "misc", "common", "helpers", "helper"}
 MAX_MODULE_LINES, MAX_FUNCTION_LINES = 400, 80
 MAX_HELP_SECONDS = 0.5
+MAX_HELP_RATIO = 1.75
 NOT_OURS = {
     ".git", ".venv", ".venv-oldest", ".venv-newest", "out", "runs",
     "__pycache__", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache",
@@ -197,8 +198,18 @@ def test_importing_a_torch_free_room_loads_no_torch(room: str) -> None:
     assert result.returncode == 0, result.stderr or f"importing {room} loads torch"
 
 
+def processor_seconds(code: str) -> tuple[float, subprocess.CompletedProcess[str]]:
+    """Of a program, which other work on the machine stretches less than those of a clock."""
+    before = os.times()
+    result = run_python(code)
+    after = os.times()
+    assert result.returncode == 0, result.stderr
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    return spent, result
+
+
 def test_help_is_quick_and_loads_no_torch() -> None:
-    """Measured as processor time, which other work on the machine stretches less: the quickest of up to eight tries."""
+    """The quickest of up to eight tries; on a slow or busy machine, beside a typer program of two commands."""
     code = (
         "import atexit, sys\n"
         "atexit.register(lambda: sys.stderr.write(f\"torch loaded: {'torch' in sys.modules}\"))\n"
@@ -206,17 +217,20 @@ def test_help_is_quick_and_loads_no_torch() -> None:
         "from bcnet_cli.app import main\n"
         "main()"
     )
-    seconds: list[float] = []
-    while len(seconds) < 8 and min(seconds, default=MAX_HELP_SECONDS) >= MAX_HELP_SECONDS:
-        before = os.times()
-        result = run_python(code)
-        after = os.times()
-        assert result.returncode == 0, result.stderr
+    small = "import sys, typer\nsys.argv = ['small', '--help']\napp = typer.Typer()\n" + "".join(
+        f"@app.command()\ndef {name}(): 'A command.'\n" for name in ("one", "two")
+    )
+    ours: list[float] = []
+    typers: list[float] = []
+    for _ in range(8):
+        spent, result = processor_seconds(code)
         assert "annotate" in result.stdout
         assert result.stderr == "torch loaded: False"
-        spent = after.children_user + after.children_system - before.children_user - before.children_system
-        seconds.append(spent)
-    assert 0 < min(seconds) < MAX_HELP_SECONDS
+        ours.append(spent)
+        typers.append(processor_seconds(f"{small}app()")[0])
+        if min(ours) < MAX_HELP_SECONDS:
+            break
+    assert 0 < min(ours) < max(MAX_HELP_SECONDS, MAX_HELP_RATIO * min(typers)), (ours, typers)
 
 
 # --- the rules can be broken
