@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import signal
@@ -86,6 +87,16 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
+def _of_system(error: OSError | MemoryError) -> BCNetError:
+    """What the system refused, and no command had a better word for."""
+    where = "see where it happened: bcnet --debug ..."
+    if isinstance(error, MemoryError):
+        return BCNetError("there is not enough memory for this", "less at once: smaller images, fewer workers", where)
+    file = f"`{os.fsdecode(error.filename)}`: " if isinstance(error.filename, str | bytes) else ""
+    code = ExitCode.USAGE if error.errno == errno.ENAMETOOLONG else ExitCode.FAILED
+    return BCNetError(f"{file}{error.strerror or error}", where, exit_code=code)
+
+
 def main() -> None:
     """Run the program and exit with the code of the contract (0, 1, 2, 3 or 130)."""
     signal.signal(signal.SIGTERM, _interrupt)  # so that temporary files go as they do on Ctrl-C
@@ -101,6 +112,12 @@ def main() -> None:
     except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.FAILED)
+    except (OSError, MemoryError) as error:
+        if os.environ.get("BCNET_DEBUG"):
+            raise
+        shown = _of_system(error)
+        console.show_error(shown)
+        sys.exit(shown.exit_code)
     except SystemExit as end:
         if end.code == ExitCode.INTERRUPTED:  # what typer makes of a Ctrl-C, without a word
             console.err.print("interrupted")

@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.inputs import refuse_special
 
 # From 90 million pixels on pillow warns, from twice as many on it refuses, which is what we keep.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""What is read, of all that pillow knows: others run programs (EPS), or take minutes for a small file (FITS)."""
 
 
 def image_path(folder: Path | None, name: str) -> Path:
@@ -114,7 +117,9 @@ def read_listed(folder: Path | None, image: Mapping[str, Any]) -> NDArray[np.uin
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """The (height, width) of an image in pixels, upright, as `read_image` gives it; only its header is read.
+    """The (height, width) of an image in pixels, upright, as `read_image` gives it.
+
+    Only its header is read, but for a png without an EXIF block before its pixels: there may be one behind them.
 
     Raises:
         BCNetError: if the file is missing, or no image.
@@ -135,10 +140,14 @@ def image_size(path: Path) -> tuple[int, int]:
 def _opened(path: Path, expect_size: tuple[int, int] | None = None) -> Image.Image:
     """An image of which only the header is read as yet; refused where that says another size than the annotations."""
     refuse_special(path)
-    stored = Image.open(path)
-    if stored.format == "EPS":  # a program, which pillow would have run by ghostscript
-        stored.close()
-        raise data_error(f"the image `{path}` is a PostScript program, no picture", "save it as png or jpg")
+    Image.init()
+    try:
+        stored = Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError:
+        raise data_error(
+            f"the image `{path}` cannot be read: it is none of {', '.join(FORMATS)}",
+            "save it as png or jpg, or drop it from the json",
+        ) from None
     if expect_size is not None and expect_size not in (stored.size, stored.size[::-1]):
         stored.close()
         raise _of_other_size(path, stored.size[::-1], expect_size)

@@ -84,10 +84,11 @@ def read_coco(path: Path, *, need_annotations: bool = True) -> CocoFile:
             raise _not_coco(path, f"it has no `{name}` list")
         if not isinstance(content.get(name, []), list):
             raise _not_coco(path, f"`{name}` is of type {type(content[name]).__name__}, not a list")
-    problems = list(_problems(content))
-    if problems:
-        more = f" (and {len(problems) - 1:,} more such fault{'s' * (len(problems) > 2)})" if len(problems) > 1 else ""
-        raise _not_coco(path, problems[0] + more)
+    problems = iter(_problems(content))
+    if (first := next(problems, None)) is not None:
+        others = sum(1 for _ in problems)
+        more = f" (and {others:,} more such fault{'s' * (others > 1)})" if others else ""
+        raise _not_coco(path, first + more)
     return CocoFile(path, content)
 
 

@@ -6,7 +6,7 @@ There is no depth order in COCO labels, so of two overlapping objects each is th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,10 @@ from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import usage_error
 from bcnet_core.masks import RLE
+
+MOST_PAIRS = 2**20
+"""Pairs of boxes that are looked at together."""
+ALL_ROWS = slice(None)
 
 
 @dataclass(frozen=True)
@@ -71,17 +75,17 @@ def derive_occluders(
     occludes = np.array([rle is not None for rle in rles], dtype=bool)
     if not rule.crowd:
         occludes &= ~crowd
-    near = (box_iou(boxes, pixel=rule.pixel) > rule.min_iou) & occludes
-    np.fill_diagonal(near, val=False)
     regions: list[RLE | None] = [None] * len(rles)
-    for index, (x0, y0, x1, y1) in enumerate(pixel_corners(boxes, height, width)):
-        others = [rle for other in near[index].nonzero()[0] if (rle := rles[other]) is not None]
-        if not others:
-            continue
-        box = masks.from_box(x0, y0, x1, y1, height, width)
-        region = masks.intersection(masks.union(others), box)
-        if masks.area(region) > rule.min_area:
-            regions[index] = region
+    corners = pixel_corners(boxes, height, width)
+    for rows in row_blocks(len(boxes)):
+        near = (box_iou(boxes, rows, pixel=rule.pixel) > rule.min_iou) & occludes
+        for index, row in enumerate(near, start=rows.start):
+            others = [rle for other in row.nonzero()[0] if other != index and (rle := rles[other]) is not None]
+            if not others:
+                continue
+            region = masks.intersection(masks.union(others), masks.from_box(*corners[index], height, width))
+            if masks.area(region) > rule.min_area:
+                regions[index] = region
     return regions
 
 
@@ -115,27 +119,34 @@ def record_boxes(records: Sequence[Record]) -> NDArray[np.float64]:
     return np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
 
 
-def box_iou(boxes: NDArray[np.float64], *, pixel: float = 0.0) -> NDArray[np.float64]:
-    """The IoU of every pair of boxes.
+def row_blocks(count: int) -> Iterator[slice]:
+    """The rows of a (count, count) table of pairs in blocks of `MOST_PAIRS`: a crowd of 20,000 fills no memory."""
+    step = max(1, MOST_PAIRS // max(1, count))
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+def box_iou(boxes: NDArray[np.float64], rows: slice = ALL_ROWS, *, pixel: float = 0.0) -> NDArray[np.float64]:
+    """The IoU of pairs of boxes.
 
     Args:
         boxes: (N, 4) [x, y, width, height] in pixels.
+        rows: the R boxes whose pairs with all N are looked at.
         pixel: what is added to every width and height; the official annotation code counts 1 pixel more.
 
     Returns:
-        (N, N) from 0 to 1; boxes without an area overlap nothing.
+        (R, N) from 0 to 1; boxes without an area overlap nothing.
     """
-    shared, areas = box_intersections(boxes, pixel=pixel)
-    joint = areas[:, None] + areas - shared
+    shared, areas = box_intersections(boxes, rows, pixel=pixel)
+    joint = areas[rows, None] + areas - shared
     return np.divide(shared, joint, out=np.zeros_like(shared), where=(shared > 0) & (joint > 0))
 
 
 def box_intersections(
-    boxes: NDArray[np.float64], *, pixel: float = 0.0
+    boxes: NDArray[np.float64], rows: slice = ALL_ROWS, *, pixel: float = 0.0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The areas in pixels that pairs of [x, y, width, height] boxes share (N, N) and their own areas (N,)."""
+    """The areas in pixels that R of N [x, y, width, height] boxes share with all (R, N), and the areas of all (N,)."""
     start, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-    sides = np.minimum(end[:, None], end) - np.maximum(start[:, None], start) + pixel  # (N, N, 2)
+    sides = np.minimum(end[rows, None], end) - np.maximum(start[rows, None], start) + pixel  # (R, N, 2)
     areas: NDArray[np.float64] = np.prod(end - start + pixel, axis=1)
     shared: NDArray[np.float64] = np.prod(sides.clip(0), axis=2)
     return shared, areas

@@ -62,7 +62,7 @@ class DataConfig(BaseModel, frozen=True, extra="forbid"):
         default=True, description="batches of wide images or of others, which pads less; the order stays random"
     )
     workers: int = Field(
-        2, ge=0, description="loader processes of each training process; 0 loads in the process itself"
+        2, ge=0, le=1024, description="loader processes of each training process; 0 loads in the process itself"
     )
 
     @model_validator(mode="after")
@@ -194,7 +194,7 @@ class SolverConfig(BaseModel, frozen=True, extra="forbid"):
 class Recipe(BaseModel, frozen=True, extra="forbid"):
     """Everything that determines a training run."""
 
-    seed: int = Field(0, ge=0, description="seed of weights, order, augmentation and sampling")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, order, augmentation and sampling")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()

@@ -59,7 +59,7 @@ def _read(path: Path) -> dict[Any, Any]:
     try:
         _refuse_ambiguous(text, path)
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError) as error:  # as `!!int ""` is
         raise usage_error(f"`{path}` is not valid yaml: {_where(error)}") from error
     if content is None:
         raise usage_error(f"`{path}` is empty", _START)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from bcnet_core.config.schema import SolverConfig
+from bcnet_core.errors import BCNetError, data_error
+
+KEPT: dict[type[Optimizer], set[str]] = {SGD: {"momentum_buffer"}, AdamW: {"step", "exp_avg", "exp_avg_sq"}}
+"""What an optimiser remembers of each parameter."""
 
 
 def build_optimizer(model: nn.Module, solver: SolverConfig) -> Optimizer:
@@ -45,3 +53,52 @@ def learning_rate(step: int, solver: SolverConfig) -> float:
         case "cosine":
             factor = (1 + math.cos(math.pi * min(step / solver.steps, 1.0))) / 2
     return full_rate(solver) * warmup * factor
+
+
+def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any], path: Path) -> None:
+    """Put what an optimiser remembered into a new one; its settings stay those of the recipe.
+
+    Args:
+        optimizer: over the same parameters.
+        state: its state dict in a checkpoint.
+        path: the checkpoint, for the message.
+
+    Raises:
+        BCNetError: if the state is that of another optimiser, of other parameters, or none.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    kept = state.get("state")
+    if not isinstance(kept, dict) or not all(
+        type(number) is int and 0 <= number < len(parameters) and _fits(values, parameters[number], type(optimizer))
+        for number, values in kept.items()
+    ):
+        raise _of_other(path, "optimiser")
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": kept})
+
+
+def load_scaler(scaler: torch.amp.GradScaler, state: Mapping[str, Any], path: Path) -> None:
+    """Put a loss scaler's state in a checkpoint into a new one; one that is not enabled has none.
+
+    Raises:
+        BCNetError: if it is not that of a scaler.
+    """
+    own = scaler.state_dict()
+    if state.keys() != own.keys() or not all(isinstance(value, int | float) for value in state.values()):
+        raise _of_other(path, "loss scaler")
+    scaler.load_state_dict(dict(state))
+
+
+def _fits(values: object, parameter: Tensor, kind: type[Optimizer]) -> bool:
+    if not isinstance(values, dict) or values.keys() != KEPT[kind]:
+        return False
+    return all(
+        isinstance(value, Tensor) and value.shape == (() if name == "step" else parameter.shape)
+        for name, value in values.items()
+    )
+
+
+def _of_other(path: Path, what: str) -> BCNetError:
+    return data_error(
+        f"the state of the {what} in `{path}` is damaged, or that of another one",
+        "begin a new run from its weights: --init-from",
+    )

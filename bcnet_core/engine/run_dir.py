@@ -189,10 +189,14 @@ def exclusive_run(path: Path, command: str | None) -> Iterator[None]:
         command: for `refuse_taken`, which nobody can make untrue in here; None to go on with what is there.
 
     Raises:
-        BCNetError: if another process trains there, or the folder is taken or cannot be made.
+        BCNetError: if another process trains there, or the folder is taken, has a link in it where the run writes, or
+            cannot be made.
     """
     if command is not None:
         refuse_taken(path, command)
+    for name in HEADER:
+        if (path / name).is_symlink():  # in a folder from elsewhere it could lead to any file
+            raise usage_error(f"`{path / name}` is a link, which would be written through", "remove it")
     with ExitStack() as stack:
         if not path.exists():
             stack.callback(_remove_empty, path)

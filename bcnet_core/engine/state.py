@@ -24,8 +24,8 @@ from bcnet_core.engine.checkpoint import (
     save_checkpoint,
 )
 from bcnet_core.engine.job import TrainingJob
-from bcnet_core.engine.loading import load_weights
-from bcnet_core.engine.optim import build_optimizer, learning_rate
+from bcnet_core.engine.loading import load_weights, refuse_misfit
+from bcnet_core.engine.optim import build_optimizer, learning_rate, load_optimizer, load_scaler
 from bcnet_core.engine.run_dir import refuse_other_recipe
 from bcnet_core.model.detectors import Detector, build_detector
 from bcnet_core.model.global_batch import share_statistics
@@ -151,9 +151,11 @@ class TrainingState:
         checkpoint = read_checkpoint(path)
         refuse_other_recipe(path, recipe_of(checkpoint, path), self.job.recipe)
         load_weights(self.detector, checkpoint, path)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.scaler.load_state_dict(checkpoint.scaler)
+        load_optimizer(self.optimizer, checkpoint.optimizer, path)
+        load_scaler(self.scaler, checkpoint.scaler, path)
         self.step = checkpoint.step
         if self.averaged is not None:
+            own = self.averaged.module.state_dict()
+            refuse_misfit({name: tuple(tensor.shape) for name, tensor in own.items()}, checkpoint.averaged, path)
             self.averaged.module.load_state_dict(checkpoint.averaged)
             self.averaged.n_averaged.fill_(self.step)

@@ -30,7 +30,8 @@ class RunWriter:
 
     def __init__(self, run_dir: Path, *, first_step: int, tensorboard: bool = False) -> None:
         self._path, self._curves = run_dir / METRICS_FILE, run_dir / CURVES_FILE
-        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() and first_step else []
+        goes_on = first_step and self._path.exists()
+        lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines() if goes_on else []
         kept = list(takewhile(lambda line: _step_of(line) <= first_step, lines))
         self.rows: list[Row] = [json.loads(line) for line in kept]
         with atomic_file(self._path) as temporary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import reprlib
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, Literal, NamedTuple, get_args
@@ -86,6 +87,11 @@ def ground_truth(coco: CocoFile, *, need_masks: bool = True) -> Record:
             )
         box = annotation["bbox"]
         area = annotation.get("area", box[2] * box[3] if rle is None else masks.area(rle))
+        if type(area) not in {int, float} or not 0 <= area < np.inf:
+            raise data_error(
+                f"annotation {annotation['id']} of `{coco.path}` has an `area` of {reprlib.repr(area)}",
+                "its pixels belong there; without the key they are counted",
+            )
         kept = {key: annotation[key] for key in ("image_id", "category_id", "bbox")}
         kept |= {"id": number, "area": area, "iscrowd": annotation.get("iscrowd", 0)}
         annotations.append(kept if rle is None else {**kept, "segmentation": rle})

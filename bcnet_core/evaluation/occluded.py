@@ -7,11 +7,9 @@ several. Their lists are of val2017; `occluded_objects` and `separated_objects` 
 
 from __future__ import annotations
 
-import io
-import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,12 +17,11 @@ from numpy.typing import NDArray
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
-from bcnet_core.annotations.occluder import box_intersections, record_boxes
-from bcnet_core.errors import BCNetError, data_error
+from bcnet_core.annotations.occluder import box_intersections, record_boxes, row_blocks
+from bcnet_core.errors import data_error
 from bcnet_core.evaluation.coco import ignoring
 from bcnet_core.evaluation.image_scores import result_rle
-from bcnet_core.inputs import read_whole
-from bcnet_core.model.weight_bombs import refuse_bomb
+from bcnet_core.model.weight_files import read_safely
 from bcnet_core.occlusion.rates import Level, Measure, occlusion_level
 from bcnet_core.occlusion.split import measure_images
 
@@ -113,11 +110,10 @@ def hidden_objects(coco: CocoFile) -> tuple[list[HiddenObject], list[HiddenObjec
     for image_id, records in coco.annotations_by_image().items():
         instances = [one for one in records if not one.get("iscrowd", 0)]
         rles = [segmentation_rle(one, images[image_id]) for one in instances]
-        near = box_intersections(record_boxes(instances), pixel=1.0)[0] > 0
-        for index, (one, rle) in enumerate(zip(instances, rles, strict=True)):
+        for index, (one, rle, row) in enumerate(zip(instances, rles, _near(record_boxes(instances)), strict=True)):
             if rle is None or not masks.area(rle):
                 continue
-            neighbours = [other for j in near[index].nonzero()[0] if j != index and (other := rles[j]) is not None]
+            neighbours = [other for j in row.nonzero()[0] if j != index and (other := rles[j]) is not None]
             object_ = HiddenObject(image_id, one["category_id"], rle)
             parts = _pieces(rle)
             if len(parts) > 1 and neighbours and _lies_between(parts, masks.union(neighbours)):
@@ -125,6 +121,12 @@ def hidden_objects(coco: CocoFile) -> tuple[list[HiddenObject], list[HiddenObjec
             elif len(parts) == 1 and levels[id(one)] == "heavy":
                 occluded.append(object_)
     return occluded, separated
+
+
+def _near(boxes: NDArray[np.float64]) -> Iterator[NDArray[np.bool_]]:
+    """For each of N boxes, (N,) whether it meets the others."""
+    for rows in row_blocks(len(boxes)):
+        yield from box_intersections(boxes, rows, pixel=1.0)[0] > 0
 
 
 def _pieces(rle: masks.RLE) -> list[NDArray[np.int32]]:
@@ -161,24 +163,14 @@ def read_objects(path: Path, coco: CocoFile) -> list[HiddenObject]:
     Raises:
         BCNetError: if the file is missing, asks for anything but plain data and numbers, or names other images.
     """
-    try:
-        data = read_whole(path)
-        refuse_bomb(io.BytesIO(data), pickles=1)
-        content = _NoCodeUnpickler(io.BytesIO(data)).load()
-    except BCNetError:
-        raise
-    except OSError as error:
-        raise data_error(f"cannot read `{path}`: {error.strerror or error}") from None
-    except Exception as error:
-        raise data_error(f"`{path}` is no list of objects, or is damaged: {error}") from None
+    lists = "occluded_coco.pkl and separated_coco.pkl of Zhan et al. are"
+    content = read_safely(path, "a list of objects", lists)
     images = {image["file_name"]: image for image in coco.images}
     categories = {str(category["name"]): category["id"] for category in coco.categories}
     try:
         entries = [(str(entry[0]), str(entry[1]), entry[4]) for entry in content]
-    except (TypeError, LookupError):
-        raise data_error(
-            f"`{path}` is no list of objects", "occluded_coco.pkl and separated_coco.pkl of Zhan et al. are"
-        ) from None
+    except (TypeError, LookupError, ValueError):
+        raise data_error(f"`{path}` is not a list of objects", lists) from None
     objects = []
     for file_name, category, segmentation in entries:
         image = images.get(file_name)
@@ -192,18 +184,3 @@ def read_objects(path: Path, coco: CocoFile) -> list[HiddenObject]:
         if rle is not None:
             objects.append(HiddenObject(image["id"], categories[category], rle))
     return objects
-
-
-class _NoCodeUnpickler(pickle.Unpickler):
-    """Reads lists, texts and numbers, also numpy's; nothing else is ever looked up, so nothing can be called."""
-
-    ALLOWED = frozenset({
-        ("numpy", "ndarray"), ("numpy", "dtype"),
-        *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-        ("_codecs", "encode"),
-    })  # fmt: skip
-
-    def find_class(self, module: str, name: str, /) -> Any:  # noqa: ANN401
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module, name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,8 @@ from bcnet_core.json_files import read_json, write_json
 from bcnet_core.outputs import atomic_directory, claim_together, refuse_existing_folder
 
 JOB_FILE = "job.json"
+BEGINNING = re.compile(rb"\[(-?\d{1,19}),")
+"""Of a line: its image."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class PredictionFolder:
             The ids of the images that are done.
 
         Raises:
-            BCNetError: if the folder cannot be written, or holds anything else.
+            BCNetError: if the folder cannot be written, is damaged, or holds anything else.
         """
         refuse_existing_folder(self.path, overwrite=True)
         with claim_together(self.path):  # also where it is there: one that was killed here left its lock
@@ -80,7 +83,7 @@ class PredictionFolder:
         """The results of every image, in this order.
 
         Raises:
-            BCNetError: if an image is not done.
+            BCNetError: if an image is not done, or a file is damaged.
         """
         places, files = self._places(), {}
         try:
@@ -91,7 +94,7 @@ class PredictionFolder:
                 if path not in files:
                     files[path] = path.open("rb")
                 files[path].seek(start)
-                yield json.loads(files[path].readline())[1]
+                yield _results_of(files[path].readline(), path)
         finally:
             for file in files.values():
                 file.close()
@@ -108,9 +111,30 @@ class PredictionFolder:
                 start = 0
                 for line in lines:
                     if line.endswith(b"\n"):
-                        places[int(line[1 : line.index(b",")])] = (path, start)
+                        head = BEGINNING.match(line)
+                        if head is None:
+                            raise _damaged(path)
+                        places[int(head[1])] = (path, start)
                     start += len(line)
         return places
+
+
+def _results_of(line: bytes, path: Path) -> list[Record]:
+    try:
+        _, results = json.loads(line, parse_constant=_no_number)
+    except (ValueError, TypeError):
+        raise _damaged(path) from None
+    if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
+        raise _damaged(path)
+    return results
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(text)
+
+
+def _damaged(path: Path) -> BCNetError:
+    return data_error(f"`{path}` is damaged", f"remove `{path.parent}`: its images are predicted again")
 
 
 @dataclass(frozen=True)

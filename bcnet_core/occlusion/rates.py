@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcnet_core import masks
-from bcnet_core.annotations.occluder import box_intersections, box_iou, pixel_corners
+from bcnet_core.annotations.occluder import box_intersections, box_iou, pixel_corners, row_blocks
 from bcnet_core.masks import RLE
 
 Measure = Literal["iou", "min", "mask"]
@@ -58,19 +58,26 @@ def occlusion_rates(
     Returns:
         (N,) rates from 0 to 1; 0 for an instance that is alone.
     """
-    partners = ~np.eye(len(boxes), dtype=bool)
-    if categories is not None:
-        partners &= categories[:, None] == categories
-    match measure:
-        case "iou":
-            pairs = box_iou(boxes)
-        case "min":
-            shared, areas = box_intersections(boxes)
-            smaller = np.minimum(areas[:, None], areas)
-            pairs = np.divide(shared, smaller, out=np.zeros_like(shared), where=smaller > 0).clip(0, 1)
-        case "mask":
-            return _mask_rates(boxes, rles, height, width, partners)
-    rates: NDArray[np.float64] = np.where(partners, pairs, 0.0).max(axis=1, initial=0.0)
+    rates = np.zeros(len(boxes))
+    for rows in row_blocks(len(boxes)):
+        partners = np.arange(len(boxes))[rows, None] != np.arange(len(boxes))
+        if categories is not None:
+            partners &= categories[rows, None] == categories
+        match measure:
+            case "iou":
+                pairs = box_iou(boxes, rows)
+            case "min":
+                shared, areas = box_intersections(boxes, rows)
+                smaller = np.minimum(areas[rows, None], areas)
+                pairs = np.divide(shared, smaller, out=np.zeros_like(shared), where=smaller > 0).clip(0, 1)
+            case "mask":
+                near = partners & (box_intersections(boxes, rows, pixel=1.0)[0] > 0)
+                corners = pixel_corners(boxes[rows], height, width)
+                for index, (row, box) in enumerate(zip(near, corners, strict=True), start=rows.start):
+                    neighbours = [rle for other in row.nonzero()[0] if (rle := rles[other]) is not None]
+                    rates[index] = _mask_rate(rles[index], neighbours, masks.from_box(*box, height, width))
+                continue
+        rates[rows] = np.where(partners, pairs, 0.0).max(axis=1, initial=0.0)
     return rates
 
 
@@ -91,15 +98,8 @@ def rate_histogram(rates: NDArray[np.float64]) -> list[int]:
     return [int((rates == 0).sum()), *counts.tolist()]
 
 
-def _mask_rates(
-    boxes: NDArray[np.float64], rles: Sequence[RLE | None], height: int, width: int, partners: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    near = partners & (box_intersections(boxes, pixel=1.0)[0] > 0)
-    rates = np.zeros(len(boxes))
-    for i, corners in enumerate(pixel_corners(boxes, height, width)):
-        own = rles[i]
-        neighbours = [rle for j in near[i].nonzero()[0].tolist() if (rle := rles[j]) is not None]
-        if own is not None and neighbours and masks.area(own) > 0:
-            region = masks.intersection(masks.union(neighbours), masks.from_box(*corners, height, width))
-            rates[i] = min(masks.area(region) / masks.area(own), 1.0)
-    return rates
+def _mask_rate(own: RLE | None, neighbours: Sequence[RLE], box: RLE) -> float:
+    """What the neighbours' masks cover of an instance's box, over its own mask."""
+    if own is None or not neighbours or masks.area(own) == 0:
+        return 0.0
+    return min(masks.area(masks.intersection(masks.union(neighbours), box)) / masks.area(own), 1.0)

@@ -18,6 +18,7 @@ from bcnet_core import __version__
 from bcnet_core.annotations.coco import CocoFile, Record, checksum, segmentation_rle
 from bcnet_core.annotations.occluder import record_boxes
 from bcnet_core.errors import data_error, usage_error
+from bcnet_core.inputs import read_whole
 from bcnet_core.json_files import read_json
 from bcnet_core.occlusion.rates import (
     HISTOGRAM_EDGES,
@@ -150,7 +151,7 @@ def read_ids(path: Path) -> list[int]:
     try:
         if not path.is_file():
             raise data_error(f"`{path}` does not exist, or is no file", "give a list of image ids: --ids FILE")
-        words = path.read_text(encoding="utf-8-sig").replace(",", " ").split()
+        words = read_whole(path).decode("utf-8-sig").replace(",", " ").split()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise data_error(f"cannot read the image ids in `{path}`: {reason}", "one whole number a line") from None

@@ -189,7 +189,7 @@ def _is_own_set(root: Path) -> bool:
         for path in (root / "bank").glob(f"*/{BANK_INDEX}"):
             content = read_json(path)
             own |= {path, *(path.with_name(one["file"]) for kind in content.values() for one in kind)}
-    except (BCNetError, KeyError, TypeError, AttributeError):
+    except (BCNetError, KeyError, TypeError, AttributeError, ValueError):
         return False
     return bool(own) and own == {path for path in root.rglob("*") if path.is_symlink() or not path.is_dir()}
 

@@ -1,6 +1,7 @@
 """The occluder rule against a dense reference, its symmetries, and the official numbers."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bcnet_core import masks
+from bcnet_core.annotations import occluder
 from bcnet_core.annotations.coco import read_coco, segmentation_rle
 from bcnet_core.annotations.occluder import (
     OccluderRule,
@@ -20,6 +22,7 @@ from bcnet_core.annotations.occluder import (
     derive_occluders,
     pixel_corners,
     record_boxes,
+    row_blocks,
 )
 from bcnet_core.errors import BCNetError, ExitCode
 from tests.annotations.conftest import DenseOccluders
@@ -210,3 +213,34 @@ def test_every_region_of_real_images_has_the_official_area(coco_mini: Path) -> N
             found[str(instance["id"])] = 0 if region is None else masks.area(region)
     assert len(expected) == 624
     assert found == expected
+
+
+def crowd(count: int) -> NDArray[np.float64]:
+    """Boxes of one image in which each overlaps a few others."""
+    corners = np.random.default_rng(1).integers(0, 40 * int(count**0.5), (count, 2))
+    return np.concatenate([corners, np.full((count, 2), 50)], axis=1).astype(np.float64)
+
+
+def test_pairs_are_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes = crowd(60)
+    rles = [masks.from_box(*corners, 400, 400) for corners in pixel_corners(boxes, 400, 400)]
+    at_once = derive_occluders(rles, boxes, np.zeros(60, bool), 400, 400)
+    monkeypatch.setattr(occluder, "MOST_PAIRS", 7 * 60)
+    assert [(rows.start, rows.stop) for rows in row_blocks(60)][:2] == [(0, 7), (7, 14)]
+    assert [index for rows in row_blocks(60) for index in range(60)[rows]] == list(range(60))
+    assert derive_occluders(rles, boxes, np.zeros(60, bool), 400, 400) == at_once
+    assert sum(rle is not None for rle in at_once) > 30
+    assert list(row_blocks(0)) == []
+
+
+def test_a_crowd_of_thousands_fits_into_memory() -> None:
+    """All pairs of 6,000 boxes together take 1.4 GB."""
+    boxes = crowd(6000)
+    tracemalloc.start()
+    try:
+        regions = derive_occluders([None] * 6000, boxes, np.zeros(6000, bool), 4000, 4000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert regions == [None] * 6000
+    assert peak < 100e6

@@ -15,7 +15,7 @@ from bcnet_core.engine.elastic import Cluster
 from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.launch import check_cluster
 from bcnet_core.engine.loop import run_training
-from bcnet_core.engine.run_dir import open_run, refuse_taken, remove_run
+from bcnet_core.engine.run_dir import exclusive_run, open_run, refuse_taken, remove_run
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Progress, SilentReporter
 
@@ -96,8 +96,8 @@ def test_four_steps_are_two_and_two_more(scenes: Path, tmp_path: Path) -> None:
 
 def test_a_resumed_run_keeps_its_settings_but_may_get_longer(scenes: Path, tmp_path: Path) -> None:
     run_training(job(scenes, tmp_path / "run", "solver.schedule=step", "solver.steps=1"), SilentReporter())
-    with (tmp_path / "run/metrics.jsonl").open("a") as metrics:
-        metrics.write('{"step": 2, "lo')  # as a power cut leaves it
+    with (tmp_path / "run/metrics.jsonl").open("ab") as metrics:
+        metrics.write(b'{"step": 2, "lo\xff')  # as a power cut leaves it
     longer = ("solver.schedule=step", "solver.steps=2")
     with pytest.raises(BCNetError, match="was trained with other settings") as caught:
         run_training(job(scenes, tmp_path / "run", *longer, "solver.lr=1", resume=True), SilentReporter())
@@ -106,6 +106,17 @@ def test_a_resumed_run_keeps_its_settings_but_may_get_longer(scenes: Path, tmp_p
     assert open_run(tmp_path / "run").recipe.solver.steps == 2
     rows = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "env.json", "recipe.resolved.yaml", "curves.png"])
+def test_a_run_does_not_write_through_links(scenes: Path, tmp_path: Path, name: str) -> None:
+    """In a folder from elsewhere they could lead to any file."""
+    (tmp_path / "mine.txt").write_text("keep")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "mine.txt")
+    with pytest.raises(BCNetError, match="is a link") as caught, exclusive_run(tmp_path / "run", None):
+        pass
+    assert caught.value.exit_code == 2 and (tmp_path / "mine.txt").read_text() == "keep"
 
 
 def test_a_cosine_cannot_be_made_longer_under_way(scenes: Path, tmp_path: Path) -> None:

@@ -1,8 +1,14 @@
-import pytest
-from torch import nn
+from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from bcnet_core import BCNetError
 from bcnet_core.config.schema import SolverConfig
-from bcnet_core.engine.optim import build_optimizer, learning_rate
+from bcnet_core.engine.optim import build_optimizer, learning_rate, load_optimizer, load_scaler
 
 
 def test_the_schedule_of_the_release() -> None:
@@ -30,3 +36,44 @@ def test_the_learning_rate_follows_the_batch_where_it_is_asked_to() -> None:
     solver = SolverConfig(lr=0.02, batch_size=4, lr_batch_size=16, warmup_steps=0)
     assert learning_rate(0, solver) == pytest.approx(0.005)
     assert learning_rate(0, solver.model_copy(update={"lr_batch_size": None})) == 0.02
+
+
+def small(name: str) -> tuple[nn.Module, Optimizer]:
+    model = nn.Linear(3, 2)
+    return model, build_optimizer(model, SolverConfig.model_validate({"optimizer": name, "lr": 0.1}))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_what_an_optimiser_remembers_comes_back(name: str) -> None:
+    (model, before), (_, after) = small(name), small(name)
+    model(torch.ones(1, 3)).sum().backward()
+    before.step()
+    saved = before.state_dict()
+    saved["param_groups"][0]["lr"] = 7.0  # settings are the recipe's
+    load_optimizer(after, saved, Path("a.pt"))
+    assert after.param_groups[0]["lr"] == 0.1
+    for ours, theirs in zip(after.state_dict()["state"].values(), saved["state"].values(), strict=True):
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {}, {"state": "x"}, {"state": {0: "x"}}, {"state": {0: {}}}, {"state": {0: {"momentum_buffer": "x"}}},
+        {"state": {0: {"momentum_buffer": torch.zeros(2, 2)}}}, {"state": {9: {"momentum_buffer": torch.zeros(2, 3)}}},
+        {"state": {"0": {"momentum_buffer": torch.zeros(2, 3)}}},
+    ],
+)  # fmt: skip
+def test_the_state_of_another_optimiser_is_refused(state: dict[str, Any]) -> None:
+    with pytest.raises(BCNetError, match=r"optimiser in `a\.pt` is damaged") as caught:
+        load_optimizer(small("sgd")[1], state, Path("a.pt"))
+    assert caught.value.exit_code == 3 and "--init-from" in caught.value.hints[0]
+
+
+def test_the_state_of_a_loss_scaler() -> None:
+    scaler = torch.amp.GradScaler("cpu", enabled=True)
+    load_scaler(scaler, scaler.state_dict(), Path("a.pt"))
+    load_scaler(torch.amp.GradScaler("cpu", enabled=False), {}, Path("a.pt"))
+    for state in ({}, {**scaler.state_dict(), "scale": "x"}):
+        with pytest.raises(BCNetError, match="loss scaler in"):
+            load_scaler(scaler, state, Path("a.pt"))

@@ -192,3 +192,20 @@ def test_sizes_are_those_of_the_upright_image(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(BCNetError, match="cannot be read"):
         image_records([tmp_path / "text.jpg"], None)
+
+
+@pytest.mark.parametrize(
+    "line", [b"garbage", b"", b"[x,[]]", b"\0\0", b"[5]", b"[5,5]", b"[5,[1]]", b"[5,[", b'[5,[{"score":NaN}]]']
+)
+def test_a_damaged_line_is_told(tmp_path: Path, line: bytes) -> None:
+    folder = PredictionFolder(tmp_path / "parts")
+    folder.open({})
+    (folder.path / "a.jsonl").write_bytes(line + b"\n")
+
+    def go_on() -> None:
+        folder.open({})
+        list(folder.read([{"id": 5}]))
+
+    with pytest.raises(BCNetError, match=r"a\.jsonl` is damaged") as caught:
+        go_on()
+    assert caught.value.exit_code == ExitCode.BAD_DATA and "predicted again" in caught.value.hints[0]

@@ -170,6 +170,10 @@ DOUBLING = b"\x80\x02)q\x00" + b"".join(b"0h%ch%c\x86q%c" % (n, n, n + 1) for n 
 """A tuple of two tuples of two tuples ... as a key: 2 ** 60 numbers to hash, in 500 bytes."""
 
 
+STRIDED = b"\x80\x03cnumpy\nndarray\n" + pickle.dumps(((10**8, 5), "S1", b"x" * 8, 0, (0, 0)), 3)[2:-1] + b"R."
+"""An array that shows one byte 500,000,000 times, in 100 bytes."""
+
+
 def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -188,6 +192,12 @@ def picture(content: bytes | Callable[[Path], object], name: str = "odd.png") ->
         return named(name)(folder)
 
     return make
+
+
+def fits() -> bytes:
+    """A picture of astronomers, packed: pillow unpacks it pixel by pixel."""
+    cards = ("SIMPLE  =                    T", "BITPIX  =                    8", "NAXIS   =                    0")
+    return b"".join(card.ljust(80).encode() for card in (*cards, "END")).ljust(2880)
 
 
 def jpeg() -> bytes:
@@ -259,6 +269,7 @@ ROWS = (
     Row("an RLE of 2 ** 70", MASK, mask({**RLE, "counts": [2**70]}), 3, "do not add up"),
     Row("an RLE of the size NaN", MASK, mask({**RLE, "size": [float("nan"), 40]}), 3, "size [nan"),
     Row("an RLE of damaged text", ("annotate",), mask({**RLE, "counts": "\ud800"}), 0, "that cannot be read: ann"),
+    Row("an area as text", ("eval --gt",), truth('"area": 400', '"area": "400"'), 3, "an `area` of '400'"),
     Row("results: a NaN score", ("eval --results", "viz --gt"), result(score=float("nan")), 3, "its score is nan"),
     Row("results: a score of 1e400", RESULTS, result_text("0.5", "1e400"), 3, "its score is inf"),
     Row("results: a score as text", RESULTS, result(score="0.5"), 3, "its score is '0.5'"),
@@ -271,6 +282,10 @@ ROWS = (
     Row("results: a pickle", RESULTS, data("results.json", pickle.dumps([Trap()])), 3, "is not UTF-8 text"),
     Row("a list of objects that runs code", ("eval --objects",), data("o.pkl", pickle.dumps([Trap()])), 3, "mkdir"),
     Row("a list of objects that never ends", ("eval --objects",), link("o.pkl", "/dev/zero"), 3, "pipe or a device"),
+    Row("a list of objects that asks for 500 MB", ("eval --objects",), data("o.pkl", STRIDED), 3, "is not a list"),
+    Row("a list of objects: a name of 5,000 digits", ("eval --objects",), data(
+        "o.pkl", pickle.dumps([[10**5000, "cat", 0, 0, RLE]])), 3, "is not a list of objects"),
+    Row("a list of ids of 10 GB", ("split-occ --ids",), sparse("ids.txt", 10**10), 3, "has 9.3 GiB, more than"),
     Row("yaml aliases that multiply", RECIPE, data("x.yaml", "a: &a [x, x]\nb: [*a, *a]\n"), 2, "refers to `*a`"),
     Row("yaml aliases in the base", RECIPE, lambda folder: base(folder, "a: &a [x]\nb: *a\n"), 2, "refers to `*a`"),
     Row("yaml, 90,000 lists deep", RECIPE, data("x.yaml", "a: " + "[" * 90_000), 2, "is nested too deeply"),
@@ -283,6 +298,11 @@ ROWS = (
     Row("a yaml that is not UTF-8", RECIPE, data("x.yaml", b"seed: caf\xe9"), 2, "is not a text file"),
     Row("yaml: an infinite rate", RECIPE, data("x.yaml", "solver: {lr: 1e400}"), 2, "must be a finite number"),
     Row("yaml: an image of 10**9 pixels a side", RECIPE, data("x.yaml", "data: {max_size: 1000000000}"), 2, "16384"),
+    Row("yaml: a number that is empty", RECIPE, data("x.yaml", 'seed: !!int ""'), 2, "is not valid yaml"),
+    Row("yaml: a truth that is none", RECIPE, data("x.yaml", "seed: !!bool x"), 2, "is not valid yaml"),
+    Row("yaml: a date that is none", RECIPE, data("x.yaml", "seed: !!timestamp x"), 2, "is not valid yaml"),
+    Row("yaml: a seed of 2**64", RECIPE, data("x.yaml", f"seed: {2**64}"), 2, "seed"),
+    Row("yaml: a base with a name of 1,500 letters", RECIPE, data("x.yaml", f"base: {'a' * 1500}.yaml"), 2, "too long"),
     Row("a yaml pipe", RECIPE, pipe("x.yaml"), 2, "is a pipe or a device"),
     Row("a pickle that runs code", IMPORT, weights("x.pkl", lambda: pickle.dumps(Trap())), 3, "would call `posix"),
     Row("torch zip that runs code", WEIGHTS, weights("x.pt", lambda: saved({"model": Trap()})), 3, "would call `posix"),
@@ -318,7 +338,8 @@ ROWS = (
     Row("an image with 200 MB of text", PICTURE, picture(
         png(40, 30, (b"zTXt", b"x\0\0" + zlib.compress(b"a" * 200_000_000)))), 3, "cannot be read: Decompressed"),
     Row("an image that is a program", PICTURE, picture(
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\n"), 3, "is a PostScript program"),
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\n"), 3, "is none of PNG, JPEG"),
+    Row("an image that takes minutes to unpack", PICTURE, picture(fits()), 3, "is none of PNG, JPEG"),
     Row("an image that is a pipe", PICTURE, picture(os.mkfifo), 3, "is a pipe or a device"),
     Row("a name with `..`", PICTURE, secret(lambda _: "../secret.png"), 3, "is not in the folder of images"),
     Row("an absolute name", PICTURE, secret(lambda folder: f"{folder}/secret.png"), 3, "is not in the folder"),
@@ -330,8 +351,11 @@ ROWS = (
     Row("a name with escape codes", PICTURE, named(f"{OBEYED}.png"), 3, "owned"),
     Row("a name with a line of its own", PICTURE, named("a\nerror: all is lost.png"), 3, "a error: all is lost.png"),
     Row("a link in the folder of images", PICTURE, linked_picture, 0, ""),
-    Row("html for a class", ("viz", "viz --format svg"), truth(
+    Row("html for a class", ("viz", "viz --format svg", "viz --gt TRUTH"), truth(
         categories=[{"id": 3, "name": "<script>alert(1)</script>"}]), 0, "index.html"),
+    Row("html for the name of a json", ("viz",), data("<script>alert(1)<b>.json", json.dumps(coco())), 0, "index.html"),
+    Row("html for the name of an image", ("viz",), picture(
+        png(40, 30), "<script>alert(1)<b>\" onerror=\"alert(1).png"), 0, "index.html"),
     Row("escape codes for a class", ("eval --gt", "eval --gt --csv", "eval --gt --markdown", "viz"), truth(
         categories=[{"id": 3, "name": f"cat {OBEYED}"}]), 0, ""),
 )  # fmt: skip
@@ -393,15 +417,23 @@ COMMANDS: dict[str, Arguments] = {
         "--measure",
         "mask",
     ],
+    "split-occ --ids": lambda file, folder: [
+        "split-occ",
+        folder / "good.json",
+        "--ids",
+        file,
+        "-o",
+        folder / "out/x.json",
+    ],
     "eval --results": _scored,
     "eval --objects": lambda file, folder: _scored(folder / "results_good.json", folder, "--objects", file),
     "eval --gt": _scored_against,
     "eval --gt --csv": lambda file, folder: _scored_against(file, folder, "--csv"),
     "eval --gt --markdown": lambda file, folder: _scored_against(file, folder, "--markdown"),
-    "eval": lambda file, folder: ["eval", file, "--data-root", folder, "--device", "cpu"],
     "viz": _drawn,
     "viz --format svg": lambda file, folder: _drawn(file, folder, "--format", "svg"),
     "viz --gt": lambda file, folder: _drawn(file, folder, "--gt", folder / "good.json"),
+    "viz --gt TRUTH": lambda file, folder: _drawn(folder / "results_good.json", folder, "--gt", file),
     "train --dry-run": _trained,
     "train --dry-run --scan-images": lambda file, folder: _trained(file, folder, "--scan-images", "--workers", "1"),
     "train RECIPE": lambda file, folder: ["train", file, "--data-root", folder, "--dry-run"],

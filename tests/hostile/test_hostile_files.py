@@ -111,6 +111,7 @@ def test_a_hostile_file(row: Row, command: str, room: Path, bcnet_inside: Bcnet)
     for page in (room / "out").rglob("*"):
         if page.suffix in {".html", ".svg"}:
             assert b"<script>alert" not in page.read_bytes()
+            assert b'" onerror="' not in page.read_bytes()
 
 
 def test_a_pickle_would_have_run(room: Path) -> None:
@@ -136,6 +137,28 @@ def test_a_file_that_unpacks_to_what_is_usual_is_read(tmp_path: Path) -> None:
     usual = json.dumps(coco(more=list(range(1_000_000)))).encode()
     (tmp_path / "x.json.gz").write_bytes(gzip.compress(usual) + gzip.compress(b" " * 1_000_000))
     assert inputs.read_whole(tmp_path / "x.json.gz") == usual + b" " * 1_000_000
+
+
+def test_little_may_unpack_to_anything_and_nothing_to_more_than_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gzip
+
+    from bcnet_core import inputs
+    from bcnet_core.errors import BCNetError
+
+    (tmp_path / "x.json.gz").write_bytes(gzip.compress(b" " * 1_000_000))
+    assert inputs.read_whole(tmp_path / "x.json.gz") == b" " * 1_000_000
+    monkeypatch.setattr(inputs, "MOST_BYTES", 999_999)
+    with pytest.raises(BCNetError, match="unpacks to more, more than"):
+        inputs.read_whole(tmp_path / "x.json.gz")
+
+
+def test_a_name_that_no_file_can_have_is_missing(tmp_path: Path) -> None:
+    from bcnet_core.images import missing_images
+
+    (tmp_path / "a.png").touch()
+    assert missing_images(tmp_path, ["a.png", "a" * 5000, "a\0.png"]) == ["a" * 5000, "a\0.png"]
 
 
 def test_a_terminal_shows_names_and_obeys_none() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bcnet_core import masks
+from bcnet_core.annotations import occluder
 from bcnet_core.occlusion.rates import (
     LEVEL_FROM,
     MEASURES,
@@ -118,6 +119,18 @@ def test_the_order_of_instances_does_not_matter(
     rates = occlusion_rates(array, rles, H, W, measure=measure)
     shuffled = occlusion_rates(array[order], [rles[i] for i in order], H, W, measure=measure)
     assert shuffled.tolist() == rates[order].tolist()
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_rates_are_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch, measure: Measure) -> None:
+    random = np.random.default_rng(1)
+    boxes = np.concatenate([random.integers(0, 30, (25, 2)), random.integers(3, 10, (25, 2))], axis=1).astype(float)
+    rles = [masks.encode(mask[:H, :W]) for mask in dense_boxes(boxes.astype(int).tolist())]
+    kinds = random.integers(0, 2, 25)
+    at_once = occlusion_rates(boxes, rles, H, W, measure=measure, categories=kinds)
+    monkeypatch.setattr(occluder, "MOST_PAIRS", 4 * 25)
+    assert occlusion_rates(boxes, rles, H, W, measure=measure, categories=kinds).tolist() == at_once.tolist()
+    assert (at_once > 0).sum() > 5
 
 
 def test_levels_begin_where_they_say() -> None:

@@ -217,11 +217,11 @@ def test_other_files_are_no_ids(
 
 
 def test_a_list_that_the_system_keeps_back_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> str:
+    def refuse(*_: object, **__: object) -> bytes:
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "ids.txt").write_text("3")
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(BCNetError) as caught:
         read_ids(tmp_path / "ids.txt")
     assert caught.value.message == f"cannot read the image ids in `{tmp_path / 'ids.txt'}`: Permission denied"

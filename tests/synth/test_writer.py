@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from bcnet_core.reporting import Progress, SilentReporter
 from bcnet_core.synth import writer
 from bcnet_core.synth.sets import write_shapes
 from bcnet_core.synth.shapes import CLASSES
-from bcnet_core.synth.writer import SplitSummary
+from bcnet_core.synth.writer import BANK_INDEX, SplitSummary
 
 
 def write(root: Path, **options: Any) -> list[SplitSummary]:
@@ -163,6 +164,16 @@ def test_overwrite_replaces_an_own_set_but_no_other_coco_set(tmp_path: Path) -> 
     with pytest.raises(BCNetError, match="something else"):
         write(tmp_path / "set", overwrite=True)
     assert json_path.exists()
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "../../mine.txt", 5])
+def test_a_bank_that_names_other_files_is_no_own_set(tmp_path: Path, name: object) -> None:
+    write(tmp_path / "set", images=1)
+    index = tmp_path / "set/bank/a" / BANK_INDEX
+    index.parent.mkdir(parents=True)
+    index.write_text(json.dumps({"disc": [{"file": name}]}))
+    with pytest.raises(BCNetError, match="something else"):
+        write(tmp_path / "set", overwrite=True)
 
 
 def test_an_empty_folder_is_filled_and_a_file_is_refused(tmp_path: Path) -> None:
