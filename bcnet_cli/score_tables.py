@@ -67,11 +67,14 @@ def print_comparison(rows: Mapping[str, Comparison], names: tuple[str, str], sty
     title = f"AP in %; B - A with its 95 % interval over {resamples:,} draws of images"
     table = console.make_table(title, "", "A", "B", "B - A", "95 % interval", "")
     for name, row in rows.items():
-        interval = f"{100 * row.low:+.2f} .. {100 * row.high:+.2f}"
-        values = (_percent(row.first), _percent(row.second), f"{100 * row.difference:+.2f}", interval)
+        change, interval = "-", "-"
+        if row.is_measured:
+            change, interval = f"{100 * row.difference:+.2f}", f"{100 * row.low:+.2f} .. {100 * row.high:+.2f}"
+        values = (_percent(row.first), _percent(row.second), change, interval)
         table.add_row(name, *values, "*" if row.is_certain else "")
     console.out.print(table)
-    console.out.print("* the interval excludes 0")
+    if any(row.is_certain for row in rows.values()):
+        console.out.print("* the interval excludes 0")
 
 
 def _table(rows: Mapping[str, Scores], title: str) -> Table:

@@ -50,7 +50,7 @@ def _neighbours(path: Path) -> list[str]:
     """A hint that lists the json files in the same folder, or says that the folder is missing too."""
     if not path.parent.is_dir():
         return [f"its folder `{path.parent}` does not exist either"]
-    found = sorted(other.name for other in path.parent.glob("*.json*"))[:6]
+    found = sorted(other.name for other in path.parent.glob("[!.]*.json*"))[:6]
     return ["json files there: " + " · ".join(found)] if found else []
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 LARGE = 50_000_000
 """Bytes from which on a file takes seconds to read and write."""
+TRAINED_BY = {"instances_train2017": "tiny", "instances_train": "shapes"}
+"""The recipe that trains on the images of a file, by its name."""
 
 
 def annotate(
@@ -150,10 +152,19 @@ def _annotate(job: _Job, *, report: Path | None, dry_run: bool, as_json: bool) -
     if dry_run:
         console.err.print(Text(f"would write {job.output}" + ("" if report is None else f" and {report}")))
         return
-    source = job.coco.path
+    console.show_outputs(job.output, *filter(None, [report]), then=_next_command(job.coco.path, job.output))
+
+
+def _next_command(source: Path, output: Path) -> str:
+    """Training, where the name of the source says that a recipe trains on its images; else looking at the regions."""
     root = source.parent.parent if source.parent.name == "annotations" else Path("DATA")
-    words = ["--data-root", str(root), f"data.train.annotations={job.output.absolute()}"]
-    console.show_outputs(job.output, *filter(None, [report]), then=f"bcnet train tiny {shlex.join(words)}")
+    name = source.name.split(".")[0]
+    if name in TRAINED_BY:
+        words = ["--data-root", str(root), f"data.train.annotations={output.absolute()}"]
+        return shlex.join(["bcnet", "train", TRAINED_BY[name], *words])
+    images = root / name.rpartition("_")[2]
+    where = str(images) if images.is_dir() else "IMAGES"
+    return shlex.join(["bcnet", "viz", str(output), "--images", where, "-o", "viz"])
 
 
 def _header(coco: CocoFile, rule: OccluderRule) -> dict[str, Any]:

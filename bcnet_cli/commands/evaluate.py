@@ -155,8 +155,11 @@ def _truth_of(
 def _compare_files(files: tuple[Path, Path], coco: CocoFile, wanted: Wanted, *, resamples: int, seed: int) -> None:
     from bcnet_cli.score_tables import print_comparison
     from bcnet_core.evaluation.compare import compare_results
+    from bcnet_core.evaluation.image_list import refuse_other_images
     from bcnet_core.evaluation.results import read_results
 
+    for path in files:
+        refuse_other_images(path, coco)
     first, second = (read_results(path, coco) for path in files)
     rows: dict[str, Comparison] = compare_results(
         coco, first, second, resamples=resamples, seed=seed, reporter=ConsoleReporter()
@@ -177,6 +180,7 @@ def _score_file(
     """Score a results file, of whatever model."""
     from bcnet_cli.score_tables import print_report
     from bcnet_core.errors import usage_error
+    from bcnet_core.evaluation.image_list import refuse_other_images
     from bcnet_core.evaluation.report import score_results
     from bcnet_core.evaluation.results import read_results
     from bcnet_core.json_files import write_json
@@ -188,6 +192,7 @@ def _score_file(
     if target is not None:
         refuse_input(target, path, coco.path)
         claim_files(context, target, overwrite=overwrite, dry_run=dry_run)
+    refuse_other_images(path, coco)
     results = read_results(path, coco)
     options = wanted.options(coco)
     if dry_run:

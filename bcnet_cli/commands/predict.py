@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -46,13 +48,13 @@ def predict(
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.engine.elastic import Cluster, check_processes
     from bcnet_core.engine.run_dir import open_run
-    from bcnet_core.evaluation.image_list import find_images, image_records
+    from bcnet_core.evaluation.image_list import find_images, image_records, listing_path
     from bcnet_core.evaluation.predict import PredictionJob, predict_to_disk
     from bcnet_core.evaluation.results import write_results
     from bcnet_core.outputs import atomic_file, refuse_input, refuse_same
 
     paths = find_images(images)
-    listing = output.with_name(f"{output.stem}_images.json")
+    listing = listing_path(output)
     refuse_same(output, listing)
     for target in (output, listing):
         refuse_input(target, checkpoint, *paths, *([ids_from] if ids_from else []))
@@ -60,7 +62,8 @@ def predict(
     cluster = Cluster(gpus)
     check_processes(cluster, device)
     opened = open_run(checkpoint)
-    records = image_records(paths, read_coco(ids_from, need_annotations=False) if ids_from else None)
+    known = read_coco(ids_from, need_annotations=False) if ids_from else None
+    records = image_records(paths, known)
     if dry_run:
         console.err.print(f"would run {opened.checkpoint} on {len(records):,} images and write {output}")
         return
@@ -76,4 +79,19 @@ def predict(
         console.out.print(json.dumps({"images": len(records), "detections": found}))
     else:
         console.out.print(f"{found:,} detections in {len(records):,} images")
-    console.show_outputs(output, listing)
+    truth = ids_from if known is not None and known.annotations else None
+    console.show_outputs(output, listing, then=_next_command(output, listing, paths, truth))
+
+
+def _next_command(output: Path, listing: Path, paths: list[Path], truth: Path | None) -> str | None:
+    """Scoring where there is a truth, else looking at the results; None where no folder has all of the images."""
+    if truth is not None:
+        return shlex.join(["bcnet", "eval", "--results", str(output), "--gt", str(truth)])
+    if all(path.is_absolute() for path in paths):
+        folder = os.path.commonpath([path.parent for path in paths])
+    elif not any(path.is_absolute() or ".." in path.parts for path in paths):
+        folder = "."
+    else:
+        return None
+    words = ["bcnet", "viz", str(output), "--gt", str(listing), "--images", folder, "-o", "viz"]
+    return shlex.join(words)

@@ -11,6 +11,7 @@ import typer
 
 from bcnet_cli import console
 from bcnet_cli.commands.train_config import check_run_dir, command_line, train_config
+from bcnet_cli.commands.train_validation import compare_validation, scan
 from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Gpus, Workers, backend_option, refuse_unused
 from bcnet_cli.reporter import ConsoleReporter
 
@@ -125,9 +126,9 @@ def train(
     )
     _check(job, cluster, library, chosen=run_dir is not None)
     if scan_images:
-        _scan(job, workers)
+        scan(job.recipe, workers)
     if dry_run:
-        _describe(job, cluster, library)
+        _describe(job, cluster, library, scanned=scan_images)
     elif smoke:
         _rehearse(job, cluster)
     else:
@@ -176,20 +177,6 @@ def _check(job: TrainingJob, cluster: Cluster, library: Backend, *, chosen: bool
         )
 
 
-def _scan(job: TrainingJob, workers: int) -> None:
-    """Open every image that training and its evaluations would open."""
-    from bcnet_core.data.loaders import read_annotations
-    from bcnet_core.data.scan import scan_images
-
-    data = job.recipe.data
-    for dataset in (data.train, *([data.val] if job.recipe.solver.eval_every else [])):
-        coco = read_annotations(data, dataset)
-        scan_images(coco, data.locate(dataset)[1], workers=workers, reporter=ConsoleReporter())
-        console.err.print(
-            f"{len(coco.images):,} images of {dataset.annotations} can be read, at the size they should have"
-        )
-
-
 def _rehearse(job: TrainingJob, cluster: Cluster) -> None:
     from bcnet_core.evaluation.smoke import rehearse
 
@@ -198,8 +185,11 @@ def _rehearse(job: TrainingJob, cluster: Cluster) -> None:
     console.show_outputs(then=job.command)
 
 
-def _describe(job: TrainingJob, cluster: Cluster, library: Backend) -> None:
-    """Print the resolved recipe, or what detectron2 makes of it, on stdout; what it would train on, on stderr."""
+def _describe(job: TrainingJob, cluster: Cluster, library: Backend, *, scanned: bool) -> None:
+    """Print the resolved recipe, or what detectron2 makes of it, on stdout; what it would train on, on stderr.
+
+    A scan has looked at the validation set already.
+    """
     from bcnet_core.backends import detectron2_config
     from bcnet_core.config.load import dump_recipe
     from bcnet_core.data.loaders import open_training_set
@@ -211,6 +201,8 @@ def _describe(job: TrainingJob, cluster: Cluster, library: Backend) -> None:
     dataset, coco = open_training_set(recipe.data, need_occluders=recipe.trains_occluders)
     if recipe.solver.eval_every:
         check_validation(recipe, coco)
+    elif not scanned:
+        compare_validation(recipe, coco)
     classes = len(coco.categories)
     text = dump_recipe(recipe) if library == "torchvision" else detectron2_config(recipe, num_classes=classes)
     console.out.print(text, end="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
@@ -10,6 +11,7 @@ import typer
 
 from bcnet_cli import console
 from bcnet_cli.claims import claim, claim_files
+from bcnet_cli.commands.evaluate_run import refuse_other_categories
 from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Overwrite, refuse_unused
 from bcnet_cli.reporter import ConsoleReporter
 from bcnet_core.errors import usage_error
@@ -161,6 +163,7 @@ def _pictures(
     place: Place, choice: Choice, reporter: ConsoleReporter, runner: Runner, *, dry_run: bool
 ) -> tuple[Iterable[Picture], list[Record]]:
     """What to draw, made one at a time, and of which images."""
+    from bcnet_core.evaluation.image_list import refuse_other_images
     from bcnet_core.evaluation.results import read_results
     from bcnet_core.visualization.annotated import annotated_pictures
     from bcnet_core.visualization.detected import result_pictures
@@ -175,6 +178,7 @@ def _pictures(
     if choice.worst is not None and not ((place.results or place.model) and coco.annotations):
         raise usage_error("--worst compares what was found with the truth", "a run, or SOURCE --gt FILE")
     if place.results is not None:
+        refuse_other_images(place.results, coco)
         results = read_results(place.results, coco)
         if "segmentation" not in results[0]:
             raise usage_error(
@@ -200,14 +204,16 @@ def _detected(
     runner: Runner,
 ) -> tuple[Iterable[Picture], list[Record]]:
     """What a model finds; of its worst images after it has seen all of them."""
-    from bcnet_core.evaluation.predict import check_categories, predict_images
+    from bcnet_core.evaluation.predict import predict_images
     from bcnet_core.images import missing_images
     from bcnet_core.visualization.detected import detected_pictures
     from bcnet_core.visualization.worst import worst_images
 
     detector = runner.load(model)
+    if coco.annotations:  # else there is no truth to be beside
+        without = f"show what it finds without the truth: --images {shlex.quote(str(images))}"
+        refuse_other_categories(detector.categories, coco, without)
     if choice.worst is not None:
-        check_categories(detector.categories, coco)
         missing = set(missing_images(images, (record["file_name"] for record in records)))
         there = [record for record in records if record["file_name"] not in missing]
         if len(there) < len(records):

@@ -141,7 +141,7 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
     form: Annotated[
         Literal["torchscript", "onnx"],
-        typer.Option("--format", help="To write onnx takes onnx and onnxruntime, to read torchscript torchvision."),
+        typer.Option("--format", help="To write onnx takes bcnet[onnx], to read torchscript torchvision."),
     ] = "torchscript",
     size: ImageSize = "800x1333",
     image: Annotated[

@@ -114,7 +114,12 @@ class TrainingSet(Dataset[Sample]):
             if any(_is_target(one, image) for one in grouped[image["id"]])
         ]
         if not self._items:
-            raise data_error(f"`{coco.path}` has no instance to train on", "does it hold boxes and segmentations?")
+            without = sum(not one.get("segmentation") for one in coco.annotations)
+            raise data_error(
+                f"`{coco.path}` has no instance to train on: {len(coco.annotations):,} annotations, "
+                f"{without:,} without a segmentation",
+                "an instance needs a segmentation and a box with an extent, and is no crowd",
+            )
         if occluders == "file" and self.without_region:
             raise data_error(
                 f"`{coco.path}` has no `{OCCLUDER_KEY}` for {self.without_region:,} instances",

@@ -223,6 +223,18 @@ def find_checkpoint(path: Path) -> Path:
             "train, eval and viz take it with --backend detectron2",
             f"for everything else convert it: {conversion(path)}",
         )
+    if latest is None and (path / "annotations").is_dir():
+        raise data_error(
+            f"`{path}` holds no checkpoint, it looks like a data root",
+            f"name one of its json files: {path / 'annotations'}/NAME.json",
+            f"or a run, and where its data is: RUN --data-root {shlex.quote(str(path))}",
+        )
+    pictures = (one for one in path.glob("*") if one.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    if latest is None and not (path / CHECKPOINT_DIR).exists() and any(pictures):  # a run has a picture of its curves
+        raise data_error(
+            f"`{path}` holds no checkpoint, it looks like a folder of images",
+            "name the json that lists them, or a run and the data root that they are in: RUN --data-root DIR",
+        )
     if latest is None:
         raise data_error(f"`{path}` holds no checkpoint", "is it a run directory? Training writes one: bcnet train")
     return latest

@@ -78,7 +78,8 @@ def describe(dataset: TrainingSet, recipe: Recipe, reporter: Reporter) -> None:
     share = f"{about}{dataset.occluder_share:.1%}"
     reporter.info(f"{len(dataset):,} training images; {share} of the instances have an occluder, {source}")
     epochs = solver.steps * solver.batch_size / len(dataset)
-    reporter.info(f"{solver.steps:,} steps of {solver.batch_size} images: {epochs:.1f} epochs")
+    shown = f"{epochs:.1f}" if epochs < 10 else f"{epochs:,.0f}"
+    reporter.info(f"{solver.steps:,} steps of {solver.batch_size} images: {shown} epochs")
     if solver.lr_batch_size not in {None, solver.batch_size}:
         factor = solver.batch_size / (solver.lr_batch_size or 1)
         milestones = ",".join(str(round(step / factor)) for step in solver.milestones)

@@ -20,7 +20,7 @@ PERCENTILES = (2.5, 97.5)
 
 
 class Comparison(NamedTuple):
-    """Two models; all in [0, 1].
+    """Two models; all in [0, 1], or -1, both of them, where there is nothing to find.
 
     Attributes:
         first: AP of the first.
@@ -38,6 +38,11 @@ class Comparison(NamedTuple):
     def difference(self) -> float:
         """How much better the second is."""
         return self.second - self.first
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether there was anything to find."""
+        return min(self.first, self.second) >= 0
 
     @property
     def is_certain(self) -> bool:

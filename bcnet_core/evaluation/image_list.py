@@ -2,15 +2,58 @@
 
 from __future__ import annotations
 
+import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from bcnet_core.annotations.coco import CocoFile, Record
-from bcnet_core.errors import data_error, usage_error
+from bcnet_core.annotations.coco import CocoFile, Record, read_coco
+from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.images import image_size
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 """Of the files that are taken from a folder."""
+
+
+def listing_path(results: Path) -> Path:
+    """Where `bcnet predict` writes the images and categories that its results name."""
+    return results.with_name(f"{results.stem}_images.json")
+
+
+def refuse_other_images(results: Path, coco: CocoFile) -> None:
+    """Refuse results whose own list of images calls an id otherwise than the ground truth does.
+
+    Args:
+        results: a results file; without a readable list beside it nothing is known.
+        coco: the ground truth.
+
+    Raises:
+        BCNetError: naming the first such image, and their number.
+    """
+    listing = listing_path(results)
+    if not listing.is_file():
+        return
+    try:
+        listed = read_coco(listing, need_annotations=False).images
+    except BCNetError:  # another's file
+        return
+    known = {image["id"]: image["file_name"] for image in coco.images}
+    both = [(image["id"], image["file_name"], known[image["id"]]) for image in listed if image["id"] in known]
+    others = [one for one in both if not _may_be_the_same(*one[1:])]
+    if others:
+        number, predicted, true = others[0]
+        raise data_error(
+            f"`{results}` is about other images than `{coco.path}`: {len(others):,} of {len(both):,} ids stand for "
+            f"another one, the first, {number}, for `{predicted}`, not `{true}`",
+            f"predict with the ids of the ground truth: bcnet predict ... --ids-from {shlex.quote(str(coco.path))}",
+            f"or, if they are the same images by other names, remove `{listing}`",
+        )
+
+
+def _may_be_the_same(one: str, other: str) -> bool:
+    """Whether two paths may mean one image: they end alike, as far as both name folders."""
+    ends = [[part for part in reversed(Path(name).parts) if part not in {"/", ".."}] for name in (one, other)]
+    return all(first == second for first, second in zip(*ends, strict=False))
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
@@ -55,13 +98,20 @@ def image_records(paths: Sequence[Path], known: CocoFile | None) -> list[Record]
         known: a COCO file whose ids are taken, by the name of the file without its folders; else they count from 1.
 
     Raises:
-        BCNetError: if an image cannot be read, is not in `known`, or two have the same name there.
+        BCNetError: if an image cannot be read, is not in `known`, or two have the same name there or here.
     """
-    ids = {} if known is None else {Path(image["file_name"]).name: image["id"] for image in known.images}
+    names = [] if known is None else [Path(image["file_name"]).name for image in known.images]
+    ids = {} if known is None else dict(zip(names, (image["id"] for image in known.images), strict=True))
+    repeated = {name for name, count in Counter(names).items() if count > 1}
     records, taken = [], set()
     for number, path in enumerate(paths, start=1):
         if known is not None and path.name not in ids:
             raise data_error(f"`{path}` is not among the {len(ids):,} images of `{known.path}`")
+        if known is not None and path.name in repeated:
+            raise data_error(
+                f"`{known.path}` lists several images called `{path.name}`, so their ids cannot be told by the name",
+                "predict without --ids-from, and look at the results with --gt NAME_images.json",
+            )
         own = ids.get(path.name, number)
         if own in taken:
             raise usage_error(

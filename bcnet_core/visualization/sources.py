@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +19,8 @@ from bcnet_core.visualization.annotated import occluder_regions
 
 PLACEHOLDER = (480, 640)
 """(height, width) of the panel that stands for an image of unknown size."""
+BEGINNING = 1000
+"""Bytes of a json that tell a list from an object."""
 
 
 class Place(NamedTuple):
@@ -59,6 +64,8 @@ def locate(
     if not source.exists():
         raise data_error(f"`{source}` does not exist", "SOURCE is a run directory, a checkpoint or a COCO json")
     if not source.is_dir() and (source.suffix == ".json" or source.name.endswith(".json.gz")):
+        if gt is None and images is None and _is_list(source):  # else reading it says so
+            raise data_error(f"`{source}` is a results file, which goes with its ground truth", "name it: --gt FILE")
         annotations = gt or source
         return Place(annotations, _folder(images, annotations), results=None if gt is None else source)
     if gt is not None:
@@ -132,9 +139,21 @@ def choose_images(
 def _folder(images: Path | None, annotations: Path) -> Path:
     """The folder of the images, by default that of the COCO layout."""
     folder = images or _implied_images(annotations)
+    if folder.exists() and not folder.is_dir():
+        raise data_error(f"`{folder}` is a file, not a folder of images", f"give the folder: --images {folder.parent}")
     if not folder.is_dir():
         raise data_error(f"the folder of images `{folder}` does not exist", "say where they are: --images FOLDER")
     return folder
+
+
+def _is_list(path: Path) -> bool:
+    """Whether the json in a file is a list, as results are; no more than its beginning is read."""
+    if not path.is_file():
+        return False
+    with suppress(OSError, EOFError, zlib.error), path.open("rb") as raw:  # reading all of it says what is wrong
+        file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+        return file.read(BEGINNING).lstrip().startswith(b"[")
+    return False
 
 
 def _implied_images(annotations: Path) -> Path:

@@ -79,9 +79,24 @@ def test_writes_the_file_and_tells_what_it_found(source: Path, tmp_path: Path) -
     assert "66.7%" in result.stdout
     assert "no segmentation" in result.stdout
     assert "annotation 10" in result.stderr
-    assert f"bcnet train tiny --data-root DATA 'data.train.annotations={output}'" in result.stderr
+    assert f"bcnet viz '{output}' --images IMAGES -o viz" in result.stderr
     assert source.read_bytes() == before
     assert names(output.parent) == ["out.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [("instances_train2017.json", "tiny"), ("instances_train.json", "shapes"), ("instances_val2017.json", None)],
+)
+def test_what_follows_fits_the_source(source: Path, tmp_path: Path, name: str, recipe: str | None) -> None:
+    root, output = tmp_path / "root", tmp_path / "out.json"
+    (root / "annotations").mkdir(parents=True)
+    (root / "val2017").mkdir()
+    told = run(source.rename(root / "annotations" / name), "-o", output).stderr
+    if recipe is None:
+        assert f"bcnet viz {output} --images {root / 'val2017'} -o viz" in told and "bcnet train" not in told
+    else:
+        assert f"bcnet train {recipe} --data-root {root} data.train.annotations={output}" in told
 
 
 def test_json_goes_to_stdout_alone(source: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from bcnet_cli.commands.evaluate import evaluate
 from bcnet_cli.commands.predict import predict
+from bcnet_cli.commands.viz import viz
 from bcnet_core.annotations.coco import read_coco, segmentation_rle
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.json_files import write_json
@@ -28,6 +29,7 @@ from tests.evaluation.test_coco import perturbed
 app = typer.Typer()
 app.command("eval")(evaluate)
 app.command("predict")(predict)
+app.command("viz")(viz)
 
 
 def run(*arguments: str | Path) -> Result:
@@ -146,7 +148,8 @@ def test_bad_data_is_refused_before_anything_is_predicted(
     root = tmp_path / "root"
     for name in ("train", "val"):
         write_json(root / f"annotations/instances_{name}.json", content)
-    assert "differ" in refused("eval", untrained, "--data-root", root, "--device", "cpu").message
+    error = refused("eval", untrained, "--data-root", root, "--device", "cpu")
+    assert "differ" in error.message and "--data-root DIR" in error.hints[2] and "bcnet train" in error.hints[3]
     no_masks = json.loads(truth.read_text())
     for one in no_masks["annotations"]:
         del one["segmentation"]
@@ -184,6 +187,7 @@ def test_images_are_predicted(untrained: Path, scenes: Path, tmp_path: Path) -> 
     assert "on 6 images" in good(*arguments, "--dry-run").stderr and not output.parent.exists()
     done = good(*arguments)
     assert "30 detections in 6 images" in done.stdout
+    assert f"next  bcnet eval --results {output} --gt {truth}" in done.stderr.replace("\n", "")
     assert sorted(path.name for path in output.parent.iterdir()) == ["found.json", "found_images.json"]
     found: list[Any] = json.loads(output.read_text())
     assert found[0].keys() >= {"occluder", "occluder_boundary", "occludee_boundary"}
@@ -196,6 +200,34 @@ def test_images_are_predicted(untrained: Path, scenes: Path, tmp_path: Path) -> 
     assert (
         "is the input itself" in refused("predict", untrained, scenes / "val", "-o", untrained, "--overwrite").message
     )
+
+
+def test_results_with_other_ids_are_not_scored(
+    untrained: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth, output = tmp_path / "truth.json", tmp_path / "found.json"
+    content = json.loads((scenes / "annotations/instances_val.json").read_text())
+    for image in content["images"][:2]:
+        image["id"] = 3 - image["id"]  # 1 and 2 change places
+    write_json(truth, content)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").symlink_to(scenes / "val")
+    for folder in ("pictures", scenes / "val"):
+        arguments = ("predict", untrained, folder, "-o", output, "--device", "cpu", "--overwrite")
+        following = good(*arguments).stderr.replace("\n", "").split("next  ")[1].split()
+        assert following[:3] == ["bcnet", "viz", str(output)]
+        good(*following[1:], "--overwrite", "--limit", "2")
+        assert (tmp_path / "viz/index.html").exists()
+    above = f"../{tmp_path.name}/pictures"  # no folder that a json may name has these
+    assert "next" not in good("predict", untrained, above, "-o", "above.json", "--device", "cpu").stderr
+    for asked in (("--results", output), ("--compare", output, output)):
+        error = refused("eval", *asked, "--gt", truth)
+        assert error.exit_code == ExitCode.BAD_DATA and "2 of 6 ids" in error.message
+        assert f"--ids-from {truth}" in error.hints[0]
+    shown = ("viz", output, "--gt", truth, "--images", scenes / "val", "-o", tmp_path / "no")
+    assert "2 of 6 ids" in refused(*shown).message
+    good(*arguments, "--ids-from", truth)
+    good("eval", "--results", output, "--gt", truth)
 
 
 def test_both_commands_from_a_shell(bcnet: Bcnet, untrained: Path, scenes: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bcnet_core.json_files import write_json
 from tests.conftest import Bcnet
 
 SMALL = ("model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64", "data.workers=0")
@@ -152,12 +154,13 @@ def test_a_dry_run_writes_nothing(bcnet_inside: Bcnet, scenes: Path, run_dir: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gpus", "number"),
     [
         ("1", signal.SIGTERM),
-        pytest.param("1", signal.SIGINT, marks=pytest.mark.slow),
-        pytest.param("2", signal.SIGTERM, marks=pytest.mark.slow),
+        ("1", signal.SIGINT),
+        ("2", signal.SIGTERM),
     ],
 )
 def test_an_interrupted_run_saves_and_says_how_to_go_on(
@@ -206,13 +209,60 @@ def test_a_dry_run_tells_what_would_be_trained(bcnet_inside: Bcnet, scenes: Path
     assert yaml.safe_load(done.stdout)["model"]["channels"] == 32
     for words in (
         "12 training images",
-        "2,000 steps of 4 images: 666.7 epochs",
+        "2,000 steps of 4 images: 667 epochs",
         "GB of memory in each process",
         "5 classes; would write run",
         "12 images of annotations/instances_train.json can be read",
     ):
         assert words in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def planned(bcnet_inside: Bcnet, root: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return bcnet_inside("train", "shapes", *SMALL, "--data-root", root, "--run-dir", root / "new", *arguments)
+
+
+def test_the_validation_set_is_looked_at_before_training(bcnet_inside: Bcnet, scenes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(scenes, root)
+    held_out, scanning = root / "annotations/instances_val.json", ("--dry-run", "--scan-images", "--workers", "1")
+    told = planned(bcnet_inside, root, *scanning).stderr
+    assert "6 images of annotations/instances_val.json can be read" in told and "warning" not in told
+    content = json.loads(held_out.read_text())
+    content["categories"][0]["name"] = "cow"
+    write_json(held_out, content)
+    for options in (("--dry-run",), scanning):
+        done = planned(bcnet_inside, root, *options)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("have other categories") == 1 and done.stderr.count("warning: ") == 1
+        assert (
+            f"only in `{held_out}`: `cow` (id 1)" in done.stderr
+            and "instances_train.json`: `disc` (id 1)" in done.stderr
+        )
+        refused = planned(bcnet_inside, root, *options, "solver.eval_every=1")
+        assert refused.returncode == 3 and "warning" not in refused.stderr and "cow" in refused.stderr
+    first = next((root / "val").iterdir())
+    first.write_bytes(first.read_bytes()[:100])
+    damaged = planned(bcnet_inside, root, *scanning)
+    assert damaged.returncode == 3 and "1 of the 6 images" in damaged.stderr
+
+
+def test_without_a_validation_set_training_is_planned_all_the_same(
+    bcnet_inside: Bcnet, scenes: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(scenes, root)
+    shutil.rmtree(root / "val")
+    scanning = ("--dry-run", "--scan-images", "--workers", "1")
+    done = planned(bcnet_inside, root, *scanning)
+    assert done.returncode == 0 and done.stderr.count("data.val.images=FOLDER") == 1, done.stderr
+    assert planned(bcnet_inside, root, *scanning, "solver.eval_every=1").returncode == 3
+    (root / "annotations/instances_val.json").unlink()
+    for options in (("--dry-run",), scanning):
+        done = planned(bcnet_inside, root, *options)
+        assert done.returncode == 0 and done.stderr.count("there is no validation set at") == 1, done.stderr
+        assert "data.val.annotations=FILE" in done.stderr and "warning" not in done.stderr
+        assert planned(bcnet_inside, root, *options, "solver.eval_every=1").returncode == 3
 
 
 def test_a_run_is_evaluated_under_way_and_on_the_right_classes(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:

@@ -250,7 +250,7 @@ def test_a_detector(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     from bcnet_core.visualization import sources
 
     class Blind:
-        categories = ({"id": 1, "name": "box"},)
+        categories = ({"id": 1, "name": "<b>box</b>"},)
 
         def predict(self, images: list[Any], /) -> list[Detections]:
             height, width = images[0].shape[:2]
@@ -270,6 +270,10 @@ def test_a_detector(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert result.exit_code == 0, result.exception
     assert asked == [(tmp_path / "run", "cpu", "torchvision")]
     assert "nothing was found here" in (tmp_path / "out" / "index.html").read_text()
+    Blind.categories = ({"id": 1, "name": "ball"},)
+    error = refused(tmp_path / "run", "-o", tmp_path / "no", "--device", "cpu")
+    assert "they differ" in error.message and f"--images {tmp_path / 'val'}" in error.hints[2]
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.skipif(not MINI.exists(), reason="needs ../shared")

@@ -130,6 +130,10 @@ def test_a_harmful_file_is_one_message(bcnet: Bcnet, tmp_path: Path) -> None:
     assert not (tmp_path / "out.pt").exists()
 
 
+def test_the_help_names_the_extra_that_onnx_takes() -> None:
+    assert "bcnet[onnx]" in CliRunner().invoke(app, ["export", "--help"]).output
+
+
 def test_help_shows_examples_and_loads_nothing_heavy() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from bcnet_cli.commands.weights import app;"

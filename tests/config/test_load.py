@@ -303,7 +303,7 @@ names = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_character
 datasets = st.fixed_dictionaries({"annotations": names, "images": names})
 recipes = st.fixed_dictionaries(
     {
-        "seed": st.integers(0),
+        "seed": st.integers(0, 2**63 - 1),
         "data": st.fixed_dictionaries({"root": st.none() | names, "train": datasets}),
         "solver": st.fixed_dictionaries({"lr": finite, "weight_decay": finite, "milestones": st.lists(st.integers())}),
     }

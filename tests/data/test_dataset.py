@@ -101,8 +101,8 @@ def test_crowds_and_what_has_no_mask_are_no_targets(tmp_path: Path) -> None:
 
 
 def test_a_set_without_instances_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(BCNetError, match="no instance to train on"):
-        make(tmp_path, square(1, 0, 0, 9, iscrowd=1))
+    with pytest.raises(BCNetError, match="no instance to train on: 2 annotations, 1 without a segmentation"):
+        make(tmp_path, square(1, 0, 0, 9, iscrowd=1), square(2, 0, 0, 9, segmentation=[]))
 
 
 def test_the_seed_decides_the_flip(tmp_path: Path) -> None:

@@ -52,6 +52,24 @@ def test_the_newest_step_is_found(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path).name == "step_00000100.pt"
 
 
+def test_data_in_the_place_of_a_run_is_told_as_such(tmp_path: Path) -> None:
+    def told() -> tuple[str, str]:
+        with pytest.raises(BCNetError, match="holds no checkpoint") as caught:
+            find_checkpoint(tmp_path)
+        return caught.value.message, " ".join(caught.value.hints)
+
+    assert "is it a run directory?" in told()[1]
+    (tmp_path / "curves.png").touch()
+    (tmp_path / "checkpoints").mkdir()
+    assert "is it a run directory?" in told()[1]
+    (tmp_path / "checkpoints").rmdir()
+    message, hints = told()
+    assert "looks like a folder of images" in message and "--data-root" in hints
+    (tmp_path / "annotations").mkdir()
+    message, hints = told()
+    assert "looks like a data root" in message and f"--data-root {tmp_path}" in hints
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BCNetError, match="does not exist"):
         find_checkpoint(tmp_path / "gone")

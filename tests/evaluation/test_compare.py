@@ -51,6 +51,7 @@ def test_the_better_model_is_found_and_equals_are_not(coco: CocoFile) -> None:
     assert found.low <= found.difference <= found.high and found.low > 0 and found.is_certain
     back = compare_results(coco, good, worse, resamples=60, seed=0, reporter=SilentReporter())["masks, all"]
     assert (back.low, back.high) == pytest.approx((-found.high, -found.low), abs=1e-12)
+    assert found.is_measured and not found._replace(first=-1.0, second=-1.0).is_measured
     same = compare_results(coco, good, good, resamples=5, seed=0, reporter=SilentReporter())["masks, all"]
     assert same.low == same.difference == same.high == 0 and not same.is_certain
 

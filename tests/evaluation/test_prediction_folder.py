@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bcnet_core import BCNetError, ExitCode
-from bcnet_core.annotations.coco import read_coco
+from bcnet_core.annotations.coco import CocoFile, read_coco
 from bcnet_core.engine.checkpoint import read_checkpoint, save_checkpoint
 from bcnet_core.engine.elastic import Cluster
 from bcnet_core.evaluation import predict
@@ -180,6 +180,10 @@ def test_ids_may_come_from_a_file(tmp_path: Path, scenes: Path) -> None:
     twin.write_bytes(paths[0].read_bytes())
     with pytest.raises(BCNetError, match="two of the images are called"):
         image_records([paths[0], twin], coco)
+    first = {**coco.images[0], "file_name": f"deep/{coco.images[1]['file_name']}"}
+    doubled = CocoFile(coco.path, {**coco.content, "images": [first, *coco.images[1:]]})
+    with pytest.raises(BCNetError, match="lists several images called"):
+        image_records(paths, doubled)
 
 
 def test_sizes_are_those_of_the_upright_image(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ COMMANDS = {
 }  # fmt: skip
 if find_spec("detectron2"):
     COMMANDS["convert"] = Command("weights convert {model} --to detectron2 -o {out}/w.pth", ("w.pth", "w.yaml"))
-QUICK = ("annotate", "shapes", "viz", "import")
+QUICK = ("annotate", "shapes", "viz")
 """Those of every test run: a fraction of a second each, and each way of writing."""
 
 

@@ -1,5 +1,6 @@
 """Pictures from ground truth and from a detector."""
 
+import gzip
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -245,6 +246,26 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         with pytest.raises(BCNetError, match="no` does not exist") as error:
             sources.locate(source, images=images)
         assert error.value.exit_code == ExitCode.BAD_DATA
+
+
+@pytest.mark.parametrize("name", ["val_results.json", "val_results.json.gz"])
+def test_results_without_their_ground_truth(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(b" \n[]") if name.endswith(".gz") else b" \n[]")
+    with pytest.raises(BCNetError, match="is a results file") as error:
+        sources.locate(path)
+    assert "--gt FILE" in error.value.hints[0] and error.value.exit_code == ExitCode.BAD_DATA
+    path.write_bytes(b"\x1f\x8b no gzip" if name.endswith(".gz") else b"{}")
+    with pytest.raises(BCNetError, match="are not in"):
+        sources.locate(path)
+
+
+def test_one_image_where_a_folder_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").touch()
+    (tmp_path / "model.pt").touch()
+    with pytest.raises(BCNetError, match="` is a file, not a folder") as error:
+        sources.locate(tmp_path / "model.pt", images=tmp_path / "photo.jpg")
+    assert error.value.hints == (f"give the folder: --images {tmp_path}",)
 
 
 def test_a_run_means_its_validation_set(tmp_path: Path) -> None:
