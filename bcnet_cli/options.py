@@ -21,6 +21,9 @@ Gpus = Annotated[int, typer.Option("--gpus", min=1, help="Processes: one a GPU, 
 BackendName = Annotated[str, typer.Option("--backend", help="torchvision or detectron2.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 
+TRAIN_ON_THESE_CATEGORIES = "or train on these: bcnet train RECIPE data.train.annotations=FILE"
+"""The last way out where data has other categories than a run."""
+
 
 def refuse_unused(context: typer.Context, *names: str, why: str) -> None:
     """Refuse options that were typed, but have no meaning beside the others.

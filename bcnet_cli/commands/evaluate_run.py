@@ -12,11 +12,11 @@ import typer
 
 from bcnet_cli import console
 from bcnet_cli.claims import claim_files
-from bcnet_cli.options import backend_option
+from bcnet_cli.options import TRAIN_ON_THESE_CATEGORIES, backend_option
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from bcnet_cli.score_tables import Format
     from bcnet_core.annotations.coco import CocoFile, Record
@@ -75,6 +75,7 @@ def evaluate_run(
     from bcnet_core.data.loaders import read_annotations
     from bcnet_core.engine.elastic import check_processes
     from bcnet_core.evaluation.coco import ground_truth
+    from bcnet_core.evaluation.predict import check_categories
     from bcnet_core.evaluation.submission import SUBMISSION_NAME
 
     _refuse_scores(wanted, test_dev=test_dev)
@@ -89,7 +90,9 @@ def evaluate_run(
     targets = [folder / name for name in names]
     claim_files(context, *targets, overwrite=overwrite, dry_run=dry_run)
     check_processes(place.cluster, place.device)
-    refuse_other_categories(opened.categories, coco, "evaluate on data with its categories: --data-root DIR")
+    check_categories(
+        opened.categories, coco, "evaluate on data with its categories: --data-root DIR", TRAIN_ON_THESE_CATEGORIES
+    )
     if not test_dev:
         ground_truth(coco)
     options = wanted.options(coco)
@@ -107,18 +110,6 @@ def evaluate_run(
         root = "" if place.data_root is None else f" --data-root {shlex.quote(str(place.data_root))}"
         then = f"bcnet viz {shlex.quote(str(place.run))} -o viz{backend_option(place.library)}{root}"
         console.show_outputs(*targets, then=then)
-
-
-def refuse_other_categories(categories: Sequence[Record], coco: CocoFile, way_out: str) -> None:
-    """Refuse data with other categories than a detector knows, with what to do in this command."""
-    from bcnet_core.errors import BCNetError
-    from bcnet_core.evaluation.predict import check_categories
-
-    try:
-        check_categories(categories, coco)
-    except BCNetError as error:
-        more = "or train on these: bcnet train RECIPE data.train.annotations=FILE"
-        raise BCNetError(error.message, *error.hints, way_out, more, exit_code=error.exit_code) from None
 
 
 @contextmanager

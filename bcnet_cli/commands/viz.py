@@ -11,8 +11,15 @@ import typer
 
 from bcnet_cli import console
 from bcnet_cli.claims import claim, claim_files
-from bcnet_cli.commands.evaluate_run import refuse_other_categories
-from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Overwrite, refuse_unused
+from bcnet_cli.options import (
+    TRAIN_ON_THESE_CATEGORIES,
+    BackendName,
+    DataRoot,
+    Device,
+    DryRun,
+    Overwrite,
+    refuse_unused,
+)
 from bcnet_cli.reporter import ConsoleReporter
 from bcnet_core.errors import usage_error
 
@@ -204,7 +211,7 @@ def _detected(
     runner: Runner,
 ) -> tuple[Iterable[Picture], list[Record]]:
     """What a model finds; of its worst images after it has seen all of them."""
-    from bcnet_core.evaluation.predict import predict_images
+    from bcnet_core.evaluation.predict import check_categories, predict_images
     from bcnet_core.images import missing_images
     from bcnet_core.visualization.detected import detected_pictures
     from bcnet_core.visualization.worst import worst_images
@@ -212,7 +219,7 @@ def _detected(
     detector = runner.load(model)
     if coco.annotations:  # else there is no truth to be beside
         without = f"show what it finds without the truth: --images {shlex.quote(str(images))}"
-        refuse_other_categories(detector.categories, coco, without)
+        check_categories(detector.categories, coco, without, TRAIN_ON_THESE_CATEGORIES)
     if choice.worst is not None:
         missing = set(missing_images(images, (record["file_name"] for record in records)))
         there = [record for record in records if record["file_name"] not in missing]

@@ -217,27 +217,27 @@ def find_checkpoint(path: Path) -> Path:
     if not path.exists():
         raise data_error(f"`{path}` does not exist", "give a run directory or a checkpoint file")
     latest = latest_checkpoint(path)
-    if latest is None and (path / DETECTRON2_FILE).is_file():
+    if latest is not None:
+        return latest
+    if (path / DETECTRON2_FILE).is_file():
         raise data_error(
             f"`{path}` is a run of detectron2",
             "train, eval and viz take it with --backend detectron2",
             f"for everything else convert it: {conversion(path)}",
         )
-    if latest is None and (path / "annotations").is_dir():
+    if (path / "annotations").is_dir():
         raise data_error(
             f"`{path}` holds no checkpoint, it looks like a data root",
             f"name one of its json files: {path / 'annotations'}/NAME.json",
             f"or a run, and where its data is: RUN --data-root {shlex.quote(str(path))}",
         )
     pictures = (one for one in path.glob("*") if one.suffix.lower() in {".jpg", ".jpeg", ".png"})
-    if latest is None and not (path / CHECKPOINT_DIR).exists() and any(pictures):  # a run has a picture of its curves
+    if not (path / CHECKPOINT_DIR).exists() and any(pictures):  # a run has a picture of its curves
         raise data_error(
             f"`{path}` holds no checkpoint, it looks like a folder of images",
             "name the json that lists them, or a run and the data root that they are in: RUN --data-root DIR",
         )
-    if latest is None:
-        raise data_error(f"`{path}` holds no checkpoint", "is it a run directory? Training writes one: bcnet train")
-    return latest
+    raise data_error(f"`{path}` holds no checkpoint", "is it a run directory? Training writes one: bcnet train")
 
 
 def best_path(run_dir: Path) -> Path:

@@ -217,12 +217,13 @@ def refuse_missing(images: Sequence[Record], image_dir: Path | None) -> None:
         )
 
 
-def check_categories(categories: Sequence[Record], coco: CocoFile) -> None:
+def check_categories(categories: Sequence[Record], coco: CocoFile, *ways_out: str) -> None:
     """Refuse data whose categories are not those that a detector is trained on.
 
     Args:
         categories: that it is trained on.
         coco: the data.
+        ways_out: what to do about it where this is asked, a line each.
 
     Raises:
         BCNetError: naming what differs on both sides.
@@ -236,6 +237,7 @@ def check_categories(categories: Sequence[Record], coco: CocoFile) -> None:
             f"the detector knows {len(trained)} categories, `{coco.path}` has {len(given)}, and they differ",
             f"only in the detector: {only_trained or 'none'}",
             f"only in the file:     {only_given or 'none'}",
+            *ways_out,
         )
 
 
