@@ -19,7 +19,7 @@ demo: $(INSTALLED) ## make a data set, train on it, evaluate and draw, on the CP
 	@$(BIN)/bcnet demo -o out/demo --overwrite
 
 evidence: $(INSTALLED) ## does the bilayer head help? Trials of hours on a CPU, which go on where they were: out/evidence
-	@$(BIN)/bcnet bench evidence -o out/evidence $(if $(PASTED),--coco '$(PASTED)' --images '$(COCO)/train2017')
+	@$(BIN)/python -m benchmarks evidence -o out/evidence $(if $(PASTED),--coco '$(PASTED)' --images '$(COCO)/train2017')
 
 gallery: $(INSTALLED) ## the pictures of docs/gallery.md, of the run that `make demo` trained; needs Chromium
 	@$(BIN)/python docs/gallery/shoot.py out/demo/run

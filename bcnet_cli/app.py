@@ -16,7 +16,6 @@ import typer
 from bcnet_cli import console
 from bcnet_cli.commands import (
     annotate,
-    bench,
     demo,
     doctor,
     evaluate,
@@ -60,7 +59,6 @@ app.command("viz")(viz.viz)
 app.add_typer(weights.app, name="weights")
 app.add_typer(recipes.app, name="recipes")
 app.command("doctor")(doctor.doctor)
-app.add_typer(bench.app, name="bench")
 app.command("demo")(demo.demo)
 
 

@@ -21,7 +21,7 @@ def claim(context: typer.Context, *paths: Path, refuse: Callable[[Path], None], 
     Raises:
         BCNetError: see `refuse`; or if another process writes one, or one cannot be written.
     """
-    from bcnet_core.outputs import claim_together
+    from bcnet_core.files.outputs import claim_together
 
     for path in paths:
         refuse(path)
@@ -33,6 +33,6 @@ def claim(context: typer.Context, *paths: Path, refuse: Callable[[Path], None], 
 
 def claim_files(context: typer.Context, *paths: Path, overwrite: bool, dry_run: bool) -> None:
     """`claim` files that are not there, or may be written over."""
-    from bcnet_core.outputs import refuse_existing
+    from bcnet_core.files.outputs import refuse_existing
 
     claim(context, *paths, refuse=partial(refuse_existing, overwrite=overwrite), dry_run=dry_run)

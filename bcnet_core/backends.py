@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.config.schema import DataConfig, Recipe
-from bcnet_core.engine.checkpoint import find_checkpoint
 from bcnet_core.engine.elastic import Cluster, check_processes
 from bcnet_core.engine.job import RunOptions, TrainingJob
-from bcnet_core.engine.loading import load_detector as load_torchvision
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.reporting import Reporter
+from bcnet_core.weights.checkpoint import find_checkpoint
+from bcnet_core.weights.loading import load_detector as load_torchvision
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bcnet_core.masks import RLE
-from bcnet_core.paste import paste_masks, paste_rles
+from bcnet_core.masks.paste import paste_masks, paste_rles
 
 
 class Detections(NamedTuple):

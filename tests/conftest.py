@@ -48,8 +48,8 @@ def untrained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of a detector that learned nothing, and finds five things in every image of the scenes."""
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.config.load import load_recipe
-    from bcnet_core.engine.checkpoint import Checkpoint, save_checkpoint
     from bcnet_core.model.detectors import build_detector
+    from bcnet_core.weights.checkpoint import Checkpoint, save_checkpoint
 
     settings = ["model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64"]
     settings += ["model.score_threshold=0", "model.detections_per_image=5"]

@@ -86,7 +86,7 @@ def annotate(
     """
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.annotations.occluder import OccluderRule
-    from bcnet_core.outputs import refuse_input, refuse_same
+    from bcnet_core.files.outputs import refuse_input, refuse_same
 
     rule = OccluderRule(min_iou=min_iou, min_area=min_area, crowd=crowd, pixel=pixel)
     read, written = _files(source, output, check)
@@ -137,7 +137,7 @@ def _files(source: Path | None, output: Path | None, check: Path | None) -> tupl
 
 def _annotate(job: _Job, *, report: Path | None, dry_run: bool, as_json: bool) -> None:
     from bcnet_core.annotations.build import annotate_coco
-    from bcnet_core.json_files import json_size, write_together
+    from bcnet_core.files.json_files import json_size, write_together
 
     content, summary = annotate_coco(
         job.coco, rule=job.rule, output_format=job.output_format, tolerance=job.tolerance, workers=job.workers,
@@ -224,7 +224,7 @@ def _table(title: str, summary: AnnotateSummary | CheckSummary, counts: dict[str
 def _check(coco: CocoFile, rule: OccluderRule, workers: int, *, report: Path | None, as_json: bool) -> None:
     from bcnet_core.annotations.check import FINDINGS, INVALID, check_occluders
     from bcnet_core.errors import data_error
-    from bcnet_core.json_files import write_json
+    from bcnet_core.files.json_files import write_json
 
     summary = check_occluders(coco, rule=rule, workers=workers, reporter=ConsoleReporter())
     result = {

@@ -42,7 +42,7 @@ def demo(
     `bcnet demo -o quick --images 100 --val-images 20 --steps 50`
     """
     from bcnet_core.engine.run_dir import remove_run
-    from bcnet_core.outputs import refuse_existing_folder
+    from bcnet_core.files.outputs import refuse_existing_folder
 
     started = time.perf_counter()
     claim(context, output, refuse=partial(refuse_existing_folder, overwrite=overwrite), dry_run=dry_run)

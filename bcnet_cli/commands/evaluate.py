@@ -183,8 +183,8 @@ def _score_file(
     from bcnet_core.evaluation.image_list import refuse_other_images
     from bcnet_core.evaluation.report import score_results
     from bcnet_core.evaluation.results import read_results
-    from bcnet_core.json_files import write_json
-    from bcnet_core.outputs import refuse_input
+    from bcnet_core.files.json_files import write_json
+    from bcnet_core.files.outputs import refuse_input
 
     if wanted.layers:
         raise usage_error("--layers needs the detector itself, a results file is not enough", "bcnet eval RUN --layers")

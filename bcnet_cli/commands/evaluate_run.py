@@ -42,9 +42,9 @@ class Wanted:
 
     def options(self, coco: CocoFile) -> ScoreOptions:
         """The same for the scorer, its files read."""
+        from bcnet_core.annotations.split import read_ids
         from bcnet_core.evaluation.occluded import read_objects
         from bcnet_core.evaluation.report import ScoreOptions
-        from bcnet_core.occlusion.split import read_ids
 
         return ScoreOptions(
             backend=self.backend,
@@ -159,7 +159,7 @@ def _score(
     """Write results and scores, and show them."""
     from bcnet_cli.score_tables import print_report
     from bcnet_core.evaluation.report import score_results
-    from bcnet_core.json_files import write_together
+    from bcnet_core.files.json_files import write_together
 
     results = [result for part in predicted for result in part]
     report = score_results(coco, results, options)

@@ -51,7 +51,7 @@ def predict(
     from bcnet_core.evaluation.image_list import find_images, image_records, listing_path
     from bcnet_core.evaluation.predict import PredictionJob, predict_to_disk
     from bcnet_core.evaluation.results import write_results
-    from bcnet_core.outputs import atomic_file, refuse_input, refuse_same
+    from bcnet_core.files.outputs import atomic_file, refuse_input, refuse_same
 
     paths = find_images(images)
     listing = listing_path(output)

@@ -89,7 +89,7 @@ def copy(
     """
     from bcnet_core.config.paths import find_shipped
     from bcnet_core.errors import usage_error
-    from bcnet_core.outputs import atomic_file
+    from bcnet_core.files.outputs import atomic_file
 
     if output.suffix not in {".yaml", ".yml"}:
         raise usage_error(f"`{output}` must end in .yaml, or it could not be told from a recipe's name")

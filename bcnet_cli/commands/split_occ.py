@@ -73,9 +73,9 @@ def split_occ(
     `bcnet split-occ instances_val2017.json -o occ.json --ids official_image_ids.txt`
     """
     from bcnet_core.annotations.coco import read_coco
-    from bcnet_core.json_files import write_together
-    from bcnet_core.occlusion.split import SplitRule, read_ids, split_occluded
-    from bcnet_core.outputs import refuse_existing, refuse_input, refuse_same
+    from bcnet_core.annotations.split import SplitRule, read_ids, split_occluded
+    from bcnet_core.files.json_files import write_together
+    from bcnet_core.files.outputs import refuse_existing, refuse_input, refuse_same
 
     rule = SplitRule(threshold=threshold, measure=measure, pairs=pairs, same_class=same_class, crowd=crowd)
     refuse_existing(output, overwrite=overwrite)
@@ -93,7 +93,7 @@ def split_occ(
     if not dry_run:
         values: dict[Path, Any] = dict(zip(outputs, (content, manifest), strict=False))
         if plot is not None:
-            from bcnet_core.occlusion.plot import plot_histogram
+            from bcnet_core.annotations.plot import plot_histogram
 
             values[plot] = plot_histogram(manifest)
         write_together(values)

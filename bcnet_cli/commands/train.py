@@ -215,7 +215,7 @@ def _describe(job: TrainingJob, cluster: Cluster, library: Backend, *, scanned: 
 
 def _written(job: TrainingJob, checkpoint: Path) -> list[Path]:
     """What a run ends with: its last checkpoint, its best one where it was evaluated, its curves."""
-    from bcnet_core.engine.checkpoint import best_path
     from bcnet_core.engine.run_dir import CURVES_FILE
+    from bcnet_core.weights.checkpoint import best_path
 
     return [path for path in (checkpoint, best_path(job.run_dir), job.run_dir / CURVES_FILE) if path.exists()]

@@ -136,7 +136,7 @@ def viz(
     `bcnet viz runs/tiny --video street.mp4 -o street_layers.mp4`
     """
     from bcnet_core import backends
-    from bcnet_core.outputs import atomic_directory
+    from bcnet_core.files.outputs import atomic_directory
     from bcnet_core.visualization.gallery import refuse_foreign, write_gallery
     from bcnet_core.visualization.sources import locate
 
@@ -212,7 +212,7 @@ def _detected(
 ) -> tuple[Iterable[Picture], list[Record]]:
     """What a model finds; of its worst images after it has seen all of them."""
     from bcnet_core.evaluation.predict import check_categories, predict_images
-    from bcnet_core.images import missing_images
+    from bcnet_core.files.images import missing_images
     from bcnet_core.visualization.detected import detected_pictures
     from bcnet_core.visualization.worst import worst_images
 
@@ -243,7 +243,7 @@ def _draw_video(
     overwrite: bool,
     dry_run: bool,
 ) -> None:
-    from bcnet_core.outputs import refuse_input
+    from bcnet_core.files.outputs import refuse_input
     from bcnet_core.visualization.video import draw_video, refuse_unknown_suffix
 
     refuse_unknown_suffix(output)

@@ -17,8 +17,8 @@ from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, backend_option
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
-    from bcnet_core.engine.weights import ImportReport
     from bcnet_core.integrations.detectron2.converting import Difference
+    from bcnet_core.weights.importing import ImportReport
 
 SHOWN_NAMES = 4
 """Of the tensors that were dropped for one reason; --json has all."""
@@ -65,10 +65,10 @@ def import_(
 
     `bcnet weights import https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/MSRA/R-50.pkl -o r50.pt`
     """
-    from bcnet_core.engine.checkpoint import find_checkpoint, save_checkpoint
-    from bcnet_core.engine.weights import import_weights
-    from bcnet_core.model.weight_files import fetch
-    from bcnet_core.outputs import refuse_existing, refuse_input
+    from bcnet_core.files.outputs import refuse_existing, refuse_input
+    from bcnet_core.weights.checkpoint import find_checkpoint, save_checkpoint
+    from bcnet_core.weights.files import fetch
+    from bcnet_core.weights.importing import import_weights
 
     refuse_existing(output, overwrite=overwrite)
     path = find_checkpoint(fetch(source, ConsoleReporter()))
@@ -114,8 +114,8 @@ def convert(
     `bcnet weights convert output/model_final.pth --to torchvision --d2-config output/config.yaml -o bcnet.pt`
     """
     from bcnet_core import backends
-    from bcnet_core.images import read_image
-    from bcnet_core.outputs import refuse_input
+    from bcnet_core.files.images import read_image
+    from bcnet_core.files.outputs import refuse_input
 
     backends.require_detectron2()
     picture = None if image is None else read_image(image)
@@ -163,10 +163,10 @@ def export(
     `bcnet weights export runs/tiny -o bcnet.onnx --format onnx --size 256x384`
     """
     from bcnet_core import load_detector
-    from bcnet_core.engine.checkpoint import find_checkpoint
-    from bcnet_core.images import read_image
-    from bcnet_core.model.export import export_detector
-    from bcnet_core.outputs import refuse_input
+    from bcnet_core.files.images import read_image
+    from bcnet_core.files.outputs import refuse_input
+    from bcnet_core.weights.checkpoint import find_checkpoint
+    from bcnet_core.weights.export import export_detector
 
     height, width = parse_size(size)
     refuse_input(output, find_checkpoint(source), *([image] if image else []))

@@ -20,7 +20,7 @@ from bcnet_core.annotations.occluder import OccluderRule, derive_from_records, p
 from bcnet_core.annotations.polygons import DEFAULT_TOLERANCE, to_polygons
 from bcnet_core.annotations.scan import AnnotationId, ImageRecords, MaskFlaw, every_image, read_mask
 from bcnet_core.errors import usage_error
-from bcnet_core.json_files import paused_collector
+from bcnet_core.files.json_files import paused_collector
 from bcnet_core.masks import RLE
 from bcnet_core.reporting import Reporter
 

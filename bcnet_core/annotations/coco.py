@@ -15,7 +15,7 @@ from typing import Any
 
 from bcnet_core import masks
 from bcnet_core.errors import BCNetError, data_error
-from bcnet_core.json_files import read_json
+from bcnet_core.files.json_files import read_json
 
 OCCLUDER_KEY = "bg_object_segmentation"
 """The key under which bilayer annotations store the occluder region, as the official code names it."""

@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record
+from bcnet_core.files.workers import Result, mapped
 from bcnet_core.masks import RLE
 from bcnet_core.reporting import Reporter, SilentReporter
-from bcnet_core.workers import Result, mapped
 
 MaskFlaw = Literal["missing", "empty", "degenerate", "unreadable"]
 """Why an annotation has no mask: no segmentation, one without a pixel, polygons without an area, or no known kind."""

@@ -9,7 +9,7 @@ import yaml
 
 from bcnet_core.config.paths import find_recipe
 from bcnet_core.errors import usage_error
-from bcnet_core.inputs import is_special
+from bcnet_core.files.inputs import is_special
 
 MAX_BYTES = 100_000
 """No recipe is larger; an annotation file given by mistake would keep the yaml parser busy for hours."""

@@ -17,10 +17,10 @@ from torch.utils.data import Dataset
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occluders, segmentation_rle
 from bcnet_core.annotations.occluder import derive_from_records
-from bcnet_core.data.crops import MaskCrops, crop_rles
 from bcnet_core.data.transforms import Placement, View, jittered_view, place, whole_view
 from bcnet_core.errors import data_error
-from bcnet_core.images import missing_images, read_listed
+from bcnet_core.files.images import missing_images, read_listed
+from bcnet_core.masks.crops import MaskCrops, crop_rles
 
 SURVEYED = 1000
 """Images, spread evenly over a set, that tell how many of its instances have an occluder."""

@@ -13,7 +13,7 @@ from bcnet_core.config.schema import DataConfig, DatasetConfig
 from bcnet_core.data.dataset import Sample, TrainingSet
 from bcnet_core.data.packing import pack, unpack
 from bcnet_core.errors import BCNetError, data_error, usage_error
-from bcnet_core.workers import deaf_children
+from bcnet_core.files.workers import deaf_children
 
 
 def read_annotations(data: DataConfig, dataset: DatasetConfig, *, need_annotations: bool = True) -> CocoFile:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.errors import BCNetError, data_error
-from bcnet_core.images import read_listed
+from bcnet_core.files.images import read_listed
+from bcnet_core.files.workers import mapped
 from bcnet_core.reporting import Reporter
-from bcnet_core.workers import mapped
 
 CHUNK = 64
 """Images of one task of a worker."""

@@ -19,7 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from bcnet_core.engine import dist
+from bcnet_core import distributed as dist
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 
 ERROR_MARK = "bcnet-error:"

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from bcnet_core import distributed as dist
 from bcnet_core.data.dataset import Sample
-from bcnet_core.engine import dist
-from bcnet_core.engine.checkpoint import best_path, checkpoint_step, latest_checkpoint
 from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.state import TrainingState
 from bcnet_core.engine.writers import RunWriter
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.reporting import Reporter
+from bcnet_core.weights.checkpoint import best_path, checkpoint_step, latest_checkpoint
 
 
 def summary(job: TrainingJob, writer: RunWriter | None, reporter: Reporter, *, steps: int, seconds: float) -> None:

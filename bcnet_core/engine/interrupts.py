@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from bcnet_core.engine import dist
+from bcnet_core import distributed as dist
 
 
 @contextmanager

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from bcnet_core.engine import dist
-from bcnet_core.engine.checkpoint import latest_checkpoint
+from bcnet_core import distributed as dist
 from bcnet_core.engine.elastic import Cluster, check_processes, packed, process_of, run_processes
 from bcnet_core.engine.endings import interrupted
 from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.loop import run_training, train_together
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.reporting import Reporter
+from bcnet_core.weights.checkpoint import latest_checkpoint
 
 
 def launch(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> Path:

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from bcnet_core.data.dataset import Sample
-from bcnet_core.model.bilayer_head import BilayerLogits
 from bcnet_core.model.detectors import Detector
+from bcnet_core.model.head import BilayerLogits
 from bcnet_core.model.mask_branch import MASK_SIZE
 from bcnet_core.model.rois import RoIs
 from bcnet_core.model.targets import bilayer_targets

@@ -10,11 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bcnet_core import distributed as dist
 from bcnet_core.config.schema import Recipe
 from bcnet_core.data.dataset import SURVEYED, Sample, TrainingSet
 from bcnet_core.data.loaders import StepSampler, open_training_set, training_batches
-from bcnet_core.engine import dist
-from bcnet_core.engine.checkpoint import checkpoint_path, keep_as_best
 from bcnet_core.engine.endings import duration, interrupted, not_finite, summary
 from bcnet_core.engine.interrupts import stop_requests
 from bcnet_core.engine.job import TrainingJob
@@ -26,6 +25,7 @@ from bcnet_core.engine.state import TrainingState
 from bcnet_core.engine.writers import RunWriter
 from bcnet_core.errors import BCNetError
 from bcnet_core.reporting import Reporter, SilentReporter
+from bcnet_core.weights.checkpoint import checkpoint_path, keep_as_best
 
 
 def run_training(job: TrainingJob, reporter: Reporter) -> Path:

@@ -22,10 +22,14 @@ import torchvision
 
 from bcnet_core import __version__
 from bcnet_core.annotations.coco import Record
-from bcnet_core.claims import is_left_over, locked
 from bcnet_core.config.load import dump_recipe, format_value, settings
 from bcnet_core.config.schema import Recipe
-from bcnet_core.engine.checkpoint import (
+from bcnet_core.errors import BCNetError, usage_error
+from bcnet_core.files.claims import is_left_over, locked
+from bcnet_core.files.json_files import write_json
+from bcnet_core.files.outputs import atomic_file
+from bcnet_core.files.workers import undisturbed
+from bcnet_core.weights.checkpoint import (
     CHECKPOINT_DIR,
     DETECTRON2_FILE,
     find_checkpoint,
@@ -33,10 +37,6 @@ from bcnet_core.engine.checkpoint import (
     read_checkpoint,
     recipe_of,
 )
-from bcnet_core.errors import BCNetError, usage_error
-from bcnet_core.json_files import write_json
-from bcnet_core.outputs import atomic_file
-from bcnet_core.workers import undisturbed
 
 MAY_CHANGE = {
     "data.root", "data.workers", "solver.checkpoint_every", "solver.keep_checkpoints", "solver.log_every",

@@ -11,10 +11,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import Record
 from bcnet_core.data.dataset import Sample
-from bcnet_core.engine import dist
-from bcnet_core.engine.checkpoint import (
+from bcnet_core.engine.job import TrainingJob
+from bcnet_core.engine.optim import build_optimizer, learning_rate, load_optimizer, load_scaler
+from bcnet_core.engine.run_dir import refuse_other_recipe
+from bcnet_core.model.detectors import Detector, build_detector
+from bcnet_core.model.global_batch import share_statistics
+from bcnet_core.weights.checkpoint import (
     Checkpoint,
     checkpoint_path,
     drop_old_checkpoints,
@@ -23,12 +28,7 @@ from bcnet_core.engine.checkpoint import (
     recipe_of,
     save_checkpoint,
 )
-from bcnet_core.engine.job import TrainingJob
-from bcnet_core.engine.loading import load_weights, refuse_misfit
-from bcnet_core.engine.optim import build_optimizer, learning_rate, load_optimizer, load_scaler
-from bcnet_core.engine.run_dir import refuse_other_recipe
-from bcnet_core.model.detectors import Detector, build_detector
-from bcnet_core.model.global_batch import share_statistics
+from bcnet_core.weights.loading import load_weights, refuse_misfit
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

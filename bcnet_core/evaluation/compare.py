@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from bcnet_core.annotations.coco import CocoFile, Record
+from bcnet_core.annotations.rates import LEVEL_FROM
 from bcnet_core.evaluation.coco import Kind, ground_truth
 from bcnet_core.evaluation.matched import MatchedResults
 from bcnet_core.evaluation.occluded import annotation_levels, truth_of_level
 from bcnet_core.evaluation.report import ROWS
-from bcnet_core.occlusion.rates import LEVEL_FROM
 from bcnet_core.reporting import Progress, Reporter
 
 PERCENTILES = (2.5, 97.5)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bcnet_core.annotations.coco import CocoFile, Record, read_coco
 from bcnet_core.errors import BCNetError, data_error, usage_error
-from bcnet_core.images import image_size
+from bcnet_core.files.images import image_size
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 """Of the files that are taken from a folder."""

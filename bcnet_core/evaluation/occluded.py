@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
 from bcnet_core.annotations.occluder import box_intersections, record_boxes, row_blocks
+from bcnet_core.annotations.rates import Level, Measure, occlusion_level
+from bcnet_core.annotations.split import measure_images
 from bcnet_core.errors import data_error
 from bcnet_core.evaluation.coco import ignoring
 from bcnet_core.evaluation.image_scores import result_rle
-from bcnet_core.model.weight_files import read_safely
-from bcnet_core.occlusion.rates import Level, Measure, occlusion_level
-from bcnet_core.occlusion.split import measure_images
+from bcnet_core.weights.files import read_safely
 
 HIT_SCORE, HIT_IOU = 0.3, 0.75
 """A detection of the right category hits an object from this score and this mask IoU on."""

@@ -17,19 +17,19 @@ import torch
 from numpy.typing import NDArray
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from bcnet_core import distributed as dist
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, checksum
-from bcnet_core.engine import dist
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes
 from bcnet_core.engine.interrupts import stop_requests
-from bcnet_core.engine.loading import load_detector
 from bcnet_core.errors import BCNetError, ExitCode, data_error
 from bcnet_core.evaluation.prediction_folder import PredictionFolder
 from bcnet_core.evaluation.results import LAYER_KEYS
-from bcnet_core.images import missing_images, read_listed
-from bcnet_core.paste import paste_rles
+from bcnet_core.files.images import missing_images, read_listed
+from bcnet_core.masks.paste import paste_rles
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.structures import Detections, Predictor
+from bcnet_core.weights.loading import load_detector
 
 MANY_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Lets processes with more threads than there are cores wait without spinning, which is five times as fast."""

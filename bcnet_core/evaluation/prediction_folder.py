@@ -18,8 +18,8 @@ from pathlib import Path
 
 from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import BCNetError, data_error, usage_error
-from bcnet_core.json_files import read_json, write_json
-from bcnet_core.outputs import atomic_directory, claim_together, refuse_existing_folder
+from bcnet_core.files.json_files import read_json, write_json
+from bcnet_core.files.outputs import atomic_directory, claim_together, refuse_existing_folder
 
 JOB_FILE = "job.json"
 BEGINNING = re.compile(rb"\[(-?\d{1,19}),")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from bcnet_core.annotations.coco import CocoFile, Record
+from bcnet_core.annotations.rates import LEVEL_FROM
+from bcnet_core.annotations.split import SplitRule, split_occluded
 from bcnet_core.evaluation.coco import (
     Backend,
     Kind,
@@ -25,8 +27,6 @@ from bcnet_core.evaluation.occluded import (
     hidden_objects,
     truth_of_level,
 )
-from bcnet_core.occlusion.rates import LEVEL_FROM
-from bcnet_core.occlusion.split import SplitRule, split_occluded
 
 ROWS: dict[Kind, str] = {"bbox": "boxes", "segm": "masks", "boundary": "boundaries"}
 """What a row of a table calls each kind."""

@@ -15,8 +15,8 @@ from typing import Any
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.errors import data_error
-from bcnet_core.json_files import paused_collector, read_json
-from bcnet_core.outputs import atomic_file
+from bcnet_core.files.json_files import paused_collector, read_json
+from bcnet_core.files.outputs import atomic_file
 
 LAYER_KEYS = ("occludee_boundary", "occluder", "occluder_boundary")
 """Where a detection keeps the masks that COCO has no name for."""

@@ -11,10 +11,10 @@ from bcnet_core.data.loaders import read_annotations
 from bcnet_core.engine.elastic import Cluster
 from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.launch import launch
-from bcnet_core.engine.loading import load_detector
 from bcnet_core.evaluation.predict import check_categories, predict_images
 from bcnet_core.evaluation.validation import score
 from bcnet_core.reporting import Reporter
+from bcnet_core.weights.loading import load_detector
 
 STEPS = 2
 

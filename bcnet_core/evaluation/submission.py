@@ -12,7 +12,7 @@ from pathlib import Path
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.errors import data_error
 from bcnet_core.evaluation.results import MOST_DETECTIONS, check_result
-from bcnet_core.outputs import atomic_file
+from bcnet_core.files.outputs import atomic_file
 
 SUBMISSION_NAME = "detections_test-dev2017_bcnet_results"
 

@@ -19,13 +19,13 @@ from torch.nn import functional
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occluders, segmentation_rle
 from bcnet_core.annotations.occluder import derive_from_records
-from bcnet_core.data.crops import crop_rles
 from bcnet_core.errors import data_error
-from bcnet_core.images import read_listed
+from bcnet_core.files.images import read_listed
 from bcnet_core.masks import RLE
+from bcnet_core.masks.crops import crop_rles
+from bcnet_core.masks.paste import paste_rles
 from bcnet_core.model.detectors import Detector
 from bcnet_core.model.targets import boundary, crop_to_boxes
-from bcnet_core.paste import paste_rles
 from bcnet_core.reporting import Reporter
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.config.schema import Recipe
 from bcnet_core.data.loaders import read_annotations
-from bcnet_core.engine import dist
 from bcnet_core.engine.job import Validation
 from bcnet_core.evaluation.coco import evaluate, ground_truth
 from bcnet_core.evaluation.predict import check_categories, predict_images, refuse_missing

@@ -18,11 +18,11 @@ from bcnet_core.data.dataset import Targets
 from bcnet_core.data.transforms import resize as resize_image
 from bcnet_core.data.transforms import target_size
 from bcnet_core.errors import usage_error
-from bcnet_core.images import read_image
+from bcnet_core.files.images import read_image
 from bcnet_core.model.backbones import Backbone, PixelStatistics, build_backbone
-from bcnet_core.model.bilayer_head import BilayerMaskHead
 from bcnet_core.model.faster_rcnn import TwoStageHeads, build_two_stage_heads
 from bcnet_core.model.fcos import FCOSHead
+from bcnet_core.model.head import BilayerMaskHead
 from bcnet_core.model.mask_branch import MaskBranch
 from bcnet_core.model.one_stage import Found, OneStageHeads
 from bcnet_core.structures import Detections

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bcnet_core.model.bilayer_head import BilayerLogits
 from bcnet_core.model.global_batch import global_divisor, smallest_of_all
+from bcnet_core.model.head import BilayerLogits
 from bcnet_core.model.targets import BilayerTargets
 
 OccluderSampling = Literal["balanced", "nonempty", "official"]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from bcnet_core.data.dataset import Targets
-from bcnet_core.model.bilayer_head import BilayerLogits, BilayerMaskHead
 from bcnet_core.model.global_batch import GlobalBatchNorm2d
+from bcnet_core.model.head import BilayerLogits, BilayerMaskHead
 from bcnet_core.model.losses import OccluderSampling, bilayer_losses
 from bcnet_core.model.pooler import pool_rois
 from bcnet_core.model.rois import RoIs

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from bcnet_core.data.dataset import Targets
-from bcnet_core.model.bilayer_head import BilayerLogits
 from bcnet_core.model.fcos import FCOSHead, Outputs, Proposals, distances_to_boxes, select
 from bcnet_core.model.fcos_losses import GIoU, Normalizer, fcos_losses
+from bcnet_core.model.head import BilayerLogits
 from bcnet_core.model.mask_branch import MaskBranch
 from bcnet_core.model.rois import RoIs, jittered_rois, matched_rois
 

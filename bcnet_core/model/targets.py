@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bcnet_core.data.crops import MaskCrops, concatenate
 from bcnet_core.data.dataset import Targets
+from bcnet_core.masks.crops import MaskCrops, concatenate
 from bcnet_core.model.rois import RoIs
 
 CHUNK = 64

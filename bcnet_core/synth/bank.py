@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.annotations.scan import read_mask
-from bcnet_core.images import image_path, read_image
-from bcnet_core.json_files import read_json, write_json
+from bcnet_core.files.images import image_path, read_image
+from bcnet_core.files.json_files import read_json, write_json
+from bcnet_core.files.workers import mapped
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.synth.paste import LARGEST, Cutout
 from bcnet_core.synth.scene import Mask
 from bcnet_core.synth.writer import BANK_INDEX, write_picture
-from bcnet_core.workers import mapped
 
 MARGIN = 4
 """Pixels of its surroundings that a cut-out object keeps, for the resize and the soft edge."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.errors import BCNetError, data_error
-from bcnet_core.images import missing_images
+from bcnet_core.files.images import missing_images
 from bcnet_core.reporting import Reporter
 from bcnet_core.synth.survey import FLAWS, Survey, survey
 

@@ -12,7 +12,7 @@ from numpy.random import Generator
 
 from bcnet_core.annotations.coco import CocoFile, Record, checksum
 from bcnet_core.errors import BCNetError, data_error, usage_error
-from bcnet_core.outputs import atomic_directory, refuse_around
+from bcnet_core.files.outputs import atomic_directory, refuse_around
 from bcnet_core.reporting import Reporter
 from bcnet_core.synth.bank import cut_bank, read_bank
 from bcnet_core.synth.paste import PasteRule, compose_pasted, prepare

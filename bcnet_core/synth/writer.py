@@ -22,11 +22,11 @@ from bcnet_core import __version__, masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, Record
 from bcnet_core.annotations.occluder import derive_occluders
 from bcnet_core.errors import BCNetError, usage_error
-from bcnet_core.json_files import read_json, write_json
-from bcnet_core.outputs import refuse_existing_folder
+from bcnet_core.files.json_files import read_json, write_json
+from bcnet_core.files.outputs import refuse_existing_folder
+from bcnet_core.files.workers import mapped
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.synth.scene import Scene
-from bcnet_core.workers import mapped
 
 GENERATOR = "bcnet synth"
 """How the generator of every set that is written here begins; `info.generator` holds it."""

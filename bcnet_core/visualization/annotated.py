@@ -10,7 +10,7 @@ import numpy as np
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occluders, segmentation_rle
 from bcnet_core.annotations.occluder import derive_from_records
 from bcnet_core.errors import BCNetError
-from bcnet_core.images import read_listed
+from bcnet_core.files.images import read_listed
 from bcnet_core.masks import RLE
 from bcnet_core.visualization.picture import Layers, Picture, numbered
 from bcnet_core.visualization.scene import BLANK, Image

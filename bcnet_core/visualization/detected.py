@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.evaluation.image_scores import result_rle
-from bcnet_core.paste import paste_rles
+from bcnet_core.masks.paste import paste_rles
 from bcnet_core.structures import Predictor
 from bcnet_core.visualization.annotated import Truth, read_picture
 from bcnet_core.visualization.picture import Layers, Maps, Picture, matched, numbered

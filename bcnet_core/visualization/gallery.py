@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from PIL import Image as PillowImage
 
 from bcnet_core.errors import data_error, usage_error
-from bcnet_core.outputs import refuse_existing_folder
+from bcnet_core.files.outputs import refuse_existing_folder
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.visualization.cards import drawn_size
 from bcnet_core.visualization.draw import paint

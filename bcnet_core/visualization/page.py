@@ -12,7 +12,7 @@ from html import escape
 from importlib import resources
 from typing import NamedTuple
 
-from bcnet_core.occlusion.rates import LEVEL_FROM
+from bcnet_core.annotations.rates import LEVEL_FROM
 from bcnet_core.visualization.panels import PANELS, panel_title
 from bcnet_core.visualization.picture import Layers, Picture
 from bcnet_core.visualization.scene import OCCLUDEE, OCCLUDER, Colour, instance_colour

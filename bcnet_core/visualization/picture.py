@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcnet_core import masks
+from bcnet_core.annotations.rates import Level, occlusion_level
 from bcnet_core.masks import RLE
-from bcnet_core.occlusion.rates import Level, occlusion_level
 from bcnet_core.visualization.scene import Image
 
 Box = tuple[float, float, float, float]

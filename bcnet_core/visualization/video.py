@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from bcnet_core.errors import BCNetError, data_error, usage_error
-from bcnet_core.outputs import atomic_file
+from bcnet_core.files.outputs import atomic_file
 from bcnet_core.reporting import Reporter
 from bcnet_core.structures import Predictor
 from bcnet_core.visualization.detected import detect

@@ -17,7 +17,7 @@ from bcnet_core.annotations.coco import (
     segmentation_rle,
 )
 from bcnet_core.annotations.coco_categories import coco_categories
-from bcnet_core.json_files import read_json, write_json
+from bcnet_core.files.json_files import read_json, write_json
 
 IMAGE = {"id": 1, "file_name": "a.jpg", "width": 9, "height": 8}
 CATEGORY = {"id": 3, "name": "cat"}

@@ -19,7 +19,7 @@ from bcnet_core.annotations.build import annotate_coco
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco
 from bcnet_core.annotations.occluder import OccluderRule
 from bcnet_core.errors import BCNetError, ExitCode
-from bcnet_core.json_files import write_json
+from bcnet_core.files.json_files import write_json
 from tests.annotations.conftest import DenseOccluders
 
 RULE = OccluderRule(min_area=5)

@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 from bcnet_cli.commands.annotate import annotate
 from bcnet_core import __version__
 from bcnet_core.annotations.coco import CocoFile
-from bcnet_core.bench.annotate import repeat
 from bcnet_core.errors import BCNetError, ExitCode
+from benchmarks.speed.annotate import repeat
 
 KEY = "bg_object_segmentation"
 MISSING = {

@@ -22,7 +22,7 @@ from bcnet_cli.commands.predict import predict
 from bcnet_cli.commands.viz import viz
 from bcnet_core.annotations.coco import read_coco, segmentation_rle
 from bcnet_core.errors import BCNetError, ExitCode
-from bcnet_core.json_files import write_json
+from bcnet_core.files.json_files import write_json
 from tests.conftest import Bcnet
 from tests.evaluation.test_coco import perturbed
 

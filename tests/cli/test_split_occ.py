@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from bcnet_cli.commands.split_occ import split_occ
 from bcnet_core.errors import BCNetError, ExitCode
-from bcnet_core.images import read_image
+from bcnet_core.files.images import read_image
 
 app = typer.Typer()
 app.command()(split_occ)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bcnet_core.json_files import write_json
+from bcnet_core.files.json_files import write_json
 from tests.conftest import Bcnet
 
 SMALL = ("model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64", "data.workers=0")

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from bcnet_core.data.crops import MaskCrops
 from bcnet_core.data.dataset import Sample, Targets
 from bcnet_core.data.packing import pack, unpack
 from bcnet_core.errors import BCNetError, data_error
+from bcnet_core.masks.crops import MaskCrops
 
 
 def sample(instances: int) -> Sample:

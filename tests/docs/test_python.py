@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from bcnet_core.config.schema import ModelConfig, Recipe
-from bcnet_core.engine.checkpoint import Checkpoint, save_checkpoint
 from bcnet_core.model.detectors import build_detector
+from bcnet_core.weights.checkpoint import Checkpoint, save_checkpoint
 from tests.conftest import REPO
 
 

@@ -8,11 +8,11 @@ import sys
 import pytest
 import torch
 
-from bcnet_core.bench import model as bench
 from bcnet_core.config.load import load_recipe
 from bcnet_core.engine.estimate import MemoryEstimate, estimate_memory
 from bcnet_core.engine.memory import in_fresh_process, peak_memory
 from bcnet_core.engine.optim import build_optimizer
+from benchmarks.speed import model as bench
 
 SIZES = ("data.min_size=256", "data.max_size=384", "model.mask_rois_per_image=64")
 

@@ -10,7 +10,6 @@ import torch
 
 from bcnet_core import BCNetError
 from bcnet_core.config.load import load_recipe
-from bcnet_core.engine.checkpoint import latest_checkpoint, read_checkpoint
 from bcnet_core.engine.elastic import Cluster
 from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.launch import check_cluster
@@ -18,6 +17,7 @@ from bcnet_core.engine.loop import run_training
 from bcnet_core.engine.run_dir import exclusive_run, open_run, refuse_taken, remove_run
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Progress, SilentReporter
+from bcnet_core.weights.checkpoint import latest_checkpoint, read_checkpoint
 
 SMALL = ["model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64", "data.workers=0",
          "solver.batch_size=2", "solver.log_every=1", "solver.warmup_steps=2"]  # fmt: skip

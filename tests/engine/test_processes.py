@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from bcnet_core.engine.checkpoint import checkpoint_path, checkpoint_step, latest_checkpoint, read_checkpoint
+from bcnet_core.weights.checkpoint import checkpoint_path, checkpoint_step, latest_checkpoint, read_checkpoint
 
 pytestmark = pytest.mark.slow
 

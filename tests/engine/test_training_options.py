@@ -16,15 +16,15 @@ from bcnet_core.annotations.coco import CocoFile
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import Recipe
 from bcnet_core.data.loaders import open_training_set
-from bcnet_core.engine.checkpoint import best_path, list_checkpoints, read_checkpoint
 from bcnet_core.engine.curves import draw_curves
 from bcnet_core.engine.job import TrainingJob, Validation
 from bcnet_core.engine.layers_picture import layers_picture
-from bcnet_core.engine.loading import load_detector
 from bcnet_core.engine.loop import describe, run_training, train_together
 from bcnet_core.engine.state import TrainingState
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Reporter, SilentReporter
+from bcnet_core.weights.checkpoint import best_path, list_checkpoints, read_checkpoint
+from bcnet_core.weights.loading import load_detector
 from tests.engine.test_loop import Collector, job, science
 
 CPU = torch.device("cpu")

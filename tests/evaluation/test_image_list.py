@@ -7,7 +7,7 @@ import pytest
 from bcnet_core.annotations.coco import CocoFile
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.evaluation.image_list import listing_path, refuse_other_images
-from bcnet_core.json_files import write_json
+from bcnet_core.files.json_files import write_json
 
 
 def listed(*names: str) -> dict[str, list[dict[str, object]]]:

@@ -13,13 +13,13 @@ from PIL import Image
 
 from bcnet_core import BCNetError, ExitCode
 from bcnet_core.annotations.coco import CocoFile, read_coco
-from bcnet_core.engine.checkpoint import read_checkpoint, save_checkpoint
 from bcnet_core.engine.elastic import Cluster
 from bcnet_core.evaluation import predict
 from bcnet_core.evaluation.image_list import find_images, image_records
 from bcnet_core.evaluation.predict import PredictionJob, predict_images, predict_to_disk
 from bcnet_core.evaluation.prediction_folder import PredictionFolder
 from bcnet_core.reporting import SilentReporter
+from bcnet_core.weights.checkpoint import read_checkpoint, save_checkpoint
 
 IMAGES = [{"id": number} for number in (5, 3, 9)]
 

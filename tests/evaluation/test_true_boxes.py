@@ -17,8 +17,8 @@ from bcnet_core import BCNetError
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco, segmentation_rle
 from bcnet_core.evaluation.true_boxes import TrueBoxScores, boundary_f, score_true_boxes
 from bcnet_core.masks import decode
-from bcnet_core.model.bilayer_head import BilayerLogits
 from bcnet_core.model.detectors import Detector
+from bcnet_core.model.head import BilayerLogits
 from bcnet_core.model.targets import boundary
 from bcnet_core.reporting import SilentReporter
 

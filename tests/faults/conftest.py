@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 import pytest
 
-from bcnet_core.claims import is_left_over
-from bcnet_core.engine.checkpoint import read_checkpoint
 from bcnet_core.engine.run_dir import LOCK_FILE
+from bcnet_core.files.claims import is_left_over
+from bcnet_core.weights.checkpoint import read_checkpoint
 from tests.conftest import REPO
 
 DROP_FROM_BOUNDING_SET, OVERRIDE_PERMISSIONS = 24, 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bcnet_core.claims import is_left_over
+from bcnet_core.files.claims import is_left_over
 from tests.faults.conftest import COMMANDS, QUICK, Server
 from tests.faults.test_killed import assert_complete_or_absent
 

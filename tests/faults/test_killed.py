@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bcnet_core.engine.checkpoint import latest_checkpoint, read_checkpoint
+from bcnet_core.weights.checkpoint import latest_checkpoint, read_checkpoint
 from tests.faults.conftest import COMMANDS, QUICK, Server, Whole, contents, left_overs
 
 SLOW = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in COMMANDS]

@@ -18,14 +18,14 @@ from bcnet_core import BCNetError
 from bcnet_core.annotations.build import annotate_coco
 from bcnet_core.annotations.coco import CocoFile, read_coco
 from bcnet_core.annotations.occluder import OccluderRule
+from bcnet_core.annotations.split import SplitRule, split_occluded
 from bcnet_core.config.load import dump_recipe, load_recipe
-from bcnet_core.engine.checkpoint import Checkpoint, read_checkpoint, recipe_of, save_checkpoint
 from bcnet_core.errors import ExitCode
 from bcnet_core.evaluation.coco import evaluate, ground_truth
 from bcnet_core.evaluation.results import read_results
-from bcnet_core.json_files import write_json
-from bcnet_core.model.weight_files import named_tensors, read_content
-from bcnet_core.occlusion.split import SplitRule, split_occluded
+from bcnet_core.files.json_files import write_json
+from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, recipe_of, save_checkpoint
+from bcnet_core.weights.files import named_tensors, read_content
 from tests.fuzz.conftest import as_bytes, bounded, broken, mutated
 
 BOX = [2, 2, 20, 20]

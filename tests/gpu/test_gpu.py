@@ -12,19 +12,19 @@ import torch
 from numpy.typing import NDArray
 
 from bcnet_core import BCNetError, load_detector
-from bcnet_core.bench import model as bench
 from bcnet_core.config.load import load_recipe
 from bcnet_core.data.loaders import open_training_set
-from bcnet_core.engine.checkpoint import latest_checkpoint, read_checkpoint
-from bcnet_core.engine.dist import any_process, process_group
+from bcnet_core.distributed import any_process, process_group
 from bcnet_core.engine.estimate import estimate_memory
 from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.loop import run_training
 from bcnet_core.engine.optim import build_optimizer
 from bcnet_core.engine.state import TrainingState
-from bcnet_core.images import read_image
-from bcnet_core.model.bilayer_head import BilayerMaskHead
+from bcnet_core.files.images import read_image
+from bcnet_core.model.head import BilayerMaskHead
 from bcnet_core.reporting import SilentReporter
+from bcnet_core.weights.checkpoint import latest_checkpoint, read_checkpoint
+from benchmarks.speed import model as bench
 from tests.conftest import Bcnet
 from tests.engine.test_loop import Collector, job, science
 from tests.engine.test_training_options import gradients
@@ -80,8 +80,8 @@ def test_a_step_has_the_losses_and_gradients_of_the_cpu(scenes: Path, tmp_path: 
 @pytest.mark.parametrize("detector", ["fcos", "faster_rcnn"])
 def test_what_is_found_is_what_the_cpu_finds(scenes: Path, tmp_path: Path, detector: str) -> None:
     from bcnet_core.annotations.coco import read_coco
-    from bcnet_core.engine.checkpoint import Checkpoint, save_checkpoint
     from bcnet_core.model.detectors import build_detector
+    from bcnet_core.weights.checkpoint import Checkpoint, save_checkpoint
 
     coco = read_coco(scenes / "annotations/instances_val.json")
     asked = [f"model.detector={detector}", "model.channels=32", "model.score_threshold=0"]

@@ -31,8 +31,8 @@ MEGABYTES = 400
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of a small detector of one class."""
     from bcnet_core.config.load import load_recipe
-    from bcnet_core.engine.checkpoint import Checkpoint, save_checkpoint
     from bcnet_core.model.detectors import build_detector
+    from bcnet_core.weights.checkpoint import Checkpoint, save_checkpoint
 
     recipe = load_recipe("shapes", ["model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64"])
     path = tmp_path_factory.mktemp("model") / "model.pt"
@@ -132,7 +132,7 @@ def test_a_pickle_would_have_run(room: Path) -> None:
 def test_a_file_that_unpacks_to_what_is_usual_is_read(tmp_path: Path) -> None:
     import gzip
 
-    from bcnet_core import inputs
+    from bcnet_core.files import inputs
 
     usual = json.dumps(coco(more=list(range(1_000_000)))).encode()
     (tmp_path / "x.json.gz").write_bytes(gzip.compress(usual) + gzip.compress(b" " * 1_000_000))
@@ -144,8 +144,8 @@ def test_little_may_unpack_to_anything_and_nothing_to_more_than_is_read(
 ) -> None:
     import gzip
 
-    from bcnet_core import inputs
     from bcnet_core.errors import BCNetError
+    from bcnet_core.files import inputs
 
     (tmp_path / "x.json.gz").write_bytes(gzip.compress(b" " * 1_000_000))
     assert inputs.read_whole(tmp_path / "x.json.gz") == b" " * 1_000_000
@@ -155,7 +155,7 @@ def test_little_may_unpack_to_anything_and_nothing_to_more_than_is_read(
 
 
 def test_a_name_that_no_file_can_have_is_missing(tmp_path: Path) -> None:
-    from bcnet_core.images import missing_images
+    from bcnet_core.files.images import missing_images
 
     (tmp_path / "a.png").touch()
     assert missing_images(tmp_path, ["a.png", "a" * 5000, "a\0.png"]) == ["a" * 5000, "a\0.png"]

@@ -11,9 +11,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bcnet_core import BCNetError, masks
 from bcnet_core.config.schema import DataConfig, LossConfig, ModelConfig, Recipe
-from bcnet_core.data.crops import crop_rles
 from bcnet_core.data.dataset import Targets
 from bcnet_core.data.transforms import resize
+from bcnet_core.masks.crops import crop_rles
 from bcnet_core.model.detectors import Detector, build_detector
 
 CATEGORIES = [{"id": 7, "name": "disc"}, {"id": 9, "name": "box"}]

@@ -12,18 +12,18 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from bcnet_core.data.crops import crop_rles
 from bcnet_core.data.dataset import Targets
-from bcnet_core.engine.checkpoint import save_checkpoint
-from bcnet_core.engine.loading import load_detector
-from bcnet_core.engine.weights import import_weights
+from bcnet_core.masks.crops import crop_rles
 from bcnet_core.model.detectors import Detector, to_detections
 from bcnet_core.model.fcos_losses import assign, fcos_losses
 from bcnet_core.model.losses import bilayer_losses
-from bcnet_core.model.official_names import fcos_name
 from bcnet_core.model.pooler import pool_rois
 from bcnet_core.model.rois import RoIs
 from bcnet_core.model.targets import BilayerTargets, boundary
+from bcnet_core.weights.checkpoint import save_checkpoint
+from bcnet_core.weights.importing import import_weights
+from bcnet_core.weights.loading import load_detector
+from bcnet_core.weights.official import fcos_name
 from tests.model.test_parity import OFFICIAL, PARITY
 from tests.parity.rule import checksum, image_for, input_for, weights_for
 

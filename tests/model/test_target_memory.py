@@ -10,7 +10,7 @@ MEASURE = """
 from pathlib import Path
 import numpy as np, torch
 from bcnet_core import masks
-from bcnet_core.data.crops import crop_rles
+from bcnet_core.masks.crops import crop_rles
 from bcnet_core.data.dataset import Targets
 from bcnet_core.model.rois import jittered_rois
 from bcnet_core.model.targets import bilayer_targets

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from bcnet_core import masks
-from bcnet_core.data.crops import concatenate, crop_rles
 from bcnet_core.data.dataset import Targets
 from bcnet_core.data.transforms import place, whole_view
+from bcnet_core.masks.crops import concatenate, crop_rles
 from bcnet_core.model.rois import RoIs, jittered_rois
 from bcnet_core.model.targets import bilayer_targets, boundary, crop_to_boxes
 

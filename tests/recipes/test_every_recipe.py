@@ -12,14 +12,14 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from bcnet_core.annotations.coco import read_coco
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.paths import list_recipes
-from bcnet_core.engine.checkpoint import Checkpoint, save_checkpoint
 from bcnet_core.engine.job import TrainingJob
-from bcnet_core.engine.loading import load_detector
 from bcnet_core.engine.loop import run_training
-from bcnet_core.images import read_image
+from bcnet_core.files.images import read_image
 from bcnet_core.model.backbones import ResNetFPN
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.reporting import SilentReporter
+from bcnet_core.weights.checkpoint import Checkpoint, save_checkpoint
+from bcnet_core.weights.loading import load_detector
 
 RECIPES = [path.stem for path in list_recipes()]
 LIGHT = (

@@ -15,7 +15,7 @@ from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco, segmentation_rle
 from bcnet_core.annotations.occluder import derive_from_records
 from bcnet_core.errors import BCNetError, ExitCode
-from bcnet_core.images import read_image
+from bcnet_core.files.images import read_image
 from bcnet_core.synth.bank import cut_bank, read_bank
 from bcnet_core.synth.paste import PasteRule
 from bcnet_core.synth.plan import PastePlan, plan_pasted

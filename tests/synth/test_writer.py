@@ -15,7 +15,7 @@ import pytest
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco, segmentation_rle
 from bcnet_core.errors import BCNetError, ExitCode
-from bcnet_core.images import read_image
+from bcnet_core.files.images import read_image
 from bcnet_core.reporting import Progress, SilentReporter
 from bcnet_core.synth import writer
 from bcnet_core.synth.sets import write_shapes

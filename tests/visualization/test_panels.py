@@ -247,7 +247,7 @@ import resource, sys
 import numpy as np
 from pathlib import Path
 from bcnet_core import masks
-from bcnet_core.images import read_image
+from bcnet_core.files.images import read_image
 from bcnet_core.visualization.gallery import write_gallery
 from bcnet_core.visualization.picture import Layers, Picture, numbered
 

@@ -14,8 +14,8 @@ from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
 from bcnet_core.engine.optim import full_rate
 from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.model.backbones import BackboneName, BackboneStyle, PixelStatistics
-from bcnet_core.model.bilayer_head import BilayerMaskHead
 from bcnet_core.model.detectors import build_mask_branch
+from bcnet_core.model.head import BilayerMaskHead
 
 MODEL_KEYS = (
     "layers", "attention", "boundary", "mask_convs", "mask_channels", "occluder_sampling", "mask_rois_per_image",

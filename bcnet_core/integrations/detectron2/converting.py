@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from bcnet_core.annotations.coco import Record, read_coco
 from bcnet_core.annotations.coco_categories import coco_categories
-from bcnet_core.engine.checkpoint import DETECTRON2_KEY, Checkpoint, save_checkpoint, save_content
-from bcnet_core.engine.loading import load_weights
 from bcnet_core.errors import usage_error
+from bcnet_core.files.outputs import atomic_file
 from bcnet_core.integrations.detectron2.detector import detector_of
 from bcnet_core.integrations.detectron2.stored import Stored, read_stored, to_torchvision
-from bcnet_core.model.bilayer_head import BilayerLogits
 from bcnet_core.model.detectors import build_detector
-from bcnet_core.outputs import atomic_file
+from bcnet_core.model.head import BilayerLogits
 from bcnet_core.structures import Predictor
+from bcnet_core.weights.checkpoint import DETECTRON2_KEY, Checkpoint, save_checkpoint, save_content
+from bcnet_core.weights.loading import load_weights
 
 MOST_PIXELS, MOST_PROBABILITY = 0.01, 1e-4
 """By how much the boxes and the maps of two instances that are alike may differ."""

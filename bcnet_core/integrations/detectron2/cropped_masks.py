@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bcnet_core import masks
-from bcnet_core.data.crops import MaskCrops, concatenate, crop_rles
 from bcnet_core.errors import usage_error
+from bcnet_core.masks.crops import MaskCrops, concatenate, crop_rles
 from bcnet_core.model.targets import crop_to_boxes
 
 

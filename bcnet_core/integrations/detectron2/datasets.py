@@ -11,7 +11,7 @@ from detectron2.structures import BoxMode
 from bcnet_core.annotations.coco import CocoFile, Record, category_names, read_coco
 from bcnet_core.config.schema import DatasetConfig
 from bcnet_core.errors import usage_error
-from bcnet_core.images import image_path
+from bcnet_core.files.images import image_path
 
 
 def register_bilayer_coco(

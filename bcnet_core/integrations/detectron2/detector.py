@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from bcnet_core.annotations.coco import Record, category_names
 from bcnet_core.data.transforms import resize as resize_image
 from bcnet_core.data.transforms import target_size
-from bcnet_core.engine.dist import choose_device
+from bcnet_core.distributed import choose_device
 from bcnet_core.errors import usage_error
 from bcnet_core.integrations.detectron2.mask_head import MAP_FIELDS
 from bcnet_core.integrations.detectron2.stored import Stored, read_stored
-from bcnet_core.model.bilayer_head import BilayerLogits
 from bcnet_core.model.detectors import as_image, boxes_in_image
+from bcnet_core.model.head import BilayerLogits
 from bcnet_core.structures import Detections
 
 

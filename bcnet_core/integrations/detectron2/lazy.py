@@ -15,8 +15,8 @@ from bcnet_core.integrations.detectron2.fcos import BilayerFCOS
 from bcnet_core.integrations.detectron2.mapper import BilayerDatasetMapper
 from bcnet_core.integrations.detectron2.mask_head import BilayerMaskRCNNHead
 from bcnet_core.model.backbones import PixelStatistics
-from bcnet_core.model.bilayer_head import BilayerMaskHead
 from bcnet_core.model.detectors import build_one_stage
+from bcnet_core.model.head import BilayerMaskHead
 
 FCOS_STRIDES = (8, 16, 32, 64, 128)
 

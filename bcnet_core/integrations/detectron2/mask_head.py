@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.integrations.detectron2.config import head_of, loss_weights_of
-from bcnet_core.model.bilayer_head import BilayerLogits, BilayerMaskHead
+from bcnet_core.model.head import BilayerLogits, BilayerMaskHead
 from bcnet_core.model.losses import OccluderSampling, bilayer_losses
 from bcnet_core.model.mask_branch import predict_maps
-from bcnet_core.model.official_names import mask_head_name
 from bcnet_core.model.targets import BilayerTargets, boundary
+from bcnet_core.weights.official import mask_head_name
 
 MAP_FIELDS = {
     "occludee_mask": "pred_masks",

@@ -21,10 +21,10 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from bcnet_core.engine.dist import choose_device
+from bcnet_core.distributed import choose_device
 from bcnet_core.engine.elastic import ERROR_MARK, end_with_launcher, packed, unpacked
 from bcnet_core.errors import BCNetError
-from bcnet_core.workers import deaf_children
+from bcnet_core.files.workers import deaf_children
 
 
 def device_name(asked: str, *, processes: int) -> str:

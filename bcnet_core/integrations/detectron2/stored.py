@@ -16,7 +16,12 @@ from yaml import YAMLError
 
 from bcnet_core.annotations.coco import Record
 from bcnet_core.config.schema import DataConfig, Recipe
-from bcnet_core.engine.checkpoint import (
+from bcnet_core.errors import data_error, usage_error
+from bcnet_core.integrations.detectron2.config import config_from, config_of, fresh_config
+from bcnet_core.integrations.detectron2.config import recipe_of as recipe_of_config
+from bcnet_core.integrations.detectron2.datasets import registered_categories, registered_paths
+from bcnet_core.integrations.detectron2.fcos import BilayerFCOS
+from bcnet_core.weights.checkpoint import (
     DETECTRON2_FILE,
     DETECTRON2_KEY,
     Checkpoint,
@@ -24,16 +29,11 @@ from bcnet_core.engine.checkpoint import (
     read_checkpoint,
     recipe_of,
 )
-from bcnet_core.engine.loading import model_shapes, refuse_misfit
-from bcnet_core.engine.weights import num_classes
-from bcnet_core.errors import data_error, usage_error
-from bcnet_core.integrations.detectron2.config import config_from, config_of, fresh_config
-from bcnet_core.integrations.detectron2.config import recipe_of as recipe_of_config
-from bcnet_core.integrations.detectron2.datasets import registered_categories, registered_paths
-from bcnet_core.integrations.detectron2.fcos import BilayerFCOS
-from bcnet_core.model.official_names import bilayer_fcos_name, detectron2_name
-from bcnet_core.model.pretrained import background_first, background_last
-from bcnet_core.model.weight_files import named_tensors, read_content
+from bcnet_core.weights.files import named_tensors, read_content
+from bcnet_core.weights.importing import num_classes
+from bcnet_core.weights.loading import model_shapes, refuse_misfit
+from bcnet_core.weights.official import bilayer_fcos_name, detectron2_name
+from bcnet_core.weights.pretrained import background_first, background_last
 
 
 @dataclass

@@ -21,18 +21,18 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from bcnet_core import distributed as dist
 from bcnet_core.config.schema import Recipe, SolverConfig
-from bcnet_core.engine import dist
-from bcnet_core.engine.checkpoint import DETECTRON2_FILE, DETECTRON2_KEY, save_content
 from bcnet_core.engine.optim import build_optimizer, full_rate, learning_rate
 from bcnet_core.engine.state import AUTOCAST
 from bcnet_core.errors import usage_error
+from bcnet_core.files.outputs import atomic_file
 from bcnet_core.integrations.detectron2.mapper import BilayerDatasetMapper
 from bcnet_core.integrations.detectron2.processes import UndisturbedLoader
 from bcnet_core.integrations.detectron2.stored import Origin, origin_of
-from bcnet_core.model.bilayer_head import BilayerMaskHead
 from bcnet_core.model.global_batch import share_statistics
-from bcnet_core.outputs import atomic_file
+from bcnet_core.model.head import BilayerMaskHead
+from bcnet_core.weights.checkpoint import DETECTRON2_FILE, DETECTRON2_KEY, save_content
 
 
 class BilayerTrainer(DefaultTrainer):

@@ -13,15 +13,14 @@ from detectron2.utils.env import seed_all_rng
 
 from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.data.loaders import open_training_set, read_annotations
-from bcnet_core.engine.checkpoint import DETECTRON2_FILE, find_checkpoint, read_checkpoint
 from bcnet_core.engine.interrupts import stop_requests
 from bcnet_core.engine.job import RunOptions
-from bcnet_core.engine.loading import load_weights
 from bcnet_core.engine.loop import describe
 from bcnet_core.engine.run_dir import exclusive_run, refuse_other_recipe, write_header
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.evaluation.predict import check_categories
 from bcnet_core.evaluation.validation import check_validation
+from bcnet_core.files.outputs import atomic_file
 from bcnet_core.integrations.detectron2.config import config_from, config_of, recipe_of
 from bcnet_core.integrations.detectron2.datasets import register_bilayer_coco
 from bcnet_core.integrations.detectron2.processes import device_name, launch_processes, told
@@ -34,8 +33,9 @@ from bcnet_core.integrations.detectron2.stored import (
 )
 from bcnet_core.integrations.detectron2.trainer import BilayerTrainer
 from bcnet_core.model.detectors import build_detector
-from bcnet_core.outputs import atomic_file
 from bcnet_core.reporting import Reporter
+from bcnet_core.weights.checkpoint import DETECTRON2_FILE, find_checkpoint, read_checkpoint
+from bcnet_core.weights.loading import load_weights
 
 TRAIN_SET, VAL_SET = "bcnet_train", "bcnet_val"
 """The names under which our data sets are registered with detectron2."""

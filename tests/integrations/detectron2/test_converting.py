@@ -15,14 +15,14 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 from bcnet_core.annotations.coco import Record
 from bcnet_core.backends import convert, converted_files
 from bcnet_core.config.load import load_recipe
-from bcnet_core.engine.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-from bcnet_core.engine.loading import load_detector
-from bcnet_core.engine.weights import import_weights
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2.converting import compare
 from bcnet_core.integrations.detectron2.detector import load_detectron2
 from bcnet_core.integrations.detectron2.stored import read_stored
 from bcnet_core.model.detectors import build_detector
+from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from bcnet_core.weights.importing import import_weights
+from bcnet_core.weights.loading import load_detector
 from tests.conftest import Bcnet
 
 CATEGORIES: list[Record] = [{"id": 5, "name": "box"}, {"id": 2, "name": "ball"}, {"id": 9, "name": "cone"}]

@@ -9,9 +9,9 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 from detectron2.structures import BitMasks, PolygonMasks
 
 from bcnet_core import masks
-from bcnet_core.data.crops import crop_rles
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2 import CroppedMasks
+from bcnet_core.masks.crops import crop_rles
 from bcnet_core.model.targets import crop_to_boxes
 
 HEIGHT, WIDTH = 40, 60

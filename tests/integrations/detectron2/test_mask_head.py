@@ -19,7 +19,7 @@ from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2 import BilayerMaskRCNNHead, CroppedMasks, add_bcnet_config, add_bilayer_head
 from bcnet_core.integrations.detectron2.config import fresh_config
 from bcnet_core.integrations.detectron2.mask_head import MAP_FIELDS
-from bcnet_core.model.bilayer_head import BilayerLogits, BilayerMaskHead
+from bcnet_core.model.head import BilayerLogits, BilayerMaskHead
 from tests.model.test_parity import OFFICIAL, PARITY
 from tests.parity.rule import input_for, weights_for
 

@@ -1,0 +1,1 @@
+"""Reading and writing files: JSON, images, atomic outputs, worker processes."""

@@ -1,0 +1,162 @@
+"""Reading images the way annotators saw them: upright, RGB, 8 bit; and only those of the folder that is meant."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from bcnet_core.errors import BCNetError, data_error
+from bcnet_core.files.inputs import refuse_special
+
+# From 90 million pixels on pillow warns, from twice as many on it refuses, which is what we keep.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""What is read, of all that pillow knows: others run programs (EPS), or take minutes for a small file (FITS)."""
+
+
+def image_path(folder: Path | None, name: str) -> Path:
+    """The file of an image that a json names.
+
+    Args:
+        folder: of the images; None where names are paths that the user gave, which may lead anywhere.
+        name: relative to the folder, also in a folder of it. What lies there may be a link.
+
+    Raises:
+        BCNetError: if the name leads out of the folder: a json from elsewhere must not show what else there is.
+    """
+    if folder is None:
+        return Path(name)
+    own = PurePath(name)
+    if ".." in own.parts or (own.is_absolute() and not own.is_relative_to(folder.absolute())):
+        raise data_error(
+            f"the json names the image `{name[:200]}`, which is not in the folder of images `{folder}`",
+            "file names are relative to that folder and stay in it; give the folder above, or put a link into it",
+        )
+    return folder / own
+
+
+def missing_images(folder: Path | None, names: Iterable[str]) -> list[str]:
+    """Those of some images that are not there, also because no file can have such a name.
+
+    Raises:
+        BCNetError: if a name leads out of the folder.
+    """
+    return [name for name in names if not _is_file(image_path(folder, name))]
+
+
+def _is_file(path: Path) -> bool:
+    with suppress(OSError, ValueError):
+        return path.is_file()
+    return False
+
+
+def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Read one image.
+
+    Any mode of 8 bits (grayscale, palette, CMYK, ...) is converted to RGB. An EXIF rotation is applied, unless
+    `expect_size` says that the annotations were made on the picture as it is stored, as COCO's were.
+
+    Args:
+        path: the file.
+        expect_size: (height, width) in pixels from the annotation file.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+
+    Raises:
+        BCNetError: if the file is missing, damaged, no image, or of another size than the annotations say.
+    """
+    try:
+        with _opened(path, expect_size) as stored:
+            stored.load()
+            mode = stored.mode
+            turned = stored.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            upright = ImageOps.exif_transpose(stored) if turned else stored  # which would copy it in any case
+            image = upright if expect_size in (None, upright.size[::-1]) else stored
+            pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    except FileNotFoundError:
+        raise data_error(
+            f"the image `{path}` does not exist",
+            "is the folder of images right? (data.*.images, --images, --data-root)",
+        ) from None
+    except BCNetError:
+        raise
+    except Exception as error:  # a damaged file can break its reader anywhere
+        raise data_error(
+            f"the image `{path}` cannot be read: {error}", "replace the file, or drop it from the json"
+        ) from None
+    if mode.startswith(("I", "F")):
+        raise data_error(f"the image `{path}` has more than 8 bits a channel ({mode})", "scale it to 8 bits first")
+    if expect_size is not None and pixels.shape[:2] != expect_size:
+        raise _of_other_size(path, pixels.shape[:2], expect_size)
+    return pixels
+
+
+def read_listed(folder: Path | None, image: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """Read the image of an entry of a COCO file's `images`, from where and at the size that it says.
+
+    Args:
+        folder: see `image_path`.
+        image: with `file_name`, `height` and `width`.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+
+    Raises:
+        BCNetError: see `image_path` and `read_image`.
+    """
+    return read_image(image_path(folder, image["file_name"]), expect_size=(image["height"], image["width"]))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """The (height, width) of an image in pixels, upright, as `read_image` gives it.
+
+    Only its header is read, but for a png without an EXIF block before its pixels: there may be one behind them.
+
+    Raises:
+        BCNetError: if the file is missing, or no image.
+    """
+    try:
+        with _opened(path) as stored:
+            width, height = stored.size
+            turned = stored.getexif().get(ExifTags.Base.Orientation, 1) in {5, 6, 7, 8}
+    except FileNotFoundError:
+        raise data_error(f"the image `{path}` does not exist") from None
+    except BCNetError:
+        raise
+    except Exception as error:
+        raise data_error(f"the image `{path}` cannot be read: {error}") from None
+    return (width, height) if turned else (height, width)
+
+
+def _opened(path: Path, expect_size: tuple[int, int] | None = None) -> Image.Image:
+    """An image of which only the header is read as yet; refused where that says another size than the annotations."""
+    refuse_special(path)
+    Image.init()
+    try:
+        stored = Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError:
+        raise data_error(
+            f"the image `{path}` cannot be read: it is none of {', '.join(FORMATS)}",
+            "save it as png or jpg, or drop it from the json",
+        ) from None
+    if expect_size is not None and expect_size not in (stored.size, stored.size[::-1]):
+        stored.close()
+        raise _of_other_size(path, stored.size[::-1], expect_size)
+    return stored
+
+
+def _of_other_size(path: Path, size: tuple[int, ...], expected: tuple[int, int]) -> BCNetError:
+    """What to tell of an image of (height, width) pixels."""
+    return data_error(
+        f"the image `{path}` is {size[1]} x {size[0]} pixels, its annotations say {expected[1]} x {expected[0]}",
+        "annotate the image at its own size, or restore the image that was annotated",
+    )

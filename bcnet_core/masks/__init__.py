@@ -1,0 +1,25 @@
+"""Instance masks: run-length encodings and their algebra (no torch), pasting and cropping (torch)."""
+
+from bcnet_core.masks.rle import (
+    RLE,
+    are_sound,
+    area,
+    bounding_box,
+    decode,
+    decode_window,
+    encode,
+    from_box,
+    from_polygons,
+    from_segmentation,
+    intersection,
+    iou,
+    ious,
+    runs,
+    to_json,
+    union,
+)
+
+__all__ = [
+    "RLE", "are_sound", "area", "bounding_box", "decode", "decode_window", "encode", "from_box", "from_polygons",
+    "from_segmentation", "intersection", "iou", "ious", "runs", "to_json", "union",
+]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Weight files: checkpoints, loading, foreign names, import, conversion and export."""

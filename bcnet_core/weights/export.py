@@ -1,0 +1,139 @@
+"""A detector as one file that runs without this package: TorchScript or ONNX, for images of one size."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bcnet_core.data.transforms import resize
+from bcnet_core.errors import BCNetError, usage_error
+from bcnet_core.files.outputs import atomic_file
+from bcnet_core.model.detectors import Detector
+from bcnet_core.model.head import BilayerLogits
+
+ExportFormat = Literal["torchscript", "onnx"]
+TOLERANCE = 1e-3
+OPSET = 17
+
+
+class Comparison(NamedTuple):
+    """How an exported file answered: the largest difference of any output, over so many `instances`."""
+
+    difference: float
+    instances: int
+
+
+class TensorDetector(nn.Module):
+    """A detector as a function of one tensor; nothing is resized, and masks are left inside their boxes.
+
+    Args:
+        detector: in evaluation mode.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of what `forward` returns."""
+        return ("boxes", "scores", "labels", *self.detector.heads.masks.head.outputs)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Find the N instances of a (3, H, W) uint8 RGB image.
+
+        Returns:
+            (N, 4) boxes in pixels, (N,) scores, (N,) int64 labels and the (N, 28, 28) maps, as in `Detections`.
+        """
+        batch = self.detector.preprocess([image])
+        (found,) = self.detector.heads.detect(self.detector.backbone(batch.tensors), batch)
+        boxes, scores, labels = found.proposals
+        height, width = batch.image_sizes[0]
+        limit = boxes.new_tensor([width, height, width, height])
+        maps = (logits.sigmoid() for logits in BilayerLogits._make(found.logits) if logits is not None)
+        return (boxes.clamp(min=0).minimum(limit), scores, labels, *maps)
+
+
+@torch.no_grad()
+def export_detector(
+    detector: Detector,
+    path: Path,
+    *,
+    form: ExportFormat,
+    height: int,
+    width: int,
+    picture: NDArray[np.uint8] | None = None,
+) -> Comparison:
+    """Write a detector for images of one size, and compare the file with it on an image that it was not made with.
+
+    Args:
+        detector: in evaluation mode, on the CPU.
+        path: the file; replaced if it exists.
+        form: "torchscript" needs nothing else, "onnx" the packages onnx and onnxruntime.
+        height: of the images, pixels.
+        width: of the images, pixels.
+        picture: (H, W, 3) uint8 RGB, resized and compared on; without one, noise is, in which a trained detector may
+            find nothing.
+
+    Returns:
+        How much the file differs.
+
+    Raises:
+        BCNetError: if a package is missing, or the file gives other outputs; then nothing is written.
+    """
+    model = TensorDetector(detector).eval()
+    example, other = (_noise(height, width, seed) for seed in (0, 1))
+    if picture is not None:
+        other = torch.from_numpy(np.array(resize(picture, height, width).transpose(2, 0, 1)))
+    with atomic_file(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing warns of sizes that are fixed on purpose
+        if form == "torchscript":
+            traced = torch.jit.trace(model, (example,), check_trace=False)  # type: ignore[no-untyped-call]
+            with temporary.open("wb") as out:  # by its name, torch would abort the process on a full disk
+                torch.jit.save(traced, out)
+            got = torch.jit.load(str(temporary))(other)  # type: ignore[no-untyped-call]
+        else:
+            got = _through_onnx(model, example, other, temporary)
+        expected = model(other)
+        difference = _difference(got, expected)
+        if difference > TOLERANCE:
+            raise BCNetError(f"the exported file differs from the detector by {difference:g}; nothing was written")
+    return Comparison(difference, len(expected[0]))
+
+
+def _noise(height: int, width: int, seed: int) -> Tensor:
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def _through_onnx(model: TensorDetector, example: Tensor, image: Tensor, path: Path) -> tuple[Tensor, ...]:
+    """Write the ONNX file and run it on an image."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise usage_error(f"ONNX export needs `{error.name}`", "install it: pip install onnx onnxruntime") from None
+    torch.onnx.export(
+        model,
+        (example,),
+        str(path),
+        input_names=["image"],
+        output_names=list(model.outputs),
+        dynamic_axes={name: {0: "instances"} for name in model.outputs},
+        opset_version=OPSET,
+        dynamo=False,
+    )
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    return tuple(torch.from_numpy(part) for part in session.run(None, {"image": image.numpy()}))
+
+
+def _difference(got: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
+    if [part.shape for part in got] != [part.shape for part in expected]:
+        return float("inf")
+    parts = zip(got, expected, strict=True)
+    return max((float((a.double() - b.double()).abs().max()) for a, b in parts if a.numel()), default=0.0)

@@ -1,0 +1,209 @@
+"""What the trials of `bench evidence` say: tables for people, the numbers for programs, and a picture."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bcnet_core.annotations.coco import Record
+from bcnet_core.errors import data_error
+from bcnet_core.files.json_files import write_together
+from benchmarks.evidence.intervals import BINS, RESAMPLES, Interval, Range, Spread
+from benchmarks.evidence.plot import plot_differences
+from benchmarks.evidence.summary import Difference, Row, Summary, summarise
+from benchmarks.evidence.trials import ARMS, REFERENCE, Trial, TrialResult, read_costs, read_results
+
+REPORT_FILES = ("report.md", "report.json", "report.png")
+ABSENT = "-"
+
+HOW_TO_READ = f"""\
+All shares in points of 100. IoU: of the masks that are predicted inside the true boxes of held-out instances, by the
+visible fraction of the instance. ± is the standard deviation over seeds. A difference is that of an arm less
+{ARMS[REFERENCE].title}, seed by seed and instance by instance; in brackets the 95 % interval of a paired bootstrap
+over seeds and images ({RESAMPLES:,} resamples), and of AP the smallest and largest difference of a seed. An * marks an
+interval that excludes 0: of twenty comparisons without any difference, one has it by chance. The intervals say nothing
+of other training scenes; with few seeds they are too narrow, and with one they know of its images alone."""
+
+
+class Report(NamedTuple):
+    """A report that was written.
+
+    Attributes:
+        text: its tables, as Markdown that can be read as it is.
+        content: the same numbers, as json holds them: shares, not points; null where there is none.
+        files: where both are, and the picture.
+    """
+
+    text: str
+    content: Record
+    files: tuple[Path, ...]
+
+
+def write_report(folder: Path, expected: Sequence[Trial] | None = None) -> Report:
+    """Write report.md, report.json and report.png of the results that are in a folder so far.
+
+    Args:
+        folder: of the trials.
+        expected: trials that should be there; by default those of every arm with every set and seed of which there is
+            any.
+
+    Returns:
+        What was written.
+
+    Raises:
+        BCNetError: if there is no result, one is damaged, or the files cannot be written.
+    """
+    results = read_results(folder)
+    if not results:
+        raise data_error(f"`{folder}` holds no results yet", "run the trials: bcnet bench evidence -o FOLDER")
+    costs = read_costs(folder)
+    summary = summarise(results, costs)
+    measured = {_slot(one.trial) for one in results}
+    wanted = [_slot(trial) for trial in expected or _usual(results)]
+    missing = [slot for slot in wanted if slot not in measured]
+    text = "\n\n".join(_paragraphs(summary, missing, wanted=len(wanted)))
+    content: Record = _as_json(
+        {**asdict(summary), "seconds_per_step": costs, "missing": [slot._asdict() for slot in missing]}
+    )
+    files = tuple(folder / name for name in REPORT_FILES)
+    page = f"# Does the bilayer head help?\n\n{text}\n\n![Differences by visible fraction]({files[2].name})\n"
+    pages = (page.encode(), json.dumps(content, indent=1).encode(), plot_differences(summary.differences))
+    write_together(dict(zip(files, pages, strict=True)))
+    return Report(text, content, files)
+
+
+class _Slot(NamedTuple):
+    """A trial, however many steps it has."""
+
+    data: str
+    matched: bool
+    arm: str
+    seed: int
+
+
+def _slot(trial: Trial) -> _Slot:
+    return _Slot(trial.data, trial.matched, trial.arm, trial.seed)
+
+
+def _usual(results: Sequence[TrialResult]) -> list[Trial]:
+    """Every arm, and every arm of equal time of which there is any, with every set and seed of which there is any."""
+    matched = {one.arm for one in results if one.matched}
+    return [
+        Trial(data, arm, seed, results[0].steps, matched=equal_time)
+        for data in dict.fromkeys(one.data for one in results)
+        for equal_time in (False, True)
+        for arm in ARMS
+        for seed in sorted({one.seed for one in results})
+        if not equal_time or arm in matched
+    ]
+
+
+def _as_json(value: Any) -> Any:  # noqa: ANN401  (whatever json holds)
+    """The same with null for nan, and names for what named tuples hold."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _as_json(item) for key, item in value.items()}
+    if isinstance(value, Spread | Range):
+        return _as_json(value._asdict())
+    if isinstance(value, Interval):
+        return {**_as_json(value._asdict()), "excludes_zero": value.excludes_zero}
+    return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _paragraphs(summary: Summary, missing: Sequence[_Slot], *, wanted: int) -> Iterator[str]:
+    """The tables of every set, and what lies around them."""
+    yield HOW_TO_READ
+    if missing:
+        yield f"{wanted - len(missing)} of {wanted} trials are there. Missing (seeds in brackets):\n\n" + "\n".join(
+            f"- {data}: " + ", ".join(_counted([slot for slot in missing if slot.data == data]))
+            for data in dict.fromkeys(slot.data for slot in missing)
+        )
+    for data in dict.fromkeys(row.data for row in summary.rows):
+        yield f"## {data}"
+        rows = [row for row in summary.rows if row.data == data]
+        yield _table(ROW_TITLES, map(_row_cells, rows))
+        for matched, title in ((False, "Difference to {}, equal steps"), (True, "Difference to {}, equal time")):
+            shown = [one for one in summary.differences if (one.data, one.matched) == (data, matched)]
+            if shown:
+                yield title.format(ARMS[REFERENCE].title) + ":"
+                yield _table(DIFFERENCE_TITLES, map(_difference_cells, shown))
+
+
+def _counted(slots: Sequence[_Slot]) -> Iterator[str]:
+    """Arms with their seeds."""
+    by_arm: dict[str, list[int]] = {}
+    for slot in slots:
+        by_arm.setdefault(_title(slot.arm, matched=slot.matched), []).append(slot.seed)
+    yield from (f"{title} ({' '.join(map(str, sorted(seeds)))})" for title, seeds in by_arm.items())
+
+
+def _title(arm: str, *, matched: bool) -> str:
+    return ARMS[arm].title + ", equal time" * matched
+
+
+ROW_TITLES = (
+    "arm", "seeds", "steps", "head parameters", "s/step ratio",
+    *(f"IoU {name}" for name in BINS), "occluder IoU", "AP", "occluded AP",
+)  # fmt: skip
+DIFFERENCE_TITLES = ("arm", "seeds", "steps", *(f"IoU {name}" for name in BINS), "AP", "occluded AP")
+
+
+def _row_cells(row: Row) -> tuple[str, ...]:
+    return (
+        _title(row.arm, matched=row.matched),
+        f"{len(row.seeds)}",
+        f"{row.steps:,}",
+        f"{row.head_parameters:,}",
+        ABSENT if math.isnan(row.cost_ratio) else f"{row.cost_ratio:.2f}",
+        *(_spread(row.iou[name], 2) for name in BINS),
+        _spread(row.occluder, 2),
+        _spread(row.ap, 1),
+        _spread(row.occluded_ap, 1),
+    )
+
+
+def _difference_cells(one: Difference) -> tuple[str, ...]:
+    return (
+        ARMS[one.arm].title,
+        f"{len(one.seeds)}",
+        f"{one.steps:,}",
+        *(_around(one.iou[name], 2, star=one.iou[name].excludes_zero) for name in BINS),
+        _around(one.ap, 1),
+        _around(one.occluded_ap, 1),
+    )
+
+
+def _spread(value: Spread, digits: int) -> str:
+    """Mean and deviation in points."""
+    if math.isnan(value.mean):
+        return ABSENT
+    deviation = "" if math.isnan(value.std) else f" ± {100 * value.std:.{digits}f}"
+    return f"{100 * value.mean:.{digits}f}{deviation}"
+
+
+def _around(value: Interval | Range, digits: int, *, star: bool = False) -> str:
+    """A difference and its ends in points."""
+    if math.isnan(value.mean):
+        return ABSENT
+    mean, low, high = (f"{100 * part:+.{digits}f}" for part in value)
+    return f"{mean} [{low}, {high}]{' *' * star}"
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table with columns of one width, the first of text and the others of numbers."""
+    lines = [titles, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = [
+        [
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        for line in lines
+    ]
+    rule = [f"{'-' * (width - 1)}{':' if place else '-'}" for place, width in enumerate(widths)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (padded[0], rule, *padded[1:]))

@@ -1,0 +1,227 @@
+"""Does the method work? The bilayer head, its ablations and plain heads: same detector, same data, several seeds.
+
+Every trial trains `recipes/shapes.yaml` with other settings of the mask head, and is measured on the same held-out
+scenes. A trial that was measured is never repeated, and one that was cut off goes on where it was.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from bcnet_core.annotations.coco import Record, read_coco
+from bcnet_core.annotations.split import SplitRule, split_occluded
+from bcnet_core.config.load import load_recipe
+from bcnet_core.distributed import choose_device
+from bcnet_core.engine.job import TrainingJob
+from bcnet_core.engine.loop import run_training
+from bcnet_core.errors import BCNetError, ExitCode
+from bcnet_core.evaluation.coco import evaluate, ground_truth
+from bcnet_core.evaluation.predict import predict_images
+from bcnet_core.evaluation.true_boxes import score_true_boxes
+from bcnet_core.files.json_files import write_json
+from bcnet_core.files.workers import mapped
+from bcnet_core.reporting import Progress, Reporter, SilentReporter
+from bcnet_core.weights.checkpoint import latest_checkpoint
+from bcnet_core.weights.loading import load_detector
+from benchmarks.evidence.data import DataSet
+from benchmarks.evidence.trials import (
+    ARMS,
+    COLUMNS,
+    COSTS_FILE,
+    Costs,
+    Trial,
+    TrialResult,
+    is_measured,
+    read_costs,
+    result_path,
+)
+
+ROUNDS, ROUND_STEPS, WARM_UP = 5, 20, 4
+"""How costs are measured: every arm trains `ROUND_STEPS` steps in turn, of which the first `WARM_UP` do not count."""
+
+
+def run_trials(
+    folder: Path,
+    trials: Sequence[Trial],
+    data: Mapping[str, DataSet],
+    *,
+    workers: int,
+    device: str,
+    reporter: Reporter,
+) -> None:
+    """Train and measure what is not there yet.
+
+    Args:
+        folder: where runs and results are.
+        trials: all of them; those with a result are left alone.
+        data: the sets, by name.
+        workers: trainings at a time, 0 for one per CPU core.
+        device: "auto", "cpu", "cuda"; on a CPU each training has one thread.
+        reporter: told of the progress.
+
+    Raises:
+        BCNetError: if a training fails or is interrupted, or a result that is there is damaged. No trial leaves a
+            result that is not complete.
+    """
+    missing = [trial for trial in trials if not is_measured(folder, trial)]
+    work = partial(_run_trial, folder, dict(data), device)
+    with (
+        reporter.progress("trials", len(missing)) as progress,
+        mapped(work, missing, workers=workers, most=len(missing)) as done,
+    ):
+        for note in done:
+            progress.advance(note=note)
+
+
+def _run_trial(folder: Path, data: dict[str, DataSet], device: str, trial: Trial) -> str:
+    """Train, measure, write; returns a word on it."""
+    with _one_thread(device):
+        started = time.perf_counter()
+        run_dir = folder / "runs" / trial.data / trial.name
+        checkpoint = _train(trial, data[trial.data], run_dir, device, SilentReporter())
+        seconds = time.perf_counter() - started
+        measures = measure(checkpoint, data[trial.data].root, data[trial.data].held_out, device)
+    result = TrialResult(**trial._asdict(), seconds=seconds, **measures)
+    write_json(result_path(folder, trial), result.content())
+    return f"{trial.data} {trial.name}: IoU {np.nanmean(measures['occludee']):.4f}, AP {measures['mask_AP']:.3f}"
+
+
+def _train(trial: Trial, data: DataSet, run_dir: Path, device: str, reporter: Reporter) -> Path:
+    """Train to the last step, from the newest checkpoint if there is one; returns the last checkpoint."""
+    overrides = [
+        f"seed={trial.seed}", f"solver.steps={trial.steps}", "data.workers=0",
+        f"data.train.annotations=annotations/instances_{data.train}.json", f"data.train.images={data.train}",
+        f"data.val.annotations=annotations/instances_{data.held_out}.json", f"data.val.images={data.held_out}",
+        *ARMS[trial.arm].overrides,
+    ]  # fmt: skip
+    job = TrainingJob(
+        recipe=load_recipe("shapes", overrides, data_root=data.root),
+        run_dir=run_dir,
+        device=device,
+        command="bcnet bench evidence",
+        resume=latest_checkpoint(run_dir) is not None,
+    )
+    try:
+        return run_training(job, reporter)
+    except BCNetError as error:
+        stopped = error.exit_code == ExitCode.INTERRUPTED
+        hints = ("give the same command again; it goes on from here",) if stopped else error.hints
+        message = f"trial {trial.data} {trial.name}: {error.message}"
+        raise BCNetError(message, *hints, exit_code=error.exit_code) from None
+
+
+def measure(checkpoint: Path, root: Path, split: str, device: str) -> Record:
+    """Every measure of a trained detector on a held-out split.
+
+    Returns:
+        What `TrialResult` says, apart from the trial and its seconds.
+
+    Raises:
+        BCNetError: if the checkpoint or the data cannot be read.
+    """
+    detector = load_detector(checkpoint, device=device)
+    coco = read_coco(root / "annotations" / f"instances_{split}.json")
+    scores = score_true_boxes(detector, coco, root / split, reporter=SilentReporter())
+    results = predict_images(detector, coco.images, root / split, reporter=SilentReporter())
+    truth = ground_truth(coco)
+    occluded = [image["id"] for image in split_occluded(coco, rule=SplitRule()).content["images"]]
+    return {
+        "mask_AP": evaluate(truth, results, "segm").AP,
+        "box_AP": evaluate(truth, results, "bbox").AP,
+        "occluded_mask_AP": evaluate(truth, results, "segm", image_ids=occluded).AP if occluded else np.nan,
+        "head_parameters": sum(parameter.numel() for parameter in detector.heads.masks.parameters()),
+        **{name: np.round(getattr(scores, name), 5).tolist() for name in COLUMNS},
+    }
+
+
+@contextmanager
+def _one_thread(device: str) -> Iterator[None]:
+    """Let torch compute with one thread on a CPU: the sum of a tensor depends on their number."""
+    before = torch.get_num_threads()
+    if choose_device(device).type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Clock:
+    """Notes when each step of a training ends; what a training is told to report to."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def info(self, message: str) -> None:
+        """Drop the message."""
+
+    def warning(self, message: str) -> None:
+        """Drop the message."""
+
+    def progress(self, title: str, total: int) -> AbstractContextManager[Progress]:
+        """Count the steps of the training, and nothing else."""
+        return nullcontext(self) if title == "training" else SilentReporter().progress(title, total)
+
+    def advance(self, amount: int = 1, *, note: str = "", values: Mapping[str, str] | None = None) -> None:
+        """Note the time."""
+        self.ends.append(time.perf_counter())
+
+
+def measure_costs(
+    folder: Path,
+    data: Mapping[str, DataSet],
+    *,
+    device: str,
+    reporter: Reporter,
+    rounds: int = ROUNDS,
+    steps: int = ROUND_STEPS,
+) -> Costs:
+    """Time a training step of every arm on every set, once and for all: a folder keeps what was measured first.
+
+    The arms take turns in one process, on a CPU with one thread, so that whatever else the machine does meets them
+    alike. A step is that of the training itself, with its data. A round is the mean of the steps of one short
+    training, of the same scenes for every arm.
+
+    Args:
+        folder: of the trials; it gets `costs.json`.
+        data: the sets, by name. One with more instances has more to do in the mask head.
+        device: "auto", "cpu", "cuda".
+        reporter: told of the progress.
+        rounds: of which the median is taken.
+        steps: of a round, more than `WARM_UP`, of which it does not count the first.
+
+    Returns:
+        Seconds a step.
+
+    Raises:
+        BCNetError: if a training fails or is interrupted, or the costs that are there cannot be read.
+    """
+    costs = read_costs(folder)
+    missing = [name for name in data if name not in costs]
+    with reporter.progress("seconds a step", len(missing) * rounds * len(ARMS)) as progress, _one_thread(device):
+        for name in missing:
+            seconds: dict[str, list[float]] = {arm: [] for arm in ARMS}
+            for seed in range(rounds):
+                for arm, spent in seconds.items():
+                    spent.append(_step_seconds(Trial(name, arm, seed, steps), data[name], device))
+                    progress.advance(note=f"{name} {arm}: {spent[-1]:.3f} s")
+            costs[name] = {arm: median(spent) for arm, spent in seconds.items()}
+            write_json(folder / COSTS_FILE, costs)
+    return costs
+
+
+def _step_seconds(trial: Trial, data: DataSet, device: str) -> float:
+    """The mean seconds of a training's steps, from the end of one to the end of the next."""
+    clock = _Clock()
+    with tempfile.TemporaryDirectory(prefix="bcnet-costs-") as name:
+        _train(trial, data, Path(name) / "run", device, clock)
+    return float(np.diff(clock.ends)[WARM_UP - 1 :].mean())

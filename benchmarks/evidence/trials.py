@@ -1,0 +1,262 @@
+"""The trials of `bench evidence`: which mask heads are compared, on what, and what a measured trial says."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from bcnet_core.errors import BCNetError, data_error
+from bcnet_core.files.json_files import read_json
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One variant of the mask head.
+
+    Attributes:
+        title: for tables.
+        overrides: of the recipe.
+    """
+
+    title: str
+    overrides: tuple[str, ...] = ()
+
+
+PLAIN = ("model.layers=1", "model.attention=false", "model.boundary=false")
+ARMS = {
+    "bilayer": Arm("bilayer"),
+    "no_occluder_loss": Arm("bilayer, no occluder loss", ("loss.occluder_mask=0", "loss.occluder_boundary=0")),
+    "no_boundary": Arm("bilayer, no boundary", ("model.boundary=false",)),
+    "fcn": Arm("bilayer, FCN for GCN", ("model.attention=false",)),
+    "single_layer": Arm("single layer", ("model.layers=1",)),
+    "plain": Arm("plain, 4 convs", PLAIN),
+    "plain_deep": Arm(
+        "plain, depth and parameters of bilayer", (*PLAIN, "model.mask_convs=8", "model.mask_channels=72")
+    ),
+}
+"""The first is what the others are compared with."""
+REFERENCE = next(iter(ARMS))
+CHEAPER = ("single_layer", "plain", "plain_deep")
+"""Arms without a second layer, which cost less a step, so that equal time gives them more steps."""
+
+COLUMNS = ("images", "visible", "occludee", "occluder")
+"""What a result holds of every held-out instance, as `TrueBoxScores` names it."""
+
+COSTS_FILE = "costs.json"
+Costs = dict[str, dict[str, float]]
+"""Of each set and arm, seconds a training step."""
+
+
+class Trial(NamedTuple):
+    """One training.
+
+    Attributes:
+        data: the name of the set.
+        arm: key of `ARMS`.
+        seed: of weights, order and augmentation.
+        steps: of the optimiser.
+        matched: whether the number of steps is that which takes the reference's time.
+    """
+
+    data: str
+    arm: str
+    seed: int
+    steps: int
+    matched: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{self.arm}{'-time' * self.matched}-{self.seed}"
+
+
+def plan_trials(data: Sequence[str], seeds: int, steps: int) -> list[Trial]:
+    """The trials of equal steps, seed by seed, so that what is there first can be compared."""
+    return [Trial(name, arm, seed, steps) for seed in range(seeds) for name in data for arm in ARMS]
+
+
+def plan_matched(data: Sequence[str], seeds: int, steps: int, costs: Mapping[str, Mapping[str, float]]) -> list[Trial]:
+    """The trials of equal time: those of the `CHEAPER` arms, with as many steps as take the reference's time.
+
+    Args:
+        data: the names of the sets.
+        seeds: from 0.
+        steps: of the reference.
+        costs: of each set and arm, seconds a step.
+    """
+    return [
+        Trial(name, arm, seed, round(steps * costs[name][REFERENCE] / costs[name][arm]), matched=True)
+        for seed in range(seeds)
+        for name in data
+        for arm in CHEAPER
+    ]
+
+
+def _nan_of_null(value: object) -> object:
+    return math.nan if value is None else value
+
+
+Share = Annotated[float, BeforeValidator(_nan_of_null)]
+"""A number that may be unknown: null in a file, since json has no nan."""
+
+
+class TrialResult(BaseModel):
+    """What a trial's file holds; the lists have one entry for each held-out instance, see `TrueBoxScores`.
+
+    Attributes:
+        data: the name of the set.
+        arm: key of `ARMS`.
+        seed: of the trial.
+        steps: that it was trained for.
+        matched: whether it is of equal time.
+        seconds: that the training took, beside whatever else ran.
+        mask_AP: 0..1; nan where there is nothing to find, as with the other two.
+        box_AP: 0..1.
+        occluded_mask_AP: on the images of the occluded split.
+        head_parameters: of the mask head.
+        images: position of the image in the file.
+        visible: share of the instance that is not hidden, nan where unknown.
+        occludee: IoU of the mask in the true box, nan where there is no true mask.
+        occluder: IoU of the occluder region in the true box, nan where there is none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str
+    arm: str
+    seed: int = Field(ge=0)
+    steps: int = Field(ge=1)
+    matched: bool
+    seconds: float
+    mask_AP: Share  # noqa: N815  (COCO's own name)
+    box_AP: Share  # noqa: N815
+    occluded_mask_AP: Share  # noqa: N815
+    head_parameters: int
+    images: list[int]
+    visible: list[Share]
+    occludee: list[Share]
+    occluder: list[Share]
+
+    @property
+    def trial(self) -> Trial:
+        """Which one it was."""
+        return Trial(self.data, self.arm, self.seed, self.steps, self.matched)
+
+    def content(self) -> Any:  # noqa: ANN401
+        """The result as json."""
+        return json.loads(self.model_dump_json())
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        """One of the four lists as (N,) float64."""
+        return np.asarray(getattr(self, name), np.float64)
+
+
+def result_path(folder: Path, trial: Trial) -> Path:
+    """Where the measures of a trial are."""
+    return folder / "results" / trial.data / f"{trial.name}.json"
+
+
+def is_measured(folder: Path, trial: Trial) -> bool:
+    """Whether the result of a trial is there.
+
+    Raises:
+        BCNetError: if it is damaged, or one of another number of steps.
+    """
+    path = result_path(folder, trial)
+    if not path.exists():
+        return False
+    steps = read_result(path).steps
+    if steps != trial.steps:
+        raise data_error(
+            f"`{path}` was measured after {steps:,} steps, this trial has {trial.steps:,}",
+            "choose another folder: -o, or delete that file and its run",
+        )
+    return True
+
+
+def read_result(path: Path) -> TrialResult:
+    """Read what a trial measured.
+
+    Raises:
+        BCNetError: if the file is damaged, is that of another trial, or of an arm that this bcnet does not know.
+    """
+    way_out = "delete the file; the next run measures that trial again"
+    try:
+        result = TrialResult.model_validate(read_json(path))
+    except BCNetError as error:
+        raise data_error(error.message, way_out) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "content"
+        raise data_error(f"`{path}` is not the result of a trial: its {place}: {first['msg']}", way_out) from None
+    if wrong := _what_is_wrong(result, path):
+        raise data_error(f"`{path}` is not the result of a trial: {wrong}", way_out)
+    return result
+
+
+def _what_is_wrong(result: TrialResult, path: Path) -> str | None:
+    if result.arm not in ARMS:
+        return f"this bcnet knows no arm `{result.arm}`"
+    if (result.data, result.trial.name) != (path.parent.name, path.stem):
+        return f"it holds that of {result.data} {result.trial.name}"
+    lengths = {len(values) for values in (result.images, result.visible, result.occludee, result.occluder)}
+    if len(lengths) > 1 or 0 in lengths:
+        return "its lists differ in length, or are empty"
+    if min(result.images) < 0:
+        return "an image has a negative position"
+    shares = np.concatenate([result.column(name) for name in ("visible", "occludee", "occluder")])
+    if not (np.isnan(shares) | ((shares >= 0) & (shares <= 1))).all():
+        return "a share lies outside of 0..1"
+    return None
+
+
+def read_results(folder: Path) -> list[TrialResult]:
+    """Read every result that is there, set by set, in the order of `ARMS` and seeds.
+
+    Raises:
+        BCNetError: if one is damaged, or two of a set were measured on other instances.
+    """
+    found = [read_result(path) for path in sorted((folder / "results").glob("*/*.json"))]
+    firsts: dict[str, TrialResult] = {}
+    for result in found:
+        first = firsts.setdefault(result.data, result)
+        same = result.images == first.images and np.array_equal(
+            result.column("visible"), first.column("visible"), equal_nan=True
+        )
+        if not same:
+            paths = [result_path(folder, one.trial) for one in (result, first)]
+            raise data_error(
+                f"`{paths[0]}` and `{paths[1]}` were measured on other instances",
+                "they cannot be compared; delete the one that is not of this folder's data",
+            )
+    names = list(ARMS)
+    return sorted(found, key=lambda one: (one.data, one.matched, names.index(one.arm), one.seed))
+
+
+def read_costs(folder: Path) -> Costs:
+    """The costs that `measure_costs` left in a folder; empty if there are none.
+
+    Raises:
+        BCNetError: if they cannot be read, or lack an arm.
+    """
+    path = folder / COSTS_FILE
+    way_out = "delete the file; the next run measures the costs again"
+    if not path.exists():
+        return {}
+    try:
+        costs = TypeAdapter(Costs).validate_python(read_json(path))
+    except BCNetError as error:
+        raise data_error(error.message, way_out) from None
+    except ValidationError:
+        raise data_error(f"`{path}` does not hold the costs of trials", way_out) from None
+    if not all(seconds.keys() == ARMS.keys() and min(seconds.values()) > 0 for seconds in costs.values()):
+        raise data_error(f"`{path}` does not hold the costs of the {len(ARMS)} arms", way_out)
+    return costs

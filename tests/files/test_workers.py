@@ -1,0 +1,138 @@
+"""Work spread over processes: in order, bounded, errors passed on, nothing left running."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bcnet_core.errors import BCNetError, ExitCode, data_error
+from bcnet_core.files import workers
+from bcnet_core.files.workers import mapped
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def fail_at_three(number: int) -> int:
+    if number == 3:
+        raise data_error("three is bad", "take four")
+    return number
+
+
+def die(number: int) -> int:
+    os._exit(number)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_results_come_in_order(count: int) -> None:
+    with mapped(double, range(20), workers=count, most=8) as results:
+        assert list(results) == [2 * number for number in range(20)]
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_error_keeps_its_hints_and_stops_the_rest(count: int) -> None:
+    with (
+        pytest.raises(BCNetError, match="three is bad") as caught,
+        mapped(fail_at_three, range(100), workers=count, most=8) as results,
+    ):
+        list(results)
+    assert caught.value.hints == ("take four",)
+    assert caught.value.exit_code == ExitCode.BAD_DATA
+    assert multiprocessing.active_children() == []
+
+
+def test_a_dead_worker_is_one_sentence() -> None:
+    with pytest.raises(BCNetError, match="worker process died"), mapped(die, [1, 2], workers=2, most=2) as results:
+        list(results)
+    assert multiprocessing.active_children() == []
+
+
+def test_leaving_early_stops_the_workers_and_takes_no_more_tasks() -> None:
+    taken = []
+
+    def tasks() -> Iterator[int]:
+        for number in range(1000):
+            taken.append(number)
+            yield number
+
+    with mapped(double, tasks(), workers=2, most=8) as results:
+        assert next(results) == 0
+    assert multiprocessing.active_children() == []
+    assert len(taken) <= 2 * workers.PENDING + 1
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, time\n"
+        "from bcnet_core.files.workers import mapped\n"
+        "def tell(number):\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(0.2)\n"
+        "if __name__ == '__main__':\n"
+        "    with mapped(tell, range(10_000), workers=2, most=2) as results:\n"
+        "        list(results)\n"
+    )
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        seen: set[int] = set()
+        while len(seen) < 2:
+            seen.add(int(parent.stdout.readline()))
+        parent.kill()
+        parent.stdout.read()  # ends when no process is left that could write
+
+
+def test_few_tasks_are_not_worth_a_process() -> None:
+    with mapped(os.getpgid, [0], workers=0, most=0) as results:
+        assert list(results) == [os.getpgid(0)]
+    assert isinstance(results, map), "no pool was started"
+
+
+def test_leaving_does_not_wait_for_a_task_that_nobody_takes(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("""
+import time
+from bcnet_core.files.workers import mapped
+
+def work(task):
+    time.sleep(1)
+
+if __name__ == "__main__":
+    large = [b"x" * 2_000_000] * 20  # more than a pipe holds, so that one is always half sent
+    with mapped(work, large, workers=2, most=2) as results:
+        next(results)
+        raise ZeroDivisionError
+""")
+    done = subprocess.run([sys.executable, script], timeout=120, capture_output=True, text=True, check=False)
+    assert done.stderr.endswith("ZeroDivisionError\n")
+
+
+def test_children_that_hear_no_signal_end_with_their_parent_all_the_same(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("""
+import os, signal
+from torch.utils.data import DataLoader
+from bcnet_core.files.workers import deaf_children
+
+if __name__ == "__main__":
+    with deaf_children():
+        batches = iter(DataLoader(range(1000), num_workers=2))
+    signal.signal(signal.SIGTERM, lambda *_: print("heard", flush=True))
+    os.killpg(0, signal.SIGTERM)
+    print(len(list(batches)), flush=True)
+    with deaf_children():
+        batches = iter(DataLoader(range(1000), num_workers=1))
+    next(batches)
+    raise ZeroDivisionError
+""")
+    done = subprocess.run(
+        [sys.executable, script], timeout=120, capture_output=True, text=True, check=False, start_new_session=True
+    )
+    assert done.stdout == "heard\n1000\n"
+    assert done.stderr.endswith("ZeroDivisionError\n")

@@ -1,0 +1,122 @@
+import pytest
+import torch
+from torch import nn
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+
+from bcnet_core import BCNetError
+from bcnet_core.config.load import load_recipe
+from bcnet_core.model.attention import NonLocalBlock
+from bcnet_core.model.detectors import build_detector
+from bcnet_core.model.head import BilayerMaskHead
+
+
+def test_the_published_size_is_met() -> None:
+    assert sum(parameter.numel() for parameter in BilayerMaskHead().parameters()) == 6_296_580
+
+
+def test_every_map_has_twice_the_side_of_the_features() -> None:
+    logits = BilayerMaskHead(8)(torch.randn(3, 8, 14, 14))
+    assert [tuple(part.shape) for part in logits] == [(3, 28, 28)] * 4
+
+
+def test_layer_two_reads_layer_one_but_not_the_other_way_round() -> None:
+    torch.manual_seed(0)
+    head, features = BilayerMaskHead(8).eval(), torch.randn(2, 8, 14, 14)
+    before = head(features)
+    with torch.no_grad():
+        head.occluder.convs[0].weight.mul_(2)
+    after = head(features)
+    assert not torch.allclose(before.occludee_mask, after.occludee_mask)
+    with torch.no_grad():
+        head.occludee.convs[0].weight.mul_(2)
+    assert torch.equal(after.occluder_mask, head(features).occluder_mask)
+
+
+def test_attention_is_the_scaled_softmax_of_the_paper() -> None:
+    torch.manual_seed(0)
+    block, x = NonLocalBlock(6).eval(), torch.randn(2, 6, 5, 5)
+    query, key, value = (part(x).flatten(2) for part in (block.query, block.key, block.value))
+    weights = torch.softmax(query.transpose(1, 2) @ key / 6**0.5, dim=-1)  # (N, 25, 25)
+    expected = x + block.norm(block.output((value @ weights.transpose(1, 2)).reshape_as(x)))
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_initial_logits_are_near_zero_and_biases_are_zero() -> None:
+    torch.manual_seed(0)
+    head = BilayerMaskHead(32)
+    assert head(torch.randn(2, 32, 14, 14)).occludee_mask.abs().max() < 0.5
+    assert all(not p.any() for name, p in head.named_parameters() if name.endswith("bias"))
+    fan_out = head.occluder.convs[0].weight
+    assert abs(float(fan_out.detach().std()) - (2 / (32 * 9)) ** 0.5) < 0.005
+
+
+def test_without_its_additions_it_is_torchvisions_mask_head() -> None:
+    head = BilayerMaskHead(layers=1, attention=False, boundary=False).eval()
+    assert sum(parameter.numel() for parameter in head.parameters()) == 2_622_977
+    plain = nn.Sequential(MaskRCNNHeads(256, (256,) * 4, 1), MaskRCNNPredictor(256, 256, 1)).eval()
+    own, theirs = head.state_dict(), plain.state_dict()
+    head.load_state_dict(dict(zip(own, theirs.values(), strict=True)))
+    features = torch.randn(2, 256, 14, 14)
+    with torch.no_grad():
+        logits = head(features)
+        torch.testing.assert_close(logits.occludee_mask, plain(features)[:, 0])
+    assert logits.occludee_boundary is None and logits.occluder_mask is None and logits.occluder_boundary is None
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_ablations_have_the_parts_that_they_name(attention: bool) -> None:
+    head = BilayerMaskHead(32, layers=1, attention=attention)
+    assert head.outputs == ("occludee_mask", "occludee_boundary")
+    assert any("attention" in name for name, _ in head.named_parameters()) == attention
+
+
+def test_a_plain_head_can_have_the_depth_and_the_parameters_of_two_layers() -> None:
+    plain = {"layers": 1, "attention": False, "boundary": False}
+    head = BilayerMaskHead(64, convs=8, width=72, **plain)
+    bilayer = sum(parameter.numel() for parameter in BilayerMaskHead(64).parameters())
+    assert bilayer == 394_500
+    assert sum(parameter.numel() for parameter in head.parameters()) == 389_521
+    assert len(head.occludee.convs) == 8
+    assert head(torch.randn(2, 64, 14, 14)).occludee_mask.shape == (2, 28, 28)
+
+
+def test_two_layers_that_are_added_cannot_have_a_width_of_their_own() -> None:
+    with pytest.raises(ValueError, match="64 channels of their input, not 72"):
+        BilayerMaskHead(64, width=72)
+    assert BilayerMaskHead(8, width=8).occludee.convs[0].out_channels == 8
+
+
+def test_a_recipe_says_so_too() -> None:
+    with pytest.raises(BCNetError, match=r"model\.layers=1") as caught:
+        load_recipe("shapes", ["model.mask_channels=72"])
+    assert caught.value.exit_code == 2
+    recipe = load_recipe("shapes", ["model.mask_channels=72", "model.layers=1", "model.mask_convs=8"])
+    head = build_detector(recipe, [{"id": 1, "name": "disc"}]).heads.masks.head
+    assert [conv.out_channels for conv in head.occludee.convs] == [72] * 8
+
+
+def test_attention_is_in_full_precision_under_autocast_to_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        seen.append((query.dtype, (query @ key.transpose(-1, -2)).dtype))
+        return value
+
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", attention)
+    with torch.autocast("cpu", torch.float16):
+        NonLocalBlock(8)(torch.randn(2, 8, 4, 4))
+    assert seen == [(torch.float32, torch.float32)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_attention_survives_scores_beyond_half_precision(dtype: torch.dtype) -> None:
+    """Scores of 80,000, where half precision ends at 65,504."""
+    block = NonLocalBlock(64).eval()
+    for part in (block.query, block.key, block.value, block.output):
+        nn.init.eye_(part.weight[:, :, 0, 0])
+    features = torch.full((1, 64, 4, 4), 100.0)
+    features[..., 0] = 90.0
+    with torch.no_grad():
+        expected = block(features)
+        got = block.to(dtype)(features.to(dtype)).float()
+    torch.testing.assert_close(got, expected, rtol=0.02, atol=0)

@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bcnet_core import BCNetError
+from bcnet_core.weights import export
+from tests.model.test_detectors import build
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("form", ["torchscript", "onnx"])
+@pytest.mark.parametrize(("kind", "threshold"), [("fcos", 0.004), ("faster_rcnn", 0.2)])
+def test_an_exported_detector_gives_the_same(tmp_path: Path, kind: str, threshold: float, form: str) -> None:
+    detector = build(kind, score_threshold=threshold).eval()
+    path = tmp_path / "detector"
+    compared = export.export_detector(detector, path, form=form, height=96, width=120)  # type: ignore[arg-type]
+    assert compared.difference <= 1e-3 and compared.instances > 0
+    if form == "onnx":
+        return
+    model = torch.jit.load(str(path))
+    for pixels in (np.zeros((96, 120, 3), np.uint8), np.random.default_rng(5).integers(0, 256, (96, 120, 3), np.uint8)):
+        (found,) = detector.predict([pixels], resize=False)
+        boxes, scores, labels, *maps = model(torch.from_numpy(pixels.transpose(2, 0, 1).copy()))
+        assert len(found.boxes) > 0
+        torch.testing.assert_close(boxes, found.boxes, rtol=0, atol=1e-3)
+        torch.testing.assert_close(scores, found.scores, rtol=0, atol=1e-3)
+        assert torch.equal(labels, found.labels)
+        torch.testing.assert_close(maps[2], found.occluder_mask, rtol=0, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_file_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    with pytest.raises(BCNetError, match="differs"):
+        export.export_detector(build().eval(), tmp_path / "x", form="torchscript", height=64, width=64)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,263 @@
+"""Published checkpoints under our names: every tensor in its place, none made up, none lost."""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models import resnet18, resnet34, resnet50, resnet101, resnext101_32x8d, wide_resnet50_2
+from torchvision.ops import FrozenBatchNorm2d
+
+from bcnet_core import BCNetError
+from bcnet_core.weights.pretrained import Converted, backbone_of, convert, count_parts
+
+PARITY = Path(__file__).parent.parent / "parity"
+FILE = Path("weights.pth")
+
+
+def constant(number: int, shape: Iterable[int]) -> Tensor:
+    """A tensor of one value, which takes the memory of one number."""
+    return torch.tensor(float(number)).expand(tuple(shape))
+
+
+def release(depth: int = 50) -> dict[str, Tensor]:
+    """A checkpoint like the official one: its names and shapes, every tensor filled with its number."""
+    shapes = json.loads((PARITY / f"official_keys_r{depth}.json").read_text())["shapes"]
+    return {name: constant(number, shape) for number, (name, shape) in enumerate(shapes.items())}
+
+
+def detectron2_rcnn(*, masks: int = 80, classes: int = 80) -> dict[str, Tensor]:
+    """A Mask R-CNN R50 of detectron2's zoo, less what holds no weights."""
+    body = {name: tuple(t.shape) for name, t in release().items() if name.startswith("backbone.bottom_up.")}
+    more: dict[str, tuple[int, ...]] = {}
+    for level, channels in ((2, 256), (3, 512), (4, 1024), (5, 2048)):
+        more |= {f"backbone.fpn_lateral{level}.weight": (256, channels, 1, 1)}
+        more |= {f"backbone.fpn_output{level}.weight": (256, 256, 3, 3)}
+    rpn, roi = "proposal_generator.rpn_head", "roi_heads"
+    more |= {
+        f"{rpn}.conv.weight": (256, 256, 3, 3),
+        f"{rpn}.objectness_logits.weight": (3, 256, 1, 1),
+        f"{rpn}.anchor_deltas.weight": (12, 256, 1, 1),
+        f"{roi}.box_head.fc1.weight": (1024, 256 * 7 * 7),
+        f"{roi}.box_head.fc2.weight": (1024, 1024),
+        f"{roi}.box_predictor.cls_score.weight": (classes + 1, 1024),
+        f"{roi}.box_predictor.bbox_pred.weight": (4 * classes, 1024),
+        **{f"{roi}.mask_head.mask_fcn{number}.weight": (256, 256, 3, 3) for number in range(1, 5)},
+        f"{roi}.mask_head.deconv.weight": (256, 256, 2, 2),
+        f"{roi}.mask_head.predictor.weight": (masks, 256, 1, 1),
+    }
+    biases = {
+        name.replace("weight", "bias"): shape[: 2 if "deconv" in name else 1][-1:] for name, shape in more.items()
+    }
+    anchors = {"proposal_generator.anchor_generator.cell_anchors.0": (3, 4), "pixel_mean": (3, 1, 1)}
+    shapes = body | more | biases | anchors
+    return {name: constant(number, shape) for number, (name, shape) in enumerate(shapes.items())}
+
+
+def torchvision_backbone(make: Callable[[], torch.nn.Module]) -> dict[str, Tensor]:
+    """A ResNet of torchvision, every tensor filled with its number."""
+    with torch.device("meta"):
+        state = make().state_dict()
+    return {name: constant(number, tensor.shape) for number, (name, tensor) in enumerate(state.items())}
+
+
+def caffe2(spelling: dict[str, str], make: Callable[[], torch.nn.Module] = resnet50) -> dict[str, Tensor]:
+    """An ImageNet ResNet as Caffe2 pickled it; `spelling` tells how the parts of its BatchNorms are called."""
+    pickled = {"conv1_b": torch.zeros(64), "fc1000_w": torch.zeros(1000, 2048), "fc1000_b": torch.zeros(1000)}
+    for name, tensor in torchvision_backbone(make).items():
+        if (found := re.fullmatch(r"(?:layer(\d)\.(\d+)\.)?(conv|bn|downsample\.)(\d)\.(\w+)", name)) is None:
+            continue
+        stage, block, kind, number, leaf = found.groups()
+        is_norm = kind == "bn" or (kind, number) == ("downsample.", "1")
+        branch = "branch1" if kind == "downsample." else f"branch2{'abc'[int(number) - 1]}"
+        stem = "res_conv1" if is_norm else "conv1"
+        prefix = stem if stage is None else f"res{int(stage) + 1}_{block}_{branch}"
+        if not is_norm:
+            pickled[f"{prefix}_w"] = tensor
+        elif leaf in spelling:
+            pickled[f"{prefix}_bn_{spelling[leaf]}"] = tensor
+    return pickled
+
+
+def assert_accounted_for(converted: Converted, given: dict[str, Tensor]) -> None:
+    """Every tensor of the file is in one place, or dropped for a reason."""
+    used = [name for theirs in converted.theirs.values() for name in theirs.split(", ")]
+    scales = [name for name in given if name.startswith("head.scales.")]
+    placed = {name for name in used if name != "..."} | set(scales)
+    assert placed.isdisjoint(converted.dropped)
+    assert placed | converted.dropped.keys() == given.keys()
+    assert converted.theirs.keys() <= converted.tensors.keys()
+
+
+@pytest.mark.parametrize(("depth", "backbone"), [(50, "r50"), (101, "r101")])
+def test_the_release_is_placed_to_the_last_tensor(depth: int, backbone: str) -> None:
+    given = release(depth)
+    converted = convert(given, FILE)
+    assert (converted.detector, converted.backbone, converted.style) == ("fcos", backbone, "caffe")
+    assert converted.whole and not converted.dropped
+    assert len(converted.tensors) == len(given) - 4  # five scales become one tensor
+    assert_accounted_for(converted, given)
+    for ours, theirs in {
+        "backbone.body.conv1.weight": "backbone.bottom_up.stem.conv1.weight",
+        "backbone.body.bn1.running_var": "backbone.bottom_up.stem.conv1.norm.running_var",
+        "backbone.body.layer1.0.downsample.0.weight": "backbone.bottom_up.res2.0.shortcut.weight",
+        "backbone.body.layer4.0.downsample.1.bias": "backbone.bottom_up.res5.0.shortcut.norm.bias",
+        "backbone.body.layer3.5.bn2.weight": "backbone.bottom_up.res4.5.conv2.norm.weight",
+        "backbone.fpn.inner_blocks.0.0.weight": "backbone.fpn_lateral3.weight",
+        "backbone.fpn.layer_blocks.2.0.bias": "backbone.fpn_output5.bias",
+        "backbone.fpn.extra_blocks.p7.weight": "backbone.top_block.p7.weight",
+        "heads.boxes.class_tower.10.weight": "head.cls_tower.10.weight",
+        "heads.boxes.box_tower.3.bias": "head.bbox_tower.3.bias",
+        "heads.boxes.distances.bias": "head.bbox_pred.bias",
+        "heads.masks.head.occluder.convs.0.weight": "mask_head.boundary_fcn1.weight",
+        "heads.masks.head.occludee.convs.3.bias": "mask_head.mask_fcn4.bias",
+        "heads.masks.head.occluder.attention.norm.running_mean": "mask_head.blocker_bound_bo.running_mean",
+        "heads.masks.head.occludee_boundary.upsample.weight": "mask_head.boundary_deconv.weight",
+        "heads.masks.head.occluder_mask.logits.bias": "mask_head.predictor_bo.bias",
+    }.items():
+        assert torch.equal(converted.tensors[ours], given[theirs]), ours
+    levels = [given[f"head.scales.{level}.scale"].item() for level in range(5)]
+    assert converted.tensors["heads.boxes.scales"].tolist() == levels
+
+
+def test_what_the_release_does_not_have_stands_out() -> None:
+    given = release() | {"mask_head.extra_fcn1.weight": torch.zeros(2), "proposal_generator.x": torch.zeros(1)}
+    assert convert(given, FILE).dropped.keys() == {"mask_head.extra_fcn1.weight", "proposal_generator.x"}
+
+
+MSRA = {"weight": "s", "bias": "b"}
+ZOO = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
+FAIR = {"weight": "s", "bias": "bias", "running_mean": "rm", "running_var": "riv"}
+
+
+BACKBONES = {"r50": resnet50, "r101": resnet101, "x101": resnext101_32x8d}
+
+
+@pytest.mark.parametrize("spelling", [MSRA, ZOO, FAIR], ids=["s b", "gamma beta", "s bias rm riv"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_caffe2_backbone_is_placed_whole(backbone: str, spelling: dict[str, str]) -> None:
+    given = caffe2(spelling, BACKBONES[backbone])
+    converted = convert(given, FILE)
+    assert (converted.detector, converted.backbone, converted.style) == (None, backbone, "caffe")
+    state = {f"backbone.body.{name}": tensor for name, tensor in torchvision_backbone(BACKBONES[backbone]).items()}
+    expected = {name: t for name, t in state.items() if not re.search(r"\.fc\.|num_batches", name)}
+    assert converted.tensors.keys() == expected.keys()
+    for name, tensor in converted.tensors.items():
+        assert tensor.shape == expected[name].shape
+        if name.rsplit(".", 1)[1] in spelling:
+            assert torch.equal(tensor, expected[name]), name
+    assert_accounted_for(converted, given)
+    assert converted.dropped.keys() == {"conv1_b", "fc1000_w", "fc1000_b"}
+    assert converted.dropped["fc1000_w"] == "the ImageNet classifier"
+
+
+def test_a_norm_without_statistics_stays_the_affine_map_it_is() -> None:
+    given = caffe2(MSRA) | {"res_conv1_bn_s": torch.rand(64) + 0.5, "res_conv1_bn_b": torch.randn(64)}
+    tensors = convert(given, FILE).tensors
+    norm = FrozenBatchNorm2d(64)
+    norm.load_state_dict({part: tensors[f"backbone.body.bn1.{part}"] for part in norm.state_dict()})
+    x = torch.randn(2, 64, 5, 5)
+    affine = x * given["res_conv1_bn_s"].view(-1, 1, 1) + given["res_conv1_bn_b"].view(-1, 1, 1)
+    assert torch.equal(norm(x), affine)
+
+
+def test_what_else_a_caffe2_pickle_holds_is_named() -> None:
+    converted = convert(caffe2(ZOO) | {"pred_w": torch.zeros(3), "conv1_w_momentum": torch.zeros(3)}, FILE)
+    assert converted.dropped["pred_w"] == "the ImageNet classifier"
+    assert converted.dropped["conv1_w_momentum"] == "the state of an optimiser"
+
+
+def test_a_second_spelling_of_the_same_tensor_is_not_lost() -> None:
+    converted = convert(caffe2(ZOO) | {"res_conv1_bn_s": torch.zeros(64)}, FILE)
+    assert converted.dropped["res_conv1_bn_s"] == "`res_conv1_bn_gamma` has the same place"
+
+
+def test_a_mask_rcnn_is_placed_but_for_its_classwise_masks() -> None:
+    given = detectron2_rcnn()
+    converted = convert(given, FILE)
+    assert (converted.detector, converted.backbone, converted.style) == ("faster_rcnn", "r50", "caffe")
+    assert not converted.whole
+    assert_accounted_for(converted, given)
+    assert converted.dropped.keys() == {
+        "roi_heads.mask_head.predictor.weight", "roi_heads.mask_head.predictor.bias", "pixel_mean",
+        "proposal_generator.anchor_generator.cell_anchors.0",
+    }  # fmt: skip
+    assert "of no class" in converted.dropped["roi_heads.mask_head.predictor.bias"]
+    for ours, theirs in {
+        "backbone.fpn.inner_blocks.0.0.weight": "backbone.fpn_lateral2.weight",
+        "backbone.fpn.layer_blocks.3.0.bias": "backbone.fpn_output5.bias",
+        "heads.rpn.head.conv.0.0.weight": "proposal_generator.rpn_head.conv.weight",
+        "heads.rpn.head.cls_logits.bias": "proposal_generator.rpn_head.objectness_logits.bias",
+        "heads.rpn.head.bbox_pred.weight": "proposal_generator.rpn_head.anchor_deltas.weight",
+        "heads.roi_heads.box_head.fc6.weight": "roi_heads.box_head.fc1.weight",
+        "heads.roi_heads.box_head.fc7.bias": "roi_heads.box_head.fc2.bias",
+        "heads.roi_heads.masks.head.occludee.convs.0.weight": "roi_heads.mask_head.mask_fcn1.weight",
+        "heads.roi_heads.masks.head.occludee_mask.upsample.weight": "roi_heads.mask_head.deconv.weight",
+    }.items():
+        assert torch.equal(converted.tensors[ours], given[theirs]), ours
+
+
+def test_masks_of_no_class_are_taken() -> None:
+    converted = convert(detectron2_rcnn(masks=1), FILE)
+    assert converted.tensors["heads.roi_heads.masks.head.occludee_mask.logits.weight"].shape == (1, 256, 1, 1)
+    assert not any("mask_head" in name for name in converted.dropped)
+
+
+def test_the_background_moves_to_label_0() -> None:
+    prefix, given = "roi_heads.box_predictor.", detectron2_rcnn(classes=2)
+    given[f"{prefix}cls_score.weight"] = torch.tensor([1.0, 2.0, 0.0]).view(3, 1).repeat(1, 1024)
+    given[f"{prefix}cls_score.bias"] = torch.tensor([1.0, 2.0, 0.0])
+    given[f"{prefix}bbox_pred.bias"] = torch.arange(1.0, 9.0)
+    tensors = convert(given, FILE).tensors
+    ours = f"heads.{prefix}"
+    assert tensors[f"{ours}cls_score.weight"][:, 7].tolist() == tensors[f"{ours}cls_score.bias"].tolist() == [0, 1, 2]
+    assert tensors[f"{ours}bbox_pred.bias"].tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert tensors[f"{ours}bbox_pred.weight"].shape == (12, 1024)
+
+
+def test_one_box_for_all_classes_has_no_place() -> None:
+    given = detectron2_rcnn()
+    for part, shape in (("weight", (4, 1024)), ("bias", (4,))):
+        given[f"roi_heads.box_predictor.bbox_pred.{part}"] = torch.zeros(shape)
+    converted = convert(given, FILE)
+    assert "one box for all classes" in converted.dropped["roi_heads.box_predictor.bbox_pred.weight"]
+    assert "heads.roi_heads.box_predictor.cls_score.weight" in converted.tensors
+
+
+def test_of_another_detector_the_body_is_taken() -> None:
+    given = {name: tensor for name, tensor in release().items() if name.startswith("backbone.")}
+    converted = convert(given | {"head.cls_subnet.0.weight": torch.zeros(2)}, FILE)
+    assert converted.detector is None and converted.backbone == "r50"
+    assert all(name.startswith("backbone.body.") for name in converted.tensors)
+    assert {"head.cls_subnet.0.weight", "backbone.fpn_lateral3.weight"} <= converted.dropped.keys()
+
+
+@pytest.mark.parametrize("backbone", ["r18", *BACKBONES])
+def test_a_torchvision_backbone_is_placed_whole(backbone: str) -> None:
+    given = torchvision_backbone({"r18": resnet18, **BACKBONES}[backbone])
+    converted = convert(given, FILE)
+    assert (converted.detector, converted.backbone, converted.style) == (None, backbone, "torchvision")
+    assert {f"backbone.body.{name}" for name in given if not name.startswith("fc.")} == (
+        converted.tensors.keys() | {f"backbone.body.{name}" for name in given if name.endswith("tracked")}
+    )
+    assert_accounted_for(converted, given)
+    assert converted.dropped["fc.weight"] == "the ImageNet classifier"
+
+
+def test_what_is_not_known_is_told() -> None:
+    with pytest.raises(BCNetError, match=r"no checkpoint that bcnet knows: it holds 2 tensors, named `a`, `b`$"):
+        convert({"a": torch.zeros(1), "b": torch.zeros(1)}, FILE)
+    for make, told in ((resnet34, r"\(3, 4, 6, 3\) blocks"), (wide_resnet50_2, r"width \(128, 128\)")):
+        with pytest.raises(BCNetError, match=f"its backbone is none that bcnet has: .*{told}"):
+            convert(torchvision_backbone(make), FILE)
+    with pytest.raises(BCNetError, match="but holds no backbone"):
+        convert({"mask_head.predictor.weight": torch.zeros(1), "layer1": torch.zeros(1)}, FILE)
+
+
+def test_parts_are_counted_as_people_name_them() -> None:
+    names = ["heads.roi_heads.masks.head.x", "backbone.body.a", "backbone.body.b", "heads.boxes.scales"]
+    assert count_parts(names) == {"backbone.body": 2, "heads.boxes": 1, "heads.roi_heads.masks": 1}
+    assert backbone_of({}) is None

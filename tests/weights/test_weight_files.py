@@ -1,0 +1,256 @@
+"""Weight files from anywhere: what is read, what is refused, and that nothing in them is ever run."""
+
+import os
+import pickle
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bcnet_core import BCNetError
+from bcnet_core.files.claims import part_of
+from bcnet_core.reporting import SilentReporter
+from bcnet_core.weights.files import cached, fetch, named_tensors, read_content
+
+ARRAY = np.arange(24).reshape(2, 3, 4)
+
+
+class Trap:
+    """Makes a folder when it is unpickled by somebody who trusts it."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, ("trap-was-sprung",)
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    return named_tensors(read_content(path), path)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("kind", ["<f4", ">f4", "f2", "f8", "i8", "b1", "u1"])
+def test_arrays_come_back_from_every_pickle_protocol(tmp_path: Path, kind: str, protocol: int) -> None:
+    array = ARRAY.astype(kind)
+    arrays = OrderedDict(
+        a=array, fortran=np.asfortranarray(array), strided=array[:, ::2], scalar=np.array(array[0, 0, 1])
+    )
+    content = {"model": arrays, "__author__": "somebody", "step": array[0, 1, 2], "more": [1, None, 2.5]}
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
+    tensors = read(tmp_path / "x.pkl")
+    assert tensors.keys() == arrays.keys()
+    for name, expected in arrays.items():
+        assert tensors[name].is_floating_point() == (array.dtype.kind == "f")
+        assert tensors[name].dtype == torch.float32 or array.dtype.kind != "f"
+        np.testing.assert_array_equal(tensors[name].numpy(), expected.astype(array.dtype.newbyteorder("=")))
+        tensors[name].zero_()  # which memory that the pickle owned would not allow
+
+
+def test_a_pickle_of_python_2_and_numpy_1_is_read(tmp_path: Path) -> None:
+    """Names of numpy 1, bytes as text in latin1: what the zoo's Caffe2 pickles look like."""
+    values = np.array([1.5, -2.0, 1e-30], "<f4")
+    python_2 = (
+        b"\x80\x02}U\x05blobs}U\x07conv1_wcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01K\x03\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        b"\x89U\x0c" + values.tobytes() + b"tbss."
+    )
+    (tmp_path / "x.pkl").write_bytes(python_2)
+    np.testing.assert_array_equal(read(tmp_path / "x.pkl")["conv1_w"].numpy(), values)
+
+
+@pytest.mark.parametrize("wrapper", ["model", "blobs", "state_dict", "model_state_dict"])
+def test_a_state_dict_is_found_where_programs_put_it(tmp_path: Path, wrapper: str) -> None:
+    torch.save({wrapper: {"module.a.w": torch.ones(2), "module.b": torch.zeros(1)}, "epoch": 3}, tmp_path / "x.pth")
+    assert read(tmp_path / "x.pth").keys() == {"a.w", "b"}
+    torch.save({wrapper: {"module.a.w": torch.ones(2), "b": torch.zeros(1)}}, tmp_path / "x.pth")
+    assert read(tmp_path / "x.pth").keys() == {"module.a.w", "b"}
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "before 1.6"])
+def test_both_formats_of_pytorch_are_read(tmp_path: Path, is_zip: bool) -> None:
+    state = OrderedDict(w=torch.arange(6.0).half().view(2, 3), p=torch.nn.Parameter(torch.ones(2)), n=torch.tensor(3))
+    for name, content in {"bare.pth": state, "model.pth": {"model": state, "optimizer": {"lr": 0.1}}}.items():
+        torch.save(content, tmp_path / name, _use_new_zipfile_serialization=is_zip)
+        tensors = read(tmp_path / name)
+        assert tensors.keys() == {"w", "p", "n"}
+        assert tensors["w"].dtype == torch.float32 and tensors["n"].dtype == torch.int64
+        assert tensors["w"].tolist() == [[0, 1, 2], [3, 4, 5]] and not tensors["p"].requires_grad
+
+
+def test_no_code_in_a_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        Path(f"{protocol}.pkl").write_bytes(pickle.dumps({"w": np.ones(3), "x": Trap()}, protocol=protocol))
+    torch.save({"model": {"w": torch.ones(3), "x": Trap()}}, "zip.pth")
+    torch.save({"model": {"w": torch.ones(3), "x": Trap()}}, "old.pth", _use_new_zipfile_serialization=False)
+    paths = sorted(Path().iterdir())
+    assert len(paths) == pickle.HIGHEST_PROTOCOL + 3
+    for path in paths:
+        with pytest.raises(BCNetError, match=r"is refused: reading it would call `\w+\.mkdir`") as caught:
+            read_content(path)
+        assert caught.value.exit_code == 3
+    assert not Path("trap-was-sprung").exists()
+    with Path("0.pkl").open("rb") as file:
+        pickle.load(file)
+    assert Path("trap-was-sprung").exists(), "the trap works where it is trusted"
+
+
+HARMFUL = {
+    "eval": b"cbuiltins\neval\n(S'1'\ntR.",
+    "the attribute of a known name": b"\x80\x04\x8c\x05numpy\x8c\x10ndarray.__init__\x93.",
+    "a module behind a known one": b"cnumpy.core.multiarray\nos\n.",
+    "change a known name": b"cnumpy\ndtype\n(N}S'name'\nS'x'\nstb.",
+    "make an object without its constructor": b"\x80\x02cnumpy\ndtype\n)\x81.",
+    "persistent": b"Px\n.",
+    "a number of bytes instead of bytes": b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'f4'\ntRI9999999999\ntR.",
+}
+
+
+@pytest.mark.parametrize("content", HARMFUL.values(), ids=HARMFUL)
+def test_tricks_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.pkl").write_bytes(content)
+    with pytest.raises(BCNetError) as caught:
+        read_content(tmp_path / "x.pkl")
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("array", [np.array([None]), np.zeros(2, [("x", "f4")]), np.array(["x"]), np.zeros(2, "M8[s]")])
+def test_arrays_of_anything_but_numbers_are_refused(tmp_path: Path, array: Any) -> None:
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"x": array}))
+    with pytest.raises(BCNetError, match="not of plain numbers"):
+        read_content(tmp_path / "x.pkl")
+
+
+def whole_files() -> dict[str, bytes]:
+    """A small file of each format."""
+    import io
+
+    files = {"pkl": pickle.dumps({"w": np.arange(500.0)})}
+    for name, is_zip in (("zip", True), ("old", False)):
+        buffer = io.BytesIO()
+        torch.save({"w": torch.arange(500.0)}, buffer, _use_new_zipfile_serialization=is_zip)
+        files[name] = buffer.getvalue()
+    return files
+
+
+def test_a_file_that_is_cut_off_or_no_weight_file_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    for content in whole_files().values():
+        path.write_bytes(content)
+        assert read(path)["w"].tolist() == list(range(500))
+        for length in (0, 3, 20, len(content) // 2, len(content) - 1):
+            path.write_bytes(content[:length])
+            with pytest.raises(BCNetError, match="is not a weight file that bcnet can read, or is cut off") as caught:
+                read_content(path)
+            assert caught.value.exit_code == 3 and "\n" not in caught.value.message
+    path.write_bytes(b"hello")
+    with pytest.raises(BCNetError, match="is not a weight file"):
+        read_content(path)
+    with pytest.raises(BCNetError, match="cannot read"):
+        read_content(tmp_path)
+    for empty in ([1, 2], {"model": {}}, {"lr": 0.1}, {3: np.ones(2)}):
+        path.write_bytes(pickle.dumps(empty))
+        with pytest.raises(BCNetError, match="holds no named tensors"):
+            read(path)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(kind=st.sampled_from(["pkl", "zip", "old"]), where=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+def test_a_damaged_byte_never_breaks_more_than_the_file(tmp_path: Path, kind: str, where: float, byte: int) -> None:
+    content = bytearray(whole_files()[kind])
+    head = min(len(content), 600) if kind != "zip" else len(content)  # behind it lie the numbers
+    content[int(where * head)] = byte
+    (tmp_path / "x").write_bytes(content)
+    with suppress(BCNetError):
+        read(tmp_path / "x")
+
+
+# --- URLs
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a server on this machine: it has w.pkl, a page that is no weight file, and breaks off in cut.pkl."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served/w.pkl").write_bytes(pickle.dumps({"w": np.ones(3)}))
+    (tmp_path / "served/page.pkl").write_text("<html>please log in</html>")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            if self.path != "/cut.pkl":
+                return super().do_GET()
+            self.send_response(200)
+            self.send_header("Content-Length", "5000")
+            self.end_headers()
+            self.wfile.write(pickle.dumps({"w": np.ones(500)})[:2000])
+            return None
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "served"))) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def left_in(cache: Path) -> list[str]:
+    return sorted(path.name for path in cache.rglob("*") if path.is_file())
+
+
+def test_a_url_is_fetched_once_and_kept_whole(tmp_path: Path, server: str) -> None:
+    path = fetch(f"{server}/w.pkl?version=2", SilentReporter())
+    assert path.parent.parent == tmp_path / "cache/bcnet/weights" and path.name == "w.pkl"
+    assert read(path)["w"].tolist() == [1, 1, 1]
+    (tmp_path / "served/w.pkl").unlink()
+    assert fetch(f"{server}/w.pkl?version=2", SilentReporter()) == path
+    with pytest.raises(BCNetError, match=r"cannot fetch `http://.*/w\.pkl`: HTTP Error 404"):
+        fetch(f"{server}/w.pkl", SilentReporter())
+    with pytest.raises(BCNetError, match=r"`http://.*/page\.pkl` is not a weight file"):
+        fetch(f"{server}/page.pkl", SilentReporter())
+    with pytest.raises(BCNetError, match=r"`http://.*/cut\.pkl` is not .* or is cut off"):
+        fetch(f"{server}/cut.pkl", SilentReporter())
+    assert left_in(tmp_path / "cache") == ["w.pkl"]
+
+
+def test_what_a_killed_download_left_is_cleared_away(tmp_path: Path, server: str) -> None:
+    half = part_of(cached(f"{server}/w.pkl")) / "w.pkl.0a1b.partial"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"half")
+    assert fetch(f"{server}/w.pkl", SilentReporter()).name == "w.pkl"
+    assert left_in(tmp_path / "cache") == ["w.pkl"] and not half.parent.exists()
+
+
+def test_what_cannot_be_fetched_says_so(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BCNetError, match=r"cannot fetch `http://127\.0\.0\.1:1/x`"):
+        fetch("http://127.0.0.1:1/x", SilentReporter())
+    with pytest.raises(BCNetError, match="is no URL that can be fetched") as caught:
+        fetch("s3://bucket/x.pkl", SilentReporter())
+    assert caught.value.exit_code == 2
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(BCNetError, match="cannot fetch"):
+        fetch(f"{server}/w.pkl", SilentReporter())
+
+
+def test_paths_and_file_urls_are_the_file_itself(tmp_path: Path) -> None:
+    path = tmp_path / "my weights.pkl"
+    assert fetch(str(path), SilentReporter()) == path
+    assert fetch(path.as_uri(), SilentReporter()) == path
+
+
+@pytest.mark.parametrize("url", ["http://a/%2e%2e", "http://a/..", "http://a/", "http://a/b%2Fc", "http://a/x%00y"])
+def test_no_url_leaves_the_cache(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cached(url).resolve().parent.parent == tmp_path / "bcnet/weights"
+    assert "\0" not in str(cached(url))

@@ -1,0 +1,340 @@
+"""From a published weight file to a detector, or to a training that begins with it."""
+
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet18, resnet50, resnext101_32x8d
+
+import bcnet_core
+from bcnet_core import BCNetError
+from bcnet_core.annotations.coco import read_coco
+from bcnet_core.annotations.coco_categories import coco_categories
+from bcnet_core.config.load import load_recipe
+from bcnet_core.config.schema import DataConfig, LossConfig, ModelConfig, Recipe
+from bcnet_core.engine.job import TrainingJob
+from bcnet_core.engine.loop import run_training
+from bcnet_core.engine.run_dir import open_run
+from bcnet_core.model.detectors import build_detector
+from bcnet_core.reporting import SilentReporter
+from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from bcnet_core.weights.importing import fit, import_weights
+from bcnet_core.weights.loading import load_weights, model_shapes
+from bcnet_core.weights.pretrained import convert
+from tests.weights.test_pretrained import MSRA, ZOO, caffe2, constant, detectron2_rcnn, release, torchvision_backbone
+
+SHAPES = [{"id": 1, "name": "disc"}, {"id": 2, "name": "box"}, {"id": 3, "name": "star"}]
+SMALL: dict[str, Any] = {"channels": 32, "tower_convs": 1, "score_threshold": 0}
+
+
+def saved(path: Path, content: object, *, is_zip: bool = True) -> Path:
+    torch.save(content, path, _use_new_zipfile_serialization=is_zip)
+    return path
+
+
+def pickled(path: Path, tensors: dict[str, Tensor]) -> Path:
+    path.write_bytes(pickle.dumps({name: tensor.contiguous().numpy() for name, tensor in tensors.items()}, protocol=2))
+    return path
+
+
+def detector_of(model: ModelConfig, categories: list[dict[str, Any]] | None = None) -> Any:
+    return build_detector(Recipe(data=DataConfig(min_size=64, max_size=64), model=model), categories or SHAPES)
+
+
+def own_checkpoint(categories: list[dict[str, Any]], **model: Any) -> Checkpoint:
+    recipe = Recipe(model=ModelConfig(backbone="tiny", **(SMALL | model)))
+    state = build_detector(recipe, categories).state_dict()
+    return Checkpoint(7, recipe.model_dump(mode="json"), categories, state, {"state": 1}, {"scale": 2.0})
+
+
+# --- the official release
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The release's R50 checkpoint, whose weights are the tensors' numbers, imported."""
+    folder = tmp_path_factory.mktemp("release")
+    checkpoint, _ = import_weights(saved(folder / "official.pth", {"model": release(), "iteration": 90_000}))
+    save_checkpoint(folder / "bcnet.pt", checkpoint)
+    return folder / "bcnet.pt"
+
+
+def test_the_release_becomes_a_detector(imported: Path) -> None:
+    detector = bcnet_core.load_detector(imported, device="cpu")
+    state, official = detector.state_dict(), release()
+    assert [int(x) for x in state["heads.boxes.scales"]] == [int(official[f"head.scales.{i}.scale"]) for i in range(5)]
+    values = {int(tensor.flatten()[0]) for name, tensor in state.items() if not name.endswith("scales")}
+    scales = {int(tensor) for name, tensor in official.items() if name.startswith("head.scales.")}
+    assert values == set(range(len(official))) - scales
+    assert detector.categories == coco_categories()
+    assert (detector.min_size, detector.max_size) == (600, 900)
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "before 1.6"])
+@pytest.mark.parametrize(("depth", "sizes"), [(50, (600, 900)), (101, (800, 1333))])
+def test_the_release_brings_its_settings(tmp_path: Path, depth: int, sizes: tuple[int, int], is_zip: bool) -> None:
+    checkpoint, report = import_weights(saved(tmp_path / "x.pth", release(depth), is_zip=is_zip))
+    recipe = Recipe.model_validate(checkpoint.recipe)
+    assert recipe.model == ModelConfig(
+        detector="fcos", backbone=f"r{depth}", backbone_style="caffe", occluder_sampling="official",
+        mask_proposals="official", mask_rois_per_image=0,
+    )  # fmt: skip
+    assert recipe.loss == LossConfig(normalizer="official", giou="official")
+    assert (recipe.data.min_size, recipe.data.max_size) == sizes
+    assert (checkpoint.step, checkpoint.part_of, checkpoint.optimizer) == (0, None, {})
+    assert report.whole and report.classes == 80 and not report.fresh and not report.dropped
+    assert sum(report.placed.values()) == len(release(depth)) - 4
+
+
+def test_the_categories_are_those_of_coco(coco_mini: Path) -> None:
+    coco = read_coco(coco_mini / "annotations/instances_val2017.json")
+    assert [{"id": c["id"], "name": c["name"]} for c in coco.categories] == coco_categories()
+
+
+def test_a_release_that_does_not_fit_gives_a_table(tmp_path: Path) -> None:
+    given = release()
+    del given["backbone.bottom_up.res4.5.conv2.norm.running_var"], given["head.scales.4.scale"]
+    given["mask_head.bo_deconv.weight"] = torch.zeros(256, 128, 2, 2)
+    given["mask_head.surprise.weight"] = torch.zeros(3)
+    with pytest.raises(BCNetError) as caught:
+        import_weights(saved(tmp_path / "x.pth", given))
+    assert caught.value.exit_code == 3
+    assert caught.value.message.endswith(
+        "looks like the official BCNet release (FCOS), but its tensors do not fit: 1 left over, 1 missing, "
+        "2 of another shape (bcnet's model has 370)"
+    )
+    rows = [" ".join(line.split()) for line in caught.value.hints]
+    assert rows[0] == "in the file shape in bcnet's r50 shape"
+    assert set(rows[1:]) == {
+        "mask_head.bo_deconv.weight (256, 128, 2, 2) heads.masks.head.occluder_mask.upsample.weight (256, 256, 2, 2)",
+        "head.scales.0.scale, ... (4,) heads.boxes.scales (5,)",
+        "- - backbone.body.layer3.5.bn2.running_var (256,)",
+        "mask_head.surprise.weight (3,) - -",
+    }
+
+
+def test_a_long_table_is_cut(tmp_path: Path) -> None:
+    given = {name: tensor for name, tensor in release().items() if not name.startswith("mask_head.mask_fcn")}
+    given |= {f"mask_head.more{number}.weight": torch.zeros(1) for number in range(50)}
+    with pytest.raises(BCNetError, match="do not fit: 50 left over, 8 missing") as caught:
+        import_weights(saved(tmp_path / "x.pth", given))
+    assert len(caught.value.hints) == 22 and caught.value.hints[-1] == "and 38 more"
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    given = release()
+    given["mask_head.mask_fcn1.weight"][0, 0, 0, 0] = torch.nan
+    with pytest.raises(
+        BCNetError, match=r"not finite, in 1 of 370 tensors, the first is `mask_head\.mask_fcn1\.weight`"
+    ):
+        import_weights(saved(tmp_path / "x.pth", given))
+
+
+def test_a_release_without_a_backbone_is_said(tmp_path: Path) -> None:
+    given = {name: tensor for name, tensor in release().items() if name.startswith("mask_head.")}
+    with pytest.raises(BCNetError, match=r"looks like the official BCNet release \(FCOS\), but holds no backbone"):
+        import_weights(saved(tmp_path / "x.pth", given))
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "head.cls_logits.weight",
+        "mask_head.predictor.bias",
+        "backbone.fpn_output4.weight",
+        "backbone.bottom_up.res2.0.conv2.weight",
+        "backbone.bottom_up.stem.conv1.weight",
+    ],
+)
+def test_no_tensor_of_the_release_may_be_missing(tmp_path: Path, lost: str) -> None:
+    given = release()
+    del given[lost]
+    with pytest.raises(BCNetError, match="do not fit: 0 left over, 1 missing"):
+        import_weights(saved(tmp_path / "x.pth", given))
+
+
+# --- other numbers of classes
+
+
+def release_of(classes: int) -> dict[str, Tensor]:
+    return release() | {
+        "head.cls_logits.weight": constant(1, (classes, 256, 3, 3)),
+        "head.cls_logits.bias": constant(2, (classes,)),
+    }
+
+
+def coco_file(path: Path, categories: list[dict[str, Any]]) -> Path:
+    path.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
+    return path
+
+
+def test_other_classes_have_to_be_named(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.pth", release_of(3))
+    with pytest.raises(BCNetError, match="tells 3 classes apart, COCO has 80") as caught:
+        import_weights(path)
+    assert "--categories" in caught.value.hints[0] and "--drop-classes" in caught.value.hints[1]
+    checkpoint, report = import_weights(path, categories=coco_file(tmp_path / "cats.json", SHAPES[::-1]))
+    assert checkpoint.categories == SHAPES, "in the order of their ids"
+    assert report.whole and report.classes == 3
+    with pytest.raises(BCNetError, match=r"tells 3 classes apart, `.*two\.json` has 2 categories"):
+        import_weights(path, categories=coco_file(tmp_path / "two.json", SHAPES[:2]))
+    with pytest.raises(BCNetError, match="exclude each other"):
+        import_weights(path, categories=tmp_path / "cats.json", drop_classes=True)
+
+
+def test_without_the_class_layers_an_initialisation_is_left(tmp_path: Path) -> None:
+    checkpoint, report = import_weights(saved(tmp_path / "x.pth", release_of(7)), drop_classes=True)
+    assert not report.whole and report.classes is None and checkpoint.categories == []
+    assert report.fresh == {"heads.boxes": 2} and checkpoint.part_of == 370 == len(checkpoint.model) + 2
+    assert report.dropped == {
+        "its shape depends on the classes (--drop-classes)": ["head.cls_logits.weight", "head.cls_logits.bias"]
+    }
+
+
+# --- initialisations
+
+
+@pytest.mark.parametrize("spelling", [MSRA, ZOO], ids=["s b", "gamma beta"])
+def test_a_pickle_of_msra_becomes_an_initialisation(tmp_path: Path, spelling: dict[str, str]) -> None:
+    checkpoint, report = import_weights(pickled(tmp_path / "R-50.pkl", caffe2(spelling)))
+    assert (report.detector, report.backbone, report.style, report.classes) == (None, "r50", "caffe", None)
+    assert report.placed == {"backbone.body": 265}
+    assert report.fresh == {"backbone.fpn": 16, "heads.boxes": 39, "heads.masks": 50}
+    assert (checkpoint.part_of, checkpoint.categories) == (370, [])
+    with pytest.raises(BCNetError, match="knows no classes"):
+        import_weights(tmp_path / "R-50.pkl", categories=coco_file(tmp_path / "cats.json", SHAPES))
+
+
+@pytest.mark.parametrize("make", [resnet18, resnet50, resnext101_32x8d])
+def test_a_torchvision_backbone_becomes_an_initialisation(tmp_path: Path, make: Callable[[], nn.Module]) -> None:
+    checkpoint, report = import_weights(saved(tmp_path / "x.pth", torchvision_backbone(make)))
+    assert report.style == "torchvision" and report.placed.keys() == {"backbone.body"}
+    assert Recipe.model_validate(checkpoint.recipe).model.backbone == report.backbone
+
+
+def test_a_body_has_to_be_whole(tmp_path: Path) -> None:
+    given = torchvision_backbone(resnet18)
+    del given["layer4.1.conv2.weight"]
+    with pytest.raises(BCNetError, match="0 left over, 1 missing") as caught:
+        import_weights(saved(tmp_path / "x.pth", given))
+    assert "backbone.body.layer4.1.conv2.weight" in caught.value.hints[1]
+
+
+def test_a_mask_rcnn_becomes_an_initialisation_of_faster_rcnn(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.pth", {"model": detectron2_rcnn()})
+    checkpoint, report = import_weights(path)
+    assert (report.detector, report.backbone, report.classes) == ("faster_rcnn", "r50", 80)
+    assert checkpoint.categories == coco_categories()
+    assert report.fresh == {"heads.roi_heads.masks": len(mask_head_names()) - 10}
+    assert report.placed["heads.rpn"] == 6 and report.placed["heads.roi_heads.box_predictor"] == 4
+    _, dropped = import_weights(path, drop_classes=True)
+    assert dropped.fresh["heads.roi_heads.box_predictor"] == 4
+
+
+def mask_head_names() -> list[str]:
+    shapes = model_shapes(Recipe(model=ModelConfig(detector="faster_rcnn")), classes=80)
+    return [name for name in shapes if name.startswith("heads.roi_heads.masks.")]
+
+
+def test_around_the_body_other_shapes_are_dropped_and_named() -> None:
+    converted = convert(detectron2_rcnn() | {"roi_heads.box_head.fc1.bias": torch.zeros(512)}, Path("x.pth"))
+    fit(converted, model_shapes(Recipe(model=ModelConfig(detector="faster_rcnn")), classes=80), Path("x.pth"))
+    assert converted.dropped["roi_heads.box_head.fc1.bias"] == "its shape is (512,), bcnet's is (1024,)"
+
+
+def test_an_initialisation_is_no_detector(tmp_path: Path) -> None:
+    checkpoint, _ = import_weights(saved(tmp_path / "x.pth", torchvision_backbone(resnet18)))
+    save_checkpoint(tmp_path / "init.pt", checkpoint)
+    for use in (open_run, bcnet_core.load_detector):
+        with pytest.raises(BCNetError, match=r"is an initialisation.* only holds \d+ of the \d+ tensors") as caught:
+            use(tmp_path / "init.pt")
+        assert f"--init-from {tmp_path / 'init.pt'}" in caught.value.hints[0]
+
+
+@pytest.mark.parametrize("detector", ["fcos", "faster_rcnn"])
+def test_a_bare_backbone_fits_both_detectors(tmp_path: Path, detector: Any) -> None:
+    checkpoint, _ = import_weights(saved(tmp_path / "x.pth", torchvision_backbone(resnet18)))
+    model = detector_of(ModelConfig(detector=detector, backbone="r18", backbone_style="torchvision", **SMALL))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fresh = load_weights(model, checkpoint, tmp_path / "init.pt")
+    for name, tensor in model.state_dict().items():
+        expected = before[name] if name in fresh else checkpoint.model[name]
+        assert torch.equal(tensor, expected), name
+    assert fresh and not any(name.startswith("backbone.body.") for name in fresh)
+
+
+def test_an_initialisation_that_does_not_fit_names_both_sides(tmp_path: Path) -> None:
+    checkpoint, _ = import_weights(saved(tmp_path / "x.pth", torchvision_backbone(resnet18)))
+    for model, told in (
+        (ModelConfig(backbone="tiny", **SMALL), "holds weights of fcos r18 torchvision, this model is fcos tiny"),
+        (ModelConfig(backbone="r18", **SMALL), "fcos r18 torchvision, this model is fcos r18 caffe"),
+    ):
+        with pytest.raises(BCNetError, match=told) as caught:
+            load_weights(detector_of(model), checkpoint, tmp_path / "init.pt")
+        assert "model.backbone=r18 model.backbone_style=torchvision" in caught.value.hints[0]
+    wide = replace(checkpoint, model=checkpoint.model | {"backbone.body.conv1.weight": torch.zeros(64, 4, 7, 7)})
+    fitting = detector_of(ModelConfig(backbone="r18", backbone_style="torchvision", **SMALL))
+    with pytest.raises(BCNetError, match=r"1 of \d+ tensors differ, the first is `backbone\.body\.conv1") as caught:
+        load_weights(fitting, wide, tmp_path / "init.pt")
+    assert caught.value.hints[0] == "its shape is (64, 4, 7, 7) in the file, (64, 3, 7, 7) in the model"
+
+
+# --- our own checkpoints
+
+
+def test_our_own_checkpoint_loses_what_only_its_run_needs(tmp_path: Path) -> None:
+    before = own_checkpoint(SHAPES)
+    save_checkpoint(tmp_path / "x.pt", before)
+    checkpoint, report = import_weights(tmp_path / "x.pt")
+    assert report.whole and report.classes == 3
+    assert (checkpoint.step, checkpoint.optimizer, checkpoint.scaler) == (7, {}, {})
+    assert (checkpoint.recipe, checkpoint.categories) == (before.recipe, before.categories)
+    assert all(torch.equal(checkpoint.model[name], tensor) for name, tensor in before.model.items())
+    with pytest.raises(BCNetError, match="knows its categories"):
+        import_weights(tmp_path / "x.pt", categories=coco_file(tmp_path / "cats.json", SHAPES))
+
+
+@pytest.mark.parametrize(("detector", "layers"), [("fcos", 2), ("faster_rcnn", 4)])
+def test_our_own_checkpoint_begins_a_training_on_other_classes(tmp_path: Path, detector: Any, layers: int) -> None:
+    before = own_checkpoint(SHAPES[:2], detector=detector)
+    save_checkpoint(tmp_path / "x.pt", before)
+    model = ModelConfig(detector=detector, backbone="tiny", **SMALL)
+    with pytest.raises(BCNetError, match=r"other classes \(2\) than the data has \(3\)") as caught:
+        load_weights(detector_of(model), before, tmp_path / "x.pt")
+    assert f"bcnet weights import {tmp_path / 'x.pt'} -o init.pt --drop-classes" in caught.value.hints[-1]
+    checkpoint, report = import_weights(tmp_path / "x.pt", drop_classes=True)
+    assert report.detector == detector and sum(report.fresh.values()) == layers
+    trained = detector_of(model)
+    assert len(load_weights(trained, checkpoint, tmp_path / "init.pt")) == layers
+    other: Any = "fcos" if detector == "faster_rcnn" else "faster_rcnn"
+    told = f"holds weights of {detector} tiny, this model is {other} tiny"
+    with pytest.raises(BCNetError, match=told):
+        load_weights(detector_of(model.model_copy(update={"detector": other})), checkpoint, tmp_path / "init.pt")
+
+
+def test_a_training_begins_with_an_initialisation(tmp_path: Path, scenes: Path) -> None:
+    before = own_checkpoint(SHAPES[:1])
+    save_checkpoint(tmp_path / "x.pt", before)
+    checkpoint, _ = import_weights(tmp_path / "x.pt", drop_classes=True)
+    save_checkpoint(tmp_path / "init.pt", checkpoint)
+    settings = ["model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64", "data.workers=0",
+                "solver.batch_size=2", "solver.steps=1", "solver.lr=1e-9"]  # fmt: skip
+    recipe = load_recipe("shapes", settings, data_root=scenes)
+    job = TrainingJob(recipe, tmp_path / "run", "cpu", "bcnet train shapes", init_from=tmp_path / "init.pt")
+    trained = read_checkpoint(run_training(job, SilentReporter()))
+    assert len(trained.categories) == 5 and trained.part_of is None
+    name = "backbone.stages.0.conv1.0.weight"
+    torch.testing.assert_close(trained.model[name], before.model[name], rtol=0, atol=1e-6)
+
+
+def test_checkpoints_of_before_are_read(tmp_path: Path) -> None:
+    """The first checkpoints did not say whether they are whole; they are."""
+    old = {name: getattr(own_checkpoint(SHAPES), name) for name in Checkpoint.__dataclass_fields__ if name != "part_of"}
+    torch.save({"format": 1, **old}, tmp_path / "x.pt")
+    assert read_checkpoint(tmp_path / "x.pt").part_of is None
