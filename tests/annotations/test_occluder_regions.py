@@ -88,6 +88,7 @@ def test_evaluation_scores_the_instances_with_a_region(half: CocoFile, untrained
 
 
 @pytest.mark.skipif(find_spec("detectron2") is None, reason="detectron2 is not installed")
+@pytest.mark.filterwarnings("ignore")  # detectron2 warns when it is imported
 def test_the_detectron2_mapper_sees_these_regions(half: CocoFile) -> None:
     from detectron2.structures import BoxMode
 
