@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from bcnet_core.weights.pretrained import Converted, backbone_of, convert, count_parts
 from torch import Tensor
 from torchvision.models import resnet18, resnet34, resnet50, resnet101, resnext101_32x8d, wide_resnet50_2
 from torchvision.ops import FrozenBatchNorm2d
 
 from bcnet_core import BCNetError
-from bcnet_core.weights.pretrained import Converted, backbone_of, convert, count_parts
 
 PARITY = Path(__file__).parent.parent / "parity"
 FILE = Path("weights.pth")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from bcnet_core.weights.pretrained import convert
 from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50, resnext101_32x8d
 
@@ -26,7 +27,6 @@ from bcnet_core.reporting import SilentReporter
 from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from bcnet_core.weights.importing import fit, import_weights
 from bcnet_core.weights.loading import load_weights, model_shapes
-from bcnet_core.weights.pretrained import convert
 from tests.weights.test_pretrained import MSRA, ZOO, caffe2, constant, detectron2_rcnn, release, torchvision_backbone
 
 SHAPES = [{"id": 1, "name": "disc"}, {"id": 2, "name": "box"}, {"id": 3, "name": "star"}]

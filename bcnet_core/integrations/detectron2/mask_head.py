@@ -19,7 +19,7 @@ from bcnet_core.model.head import BilayerLogits, BilayerMaskHead
 from bcnet_core.model.losses import OccluderSampling, bilayer_losses
 from bcnet_core.model.mask_branch import predict_maps
 from bcnet_core.model.targets import BilayerTargets, boundary
-from bcnet_core.weights.official import mask_head_name
+from bcnet_core.weights.from_detectron2 import mask_head_name
 
 MAP_FIELDS = {
     "occludee_mask": "pred_masks",
