@@ -12,8 +12,8 @@ from bcnet_core.annotations.occluder import derive_from_records
 from bcnet_core.errors import BCNetError
 from bcnet_core.files.images import read_listed
 from bcnet_core.masks import RLE
-from bcnet_core.visualization.picture import Layers, Picture, numbered
-from bcnet_core.visualization.scene import BLANK, Image
+from bcnet_core.visualization.drawing import BLANK, Image
+from bcnet_core.visualization.picture import Instance, Picture, numbered
 
 
 class Truth:
@@ -24,8 +24,8 @@ class Truth:
         self._grouped, self._stored = coco.annotations_by_image(), has_occluders(coco)
         self.is_known = bool(coco.annotations)
 
-    def of(self, record: Record) -> tuple[Layers, ...]:
-        """The instances of an image, in the order of the file, which decides their colours."""
+    def of(self, record: Record) -> tuple[Instance, ...]:
+        """The instances of an image, in the order of the file, which decides their colors."""
         annotations = self._grouped[record["id"]]
         regions = occluder_regions(record, annotations, stored=self._stored)
         return numbered(
@@ -75,9 +75,9 @@ def occluder_regions(record: Record, annotations: Sequence[Record], *, stored: b
     return derive_from_records(annotations, rles, record["height"], record["width"])
 
 
-def _layers(annotation: Record, record: Record, region: RLE | None, name: str) -> Layers:
+def _layers(annotation: Record, record: Record, region: RLE | None, name: str) -> Instance:
     x, y, width, height = annotation["bbox"]
-    return Layers(
+    return Instance(
         category=name,
         box=(x, y, x + width, y + height),
         occludee=segmentation_rle(annotation, record),
