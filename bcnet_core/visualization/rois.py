@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from bcnet_core import masks
+from bcnet_core.config.choices import LayerChoice
 from bcnet_core.masks import RLE
 from bcnet_core.visualization import draw
 from bcnet_core.visualization.drawing import (
@@ -25,8 +26,6 @@ from bcnet_core.visualization.drawing import (
     patch_of_mask,
 )
 from bcnet_core.visualization.picture import Box, Instance, Maps, Picture, pixel_box
-
-LayerChoice = Literal["both", "occludee", "occluder"]
 
 MAP_SIDE = 28
 """Side of the mask head's four maps (METHOD: 28 x 28)."""
