@@ -12,8 +12,8 @@ from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.errors import BCNetError
 from bcnet_core.files.images import read_listed
 from bcnet_core.masks import RLE
-from bcnet_core.visualization.picture import Layers, Picture, numbered
-from bcnet_core.visualization.scene import BLANK, Image
+from bcnet_core.visualization.drawing import BLANK, Image
+from bcnet_core.visualization.picture import Instance, Picture, numbered
 
 
 class Truth:
@@ -24,8 +24,8 @@ class Truth:
         self._grouped = coco.annotations_by_image()
         self.is_known = bool(coco.annotations)
 
-    def of(self, record: Record) -> tuple[Layers, ...]:
-        """The instances of an image, in the order of the file, which decides their colours."""
+    def of(self, record: Record) -> tuple[Instance, ...]:
+        """The instances of an image, in the order of the file, which decides their colors."""
         annotations = self._grouped[record["id"]]
         rles = [segmentation_rle(annotation, record) for annotation in annotations]
         regions = occluder_regions(annotations, rles, record)
@@ -62,9 +62,9 @@ def read_picture(images: Path, record: Record) -> tuple[Image, str | None]:
         return np.broadcast_to(np.array(BLANK, np.uint8), (*size, 3)), error.message
 
 
-def _layers(annotation: Record, rle: RLE | None, region: RLE | None, name: str) -> Layers:
+def _layers(annotation: Record, rle: RLE | None, region: RLE | None, name: str) -> Instance:
     x, y, width, height = annotation["bbox"]
-    return Layers(
+    return Instance(
         category=name,
         box=(x, y, x + width, y + height),
         occludee=rle,

@@ -65,10 +65,10 @@ class Converted:
             sources: the names in the file that it was made from.
             otherwise: reason to note if `name` is None.
         """
-        if name is not None and name in self.tensors:
-            name, otherwise = None, f"`{self.sources[name][0]}` has the same place"
         if name is None:
             self.dropped |= dict.fromkeys(sources, otherwise)
+        elif name in self.tensors:
+            self.dropped |= dict.fromkeys(sources, f"`{self.sources[name][0]}` has the same place")
         else:
             self.tensors[name], self.sources[name] = tensor, sources
 

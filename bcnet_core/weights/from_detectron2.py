@@ -1,4 +1,4 @@
-"""Faster and Mask R-CNN with a feature pyramid as detectron2 and its zoo store them, with the mask head of BCNet or not.
+"""Faster and Mask R-CNN with a feature pyramid as detectron2 and its zoo store them, also with BCNet's mask head.
 
 `stored` in `integrations/detectron2` uses the same names for whole detectors in both directions.
 """

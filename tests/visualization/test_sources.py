@@ -298,7 +298,7 @@ def test_results_of_any_model_become_layers(tmp_path: Path) -> None:
     assert first.box == (100, 100, 300, 300) and masks.area(first.occludee) == 200 * 200
     assert first.occlusion == pytest.approx(0.5, abs=0.01) and second.occluder is None
     assert first.truth is not None and first.iou == 1 and second.iou == pytest.approx(1 / 3)
-    assert [layers.colour for layers in pair.truth or ()] == [0, 1] and pair.missed == ()
+    assert [layers.color for layers in pair.truth or ()] == [0, 1] and pair.missed == ()
     (tmp_path / "val2017" / "1.png").unlink()
     assert list(result_pictures(coco, results, coco.images, tmp_path / "val2017"))[1].instances == ()
 

@@ -27,7 +27,7 @@ from bcnet_core.reporting import SilentReporter
 from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from bcnet_core.weights.importing import fit, import_weights
 from bcnet_core.weights.loading import load_weights, model_shapes
-from tests.weights.test_pretrained import MSRA, ZOO, caffe2, constant, detectron2_rcnn, release, torchvision_backbone
+from tests.weights.test_families import MSRA, ZOO, caffe2, constant, detectron2_rcnn, release, torchvision_backbone
 
 SHAPES = [{"id": 1, "name": "disc"}, {"id": 2, "name": "box"}, {"id": 3, "name": "star"}]
 SMALL: dict[str, Any] = {"channels": 32, "tower_convs": 1, "score_threshold": 0}
