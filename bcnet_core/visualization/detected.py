@@ -10,7 +10,7 @@ from bcnet_core.evaluation.image_scores import result_rle
 from bcnet_core.masks.paste import paste_rles
 from bcnet_core.structures import Predictor
 from bcnet_core.visualization.annotated import Truth, read_picture
-from bcnet_core.visualization.picture import Layers, Maps, Picture, matched, numbered
+from bcnet_core.visualization.picture import Layers, Picture, matched, numbered
 from bcnet_core.visualization.scene import Image
 
 AT_LEAST = 5
@@ -84,7 +84,6 @@ def detect(detector: Predictor, image: Image, *, score: float) -> tuple[tuple[La
     layers = []
     for index in range(shown):
         x0, y0, x1, y1 = boxes[index].tolist()
-        parts = (found.occluder_boundary, found.occluder_mask, found.occludee_boundary, found.occludee_mask)
         layers.append(
             Layers(
                 category=str(detector.categories[int(found.labels[index])]["name"]),
@@ -92,7 +91,7 @@ def detect(detector: Predictor, image: Image, *, score: float) -> tuple[tuple[La
                 occludee=occludees[index],
                 occluder=None if occluders is None else occluders[index],
                 score=float(found.scores[index]),
-                maps=Maps(*(None if part is None else part[index].float().numpy() for part in parts)),
+                maps={name: part[index].float().numpy() for name, part in found.maps.items()},
             )
         )
     return numbered(layers), sure
