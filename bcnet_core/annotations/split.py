@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +22,14 @@ from bcnet_core.annotations.rates import (
     LEVEL_FROM,
     MEASURES,
     Level,
-    Measure,
     count_levels,
     occlusion_rates,
     rate_histogram,
 )
+from bcnet_core.config.choices import Measure, Pairs
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.files.inputs import read_whole
 from bcnet_core.files.json_files import read_json
-
-Pairs = Literal["any", "all"]
-"""Which instances of an image must be occluded: see `SplitRule`."""
 
 Rates = dict[int, NDArray[np.float64]]
 """The occlusion rates of the instances of every image, by image id."""

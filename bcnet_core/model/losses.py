@@ -6,16 +6,14 @@ Every term is a scalar that always exists and always carries a graph. Sums are d
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bcnet_core.config.choices import OccluderSampling
 from bcnet_core.maps import map_specs
 from bcnet_core.model.global_batch import global_divisor, smallest_of_all
-
-OccluderSampling = Literal["balanced", "nonempty", "official"]
 
 
 def bilayer_losses(

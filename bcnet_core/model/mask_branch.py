@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bcnet_core.config.choices import OccluderSampling
 from bcnet_core.data.dataset import Targets
 from bcnet_core.model.global_batch import GlobalBatchNorm2d
 from bcnet_core.model.head import BilayerMaskHead
-from bcnet_core.model.losses import OccluderSampling, bilayer_losses
+from bcnet_core.model.losses import bilayer_losses
 from bcnet_core.model.pooler import pool_rois
 from bcnet_core.model.rois import RoIs
 from bcnet_core.model.targets import bilayer_targets

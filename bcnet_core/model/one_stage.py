@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from bcnet_core.config.choices import GIoU, MaskProposals, Normalizer
 from bcnet_core.data.dataset import Targets
 from bcnet_core.model.fcos import FCOSHead, Outputs, Proposals, distances_to_boxes, select
-from bcnet_core.model.fcos_losses import GIoU, Normalizer, fcos_losses
+from bcnet_core.model.fcos_losses import fcos_losses
 from bcnet_core.model.mask_branch import MaskBranch
 from bcnet_core.model.rois import RoIs, jittered_rois, matched_rois
-
-MaskProposals = Literal["decoded", "jittered", "official"]
 
 
 class Found(NamedTuple):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bcnet_core.config.choices import ExportFormat
 from bcnet_core.data.transforms import resize
 from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.model.detectors import Detector
 
-ExportFormat = Literal["torchscript", "onnx"]
 TOLERANCE = 1e-3
 OPSET = 17
 

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from bcnet_core.config.choices import OccluderSampling
 from bcnet_core.maps import MAPS
-from bcnet_core.model.losses import OccluderSampling, bilayer_losses, occluder_rois
+from bcnet_core.model.losses import bilayer_losses, occluder_rois
 from bcnet_core.model.targets import target_maps
 
 

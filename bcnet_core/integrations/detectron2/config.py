@@ -10,11 +10,12 @@ from typing import Any
 from detectron2.config import CfgNode, get_cfg
 from pydantic import ValidationError
 
+from bcnet_core.config.choices import BackboneName, BackboneStyle
 from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
 from bcnet_core.engine.optim import full_rate
 from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.maps import map_specs
-from bcnet_core.model.backbones import BackboneName, BackboneStyle, PixelStatistics
+from bcnet_core.model.backbones import PixelStatistics
 from bcnet_core.model.detectors import build_mask_branch
 from bcnet_core.model.head import BilayerMaskHead
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bcnet_core.annotations.coco import Record, read_coco
 from bcnet_core.annotations.coco_categories import coco_categories
+from bcnet_core.config.choices import Backend
 from bcnet_core.errors import usage_error
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.integrations.detectron2.detector import detector_of
@@ -62,7 +63,7 @@ class ConvertedDetector:
 
 def convert_detector(
     path: Path,
-    to: Literal["torchvision", "detectron2"],
+    to: Backend,
     *,
     config: Path | None = None,
     categories: Path | None = None,

@@ -13,11 +13,12 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from bcnet_core.config.choices import OccluderSampling
 from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.integrations.detectron2.config import head_of, loss_weights_of
 from bcnet_core.maps import LayerName, MapSpec, map_specs
 from bcnet_core.model.head import BilayerMaskHead
-from bcnet_core.model.losses import OccluderSampling, bilayer_losses
+from bcnet_core.model.losses import bilayer_losses
 from bcnet_core.model.mask_branch import predict_maps
 from bcnet_core.model.targets import target_maps
 from bcnet_core.weights.official import mask_head_name
