@@ -90,7 +90,7 @@ def split_occluded(coco: CocoFile, *, rule: SplitRule, ids: Iterable[int] | None
         BCNetError: if one of `ids` is not in the file, or "mask" meets a segmentation that cannot be read.
     """
     rates = measure_images(coco, measure=rule.measure, same_class=rule.same_class, crowd=rule.crowd)
-    chosen = _known(ids, coco) if ids is not None else _occluded(rates, rule)
+    chosen = _known(ids, coco) if ids is not None else set(occluded_image_ids(rates, rule=rule))
     content = {
         **coco.content,
         "images": [image for image in coco.images if image["id"] in chosen],
@@ -135,6 +135,17 @@ def measure_images(coco: CocoFile, *, measure: Measure, same_class: bool = False
             record_boxes(instances), rles, image["height"], image["width"], measure=measure, categories=categories
         )
     return rates
+
+
+def occluded_image_ids(rates: Rates, *, rule: SplitRule) -> list[int]:
+    """Return the ids of the images that a rule takes, in the order of the file.
+
+    Args:
+        rates: the result of `measure_images` with the measure, `same_class` and `crowd` of the rule.
+        rule: which images are occluded.
+    """
+    enough = any if rule.pairs == "any" else all
+    return [image for image, found in rates.items() if len(found) and enough(found >= rule.threshold)]
 
 
 def read_ids(path: Path) -> list[int]:
@@ -182,11 +193,6 @@ def _known(ids: Iterable[int], coco: CocoFile) -> set[int]:
             "is this the list of another file (train2017, val2017)?",
         )
     return chosen
-
-
-def _occluded(rates: Rates, rule: SplitRule) -> set[int]:
-    reach = any if rule.pairs == "any" else all
-    return {image for image, found in rates.items() if len(found) and reach(found >= rule.threshold)}
 
 
 def _counts(coco: CocoFile, rates: Rates, rule: SplitRule) -> dict[str, int]:
