@@ -178,7 +178,7 @@ def _check(job: TrainingJob, cluster: Cluster, library: Backend, *, chosen: bool
 
 
 def _rehearse(job: TrainingJob, cluster: Cluster) -> None:
-    from bcnet_core.evaluation.smoke import rehearse
+    from bcnet_core.evaluation.validation import rehearse
 
     rehearse(job, cluster, reporter=ConsoleReporter())
     console.err.print("the rehearsal went well: two steps and a batch of evaluation; nothing was written")

@@ -167,8 +167,7 @@ def _pictures(
     place: Place, choice: Choice, reporter: ConsoleReporter, runner: Runner, *, dry_run: bool
 ) -> tuple[Iterable[Picture], list[Record]]:
     """What to draw, made one at a time, and of which images."""
-    from bcnet_core.evaluation.image_list import refuse_other_images
-    from bcnet_core.evaluation.results import read_results
+    from bcnet_core.evaluation.results import check_same_images, read_results
     from bcnet_core.visualization.annotated import annotated_pictures
     from bcnet_core.visualization.detected import result_pictures
     from bcnet_core.visualization.sources import choose_images, read_place
@@ -182,7 +181,7 @@ def _pictures(
     if choice.worst is not None and not ((place.results or place.model) and coco.annotations):
         raise usage_error("--worst compares what was found with the truth", "a run, or SOURCE --gt FILE")
     if place.results is not None:
-        refuse_other_images(place.results, coco)
+        check_same_images(place.results, coco)
         results = read_results(place.results, coco)
         if "segmentation" not in results[0]:
             raise usage_error(

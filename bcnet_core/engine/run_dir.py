@@ -32,11 +32,9 @@ from bcnet_core.files.workers import undisturbed
 from bcnet_core.weights.checkpoint import (
     CHECKPOINT_DIR,
     DETECTRON2_FILE,
-    find_checkpoint,
     latest_checkpoint,
-    read_checkpoint,
-    recipe_of,
 )
+from bcnet_core.weights.loading import Trained, read_trained
 
 MAY_CHANGE = {
     "data.root", "data.workers", "solver.checkpoint_every", "solver.keep_checkpoints", "solver.log_every",
@@ -61,12 +59,14 @@ class Run:
         checkpoint: its newest checkpoint, or the file that was asked for.
         recipe: what it was trained with.
         categories: what it was trained on, in label order.
+        trained: its detector, to be built without reading the checkpoint again; None for the detectron2 backend.
     """
 
     path: Path
     checkpoint: Path
     recipe: Recipe
     categories: list[Record]
+    trained: Trained | None = None
 
 
 def open_run(path: Path) -> Run:
@@ -75,11 +75,10 @@ def open_run(path: Path) -> Run:
     Raises:
         BCNetError: if there is no checkpoint, or it cannot be read.
     """
-    checkpoint = find_checkpoint(path)
-    content = read_checkpoint(checkpoint)
+    trained = read_trained(path)
     folder = path if path.is_dir() else path.parent
     folder = folder.parent if folder.name == CHECKPOINT_DIR else folder
-    return Run(folder, checkpoint, recipe_of(content, checkpoint), content.categories)
+    return Run(folder, trained.path, trained.recipe, trained.categories, trained)
 
 
 def refuse_taken(path: Path, command: str) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bcnet_core.annotations.coco import CocoFile, Record
-from bcnet_core.evaluation.image_scores import result_rle
 from bcnet_core.masks.paste import paste_rles
 from bcnet_core.structures import Predictor
 from bcnet_core.visualization.annotated import Truth, read_picture
@@ -111,8 +110,8 @@ def _of_result(result: Record, name: str) -> Instance:
     return Instance(
         category=name,
         box=(x, y, x + width, y + height),
-        occludee=result_rle(result),
-        occluder=result_rle(result, "occluder") if result.get("occluder") else None,
+        occludee=result["segmentation"],
+        occluder=result.get("occluder"),
         score=result["score"],
     )
 

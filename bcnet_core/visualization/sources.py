@@ -14,7 +14,7 @@ from bcnet_core.annotations.coco import CocoFile, Record, read_coco, segmentatio
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.engine.run_dir import Run, open_run
 from bcnet_core.errors import BCNetError, data_error, usage_error
-from bcnet_core.evaluation.image_list import find_images
+from bcnet_core.evaluation.predict import find_images
 from bcnet_core.files.images import image_size
 
 PLACEHOLDER = (480, 640)

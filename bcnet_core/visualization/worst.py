@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.config.choices import Judgement
 from bcnet_core.errors import usage_error
-from bcnet_core.evaluation.image_scores import image_precisions, mean_ious
+from bcnet_core.evaluation.compare import image_precisions, mean_ious
 
 
 def worst_images(

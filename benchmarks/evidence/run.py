@@ -135,9 +135,9 @@ def measure(checkpoint: Path, root: Path, split: str, device: str) -> Record:
     truth = ground_truth(coco)
     occluded = [image["id"] for image in split_occluded(coco, rule=SplitRule()).content["images"]]
     return {
-        "mask_AP": evaluate(truth, results, "segm").AP,
-        "box_AP": evaluate(truth, results, "bbox").AP,
-        "occluded_mask_AP": evaluate(truth, results, "segm", image_ids=occluded).AP if occluded else np.nan,
+        "mask_AP": evaluate(truth, results, "segm").scores.AP,
+        "box_AP": evaluate(truth, results, "bbox").scores.AP,
+        "occluded_mask_AP": evaluate(truth, results, "segm", image_ids=occluded).scores.AP if occluded else np.nan,
         "head_parameters": sum(parameter.numel() for parameter in detector.heads.masks.parameters()),
         "images": scores.images.tolist(),
         "visible": np.round(scores.visible, 5).tolist(),

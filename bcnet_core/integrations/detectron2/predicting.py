@@ -13,6 +13,7 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
 from bcnet_core.annotations.coco import CocoFile, Record
+from bcnet_core.evaluation.results import from_json
 from bcnet_core.integrations.detectron2.datasets import register_bilayer_coco
 from bcnet_core.integrations.detectron2.processes import UndisturbedLoader, device_name, launch_processes, told
 from bcnet_core.integrations.detectron2.stored import read_stored
@@ -54,7 +55,7 @@ def predict_set(
             _predict, checkpoint, coco.path, images, list(categories), device_name(device, processes=processes),
             processes, folder, processes=processes,
         )  # fmt: skip
-        results: list[Record] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+        results = [from_json(one) for one in json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))]
         scores: dict[str, dict[str, float]] = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))
     place = {image["id"]: position for position, image in enumerate(coco.images)}
     return sorted(results, key=lambda one: (place[one["image_id"]], -one["score"])), scores
