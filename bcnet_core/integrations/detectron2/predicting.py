@@ -13,11 +13,11 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
 from bcnet_core.annotations.coco import CocoFile, Record
-from bcnet_core.integrations.detectron2.datasets import register_bilayer_coco
-from bcnet_core.integrations.detectron2.processes import UndisturbedLoader, device_name, launch_processes, told
+from bcnet_core.errors import BCNetError, ExitCode
+from bcnet_core.integrations.detectron2.data import register_bilayer_coco
 from bcnet_core.integrations.detectron2.stored import read_stored
-from bcnet_core.integrations.detectron2.trainer import coco_evaluator
-from bcnet_core.integrations.detectron2.training import VAL_SET
+from bcnet_core.integrations.detectron2.trainer import UndisturbedLoader, coco_evaluator
+from bcnet_core.integrations.detectron2.training import VAL_SET, detectron2_output, device_name, launch
 
 RESULTS_FILE, SCORES_FILE = "coco_instances_results.json", "scores.json"
 
@@ -50,14 +50,18 @@ def predict_set(
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        launch_processes(
-            _predict, checkpoint, coco.path, images, list(categories), device_name(device, processes=processes),
-            processes, folder, processes=processes,
+        launch(
+            _predict, checkpoint, coco.path, images, list(categories), device_name(device, processes=processes), folder,
+            processes=processes, device=device, interrupted=_interrupted,
         )  # fmt: skip
         results: list[Record] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
         scores: dict[str, dict[str, float]] = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))
     place = {image["id"]: position for position, image in enumerate(coco.images)}
     return sorted(results, key=lambda one: (place[one["image_id"]], -one["score"])), scores
+
+
+def _interrupted() -> BCNetError:
+    return BCNetError("interrupted", exit_code=ExitCode.INTERRUPTED)
 
 
 def _predict(
@@ -66,12 +70,11 @@ def _predict(
     images: Path,
     categories: list[Record],
     device: str,
-    processes: int,
     folder: Path,
 ) -> None:
     """Predict this process's share; the first one writes what all of them found."""
     logging.getLogger("detectron2.evaluation.coco_evaluation").setLevel(logging.WARNING)  # the tables are ours
-    with told(None, processes=processes, on_gpu=device.startswith("cuda")):
+    with detectron2_output(None):
         register_bilayer_coco(VAL_SET, annotations, images, categories=categories)
         stored = read_stored(checkpoint)
         cfg = stored.config

@@ -19,7 +19,7 @@ from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.integrations.detectron2.config import config_from, config_of, fresh_config
 from bcnet_core.integrations.detectron2.config import recipe_of as recipe_of_config
-from bcnet_core.integrations.detectron2.datasets import registered_categories, registered_paths
+from bcnet_core.integrations.detectron2.data import registered_categories, registered_paths
 from bcnet_core.integrations.detectron2.fcos import BilayerFCOS
 from bcnet_core.weights.checkpoint import (
     DETECTRON2_FILE,

@@ -18,7 +18,7 @@ from bcnet_core.data.loaders import open_training_set
 from bcnet_core.engine.optim import build_optimizer
 from bcnet_core.integrations.detectron2 import BilayerDatasetMapper
 from bcnet_core.integrations.detectron2.config import config_of
-from bcnet_core.integrations.detectron2.datasets import dataset_dicts
+from bcnet_core.integrations.detectron2.data import dataset_dicts
 from bcnet_core.integrations.detectron2.stored import detectron2_tensors
 from bcnet_core.model.detectors import build_detector
 
