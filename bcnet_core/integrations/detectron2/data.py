@@ -17,7 +17,8 @@ from torch import Tensor
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, category_names, read_coco, segmentation_rle
 from bcnet_core.annotations.occluder import occluder_regions
-from bcnet_core.config.schema import DatasetConfig, OccluderSource
+from bcnet_core.config.choices import OccluderSource
+from bcnet_core.config.schema import DatasetConfig
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.files.images import image_path
 from bcnet_core.masks.crops import MaskCrops, concatenate, crop_rles

@@ -13,7 +13,7 @@ from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 
-from bcnet_core.config.schema import OccluderSource
+from bcnet_core.config.choices import OccluderSource
 from bcnet_core.errors import usage_error
 from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper
 from bcnet_core.integrations.detectron2.mask_head import BilayerMaskRCNNHead
