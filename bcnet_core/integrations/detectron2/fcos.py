@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from bcnet_core.config.schema import LossConfig, ModelConfig
 from bcnet_core.data.dataset import Targets
-from bcnet_core.integrations.detectron2.config import loss_of, loss_weights_of, model_of
+from bcnet_core.integrations.detectron2.config import loss_from_config, loss_weights, model_from_config
 from bcnet_core.integrations.detectron2.data import CroppedMasks
-from bcnet_core.integrations.detectron2.mask_head import set_maps, without_occluders
+from bcnet_core.integrations.detectron2.heads import set_maps, without_occluders
 from bcnet_core.model.backbones import PixelStatistics, TinyBackbone
 from bcnet_core.model.detectors import build_one_stage
 from bcnet_core.model.one_stage import Found, OneStageHeads
@@ -71,15 +71,15 @@ class BilayerFCOS(nn.Module):
         return {
             "backbone": backbone,
             "heads": build_one_stage(
-                model_of(cfg, shapes[names[0]].channels),
-                loss_of(cfg),
+                model_from_config(cfg, shapes[names[0]].channels),
+                loss_from_config(cfg),
                 tuple(shapes[name].stride for name in names),
                 cfg.MODEL.ROI_HEADS.NUM_CLASSES,
             ),
             "in_features": names,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "loss_weights": loss_weights_of(cfg),
+            "loss_weights": loss_weights(loss_from_config(cfg)),
         }
 
     @property

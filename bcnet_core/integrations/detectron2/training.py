@@ -28,7 +28,7 @@ from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.evaluation.predict import check_categories
 from bcnet_core.evaluation.validation import check_validation
 from bcnet_core.files.outputs import atomic_file
-from bcnet_core.integrations.detectron2.config import config_from, config_of, recipe_of
+from bcnet_core.integrations.detectron2.config import config_from_recipe, config_from_yaml, recipe_from_config
 from bcnet_core.integrations.detectron2.data import register_bilayer_coco
 from bcnet_core.integrations.detectron2.stored import (
     Origin,
@@ -67,7 +67,7 @@ def train_recipe(recipe: Recipe, options: RunOptions, reporter: Reporter) -> Pat
     if recipe.solver.eval_every:
         check_validation(recipe, coco)
     describe(dataset, recipe, reporter)
-    cfg = config_of(recipe, num_classes=len(coco.categories))
+    cfg = config_from_recipe(recipe, num_classes=len(coco.categories))
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
     plain = recipe.model_dump(mode="json")
     return _run(cfg, Origin("", coco.categories, plain["data"], plain), options)
@@ -135,7 +135,7 @@ def _check_resume(run_dir: Path, recipe: Recipe | None) -> None:
 
 def _train(origin: Origin, options: RunOptions) -> None:
     """Train in one of the processes of a run."""
-    cfg, recipe, folder = config_from(origin.config), _recipe(origin), options.run_dir
+    cfg, recipe, folder = config_from_yaml(origin.config), _recipe(origin), options.run_dir
     data = DataConfig.model_validate(origin.data)
     for name, dataset in ((TRAIN_SET, data.train), (VAL_SET, data.val)):
         annotations, images = data.locate(dataset)
@@ -170,7 +170,7 @@ def _load_weights(trainer: BilayerTrainer, origin: Origin, options: RunOptions) 
         trainer.resume_or_load(resume=True)
     elif path is not None and (path.is_dir() or path.suffix == ".pt") and not (path / DETECTRON2_FILE).is_file():
         file = find_checkpoint(path)
-        detector = build_detector(_recipe(origin) or recipe_of(trainer.cfg), origin.categories)
+        detector = build_detector(_recipe(origin) or recipe_from_config(trainer.cfg), origin.categories)
         load_weights(detector, read_checkpoint(file).for_use(), file)  # checks that the weights are of this model
         model = trainer.checkpointer.model
         model.load_state_dict(detectron2_tensors(detector.state_dict(), model))

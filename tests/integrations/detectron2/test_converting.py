@@ -17,7 +17,7 @@ from bcnet_core.backends import convert, converted_files
 from bcnet_core.config.load import load_recipe
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2.converting import compare
-from bcnet_core.integrations.detectron2.detector import load_detectron2
+from bcnet_core.integrations.detectron2.predicting import load_detectron2
 from bcnet_core.integrations.detectron2.stored import read_stored
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
