@@ -170,8 +170,9 @@ def _load_weights(trainer: BilayerTrainer, origin: Origin, options: RunOptions) 
         trainer.resume_or_load(resume=True)
     elif path is not None and (path.is_dir() or path.suffix == ".pt") and not (path / DETECTRON2_FILE).is_file():
         file = find_checkpoint(path)
-        detector = build_detector(_recipe(origin) or recipe_from_config(trainer.cfg), origin.categories)
-        load_weights(detector, read_checkpoint(file).for_use(), file)  # checks that the weights are of this model
+        recipe = _recipe(origin) or recipe_from_config(trainer.cfg)
+        detector = build_detector(recipe, origin.categories)
+        load_weights(detector, recipe, read_checkpoint(file).for_inference(), file)
         model = trainer.checkpointer.model
         model.load_state_dict(detectron2_tensors(detector.state_dict(), model))
     else:
