@@ -20,9 +20,9 @@ def test_the_model_bench_compares_both_heads(bcnet: Bcnet) -> None:
         assert row["memory"][0] > 1e8 and 0 < row["target_share"] < 1
 
 
-def test_what_cannot_be_benched_is_said(bcnet_inside: Bcnet) -> None:
+def test_what_cannot_be_benched_is_said(bcnet: Bcnet) -> None:
     for arguments, word in ((["--size", "64"], "64"), (["--backbone", "vgg"], "vgg")):
-        done = bcnet_inside("bench", "model", *arguments)
+        done = bcnet("bench", "model", *arguments)
         assert done.returncode == 2 and word in done.stderr and "Traceback" not in done.stderr
 
 
@@ -42,9 +42,9 @@ def test_the_annotate_bench_counts_images_and_memory(bcnet: Bcnet, scenes: Path)
     assert "images/s, all of it" in shown.stdout and "peak memory" in shown.stdout
 
 
-def test_an_empty_file_cannot_be_repeated(bcnet_inside: Bcnet, tmp_path: Path) -> None:
+def test_an_empty_file_cannot_be_repeated(bcnet: Bcnet, tmp_path: Path) -> None:
     (tmp_path / "none.json").write_text('{"images": [], "annotations": [], "categories": []}')
-    done = bcnet_inside("bench", "annotate", tmp_path / "none.json")
+    done = bcnet("bench", "annotate", tmp_path / "none.json")
     assert done.returncode == 3 and "no images" in done.stderr
 
 
@@ -82,17 +82,17 @@ def test_the_evidence_goes_on_where_it_was_and_shows_its_tables(bcnet: Bcnet, tm
     assert refused.returncode == 2 and "steps was 1, now 2" in refused.stderr
 
 
-def test_evidence_that_cannot_be_had_is_said(bcnet_inside: Bcnet, tmp_path: Path) -> None:
-    alone = bcnet_inside("bench", "evidence", "-o", tmp_path, "--coco", "a.json")
+def test_evidence_that_cannot_be_had_is_said(bcnet: Bcnet, tmp_path: Path) -> None:
+    alone = bcnet("bench", "evidence", "-o", tmp_path, "--coco", "a.json")
     assert alone.returncode == 2 and "--images DIR" in alone.stderr
-    empty = bcnet_inside("bench", "evidence", "-o", tmp_path, "--report-only")
+    empty = bcnet("bench", "evidence", "-o", tmp_path, "--report-only")
     assert empty.returncode == 3 and "no results yet" in empty.stderr
-    missing = bcnet_inside("bench", "evidence", "-o", tmp_path, "--coco", "a.json", "--images", tmp_path)
+    missing = bcnet("bench", "evidence", "-o", tmp_path, "--coco", "a.json", "--images", tmp_path)
     assert missing.returncode == 3 and "a.json" in missing.stderr and not list(tmp_path.iterdir())
 
 
-def test_the_viz_bench_draws_and_builds_a_page(bcnet_inside: Bcnet) -> None:
-    done = bcnet_inside("bench", "viz", "--size", "120x160", "--instances", "4", "--repeats", "2", "--json")
+def test_the_viz_bench_draws_and_builds_a_page(bcnet: Bcnet) -> None:
+    done = bcnet("bench", "viz", "--size", "120x160", "--instances", "4", "--repeats", "2", "--json")
     assert done.returncode == 0, done.stderr
     costs = json.loads(done.stdout)
     assert 0 < costs["panels"] < costs["files"] and 0 < costs["rois"] < costs["files"]

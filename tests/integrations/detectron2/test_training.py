@@ -173,9 +173,9 @@ def test_dry_run_prints_the_config(scenes: Path, bcnet: Bcnet, tmp_path: Path) -
     ],
 )
 def test_what_it_cannot_do_is_said(
-    bcnet_inside: Bcnet, scenes: Path, tmp_path: Path, words: list[str], told: str
+    bcnet: Bcnet, scenes: Path, tmp_path: Path, words: list[str], told: str
 ) -> None:
-    ended = bcnet_inside("train", *words, *D2, "--data-root", scenes, cwd=tmp_path)
+    ended = bcnet("train", *words, *D2, "--data-root", scenes, cwd=tmp_path)
     assert ended.returncode in {2, 3}
     assert told in " ".join(ended.stderr.split())
     assert not list(tmp_path.iterdir())
