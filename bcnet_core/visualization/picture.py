@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from bcnet_core import masks
 from bcnet_core.annotations.rates import Level, occlusion_level
 from bcnet_core.masks import RLE
-from bcnet_core.visualization.scene import Image
+from bcnet_core.visualization.drawing import Image
 
 Box = tuple[float, float, float, float]
 
@@ -22,20 +21,8 @@ LEAST_IOU = 0.1
 beside what it missed, where COCO's 0.5 would call it a false one."""
 
 
-class Maps(NamedTuple):
-    """The mask head's four maps of one instance, each (S, S) floating point in [0, 1] inside its box.
-
-    None where the head has no such output.
-    """
-
-    occluder_boundary: NDArray[np.floating] | None
-    occluder_mask: NDArray[np.floating] | None
-    occludee_boundary: NDArray[np.floating] | None
-    occludee_mask: NDArray[np.floating] | None
-
-
 @dataclass(frozen=True)
-class Layers:
+class Instance:
     """One instance and the two layers of its box.
 
     Attributes:
@@ -45,8 +32,9 @@ class Layers:
         occluder: what else overlaps it inside its box; None where nothing does.
         crowd: whether it stands for many that nobody told apart.
         score: of a detection, in [0, 1]; None for ground truth.
-        maps: the four maps that were predicted; None draws those of the two masks, as training sees them.
-        colour: the number of its colour in the picture; a true instance has that of the detection that found it.
+        maps: the maps that were predicted, (S, S) floating point in [0, 1] by name; None draws those of the two masks,
+            as training sees them.
+        color: the number of its color in the picture; a true instance has that of the detection that found it.
         truth: the true instance that a detection found.
         iou: of the masks of a detection and of what it found; 0 of one that found nothing; None without ground truth.
     """
@@ -57,9 +45,9 @@ class Layers:
     occluder: RLE | None = None
     crowd: bool = False
     score: float | None = None
-    maps: Maps | None = None
-    colour: int = 0
-    truth: Layers | None = None
+    maps: dict[str, NDArray[np.floating]] | None = None
+    color: int = 0
+    truth: Instance | None = None
     iou: float | None = None
 
     @property
@@ -98,13 +86,13 @@ class Picture:
 
     name: str
     image: Image
-    instances: tuple[Layers, ...] = ()
-    truth: tuple[Layers, ...] | None = None
+    instances: tuple[Instance, ...] = ()
+    truth: tuple[Instance, ...] | None = None
     note: str = ""
     fault: str | None = None
 
     @property
-    def missed(self) -> tuple[Layers, ...]:
+    def missed(self) -> tuple[Instance, ...]:
         """The true instances that no detection found."""
         found = {id(layers.truth) for layers in self.instances}
         return tuple(layers for layers in self.truth or () if id(layers) not in found and not layers.crowd)
@@ -117,12 +105,12 @@ def pixel_box(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
     return x0, y0, x1, y1
 
 
-def numbered(instances: Sequence[Layers]) -> tuple[Layers, ...]:
-    """The instances with the colours of their positions."""
-    return tuple(replace(layers, colour=index) for index, layers in enumerate(instances))
+def numbered(instances: Sequence[Instance]) -> tuple[Instance, ...]:
+    """The instances with the colors of their positions."""
+    return tuple(replace(layers, color=index) for index, layers in enumerate(instances))
 
 
-def matched(found: Sequence[Layers], true: Sequence[Layers]) -> tuple[tuple[Layers, ...], tuple[Layers, ...]]:
+def matched(found: Sequence[Instance], true: Sequence[Instance]) -> tuple[tuple[Instance, ...], tuple[Instance, ...]]:
     """Tell which detection found which true instance: the best first, each the one of its category that it fits best.
 
     Args:
@@ -130,7 +118,7 @@ def matched(found: Sequence[Layers], true: Sequence[Layers]) -> tuple[tuple[Laye
         true: all true instances of the image; crowds are found by nobody.
 
     Returns:
-        The detections, with colours, IoU and what they found; the true instances, in the colours of their finders.
+        The detections, with colors, IoU and what they found; the true instances, in the colors of their finders.
     """
     ious = mask_ious(found, true)
     finders: dict[int, int] = {}
@@ -141,17 +129,17 @@ def matched(found: Sequence[Layers], true: Sequence[Layers]) -> tuple[tuple[Laye
             finders[best], fits[index] = index, float(ious[index, best])
             ious[:, best] = 0
     rest = iter(range(len(found), len(found) + len(true)))
-    coloured = tuple(
-        replace(layers, colour=finders[index] if index in finders else next(rest)) for index, layers in enumerate(true)
+    colored = tuple(
+        replace(layers, color=finders[index] if index in finders else next(rest)) for index, layers in enumerate(true)
     )
-    truths = {finder: coloured[index] for index, finder in finders.items()}
+    truths = {finder: colored[index] for index, finder in finders.items()}
     detections = (
-        replace(layers, colour=index, truth=truths.get(index), iou=fits[index]) for index, layers in enumerate(found)
+        replace(layers, color=index, truth=truths.get(index), iou=fits[index]) for index, layers in enumerate(found)
     )
-    return tuple(detections), coloured
+    return tuple(detections), colored
 
 
-def mask_ious(found: Sequence[Layers], true: Sequence[Layers]) -> NDArray[np.float64]:
+def mask_ious(found: Sequence[Instance], true: Sequence[Instance]) -> NDArray[np.float64]:
     """(N, M): the mask IoU of each of N instances with each of M others of its category, else 0; that of a crowd is 0.
 
     Args:

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from bcnet_core import masks
+from bcnet_core.config.choices import LayerChoice
+from bcnet_core.maps import map_specs
 from bcnet_core.masks import RLE
 from bcnet_core.visualization import draw
-from bcnet_core.visualization.picture import Box, Layers, Maps, Picture, pixel_box
-from bcnet_core.visualization.scene import (
+from bcnet_core.visualization.drawing import (
     OCCLUDEE,
     OCCLUDER,
     Blank,
     Card,
+    Drawing,
     Heat,
     Mask,
-    Scene,
     Shape,
     Tile,
     patch_of_mask,
 )
-
-Layer = Literal["both", "occludee", "occluder"]
+from bcnet_core.visualization.picture import Box, Instance, Picture, pixel_box
 
 MAP_SIDE = 28
 """Side of the mask head's four maps (METHOD: 28 x 28)."""
@@ -37,6 +37,10 @@ SMALL_AREA = 32 * 32
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
+Maps = dict[str, NDArray[np.floating]]
+"""Maps of one instance by name, (S, S) in [0, 1] each."""
+
+
 class Roi(NamedTuple):
     """The card of one instance, and its position in the picture's list."""
 
@@ -44,7 +48,7 @@ class Roi(NamedTuple):
     card: Card
 
 
-def choose_rois(instances: Sequence[Layers], count: int) -> list[int]:
+def choose_rois(instances: Sequence[Instance], count: int) -> list[int]:
     """The positions of the most occluded instances; those too small to look at come last."""
 
     def rank(index: int) -> tuple[bool, float]:
@@ -55,7 +59,7 @@ def choose_rois(instances: Sequence[Layers], count: int) -> list[int]:
     return sorted(range(len(instances)), key=rank)[:count]
 
 
-def roi_card(picture: Picture, index: int, *, layer: Layer = "both") -> Card:
+def roi_card(picture: Picture, index: int, *, layer: LayerChoice = "both") -> Card:
     """The card of one instance, a row for each layer: its boundary and its mask, each beside the true one if known."""
     layers = picture.instances[index]
     x0, y0, x1, y1 = pixel_box(layers.box, *picture.image.shape[:2])
@@ -63,14 +67,14 @@ def roi_card(picture: Picture, index: int, *, layer: Layer = "both") -> Card:
     size = _tile_size(*crop.shape[:2])
     plain = draw.resize_image(crop, size)
     parts = [
-        Shape(patch, colour)
-        for rle, colour in ((layers.occluder, OCCLUDER), (layers.occludee, OCCLUDEE))
+        Shape(patch, color)
+        for rle, color in ((layers.occluder, OCCLUDER), (layers.occludee, OCCLUDEE))
         if (patch := patch_of_mask(draw.resize_mask(_window(rle, (x0, y0, x1, y1)), size))) is not None
     ]
     maps = layers.maps or maps_of_masks(layers.occludee, layers.occluder, layers.box)
     truth = layers.truth
     true = None if truth is None else maps_of_masks(truth.occludee, truth.occluder, layers.box)
-    left = {"occluder": Tile("box", Scene(plain)), "occludee": Tile("both layers", Scene(plain, tuple(parts)))}
+    left = {"occluder": Tile("box", Drawing(plain)), "occludee": Tile("both layers", Drawing(plain, tuple(parts)))}
     rows = [
         (left[name], *_map_tiles(name, maps, true, beside=layers.iou is not None))
         for name in ("occluder", "occludee")
@@ -80,13 +84,13 @@ def roi_card(picture: Picture, index: int, *, layer: Layer = "both") -> Card:
 
 
 def _map_tiles(layer: str, maps: Maps, true: Maps | None, *, beside: bool) -> list[Tile]:
-    """The boundary and the mask of a layer; a blank one for a map that there is not."""
+    """Make the tiles of the maps of a layer, boundary first; a missing map gives a blank one."""
     tiles = []
-    for part in ("boundary", "mask"):
-        title = f"{layer} {part}"
-        tiles.append(_map_tile(getattr(maps, f"{layer}_{part}"), title, f"no {title}"))
-        if beside:
-            tiles.append(_map_tile(None if true is None else getattr(true, f"{layer}_{part}"), "true", "no true one"))
+    for spec in reversed(map_specs()):
+        if spec.layer == layer:
+            tiles.append(_map_tile(maps.get(spec.name), spec.title, f"no {spec.title}"))
+            if beside:
+                tiles.append(_map_tile((true or {}).get(spec.name), "true", "no true one"))
     return tiles
 
 
@@ -95,7 +99,7 @@ def _map_tile(values: NDArray[np.floating] | None, title: str, without: str) -> 
 
 
 def maps_of_masks(occludee: RLE | None, occluder: RLE | None, box: Box, *, side: int = MAP_SIDE) -> Maps:
-    """The four maps that a perfect head would give: true masks cut to the box, and their boundaries.
+    """Make the maps that a perfect head would give: true masks cut to the box, and their boundaries.
 
     A boundary is dilation != erosion with a 3x3 cross; the border of the box is none (as in training).
 
@@ -105,16 +109,15 @@ def maps_of_masks(occludee: RLE | None, occluder: RLE | None, box: Box, *, side:
         box: xyxy in pixels.
         side: S of the maps.
     """
-    cells = []
-    for rle in (occluder, occludee):
+    cells = {}
+    for layer, rle in (("occludee", occludee), ("occluder", occluder)):
         window = np.zeros((1, 1), np.bool_) if rle is None else _window(rle, pixel_box(box, *rle["size"]))
         share = cv2.resize(window.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
-        cells.append((share >= 0.5).astype(np.uint8))
-    edges = [cv2.dilate(mask, _CROSS) != cv2.erode(mask, _CROSS) for mask in cells]
-    occluder_boundary, occludee_boundary, occluder_mask, occludee_mask = (
-        np.asarray(part, np.float32) for part in (*edges, *cells)
-    )
-    return Maps(occluder_boundary, occluder_mask, occludee_boundary, occludee_mask)
+        cells[layer] = (share >= 0.5).astype(np.uint8)
+    edges = {layer: cv2.dilate(mask, _CROSS) != cv2.erode(mask, _CROSS) for layer, mask in cells.items()}
+    return {
+        spec.name: np.asarray((cells if spec.kind == "mask" else edges)[spec.layer], np.float32) for spec in map_specs()
+    }
 
 
 def _window(rle: RLE | None, box: tuple[int, int, int, int]) -> Mask:

@@ -1,4 +1,4 @@
-"""The trials of `bench evidence`: which mask heads are compared, on what, and what a measured trial says."""
+"""The trials: which mask heads are compared, on which data, and the files of their results."""
 
 from __future__ import annotations
 
@@ -46,9 +46,6 @@ ARMS = {
 REFERENCE = next(iter(ARMS))
 CHEAPER = ("single_layer", "plain", "plain_deep")
 """Arms without a second layer, which cost less a step, so that equal time gives them more steps."""
-
-COLUMNS = ("images", "visible", "occludee", "occluder")
-"""What a result holds of every held-out instance, as `TrueBoxScores` names it."""
 
 COSTS_FILE = "costs.json"
 Costs = dict[str, dict[str, float]]

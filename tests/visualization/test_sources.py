@@ -17,6 +17,7 @@ from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.evaluation.coco import evaluate, ground_truth
 from bcnet_core.evaluation.image_scores import image_precisions, mean_ious
+from bcnet_core.maps import MAPS
 from bcnet_core.structures import Detections
 from bcnet_core.visualization import annotated, sources
 from bcnet_core.visualization.annotated import annotated_pictures
@@ -72,7 +73,9 @@ class FakeDetector:
         boxes = torch.tensor([[100.0, 100, 200, 200]]).repeat(self.count, 1)
         scores = torch.linspace(self.best, 0.05, self.count) if self.count else torch.zeros(0)
         labels = torch.ones(self.count, dtype=torch.int64)
-        return [Detections(boxes, scores, labels, (height, width), maps + 0.7, maps + 0.1, left, maps + 0.2)]
+        names = [spec.name for spec in MAPS]
+        found = dict(zip(names, (maps + 0.7, maps + 0.1, left, maps + 0.2), strict=True))
+        return [Detections(boxes, scores, labels, (height, width), found)]
 
 
 def test_ground_truth_derives_occluders(tmp_path: Path) -> None:
@@ -97,7 +100,7 @@ def test_ground_truth_reads_occluders_that_are_stored(tmp_path: Path) -> None:
     coco = make_set(tmp_path, more=[annotation(4, 5, 300, 300, 380, 380, **{OCCLUDER_KEY: square(300, 300, 340, 380)})])
     alone, pair, _ = annotated_pictures(coco, coco.images, tmp_path / "val2017")
     assert alone.instances[1].occlusion == pytest.approx(0.5, abs=0.01)
-    assert [layers.occluder for layers in pair.instances] == [None, None]  # the file says so; nothing is derived
+    assert all(layers.occluder is not None for layers in pair.instances)  # not stored, so derived
 
 
 def test_crowds_are_named_and_masks_may_be_missing(tmp_path: Path) -> None:
@@ -162,8 +165,8 @@ def test_detections_become_layers(tmp_path: Path) -> None:
     layers = picture.instances[0]
     assert layers.label == "ball 0.90"
     assert layers.maps is not None
-    assert layers.maps.occludee_mask[0, 0] == pytest.approx(0.7)
-    assert layers.maps.occluder_boundary[0, 0] == pytest.approx(0.2)
+    assert layers.maps["occludee_mask"][0, 0] == pytest.approx(0.7)
+    assert layers.maps["occluder_boundary"][0, 0] == pytest.approx(0.2)
     assert layers.occluder is not None
     assert masks.decode(layers.occluder)[150, 120]
     assert not masks.decode(layers.occluder)[150, 180]
@@ -298,7 +301,7 @@ def test_results_of_any_model_become_layers(tmp_path: Path) -> None:
     assert first.box == (100, 100, 300, 300) and masks.area(first.occludee) == 200 * 200
     assert first.occlusion == pytest.approx(0.5, abs=0.01) and second.occluder is None
     assert first.truth is not None and first.iou == 1 and second.iou == pytest.approx(1 / 3)
-    assert [layers.colour for layers in pair.truth or ()] == [0, 1] and pair.missed == ()
+    assert [layers.color for layers in pair.truth or ()] == [0, 1] and pair.missed == ()
     (tmp_path / "val2017" / "1.png").unlink()
     assert list(result_pictures(coco, results, coco.images, tmp_path / "val2017"))[1].instances == ()
 
