@@ -19,9 +19,7 @@ def folder(bcnet: Bcnet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_every_command_takes_an_odd_path_and_shows_it_as_it_is(
-    bcnet: Bcnet, folder: Path, tmp_path: Path
-) -> None:
+def test_every_command_takes_an_odd_path_and_shows_it_as_it_is(bcnet: Bcnet, folder: Path, tmp_path: Path) -> None:
     small = ("model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64", "data.workers=0")
     run, truth = tmp_path / ODD / "run", folder / "annotations/instances_val.json"
     for arguments, shown in (

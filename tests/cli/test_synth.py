@@ -91,9 +91,7 @@ def paste(source: Path, *arguments: str | Path) -> Any:
     return run(annotations, "--images", source / "train", *options, command="paste")
 
 
-def test_a_pasted_set_trains_evaluates_and_shows_without_a_flag(
-    source: Path, tmp_path: Path, bcnet: Bcnet
-) -> None:
+def test_a_pasted_set_trains_evaluates_and_shows_without_a_flag(source: Path, tmp_path: Path, bcnet: Bcnet) -> None:
     root, small = tmp_path / "my set", ["--scenes", "6", "--val-scenes", "3", "--objects", "2..4"]
     result = paste(source, "-o", root, *small)
     assert result.exit_code == 0, result.output

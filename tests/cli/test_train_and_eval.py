@@ -247,9 +247,7 @@ def test_the_validation_set_is_looked_at_before_training(bcnet: Bcnet, scenes: P
     assert damaged.returncode == 3 and "1 of the 6 images" in damaged.stderr
 
 
-def test_without_a_validation_set_training_is_planned_all_the_same(
-    bcnet: Bcnet, scenes: Path, tmp_path: Path
-) -> None:
+def test_without_a_validation_set_training_is_planned_all_the_same(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     shutil.copytree(scenes, root)
     shutil.rmtree(root / "val")

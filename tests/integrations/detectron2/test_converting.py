@@ -154,9 +154,7 @@ def test_import_sends_there(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path, bcnet: Bcnet) -> None:
     checkpoint(tmp_path / "ours.pt", MODELS["tiny"])
-    ended = bcnet(
-        "weights", "convert", "ours.pt", "--to", "detectron2", "-o", "x.pth", "--dry-run", cwd=tmp_path
-    )
+    ended = bcnet("weights", "convert", "ours.pt", "--to", "detectron2", "-o", "x.pth", "--dry-run", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "would write x.pth, x.yaml" in ended.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours.pt"]
