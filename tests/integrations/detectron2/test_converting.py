@@ -22,7 +22,7 @@ from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import Recipe
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2.converting import compare
-from bcnet_core.integrations.detectron2.detector import load_detectron2
+from bcnet_core.integrations.detectron2.predicting import load_detectron2
 from bcnet_core.integrations.detectron2.stored import read_stored
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
@@ -157,22 +157,20 @@ def test_import_sends_there(tmp_path: Path) -> None:
     assert "bcnet weights convert" in error.value.hints[0]
 
 
-def test_the_command(tmp_path: Path, bcnet_inside: Bcnet) -> None:
+def test_the_command(tmp_path: Path, bcnet: Bcnet) -> None:
     checkpoint(tmp_path / "ours.pt", MODELS["tiny"])
-    ended = bcnet_inside(
-        "weights", "convert", "ours.pt", "--to", "detectron2", "-o", "x.pth", "--dry-run", cwd=tmp_path
-    )
+    ended = bcnet("weights", "convert", "ours.pt", "--to", "detectron2", "-o", "x.pth", "--dry-run", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "would write x.pth, x.yaml" in ended.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours.pt"]
-    ended = bcnet_inside("weights", "convert", "ours.pt", "--to", "detectron2", "-o", "x.pth", cwd=tmp_path)
+    ended = bcnet("weights", "convert", "ours.pt", "--to", "detectron2", "-o", "x.pth", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "compared on 20 instances, all alike" in ended.stderr
     assert "next  bcnet eval x.pth --backend detectron2" in ended.stderr
-    ended = bcnet_inside("weights", "convert", "x.pth", "--to", "torchvision", "-o", "ours.pt", cwd=tmp_path)
+    ended = bcnet("weights", "convert", "x.pth", "--to", "torchvision", "-o", "ours.pt", cwd=tmp_path)
     assert ended.returncode == 2
     assert "exists" in ended.stderr
-    ended = bcnet_inside("weights", "convert", "x.pth", "--to", "torchvision", "-o", "y.pt", cwd=tmp_path)
+    ended = bcnet("weights", "convert", "x.pth", "--to", "torchvision", "-o", "y.pt", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert load_detector(tmp_path / "y.pt", device="cpu").class_names == ["box", "ball", "cone"]
 
