@@ -31,7 +31,8 @@ USED = (
     "bcnet_core.engine.loop",
     "bcnet_core.evaluation.predict", "bcnet_core.evaluation.report", "bcnet_core.evaluation.validation",
     "bcnet_core.weights.importing", "bcnet_core.weights.export", "bcnet_core.annotations.split",
-    "bcnet_core.synth.sets", "bcnet_core.visualization.gallery", "bcnet_core.visualization.video", "matplotlib.figure", "faster_coco_eval",
+    "bcnet_core.synth.sets", "bcnet_core.visualization.gallery", "bcnet_core.visualization.video", "matplotlib.figure",
+    "faster_coco_eval",
 )  # fmt: skip
 
 
