@@ -84,7 +84,7 @@ def test_training_and_pictures_see_these_regions(half: CocoFile) -> None:
 def test_evaluation_scores_the_instances_with_a_region(half: CocoFile, untrained: Path) -> None:
     detector = load_detector(untrained, device="cpu")
     scores = score_true_boxes(detector, half, half.path.parent, reporter=SilentReporter())
-    assert (~np.isnan(scores.occluder)).tolist() == HAS_OCCLUDER
+    assert (~np.isnan(scores.scores["occluder"])).tolist() == HAS_OCCLUDER
 
 
 @pytest.mark.skipif(find_spec("detectron2") is None, reason="detectron2 is not installed")
