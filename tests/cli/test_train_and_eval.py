@@ -61,10 +61,10 @@ def test_an_error_in_a_worker_is_one_message(bcnet_process: Bcnet, scenes: Path,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_resnet_without_weights_is_warned_of(bcnet_process: Bcnet, scenes: Path, tmp_path: Path) -> None:
+def test_a_resnet_without_weights_is_warned_of(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
     common = ("train", "shapes", "--data-root", scenes, "--run-dir", tmp_path / "run", "--dry-run")
     assert "begins with fresh weights" not in bcnet(*common).stderr
-    fresh = bcnet_process(*common, "model.backbone=r18")
+    fresh = bcnet(*common, "model.backbone=r18")
     assert fresh.returncode == 0 and "warning: the backbone r18 begins with fresh weights" in fresh.stderr
     weights = tmp_path / "init.pt"
     assert "fresh weights" not in bcnet(*common, "model.backbone=r18", "--init-from", weights).stderr
