@@ -10,7 +10,7 @@ COCO ?= ../shared/data/coco-mini
 PASTED := $(wildcard $(COCO)/annotations/instances_train2017.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo evidence gallery docs test test-slow test-oldest test-newest coverage mutants lint clean
+.PHONY: help demo speed evidence gallery docs test test-slow test-oldest test-newest coverage mutants lint clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -18,7 +18,15 @@ help: ## list these targets
 demo: $(INSTALLED) ## make a data set, train on it, evaluate and draw, on the CPU: out/demo
 	@$(BIN)/bcnet demo -o out/demo --overwrite
 
-evidence: $(INSTALLED) ## does the bilayer head help? Trials of hours on a CPU, which go on where they were: out/evidence
+speed: out/speed/annotate.txt out/speed/eval.txt out/speed/viz.txt out/speed/model.txt ## time annotation, evaluation, drawing and both heads, each once: out/speed
+	@cat $^
+
+out/speed/%.txt: | $(INSTALLED)
+	@mkdir -p $(@D)
+	@$(BIN)/python -m benchmarks $* > $@.part
+	@mv $@.part $@
+
+evidence: $(INSTALLED) ## does the bilayer head help? Trials of hours on a CPU, resumed where they stopped: out/evidence
 	@$(BIN)/python -m benchmarks evidence -o out/evidence $(if $(PASTED),--coco '$(PASTED)' --images '$(COCO)/train2017')
 
 gallery: $(INSTALLED) ## the pictures of docs/gallery.md, of the run that `make demo` trained; needs Chromium

@@ -1,5 +1,38 @@
-"""`python -m benchmarks`: run the benchmarks from a clone."""
+"""`python -m benchmarks`: run the benchmarks from a clone of the repository."""
 
-from benchmarks.speed.cli import app
+from __future__ import annotations
 
-app(prog_name="python -m benchmarks")
+import sys
+
+import typer
+
+from bcnet_cli import console
+from bcnet_core.errors import BCNetError
+from benchmarks.evidence.cli import evidence
+from benchmarks.speed.cli import annotate, drawing, evaluation, model
+
+app = typer.Typer(
+    help="Measure how fast bcnet is on this machine, and what the bilayer head is worth.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command()(model)
+app.command()(annotate)
+app.command("eval")(evaluation)
+app.command("viz")(drawing)
+app.command()(evidence)
+
+
+def main() -> None:
+    """Run one benchmark and exit with the codes of `bcnet`."""
+    try:
+        app(prog_name="python -m benchmarks")
+    except BCNetError as error:
+        console.show_error(error)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,7 @@ ROOMS = (
     "integrations",
 )  # fmt: skip
 """In the order in which data flows: a room imports itself and the rooms before it."""
+PACKAGES = {"bcnet_core", "bcnet_cli", "benchmarks"}
 COMPOSITION = {PurePosixPath("bcnet_core/__init__.py"), PurePosixPath("bcnet_core/backends.py")}
 FRONT_DOOR = {"bcnet_core.__version__", "bcnet_core.BCNetError", "bcnet_core.ExitCode"}
 """What a room may import from `bcnet_core` itself; `load_detector` would reach every room at once."""
@@ -85,6 +86,7 @@ def broken_by_import(path: PurePosixPath, found: Import) -> str | None:
     may_see = order[: order.index(here) + 1] if here in ROOMS else ()
     rules = {
         "the core knows no command line": in_core and package in {"typer", "rich"},
+        "the packages know no benchmarks": package == "benchmarks" and path.parts[0] != "benchmarks",
         "detectron2 is imported by integrations only": package == "detectron2" and here != "integrations",
         "integrations are imported by backends only": there == "integrations"
         and here not in {"integrations", "backends"},
@@ -149,7 +151,7 @@ def project_files() -> list[PurePosixPath]:
 
 
 def sources() -> list[PurePosixPath]:
-    return [path for path in project_files() if path.suffix == ".py" and path.parts[0].startswith("bcnet_")]
+    return [path for path in project_files() if path.suffix == ".py" and path.parts[0] in PACKAGES]
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
@@ -265,6 +267,7 @@ BROKEN = {
     "torchvision": ("bcnet_core/synth/a.py", "from torchvision import ops", "knows no torch"),
     "integrations": ("bcnet_cli/a.py", "import bcnet_core.integrations.detectron2", "by backends only"),
     "detectron2": ("bcnet_core/model/a.py", "from detectron2.layers import nms", "by integrations only"),
+    "benchmarks": ("bcnet_cli/a.py", "from benchmarks.speed import model", "know no benchmarks"),
     "a new room": ("bcnet_core/attic/a.py", "", "no known room"),
     "a new top-level module": ("bcnet_core/stuff.py", "", "no known room"),
     "long module": ("bcnet_cli/a.py", "\n" * (MAX_MODULE_LINES + 1), "longer than"),
@@ -293,6 +296,7 @@ KEPT = {
     "composition": ("bcnet_core/backends.py", "import bcnet_core.integrations.detectron2.head"),
     "names of the package": ("bcnet_core/engine/a.py", "from bcnet_core import __version__"),
     "command line": ("bcnet_cli/a.py", "import rich, typer, torch, bcnet_core.engine\nprint(1)"),
+    "benchmarks": ("benchmarks/speed/a.py", "import bcnet_cli.console, bcnet_core.engine, benchmarks.speed.model"),
     "longest": ("bcnet_cli/a.py", "def f():\n" + "    1\n" * (MAX_FUNCTION_LINES - 1)),
 }
 

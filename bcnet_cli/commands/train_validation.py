@@ -36,8 +36,8 @@ def compare_validation(recipe: Recipe, training: CocoFile) -> CocoFile | None:
     Returns:
         The validation set, without a promise that it has annotations; None where there is none.
     """
+    from bcnet_core.annotations.coco import category_difference
     from bcnet_core.data.loaders import read_annotations
-    from bcnet_core.data.scan import category_difference
 
     path, _ = recipe.data.locate(recipe.data.val)
     if not path.exists():
@@ -47,10 +47,14 @@ def compare_validation(recipe: Recipe, training: CocoFile) -> CocoFile | None:
         )
         return None
     held_out = read_annotations(recipe.data, recipe.data.val, need_annotations=False)
-    difference = category_difference(training, held_out)
+    difference = category_difference(training.categories, held_out.categories)
     if difference is not None:
+        sides = ", ".join(
+            f"only in `{coco.path}`: " + (f"`{only[0][1]}` (id {only[0][0]})" if only else "nothing")
+            for coco, only in zip((training, held_out), difference, strict=True)
+        )
         ConsoleReporter().warning(
-            f"training and validation set have other categories ({difference}); training goes on, `bcnet eval` will "
+            f"training and validation set have other categories ({sides}); training goes on, `bcnet eval` will "
             "refuse that validation set: data.val.annotations=FILE"
         )
     return held_out

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bcnet_core.structures import Predictor
     from bcnet_core.visualization.gallery import Summary
     from bcnet_core.visualization.picture import Picture
-    from bcnet_core.visualization.rois import Layer
+    from bcnet_core.visualization.rois import LayerChoice
     from bcnet_core.visualization.sources import Place
     from bcnet_core.visualization.worst import Judgement
 
@@ -237,7 +237,7 @@ def _draw_video(
     video: Path,
     output: Path,
     choice: Choice,
-    layer: Layer,
+    layer: LayerChoice,
     runner: Runner,
     *,
     overwrite: bool,
@@ -282,4 +282,4 @@ def _show(summary: Summary, reporter: ConsoleReporter) -> None:
     console.out.print(table)
     if summary.faults:
         more = f" (and {len(summary.faults) - 1:,} more)" if len(summary.faults) > 1 else ""
-        reporter.warning(f"{summary.faults[0]}{more}; a grey panel stands for each")
+        reporter.warning(f"{summary.faults[0]}{more}; a gray panel stands for each")

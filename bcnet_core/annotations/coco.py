@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bcnet_core import masks
 from bcnet_core.errors import BCNetError, data_error
@@ -107,6 +107,34 @@ def checksum(path: Path) -> str:
 def category_names(categories: Iterable[Record]) -> list[str]:
     """The names of categories in their order, which is the order of a detector's labels."""
     return [str(category["name"]) for category in categories]
+
+
+class CategoryDifference(NamedTuple):
+    """Categories that only one of two sides has, as sorted (key, name) pairs; the key is an id or a label."""
+
+    only_first: list[tuple[int, str]]
+    only_second: list[tuple[int, str]]
+
+
+def category_difference(
+    first: Sequence[Record], second: Sequence[Record], *, by_label: bool = False
+) -> CategoryDifference | None:
+    """Compare two lists of categories.
+
+    Args:
+        first: entries of `categories`.
+        second: entries of `categories`.
+        by_label: compare names in their order, which is the order of a detector's labels, and ignore ids; by default
+            ids and names are compared, in any order.
+
+    Returns:
+        The difference, None if the lists agree.
+    """
+    one, other = (
+        {(label if by_label else category["id"], str(category["name"])) for label, category in enumerate(side)}
+        for side in (first, second)
+    )
+    return None if one == other else CategoryDifference(sorted(one - other), sorted(other - one))
 
 
 def has_occluders(coco: CocoFile) -> bool:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcnet_core import masks
-from bcnet_core.annotations.coco import Record
+from bcnet_core.annotations.coco import OCCLUDER_KEY, Record, segmentation_rle
+from bcnet_core.config.schema import OccluderSource
 from bcnet_core.errors import usage_error
 from bcnet_core.masks import RLE
 
@@ -45,6 +46,36 @@ class OccluderRule:
             raise usage_error(f"the smallest area is 0 pixels or more, not {self.min_area}")
         if not 0 <= self.pixel <= 1:
             raise usage_error(f"boxes are counted larger by 0 to 1 pixel, not by {self.pixel}")
+
+
+def occluder_regions(
+    annotations: Sequence[Record], rles: Sequence[RLE | None], image: Record, *, source: OccluderSource = "auto"
+) -> list[RLE | None]:
+    """Return the occluder region of each of the N annotations of one image.
+
+    Training, evaluation and visualization all take their regions from here, so they agree on every file.
+
+    Args:
+        annotations: all annotations of the image.
+        rles: the mask of each, None where there is none.
+        image: the image's entry in `images`.
+        source: "derive" ignores stored regions; "file" derives nothing, so an annotation without a stored region gets
+            None; "auto" decides per annotation.
+
+    Returns:
+        N regions; None where nothing overlaps the instance.
+
+    Raises:
+        BCNetError: if a stored region is not a segmentation.
+    """
+    stored = [source != "derive" and OCCLUDER_KEY in annotation for annotation in annotations]
+    regions: list[RLE | None] = [None] * len(annotations)
+    if source != "file" and not all(stored):
+        regions = derive_from_records(annotations, rles, image["height"], image["width"])
+    for index, annotation in enumerate(annotations):
+        if stored[index]:
+            regions[index] = segmentation_rle(annotation, image, key=OCCLUDER_KEY)
+    return regions
 
 
 def derive_occluders(

@@ -16,6 +16,8 @@ Pixels = Annotated[int, Field(gt=0, le=16_384)]
 Convs = Annotated[int, Field(gt=0, le=64)]
 Channels = Annotated[int, Field(gt=0, le=8192)]
 Share = Annotated[float, Field(ge=0, le=1)]
+OccluderSource = Literal["auto", "derive", "file"]
+"""Where occluder regions come from: the masks, the file, or the file where it stores one and else the masks."""
 NonNegative = Annotated[float, Field(ge=0)]
 
 
@@ -42,7 +44,7 @@ class DataConfig(BaseModel, frozen=True, extra="forbid"):
         DatasetConfig(annotations=Path("annotations/image_info_test-dev2017.json"), images=Path("test2017")),
         description="the image list of eval --test-dev",
     )
-    occluders: Literal["auto", "derive", "file"] = Field(
+    occluders: OccluderSource = Field(
         "auto",
         description="occluder regions: derived from the masks, read from the file, or read where it has them (auto)",
     )

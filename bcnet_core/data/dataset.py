@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occluders, segmentation_rle
-from bcnet_core.annotations.occluder import derive_from_records
+from bcnet_core.annotations.occluder import occluder_regions
+from bcnet_core.config.schema import OccluderSource
 from bcnet_core.data.transforms import Placement, View, jittered_view, place, whole_view
 from bcnet_core.errors import data_error
 from bcnet_core.files.images import missing_images, read_listed
@@ -96,7 +97,7 @@ class TrainingSet(Dataset[Sample]):
         coco: CocoFile,
         image_dir: Path,
         *,
-        occluders: Literal["auto", "derive", "file"] = "auto",
+        occluders: OccluderSource = "auto",
         min_size: int,
         max_size: int,
         flip: float = 0.0,
@@ -104,6 +105,7 @@ class TrainingSet(Dataset[Sample]):
         scale_jitter: tuple[float, float] | None = None,
     ) -> None:
         self.reads_occluders = occluders == "file" or (occluders == "auto" and has_occluders(coco))
+        self._occluders: OccluderSource = occluders
         self._image_dir, self._max_size, self._flip = image_dir, max_size, flip
         self._sizes, self._jitter = tuple(train_sizes) or (min_size,), scale_jitter
         self._labels = {category["id"]: label for label, category in enumerate(coco.categories)}
@@ -198,7 +200,7 @@ class TrainingSet(Dataset[Sample]):
     ) -> tuple[list[Record], list[masks.RLE | None], list[masks.RLE | None]]:
         """The instances to learn from, with their masks and occluder regions."""
         rles = [segmentation_rle(annotation, image) for annotation in annotations]
-        regions = occluder_regions(annotations, rles, image, read=self.reads_occluders)
+        regions = occluder_regions(annotations, rles, image, source=self._occluders)
         kept = [
             index
             for index, (annotation, rle) in enumerate(zip(annotations, rles, strict=True))
@@ -224,30 +226,6 @@ class TrainingSet(Dataset[Sample]):
             crop_rles(regions),
             torch.tensor(placement, dtype=torch.float32),
         )
-
-
-def occluder_regions(
-    annotations: Sequence[Record], rles: Sequence[masks.RLE | None], image: Record, *, read: bool
-) -> list[masks.RLE | None]:
-    """The occluder region of each of the N annotations of an image, None where nothing overlaps it.
-
-    Args:
-        annotations: of the image, all of them.
-        rles: their masks.
-        image: the entry of `images`.
-        read: whether to take the region that an annotation carries; where it has none, it is derived from the masks.
-
-    Raises:
-        BCNetError: if a region that is read is no segmentation.
-    """
-    reads = [read and OCCLUDER_KEY in annotation for annotation in annotations]
-    regions: list[masks.RLE | None] = [None] * len(annotations)
-    if not all(reads):
-        regions = derive_from_records(annotations, rles, image["height"], image["width"])
-    for index, annotation in enumerate(annotations):
-        if reads[index]:
-            regions[index] = segmentation_rle(annotation, image, key=OCCLUDER_KEY)
-    return regions
 
 
 def _within(rles: list[masks.RLE | None], seen: masks.RLE) -> list[masks.RLE | None]:

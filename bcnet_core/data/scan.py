@@ -1,8 +1,7 @@
-"""Before training: opening every image once, so that none ends a run at step 40,000; comparing categories."""
+"""Read every image of a data set before training, so that none ends a run at step 40,000."""
 
 from __future__ import annotations
 
-from collections.abc import Set
 from functools import partial
 from pathlib import Path
 
@@ -48,19 +47,6 @@ def scan_images(coco: CocoFile, image_dir: Path, *, workers: int, reporter: Repo
             *([f"and {len(faults) - SHOWN:,} more"] if len(faults) > SHOWN else []),
             "replace these files, or drop them from the json",
         )
-
-
-def category_difference(first: CocoFile, second: CocoFile) -> str | None:
-    """How the categories of two files differ: by id and name, the first one of either side; None where they do not."""
-    one, other = ({category["id"]: str(category["name"]) for category in coco.categories} for coco in (first, second))
-    if one == other:
-        return None
-    sides = ((first, one.items() - other.items()), (second, other.items() - one.items()))
-    return ", ".join(f"only in `{coco.path}`: {_first(categories)}" for coco, categories in sides)
-
-
-def _first(categories: Set[tuple[int, str]]) -> str:
-    return "`{1}` (id {0})".format(*min(categories)) if categories else "nothing"
 
 
 def _faults(image_dir: Path, images: list[Record]) -> list[str]:

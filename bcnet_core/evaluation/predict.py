@@ -19,7 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from bcnet_core import distributed as dist
 from bcnet_core import masks
-from bcnet_core.annotations.coco import CocoFile, Record, checksum
+from bcnet_core.annotations.coco import CocoFile, Record, category_difference, checksum
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes
 from bcnet_core.engine.interrupts import stop_requests
 from bcnet_core.errors import BCNetError, ExitCode, data_error
@@ -218,25 +218,23 @@ def refuse_missing(images: Sequence[Record], image_dir: Path | None) -> None:
 
 
 def check_categories(categories: Sequence[Record], coco: CocoFile, *ways_out: str) -> None:
-    """Refuse data whose categories are not those that a detector is trained on.
+    """Check that data has the categories that a detector was trained on.
 
     Args:
-        categories: that it is trained on.
+        categories: the detector's, in label order.
         coco: the data.
-        ways_out: what to do about it where this is asked, a line each.
+        ways_out: hints for the error, a line each.
 
     Raises:
         BCNetError: naming what differs on both sides.
     """
-    trained = {category["id"]: str(category["name"]) for category in categories}
-    given = {category["id"]: str(category["name"]) for category in coco.categories}
-    if trained != given:
-        only_trained = sorted(trained.items() - given.items())[:5]
-        only_given = sorted(given.items() - trained.items())[:5]
+    difference = category_difference(categories, coco.categories)
+    if difference is not None:
         raise data_error(
-            f"the detector knows {len(trained)} categories, `{coco.path}` has {len(given)}, and they differ",
-            f"only in the detector: {only_trained or 'none'}",
-            f"only in the file:     {only_given or 'none'}",
+            f"the detector knows {len(categories)} categories, `{coco.path}` has {len(coco.categories)}, and they "
+            "differ",
+            f"only in the detector: {difference.only_first[:5] or 'none'}",
+            f"only in the file:     {difference.only_second[:5] or 'none'}",
             *ways_out,
         )
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from bcnet_core import masks
-from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occluders, segmentation_rle
-from bcnet_core.annotations.occluder import derive_from_records
+from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
+from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.errors import data_error
 from bcnet_core.files.images import read_listed
 from bcnet_core.masks import RLE
@@ -65,21 +65,22 @@ def score_true_boxes(detector: Detector, coco: CocoFile, image_dir: Path, *, rep
 
     Args:
         detector: in evaluation mode.
-        coco: annotations; where no annotation of the file stores its occluder region, it is derived from the masks.
+        coco: annotations; an occluder region that is not stored is derived from the masks.
         image_dir: the folder of the images.
         reporter: told of the progress.
 
     Raises:
         BCNetError: if an image cannot be read, or no instance can be scored.
     """
-    grouped, stored = coco.annotations_by_image(), has_occluders(coco)
+    grouped = coco.annotations_by_image()
     rows: list[tuple[float, ...]] = []
     with reporter.progress("true boxes", len(coco.images)) as progress:
         for position, image in enumerate(coco.images):
             annotations = grouped[image["id"]]
             scored = [index for index, one in enumerate(annotations) if _is_scored(one)]
             if scored:
-                truth = _truth(annotations, image, stored=stored)
+                rles = [segmentation_rle(one, image) for one in annotations]
+                truth = list(zip(rles, occluder_regions(annotations, rles, image), strict=True))
                 instances = [annotations[index] for index in scored]
                 chosen = [truth[index] for index in scored]
                 scores = _score_image(detector, image, instances, chosen, image_dir)
@@ -95,17 +96,6 @@ def score_true_boxes(detector: Detector, coco: CocoFile, image_dir: Path, *, rep
 def _is_scored(annotation: Record) -> bool:
     extent = annotation["bbox"][2] > 0 and annotation["bbox"][3] > 0
     return extent and not annotation.get("iscrowd", 0) and bool(annotation.get("segmentation"))
-
-
-def _truth(annotations: Sequence[Record], image: Record, *, stored: bool) -> list[tuple[RLE | None, RLE | None]]:
-    """The mask and the occluder region of each annotation of an image."""
-    rles = [segmentation_rle(one, image) for one in annotations]
-    regions = (
-        [segmentation_rle(one, image, key=OCCLUDER_KEY) for one in annotations]
-        if stored
-        else derive_from_records(annotations, rles, image["height"], image["width"])
-    )
-    return list(zip(rles, regions, strict=True))
 
 
 def _score_image(

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occluders, segmentation_rle
-from bcnet_core.annotations.occluder import derive_from_records
+from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
+from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.errors import BCNetError
 from bcnet_core.files.images import read_listed
 from bcnet_core.masks import RLE
-from bcnet_core.visualization.picture import Layers, Picture, numbered
-from bcnet_core.visualization.scene import BLANK, Image
+from bcnet_core.visualization.drawing import BLANK, Image
+from bcnet_core.visualization.picture import Instance, Picture, numbered
 
 
 class Truth:
@@ -21,17 +21,18 @@ class Truth:
 
     def __init__(self, coco: CocoFile) -> None:
         self._names = {category["id"]: str(category["name"]) for category in coco.categories}
-        self._grouped, self._stored = coco.annotations_by_image(), has_occluders(coco)
+        self._grouped = coco.annotations_by_image()
         self.is_known = bool(coco.annotations)
 
-    def of(self, record: Record) -> tuple[Layers, ...]:
-        """The instances of an image, in the order of the file, which decides their colours."""
+    def of(self, record: Record) -> tuple[Instance, ...]:
+        """The instances of an image, in the order of the file, which decides their colors."""
         annotations = self._grouped[record["id"]]
-        regions = occluder_regions(record, annotations, stored=self._stored)
+        rles = [segmentation_rle(annotation, record) for annotation in annotations]
+        regions = occluder_regions(annotations, rles, record)
         return numbered(
             [
-                _layers(annotation, record, region, self._names[annotation["category_id"]])
-                for annotation, region in zip(annotations, regions, strict=True)
+                _layers(annotation, rle, region, self._names[annotation["category_id"]])
+                for annotation, rle, region in zip(annotations, rles, regions, strict=True)
             ]
         )
 
@@ -61,26 +62,12 @@ def read_picture(images: Path, record: Record) -> tuple[Image, str | None]:
         return np.broadcast_to(np.array(BLANK, np.uint8), (*size, 3)), error.message
 
 
-def occluder_regions(record: Record, annotations: Sequence[Record], *, stored: bool) -> list[RLE | None]:
-    """The occluder region of each annotation of an image.
-
-    Args:
-        record: of the image.
-        annotations: all of the image.
-        stored: whether the file has occluders, see `has_occluders`; else they are derived from the masks.
-    """
-    if stored:
-        return [segmentation_rle(annotation, record, key=OCCLUDER_KEY) for annotation in annotations]
-    rles = [segmentation_rle(annotation, record) for annotation in annotations]
-    return derive_from_records(annotations, rles, record["height"], record["width"])
-
-
-def _layers(annotation: Record, record: Record, region: RLE | None, name: str) -> Layers:
+def _layers(annotation: Record, rle: RLE | None, region: RLE | None, name: str) -> Instance:
     x, y, width, height = annotation["bbox"]
-    return Layers(
+    return Instance(
         category=name,
         box=(x, y, x + width, y + height),
-        occludee=segmentation_rle(annotation, record),
+        occludee=rle,
         occluder=region,
         crowd=bool(annotation.get("iscrowd", 0)),
     )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from bcnet_core.visualization.drawing import Card, Drawing, Tile
 from bcnet_core.visualization.labels import LINE, clean, glyphs
-from bcnet_core.visualization.scene import Card, Drawing, Tile
 
 GAP = 8
 """Pixels between the columns and rows of a card, and around them."""
 CAPTION_GAP = 2
 """Pixels between a caption and its tile."""
 BAR, BAR_TEXT = 10, 16
-"""Pixels that the colour scale and its values are wide."""
+"""Pixels that the color scale and its values are wide."""
 
 
 class Cell(NamedTuple):
@@ -25,7 +25,7 @@ class Cell(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A card's size, its cells, and the left and the upper ends of its colour scales, in pixels."""
+    """A card's size, its cells, and the left and the upper ends of its color scales, in pixels."""
 
     width: int
     height: int
@@ -51,7 +51,7 @@ def lay_out(card: Card) -> Plan:
     return Plan(x + BAR + BAR_TEXT, GAP + len(card.rows) * step, tuple(cells), x, tuple(bars))
 
 
-def drawn_size(drawing: Drawing) -> tuple[int, int]:
+def drawn_size(drawing: Drawing | Card) -> tuple[int, int]:
     """(width, height) in pixels of a drawing, in whatever format."""
     if isinstance(drawing, Card):
         plan = lay_out(drawing)

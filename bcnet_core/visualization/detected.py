@@ -10,8 +10,8 @@ from bcnet_core.evaluation.image_scores import result_rle
 from bcnet_core.masks.paste import paste_rles
 from bcnet_core.structures import Predictor
 from bcnet_core.visualization.annotated import Truth, read_picture
-from bcnet_core.visualization.picture import Layers, Maps, Picture, matched, numbered
-from bcnet_core.visualization.scene import Image
+from bcnet_core.visualization.drawing import Image
+from bcnet_core.visualization.picture import Instance, Maps, Picture, matched, numbered
 
 AT_LEAST = 5
 """Detections that are shown of an image even if they score less than asked for."""
@@ -67,7 +67,7 @@ def result_pictures(
         yield _picture(record, pixels, layers, truth, note=_note(sure, shown, score))
 
 
-def detect(detector: Predictor, image: Image, *, score: float) -> tuple[tuple[Layers, ...], int]:
+def detect(detector: Predictor, image: Image, *, score: float) -> tuple[tuple[Instance, ...], int]:
     """What a detector finds in an image: the instances to show, the best first, and how many reach the score.
 
     Args:
@@ -86,7 +86,7 @@ def detect(detector: Predictor, image: Image, *, score: float) -> tuple[tuple[La
         x0, y0, x1, y1 = boxes[index].tolist()
         parts = (found.occluder_boundary, found.occluder_mask, found.occludee_boundary, found.occludee_mask)
         layers.append(
-            Layers(
+            Instance(
                 category=str(detector.categories[int(found.labels[index])]["name"]),
                 box=(x0, y0, x1, y1),
                 occludee=occludees[index],
@@ -98,7 +98,7 @@ def detect(detector: Predictor, image: Image, *, score: float) -> tuple[tuple[La
     return numbered(layers), sure
 
 
-def _picture(record: Record, pixels: Image, layers: Sequence[Layers], truth: Truth, *, note: str) -> Picture:
+def _picture(record: Record, pixels: Image, layers: Sequence[Instance], truth: Truth, *, note: str) -> Picture:
     """Detections, each beside what it found where the truth is known."""
     name = record["file_name"]
     if not truth.is_known:
@@ -107,9 +107,9 @@ def _picture(record: Record, pixels: Image, layers: Sequence[Layers], truth: Tru
     return Picture(name, pixels, found, true, note=note)
 
 
-def _of_result(result: Record, name: str) -> Layers:
+def _of_result(result: Record, name: str) -> Instance:
     x, y, width, height = result["bbox"]
-    return Layers(
+    return Instance(
         category=name,
         box=(x, y, x + width, y + height),
         occludee=result_rle(result),

@@ -9,50 +9,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcnet_core.visualization import cards, labels
-from bcnet_core.visualization.labels import LINE, Placed
-from bcnet_core.visualization.scene import (
+from bcnet_core.visualization.drawing import (
     BLANK,
     INK,
     PAPER,
     Blank,
     Card,
-    Colour,
+    Color,
     Drawing,
     Heat,
     Image,
     Mask,
     Patch,
-    Scene,
     Shape,
     boundary_band,
-    text_colour,
+    text_color,
 )
+from bcnet_core.visualization.labels import LINE, Placed
 
 _RAMP = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_VIRIDIS)
 _HEAT: Image = np.asarray(_RAMP[0, :, ::-1], np.uint8)
 
 
-def paint(drawing: Drawing) -> Image:
-    """The (H, W, 3) uint8 RGB picture of a scene, as large as its ground, or of a card."""
-    return _paint_card(drawing) if isinstance(drawing, Card) else paint_scene(drawing)
+def paint(drawing: Drawing | Card) -> Image:
+    """The (H, W, 3) uint8 RGB picture of a drawing, as large as its ground, or of a card."""
+    return _paint_card(drawing) if isinstance(drawing, Card) else paint_drawing(drawing)
 
 
-def paint_scene(scene: Scene) -> Image:
-    """The picture of a scene: the tint and the outline of every shape, then the labels."""
-    if not (scene.shapes or scene.labels):
-        return scene.ground
-    canvas: Image = scene.ground.copy()
-    for shape in scene.shapes:
+def paint_drawing(drawing: Drawing) -> Image:
+    """The picture of a drawing: the tint and the outline of every shape, then the labels."""
+    if not (drawing.shapes or drawing.labels):
+        return drawing.ground
+    canvas: Image = drawing.ground.copy()
+    for shape in drawing.shapes:
         _paint_shape(canvas, shape)
-    for placed in labels.place_labels(scene.labels, canvas.shape[:2]):
+    for placed in labels.place_labels(drawing.labels, canvas.shape[:2]):
         _paint_label(canvas, placed)
     return canvas
 
 
 def dim(image: Image, *, strength: float = 0.72) -> Image:
-    """The image in pale grey, as a ground on which coloured layers stand out."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    pale = cv2.LUT(grey, _towards(np.arange(256.0), 255, strength))
+    """The image in pale gray, as a ground on which colored layers stand out."""
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    pale = cv2.LUT(gray, _towards(np.arange(256.0), 255, strength))
     return np.asarray(cv2.cvtColor(pale, cv2.COLOR_GRAY2RGB), np.uint8)
 
 
@@ -92,24 +91,24 @@ def heatmap(values: NDArray[np.floating], size: tuple[int, int] | None = None) -
 
 
 def scale_bar(height: int) -> Image:
-    """The colours of `heatmap` from 1 (top) to 0 (bottom), (height, `cards.BAR`, 3)."""
+    """The colors of `heatmap` from 1 (top) to 0 (bottom), (height, `cards.BAR`, 3)."""
     bar: Image = np.repeat(_HEAT[np.linspace(255, 0, height).round().astype(int)][:, None], cards.BAR, axis=1)
     return bar
 
 
-def write(canvas: Image, text: str, x: int, y: int, colour: Colour = INK) -> None:
+def write(canvas: Image, text: str, x: int, y: int, color: Color = INK) -> None:
     """Write one line with its upper left corner at (x, y), in place; what does not fit is cut off."""
     glyphs = labels.glyphs(labels.clean(text))
     area = canvas[max(y, 0) : y + glyphs.shape[0], max(x, 0) : x + glyphs.shape[1]]
     ink = glyphs[: area.shape[0], : area.shape[1], None]
-    area[:] = np.rint(area * (1 - ink) + np.array(colour, np.float32) * ink)
+    area[:] = np.rint(area * (1 - ink) + np.array(color, np.float32) * ink)
 
 
 def _paint_shape(canvas: Image, shape: Shape) -> None:
     """Tint a mask and line it, in place."""
     patch, part = shape.patch, canvas[shape.patch.window]
     plain = np.empty_like(part, order="C")
-    cv2.rectangle(plain, (0, 0), plain.shape[1::-1], shape.colour, cv2.FILLED)  # much faster than numpy's full
+    cv2.rectangle(plain, (0, 0), plain.shape[1::-1], shape.color, cv2.FILLED)  # much faster than numpy's full
     tinted = plain if shape.alpha == 1 else cv2.addWeighted(part, 1 - shape.alpha, plain, shape.alpha, 0)
     cv2.copyTo(tinted, patch.bits, part)
     if shape.outline and shape.alpha < 1:
@@ -117,14 +116,14 @@ def _paint_shape(canvas: Image, shape: Shape) -> None:
 
 
 def _paint_label(canvas: Image, placed: Placed) -> None:
-    colour, (pad_x, pad_y) = placed.label.colour, labels.PADDING
+    color, (pad_x, pad_y) = placed.label.color, labels.PADDING
     part = canvas[placed.y : placed.y + placed.height, placed.x : placed.x + placed.width]
-    part[:] = colour
-    part[pad_y:-pad_y, pad_x:-pad_x] = _line(placed.text, colour, text_colour(colour))
+    part[:] = color
+    part[pad_y:-pad_y, pad_x:-pad_x] = _line(placed.text, color, text_color(color))
 
 
 @lru_cache(maxsize=1024)
-def _line(text: str, ground: Colour, ink: Colour) -> Image:
+def _line(text: str, ground: Color, ink: Color) -> Image:
     """One line of text on a plain ground, as large as `labels.glyphs` says."""
     line = np.full((*labels.glyphs(labels.clean(text)).shape, 3), ground, np.uint8)
     write(line, text, 0, 0, ink)
@@ -147,10 +146,10 @@ def _paint_card(card: Card) -> Image:
     return sheet
 
 
-def _content(content: Scene | Heat | Blank, size: tuple[int, int]) -> Image:
+def _content(content: Drawing | Heat | Blank, size: tuple[int, int]) -> Image:
     match content:
-        case Scene():
-            return paint_scene(content)
+        case Drawing():
+            return paint_drawing(content)
         case Heat():
             return heatmap(content.values, size)
         case Blank():

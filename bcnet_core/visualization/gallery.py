@@ -17,11 +17,11 @@ from bcnet_core.files.outputs import refuse_existing_folder
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.visualization.cards import drawn_size
 from bcnet_core.visualization.draw import paint
+from bcnet_core.visualization.drawing import Card, Drawing
 from bcnet_core.visualization.page import GENERATOR, Page, Saved
 from bcnet_core.visualization.panels import Rendered, render
 from bcnet_core.visualization.picture import Picture
-from bcnet_core.visualization.rois import Layer
-from bcnet_core.visualization.scene import Drawing
+from bcnet_core.visualization.rois import LayerChoice
 from bcnet_core.visualization.svg import to_svg
 
 Format = Literal["jpg", "png", "svg"]
@@ -65,7 +65,7 @@ def write_gallery(
     *,
     title: str,
     total: int,
-    layer: Layer = "both",
+    layer: LayerChoice = "both",
     rois: int = 3,
     suffix: Format = "jpg",
     reporter: Reporter | None = None,
@@ -109,12 +109,12 @@ def safe_stem(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:40] or "image"
 
 
-def save(drawing: Drawing, path: Path) -> tuple[int, int]:
+def save(drawing: Drawing | Card, path: Path) -> tuple[int, int]:
     """Write a drawing in the format that the suffix of the path names; returns (width, height) in pixels."""
     if path.suffix == ".svg":
         path.write_text(to_svg(drawing), encoding="utf-8", errors="xmlcharrefreplace")
     else:
-        # full chroma resolution: thin coloured outlines would be smeared otherwise; png knows no such options
+        # full chroma resolution: thin colored outlines would be smeared otherwise; png knows no such options
         PillowImage.fromarray(paint(drawing)).save(path, quality=JPEG_QUALITY, subsampling=0)
     return drawn_size(drawing)
 
@@ -130,11 +130,11 @@ def _is_gallery(folder: Path) -> bool:
 def _save(folder: Path, stem: str, rendered: Rendered, suffix: Format) -> Saved:
     """Write the drawings of one picture, the panels by their keys, RoIs by the position of the instance."""
 
-    def saved(key: str, drawing: Drawing) -> tuple[str, int, int]:
+    def saved(key: str, drawing: Drawing | Card) -> tuple[str, int, int]:
         name = f"{stem}-{key}.{suffix}"
         return name, *save(drawing, folder / name)
 
     return Saved(
-        {key: saved(key, scene) for key, scene in rendered.panels.items()},
+        {key: saved(key, drawing) for key, drawing in rendered.panels.items()},
         {roi.instance: saved(f"roi{roi.instance}", roi.card) for roi in rendered.rois},
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
-from bcnet_core.visualization.scene import Label, Patch
+from bcnet_core.visualization.drawing import Label, Patch
 
 MAX_TEXT = 28
 """Characters of a label before it is cut."""

@@ -13,9 +13,9 @@ from importlib import resources
 from typing import NamedTuple
 
 from bcnet_core.annotations.rates import LEVEL_FROM
+from bcnet_core.visualization.drawing import OCCLUDEE, OCCLUDER, Color, instance_color
 from bcnet_core.visualization.panels import PANELS, panel_title
-from bcnet_core.visualization.picture import Layers, Picture
-from bcnet_core.visualization.scene import OCCLUDEE, OCCLUDER, Colour, instance_colour
+from bcnet_core.visualization.picture import Instance, Picture
 
 GENERATOR = '<meta name="generator" content="bcnet viz">'
 """Marks an index.html as ours, so that nothing else is ever replaced by a gallery."""
@@ -90,14 +90,14 @@ class Page:
 <header><h1>{escape(self._title)}</h1>
 <p>{facts}.
 In boundaries and RoIs {_swatch(OCCLUDEE)}the occludee (layer 2), {_swatch(OCCLUDER)}its occluder (layer 1);
-elsewhere an instance keeps its colour, and a true one has that of the detection that found it.</p></header>
+elsewhere an instance keeps its color, and a true one has that of the detection that found it.</p></header>
 {self._nav()}<noscript>{more}</noscript><main>{"".join(self._articles[:AT_ONCE])}</main>
 <dialog aria-label="RoI"><img alt=""><p></p><div><button type="button" data-roi="-1">previous</button>
 <button type="button" data-roi="1">next</button> <button type="button" data-close>close</button></div></dialog>
 <script type="application/json">{data}</script><script>{script}</script></body></html>
 """
 
-    def _kind(self, layers: Layers) -> tuple[int, int]:
+    def _kind(self, layers: Instance) -> tuple[int, int]:
         """The numbers of an instance's class and level."""
         return self._classes.setdefault(layers.category, len(self._classes)), LEVELS.index(layers.level)
 
@@ -165,7 +165,7 @@ def _facts(picture: Picture) -> str:
     return facts
 
 
-def _roi_title(layers: Layers) -> str:
+def _roi_title(layers: Instance) -> str:
     title = f"{layers.label}: occluders cover {layers.occlusion:.0%} of its box"
     if layers.truth is not None:
         return f"{title}, truly {layers.truth.occlusion:.0%}; IoU {layers.iou:.2f}"
@@ -181,17 +181,17 @@ def _image(file: File, alt: str, caption: str) -> str:
 
 
 def _legend(picture: Picture) -> str:
-    """The instances in their colours, and what was missed."""
+    """The instances in their colors, and what was missed."""
     items = []
     for layers in picture.instances:
         share = f" <small>{layers.occlusion:.0%}</small>" if layers.occlusion > 0 else ""
         iou = "" if layers.iou is None else f" <small>IoU {layers.iou:.2f}</small>"
-        items.append(f"<li>{_swatch(instance_colour(layers.colour))}{escape(layers.label)}{share}{iou}</li>")
+        items.append(f"<li>{_swatch(instance_color(layers.color))}{escape(layers.label)}{share}{iou}</li>")
     items += [
-        f"<li>{_swatch(instance_colour(layers.colour))}missed: {escape(layers.label)}</li>" for layers in picture.missed
+        f"<li>{_swatch(instance_color(layers.color))}missed: {escape(layers.label)}</li>" for layers in picture.missed
     ]
     return f'<ul class="legend" title="share of the box that occluders cover">{"".join(items)}</ul>' if items else ""
 
 
-def _swatch(colour: Colour) -> str:
-    return '<i style="background:rgb({},{},{})"></i>'.format(*colour)
+def _swatch(color: Color) -> str:
+    return '<i style="background:rgb({},{},{})"></i>'.format(*color)

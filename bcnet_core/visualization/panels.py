@@ -10,24 +10,24 @@ from typing import NamedTuple
 import numpy as np
 
 from bcnet_core.visualization import draw
-from bcnet_core.visualization.labels import LINE, MAX_TEXT
-from bcnet_core.visualization.picture import Layers, Picture, pixel_box
-from bcnet_core.visualization.rois import Layer, Roi, choose_rois, roi_card
-from bcnet_core.visualization.scene import (
+from bcnet_core.visualization.drawing import (
     BLANK,
     INK,
     OCCLUDEE,
     OCCLUDER,
+    Drawing,
     Image,
     Label,
     Patch,
-    Scene,
     Shape,
     boundary_band,
-    instance_colour,
+    instance_color,
     patch_of_mask,
     patch_of_rle,
 )
+from bcnet_core.visualization.labels import LINE, MAX_TEXT
+from bcnet_core.visualization.picture import Instance, Picture, pixel_box
+from bcnet_core.visualization.rois import LayerChoice, Roi, choose_rois, roi_card
 
 LONGEST = 1280
 """Longest side of a panel in pixels; larger images are shown smaller. RoIs are cut from the image as it is."""
@@ -46,11 +46,13 @@ PANELS = {
 class Rendered(NamedTuple):
     """All that is drawn of one picture: the panels by their keys, and a few RoIs."""
 
-    panels: dict[str, Scene]
+    panels: dict[str, Drawing]
     rois: tuple[Roi, ...]
 
 
-def render(picture: Picture, *, layer: Layer = "both", rois: int = 3, size: tuple[int, int] | None = None) -> Rendered:
+def render(
+    picture: Picture, *, layer: LayerChoice = "both", rois: int = 3, size: tuple[int, int] | None = None
+) -> Rendered:
     """Say what is to be drawn of one picture.
 
     Args:
@@ -70,7 +72,7 @@ def render(picture: Picture, *, layer: Layer = "both", rois: int = 3, size: tupl
     sheets = [("", _Sheet(image, pale, scale, picture.instances))]
     if picture.truth is not None:
         sheets.append(("true-", _Sheet(image, pale, scale, picture.truth)))
-    panels = {"image": Scene(image)}
+    panels = {"image": Drawing(image)}
     for key, panel in (("instances", _instances), ("occludee", _occludees), ("occluder", _occluders)):
         if layer in ("both", key) or key == "instances":
             panels |= {prefix + key: panel(sheet) for prefix, sheet in sheets}
@@ -99,7 +101,7 @@ class _Sheet:
     image: Image
     pale: Image
     scale: float
-    instances: tuple[Layers, ...]
+    instances: tuple[Instance, ...]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -115,22 +117,22 @@ class _Sheet:
         return [patch_of_rle(layers.occluder, self.size) for layers in self.instances]
 
 
-def _scene(ground: Image, parts: Sequence[tuple[Layers, Patch]], *, alpha: float = 0.45) -> Scene:
-    """Instances in their colours with their labels; small ones lie on top of large ones."""
+def _scene(ground: Image, parts: Sequence[tuple[Instance, Patch]], *, alpha: float = 0.45) -> Drawing:
+    """Instances in their colors with their labels; small ones lie on top of large ones."""
     ordered = sorted(parts, key=lambda part: -np.count_nonzero(part[1].mask))
-    shapes = tuple(Shape(patch, instance_colour(layers.colour), alpha) for layers, patch in ordered)
-    labels = tuple(Label(layers.label, instance_colour(layers.colour), patch) for layers, patch in parts)
-    return Scene(ground, shapes, labels)
+    shapes = tuple(Shape(patch, instance_color(layers.color), alpha) for layers, patch in ordered)
+    labels = tuple(Label(layers.label, instance_color(layers.color), patch) for layers, patch in parts)
+    return Drawing(ground, shapes, labels)
 
 
-def _instances(sheet: _Sheet) -> Scene:
+def _instances(sheet: _Sheet) -> Drawing:
     there = [
         (layers, patch) for layers, patch in zip(sheet.instances, sheet.occludees, strict=True) if patch is not None
     ]
     return _scene(sheet.image, there)
 
 
-def _occludees(sheet: _Sheet) -> Scene:
+def _occludees(sheet: _Sheet) -> Drawing:
     """The instances that something overlaps, on pale ground."""
     there = [
         (layers, patch)
@@ -140,8 +142,8 @@ def _occludees(sheet: _Sheet) -> Scene:
     return _scene(draw.seen_through(sheet.image, [patch for _, patch in there], sheet.pale), there)
 
 
-def _occluders(sheet: _Sheet) -> Scene:
-    """The pixels that are occluder to some instance, each in the colour of the instance it belongs to."""
+def _occluders(sheet: _Sheet) -> Drawing:
+    """The pixels that are occluder to some instance, each in the color of the instance it belongs to."""
     regions = [patch for patch in sheet.occluders if patch is not None]
     everywhere = np.zeros(sheet.size, np.bool_)
     for patch in regions:
@@ -158,7 +160,7 @@ def _occluders(sheet: _Sheet) -> Scene:
     return scene if rest is None else scene._replace(shapes=(Shape(rest, INK, 0.6), *scene.shapes))
 
 
-def _boundaries(sheet: _Sheet, layer: Layer) -> Scene:
+def _boundaries(sheet: _Sheet, layer: LayerChoice) -> Drawing:
     """The boundaries of all occluder regions, and over them those of all occludees."""
     shapes = []
     for layers, region in zip(sheet.instances, sheet.occluders, strict=True):
@@ -171,7 +173,7 @@ def _boundaries(sheet: _Sheet, layer: Layer) -> Scene:
     if layer != "occluder":
         there = [patch for patch in sheet.occludees if patch is not None]
         shapes += [Shape(patch._replace(mask=boundary_band(patch.mask, 2)), OCCLUDEE, 1.0, 0) for patch in there]
-    return Scene(sheet.pale, tuple(shapes))
+    return Drawing(sheet.pale, tuple(shapes))
 
 
 def _inside(patch: Patch, box: tuple[int, int, int, int]) -> Patch:
@@ -187,9 +189,9 @@ def _inside(patch: Patch, box: tuple[int, int, int, int]) -> Patch:
     return Patch(x0, y0, mask)
 
 
-def _placeholder(picture: Picture) -> Scene:
+def _placeholder(picture: Picture) -> Drawing:
     blank = np.full((*display_size(*picture.image.shape[:2]), 3), BLANK, np.uint8)
     middle = blank.shape[0] // 2
     for line, text in enumerate(("no image", picture.name[-MAX_TEXT:])):
         draw.write(blank, text, 16, middle + line * (LINE + 4))
-    return Scene(blank)
+    return Drawing(blank)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bcnet_core import masks
 from bcnet_core.annotations.rates import Level, occlusion_level
 from bcnet_core.masks import RLE
-from bcnet_core.visualization.scene import Image
+from bcnet_core.visualization.drawing import Image
 
 Box = tuple[float, float, float, float]
 
@@ -35,7 +35,7 @@ class Maps(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layers:
+class Instance:
     """One instance and the two layers of its box.
 
     Attributes:
@@ -46,7 +46,7 @@ class Layers:
         crowd: whether it stands for many that nobody told apart.
         score: of a detection, in [0, 1]; None for ground truth.
         maps: the four maps that were predicted; None draws those of the two masks, as training sees them.
-        colour: the number of its colour in the picture; a true instance has that of the detection that found it.
+        color: the number of its color in the picture; a true instance has that of the detection that found it.
         truth: the true instance that a detection found.
         iou: of the masks of a detection and of what it found; 0 of one that found nothing; None without ground truth.
     """
@@ -58,8 +58,8 @@ class Layers:
     crowd: bool = False
     score: float | None = None
     maps: Maps | None = None
-    colour: int = 0
-    truth: Layers | None = None
+    color: int = 0
+    truth: Instance | None = None
     iou: float | None = None
 
     @property
@@ -98,13 +98,13 @@ class Picture:
 
     name: str
     image: Image
-    instances: tuple[Layers, ...] = ()
-    truth: tuple[Layers, ...] | None = None
+    instances: tuple[Instance, ...] = ()
+    truth: tuple[Instance, ...] | None = None
     note: str = ""
     fault: str | None = None
 
     @property
-    def missed(self) -> tuple[Layers, ...]:
+    def missed(self) -> tuple[Instance, ...]:
         """The true instances that no detection found."""
         found = {id(layers.truth) for layers in self.instances}
         return tuple(layers for layers in self.truth or () if id(layers) not in found and not layers.crowd)
@@ -117,12 +117,12 @@ def pixel_box(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
     return x0, y0, x1, y1
 
 
-def numbered(instances: Sequence[Layers]) -> tuple[Layers, ...]:
-    """The instances with the colours of their positions."""
-    return tuple(replace(layers, colour=index) for index, layers in enumerate(instances))
+def numbered(instances: Sequence[Instance]) -> tuple[Instance, ...]:
+    """The instances with the colors of their positions."""
+    return tuple(replace(layers, color=index) for index, layers in enumerate(instances))
 
 
-def matched(found: Sequence[Layers], true: Sequence[Layers]) -> tuple[tuple[Layers, ...], tuple[Layers, ...]]:
+def matched(found: Sequence[Instance], true: Sequence[Instance]) -> tuple[tuple[Instance, ...], tuple[Instance, ...]]:
     """Tell which detection found which true instance: the best first, each the one of its category that it fits best.
 
     Args:
@@ -130,7 +130,7 @@ def matched(found: Sequence[Layers], true: Sequence[Layers]) -> tuple[tuple[Laye
         true: all true instances of the image; crowds are found by nobody.
 
     Returns:
-        The detections, with colours, IoU and what they found; the true instances, in the colours of their finders.
+        The detections, with colors, IoU and what they found; the true instances, in the colors of their finders.
     """
     ious = mask_ious(found, true)
     finders: dict[int, int] = {}
@@ -141,17 +141,17 @@ def matched(found: Sequence[Layers], true: Sequence[Layers]) -> tuple[tuple[Laye
             finders[best], fits[index] = index, float(ious[index, best])
             ious[:, best] = 0
     rest = iter(range(len(found), len(found) + len(true)))
-    coloured = tuple(
-        replace(layers, colour=finders[index] if index in finders else next(rest)) for index, layers in enumerate(true)
+    colored = tuple(
+        replace(layers, color=finders[index] if index in finders else next(rest)) for index, layers in enumerate(true)
     )
-    truths = {finder: coloured[index] for index, finder in finders.items()}
+    truths = {finder: colored[index] for index, finder in finders.items()}
     detections = (
-        replace(layers, colour=index, truth=truths.get(index), iou=fits[index]) for index, layers in enumerate(found)
+        replace(layers, color=index, truth=truths.get(index), iou=fits[index]) for index, layers in enumerate(found)
     )
-    return tuple(detections), coloured
+    return tuple(detections), colored
 
 
-def mask_ious(found: Sequence[Layers], true: Sequence[Layers]) -> NDArray[np.float64]:
+def mask_ious(found: Sequence[Instance], true: Sequence[Instance]) -> NDArray[np.float64]:
     """(N, M): the mask IoU of each of N instances with each of M others of its category, else 0; that of a crowd is 0.
 
     Args:

@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 from bcnet_core import masks
 from bcnet_core.masks import RLE
 from bcnet_core.visualization import draw
-from bcnet_core.visualization.picture import Box, Layers, Maps, Picture, pixel_box
-from bcnet_core.visualization.scene import (
+from bcnet_core.visualization.drawing import (
     OCCLUDEE,
     OCCLUDER,
     Blank,
     Card,
+    Drawing,
     Heat,
     Mask,
-    Scene,
     Shape,
     Tile,
     patch_of_mask,
 )
+from bcnet_core.visualization.picture import Box, Instance, Maps, Picture, pixel_box
 
-Layer = Literal["both", "occludee", "occluder"]
+LayerChoice = Literal["both", "occludee", "occluder"]
 
 MAP_SIDE = 28
 """Side of the mask head's four maps (METHOD: 28 x 28)."""
@@ -44,7 +44,7 @@ class Roi(NamedTuple):
     card: Card
 
 
-def choose_rois(instances: Sequence[Layers], count: int) -> list[int]:
+def choose_rois(instances: Sequence[Instance], count: int) -> list[int]:
     """The positions of the most occluded instances; those too small to look at come last."""
 
     def rank(index: int) -> tuple[bool, float]:
@@ -55,7 +55,7 @@ def choose_rois(instances: Sequence[Layers], count: int) -> list[int]:
     return sorted(range(len(instances)), key=rank)[:count]
 
 
-def roi_card(picture: Picture, index: int, *, layer: Layer = "both") -> Card:
+def roi_card(picture: Picture, index: int, *, layer: LayerChoice = "both") -> Card:
     """The card of one instance, a row for each layer: its boundary and its mask, each beside the true one if known."""
     layers = picture.instances[index]
     x0, y0, x1, y1 = pixel_box(layers.box, *picture.image.shape[:2])
@@ -63,14 +63,14 @@ def roi_card(picture: Picture, index: int, *, layer: Layer = "both") -> Card:
     size = _tile_size(*crop.shape[:2])
     plain = draw.resize_image(crop, size)
     parts = [
-        Shape(patch, colour)
-        for rle, colour in ((layers.occluder, OCCLUDER), (layers.occludee, OCCLUDEE))
+        Shape(patch, color)
+        for rle, color in ((layers.occluder, OCCLUDER), (layers.occludee, OCCLUDEE))
         if (patch := patch_of_mask(draw.resize_mask(_window(rle, (x0, y0, x1, y1)), size))) is not None
     ]
     maps = layers.maps or maps_of_masks(layers.occludee, layers.occluder, layers.box)
     truth = layers.truth
     true = None if truth is None else maps_of_masks(truth.occludee, truth.occluder, layers.box)
-    left = {"occluder": Tile("box", Scene(plain)), "occludee": Tile("both layers", Scene(plain, tuple(parts)))}
+    left = {"occluder": Tile("box", Drawing(plain)), "occludee": Tile("both layers", Drawing(plain, tuple(parts)))}
     rows = [
         (left[name], *_map_tiles(name, maps, true, beside=layers.iou is not None))
         for name in ("occluder", "occludee")

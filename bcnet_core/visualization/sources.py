@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bcnet_core import masks
-from bcnet_core.annotations.coco import CocoFile, Record, has_occluders, read_coco
+from bcnet_core.annotations.coco import CocoFile, Record, read_coco, segmentation_rle
+from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.engine.run_dir import Run, open_run
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.evaluation.image_list import find_images
 from bcnet_core.files.images import image_size
-from bcnet_core.visualization.annotated import occluder_regions
 
 PLACEHOLDER = (480, 640)
 """(height, width) of the panel that stands for an image of unknown size."""
@@ -130,8 +130,8 @@ def choose_images(
     if most_occluded is not None:
         if not coco.annotations:
             raise usage_error(f"`{coco.path}` says of no instance how occluded it is", "leave out --most-occluded")
-        grouped, stored = coco.annotations_by_image(), has_occluders(coco)
-        scores = {image["id"]: _occlusion(image, grouped[image["id"]], stored=stored) for image in records}
+        grouped = coco.annotations_by_image()
+        scores = {image["id"]: _occlusion(image, grouped[image["id"]]) for image in records}
         return sorted(records, key=lambda image: -scores[image["id"]])[:most_occluded]
     return records if ids is not None else records[:limit]
 
@@ -167,9 +167,10 @@ def _implied_images(annotations: Path) -> Path:
     raise usage_error(f"the images of `{annotations}` are not in `{places[0]}`", "say where they are: --images FOLDER")
 
 
-def _occlusion(record: Record, annotations: Sequence[Record], *, stored: bool) -> float:
+def _occlusion(record: Record, annotations: Sequence[Record]) -> float:
     """How much of its instances' boxes occluders cover, summed over the instances of an image."""
-    regions = occluder_regions(record, annotations, stored=stored)
+    rles = [segmentation_rle(annotation, record) for annotation in annotations]
+    regions = occluder_regions(annotations, rles, record)
     shares = (
         masks.area(region) / max(annotation["bbox"][2] * annotation["bbox"][3], 1.0)
         for annotation, region in zip(annotations, regions, strict=True)

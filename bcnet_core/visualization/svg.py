@@ -16,22 +16,21 @@ import numpy as np
 from bcnet_core import masks
 from bcnet_core.annotations.polygons import trace
 from bcnet_core.visualization import cards, draw, labels
-from bcnet_core.visualization.labels import FONT_SIZE, LINE
-from bcnet_core.visualization.scene import (
+from bcnet_core.visualization.drawing import (
     BLANK,
     INK,
     PAPER,
     Blank,
     Card,
-    Colour,
+    Color,
     Drawing,
     Heat,
     Image,
     Patch,
-    Scene,
     Shape,
-    text_colour,
+    text_color,
 )
+from bcnet_core.visualization.labels import FONT_SIZE, LINE
 
 QUALITY = 90
 """Of the photographs, as JPEG counts."""
@@ -39,8 +38,8 @@ BASELINE = 12
 """Pixels from the top of a line of text to where its letters stand."""
 
 
-def to_svg(drawing: Drawing) -> str:
-    """The SVG document of a scene, as large as its ground, or of a card; text is escaped."""
+def to_svg(drawing: Drawing | Card) -> str:
+    """The SVG document of a drawing, as large as its ground, or of a card; text is escaped."""
     width, height = cards.drawn_size(drawing)
     body = "\n".join(_card(drawing) if isinstance(drawing, Card) else _scene(drawing))
     return (
@@ -49,14 +48,14 @@ def to_svg(drawing: Drawing) -> str:
     )
 
 
-def _scene(scene: Scene) -> Iterator[str]:
-    yield _pixels(scene.ground, scene.ground.shape[:2], ".jpg", [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    for shape in scene.shapes:
+def _scene(drawing: Drawing) -> Iterator[str]:
+    yield _pixels(drawing.ground, drawing.ground.shape[:2], ".jpg", [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    for shape in drawing.shapes:
         yield _shape(shape)
-    for placed in labels.place_labels(scene.labels, scene.ground.shape[:2]):
-        colour, (pad_x, pad_y) = placed.label.colour, labels.PADDING
-        yield _rectangle(placed.x, placed.y, placed.width, placed.height, colour)
-        yield _text(placed.text, placed.x + pad_x, placed.y + pad_y, text_colour(colour), placed.width - 2 * pad_x)
+    for placed in labels.place_labels(drawing.labels, drawing.ground.shape[:2]):
+        color, (pad_x, pad_y) = placed.label.color, labels.PADDING
+        yield _rectangle(placed.x, placed.y, placed.width, placed.height, color)
+        yield _text(placed.text, placed.x + pad_x, placed.y + pad_y, text_color(color), placed.width - 2 * pad_x)
 
 
 def _card(card: Card) -> Iterator[str]:
@@ -66,7 +65,7 @@ def _card(card: Card) -> Iterator[str]:
         yield _text(cell.tile.caption, cell.text_x, cell.y - LINE - cards.CAPTION_GAP, INK)
         yield f'<g transform="translate({cell.x} {cell.y})">'
         match cell.tile.content:
-            case Scene():
+            case Drawing():
                 yield from _scene(cell.tile.content)
             case Heat(values):
                 yield _pixels(draw.heatmap(values), card.size, ".png", [])
@@ -82,9 +81,9 @@ def _card(card: Card) -> Iterator[str]:
 
 
 def _shape(shape: Shape) -> str:
-    line = f' stroke="{_rgb(shape.colour)}" stroke-width="{shape.outline}"' if shape.outline else ""
-    colour, path = _rgb(shape.colour), _path(shape.patch)
-    return f'<path fill="{colour}" fill-opacity="{shape.alpha:g}" fill-rule="evenodd"{line} d="{path}"/>'
+    line = f' stroke="{_rgb(shape.color)}" stroke-width="{shape.outline}"' if shape.outline else ""
+    color, path = _rgb(shape.color), _path(shape.patch)
+    return f'<path fill="{color}" fill-opacity="{shape.alpha:g}" fill-rule="evenodd"{line} d="{path}"/>'
 
 
 def _path(patch: Patch) -> str:
@@ -103,17 +102,17 @@ def _pixels(image: Image, size: tuple[int, ...], suffix: str, options: list[int]
     )
 
 
-def _rectangle(x: int, y: int, width: int, height: int, colour: Colour) -> str:
-    return f'<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="{_rgb(colour)}"/>'
+def _rectangle(x: int, y: int, width: int, height: int, color: Color) -> str:
+    return f'<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="{_rgb(color)}"/>'
 
 
-def _text(text: str, x: int, y: int, colour: Colour, width: int | None = None) -> str:
+def _text(text: str, x: int, y: int, color: Color, width: int | None = None) -> str:
     """A line of text with its upper left corner at (x, y), as wide as it was measured, whatever font is there."""
     line = labels.clean(text)
     wide = labels.glyphs(line).shape[1] if width is None else width
     fit = f' textLength="{wide}" lengthAdjust="spacingAndGlyphs"' if line.strip() else ""
-    return f'<text x="{x}" y="{y + BASELINE}" fill="{_rgb(colour)}"{fit}>{escape(line)}</text>'
+    return f'<text x="{x}" y="{y + BASELINE}" fill="{_rgb(color)}"{fit}>{escape(line)}</text>'
 
 
-def _rgb(colour: Colour) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)
+def _rgb(color: Color) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color)

@@ -19,16 +19,16 @@ from bcnet_core.files.outputs import atomic_file
 from bcnet_core.reporting import Reporter
 from bcnet_core.structures import Predictor
 from bcnet_core.visualization.detected import detect
-from bcnet_core.visualization.draw import paint_scene
+from bcnet_core.visualization.draw import paint_drawing
+from bcnet_core.visualization.drawing import Image
 from bcnet_core.visualization.panels import render
-from bcnet_core.visualization.picture import Layers, Picture, mask_ious
-from bcnet_core.visualization.rois import Layer
-from bcnet_core.visualization.scene import Image
+from bcnet_core.visualization.picture import Instance, Picture, mask_ious
+from bcnet_core.visualization.rois import LayerChoice
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 """What OpenCV's own wheels can write, by suffix."""
 SAME_IOU = 0.3
-"""An instance keeps its colour from one frame to the next from this mask IoU on."""
+"""An instance keeps its color from one frame to the next from this mask IoU on."""
 RATE = 25.0
 """Frames a second of a video that does not say."""
 
@@ -58,11 +58,11 @@ def refuse_unknown_suffix(output: Path) -> None:
 
 
 def draw_video(
-    detector: Predictor, source: Path, output: Path, *, score: float, layer: Layer, reporter: Reporter
+    detector: Predictor, source: Path, output: Path, *, score: float, layer: LayerChoice, reporter: Reporter
 ) -> VideoSummary:
     """Draw what a detector finds in every frame: the instances, and beside them the occluder layer.
 
-    An instance that is found again in the next frame keeps its colour. Sound is not copied.
+    An instance that is found again in the next frame keeps its color. Sound is not copied.
 
     Args:
         detector: predicts one frame at a time.
@@ -89,20 +89,20 @@ def draw_video(
     return VideoSummary(frames, instances, frames >= promised)
 
 
-def follow(before: Sequence[Layers], now: Sequence[Layers], fresh: Iterator[int]) -> tuple[Layers, ...]:
-    """The instances of a frame, in the colours that they had in the frame before.
+def follow(before: Sequence[Instance], now: Sequence[Instance], fresh: Iterator[int]) -> tuple[Instance, ...]:
+    """The instances of a frame, in the colors that they had in the frame before.
 
     Args:
         before: the instances of that frame.
-        now: those of this one, the best first; each takes the colour of the one of its category that it covers best.
-        fresh: the numbers of new colours.
+        now: those of this one, the best first; each takes the color of the one of its category that it covers best.
+        fresh: the numbers of new colors.
     """
     ious = mask_ious(now, before)
     followed = []
     for index, layers in enumerate(now):
         best = int(ious[index].argmax()) if before else 0
         known = bool(before) and ious[index, best] >= SAME_IOU
-        followed.append(replace(layers, colour=before[best].colour if known else next(fresh)))
+        followed.append(replace(layers, color=before[best].color if known else next(fresh)))
         if known:
             ious[:, best] = 0
     return tuple(followed)
@@ -114,10 +114,10 @@ def _drawn_frames(
     first: Image,
     *,
     score: float,
-    layer: Layer,
+    layer: LayerChoice,
 ) -> Iterator[tuple[Image, int]]:
     """Each frame with what is drawn on it, and the number of its instances."""
-    before: tuple[Layers, ...] = ()
+    before: tuple[Instance, ...] = ()
     fresh = count()
     frame: Image | None = first
     keys = {"both": ("instances", "occluder"), "occludee": ("instances",), "occluder": ("occluder",)}[layer]
@@ -126,7 +126,7 @@ def _drawn_frames(
         before = follow(before, found[:sure], fresh)
         height, width = frame.shape[:2]
         scenes = render(Picture("", frame, before), layer=layer, rois=0, size=(height, width)).panels
-        yield _even(np.concatenate([paint_scene(scenes[key]) for key in keys], axis=1)), sure
+        yield _even(np.concatenate([paint_drawing(scenes[key]) for key in keys], axis=1)), sure
         frame = _read(capture)
 
 

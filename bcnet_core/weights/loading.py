@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from bcnet_core.annotations.coco import category_names
+from bcnet_core.annotations.coco import category_difference
 from bcnet_core.config.schema import Recipe
 from bcnet_core.distributed import choose_device
 from bcnet_core.errors import data_error
@@ -122,16 +121,15 @@ def refuse_other_classes(detector: Detector, checkpoint: Checkpoint, path: Path)
     Raises:
         BCNetError: naming both sides.
     """
-    trained, given = category_names(checkpoint.categories), detector.class_names
-    if trained != given:
-        first = next(
-            f"label {label} is {a!r} in the checkpoint, {b!r} in the data"
-            for label, (a, b) in enumerate(zip_longest(trained, given))
-            if a != b
-        )
+    trained, given = checkpoint.categories, detector.categories
+    difference = category_difference(trained, given, by_label=True)
+    if difference is not None:
+        names = [dict(side) for side in difference]
+        label = min(names[0].keys() | names[1].keys())
+        first, second = (side.get(label) for side in names)
         raise data_error(
             f"`{path}` was trained on other classes ({len(trained)}) than the data has ({len(given)})",
-            first,
+            f"label {label} is {first!r} in the checkpoint, {second!r} in the data",
             "use the annotation file it was trained on, or one with the same categories in the same order",
             "or begin with all but its class-dependent layers: "
             f"bcnet weights import {shlex.quote(str(path))} -o init.pt --drop-classes, then --init-from init.pt",

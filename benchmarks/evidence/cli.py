@@ -59,9 +59,9 @@ def evidence(
 
     **Examples**
 
-    `bcnet bench evidence -o out/evidence --coco coco/annotations/instances_train2017.json --images coco/train2017`
+    `python -m benchmarks evidence -o out/evidence --coco instances_train2017.json --images train2017`
 
-    `bcnet bench evidence -o quick --seeds 1 --steps 100 --scenes 200 --held-out 50 --no-equal-time`
+    `python -m benchmarks evidence -o quick --seeds 1 --steps 100 --scenes 200 --held-out 50 --no-equal-time`
     """
     from benchmarks.evidence.data import EvidencePlan
     from benchmarks.evidence.report import REPORT_FILES, write_report

@@ -1,4 +1,4 @@
-"""The data of `bench evidence`: easy, hard and pasted scenes, and the plan that a folder of trials keeps to."""
+"""The data of the trials (easy, hard and pasted scenes) and the plan that a folder of trials keeps to."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def check_folder(folder: Path, plan: EvidencePlan) -> Record:
         return wanted
     found = read_json(path)
     if not isinstance(found, dict) or found.keys() != wanted.keys():
-        raise data_error(f"`{path}` is not the plan of `bcnet bench evidence`", *_ways_out())
+        raise data_error(f"`{path}` is not the plan of `python -m benchmarks evidence`", *_ways_out())
     either = found["source"] is None or source is None
     differ = [key for key in wanted if found[key] != wanted[key] and not (key == "source" and either)]
     if differ:

@@ -1,4 +1,4 @@
-"""The statistics of `bench evidence`: means by visible fraction, paired differences and their uncertainty. Pure."""
+"""Statistics of the trials: means by visible fraction, paired differences and their uncertainty. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the trials of `bench evidence` say: tables for people, the numbers for programs, and a picture."""
+"""The report of the trials: tables for people, numbers for programs, and a figure."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def write_report(folder: Path, expected: Sequence[Trial] | None = None) -> Repor
     """
     results = read_results(folder)
     if not results:
-        raise data_error(f"`{folder}` holds no results yet", "run the trials: bcnet bench evidence -o FOLDER")
+        raise data_error(f"`{folder}` holds no results yet", "run the trials: python -m benchmarks evidence -o FOLDER")
     costs = read_costs(folder)
     summary = summarise(results, costs)
     measured = {_slot(one.trial) for one in results}

@@ -107,7 +107,7 @@ def _train(trial: Trial, data: DataSet, run_dir: Path, device: str, reporter: Re
         recipe=load_recipe("shapes", overrides, data_root=data.root),
         run_dir=run_dir,
         device=device,
-        command="bcnet bench evidence",
+        command="python -m benchmarks evidence",
         resume=latest_checkpoint(run_dir) is not None,
     )
     try:

@@ -1,4 +1,4 @@
-"""The trials of `bench evidence` in numbers: what every arm reaches, and how it differs from the reference. Pure."""
+"""The trials in numbers: the scores of every arm and their differences from the reference. Pure."""
 
 from __future__ import annotations
 

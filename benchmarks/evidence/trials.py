@@ -1,4 +1,4 @@
-"""The trials of `bench evidence`: which mask heads are compared, on what, and what a measured trial says."""
+"""The trials: which mask heads are compared, on which data, and the files of their results."""
 
 from __future__ import annotations
 

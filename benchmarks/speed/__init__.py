@@ -1,1 +1,1 @@
-"""What things cost on this machine: the rooms before this one, measured, for `bcnet bench`."""
+"""Speed and memory of annotation, training, evaluation and drawing on this machine."""

@@ -13,7 +13,6 @@ import typer
 
 from bcnet_cli import console
 from bcnet_cli.options import Device, ImageSize, Json, parse_size
-from benchmarks.evidence.cli import evidence
 
 if TYPE_CHECKING:
     from bcnet_core.config.schema import ModelConfig
@@ -22,15 +21,7 @@ if TYPE_CHECKING:
 RELEASE = ("model.channels=256", "model.tower_convs=4", "model.mask_rois_per_image=64")
 """The size of the release's heads."""
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Measure what things cost on this machine.")
 
-
-@app.callback()
-def bench() -> None:
-    """Measure what things cost on this machine."""
-
-
-@app.command()
 def model(
     *,
     detector: Annotated[
@@ -59,9 +50,9 @@ def model(
 
     **Examples**
 
-    `bcnet bench model --backbone r18 --size 256x256`
+    `python -m benchmarks model --backbone r18 --size 256x256`
 
-    `bcnet bench model --detector fcos --backbone r50 --backbone r101 --instances 64 --autocast bf16 --json`
+    `python -m benchmarks model --detector fcos --backbone r50 --backbone r101 --instances 64 --autocast bf16 --json`
     """
     from benchmarks.speed.model import Workload, bench_model
 
@@ -81,7 +72,6 @@ def model(
     console.out.print(json.dumps(results) if as_json else table)
 
 
-@app.command()
 def annotate(
     source: Annotated[
         Path | None, typer.Argument(metavar="COCO.json", help="A file to repeat; default composed scenes.")
@@ -103,9 +93,9 @@ def annotate(
 
     **Examples**
 
-    `bcnet bench annotate`
+    `python -m benchmarks annotate`
 
-    `bcnet bench annotate annotations/instances_val2017.json --images 118287 --workers 2 --json`
+    `python -m benchmarks annotate annotations/instances_val2017.json --images 118287 --workers 2 --json`
     """
     from benchmarks.speed.annotate import bench_annotate
 
@@ -126,7 +116,6 @@ def annotate(
     console.out.print(table)
 
 
-@app.command("eval")
 def evaluation(
     source: Annotated[
         Path | None, typer.Argument(metavar="COCO.json", help="A file to repeat; default composed scenes.")
@@ -143,9 +132,9 @@ def evaluation(
 
     **Examples**
 
-    `bcnet bench eval`
+    `python -m benchmarks eval`
 
-    `bcnet bench eval coco/annotations/instances_val2017.json --images 1000 --json`
+    `python -m benchmarks eval coco/annotations/instances_val2017.json --images 1000 --json`
     """
     from benchmarks.speed.evaluate import bench_eval, bench_paste
 
@@ -164,7 +153,6 @@ def evaluation(
     console.out.print(f"pixels in which the masks differ: {pasting.differing:.3%}")
 
 
-@app.command("viz")
 def drawing(
     *,
     size: ImageSize = "480x640",
@@ -176,9 +164,9 @@ def drawing(
 
     **Examples**
 
-    `bcnet bench viz`
+    `python -m benchmarks viz`
 
-    `bcnet bench viz --size 1080x1920 --instances 100 --json`
+    `python -m benchmarks viz --size 1080x1920 --instances 100 --json`
     """
     from benchmarks.speed.viz import bench_viz
 
@@ -194,9 +182,6 @@ def drawing(
     table.add_row("page of 5,000 pictures, s", f"{costs.page:.1f}")
     table.add_row("page of 5,000 pictures, MB", f"{costs.page_bytes / 1e6:.1f}")
     console.out.print(table)
-
-
-app.command()(evidence)
 
 
 def _rows(costs: ModelCosts) -> dict[str, tuple[str, str, str]]:

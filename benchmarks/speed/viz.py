@@ -14,12 +14,12 @@ from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
 from bcnet_core.annotations.occluder import derive_from_records
 from bcnet_core.visualization.draw import paint
+from bcnet_core.visualization.drawing import Card, Drawing
 from bcnet_core.visualization.gallery import save
 from bcnet_core.visualization.page import Page, Saved
 from bcnet_core.visualization.panels import PANELS, render
-from bcnet_core.visualization.picture import Layers, Picture, numbered
+from bcnet_core.visualization.picture import Instance, Picture, numbered
 from bcnet_core.visualization.rois import choose_rois, roi_card
-from bcnet_core.visualization.scene import Drawing
 
 MANY = 5000
 """Pictures of the page that is built."""
@@ -59,11 +59,11 @@ def bench_viz(*, instances: int, height: int, width: int, repeats: int) -> DrawC
         for seed in range(repeats + 1):
             picture = _blobs(np.random.default_rng(seed), instances, height, width)
             start = time.perf_counter()
-            scenes: list[Drawing] = list(render(picture, rois=0).panels.values())
+            scenes: list[Drawing | Card] = list(render(picture, rois=0).panels.values())
             for drawing in scenes:
                 paint(drawing)
             drawn = time.perf_counter()
-            cards: list[Drawing] = [roi_card(picture, index) for index in choose_rois(picture.instances, ROIS)]
+            cards: list[Drawing | Card] = [roi_card(picture, index) for index in choose_rois(picture.instances, ROIS)]
             for drawing in cards:
                 paint(drawing)
             painted = time.perf_counter()
@@ -95,7 +95,7 @@ def _blobs(rng: np.random.Generator, count: int, height: int, width: int) -> Pic
     rles = [masks.from_polygons(record["segmentation"], height, width) for record in records]
     regions = derive_from_records(records, rles, height, width)
     layers = [
-        Layers("blob", (x, y, x + w, y + h), rle, region)
+        Instance("blob", (x, y, x + w, y + h), rle, region)
         for (x, y, w, h), rle, region in zip((record["bbox"] for record in records), rles, regions, strict=True)
     ]
     return Picture("blobs.jpg", rng.integers(0, 255, (height, width, 3), np.uint8), numbered(layers))

@@ -10,6 +10,7 @@ from bcnet_core import BCNetError, masks
 from bcnet_core.annotations.coco import (
     OCCLUDER_KEY,
     CocoFile,
+    category_difference,
     category_names,
     checksum,
     has_occluders,
@@ -255,3 +256,15 @@ def test_the_categories_of_coco_are_eighty_in_the_order_of_their_ids() -> None:
     assert len(categories) == 80
     assert categories[0] == {"id": 1, "name": "person"} and categories[-1] == {"id": 90, "name": "toothbrush"}
     assert [one["id"] for one in categories] == sorted({one["id"] for one in categories})
+
+
+def test_categories_are_compared_by_id_or_by_label() -> None:
+    cat, dog, cow = {"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 2, "name": "cow"}
+    assert category_difference([cat, dog], [dog, cat]) is None
+    assert category_difference([cat, dog], [cow, cat]) == ([(2, "dog")], [(2, "cow")])
+    assert category_difference([cat, dog], [dog, cat], by_label=True) == (
+        [(0, "cat"), (1, "dog")],
+        [(0, "dog"), (1, "cat")],
+    )
+    assert category_difference([dog], [{**dog, "id": 7}], by_label=True) is None
+    assert category_difference([cat], [cat, dog], by_label=True) == ([], [(1, "dog")])

@@ -1,15 +1,24 @@
+"""The benchmarks as they are typed: `python -m benchmarks ...`, in this process."""
+
 import json
+import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-from tests.conftest import Bcnet
+from benchmarks.__main__ import app
+from tests.benchmarks.conftest import Bench
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_the_model_bench_compares_both_heads(bcnet: Bcnet) -> None:
+def test_the_model_bench_compares_both_heads(bench: Bench) -> None:
     small = ("--backbone", "tiny", "--size", "64x64", "--repeats", "1", "--detections", "20")
-    done = bcnet("bench", "model", *small, "--json")
+    done = bench("model", *small, "--json")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     assert [row["detector"] for row in rows] == ["fcos", "faster_rcnn"]
@@ -20,15 +29,15 @@ def test_the_model_bench_compares_both_heads(bcnet: Bcnet) -> None:
         assert row["memory"][0] > 1e8 and 0 < row["target_share"] < 1
 
 
-def test_what_cannot_be_benched_is_said(bcnet_inside: Bcnet) -> None:
+def test_what_cannot_be_benched_is_said(bench: Bench) -> None:
     for arguments, word in ((["--size", "64"], "64"), (["--backbone", "vgg"], "vgg")):
-        done = bcnet_inside("bench", "model", *arguments)
+        done = bench("model", *arguments)
         assert done.returncode == 2 and word in done.stderr and "Traceback" not in done.stderr
 
 
-def test_the_annotate_bench_counts_images_and_memory(bcnet: Bcnet, scenes: Path) -> None:
+def test_the_annotate_bench_counts_images_and_memory(bench: Bench, scenes: Path) -> None:
     annotations = scenes / "annotations" / "instances_train.json"
-    done = bcnet("bench", "annotate", annotations, "--images", "30", "--workers", "1", "--workers", "2", "--json")
+    done = bench("annotate", annotations, "--images", "30", "--workers", "1", "--workers", "2", "--json")
     assert done.returncode == 0, done.stderr
     one, two = json.loads(done.stdout)
     assert (one["workers"], two["workers"]) == (1, 2)
@@ -38,19 +47,19 @@ def test_the_annotate_bench_counts_images_and_memory(bcnet: Bcnet, scenes: Path)
         seconds = row["read"] + row["annotate"] + row["write"]
         assert row["images_per_second"] == 30 / seconds
         assert 1e7 < row["memory"] < 4e9  # pages that other programs share count by their share
-    shown = bcnet("bench", "annotate", "--images", "2", "--workers", "1")
+    shown = bench("annotate", "--images", "2", "--workers", "1")
     assert "images/s, all of it" in shown.stdout and "peak memory" in shown.stdout
 
 
-def test_an_empty_file_cannot_be_repeated(bcnet_inside: Bcnet, tmp_path: Path) -> None:
+def test_an_empty_file_cannot_be_repeated(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "none.json").write_text('{"images": [], "annotations": [], "categories": []}')
-    done = bcnet_inside("bench", "annotate", tmp_path / "none.json")
+    done = bench("annotate", tmp_path / "none.json")
     assert done.returncode == 3 and "no images" in done.stderr
 
 
-def test_the_eval_bench_scores_like_the_reference(bcnet: Bcnet, scenes: Path) -> None:
+def test_the_eval_bench_scores_like_the_reference(bench: Bench, scenes: Path) -> None:
     annotations = scenes / "annotations" / "instances_train.json"
-    done = bcnet("bench", "eval", annotations, "--images", "24", "--detections", "5", "--json")
+    done = bench("eval", annotations, "--images", "24", "--detections", "5", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["scoring"]["detections"] == 120 and found["scoring"]["difference"] < 1e-9
@@ -62,38 +71,54 @@ QUICK = ("--seeds", "1", "--steps", "1", "--scenes", "3", "--held-out", "2", "--
 
 
 @pytest.mark.slow
-def test_the_evidence_goes_on_where_it_was_and_shows_its_tables(bcnet: Bcnet, tmp_path: Path) -> None:
+def test_the_evidence_goes_on_where_it_was_and_shows_its_tables(bench: Bench, tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    planned = bcnet("bench", "evidence", "-o", folder, *QUICK, "--dry-run")
+    planned = bench("evidence", "-o", folder, *QUICK, "--dry-run")
     assert planned.returncode == 0, planned.stderr
     assert "14 of 14 trials of 1 steps on easy, hard" in planned.stderr and not folder.exists()
-    done = bcnet("bench", "evidence", "-o", folder, *QUICK, "--device", "cpu")
+    done = bench("evidence", "-o", folder, *QUICK, "--device", "cpu")
     assert done.returncode == 0, done.stderr
     assert "## easy" in done.stdout and "## hard" in done.stdout and "Difference to bilayer" in done.stdout
     assert "Missing" not in done.stdout
     for name in ("report.md", "report.json", "report.png"):
         assert f"wrote {folder / name}" in done.stderr and (folder / name).exists()
     (folder / "results" / "hard" / "fcn-0.json").unlink()
-    assert "1 of 14 trials" in bcnet("bench", "evidence", "-o", folder, *QUICK, "--dry-run").stderr
-    shown = bcnet("bench", "evidence", "-o", folder, "--report-only", "--json")
+    assert "1 of 14 trials" in bench("evidence", "-o", folder, *QUICK, "--dry-run").stderr
+    shown = bench("evidence", "-o", folder, "--report-only", "--json")
     content = json.loads(shown.stdout)
     assert content["missing"] == [{"data": "hard", "matched": False, "arm": "fcn", "seed": 0}]
-    refused = bcnet("bench", "evidence", "-o", folder, *QUICK, "--steps", "2")
+    refused = bench("evidence", "-o", folder, *QUICK, "--steps", "2")
     assert refused.returncode == 2 and "steps was 1, now 2" in refused.stderr
 
 
-def test_evidence_that_cannot_be_had_is_said(bcnet_inside: Bcnet, tmp_path: Path) -> None:
-    alone = bcnet_inside("bench", "evidence", "-o", tmp_path, "--coco", "a.json")
+def test_evidence_that_cannot_be_had_is_said(bench: Bench, tmp_path: Path) -> None:
+    alone = bench("evidence", "-o", tmp_path, "--coco", "a.json")
     assert alone.returncode == 2 and "--images DIR" in alone.stderr
-    empty = bcnet_inside("bench", "evidence", "-o", tmp_path, "--report-only")
+    empty = bench("evidence", "-o", tmp_path, "--report-only")
     assert empty.returncode == 3 and "no results yet" in empty.stderr
-    missing = bcnet_inside("bench", "evidence", "-o", tmp_path, "--coco", "a.json", "--images", tmp_path)
+    missing = bench("evidence", "-o", tmp_path, "--coco", "a.json", "--images", tmp_path)
     assert missing.returncode == 3 and "a.json" in missing.stderr and not list(tmp_path.iterdir())
 
 
-def test_the_viz_bench_draws_and_builds_a_page(bcnet_inside: Bcnet) -> None:
-    done = bcnet_inside("bench", "viz", "--size", "120x160", "--instances", "4", "--repeats", "2", "--json")
+def test_the_viz_bench_draws_and_builds_a_page(bench: Bench) -> None:
+    done = bench("viz", "--size", "120x160", "--instances", "4", "--repeats", "2", "--json")
     assert done.returncode == 0, done.stderr
     costs = json.loads(done.stdout)
     assert 0 < costs["panels"] < costs["files"] and 0 < costs["rois"] < costs["files"]
     assert costs["page"] > 0 and costs["page_bytes"] > 5000 * 1000
+
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TYPED = [
+    (path.name, command)
+    for path in DOCUMENTS
+    for command in re.findall(r"^python -m benchmarks (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+]
+
+
+def test_the_documented_commands_exist() -> None:
+    program: Any = typer.main.get_command(app)
+    assert len(TYPED) > 5
+    for name, command in TYPED:
+        _, found, rest = program.resolve_command(None, shlex.split(command))
+        assert found.make_context(name, rest).params

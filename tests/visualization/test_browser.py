@@ -13,7 +13,7 @@ import pytest
 from bcnet_core import masks
 from bcnet_core.visualization.gallery import write_gallery
 from bcnet_core.visualization.page import AT_ONCE
-from bcnet_core.visualization.picture import Layers, Picture, matched
+from bcnet_core.visualization.picture import Instance, Picture, matched
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
@@ -35,10 +35,10 @@ def picture(number: int) -> Picture:
     whole, part = masks.from_box(20, 20, 60, 60, 90, 120), masks.from_box(40, 20, 60, 60, 90, 120)
     other = masks.from_box(60, 20, 90, 60, 90, 120)
     if number % 2:
-        found = [Layers("cat", (20, 20, 60, 60), part, score=0.6)]
-        true = [Layers("cat", (20, 20, 60, 60), whole)]
+        found = [Instance("cat", (20, 20, 60, 60), part, score=0.6)]
+        true = [Instance("cat", (20, 20, 60, 60), whole)]
     else:
-        true = [Layers("dog", (20, 20, 60, 60), whole), Layers("dog", (40, 20, 90, 60), other, part)]
+        true = [Instance("dog", (20, 20, 60, 60), whole), Instance("dog", (40, 20, 90, 60), other, part)]
         found = [replace(layers, score=score) for layers, score in zip(true, (0.9, 0.7), strict=True)]
     instances, truth = matched(found, true)
     return Picture(f"{number}.jpg", image, instances, truth)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bcnet_core import masks
-from bcnet_core.visualization import cards, draw, scene
+from bcnet_core.visualization import cards, draw, drawing
+from bcnet_core.visualization.drawing import Blank, Card, Color, Drawing, Heat, Image, Label, Mask, Shape, Tile
 from bcnet_core.visualization.labels import LINE, place_labels
-from bcnet_core.visualization.scene import Blank, Card, Colour, Heat, Image, Label, Mask, Scene, Shape, Tile
 
 
 def disc(size: tuple[int, int], x: int, y: int, radius: int) -> Mask:
@@ -19,37 +19,37 @@ def disc(size: tuple[int, int], x: int, y: int, radius: int) -> Mask:
     return mask
 
 
-def grey(height: int = 120, width: int = 160) -> Image:
+def gray(height: int = 120, width: int = 160) -> Image:
     return np.full((height, width, 3), 100, np.uint8)
 
 
-def patch(mask: Mask) -> scene.Patch:
-    found = scene.patch_of_mask(mask)
+def patch(mask: Mask) -> drawing.Patch:
+    found = drawing.patch_of_mask(mask)
     assert found is not None
     return found
 
 
-def painted(ground: Image, *shapes: tuple[Mask, Colour], alpha: float = 0.45) -> Image:
-    return draw.paint(Scene(ground, tuple(Shape(patch(mask), colour, alpha) for mask, colour in shapes)))
+def painted(ground: Image, *shapes: tuple[Mask, Color], alpha: float = 0.45) -> Image:
+    return draw.paint(Drawing(ground, tuple(Shape(patch(mask), color, alpha) for mask, color in shapes)))
 
 
-def labelled(ground: Image, labels: Sequence[tuple[str, Colour, Mask]]) -> Image:
-    return draw.paint(Scene(ground, labels=tuple(Label(text, colour, patch(mask)) for text, colour, mask in labels)))
+def labelled(ground: Image, labels: Sequence[tuple[str, Color, Mask]]) -> Image:
+    return draw.paint(Drawing(ground, labels=tuple(Label(text, color, patch(mask)) for text, color, mask in labels)))
 
 
-def test_a_shape_colours_its_mask_and_nothing_else() -> None:
+def test_a_shape_colors_its_mask_and_nothing_else() -> None:
     mask = disc((120, 160), 80, 60, 30)
-    image = grey()
+    image = gray()
     drawn = painted(image, (mask, (230, 159, 0)), alpha=0.5)
     assert (drawn[~mask] == 100).all()
-    assert drawn[60, 80].tolist() == [165, 130, 50]  # half way from grey to the colour
+    assert drawn[60, 80].tolist() == [165, 130, 50]  # half way from gray to the color
     assert drawn[60, 50].tolist() == [230, 159, 0]  # the outline
     assert (image == 100).all()  # the input is not painted on
 
 
 def test_later_shapes_lie_on_earlier_ones() -> None:
     large, small = disc((120, 160), 80, 60, 50), disc((120, 160), 80, 60, 10)
-    assert painted(grey(), (large, (255, 0, 0)), (small, (0, 0, 255)))[60, 90].tolist() == [0, 0, 255]
+    assert painted(gray(), (large, (255, 0, 0)), (small, (0, 0, 255)))[60, 90].tolist() == [0, 0, 255]
 
 
 def test_what_is_seen_through_a_mask() -> None:
@@ -64,11 +64,11 @@ def test_what_is_seen_through_a_mask() -> None:
 
 
 def test_masks_at_the_limits() -> None:
-    assert scene.patch_of_mask(np.zeros((120, 160), np.bool_)) is None
+    assert drawing.patch_of_mask(np.zeros((120, 160), np.bool_)) is None
     full, dot = np.ones((120, 160), np.bool_), np.zeros((120, 160), np.bool_)
     dot[119, 159] = True
-    assert painted(grey(), (full, (1, 2, 3)))[0, 0].tolist() == [1, 2, 3]
-    assert painted(grey(), (dot, (1, 2, 3)))[119, 159].tolist() == [1, 2, 3]
+    assert painted(gray(), (full, (1, 2, 3)))[0, 0].tolist() == [1, 2, 3]
+    assert painted(gray(), (dot, (1, 2, 3)))[119, 159].tolist() == [1, 2, 3]
 
 
 @settings(deadline=None, max_examples=60)
@@ -86,7 +86,7 @@ def test_a_mask_is_shown_where_the_image_is(seed: int, size: tuple[int, int], sh
     rows = ((np.arange(shown[0]) + 0.5) * size[0] / shown[0]).astype(int)
     columns = ((np.arange(shown[1]) + 0.5) * size[1] / shown[1]).astype(int)
     expected = mask[rows[:, None], columns]
-    found = scene.patch_of_rle(masks.encode(mask), shown)
+    found = drawing.patch_of_rle(masks.encode(mask), shown)
     drawn = np.zeros(shown, np.bool_)
     if found is not None:
         drawn[found.window] = found.mask
@@ -96,7 +96,7 @@ def test_a_mask_is_shown_where_the_image_is(seed: int, size: tuple[int, int], sh
 def test_boundary_band() -> None:
     mask = np.zeros((20, 30), np.bool_)
     mask[5:15, 0:12] = True
-    closed, opened = scene.boundary_band(mask, 2), scene.boundary_band(mask, 2, closed=False)
+    closed, opened = drawing.boundary_band(mask, 2), drawing.boundary_band(mask, 2, closed=False)
     assert closed.sum() == 10 * 12 - 6 * 8
     assert opened.sum() == 10 * 12 - 6 * 10  # the left edge is the border of the array, not of the mask
     assert not closed[~mask].any()
@@ -104,19 +104,19 @@ def test_boundary_band() -> None:
     assert not opened[10, 0]
 
 
-def test_colours_are_stable_and_distinct() -> None:
-    colours = [scene.instance_colour(index) for index in range(21)]
-    assert len(set(colours)) == 21
-    assert colours == [scene.instance_colour(index) for index in range(21)]
-    assert colours[:7] == list(scene.PALETTE)
-    assert scene.instance_colour(10_000) in colours
-    for index, first in enumerate(colours[:7]):  # told apart by lightness or hue, not by a shade
-        for second in colours[:index]:
+def test_colors_are_stable_and_distinct() -> None:
+    colors = [drawing.instance_color(index) for index in range(21)]
+    assert len(set(colors)) == 21
+    assert colors == [drawing.instance_color(index) for index in range(21)]
+    assert colors[:7] == list(drawing.PALETTE)
+    assert drawing.instance_color(10_000) in colors
+    for index, first in enumerate(colors[:7]):  # told apart by lightness or hue, not by a shade
+        for second in colors[:index]:
             assert np.abs(np.subtract(first, second)).max() >= 60
 
 
-def labels_at(drawn: Image, colour: Colour) -> Mask:
-    found: Mask = (drawn == colour).all(axis=-1)
+def labels_at(drawn: Image, color: Color) -> Mask:
+    found: Mask = (drawn == color).all(axis=-1)
     return found
 
 
@@ -124,7 +124,7 @@ def labels_at(drawn: Image, colour: Colour) -> Mask:
 @given(x=st.integers(0, 319), y=st.integers(0, 239), radius=st.integers(2, 300))
 def test_a_label_never_covers_its_object(x: int, y: int, radius: int) -> None:
     mask = disc((240, 320), x, y, radius)
-    drawn = labelled(grey(240, 320), [("teddy bear", (230, 159, 0), mask)])
+    drawn = labelled(gray(240, 320), [("teddy bear", (230, 159, 0), mask)])
     changed = (drawn != 100).any(axis=-1)
     assert not (changed & mask).any()
     if radius <= 80:  # there is room
@@ -133,12 +133,12 @@ def test_a_label_never_covers_its_object(x: int, y: int, radius: int) -> None:
 
 def test_labels_avoid_each_other_and_give_way() -> None:
     shapes = [disc((240, 320), 160, 120, radius) for radius in (40, 38, 36)]
-    colours = [scene.instance_colour(index) for index in range(3)]
-    drawn = labelled(grey(240, 320), [("bus", colour, mask) for colour, mask in zip(colours, shapes, strict=True)])
-    areas = [labels_at(drawn, colour).sum() for colour in colours]
+    colors = [drawing.instance_color(index) for index in range(3)]
+    drawn = labelled(gray(240, 320), [("bus", color, mask) for color, mask in zip(colors, shapes, strict=True)])
+    areas = [labels_at(drawn, color).sum() for color in colors]
     assert min(areas) == max(areas) > 0  # all three in full
     full = np.ones((20, 60), np.bool_)
-    crowd = labelled(grey(20, 60), [("bus", colour, full) for colour in colours])
+    crowd = labelled(gray(20, 60), [("bus", color, full) for color in colors])
     assert (crowd == 100).all()  # no room beside the object: the legend names it
 
 
@@ -162,7 +162,7 @@ def test_labels_of_three_hundred_objects_do_not_bury_each_other() -> None:
 def test_labels_of_any_text_fit() -> None:
     mask = disc((240, 320), 160, 120, 20)
     for text in ("", "x" * 500, "line\nbreak\x00\ud800", "日本語", "<b>&"):
-        drawn = labelled(grey(240, 320), [(text, (230, 159, 0), mask)])
+        drawn = labelled(gray(240, 320), [(text, (230, 159, 0), mask)])
         assert labels_at(drawn, (230, 159, 0)).any()
 
 
@@ -182,14 +182,14 @@ def test_heatmap_keeps_its_cells() -> None:
 
 
 def test_a_card_holds_all_of_its_tiles() -> None:
-    red, blue = grey(50, 40), grey(50, 40)
+    red, blue = gray(50, 40), gray(50, 40)
     red[:], blue[:] = (255, 0, 0), (0, 0, 255)
     hot, cold = Heat(np.ones((28, 28), np.float32)), Heat(np.zeros((28, 28), np.float32))
     card = Card(
         (50, 40),
         (
-            (Tile("box", Scene(red)), Tile("occluder boundary", hot), Tile("true", Blank())),
-            (Tile("both layers", Scene(blue)), Tile("occludee boundary", cold), Tile("true", hot)),
+            (Tile("box", Drawing(red)), Tile("occluder boundary", hot), Tile("true", Blank())),
+            (Tile("both layers", Drawing(blue)), Tile("occludee boundary", cold), Tile("true", hot)),
         ),
     )
     sheet, plan = draw.paint(card), cards.lay_out(card)
@@ -213,4 +213,4 @@ def test_resize_mask_keeps_shares() -> None:
     mask = disc((60, 80), 40, 30, 20)
     assert draw.resize_mask(mask, (120, 160)).sum() == 4 * mask.sum()
     assert draw.resize_mask(mask, (30, 40)).mean() == pytest.approx(mask.mean(), abs=0.02)
-    assert draw.resize_image(grey(60, 80), (30, 50)).shape == (30, 50, 3)
+    assert draw.resize_image(gray(60, 80), (30, 50)).shape == (30, 50, 3)

@@ -15,8 +15,8 @@ from PIL import Image
 
 from bcnet_core import masks
 from bcnet_core.errors import BCNetError, ExitCode
-from bcnet_core.visualization import gallery, page, scene
-from bcnet_core.visualization.picture import Layers, Picture, matched
+from bcnet_core.visualization import drawing, gallery, page
+from bcnet_core.visualization.picture import Instance, Picture, matched
 
 HOSTILE = '"><script>alert(1)</script>\ud800'
 
@@ -41,7 +41,7 @@ def picture(name: str, category: str = "dog", *, fault: str | None = None) -> Pi
     if fault is not None:
         return Picture(name, image, fault=fault)
     mask, region = masks.from_box(20, 20, 60, 60, 90, 120), masks.from_box(40, 20, 60, 60, 90, 120)
-    layers = Layers(category, (20, 20, 60, 60), mask, region, score=0.75)
+    layers = Instance(category, (20, 20, 60, 60), mask, region, score=0.75)
     return Picture(name, image, (layers,), note="a <note>")
 
 
@@ -55,8 +55,8 @@ def judged(name: str) -> Picture:
     found = picture(name)
     mask = masks.from_box(20, 20, 60, 40, 90, 120)
     true = (
-        Layers("dog", (20, 20, 60, 60), mask),
-        Layers("cat", (0, 0, 20, 20), None, masks.from_box(0, 0, 9, 9, 90, 120)),
+        Instance("dog", (20, 20, 60, 60), mask),
+        Instance("cat", (0, 0, 20, 20), None, masks.from_box(0, 0, 9, 9, 90, 120)),
     )
     instances, truth = matched(found.instances, true)
     return replace(found, instances=instances, truth=truth)
@@ -86,8 +86,8 @@ def test_every_picture_is_there_and_every_file_is_used(tmp_path: Path) -> None:
         with Image.open(tmp_path / "out" / str(image["src"])) as stored:
             assert stored.size == (int(image["width"] or 0), int(image["height"] or 0))
         assert image["alt"]
-    colour = "rgb({},{},{})".format(*scene.instance_colour(0))
-    assert any(colour in str(mark["style"]) for mark in page.all("i"))
+    color = "rgb({},{},{})".format(*drawing.instance_color(0))
+    assert any(color in str(mark["style"]) for mark in page.all("i"))
 
 
 def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from PIL import Image as PillowImage
 
 from bcnet_core import masks
 from bcnet_core.masks import RLE
-from bcnet_core.visualization import cards, draw, panels, rois, scene
-from bcnet_core.visualization.picture import Layers, Maps, Picture, matched, numbered
-from bcnet_core.visualization.scene import Blank, Colour, Heat, Image, Mask
+from bcnet_core.visualization import cards, draw, drawing, panels, rois
+from bcnet_core.visualization.drawing import Blank, Color, Heat, Image, Mask
+from bcnet_core.visualization.picture import Instance, Maps, Picture, matched, numbered
 
 BOUNDARY_FACTS = Path(__file__).parents[2].parent / "shared/parity/open/boundary_open.npz"
 
@@ -33,9 +33,9 @@ def two_overlapping() -> Picture:
         np.full((200, 300, 3), 90, np.uint8),
         numbered(
             [
-                Layers("car", (100, 40, 160, 140), car, in_car_box),
-                Layers("bus", (60, 100, 240, 170), bus, in_bus_box),
-                Layers("cup", (10, 10, 50, 50), cup),
+                Instance("car", (100, 40, 160, 140), car, in_car_box),
+                Instance("bus", (60, 100, 240, 170), bus, in_bus_box),
+                Instance("cup", (10, 10, 50, 50), cup),
             ]
         ),
     )
@@ -47,8 +47,8 @@ def drawn_panels(picture: Picture, **options: Any) -> dict[str, Image]:
     return {key: draw.paint(panel) for key, panel in scenes.items()}
 
 
-def has(image: Image, colour: Colour) -> Mask:
-    found: Mask = (image == colour).all(axis=-1)
+def has(image: Image, color: Color) -> Mask:
+    found: Mask = (image == color).all(axis=-1)
     return found
 
 
@@ -71,7 +71,7 @@ def test_small_images_are_enlarged_and_large_ones_shrunk(size: tuple[int, int], 
 
 def test_layers_are_where_they_belong() -> None:
     drawn = drawn_panels(two_overlapping())
-    car, bus, cup = (scene.instance_colour(index) for index in range(3))
+    car, bus, cup = (drawing.instance_color(index) for index in range(3))
     ground = draw.dim(np.full((1, 1, 3), 90, np.uint8))[0, 0]
     assert has(drawn["instances"], cup)[10, 30]
     assert (drawn["occludee"][25, 30] == ground).all()  # nothing overlaps the cup
@@ -85,7 +85,7 @@ def test_layers_are_where_they_belong() -> None:
 
 def test_boundaries_of_both_layers_without_the_cut_of_the_box() -> None:
     drawn = drawn_panels(two_overlapping())["boundaries"]
-    occludee, occluder = has(drawn, scene.OCCLUDEE), has(drawn, scene.OCCLUDER)
+    occludee, occluder = has(drawn, drawing.OCCLUDEE), has(drawn, drawing.OCCLUDER)
     assert occludee[40:42, 100:160].all()  # the top of the car
     assert not occludee[60, 130]
     assert occluder[122:125, 105:155].all()  # the occluder of the car begins where the bus does
@@ -98,29 +98,29 @@ def test_one_layer_alone() -> None:
         rendered = panels.render(picture, layer=layer)
         assert layer in rendered.panels and other not in rendered.panels
         edges = draw.paint(rendered.panels["boundaries"])
-        colours = {"occludee": scene.OCCLUDEE, "occluder": scene.OCCLUDER}
-        assert has(edges, colours[layer]).any() and not has(edges, colours[other]).any()
+        colors = {"occludee": drawing.OCCLUDEE, "occluder": drawing.OCCLUDER}
+        assert has(edges, colors[layer]).any() and not has(edges, colors[other]).any()
         (row,) = rendered.rois[0].card.rows
         assert [tile.caption for tile in row][1:] == [f"{layer} boundary", f"{layer} mask"]
 
 
 def test_predicted_occluders_that_no_instance_owns_are_shown_too() -> None:
-    layers = Layers("car", (100, 40, 160, 140), rectangle(100, 60, 160, 140), rectangle(100, 40, 130, 60))
+    layers = Instance("car", (100, 40, 160, 140), rectangle(100, 60, 160, 140), rectangle(100, 40, 130, 60))
     drawn = drawn_panels(Picture("a", np.full((200, 300, 3), 90, np.uint8), (layers,)))["occluder"]
-    assert has(drawn, scene.INK)[40, 100:130].all()
-    assert not has(drawn, scene.instance_colour(0)).any()
+    assert has(drawn, drawing.INK)[40, 100:130].all()
+    assert not has(drawn, drawing.instance_color(0)).any()
 
 
 def with_truth() -> Picture:
     """The car was found, a little too small; the bus and the cup were missed; a second car is not there."""
     truth = two_overlapping().instances
     found = [
-        Layers("car", (200, 10, 240, 50), rectangle(200, 10, 240, 50), score=0.9),
-        Layers("car", (100, 40, 160, 140), rectangle(100, 40, 160, 100), score=0.6),
-        Layers("car", (100, 40, 160, 140), rectangle(100, 40, 160, 80), score=0.5),
-        Layers("cup", (60, 100, 240, 170), truth[1].occludee, score=0.5),
+        Instance("car", (200, 10, 240, 50), rectangle(200, 10, 240, 50), score=0.9),
+        Instance("car", (100, 40, 160, 140), rectangle(100, 40, 160, 100), score=0.6),
+        Instance("car", (100, 40, 160, 140), rectangle(100, 40, 160, 80), score=0.5),
+        Instance("cup", (60, 100, 240, 170), truth[1].occludee, score=0.5),
     ]
-    instances, true = matched(found, (*truth, Layers("car", (0, 0, 300, 200), rectangle(0, 0, 300, 200), crowd=True)))
+    instances, true = matched(found, (*truth, Instance("car", (0, 0, 300, 200), rectangle(0, 0, 300, 200), crowd=True)))
     return Picture("street.jpg", np.full((200, 300, 3), 90, np.uint8), instances, true)
 
 
@@ -129,12 +129,12 @@ def test_detections_beside_what_they_found() -> None:
     car, bus, cup, crowd = picture.truth or ()
     assert [layers.truth for layers in picture.instances] == [None, car, None, None]
     assert [layers.iou for layers in picture.instances] == [0, pytest.approx(60 / 80), 0, 0]
-    assert [layers.colour for layers in picture.instances] == [0, 1, 2, 3]
-    assert car.colour == 1 and sorted([bus.colour, cup.colour, crowd.colour]) == [4, 5, 6]
+    assert [layers.color for layers in picture.instances] == [0, 1, 2, 3]
+    assert car.color == 1 and sorted([bus.color, cup.color, crowd.color]) == [4, 5, 6]
     assert picture.missed == (bus, cup)  # a crowd is not to be found
     assert picture.instances[1].level == car.level == "heavy" == two_overlapping().instances[0].level
     assert [layers.label for layers in (picture.instances[0], car, crowd)] == ["car 0.90", "car", "car (crowd)"]
-    assert matched((), (car,)) == ((), (replace(car, colour=0),))
+    assert matched((), (car,)) == ((), (replace(car, color=0),))
     assert matched((picture.instances[0],), ())[0][0].iou == 0
 
 
@@ -144,8 +144,8 @@ def test_true_panels_follow_those_of_what_was_found() -> None:
     assert keys[:3] == ["image", "instances", "true-instances"] and len(keys) == 9
     assert [panels.panel_title(key) for key in keys[-2:]] == ["boundaries", "true boundaries"]
     drawn = drawn_panels(with_truth())
-    found, true = (has(drawn[key], scene.instance_colour(1)) for key in ("instances", "true-instances"))
-    assert found[98:100, 101:159].all() and not found[118:120, 101:159].any()  # the same colour, its own mask
+    found, true = (has(drawn[key], drawing.instance_color(1)) for key in ("instances", "true-instances"))
+    assert found[98:100, 101:159].all() and not found[118:120, 101:159].any()  # the same color, its own mask
     assert true[118:120, 101:159].all()
 
 
@@ -169,7 +169,7 @@ def test_an_roi_shows_predicted_and_true_maps_side_by_side() -> None:
 def test_rois_are_the_most_occluded_and_not_tiny() -> None:
     instances = list(two_overlapping().instances)
     tiny = rectangle(100, 100, 105, 105)
-    instances.append(Layers("ant", (100, 100, 105, 105), tiny, tiny))
+    instances.append(Instance("ant", (100, 100, 105, 105), tiny, tiny))
     assert instances[3].occlusion == 1
     assert instances[0].occlusion == pytest.approx(60 * 20 / (60 * 100))
     assert rois.choose_rois(instances, 4) == [0, 1, 2, 3]
@@ -180,11 +180,11 @@ def test_rois_are_the_most_occluded_and_not_tiny() -> None:
 def test_an_roi_shows_the_maps_that_were_predicted() -> None:
     picture = two_overlapping()
     levels = [np.full((28, 28), value, np.float32) for value in (0.1, 0.4, 0.6, 0.9)]
-    layers = Layers("car", (100, 40, 160, 140), picture.instances[0].occludee, None, score=0.5, maps=Maps(*levels))
+    layers = Instance("car", (100, 40, 160, 140), picture.instances[0].occludee, None, score=0.5, maps=Maps(*levels))
     card = draw.paint(rois.roi_card(Picture("a", picture.image, (layers,)), 0))
     for level in levels:
-        colour = tuple(int(part) for part in draw.heatmap(level)[0, 0])
-        assert has(card, colour).sum() >= 168 * 100
+        color = tuple(int(part) for part in draw.heatmap(level)[0, 0])
+        assert has(card, color).sum() >= 168 * 100
     without = Maps(None, None, levels[0], levels[1])
     card_of_one = rois.roi_card(Picture("a", picture.image, (replace(layers, maps=without),)), 0)
     assert [tile.caption for tile in card_of_one.rows[0]] == ["box", "no occluder boundary", "no occluder mask"]
@@ -194,14 +194,14 @@ def test_an_roi_is_cut_from_the_image_as_it_is() -> None:
     image = np.zeros((3000, 4000, 3), np.uint8)
     image[1000:1100, 1000:1100] = np.random.default_rng(0).integers(0, 255, (100, 100, 3), np.uint8)
     box = (1000.0, 1000.0, 1100.0, 1100.0)
-    layers = Layers("ant", box, masks.from_box(1000, 1000, 1100, 1100, 3000, 4000))
+    layers = Instance("ant", box, masks.from_box(1000, 1000, 1100, 1100, 3000, 4000))
     tile = rois.roi_card(Picture("a", image, (layers,)), 0).rows[0][0].content
-    assert isinstance(tile, scene.Scene)
+    assert isinstance(tile, drawing.Drawing)
     assert (tile.ground == draw.resize_image(image[1000:1100, 1000:1100], (168, 168))).all()
 
 
 def test_an_roi_of_a_sliver_at_the_border_stays_legible() -> None:
-    layers = Layers("pole", (298.4, -3, 300, 210), rectangle(298, 0, 300, 200))
+    layers = Instance("pole", (298.4, -3, 300, 210), rectangle(298, 0, 300, 200))
     card = rois.roi_card(Picture("a", np.zeros((200, 300, 3), np.uint8), (layers,)), 0)
     assert card.size == (168, 56)
     assert cards.lay_out(card).width > 3 * 100
@@ -249,7 +249,7 @@ from pathlib import Path
 from bcnet_core import masks
 from bcnet_core.files.images import read_image
 from bcnet_core.visualization.gallery import write_gallery
-from bcnet_core.visualization.picture import Layers, Picture, numbered
+from bcnet_core.visualization.picture import Instance, Picture, numbered
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -259,7 +259,7 @@ layers = []
 for _ in range(300):
     x, y, w, h = rng.integers(0, (7000, 4000, 1500, 1500)).tolist()
     rle, region = (masks.from_box(x, y, x + side, y + h, 4320, 7680) for side in (w + 9, w // 2 + 5))
-    layers.append(Layers("person", (x, y, min(x + w, 7680), min(y + h, 4320)), rle, region))
+    layers.append(Instance("person", (x, y, min(x + w, 7680), min(y + h, 4320)), rle, region))
 warm = Picture("warm", np.zeros((64, 64, 3), np.uint8))
 (folder / "warm").mkdir()
 write_gallery(folder / "warm", [warm], title="t", total=1)

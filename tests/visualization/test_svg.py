@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bcnet_core import masks
-from bcnet_core.visualization import draw, scene
-from bcnet_core.visualization.scene import Blank, Card, Heat, Label, Patch, Scene, Shape, Tile
+from bcnet_core.visualization import draw, drawing
+from bcnet_core.visualization.drawing import Blank, Card, Drawing, Heat, Label, Patch, Shape, Tile
 from bcnet_core.visualization.svg import to_svg
 
 NAMES = {"svg": "http://www.w3.org/2000/svg"}
@@ -22,11 +22,11 @@ def parsed(text: str) -> ElementTree.Element:
     return ElementTree.fromstring(text)
 
 
-def grey(height: int, width: int) -> scene.Image:
+def gray(height: int, width: int) -> drawing.Image:
     return np.full((height, width, 3), 100, np.uint8)
 
 
-def covered(path: str, height: int, width: int) -> scene.Mask:
+def covered(path: str, height: int, width: int) -> drawing.Mask:
     """The pixels inside a path of straight lines, where an even number of outlines is outside."""
     inside = np.zeros((height, width), np.bool_)
     for ring in re.findall(r"M(.*?)z", path):
@@ -39,7 +39,7 @@ def covered(path: str, height: int, width: int) -> scene.Mask:
 @given(seed=st.integers(0, 999), x=st.integers(0, 20), y=st.integers(0, 20))
 def test_a_path_covers_what_its_mask_covers(seed: int, x: int, y: int) -> None:
     mask = np.random.default_rng(seed).random((9, 12)) < 0.6  # with holes, in pieces
-    drawing = Scene(grey(40, 50), (Shape(Patch(x, y, mask), (1, 2, 3), 0.5, 0),))
+    drawing = Drawing(gray(40, 50), (Shape(Patch(x, y, mask), (1, 2, 3), 0.5, 0),))
     (path,) = parsed(to_svg(drawing)).findall("svg:path", NAMES)
     whole = np.zeros((40, 50), np.bool_)
     whole[y : y + 9, x : x + 12] = mask
@@ -47,10 +47,10 @@ def test_a_path_covers_what_its_mask_covers(seed: int, x: int, y: int) -> None:
     assert (covered(path.attrib["d"], 40, 50) == whole).all()
 
 
-def test_shapes_carry_their_colour_and_labels_are_text() -> None:
+def test_shapes_carry_their_color_and_labels_are_text() -> None:
     patch = Patch(40, 40, np.ones((30, 30), np.bool_))
     name = '</text><script>alert(1)</script> & "x"'
-    text = to_svg(Scene(grey(100, 400), (Shape(patch, (230, 159, 0)),), (Label(name, (230, 159, 0), patch),)))
+    text = to_svg(Drawing(gray(100, 400), (Shape(patch, (230, 159, 0)),), (Label(name, (230, 159, 0), patch),)))
     root = parsed(text)
     (path,) = root.findall("svg:path", NAMES)
     assert path.attrib["fill"] == path.attrib["stroke"] == "#e69f00" and path.attrib["fill-opacity"] == "0.45"
@@ -63,7 +63,7 @@ def test_shapes_carry_their_colour_and_labels_are_text() -> None:
 def test_maps_are_embedded_cell_by_cell() -> None:
     values = np.linspace(0, 1, 28 * 28, dtype=np.float32).reshape(28, 28)
     card = Card(
-        (84, 168), ((Tile("occludee mask", Heat(values)), Tile("none", Blank()), Tile("box", Scene(grey(84, 168)))),)
+        (84, 168), ((Tile("occludee mask", Heat(values)), Tile("none", Blank()), Tile("box", Drawing(gray(84, 168)))),)
     )
     root = parsed(to_svg(card))
     embedded = list(root.iter(f"{{{NAMES['svg']}}}image"))

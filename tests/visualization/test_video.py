@@ -13,8 +13,8 @@ from bcnet_core import masks
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.structures import Detections
-from bcnet_core.visualization import scene, video
-from bcnet_core.visualization.picture import Layers
+from bcnet_core.visualization import drawing, video
+from bcnet_core.visualization.picture import Instance
 from bcnet_core.visualization.video import VideoSummary, draw_video, follow
 
 
@@ -68,7 +68,7 @@ def test_every_frame_is_drawn(tmp_path: Path, suffix: str) -> None:
     frames = frames_of(output)
     assert len(frames) == 6 and frames[0].shape == (90, 240, 3)  # instances, and the occluder layer beside them
     assert cv2.VideoCapture(str(output)).get(cv2.CAP_PROP_FPS) == pytest.approx(10)
-    orange = np.array(scene.instance_colour(0))
+    orange = np.array(drawing.instance_color(0))
     for number, frame in enumerate(frames, start=1):
         inside = frame[30:50, 5 + 4 * number + 10 : 5 + 4 * number + 30].reshape(-1, 3).mean(axis=0)
         ground = 55 + 5 * number
@@ -84,15 +84,15 @@ def test_one_layer_and_odd_sizes(tmp_path: Path) -> None:
     assert frames_of(tmp_path / "out.mp4")[0].shape == (92, 122, 3)
 
 
-def test_colours_follow_their_instances() -> None:
-    def layers(x: int, category: str = "box") -> Layers:
-        return Layers(category, (x, 0, x + 20, 20), masks.from_box(x, 0, x + 20, 20, 50, 100))
+def test_colors_follow_their_instances() -> None:
+    def layers(x: int, category: str = "box") -> Instance:
+        return Instance(category, (x, 0, x + 20, 20), masks.from_box(x, 0, x + 20, 20, 50, 100))
 
     fresh = count()
     first = follow((), (layers(0), layers(50)), fresh)
     second = follow(first, (layers(52), layers(2), layers(80)), fresh)
     third = follow(second, (layers(2, "ball"), layers(52)), fresh)
-    assert [[one.colour for one in frame] for frame in (first, second, third)] == [[0, 1], [1, 0, 2], [3, 1]]
+    assert [[one.color for one in frame] for frame in (first, second, third)] == [[0, 1], [1, 0, 2], [3, 1]]
 
 
 def test_what_is_no_video_is_refused_by_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

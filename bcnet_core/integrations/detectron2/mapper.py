@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import detectron2.data.transforms as T  # noqa: N812  (as detectron2 itself calls it)
 import numpy as np
@@ -13,7 +13,8 @@ from detectron2.structures import BoxMode
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, Record, segmentation_rle
-from bcnet_core.data.dataset import occluder_regions
+from bcnet_core.annotations.occluder import occluder_regions
+from bcnet_core.config.schema import OccluderSource
 from bcnet_core.errors import data_error
 from bcnet_core.integrations.detectron2.cropped_masks import CroppedMasks
 
@@ -36,7 +37,7 @@ class BilayerDatasetMapper(DatasetMapper):
         self,
         is_train: bool,  # noqa: FBT001  (detectron2's signature)
         *,
-        occluders: Literal["auto", "derive", "file"] = "auto",
+        occluders: OccluderSource = "auto",
         **settings: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(is_train, **{**settings, "use_instance_mask": True})
@@ -104,7 +105,7 @@ class BilayerDatasetMapper(DatasetMapper):
                     "add it: bcnet annotate, or derive it on the fly: INPUT.OCCLUDERS auto",
                 )
         rles = [segmentation_rle(one, image) for one in records]
-        return occluder_regions(records, rles, image, read=self.occluders != "derive")
+        return occluder_regions(records, rles, image, source=self.occluders)
 
 
 def _augmentations(cfg: CfgNode, built: list[Any]) -> list[Any]:

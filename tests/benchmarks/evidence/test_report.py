@@ -1,4 +1,4 @@
-"""The statistics of `bench evidence` on made-up trials whose true difference is known, and the report of them."""
+"""The statistics of the evidence on made-up trials whose true difference is known, and the report of them."""
 
 from __future__ import annotations
 

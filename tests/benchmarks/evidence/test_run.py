@@ -1,4 +1,4 @@
-"""The trials of `bench evidence`: made, measured, never repeated, and never confused with those of another plan."""
+"""The trials are run once, resumed where they stopped, and kept apart from those of another plan."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_trial_that_fails_leaves_no_result_and_says_which(
     trial = Trial("easy", "plain", 0, 2)
 
     def stop(job: Any, reporter: Any) -> Path:
-        hints = ("go on with it: bcnet bench evidence --run-dir x --resume",)
+        hints = ("go on with it: python -m benchmarks evidence --run-dir x --resume",)
         raise BCNetError("interrupted; saved step 1 of 2", *hints, exit_code=ExitCode.INTERRUPTED)
 
     monkeypatch.setattr(evidence, "run_training", stop)

@@ -16,21 +16,21 @@ from bcnet_core.masks import RLE
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-PALETTE: tuple[Colour, ...] = (
+PALETTE: tuple[Color, ...] = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0),
     (0, 114, 178),
 )  # fmt: skip
-"""Orange, sky blue, green, yellow, purple, vermilion, blue: told apart with every common form of colour blindness
+"""Orange, sky blue, green, yellow, purple, vermilion, blue: told apart with every common form of color blindness
 (Okabe and Ito, 2008, https://jfly.uni-koeln.de/color/)."""
 SHADES = (0.0, 0.45, -0.35)
 """How far each round through the palette is moved towards white (positive) or black (negative)."""
-OCCLUDEE: Colour = (86, 180, 233)
-OCCLUDER: Colour = (230, 159, 0)
-INK: Colour = (32, 33, 36)
-PAPER: Colour = (250, 250, 250)
-BLANK: Colour = (226, 226, 226)
+OCCLUDEE: Color = (86, 180, 233)
+OCCLUDER: Color = (230, 159, 0)
+INK: Color = (32, 33, 36)
+PAPER: Color = (250, 250, 250)
+BLANK: Color = (226, 226, 226)
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
@@ -60,17 +60,17 @@ class Patch(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """A mask in a colour.
+    """A mask in a color.
 
     Attributes:
         patch: where it is.
-        colour: of its tint and outline.
+        color: of its tint and outline.
         alpha: opacity of the tint, in [0, 1].
         outline: width of the opaque line along its inside.
     """
 
     patch: Patch
-    colour: Colour
+    color: Color
     alpha: float = 0.45
     outline: int = 2
 
@@ -79,11 +79,11 @@ class Label(NamedTuple):
     """A text to put beside an object."""
 
     text: str
-    colour: Colour
+    color: Color
     patch: Patch
 
 
-class Scene(NamedTuple):
+class Drawing(NamedTuple):
     """Shapes, the first at the bottom, and labels on a ground."""
 
     ground: Image
@@ -98,18 +98,18 @@ class Heat(NamedTuple):
 
 
 class Blank(NamedTuple):
-    """A grey tile, for what there is not."""
+    """A gray tile, for what there is not."""
 
 
 class Tile(NamedTuple):
     """One picture of a card, and what is written above it."""
 
     caption: str
-    content: Scene | Heat | Blank
+    content: Drawing | Heat | Blank
 
 
 class Card(NamedTuple):
-    """Rows of tiles of one size, each row with the colour scale of its maps at its end.
+    """Rows of tiles of one size, each row with the color scale of its maps at its end.
 
     Attributes:
         size: (height, width) of a tile.
@@ -120,19 +120,16 @@ class Card(NamedTuple):
     rows: tuple[tuple[Tile, ...], ...]
 
 
-Drawing = Scene | Card
-
-
-def instance_colour(index: int) -> Colour:
-    """The colour of the instance at `index` of a picture; the same index always has the same colour."""
+def instance_color(index: int) -> Color:
+    """The color of the instance at `index` of a picture; the same index always has the same color."""
     shade = SHADES[index // len(PALETTE) % len(SHADES)]
     goal, share = (255 if shade > 0 else 0), abs(shade)
     red, green, blue = (round(part + (goal - part) * share) for part in PALETTE[index % len(PALETTE)])
     return red, green, blue
 
 
-def text_colour(ground: Colour) -> Colour:
-    """Black or white, whichever reads better on a colour."""
+def text_color(ground: Color) -> Color:
+    """Black or white, whichever reads better on a color."""
     return INK if float(np.dot(ground, (0.299, 0.587, 0.114))) > 110 else PAPER
 
 
