@@ -15,7 +15,7 @@ from bcnet_core.annotations.build import OutputFormat, annotate_coco
 from bcnet_core.annotations.coco import CocoFile, Record, read_coco
 from bcnet_core.annotations.occluder import OccluderRule
 from bcnet_core.annotations.polygons import to_polygons
-from bcnet_core.engine.memory import in_fresh_process, watch_memory
+from benchmarks.memory import in_fresh_process, watch_memory
 from bcnet_core.errors import data_error
 from bcnet_core.files.json_files import write_json
 from bcnet_core.synth.shapes import CLASSES, compose_scene

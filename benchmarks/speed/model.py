@@ -21,7 +21,8 @@ from bcnet_core import masks
 from bcnet_core.config.schema import ModelConfig, Recipe
 from bcnet_core.data.dataset import Targets
 from bcnet_core.distributed import choose_device
-from bcnet_core.engine.memory import in_fresh_process, peak_memory
+from bcnet_core.engine.logging import peak_memory
+from benchmarks.memory import in_fresh_process
 from bcnet_core.masks.crops import MaskCrops, crop_rles
 from bcnet_core.model.backbones import TinyBackbone
 from bcnet_core.model.detectors import Detector, build_detector

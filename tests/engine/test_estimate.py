@@ -10,7 +10,8 @@ import torch
 
 from bcnet_core.config.load import load_recipe
 from bcnet_core.engine.estimate import MemoryEstimate, estimate_memory
-from bcnet_core.engine.memory import in_fresh_process, peak_memory
+from bcnet_core.engine.logging import peak_memory
+from benchmarks.memory import in_fresh_process
 from bcnet_core.engine.optim import build_optimizer
 from benchmarks.speed import model as bench
 

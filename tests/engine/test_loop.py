@@ -13,8 +13,8 @@ from bcnet_core.config.load import load_recipe
 from bcnet_core.engine.elastic import Cluster
 from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.launch import check_cluster
-from bcnet_core.engine.loop import run_training
-from bcnet_core.engine.run_dir import exclusive_run, open_run, refuse_taken, remove_run
+from bcnet_core.engine.launch import run_training
+from bcnet_core.engine.run_dir import exclusive_run, open_run, require_free_run_dir, remove_run
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Progress, SilentReporter
 from bcnet_core.weights.checkpoint import latest_checkpoint, read_checkpoint
@@ -171,16 +171,16 @@ def test_a_failure_after_a_checkpoint_keeps_it(scenes: Path, tmp_path: Path, mon
 
 
 def test_a_taken_run_directory_prints_both_ways_out(tmp_path: Path) -> None:
-    refuse_taken(tmp_path, "bcnet train tiny")
+    require_free_run_dir(tmp_path, "bcnet train tiny")
     (tmp_path / "recipe.resolved.yaml").touch()  # a run that never saved is no obstacle
     (tmp_path / "metrics.jsonl").touch()
     (tmp_path / ".lock").touch()  # and so it looks when it was killed
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/.part.step_00000002.pt").touch()
-    refuse_taken(tmp_path, "bcnet train tiny")
+    require_free_run_dir(tmp_path, "bcnet train tiny")
     (tmp_path / "checkpoints/step_00000001.pt").touch()
     with pytest.raises(BCNetError, match="is not empty") as caught:
-        refuse_taken(tmp_path, "bcnet train tiny")
+        require_free_run_dir(tmp_path, "bcnet train tiny")
     assert caught.value.exit_code == 2
     assert caught.value.hints[0].endswith(f"bcnet train tiny --run-dir {tmp_path} --resume")
     assert f"--init-from {tmp_path}" in caught.value.hints[1]

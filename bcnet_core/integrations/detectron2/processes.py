@@ -22,7 +22,7 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from bcnet_core.distributed import choose_device
-from bcnet_core.engine.elastic import ERROR_MARK, end_with_launcher, packed, unpacked
+from bcnet_core.engine.elastic import ERROR_MARK, exit_with_launcher, pack_error, unpack_error
 from bcnet_core.errors import BCNetError
 from bcnet_core.files.workers import deaf_children
 
@@ -53,7 +53,7 @@ def launch_processes(worker: Callable[..., None], *arguments: object, processes:
         if received:
             raise KeyboardInterrupt from None
         if ERROR_MARK in text:
-            raise unpacked(text) from None
+            raise unpack_error(text) from None
         last = text.strip().splitlines()[-1]
         raise BCNetError(
             f"a process of detectron2 failed: {last}", "see the whole traceback: give the command with --gpus 1"
@@ -92,7 +92,7 @@ def told(folder: Path | None, *, processes: int, on_gpu: bool) -> Iterator[None]
         processes: on this machine.
         on_gpu: whether they work on GPUs; on a CPU they share the cores.
     """
-    threading.Thread(target=end_with_launcher, daemon=True).start()
+    threading.Thread(target=exit_with_launcher, daemon=True).start()
     if not on_gpu and processes > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     for name in ("fvcore", "detectron2"):
@@ -106,13 +106,13 @@ def told(folder: Path | None, *, processes: int, on_gpu: bool) -> Iterator[None]
     except BCNetError as error:
         if processes == 1:
             raise
-        raise RuntimeError(packed(error)) from None
+        raise RuntimeError(pack_error(error)) from None
     except FloatingPointError as error:
         finite = BCNetError(
             f"the loss is not finite: {str(error).splitlines()[0]}",
             "the last checkpoint is kept; try a smaller learning rate, a longer warm-up, or clipped gradients",
         )
-        raise (finite if processes == 1 else RuntimeError(packed(finite))) from None
+        raise (finite if processes == 1 else RuntimeError(pack_error(finite))) from None
 
 
 class UndisturbedLoader:

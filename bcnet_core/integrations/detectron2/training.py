@@ -12,14 +12,14 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from bcnet_core.config.schema import DataConfig, Recipe
-from bcnet_core.data.loaders import open_training_set, read_annotations
-from bcnet_core.engine.interrupts import stop_requests
+from bcnet_core.data.loaders import read_annotations
+from bcnet_core.engine.elastic import stop_requests
 from bcnet_core.engine.job import RunOptions
-from bcnet_core.engine.loop import describe
-from bcnet_core.engine.run_dir import exclusive_run, refuse_other_recipe, write_header
+from bcnet_core.engine.launch import open_data
+from bcnet_core.engine.run_dir import exclusive_run, require_same_recipe, write_header
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.evaluation.predict import check_categories
-from bcnet_core.evaluation.validation import check_validation
+from bcnet_core.evaluation.validation import VALIDATION
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.integrations.detectron2.config import config_from, config_of, recipe_of
 from bcnet_core.integrations.detectron2.datasets import register_bilayer_coco
@@ -80,10 +80,7 @@ def train_recipe(recipe: Recipe, options: RunOptions, reporter: Reporter) -> Pat
     Raises:
         BCNetError: on bad data, settings that detectron2 does not have, a loss that is not finite, or an interruption.
     """
-    dataset, coco = open_training_set(recipe.data, need_occluders=recipe.trains_occluders)
-    if recipe.solver.eval_every:
-        check_validation(recipe, coco)
-    describe(dataset, recipe, reporter)
+    _, coco = open_data(recipe, VALIDATION, reporter)
     cfg = config_of(recipe, num_classes=len(coco.categories))
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
     plain = recipe.model_dump(mode="json")
@@ -203,7 +200,7 @@ def _refuse_other_run(job: Detectron2Job) -> None:
         raise usage_error(f"`{run_dir}` holds no checkpoint of detectron2", "is it the --run-dir of such a run?")
     before = read_stored(run_dir)
     if job.recipe is not None:
-        refuse_other_recipe(before.path, before.recipe, job.recipe)
+        require_same_recipe(before.path, before.recipe, job.recipe)
 
 
 def _interrupted(options: RunOptions) -> BCNetError:
@@ -212,6 +209,6 @@ def _interrupted(options: RunOptions) -> BCNetError:
         return BCNetError("interrupted before the first step was saved", exit_code=ExitCode.INTERRUPTED)
     return BCNetError(
         f"interrupted; saved {find_stored(run_dir).name}",
-        f"go on with it: {options.command} --run-dir {shlex.quote(str(run_dir))} --resume",
+        f"resume it: {options.command} --run-dir {shlex.quote(str(run_dir))} --resume",
         exit_code=ExitCode.INTERRUPTED,
     )
