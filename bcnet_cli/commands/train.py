@@ -73,9 +73,7 @@ Endpoint = Annotated[
 ]
 Restarts = Annotated[
     int,
-    typer.Option(
-        "--max-restarts", min=0, help="How often to restart when a process dies.", rich_help_panel=COMPUTE
-    ),
+    typer.Option("--max-restarts", min=0, help="How often to restart when a process dies.", rich_help_panel=COMPUTE),
 ]
 DryRun = Annotated[
     bool,

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from bcnet_core.engine.curves import draw_curves
+from bcnet_core.engine.pictures import draw_curves
 from bcnet_core.engine.run_dir import CURVES_FILE, METRICS_FILE, TENSORBOARD_DIR
 from bcnet_core.errors import usage_error
 from bcnet_core.files.outputs import atomic_file

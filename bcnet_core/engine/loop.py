@@ -15,8 +15,8 @@ from bcnet_core.data.dataset import Sample, TrainingSet
 from bcnet_core.data.loaders import StepSampler, training_batches
 from bcnet_core.engine.elastic import stop_requests
 from bcnet_core.engine.job import TrainingJob
-from bcnet_core.engine.layers_picture import layers_picture
 from bcnet_core.engine.logging import Meter, RunWriter, duration
+from bcnet_core.engine.pictures import layers_picture
 from bcnet_core.engine.state import TrainingState
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.reporting import Reporter

@@ -34,7 +34,7 @@ def build_optimizer(model: nn.Module, solver: SolverConfig) -> Optimizer:
 
 
 def full_rate(solver: SolverConfig) -> float:
-    """Return the learning rate after warm-up; `lr_batch_size` scales it linearly with the batch (Goyal et al., 2017)."""
+    """Return the learning rate after warm-up; `lr_batch_size` scales it with the batch (Goyal et al., 2017)."""
     return solver.lr if solver.lr_batch_size is None else solver.lr * solver.batch_size / solver.lr_batch_size
 
 

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
 from bcnet_core.annotations.occluder import box_intersections, record_boxes, row_blocks
-from bcnet_core.annotations.rates import Level, Measure, occlusion_level
+from bcnet_core.annotations.rates import Level, occlusion_level
 from bcnet_core.annotations.split import measure_images
+from bcnet_core.config.choices import Measure
 from bcnet_core.errors import data_error
 from bcnet_core.evaluation.coco import ignoring
 from bcnet_core.evaluation.image_scores import result_rle
-from bcnet_core.weights.files import read_safely
+from bcnet_core.weights.files import read_weight_file
 
 HIT_SCORE, HIT_IOU = 0.3, 0.75
 """A detection of the right category hits an object from this score and this mask IoU on."""
@@ -164,7 +165,7 @@ def read_objects(path: Path, coco: CocoFile) -> list[HiddenObject]:
         BCNetError: if the file is missing, asks for anything but plain data and numbers, or names other images.
     """
     lists = "occluded_coco.pkl and separated_coco.pkl of Zhan et al. are"
-    content = read_safely(path, "a list of objects", lists)
+    content = read_weight_file(path, kind="a list of objects", hints=(lists,))
     images = {image["file_name"]: image for image in coco.images}
     categories = {str(category["name"]): category["id"] for category in coco.categories}
     try:

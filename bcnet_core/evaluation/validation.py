@@ -80,15 +80,17 @@ def _compare(recipe: Recipe, training: CocoFile, reporter: Reporter) -> None:
         )
         return
     if not images.is_dir():
-        reporter.info(
-            f"the validation images are not in {images}; `bcnet eval` will need them: data.val.images=FOLDER"
-        )
+        reporter.info(f"the validation images are not in {images}; `bcnet eval` will need them: data.val.images=FOLDER")
     coco = read_annotations(recipe.data, recipe.data.val, need_annotations=False)
-    difference = category_difference(training, coco)
+    difference = category_difference(training.categories, coco.categories)
     if difference is not None:
+        sides = ", ".join(
+            f"only in `{side.path}`: " + (f"`{only[0][1]}` (id {only[0][0]})" if only else "nothing")
+            for side, only in zip((training, coco), difference, strict=True)
+        )
         reporter.warning(
-            f"training and validation set have different categories ({difference}); training goes on, `bcnet eval` "
-            "will refuse that validation set: data.val.annotations=FILE"
+            f"training and validation set have different categories ({sides}); training goes on, `bcnet eval` will "
+            "refuse that validation set: data.val.annotations=FILE"
         )
 
 

@@ -11,7 +11,7 @@ from bcnet_core.masks.paste import paste_rles
 from bcnet_core.structures import Predictor
 from bcnet_core.visualization.annotated import Truth, read_picture
 from bcnet_core.visualization.drawing import Image
-from bcnet_core.visualization.picture import Instance, Maps, Picture, matched, numbered
+from bcnet_core.visualization.picture import Instance, Picture, matched, numbered
 
 AT_LEAST = 5
 """Detections that are shown of an image even if they score less than asked for."""
@@ -84,7 +84,6 @@ def detect(detector: Predictor, image: Image, *, score: float) -> tuple[tuple[In
     layers = []
     for index in range(shown):
         x0, y0, x1, y1 = boxes[index].tolist()
-        parts = (found.occluder_boundary, found.occluder_mask, found.occludee_boundary, found.occludee_mask)
         layers.append(
             Instance(
                 category=str(detector.categories[int(found.labels[index])]["name"]),
@@ -92,7 +91,7 @@ def detect(detector: Predictor, image: Image, *, score: float) -> tuple[tuple[In
                 occludee=occludees[index],
                 occluder=None if occluders is None else occluders[index],
                 score=float(found.scores[index]),
-                maps=Maps(*(None if part is None else part[index].float().numpy() for part in parts)),
+                maps={name: part[index].float().numpy() for name, part in found.maps.items()},
             )
         )
     return numbered(layers), sure

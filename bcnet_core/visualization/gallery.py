@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image as PillowImage
 
+from bcnet_core.config.choices import LayerChoice, PictureFormat
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.files.outputs import refuse_existing_folder
 from bcnet_core.reporting import Reporter, SilentReporter
@@ -21,10 +22,8 @@ from bcnet_core.visualization.drawing import Card, Drawing
 from bcnet_core.visualization.page import GENERATOR, Page, Saved
 from bcnet_core.visualization.panels import Rendered, render
 from bcnet_core.visualization.picture import Picture
-from bcnet_core.visualization.rois import LayerChoice
 from bcnet_core.visualization.svg import to_svg
 
-Format = Literal["jpg", "png", "svg"]
 JPEG_QUALITY = 88
 
 
@@ -67,7 +66,7 @@ def write_gallery(
     total: int,
     layer: LayerChoice = "both",
     rois: int = 3,
-    suffix: Format = "jpg",
+    suffix: PictureFormat = "jpg",
     reporter: Reporter | None = None,
 ) -> Summary:
     """Draw pictures into an empty folder, one at a time, with an index.html that shows them.
@@ -127,7 +126,7 @@ def _is_gallery(folder: Path) -> bool:
     return index.is_file() and GENERATOR in index.read_text(encoding="utf-8", errors="replace")[:1000]
 
 
-def _save(folder: Path, stem: str, rendered: Rendered, suffix: Format) -> Saved:
+def _save(folder: Path, stem: str, rendered: Rendered, suffix: PictureFormat) -> Saved:
     """Write the drawings of one picture, the panels by their keys, RoIs by the position of the instance."""
 
     def saved(key: str, drawing: Drawing | Card) -> tuple[str, int, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +21,6 @@ LEAST_IOU = 0.1
 beside what it missed, where COCO's 0.5 would call it a false one."""
 
 
-class Maps(NamedTuple):
-    """The mask head's four maps of one instance, each (S, S) floating point in [0, 1] inside its box.
-
-    None where the head has no such output.
-    """
-
-    occluder_boundary: NDArray[np.floating] | None
-    occluder_mask: NDArray[np.floating] | None
-    occludee_boundary: NDArray[np.floating] | None
-    occludee_mask: NDArray[np.floating] | None
-
-
 @dataclass(frozen=True)
 class Instance:
     """One instance and the two layers of its box.
@@ -45,7 +32,8 @@ class Instance:
         occluder: what else overlaps it inside its box; None where nothing does.
         crowd: whether it stands for many that nobody told apart.
         score: of a detection, in [0, 1]; None for ground truth.
-        maps: the four maps that were predicted; None draws those of the two masks, as training sees them.
+        maps: the maps that were predicted, (S, S) floating point in [0, 1] by name; None draws those of the two masks,
+            as training sees them.
         color: the number of its color in the picture; a true instance has that of the detection that found it.
         truth: the true instance that a detection found.
         iou: of the masks of a detection and of what it found; 0 of one that found nothing; None without ground truth.
@@ -57,7 +45,7 @@ class Instance:
     occluder: RLE | None = None
     crowd: bool = False
     score: float | None = None
-    maps: Maps | None = None
+    maps: dict[str, NDArray[np.floating]] | None = None
     color: int = 0
     truth: Instance | None = None
     iou: float | None = None

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from bcnet_core.annotations.coco import CocoFile, Record
+from bcnet_core.config.choices import Judgement
 from bcnet_core.errors import usage_error
 from bcnet_core.evaluation.image_scores import image_precisions, mean_ious
-
-Judgement = Literal["iou", "ap"]
 
 
 def worst_images(

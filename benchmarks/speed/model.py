@@ -22,15 +22,14 @@ from bcnet_core.config.schema import ModelConfig, Recipe
 from bcnet_core.data.dataset import Targets
 from bcnet_core.distributed import choose_device
 from bcnet_core.engine.logging import peak_memory
-from benchmarks.memory import in_fresh_process
 from bcnet_core.masks.crops import MaskCrops, crop_rles
 from bcnet_core.model.backbones import TinyBackbone
 from bcnet_core.model.detectors import Detector, build_detector
-from bcnet_core.model.head import BilayerLogits
 from bcnet_core.model.mask_branch import MASK_SIZE
 from bcnet_core.model.one_stage import OneStageHeads
 from bcnet_core.model.rois import jittered_rois
 from bcnet_core.model.targets import bilayer_targets
+from benchmarks.memory import in_fresh_process
 
 Autocast = Literal["off", "bf16", "fp16"]
 
@@ -57,9 +56,9 @@ class PlainMaskHead(nn.Module):
         self.convs = MaskRCNNHeads(channels, (channels,) * 4, 1)
         self.predictor = MaskRCNNPredictor(channels, channels, 1)
 
-    def forward(self, features: Tensor) -> BilayerLogits:
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
         """Map (N, channels, S, S) features to (N, 2S, 2S) logits of the instance, and no other map."""
-        return BilayerLogits(self.predictor(self.convs(features))[:, 0], None, None, None)
+        return {"occludee_mask": self.predictor(self.convs(features))[:, 0]}
 
 
 @dataclass(frozen=True)

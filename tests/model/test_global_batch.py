@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import distributed, nn
 
-from bcnet_core.distributed import gather, mean_over_processes, broadcast
+from bcnet_core.distributed import broadcast, gather, mean_over_processes
 from bcnet_core.model.global_batch import GlobalBatchNorm2d, global_divisor, share_statistics, smallest_of_all
 
 SIZES = (3, 1)

@@ -110,8 +110,10 @@ def train_config(cfg: CfgNode, data: DataConfig | None, options: RunOptions, rep
         )
     if data is None:
         return _run(cfg, origin_of(cfg), options)
-    categories = sorted(read_annotations(data, data.train).categories, key=lambda one: int(one["id"]))
-    check_categories(categories, read_annotations(data, data.val))
+    categories = sorted(
+        read_annotations(data, data.train, configurable=False).categories, key=lambda one: int(one["id"])
+    )
+    check_categories(categories, read_annotations(data, data.val, configurable=False))
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(categories)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
     return _run(cfg, Origin("", categories, data.model_dump(mode="json"), {}), options)
@@ -167,8 +169,9 @@ def _load(trainer: BilayerTrainer, job: Detectron2Job) -> None:
         trainer.resume_or_load(resume=True)
     elif path is not None and (path.is_dir() or path.suffix == ".pt") and not (path / DETECTRON2_FILE).is_file():
         file = find_checkpoint(path)
-        detector = build_detector(job.recipe or recipe_of(trainer.cfg), job.origin.categories)
-        load_weights(detector, read_checkpoint(file).for_use(), file)  # which refuses what is not of this model
+        recipe = job.recipe or recipe_of(trainer.cfg)
+        detector = build_detector(recipe, job.origin.categories)
+        load_weights(detector, recipe, read_checkpoint(file).for_inference(), file)
         model = trainer.checkpointer.model
         model.load_state_dict(detectron2_tensors(detector.state_dict(), model))
     else:
