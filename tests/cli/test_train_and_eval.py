@@ -61,13 +61,13 @@ def test_an_error_in_a_worker_is_one_message(bcnet_process: Bcnet, scenes: Path,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_resnet_without_weights_is_warned_of(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
+def test_random_resnet_weights_are_warned_about(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
     common = ("train", "shapes", "--data-root", scenes, "--run-dir", tmp_path / "run", "--dry-run")
-    assert "begins with fresh weights" not in bcnet(*common).stderr
+    assert "starts from random weights" not in bcnet(*common).stderr
     fresh = bcnet(*common, "model.backbone=r18")
-    assert fresh.returncode == 0 and "warning: the backbone r18 begins with fresh weights" in fresh.stderr
+    assert fresh.returncode == 0 and "warning: the backbone r18 starts from random weights" in fresh.stderr
     weights = tmp_path / "init.pt"
-    assert "fresh weights" not in bcnet(*common, "model.backbone=r18", "--init-from", weights).stderr
+    assert "random weights" not in bcnet(*common, "model.backbone=r18", "--init-from", weights).stderr
 
 
 @pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])
@@ -234,7 +234,7 @@ def test_the_validation_set_is_looked_at_before_training(bcnet: Bcnet, scenes: P
     for options in (("--dry-run",), scanning):
         done = planned(bcnet, root, *options)
         assert done.returncode == 0, done.stderr
-        assert done.stderr.count("have other categories") == 1 and done.stderr.count("warning: ") == 1
+        assert done.stderr.count("have different categories") == 1 and done.stderr.count("warning: ") == 1
         assert (
             f"only in `{held_out}`: `cow` (id 1)" in done.stderr
             and "instances_train.json`: `disc` (id 1)" in done.stderr
