@@ -33,7 +33,9 @@ def run_dir(bcnet: Bcnet, scenes: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.slow
-def test_two_gloo_processes_train_what_one_trains(bcnet_process: Bcnet, scenes: Path, run_dir: Path, tmp_path: Path) -> None:
+def test_two_gloo_processes_train_what_one_trains(
+    bcnet_process: Bcnet, scenes: Path, run_dir: Path, tmp_path: Path
+) -> None:
     done = bcnet_process(
         "train", "shapes", *SMALL, "solver.steps=2", "--data-root", scenes, "--run-dir", tmp_path / "two",
         "--device", "cpu", "--gpus", "2",
