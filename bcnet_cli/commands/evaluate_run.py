@@ -158,7 +158,7 @@ def _open(source: Source, out: Output, *, test_dev: bool) -> Opened:
     data = run.recipe.data
     data = data if source.data_root is None else data.model_copy(update={"root": source.data_root})
     dataset = data.test if test_dev else data.val
-    coco = read_annotations(data, dataset, need_annotations=not test_dev)
+    coco = read_annotations(data, dataset, need_annotations=not test_dev, configurable=False)
     folder, stem = out.folder or run.path / "eval", dataset.annotations.stem
     names = [f"{SUBMISSION_NAME}.zip"] if test_dev else [f"{stem}_results.json", f"{stem}_scores.json"]
     targets = [folder / name for name in names]
