@@ -12,7 +12,7 @@ import typer
 from bcnet_cli import console
 from bcnet_cli.commands.train_config import check_run_dir, command_line, train_config
 from bcnet_cli.commands.train_validation import compare_validation, scan
-from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Gpus, Workers, backend_option, refuse_unused
+from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Gpus, Workers, backend_option, check_unused_options
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -101,9 +101,9 @@ def train(
     from bcnet_core.evaluation.validation import VALIDATION
 
     if d2_config is not None:
-        refuse_unused(context, "scan_images", "workers", why="with --d2-config")
+        check_unused_options(context, "scan_images", "workers", why="with --d2-config")
     if not scan_images:
-        refuse_unused(context, "workers", why="without --scan-images; the loader's are data.workers")
+        check_unused_options(context, "workers", why="without --scan-images; the loader's are data.workers")
     library, cluster = backends.named(backend), Cluster(gpus, nnodes, rdzv_endpoint, max_restarts)
     _refuse_options(library, d2_config, tensorboard=tensorboard, smoke=smoke)
     where = run_dir or Path("runs") / f"{Path(recipe or d2_config or '').stem}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.claims import claim, claim_files
 from bcnet_cli.options import (
     TRAIN_ON_THESE_CATEGORIES,
     BackendName,
@@ -18,7 +17,9 @@ from bcnet_cli.options import (
     Device,
     DryRun,
     Overwrite,
-    refuse_unused,
+    check_unused_options,
+    reserve,
+    reserve_files,
 )
 from bcnet_cli.reporter import ConsoleReporter
 from bcnet_core.config.choices import Judgement, LayerChoice, PictureFormat
@@ -142,11 +143,11 @@ def viz(
         Runner(backends.named(backend), device),
     )
     if video is not None:
-        refuse_unused(context, *OF_IMAGES, why="with --video, which has frames and no images of a data set")
+        check_unused_options(context, *OF_IMAGES, why="with --video, which has frames and no images of a data set")
         _draw_video(context, source, video, output, choice, layer, runner, overwrite=overwrite, dry_run=dry_run)
         return
     output = output.resolve()
-    claim(context, output, refuse=partial(refuse_foreign, overwrite=overwrite), dry_run=dry_run)
+    reserve(context, output, check=partial(refuse_foreign, overwrite=overwrite), dry_run=dry_run)
     open_run = partial(backends.open_run, backend=runner.backend)
     place = locate(source, images=images, data_root=data_root, gt=gt, open_run=open_run)
     reporter = ConsoleReporter()
@@ -240,12 +241,12 @@ def _draw_video(
     overwrite: bool,
     dry_run: bool,
 ) -> None:
-    from bcnet_core.files.outputs import refuse_input
+    from bcnet_core.files.outputs import check_not_input
     from bcnet_core.visualization.video import draw_video, refuse_unknown_suffix
 
     refuse_unknown_suffix(output)
-    refuse_input(output, model, video)
-    claim_files(context, output, overwrite=overwrite, dry_run=dry_run)
+    check_not_input(output, model, video)
+    reserve_files(context, output, overwrite=overwrite, dry_run=dry_run)
     detector = runner.load(model)
     if dry_run:
         console.err.print(f"would draw what `{model}` finds in `{video}` into `{output}`")

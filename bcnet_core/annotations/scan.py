@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record
-from bcnet_core.files.workers import Result, mapped
+from bcnet_core.files.workers import Result, parallel_map
 from bcnet_core.masks import RLE
 from bcnet_core.reporting import Reporter, SilentReporter
 
@@ -64,7 +64,7 @@ def every_image(
     tasks = ([_pack(image, coco, positions[image["id"]], keys) for image in chunk] for chunk in chunks)
     with (
         (reporter or SilentReporter()).progress("images", len(coco.images)) as progress,
-        mapped(partial(_of_chunk, work), tasks, workers=workers, most=len(chunks) // WORTH_A_WORKER) as results,
+        parallel_map(partial(_of_chunk, work), tasks, workers=workers, most=len(chunks) // WORTH_A_WORKER) as results,
     ):
 
         def one_by_one() -> Iterator[tuple[list[int], Result]]:

@@ -25,10 +25,9 @@ from bcnet_core.annotations.coco import Record
 from bcnet_core.config.load import dump_recipe, format_value, settings
 from bcnet_core.config.schema import Recipe
 from bcnet_core.errors import BCNetError, usage_error
-from bcnet_core.files.claims import is_left_over, locked
 from bcnet_core.files.json_files import write_json
-from bcnet_core.files.outputs import atomic_file
-from bcnet_core.files.workers import undisturbed
+from bcnet_core.files.outputs import atomic_file, hold_lock, is_leftover
+from bcnet_core.files.workers import deferred_signals
 from bcnet_core.weights.checkpoint import (
     CHECKPOINT_DIR,
     DETECTRON2_FILE,
@@ -157,7 +156,7 @@ def remove_run(path: Path) -> None:
     Raises:
         BCNetError: if the folder holds anything else.
     """
-    if path.is_dir() and not {item.name for item in path.iterdir() if not is_left_over(item)} <= HEADER | {
+    if path.is_dir() and not {item.name for item in path.iterdir() if not is_leftover(item)} <= HEADER | {
         CHECKPOINT_DIR,
         "eval",
         LOCK_FILE,
@@ -170,7 +169,7 @@ def remove_run(path: Path) -> None:
 
 def _names(path: Path) -> set[str]:
     """The files under a folder, less what a killed run leaves: its lock, TensorBoard's, a half-written checkpoint."""
-    files = (item for item in path.rglob("*") if not item.is_dir() and not is_left_over(item))
+    files = (item for item in path.rglob("*") if not item.is_dir() and not is_leftover(item))
     files = (item for item in files if item.parent.name != TENSORBOARD_DIR)
     return {item.name for item in files} - {LOCK_FILE}
 
@@ -203,7 +202,7 @@ def exclusive_run(path: Path, command: str | None) -> Iterator[None]:
         try:
             path.mkdir(parents=True, exist_ok=True)
             busy = usage_error(f"another process is training in `{path}`", "choose another: --run-dir")
-            stack.enter_context(locked(path / LOCK_FILE, busy, owns=path))
+            stack.enter_context(hold_lock(path / LOCK_FILE, busy))
         except OSError as error:
             raise BCNetError(f"cannot write `{path}`: {error.strerror}", "choose another: --run-dir") from None
         if command is not None:
@@ -212,7 +211,7 @@ def exclusive_run(path: Path, command: str | None) -> Iterator[None]:
         try:
             yield
         finally:
-            with undisturbed():
+            with deferred_signals():
                 if latest_checkpoint(path) is None and not (path / DETECTRON2_FILE).exists():
                     _discard(path)
 
@@ -228,7 +227,7 @@ def _discard(path: Path) -> None:
 def _remove_left_overs(path: Path) -> None:
     """Remove what a killed process of the run was writing."""
     for folder in (path, path / CHECKPOINT_DIR):
-        for item in filter(is_left_over, folder.glob(".*")):
+        for item in filter(is_leftover, folder.glob(".*")):
             item.unlink()
 
 

@@ -12,7 +12,7 @@ from numpy.random import Generator
 
 from bcnet_core.annotations.coco import CocoFile, Record, checksum
 from bcnet_core.errors import BCNetError, data_error, usage_error
-from bcnet_core.files.outputs import atomic_directory, refuse_around
+from bcnet_core.files.outputs import atomic_directory, check_apart
 from bcnet_core.reporting import Reporter
 from bcnet_core.synth.bank import cut_bank, read_bank
 from bcnet_core.synth.paste import PasteRule, compose_pasted, prepare
@@ -169,7 +169,7 @@ def check_pasted(root: Path, source: Path, images: Path, request: PasteRequest, 
         sides = f"{MIN_SIDE} to {MOST_SIDE}"
         raise usage_error(f"scenes cannot have {height} x {width} pixels", f"sides of {sides} pixels: --size")
     _check_counts(request.scenes, request.val_scenes, request.seed)
-    refuse_around(root, source, images)
+    check_apart(root, source, images)
     if not images.is_dir():
         raise data_error(f"the folder of images `{images}` does not exist", "say where they are: --images DIR")
     refuse_foreign_set(root, overwrite=overwrite)

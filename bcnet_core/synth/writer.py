@@ -23,8 +23,8 @@ from bcnet_core.annotations.coco import OCCLUDER_KEY, Record
 from bcnet_core.annotations.occluder import derive_occluders
 from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.files.json_files import read_json, write_json
-from bcnet_core.files.outputs import refuse_existing_folder
-from bcnet_core.files.workers import mapped
+from bcnet_core.files.outputs import check_output_folder
+from bcnet_core.files.workers import parallel_map
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.synth.scene import Scene
 
@@ -141,7 +141,7 @@ def write_scenes(folder: Path, scenes: SceneSet, *, workers: int, reporter: Repo
     total = sum(split.scenes for split in scenes.splits)
     with (
         (reporter or SilentReporter()).progress("scenes", total) as progress,
-        mapped(partial(_write_chunk, scenes, folder), chunks, workers=workers, most=len(chunks)) as written,
+        parallel_map(partial(_write_chunk, scenes, folder), chunks, workers=workers, most=len(chunks)) as written,
     ):
         for chunk, found in zip(chunks, written, strict=True):
             records[chunk.split] += found
@@ -163,7 +163,7 @@ def refuse_foreign_set(root: Path, *, overwrite: bool) -> None:
     """
     if not root.name:
         raise usage_error(f"`{root}` cannot be made anew", "name a new folder: -o scenes")
-    refuse_existing_folder(root, overwrite=overwrite)
+    check_output_folder(root, overwrite=overwrite)
     if root.is_dir() and any(root.iterdir()) and not _is_own_set(root):
         raise usage_error(
             f"`{root}` holds something else than a set that `{GENERATOR}` wrote, so it is not replaced",

@@ -14,7 +14,7 @@ from PIL import Image as PillowImage
 
 from bcnet_core.config.choices import LayerChoice, PictureFormat
 from bcnet_core.errors import data_error, usage_error
-from bcnet_core.files.outputs import refuse_existing_folder
+from bcnet_core.files.outputs import check_output_folder
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.visualization.cards import drawn_size
 from bcnet_core.visualization.draw import paint
@@ -53,7 +53,7 @@ def refuse_foreign(folder: Path, *, overwrite: bool) -> None:
     Raises:
         BCNetError: if `folder` is taken.
     """
-    refuse_existing_folder(folder, overwrite=overwrite)
+    check_output_folder(folder, overwrite=overwrite)
     if folder.is_dir() and any(folder.iterdir()) and not _is_gallery(folder):
         raise usage_error(f"`{folder}` is no gallery of `bcnet viz`, so it is not replaced", "choose another output")
 
