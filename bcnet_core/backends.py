@@ -208,31 +208,28 @@ def convert(
     picture: NDArray[np.uint8] | None = None,
     outputs: Sequence[Path] = (),
 ) -> Difference:
-    """Bring a detector to the other backend, and compare the two on a picture.
+    """Convert a detector to the other backend, and compare the two on one image.
 
     Args:
         path: a file, or the folder of a run.
-        to: the backend that it goes to.
-        config: the config of a checkpoint that detectron2 trained without `bcnet`.
-        categories: a COCO file with the categories of such a checkpoint; None means COCO's 80.
-        picture: (H, W, 3) uint8 RGB to compare on; None takes noise.
-        outputs: what is written, see `converted_files`; nothing writes nothing.
+        to: target backend.
+        config: config of a checkpoint that detectron2 trained without `bcnet`.
+        categories: COCO file with the categories of such a checkpoint; None means COCO's 80.
+        picture: (H, W, 3) uint8 RGB image to compare on; None takes noise.
+        outputs: files to write, see `converted_files`; none by default.
 
     Raises:
         BCNetError: if the file cannot be read, belongs to that backend already, is a detector that the other does not
             have, or cannot be written.
     """
     require_detectron2()
-    from bcnet_core.integrations.detectron2.converting import convert_detector, write_converted
+    from bcnet_core.integrations.detectron2.converting import convert_detector
 
-    converted = convert_detector(path, to, config=config, categories=categories, picture=picture)
-    if outputs:
-        write_converted(converted, *outputs)
-    return converted.difference
+    return convert_detector(path, to, config=config, categories=categories, picture=picture, outputs=outputs)
 
 
 def converted_files(output: Path, to: Backend) -> list[Path]:
-    """What `convert` writes: the weights, and for detectron2 their config beside them."""
+    """Return the files that `convert` writes: the weights, and for detectron2 their config beside them."""
     return [output] if to == "torchvision" else [output, output.with_suffix(".yaml")]
 
 
