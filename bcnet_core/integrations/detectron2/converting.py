@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bcnet_core.annotations.coco import Record, read_coco
-from bcnet_core.annotations.coco_categories import coco_categories
+from bcnet_core.annotations.coco import Record, coco_categories, read_coco
 from bcnet_core.config.choices import Backend
 from bcnet_core.errors import usage_error
 from bcnet_core.files.outputs import atomic_file
