@@ -18,16 +18,15 @@ from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from bcnet_core.config.schema import DataConfig, Recipe
-from bcnet_core.data.loaders import open_training_set, read_annotations
+from bcnet_core.data.loaders import read_annotations
 from bcnet_core.distributed import choose_device
-from bcnet_core.engine.elastic import Cluster, process_of, run_processes
-from bcnet_core.engine.interrupts import stop_requests
+from bcnet_core.engine.elastic import Cluster, process_of, run_processes, stop_requests
 from bcnet_core.engine.job import RunOptions
-from bcnet_core.engine.loop import describe
-from bcnet_core.engine.run_dir import exclusive_run, refuse_other_recipe, write_header
+from bcnet_core.engine.launch import open_data
+from bcnet_core.engine.run_dir import exclusive_run, require_same_recipe, write_header
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.evaluation.predict import check_categories
-from bcnet_core.evaluation.validation import check_validation
+from bcnet_core.evaluation.validation import VALIDATION
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.integrations.detectron2.config import config_from_recipe, config_from_yaml, recipe_from_config
 from bcnet_core.integrations.detectron2.data import register_bilayer_coco
@@ -56,10 +55,7 @@ def train_recipe(recipe: Recipe, options: RunOptions, reporter: Reporter) -> Pat
     Raises:
         BCNetError: on bad data, settings that detectron2 does not have, a loss that is not finite, or an interruption.
     """
-    dataset, coco = open_training_set(recipe.data, need_occluders=recipe.trains_occluders)
-    if recipe.solver.eval_every:
-        check_validation(recipe, coco)
-    describe(dataset, recipe, reporter)
+    _, coco = open_data(recipe, VALIDATION, reporter)
     cfg = config_from_recipe(recipe, num_classes=len(coco.categories))
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
     plain = recipe.model_dump(mode="json")
@@ -86,8 +82,10 @@ def train_config(cfg: CfgNode, data: DataConfig | None, options: RunOptions, rep
         )
     if data is None:
         return _run(cfg, origin_of(cfg), options)
-    categories = sorted(read_annotations(data, data.train).categories, key=lambda one: int(one["id"]))
-    check_categories(categories, read_annotations(data, data.val))
+    categories = sorted(
+        read_annotations(data, data.train, configurable=False).categories, key=lambda one: int(one["id"])
+    )
+    check_categories(categories, read_annotations(data, data.val, configurable=False))
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(categories)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
     return _run(cfg, Origin("", categories, data.model_dump(mode="json"), {}), options)
@@ -120,7 +118,7 @@ def _check_resume(run_dir: Path, recipe: Recipe | None) -> None:
         raise usage_error(f"`{run_dir}` holds no checkpoint of detectron2", "is it the --run-dir of such a run?")
     before = read_stored(run_dir)
     if recipe is not None:
-        refuse_other_recipe(before.path, before.recipe, recipe)
+        require_same_recipe(before.path, before.recipe, recipe)
 
 
 def _train(origin: Origin, options: RunOptions) -> None:
@@ -184,7 +182,7 @@ def _interrupted(options: RunOptions) -> BCNetError:
         return BCNetError("interrupted before the first step was saved", exit_code=ExitCode.INTERRUPTED)
     return BCNetError(
         f"interrupted; saved {find_stored(run_dir).name}",
-        f"go on with it: {options.command} --run-dir {shlex.quote(str(run_dir))} --resume",
+        f"resume it: {options.command} --run-dir {shlex.quote(str(run_dir))} --resume",
         exit_code=ExitCode.INTERRUPTED,
     )
 
