@@ -1,4 +1,4 @@
-"""From scenes and cards to pixels. Pure: nothing that comes in is changed."""
+"""Pixel rendering of drawings and cards. Pure: inputs are never modified."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bcnet_core.visualization import cards, labels
+from bcnet_core.visualization import layout
 from bcnet_core.visualization.drawing import (
     BLANK,
     INK,
@@ -25,38 +25,39 @@ from bcnet_core.visualization.drawing import (
     boundary_band,
     text_color,
 )
-from bcnet_core.visualization.labels import LINE, Placed
 
 _RAMP = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_VIRIDIS)
 _HEAT: Image = np.asarray(_RAMP[0, :, ::-1], np.uint8)
 
 
 def paint(drawing: Drawing | Card) -> Image:
-    """The (H, W, 3) uint8 RGB picture of a drawing, as large as its ground, or of a card."""
-    return _paint_card(drawing) if isinstance(drawing, Card) else paint_drawing(drawing)
-
-
-def paint_drawing(drawing: Drawing) -> Image:
-    """The picture of a drawing: the tint and the outline of every shape, then the labels."""
+    """Return the (H, W, 3) uint8 RGB image of a drawing, as large as its background, or of a card."""
+    if isinstance(drawing, Card):
+        return _paint_card(drawing)
     if not (drawing.shapes or drawing.labels):
         return drawing.ground
     canvas: Image = drawing.ground.copy()
     for shape in drawing.shapes:
         _paint_shape(canvas, shape)
-    for placed in labels.place_labels(drawing.labels, canvas.shape[:2]):
-        _paint_label(canvas, placed)
+    for placed in layout.place_labels(drawing.labels, canvas.shape[:2]):
+        color, (pad_x, pad_y) = placed.label.color, layout.PADDING
+        part = canvas[placed.y : placed.y + placed.height, placed.x : placed.x + placed.width]
+        part[:] = color
+        part[pad_y:-pad_y, pad_x:-pad_x] = _line(placed.text, color, text_color(color))
     return canvas
 
 
 def dim(image: Image, *, strength: float = 0.72) -> Image:
-    """The image in pale gray, as a ground on which colored layers stand out."""
-    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    pale = cv2.LUT(gray, _towards(np.arange(256.0), 255, strength))
+    """Return the image in pale gray, as a background that makes colored layers stand out."""
+    levels = np.arange(256.0)
+    pale = cv2.LUT(
+        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.rint(levels + (255 - levels) * strength).astype(np.uint8)
+    )
     return np.asarray(cv2.cvtColor(pale, cv2.COLOR_GRAY2RGB), np.uint8)
 
 
-def seen_through(image: Image, patches: list[Patch], ground: Image) -> Image:
-    """The image inside the patches, the ground outside of them."""
+def reveal(image: Image, patches: list[Patch], ground: Image) -> Image:
+    """Return the image inside the patches and the background elsewhere."""
     canvas: Image = ground.copy()
     for patch in patches:
         cv2.copyTo(np.ascontiguousarray(image[patch.window]), patch.bits, canvas[patch.window])
@@ -64,48 +65,48 @@ def seen_through(image: Image, patches: list[Patch], ground: Image) -> Image:
 
 
 def resize_image(image: Image, size: tuple[int, int]) -> Image:
-    """The image at another (height, width), smoothly; itself where that is its size."""
+    """Resize an image smoothly to (height, width); return it unchanged if it already has that size."""
     if image.shape[:2] == size:
         return image
     shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
-    way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, size[::-1], interpolation=way), np.uint8)
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, size[::-1], interpolation=method), np.uint8)
 
 
 def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
-    """The mask at another (height, width), each pixel taken from the nearest one."""
+    """Resize a mask to (height, width) by nearest neighbor."""
     bits = np.ascontiguousarray(mask).view(np.uint8)
     resized: Mask = cv2.resize(bits, size[::-1], interpolation=cv2.INTER_NEAREST).view(np.bool_)
     return resized
 
 
 def heatmap(values: NDArray[np.floating], size: tuple[int, int] | None = None) -> Image:
-    """A map of values in viridis: 0 is dark purple, 1 is yellow. The cells of the map stay visible.
+    """Color a map in viridis (0 is dark purple, 1 is yellow), with its cells left visible.
 
     Args:
-        values: (S, S) in [0, 1]; what lies beyond is taken for the nearest of them.
-        size: (height, width) of the picture in pixels; None for one pixel a cell.
+        values: (S, S); clipped to [0, 1].
+        size: (height, width) of the result in pixels; None for one pixel per cell.
     """
-    picture: Image = _HEAT[(np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)]
-    return picture if size is None else np.asarray(cv2.resize(picture, size[::-1], interpolation=cv2.INTER_NEAREST))
+    colors: Image = _HEAT[(np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)]
+    return colors if size is None else np.asarray(cv2.resize(colors, size[::-1], interpolation=cv2.INTER_NEAREST))
 
 
 def scale_bar(height: int) -> Image:
-    """The colors of `heatmap` from 1 (top) to 0 (bottom), (height, `cards.BAR`, 3)."""
-    bar: Image = np.repeat(_HEAT[np.linspace(255, 0, height).round().astype(int)][:, None], cards.BAR, axis=1)
+    """Return the colors of `heatmap` from 1 (top) to 0 (bottom), (height, `layout.BAR`, 3)."""
+    bar: Image = np.repeat(_HEAT[np.linspace(255, 0, height).round().astype(int)][:, None], layout.BAR, axis=1)
     return bar
 
 
 def write(canvas: Image, text: str, x: int, y: int, color: Color = INK) -> None:
-    """Write one line with its upper left corner at (x, y), in place; what does not fit is cut off."""
-    glyphs = labels.glyphs(labels.clean(text))
+    """Write one line with its upper left corner at (x, y), in place; clip it to the canvas."""
+    glyphs = layout.glyphs(layout.clean(text))
     area = canvas[max(y, 0) : y + glyphs.shape[0], max(x, 0) : x + glyphs.shape[1]]
     ink = glyphs[: area.shape[0], : area.shape[1], None]
     area[:] = np.rint(area * (1 - ink) + np.array(color, np.float32) * ink)
 
 
 def _paint_shape(canvas: Image, shape: Shape) -> None:
-    """Tint a mask and line it, in place."""
+    """Tint a mask and outline it, in place."""
     patch, part = shape.patch, canvas[shape.patch.window]
     plain = np.empty_like(part, order="C")
     cv2.rectangle(plain, (0, 0), plain.shape[1::-1], shape.color, cv2.FILLED)  # much faster than numpy's full
@@ -115,46 +116,35 @@ def _paint_shape(canvas: Image, shape: Shape) -> None:
         cv2.copyTo(plain, boundary_band(patch.mask, shape.outline).view(np.uint8), part)
 
 
-def _paint_label(canvas: Image, placed: Placed) -> None:
-    color, (pad_x, pad_y) = placed.label.color, labels.PADDING
-    part = canvas[placed.y : placed.y + placed.height, placed.x : placed.x + placed.width]
-    part[:] = color
-    part[pad_y:-pad_y, pad_x:-pad_x] = _line(placed.text, color, text_color(color))
-
-
 @lru_cache(maxsize=1024)
 def _line(text: str, ground: Color, ink: Color) -> Image:
-    """One line of text on a plain ground, as large as `labels.glyphs` says."""
-    line = np.full((*labels.glyphs(labels.clean(text)).shape, 3), ground, np.uint8)
+    """Return one line of text on a plain background, as large as its `layout.glyphs`."""
+    line = np.full((*layout.glyphs(layout.clean(text)).shape, 3), ground, np.uint8)
     write(line, text, 0, 0, ink)
     line.setflags(write=False)
     return line
 
 
 def _paint_card(card: Card) -> Image:
-    plan = cards.lay_out(card)
+    plan = layout.lay_out(card)
     sheet = np.full((plan.height, plan.width, 3), PAPER[0], np.uint8)
     for cell in plan.cells:
         line = _line(cell.tile.caption, PAPER, INK)
-        above = sheet[cell.y - LINE - cards.CAPTION_GAP :, cell.text_x :]
+        above = sheet[cell.y - layout.LINE - layout.CAPTION_GAP :, cell.text_x :]
         above[: line.shape[0], : line.shape[1]] = line
         sheet[cell.y : cell.y + card.size[0], cell.x : cell.x + card.size[1]] = _content(cell.tile.content, card.size)
     for y in plan.bars:
-        sheet[y : y + card.size[0], plan.bar_x : plan.bar_x + cards.BAR] = scale_bar(card.size[0])
-        for text, below in (("1", 0), ("0", card.size[0] - LINE)):
-            write(sheet, text, plan.bar_x + cards.BAR + 4, y + below)
+        sheet[y : y + card.size[0], plan.bar_x : plan.bar_x + layout.BAR] = scale_bar(card.size[0])
+        for text, below in (("1", 0), ("0", card.size[0] - layout.LINE)):
+            write(sheet, text, plan.bar_x + layout.BAR + 4, y + below)
     return sheet
 
 
 def _content(content: Drawing | Heat | Blank, size: tuple[int, int]) -> Image:
     match content:
         case Drawing():
-            return paint_drawing(content)
+            return paint(content)
         case Heat():
             return heatmap(content.values, size)
         case Blank():
             return np.full((*size, 3), BLANK[0], np.uint8)
-
-
-def _towards(values: NDArray[np.float64], goal: float, share: float) -> NDArray[np.uint8]:
-    return np.rint(values + (goal - values) * share).astype(np.uint8)
