@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, overload
 
+from bcnet_core.config.choices import Backend
 from bcnet_core.errors import BCNetError, ExitCode
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def load_detector(path: str | Path, *, device: str = "auto", backend: Literal["d
 
 
 def load_detector(
-    path: str | Path, *, device: str = "auto", backend: Literal["torchvision", "detectron2"] = "torchvision"
+    path: str | Path, *, device: str = "auto", backend: Backend = "torchvision"
 ) -> Detector | Detectron2Detector:
     """Load a trained detector, ready to predict.
 

@@ -9,9 +9,10 @@ import importlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from bcnet_core.annotations.coco import CocoFile, Record
+from bcnet_core.config.choices import Backend
 from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.engine.elastic import Cluster, check_processes
 from bcnet_core.engine.job import RunOptions, TrainingJob
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from bcnet_core.integrations.detectron2.detector import Detectron2Detector
     from bcnet_core.model.detectors import Detector
 
-Backend = Literal["torchvision", "detectron2"]
 INSTALL = (
     "pip install 'bcnet[detectron2]' wheel ninja",
     "pip install --no-build-isolation --no-deps 'git+https://github.com/facebookresearch/detectron2'",

@@ -24,26 +24,41 @@ class Detections(NamedTuple):
         scores: (N,) float32 in [0, 1], descending.
         labels: (N,) int64, the index into the detector's `categories`.
         image_size: (H, W) of the input image in pixels.
-        occludee_mask: (N, S, S) float32 in [0, 1], layer 2's mask inside the box (S = 28).
-        occludee_boundary: (N, S, S) float32 in [0, 1], layer 2's boundary inside the box.
-        occluder_mask: (N, S, S) float32 in [0, 1], layer 1's mask: what overlaps the target inside its box.
-        occluder_boundary: (N, S, S) float32 in [0, 1], layer 1's boundary.
-
-    A map is None where the detector's mask head does not predict it (the ablations `layers=1`, `boundary=false`).
+        maps: the maps that the mask head predicts inside each box, (N, S, S) float32 in [0, 1] each (S = 28), by their
+            names in `bcnet_core.maps.MAPS`; `occludee_mask` is always among them.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     image_size: tuple[int, int]
-    occludee_mask: Tensor
-    occludee_boundary: Tensor | None
-    occluder_mask: Tensor | None
-    occluder_boundary: Tensor | None
+    maps: dict[str, Tensor]
 
     def to(self, device: torch.device | str) -> Detections:
-        """The same detections on `device`."""
-        return Detections._make(part.to(device) if isinstance(part, Tensor) else part for part in self)
+        """Return a copy on `device`."""
+        boxes, scores, labels = (part.to(device) for part in (self.boxes, self.scores, self.labels))
+        maps = {name: part.to(device) for name, part in self.maps.items()}
+        return Detections(boxes, scores, labels, self.image_size, maps)
+
+    @property
+    def occludee_mask(self) -> Tensor:
+        """(N, S, S), the mask of layer 2: the visible part of the instance."""
+        return self.maps["occludee_mask"]
+
+    @property
+    def occludee_boundary(self) -> Tensor | None:
+        """(N, S, S), the boundary of layer 2; None if the head does not predict boundaries."""
+        return self.maps.get("occludee_boundary")
+
+    @property
+    def occluder_mask(self) -> Tensor | None:
+        """(N, S, S), the mask of layer 1: what overlaps the instance; None if the head has one layer."""
+        return self.maps.get("occluder_mask")
+
+    @property
+    def occluder_boundary(self) -> Tensor | None:
+        """(N, S, S), the boundary of layer 1; None if the head has one layer or does not predict boundaries."""
+        return self.maps.get("occluder_boundary")
 
     @property
     def masks(self) -> Tensor:

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (
-    "errors", "reporting", "files", "masks", "structures", "distributed",
+    "errors", "reporting", "maps", "files", "masks", "structures", "distributed",
     "config", "annotations", "synth", "data", "model", "weights", "engine", "evaluation", "visualization",
     "integrations",
 )  # fmt: skip

@@ -6,7 +6,7 @@ import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.text import Text
@@ -15,6 +15,7 @@ from bcnet_cli import console
 from bcnet_cli.claims import claim_files
 from bcnet_cli.options import DryRun, Json, Overwrite, Workers, refuse_unused
 from bcnet_cli.reporter import ConsoleReporter
+from bcnet_core.config.choices import RegionFormat
 from bcnet_core.errors import usage_error
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def annotate(
         typer.Option("--check", metavar="FILE", help="Validate this bilayer file instead; exits 3 if it is invalid."),
     ] = None,
     output_format: Annotated[
-        Literal["polygon", "rle"], typer.Option("--format", help="How occluder regions are stored; rle is exact.")
+        RegionFormat, typer.Option("--format", help="How occluder regions are stored; rle is exact.")
     ] = "polygon",
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="How far polygons may lie from the exact outline, pixels; 0 is exact.")
@@ -117,7 +118,7 @@ class _Job(NamedTuple):
 
     coco: CocoFile
     output: Path
-    output_format: Literal["polygon", "rle"]
+    output_format: RegionFormat
     tolerance: float
     rule: OccluderRule
     workers: int

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from bcnet_cli.score_tables import Format
     from bcnet_core.annotations.coco import CocoFile, Record
-    from bcnet_core.backends import Backend
+    from bcnet_core.config.choices import Backend
     from bcnet_core.engine.elastic import Cluster
     from bcnet_core.engine.run_dir import Run
     from bcnet_core.evaluation.coco import Backend as Scorer

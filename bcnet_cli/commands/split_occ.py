@@ -6,7 +6,7 @@ import json
 import shlex
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -15,6 +15,7 @@ from bcnet_cli import console
 from bcnet_cli.claims import claim_files
 from bcnet_cli.options import DryRun, Json, Overwrite
 from bcnet_cli.reporter import ConsoleReporter
+from bcnet_core.config.choices import Measure, Pairs
 from bcnet_core.errors import usage_error
 
 BAR = 30
@@ -24,13 +25,13 @@ Source = Annotated[Path, typer.Argument(metavar="IN.json", help="COCO instances 
 Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write; OUT.manifest.json appears beside it.")]
 Threshold = Annotated[float, typer.Option("--threshold", help="The rate from which on an instance is occluded.")]
 MeasureOption = Annotated[
-    Literal["iou", "min", "mask"],
+    Measure,
     typer.Option(
         "--measure", help="Box IoU; box overlap by the smaller box; neighbours' masks in the box by the own mask."
     ),
 ]
-Pairs = Annotated[
-    Literal["any", "all"],
+PairsOption = Annotated[
+    Pairs,
     typer.Option("--pairs", help="Take images with any occluded instance, or with all occluded."),
 ]
 Ids = Annotated[
@@ -49,7 +50,7 @@ def split_occ(
     output: Output,
     threshold: Threshold = 0.2,
     measure: MeasureOption = "iou",
-    pairs: Pairs = "any",
+    pairs: PairsOption = "any",
     ids: Ids = None,
     stats: Stats = False,
     plot: Plot = None,

@@ -16,7 +16,7 @@ from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Gpus, Worke
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
-    from bcnet_core.backends import Backend
+    from bcnet_core.config.choices import Backend
     from bcnet_core.config.schema import Recipe
     from bcnet_core.engine.elastic import Cluster
     from bcnet_core.engine.job import TrainingJob

@@ -11,7 +11,7 @@ from bcnet_cli.options import backend_option
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
-    from bcnet_core.backends import Backend
+    from bcnet_core.config.choices import Backend
     from bcnet_core.engine.elastic import Cluster
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -21,19 +21,18 @@ from bcnet_cli.options import (
     refuse_unused,
 )
 from bcnet_cli.reporter import ConsoleReporter
+from bcnet_core.config.choices import Judgement, LayerChoice, PictureFormat
 from bcnet_core.errors import usage_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from bcnet_core.annotations.coco import CocoFile, Record
-    from bcnet_core.backends import Backend
+    from bcnet_core.config.choices import Backend, Judgement, LayerChoice
     from bcnet_core.structures import Predictor
     from bcnet_core.visualization.gallery import Summary
     from bcnet_core.visualization.picture import Picture
-    from bcnet_core.visualization.rois import LayerChoice
     from bcnet_core.visualization.sources import Place
-    from bcnet_core.visualization.worst import Judgement
 
 Images = Annotated[
     Path | None,
@@ -50,18 +49,16 @@ Worst = Annotated[
     int | None, typer.Option("--worst", min=1, help="Show this many pictures, the worst segmented first.")
 ]
 By = Annotated[
-    Literal["iou", "ap"],
+    Judgement,
     typer.Option("--by", help="What --worst judges an image by: mean IoU of its true instances, or its own AP."),
 ]
 Score = Annotated[
     float, typer.Option(min=0, max=1, help="Leave out weaker detections, but never the best 5 of an image.")
 ]
-LayerOption = Annotated[
-    Literal["both", "occludee", "occluder"], typer.Option("--layer", help="Leave out the other layer.")
-]
+LayerOption = Annotated[LayerChoice, typer.Option("--layer", help="Leave out the other layer.")]
 Rois = Annotated[int, typer.Option("--rois", min=0, help="Instances of a picture to show from near, with their maps.")]
 FormatOption = Annotated[
-    Literal["jpg", "png", "svg"], typer.Option("--format", help="Of the pictures; in svg, shapes and text stay such.")
+    PictureFormat, typer.Option("--format", help="Of the pictures; in svg, shapes and text stay such.")
 ]
 Video = Annotated[
     Path | None,

@@ -6,7 +6,7 @@ import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -15,6 +15,7 @@ from bcnet_cli import console
 from bcnet_cli.claims import claim_files
 from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, backend_option, parse_size
 from bcnet_cli.reporter import ConsoleReporter
+from bcnet_core.config.choices import Backend, ExportFormat
 
 if TYPE_CHECKING:
     from bcnet_core.integrations.detectron2.converting import Difference
@@ -89,7 +90,7 @@ def convert(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="RUN_OR_CKPT", help="Of either backend.")],
     *,
-    to: Annotated[Literal["torchvision", "detectron2"], typer.Option("--to", help="The backend that it goes to.")],
+    to: Annotated[Backend, typer.Option("--to", help="The backend that it goes to.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint to write: .pt, .pth for detectron2.")],
     d2_config: Annotated[
         Path | None,
@@ -140,7 +141,7 @@ def export(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
     form: Annotated[
-        Literal["torchscript", "onnx"],
+        ExportFormat,
         typer.Option("--format", help="To write onnx takes bcnet[onnx], to read torchscript torchvision."),
     ] = "torchscript",
     size: ImageSize = "800x1333",

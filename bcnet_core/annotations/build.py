@@ -19,13 +19,11 @@ from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record
 from bcnet_core.annotations.occluder import OccluderRule, derive_from_records, pixel_corners, record_boxes
 from bcnet_core.annotations.polygons import DEFAULT_TOLERANCE, to_polygons
 from bcnet_core.annotations.scan import AnnotationId, ImageRecords, MaskFlaw, every_image, read_mask
+from bcnet_core.config.choices import RegionFormat
 from bcnet_core.errors import usage_error
 from bcnet_core.files.json_files import paused_collector
 from bcnet_core.masks import RLE
 from bcnet_core.reporting import Reporter
-
-OutputFormat = Literal["polygon", "rle"]
-"""How an occluder region is stored: polygons, or a compressed RLE."""
 
 Reason = MaskFlaw | Literal["crowd", "outside", "small"]
 """Why an annotation is skipped: see `REASONS`."""
@@ -82,7 +80,7 @@ def annotate_coco(
     coco: CocoFile,
     *,
     rule: OccluderRule,
-    output_format: OutputFormat = "polygon",
+    output_format: RegionFormat = "polygon",
     tolerance: float = DEFAULT_TOLERANCE,
     workers: int = 1,
     reporter: Reporter | None = None,
@@ -127,7 +125,7 @@ def annotate_coco(
     return {**coco.content, "annotations": annotated}, summary
 
 
-def _occluders_of(image: ImageRecords, *, rule: OccluderRule, output_format: OutputFormat, tolerance: float) -> _Found:
+def _occluders_of(image: ImageRecords, *, rule: OccluderRule, output_format: RegionFormat, tolerance: float) -> _Found:
     height, width, records = image
     seen = [read_mask(record, height, width) for record in records]
     every = replace(rule, min_area=0)
@@ -148,7 +146,7 @@ def _occluders_of(image: ImageRecords, *, rule: OccluderRule, output_format: Out
     return _Found(entries, reasons)
 
 
-def _entry(region: RLE | None, output_format: OutputFormat, tolerance: float) -> _Entry:
+def _entry(region: RLE | None, output_format: RegionFormat, tolerance: float) -> _Entry:
     if region is None:
         return []
     if output_format == "rle":

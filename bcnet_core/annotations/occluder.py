@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, Record, segmentation_rle
-from bcnet_core.config.schema import OccluderSource
+from bcnet_core.config.choices import OccluderSource
 from bcnet_core.errors import usage_error
 from bcnet_core.masks import RLE
 

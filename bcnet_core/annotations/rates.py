@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from bcnet_core import masks
 from bcnet_core.annotations.occluder import box_intersections, box_iou, pixel_corners, row_blocks
+from bcnet_core.config.choices import Measure
 from bcnet_core.masks import RLE
 
-Measure = Literal["iou", "min", "mask"]
-"""How an instance is compared with its neighbours: see `occlusion_rates`."""
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 Level = Literal["none", "light", "heavy"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +22,14 @@ from bcnet_core.annotations.rates import (
     LEVEL_FROM,
     MEASURES,
     Level,
-    Measure,
     count_levels,
     occlusion_rates,
     rate_histogram,
 )
+from bcnet_core.config.choices import Measure, Pairs
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.files.inputs import read_whole
 from bcnet_core.files.json_files import read_json
-
-Pairs = Literal["any", "all"]
-"""Which instances of an image must be occluded: see `SplitRule`."""
 
 Rates = dict[int, NDArray[np.float64]]
 """The occlusion rates of the instances of every image, by image id."""
@@ -93,7 +90,7 @@ def split_occluded(coco: CocoFile, *, rule: SplitRule, ids: Iterable[int] | None
         BCNetError: if one of `ids` is not in the file, or "mask" meets a segmentation that cannot be read.
     """
     rates = measure_images(coco, measure=rule.measure, same_class=rule.same_class, crowd=rule.crowd)
-    chosen = _known(ids, coco) if ids is not None else _occluded(rates, rule)
+    chosen = _known(ids, coco) if ids is not None else set(occluded_image_ids(rates, rule=rule))
     content = {
         **coco.content,
         "images": [image for image in coco.images if image["id"] in chosen],
@@ -138,6 +135,17 @@ def measure_images(coco: CocoFile, *, measure: Measure, same_class: bool = False
             record_boxes(instances), rles, image["height"], image["width"], measure=measure, categories=categories
         )
     return rates
+
+
+def occluded_image_ids(rates: Rates, *, rule: SplitRule) -> list[int]:
+    """Return the ids of the images that a rule takes, in the order of the file.
+
+    Args:
+        rates: the result of `measure_images` with the measure, `same_class` and `crowd` of the rule.
+        rule: which images are occluded.
+    """
+    enough = any if rule.pairs == "any" else all
+    return [image for image, found in rates.items() if len(found) and enough(found >= rule.threshold)]
 
 
 def read_ids(path: Path) -> list[int]:
@@ -185,11 +193,6 @@ def _known(ids: Iterable[int], coco: CocoFile) -> set[int]:
             "is this the list of another file (train2017, val2017)?",
         )
     return chosen
-
-
-def _occluded(rates: Rates, rule: SplitRule) -> set[int]:
-    reach = any if rule.pairs == "any" else all
-    return {image for image, found in rates.items() if len(found) and reach(found >= rule.threshold)}
 
 
 def _counts(coco: CocoFile, rates: Rates, rule: SplitRule) -> dict[str, int]:

@@ -6,9 +6,23 @@ Unknown keys are errors, recipes are frozen. The descriptions are what `bcnet re
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, Field, model_validator
+
+from bcnet_core.config.choices import (
+    BackboneName,
+    BackboneStyle,
+    DetectorName,
+    GIoU,
+    MaskProposals,
+    Normalizer,
+    OccluderSampling,
+    OccluderSource,
+    OptimizerName,
+    Precision,
+    ScheduleName,
+)
 
 Positive = Annotated[int, Field(gt=0)]
 Pixels = Annotated[int, Field(gt=0, le=16_384)]
@@ -16,7 +30,6 @@ Pixels = Annotated[int, Field(gt=0, le=16_384)]
 Convs = Annotated[int, Field(gt=0, le=64)]
 Channels = Annotated[int, Field(gt=0, le=8192)]
 Share = Annotated[float, Field(ge=0, le=1)]
-OccluderSource = Literal["auto", "derive", "file"]
 """Where occluder regions come from: the masks, the file, or the file where it stores one and else the masks."""
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -89,12 +102,12 @@ class DataConfig(BaseModel, frozen=True, extra="forbid"):
 class ModelConfig(BaseModel, frozen=True, extra="forbid"):
     """The detector and its bilayer mask head; the defaults are the FCOS R50 release's, mended."""
 
-    detector: Literal["fcos", "faster_rcnn"] = Field("fcos", description="the detector that proposes the boxes")
-    backbone: Literal["tiny", "r18", "r50", "r101", "x101"] = Field(
+    detector: DetectorName = Field("fcos", description="the detector that proposes the boxes")
+    backbone: BackboneName = Field(
         "r50",
         description="the feature extractor: a ResNet, ResNeXt-101 32x8d, or tiny, with GroupNorm, for CPUs",
     )
-    backbone_style: Literal["torchvision", "caffe"] = Field(
+    backbone_style: BackboneStyle = Field(
         "caffe",
         description="whose ImageNet weights fit: torchvision's (RGB, stride in the 3x3) or MSRA's (BGR, in the 1x1)",
     )
@@ -116,13 +129,13 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
     )
     attention: bool = Field(default=True, description="non-local block in each layer of the mask head")
     boundary: bool = Field(default=True, description="whether the mask head predicts boundaries beside the masks")
-    mask_proposals: Literal["decoded", "jittered", "official"] = Field(
+    mask_proposals: MaskProposals = Field(
         "decoded",
         description="boxes that train the mask head: proposals and ground truth; ground truth, jittered; "
         "or, for FCOS, proposals decoded without the stride (official)",
     )
     mask_rois_per_image: int = Field(64, ge=0, description="most RoIs of an image that train the mask head; 0: all")
-    occluder_sampling: Literal["balanced", "nonempty", "official"] = Field(
+    occluder_sampling: OccluderSampling = Field(
         "balanced",
         description="RoIs of the occluder losses: those with an occluder and as many without (balanced), those alone "
         "(nonempty), or those and the first of the batch (official)",
@@ -144,10 +157,10 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
 class LossConfig(BaseModel, frozen=True, extra="forbid"):
     """Forms and weights of the loss terms; the weights are the official FCOS release's."""
 
-    normalizer: Literal["floored", "official"] = Field(
+    normalizer: Normalizer = Field(
         "floored", description="divisor of FCOS's class and centerness terms: positives, or at least 1 (floored)"
     )
-    giou: Literal["exact", "official"] = Field(
+    giou: GIoU = Field(
         "exact", description="FCOS's box term: GIoU, or the release's, which adds 1 to intersection and union"
     )
     classification: NonNegative = Field(1.0, description="classes")
@@ -169,17 +182,17 @@ class SolverConfig(BaseModel, frozen=True, extra="forbid"):
     accumulate: Positive = Field(
         1, description="parts that each process splits its share of a step into, one after the other, to save memory"
     )
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="the optimiser; sgd has momentum 0.9")
+    optimizer: OptimizerName = Field("sgd", description="the optimiser; sgd has momentum 0.9")
     lr: float = Field(0.01, gt=0, description="learning rate after the warm-up, for lr_batch_size images")
     lr_batch_size: Positive | None = Field(
         None, description="batch size that lr is meant for: another batch_size scales it linearly; none: never"
     )
     weight_decay: NonNegative = Field(1e-4, description="weight decay")
     warmup_steps: int = Field(1000, ge=0, description="steps of linear warm-up from lr / 1000")
-    schedule: Literal["step", "cosine"] = Field("step", description="how the learning rate falls")
+    schedule: ScheduleName = Field("step", description="how the learning rate falls")
     milestones: tuple[int, ...] = Field((60_000, 80_000), description="steps at which schedule=step divides it by 10")
     clip_norm: NonNegative = Field(0.0, description="largest gradient norm; 0 does not clip")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
+    precision: Precision = Field(
         "fp32", description="of the forward pass: bf16 and fp16 are autocast, fp16 with a scaled loss"
     )
     ema: float = Field(0.0, ge=0, lt=1, description="decay of averaged weights, which are then evaluated; 0: none")

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occluders, segmentation_rle
 from bcnet_core.annotations.occluder import occluder_regions
-from bcnet_core.config.schema import OccluderSource
+from bcnet_core.config.choices import OccluderSource
 from bcnet_core.data.transforms import Placement, View, jittered_view, place, whole_view
 from bcnet_core.errors import data_error
 from bcnet_core.files.images import missing_images, read_listed

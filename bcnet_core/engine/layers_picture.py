@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from bcnet_core.data.dataset import Sample
+from bcnet_core.maps import map_specs
 from bcnet_core.model.detectors import Detector
-from bcnet_core.model.head import BilayerLogits
 from bcnet_core.model.mask_branch import MASK_SIZE
 from bcnet_core.model.rois import RoIs
 from bcnet_core.model.targets import bilayer_targets
@@ -17,8 +17,6 @@ INSTANCES = 4
 """Shown of an image: the most occluded."""
 TILE, GAP = 84, 4
 """Side of a map in the picture, and what separates two, pixels."""
-ORDER = ("occluder_boundary", "occluder_mask", "occludee_boundary", "occludee_mask")
-"""From left to right, as in the figure of the paper that everybody knows."""
 
 
 @torch.no_grad()
@@ -38,7 +36,7 @@ def layers_picture(detector: Detector, sample: Sample) -> Tensor:
     everyone = torch.arange(count, device=detector.device)
     rois = RoIs(targets.boxes, torch.zeros_like(everyone), everyone, torch.zeros(count, device=detector.device))
     true = bilayer_targets([targets], rois, size=MASK_SIZE)
-    hidden = true.occluder_mask.flatten(1).sum(1)
+    hidden = true["occluder_mask"].flatten(1).sum(1)
     chosen = hidden.argsort(descending=True, stable=True)[:INSTANCES]
     batch = detector.eval().preprocess([sample.image])
     logits = detector.heads.masks(detector.backbone(batch.tensors), targets.boxes[chosen], torch.zeros_like(chosen))
@@ -47,18 +45,18 @@ def layers_picture(detector: Detector, sample: Sample) -> Tensor:
     rows = []
     for index, instance in enumerate(chosen.tolist()):
         cutout = _cutout(image, targets.boxes[instance])
-        wanted = BilayerLogits(*(getattr(true, name)[instance].float() for name in BilayerLogits._fields))
-        predicted = BilayerLogits._make(None if maps is None else maps[index].sigmoid() for maps in logits)
+        wanted = {name: maps[instance].float() for name, maps in true.items()}
+        predicted = {name: maps[index].sigmoid() for name, maps in logits.items()}
         rows += [_row(cutout, predicted), _row(cutout, wanted)]
     picture = functional.pad(torch.cat(rows, dim=1), (GAP, 0, GAP, 0), value=1.0)
     return (picture * 255).round().to(torch.uint8).cpu()
 
 
-def _row(cutout: Tensor, maps: BilayerLogits) -> Tensor:
-    """A cutout and its maps, side by side; a map that there is not is grey."""
+def _row(cutout: Tensor, maps: dict[str, Tensor]) -> Tensor:
+    """Join a cutout and its maps side by side, occluder first as in the paper; a missing map is grey."""
     tiles = [cutout]
-    for name in ORDER:
-        values = getattr(maps, name)
+    for spec in reversed(map_specs()):
+        values = maps.get(spec.name)
         grey = torch.full((1, 1, TILE, TILE), 0.5, device=cutout.device)
         tile = grey if values is None else functional.interpolate(values[None, None], size=(TILE, TILE))
         tiles.append(tile[0].expand(3, -1, -1))

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
 from bcnet_core.annotations.occluder import box_intersections, record_boxes, row_blocks
-from bcnet_core.annotations.rates import Level, Measure, occlusion_level
+from bcnet_core.annotations.rates import Level, occlusion_level
 from bcnet_core.annotations.split import measure_images
+from bcnet_core.config.choices import Measure
 from bcnet_core.errors import data_error
 from bcnet_core.evaluation.coco import ignoring
 from bcnet_core.evaluation.image_scores import result_rle

@@ -24,8 +24,8 @@ from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_
 from bcnet_core.engine.interrupts import stop_requests
 from bcnet_core.errors import BCNetError, ExitCode, data_error
 from bcnet_core.evaluation.prediction_folder import PredictionFolder
-from bcnet_core.evaluation.results import LAYER_KEYS
 from bcnet_core.files.images import missing_images, read_listed
+from bcnet_core.maps import map_specs
 from bcnet_core.masks.paste import paste_rles
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.structures import Detections, Predictor
@@ -48,7 +48,7 @@ class PredictionJob:
         images: entries of a COCO file's `images`.
         image_dir: the folder that their file names are relative to; None of files that the user named.
         folder: where the predictions gather until all are there.
-        layers: whether a result also carries what layer 1 and the boundaries say (`results.LAYER_KEYS`).
+        layers: whether a result also carries the other maps of the head, each under its key in `bcnet_core.maps`.
     """
 
     checkpoint: Path
@@ -167,7 +167,7 @@ def predictions(
         images: entries of a COCO file's `images`.
         image_dir: the folder that their file names are relative to; None of files that the user named.
         reporter: told of the progress.
-        layers: whether a result also carries the `LAYER_KEYS`.
+        layers: whether a result also carries the other maps of the head.
         stopping: asked before each image whether to leave out the rest.
 
     Yields:
@@ -248,24 +248,19 @@ def to_results(
         found: in one image.
         image_id: of the image.
         categories: in label order.
-        layers: whether a result also carries the `LAYER_KEYS`, as far as the detector's head predicts them.
+        layers: whether a result also carries the other maps of the head, each under its key in `bcnet_core.maps`.
     """
-    boxes, rles = found.boxes.cpu(), found.rles
+    boxes = found.boxes.cpu()
     sizes = boxes[:, 2:] - boxes[:, :2]
-    extra = {}
-    if layers:
-        maps = (found.occludee_boundary, found.occluder_mask, found.occluder_boundary)
-        extra = {
-            key: paste_rles(part, found.boxes, *found.image_size)
-            for key, part in zip(LAYER_KEYS, maps, strict=True)
-            if part is not None
-        }
+    rles = {
+        spec.key: paste_rles(found.maps[spec.name], found.boxes, *found.image_size)
+        for spec in map_specs(found.maps if layers else ["occludee_mask"])
+    }
     for index, (score, label) in enumerate(zip(found.scores.tolist(), found.labels.tolist(), strict=True)):
         yield {
             "image_id": image_id,
             "category_id": categories[label]["id"],
             "bbox": [round(value, 3) for value in (*boxes[index, :2].tolist(), *sizes[index].tolist())],
             "score": score,
-            "segmentation": masks.to_json(rles[index]),
-            **{key: masks.to_json(part[index]) for key, part in extra.items()},
+            **{key: masks.to_json(part[index]) for key, part in rles.items()},
         }

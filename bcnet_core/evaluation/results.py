@@ -17,9 +17,7 @@ from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.errors import data_error
 from bcnet_core.files.json_files import paused_collector, read_json
 from bcnet_core.files.outputs import atomic_file
-
-LAYER_KEYS = ("occludee_boundary", "occluder", "occluder_boundary")
-"""Where a detection keeps the masks that COCO has no name for."""
+from bcnet_core.maps import map_specs
 
 MOST_DETECTIONS = 100
 """Detections of an image that COCO counts, the best ones."""
@@ -37,7 +35,8 @@ def read_results(path: Path, coco: CocoFile) -> list[Record]:
 
     Returns:
         The results in the order of the file. Either all of them have a `segmentation`, a compressed RLE, or none has;
-        a `bbox` that is missing is that of the mask. `LAYER_KEYS` that are there are RLEs, too; other keys are dropped.
+        a `bbox` that is missing is that of the mask. Masks under the other keys of
+        `bcnet_core.maps` are RLEs, too; all further keys are dropped.
 
     Raises:
         BCNetError: if the file is not such a list, holds nothing, or names what the ground truth does not have; the
@@ -93,7 +92,8 @@ def check_result(  # noqa: PLR0911  (one for each fault)
         return f"category {reprlib.repr(category)} is not in the ground truth"
     try:
         rle = _mask(result.get("segmentation"), *images[image], sound=sound)
-        layers = {key: _mask(result[key], *images[image], sound=False) for key in LAYER_KEYS if key in result}
+        keys = [spec.key for spec in map_specs() if spec.key != "segmentation" and spec.key in result]
+        layers = {key: _mask(result[key], *images[image], sound=False) for key in keys}
     except (ValueError, TypeError) as error:
         return f"its mask cannot be used: {error}"
     box = masks.bounding_box(rle).tolist() if rle is not None and "bbox" not in result else result.get("bbox")

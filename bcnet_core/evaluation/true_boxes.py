@@ -21,6 +21,7 @@ from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.errors import data_error
 from bcnet_core.files.images import read_listed
+from bcnet_core.maps import map_specs
 from bcnet_core.masks import RLE
 from bcnet_core.masks.crops import crop_rles
 from bcnet_core.masks.paste import paste_rles
@@ -36,24 +37,18 @@ class TrueBoxScores(NamedTuple):
         images: (N,) int64, the position of the image in the file.
         visible: (N,) float64, the share of the instance that is not hidden: 1 - `occlusion_rate`; nan where the
             annotation does not say.
-        occludee: (N,) float64, IoU of layer 2's mask, pasted into the image, with the visible mask.
-        occluder: (N,) float64, IoU of layer 1's mask with the occluder region, inside the box; nan where the region is
-            empty, or the head has no such layer.
-        occludee_boundary: (N,) float64, `boundary_f` of layer 2's boundary; nan where the head has none.
-        occluder_boundary: (N,) float64, the same of layer 1; nan where the region is empty, too.
+        scores: (N,) float64 for each map that the head predicts: under `occludee` and `occluder` the IoU of the masks,
+            pasted into the image, with the visible mask and the occluder region; under the names of boundaries
+            `boundary_f`. nan where there is nothing to compare with.
     """
 
     images: NDArray[np.int64]
     visible: NDArray[np.float64]
-    occludee: NDArray[np.float64]
-    occluder: NDArray[np.float64]
-    occludee_boundary: NDArray[np.float64]
-    occluder_boundary: NDArray[np.float64]
+    scores: dict[str, NDArray[np.float64]]
 
     def means(self) -> dict[str, float]:
-        """The mean of each of the four scores over the instances that have it; without those that none has."""
-        columns = {name: getattr(self, name) for name in self._fields[2:]}
-        there = {name: values[~np.isnan(values)] for name, values in columns.items()}
+        """Return the mean of each score over the instances that have it; without those that none has."""
+        there = {name: values[~np.isnan(values)] for name, values in self.scores.items()}
         return {name: float(values.mean()) for name, values in there.items() if len(values)}
 
 
@@ -73,7 +68,9 @@ def score_true_boxes(detector: Detector, coco: CocoFile, image_dir: Path, *, rep
         BCNetError: if an image cannot be read, or no instance can be scored.
     """
     grouped = coco.annotations_by_image()
-    rows: list[tuple[float, ...]] = []
+    positions: list[int] = []
+    visible: list[float] = []
+    scores: list[dict[str, list[float]]] = []
     with reporter.progress("true boxes", len(coco.images)) as progress:
         for position, image in enumerate(coco.images):
             annotations = grouped[image["id"]]
@@ -83,14 +80,14 @@ def score_true_boxes(detector: Detector, coco: CocoFile, image_dir: Path, *, rep
                 truth = list(zip(rles, occluder_regions(annotations, rles, image), strict=True))
                 instances = [annotations[index] for index in scored]
                 chosen = [truth[index] for index in scored]
-                scores = _score_image(detector, image, instances, chosen, image_dir)
-                rates = (1 - one.get("occlusion_rate", np.nan) for one in instances)
-                rows += [(position, rate, *score) for rate, score in zip(rates, scores, strict=True)]
+                scores.append(_score_image(detector, image, instances, chosen, image_dir))
+                visible += [1 - one.get("occlusion_rate", np.nan) for one in instances]
+                positions += [position] * len(scored)
             progress.advance()
-    if not rows:
+    if not scores:
         raise data_error(f"`{coco.path}` has no instance with a box and a mask")
-    images, *rest = zip(*rows, strict=True)
-    return TrueBoxScores(np.array(images), *(np.array(column) for column in rest))
+    columns = {name: np.concatenate([part[name] for part in scores]) for name in scores[0]}
+    return TrueBoxScores(np.array(positions), np.array(visible), columns)
 
 
 def _is_scored(annotation: Record) -> bool:
@@ -104,8 +101,8 @@ def _score_image(
     instances: Sequence[Record],
     truth: Sequence[tuple[RLE | None, RLE | None]],
     image_dir: Path,
-) -> list[tuple[float, ...]]:
-    """The IoU of both layers and the F-score of both boundaries, instance by instance."""
+) -> dict[str, list[float]]:
+    """Score each map of the instances of one image; the masks come first."""
     height, width = image["height"], image["width"]
     pixels = read_listed(image_dir, image)
     batch = detector.prepare(pixels)
@@ -117,20 +114,21 @@ def _score_image(
     first = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
     logits = detector.heads.masks(features, boxes * scale, first)
     rles, regions = zip(*truth, strict=True)
-    columns = (
-        _mask_ious(logits.occludee_mask, boxes, rles, height, width),
-        _mask_ious(logits.occluder_mask, boxes, regions, height, width),
-        _boundary_scores(logits.occludee_boundary, boxes, rles),
-        _boundary_scores(logits.occluder_boundary, boxes, regions),
-    )
-    return list(zip(*columns, strict=True))
+    true = {"occludee": rles, "occluder": regions}
+    specs = map_specs(logits)
+    ious: dict[str, list[float]] = {
+        spec.layer: _mask_ious(logits[spec.name], boxes, true[spec.layer], height, width)
+        for spec in specs
+        if spec.kind == "mask"
+    }
+    return ious | {
+        spec.name: _boundary_scores(logits[spec.name], boxes, true[spec.layer])
+        for spec in specs
+        if spec.kind == "boundary"
+    }
 
 
-def _mask_ious(
-    logits: Tensor | None, boxes: Tensor, true: Sequence[RLE | None], height: int, width: int
-) -> list[float]:
-    if logits is None:
-        return [np.nan] * len(true)
+def _mask_ious(logits: Tensor, boxes: Tensor, true: Sequence[RLE | None], height: int, width: int) -> list[float]:
     found = paste_rles(logits.sigmoid(), boxes, height, width)
     return [
         np.nan if other is None or masks.area(other) == 0 else masks.iou(one, other)
@@ -138,9 +136,7 @@ def _mask_ious(
     ]
 
 
-def _boundary_scores(logits: Tensor | None, boxes: Tensor, true: Sequence[RLE | None]) -> list[float]:
-    if logits is None:
-        return [np.nan] * len(true)
+def _boundary_scores(logits: Tensor, boxes: Tensor, true: Sequence[RLE | None]) -> list[float]:
     crops = crop_to_boxes(crop_rles(true), torch.arange(len(true)), boxes.cpu(), size=logits.shape[-1])
     scores: list[float] = boundary_f(logits.cpu() >= 0, boundary(crops)).tolist()
     return scores

@@ -12,8 +12,8 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
-BackboneName = Literal["tiny", "r18", "r50", "r101", "x101"]
-BackboneStyle = Literal["torchvision", "caffe"]
+from bcnet_core.config.choices import BackboneName, BackboneStyle
+
 Levels = Literal["p3_p7", "p2_p6"]
 """Which levels a ResNet's pyramid has: those of FCOS, or those of Faster R-CNN."""
 

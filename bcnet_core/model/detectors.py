@@ -84,8 +84,8 @@ class Detector(nn.Module):
 
         Returns:
             Scalars, each with a graph: those of the boxes (FCOS: `classification`, `box`, `centerness`; Faster R-CNN:
-            `proposal_objectness`, `proposal_box`, `classification`, `box`) and, of the mask head's outputs,
-            `occludee_mask`, `occludee_boundary`, `occluder_mask`, `occluder_boundary`.
+            `proposal_objectness`, `proposal_box`, `classification`, `box`) and of each map that the mask head predicts,
+            by its name.
         """
         batch = self.preprocess(images)
         losses: dict[str, Tensor] = self.heads(self.backbone(batch.tensors), batch, targets, seeds)
@@ -149,9 +149,8 @@ def to_detections(found: Found, network_size: tuple[int, int], image_size: tuple
         image_size: height and width of the image, pixels.
     """
     boxes, scores, labels = found.proposals
-    mask = found.logits.occludee_mask.sigmoid()
-    rest = (None if logits is None else logits.sigmoid() for logits in found.logits[1:])
-    return Detections(boxes_in_image(boxes, network_size, image_size), scores, labels, image_size, mask, *rest)
+    maps = {name: logits.sigmoid() for name, logits in found.logits.items()}
+    return Detections(boxes_in_image(boxes, network_size, image_size), scores, labels, image_size, maps)
 
 
 def boxes_in_image(boxes: Tensor, network_size: tuple[int, int], image_size: tuple[int, int]) -> Tensor:

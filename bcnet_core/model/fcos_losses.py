@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
+from bcnet_core.config.choices import GIoU, Normalizer
 from bcnet_core.model.fcos import Outputs, distances_to_boxes
 from bcnet_core.model.global_batch import global_divisor
 
-Normalizer = Literal["floored", "official"]
-GIoU = Literal["exact", "official"]
 SIZE_BOUNDS = (64, 128, 256, 512)
 """The largest regression distance of P3, P4, ... in pixels; the last level of a pyramid has no bound."""
 CENTER_RADIUS = 1.5

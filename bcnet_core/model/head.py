@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bcnet_core.maps import LayerName, map_specs
 from bcnet_core.model.attention import NonLocalBlock
-
-
-class BilayerLogits(NamedTuple):
-    """The outputs of the head, each (N, 2S, 2S) float logits for N RoIs; None where the head has no such output.
-
-    Attributes:
-        occludee_mask: layer 2's mask of the instance that the RoI is about.
-        occludee_boundary: layer 2's contour band.
-        occluder_mask: layer 1's mask of what overlaps the instance.
-        occluder_boundary: layer 1's contour band.
-    """
-
-    occludee_mask: Tensor
-    occludee_boundary: Tensor | None
-    occluder_mask: Tensor | None
-    occluder_boundary: Tensor | None
 
 
 class Layer(nn.Module):
@@ -53,7 +37,7 @@ class Layer(nn.Module):
         return x
 
 
-class Predictor(nn.Module):
+class MaskPredictor(nn.Module):
     """Upsample a layer's features by two and predict one class-agnostic map.
 
     Args:
@@ -111,34 +95,35 @@ class BilayerMaskHead(nn.Module):
         in_channels, channels = channels, width or channels
         self.occluder = Layer(channels, channels, attention=attention, convs=convs) if layers > 1 else None
         self.occludee = Layer(in_channels, channels, attention=attention, convs=convs)
-        self.occludee_mask = Predictor(channels)
-        self.occludee_boundary = Predictor(channels) if boundary else None
-        self.occluder_mask = Predictor(channels) if layers > 1 else None
-        self.occluder_boundary = Predictor(channels) if layers > 1 and boundary else None
+        self.maps = [
+            spec
+            for spec in map_specs()
+            if (layers > 1 or spec.layer == "occludee") and (boundary or spec.kind != "boundary")
+        ]
+        for spec in self.maps:
+            self.add_module(spec.name, MaskPredictor(channels))
         self._initialise()
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """The names of the maps that this head predicts."""
-        return tuple(name for name in BilayerLogits._fields if getattr(self, name) is not None)
+        return tuple(spec.name for spec in self.maps)
 
-    def forward(self, features: Tensor) -> BilayerLogits:
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
         """Predict the maps of every RoI.
 
         Args:
             features: (N, C, S, S) float, from aligned RoIAlign; S is 14 in the paper. N may be 0 in evaluation mode.
 
         Returns:
-            (N, 2S, 2S) float logit maps.
+            (N, 2S, 2S) float logits by the names in `outputs`.
         """
-        occluder = None if self.occluder is None else self.occluder(features)
-        occludee = self.occludee(features if occluder is None else features + occluder)
-        return BilayerLogits(
-            self.occludee_mask(occludee),
-            None if self.occludee_boundary is None else self.occludee_boundary(occludee),
-            None if self.occluder_mask is None else self.occluder_mask(occluder),
-            None if self.occluder_boundary is None else self.occluder_boundary(occluder),
-        )
+        layers: dict[LayerName, Tensor] = {}
+        if self.occluder is not None:
+            layers["occluder"] = self.occluder(features)
+            features = features + layers["occluder"]
+        layers["occludee"] = self.occludee(features)
+        return {spec.name: getattr(self, spec.name)(layers[spec.layer]) for spec in self.maps}
 
     def _initialise(self) -> None:
         """MSRA (He, fan-out) for every convolution, normal(0, 0.001) for the predictors; biases zero."""
@@ -148,4 +133,4 @@ class BilayerMaskHead(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         for name in self.outputs:
-            nn.init.normal_(getattr(self, name).logits.weight, std=0.001)
+            nn.init.normal_(self.get_parameter(f"{name}.logits.weight"), std=0.001)

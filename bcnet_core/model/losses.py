@@ -5,41 +5,40 @@ Every term is a scalar that always exists and always carries a graph. Sums are d
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bcnet_core.config.choices import OccluderSampling
+from bcnet_core.maps import map_specs
 from bcnet_core.model.global_batch import global_divisor, smallest_of_all
-from bcnet_core.model.head import BilayerLogits
-from bcnet_core.model.targets import BilayerTargets
-
-OccluderSampling = Literal["balanced", "nonempty", "official"]
 
 
 def bilayer_losses(
-    logits: BilayerLogits, targets: BilayerTargets, keys: Tensor, *, sampling: OccluderSampling = "balanced"
+    logits: Mapping[str, Tensor],
+    targets: Mapping[str, Tensor],
+    keys: Tensor,
+    *,
+    sampling: OccluderSampling = "balanced",
 ) -> dict[str, Tensor]:
-    """Binary cross-entropy of the four maps, averaged over pixels and RoIs.
+    """Binary cross-entropy of each map, averaged over pixels and RoIs.
 
     Args:
-        logits: (R, S, S) maps; R may be 0.
-        targets: four (R, S, S) bool maps.
+        logits: (R, S, S) float by name; R may be 0.
+        targets: (R, S, S) bool by name, for each of the logits.
         keys: (R,) random numbers that decide which RoIs without an occluder are drawn.
         sampling: which RoIs enter the two occluder terms, see `occluder_rois`.
 
     Returns:
-        Scalars `occludee_mask`, `occludee_boundary`, `occluder_mask`, `occluder_boundary`, unweighted,
-        of those maps that there are.
+        Unweighted scalars by the names of the logits.
     """
-    everyone = torch.arange(len(keys), device=keys.device)
-    chosen = occluder_rois(targets.occluder_mask, keys, sampling=sampling)
-    return {
-        name: _mean_bce(maps, getattr(targets, name), chosen if "occluder" in name else everyone)
-        for name, maps in logits._asdict().items()
-        if maps is not None
-    }
+    specs = map_specs(logits)
+    rois = {"occludee": torch.arange(len(keys), device=keys.device)}
+    if any(spec.layer == "occluder" for spec in specs):
+        rois["occluder"] = occluder_rois(targets["occluder_mask"], keys, sampling=sampling)
+    return {spec.name: _mean_bce(logits[spec.name], targets[spec.name], rois[spec.layer]) for spec in specs}
 
 
 def occluder_rois(occluder_masks: Tensor, keys: Tensor, *, sampling: OccluderSampling) -> Tensor:

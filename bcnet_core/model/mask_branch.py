@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bcnet_core.config.choices import OccluderSampling
 from bcnet_core.data.dataset import Targets
 from bcnet_core.model.global_batch import GlobalBatchNorm2d
-from bcnet_core.model.head import BilayerLogits, BilayerMaskHead
-from bcnet_core.model.losses import OccluderSampling, bilayer_losses
+from bcnet_core.model.head import BilayerMaskHead
+from bcnet_core.model.losses import bilayer_losses
 from bcnet_core.model.pooler import pool_rois
 from bcnet_core.model.rois import RoIs
 from bcnet_core.model.targets import bilayer_targets
@@ -32,7 +33,7 @@ class MaskBranch(nn.Module):
         super().__init__()
         self.head, self.strides, self.occluder_sampling = head, strides, occluder_sampling
 
-    def forward(self, features: list[Tensor], boxes: Tensor, images: Tensor) -> BilayerLogits:
+    def forward(self, features: list[Tensor], boxes: Tensor, images: Tensor) -> dict[str, Tensor]:
         """Predict the maps of R RoIs.
 
         Args:
@@ -41,8 +42,8 @@ class MaskBranch(nn.Module):
             images: (R,) int64, the image of each box.
 
         Returns:
-            (R, 28, 28) float32 logit maps, under autocast, too. Without a RoI they are empty, and in training keep the
-            graph of the weights.
+            (R, 28, 28) float32 logits by name, also under autocast. Without a RoI they are empty, and in training
+            keep the graph of the weights.
         """
         levels = features[: len(self.strides)]
         pooled = pool_rois(levels, boxes, images, strides=self.strides, size=MASK_SIZE // 2)
@@ -61,7 +62,7 @@ class MaskBranch(nn.Module):
         return bilayer_losses(logits, wanted, rois.keys, sampling=self.occluder_sampling)
 
 
-def predict_maps(head: BilayerMaskHead, pooled: Tensor) -> BilayerLogits:
+def predict_maps(head: BilayerMaskHead, pooled: Tensor) -> dict[str, Tensor]:
     """The maps of R RoIs whose features are pooled already, however many there are.
 
     Args:
@@ -69,17 +70,16 @@ def predict_maps(head: BilayerMaskHead, pooled: Tensor) -> BilayerLogits:
         pooled: (R, C, S, S) float, from aligned RoIAlign.
 
     Returns:
-        (R, 2S, 2S) float32 logit maps, see `MaskBranch.forward`.
+        (R, 2S, 2S) float32 logits by name, see `MaskBranch.forward`.
     """
     if head.training and len(pooled) == 0 and not _shares_statistics(head):  # those of nothing are undefined
         weights = sum(parameter.sum() for parameter in head.parameters()) * 0
         empty = pooled.new_zeros((0, 2 * pooled.shape[2], 2 * pooled.shape[3])) + weights
-        return BilayerLogits._make(empty if name in head.outputs else None for name in BilayerLogits._fields)
+        return dict.fromkeys(head.outputs, empty)
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     whole = head.training or pooled.is_cuda or tracing  # batch statistics are those of all RoIs
     parts = [head(some) for some in ([pooled] if whole else torch.split(pooled, CACHED_ROIS))]
-    joined = (None if maps[0] is None else torch.cat(maps).float() for maps in zip(*parts, strict=True))
-    return BilayerLogits._make(joined)
+    return {name: torch.cat([part[name] for part in parts]).float() for name in head.outputs}
 
 
 def _shares_statistics(head: BilayerMaskHead) -> bool:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from bcnet_core.config.choices import GIoU, MaskProposals, Normalizer
 from bcnet_core.data.dataset import Targets
 from bcnet_core.model.fcos import FCOSHead, Outputs, Proposals, distances_to_boxes, select
-from bcnet_core.model.fcos_losses import GIoU, Normalizer, fcos_losses
-from bcnet_core.model.head import BilayerLogits
+from bcnet_core.model.fcos_losses import fcos_losses
 from bcnet_core.model.mask_branch import MaskBranch
 from bcnet_core.model.rois import RoIs, jittered_rois, matched_rois
 
-MaskProposals = Literal["decoded", "jittered", "official"]
-
 
 class Found(NamedTuple):
-    """The instances of one image: `proposals` in pixels of the network's input, and the (D, 28, 28) logits of each."""
+    """The instances of one image: boxes in pixels of the network's input, and the (D, 28, 28) logits of each map."""
 
     proposals: Proposals
-    logits: BilayerLogits
+    logits: dict[str, Tensor]
 
 
 class OneStageHeads(nn.Module):
@@ -131,6 +129,6 @@ def with_maps(masks: MaskBranch, features: list[Tensor], found: list[Proposals])
     results, start = [], 0
     for one in found:
         part = slice(start, start + len(one.boxes))
-        results.append(Found(one, logits._make(None if maps is None else maps[part] for maps in logits)))
+        results.append(Found(one, {name: maps[part] for name, maps in logits.items()}))
         start += len(one.boxes)
     return results

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from bcnet_core.data.dataset import Targets
+from bcnet_core.maps import LayerName, map_specs
 from bcnet_core.masks.crops import MaskCrops, concatenate
 from bcnet_core.model.rois import RoIs
 
@@ -16,16 +17,7 @@ CHUNK = 64
 """RoIs that are cropped at once, which bounds the memory that it takes to some 30 MB."""
 
 
-class BilayerTargets(NamedTuple):
-    """The four maps that the head should predict, each (R, S, S) bool."""
-
-    occludee_mask: Tensor
-    occludee_boundary: Tensor
-    occluder_mask: Tensor
-    occluder_boundary: Tensor
-
-
-def bilayer_targets(targets: list[Targets], rois: RoIs, *, size: int) -> BilayerTargets:
+def bilayer_targets(targets: list[Targets], rois: RoIs, *, size: int) -> dict[str, Tensor]:
     """Crop the masks of both layers to the RoIs and draw their boundaries.
 
     Args:
@@ -34,14 +26,36 @@ def bilayer_targets(targets: list[Targets], rois: RoIs, *, size: int) -> Bilayer
         size: S, the side of the maps.
 
     Returns:
-        Four (R, S, S) bool maps; an instance without an occluder has empty occluder maps.
+        (R, S, S) bool maps by name; an instance without an occluder has empty occluder maps.
     """
     placement = torch.stack([target.placement for target in targets])[rois.images]  # (R, 4)
     scale, shift = placement[:, 0::2].repeat(1, 2), placement[:, 1::2].repeat(1, 2)
     source = (rois.boxes - shift) / scale  # a mirrored image gives x0 > x1, which reads the crop backwards
-    occludee = crop_to_boxes(concatenate([target.occludees for target in targets]), rois.instances, source, size=size)
-    occluder = crop_to_boxes(concatenate([target.occluders for target in targets]), rois.instances, source, size=size)
-    return BilayerTargets(occludee, boundary(occludee), occluder, boundary(occluder))
+    occludees, occluders = (
+        concatenate([getattr(target, name) for target in targets]) for name in ("occludees", "occluders")
+    )
+    return target_maps(
+        {
+            "occludee": crop_to_boxes(occludees, rois.instances, source, size=size),
+            "occluder": crop_to_boxes(occluders, rois.instances, source, size=size),
+        }
+    )
+
+
+def target_maps(masks: Mapping[LayerName, Tensor]) -> dict[str, Tensor]:
+    """Make the true maps of the mask of each layer.
+
+    Args:
+        masks: (R, S, S) bool by layer.
+
+    Returns:
+        (R, S, S) bool by name, for the maps of these layers.
+    """
+    return {
+        spec.name: masks[spec.layer] if spec.kind == "mask" else boundary(masks[spec.layer])
+        for spec in map_specs()
+        if spec.layer in masks
+    }
 
 
 def crop_to_boxes(crops: MaskCrops, instances: Tensor, boxes: Tensor, *, size: int, samples: int = 3) -> Tensor:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bcnet_core.config.choices import LayerChoice
 from bcnet_core.visualization import draw
 from bcnet_core.visualization.drawing import (
     BLANK,
@@ -27,7 +28,7 @@ from bcnet_core.visualization.drawing import (
 )
 from bcnet_core.visualization.labels import LINE, MAX_TEXT
 from bcnet_core.visualization.picture import Instance, Picture, pixel_box
-from bcnet_core.visualization.rois import LayerChoice, Roi, choose_rois, roi_card
+from bcnet_core.visualization.rois import Roi, choose_rois, roi_card
 
 LONGEST = 1280
 """Longest side of a panel in pixels; larger images are shown smaller. RoIs are cut from the image as it is."""

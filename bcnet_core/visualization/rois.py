@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from bcnet_core import masks
+from bcnet_core.config.choices import LayerChoice
+from bcnet_core.maps import map_specs
 from bcnet_core.masks import RLE
 from bcnet_core.visualization import draw
 from bcnet_core.visualization.drawing import (
@@ -24,9 +26,7 @@ from bcnet_core.visualization.drawing import (
     Tile,
     patch_of_mask,
 )
-from bcnet_core.visualization.picture import Box, Instance, Maps, Picture, pixel_box
-
-LayerChoice = Literal["both", "occludee", "occluder"]
+from bcnet_core.visualization.picture import Box, Instance, Picture, pixel_box
 
 MAP_SIDE = 28
 """Side of the mask head's four maps (METHOD: 28 x 28)."""
@@ -35,6 +35,10 @@ TILE_SIDE = 168
 SMALL_AREA = 32 * 32
 """Box area in pixels below which an instance comes last among the RoIs (COCO's `small`)."""
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+
+
+Maps = dict[str, NDArray[np.floating]]
+"""Maps of one instance by name, (S, S) in [0, 1] each."""
 
 
 class Roi(NamedTuple):
@@ -80,13 +84,13 @@ def roi_card(picture: Picture, index: int, *, layer: LayerChoice = "both") -> Ca
 
 
 def _map_tiles(layer: str, maps: Maps, true: Maps | None, *, beside: bool) -> list[Tile]:
-    """The boundary and the mask of a layer; a blank one for a map that there is not."""
+    """Make the tiles of the maps of a layer, boundary first; a missing map gives a blank one."""
     tiles = []
-    for part in ("boundary", "mask"):
-        title = f"{layer} {part}"
-        tiles.append(_map_tile(getattr(maps, f"{layer}_{part}"), title, f"no {title}"))
-        if beside:
-            tiles.append(_map_tile(None if true is None else getattr(true, f"{layer}_{part}"), "true", "no true one"))
+    for spec in reversed(map_specs()):
+        if spec.layer == layer:
+            tiles.append(_map_tile(maps.get(spec.name), spec.title, f"no {spec.title}"))
+            if beside:
+                tiles.append(_map_tile((true or {}).get(spec.name), "true", "no true one"))
     return tiles
 
 
@@ -95,7 +99,7 @@ def _map_tile(values: NDArray[np.floating] | None, title: str, without: str) -> 
 
 
 def maps_of_masks(occludee: RLE | None, occluder: RLE | None, box: Box, *, side: int = MAP_SIDE) -> Maps:
-    """The four maps that a perfect head would give: true masks cut to the box, and their boundaries.
+    """Make the maps that a perfect head would give: true masks cut to the box, and their boundaries.
 
     A boundary is dilation != erosion with a 3x3 cross; the border of the box is none (as in training).
 
@@ -105,16 +109,15 @@ def maps_of_masks(occludee: RLE | None, occluder: RLE | None, box: Box, *, side:
         box: xyxy in pixels.
         side: S of the maps.
     """
-    cells = []
-    for rle in (occluder, occludee):
+    cells = {}
+    for layer, rle in (("occludee", occludee), ("occluder", occluder)):
         window = np.zeros((1, 1), np.bool_) if rle is None else _window(rle, pixel_box(box, *rle["size"]))
         share = cv2.resize(window.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
-        cells.append((share >= 0.5).astype(np.uint8))
-    edges = [cv2.dilate(mask, _CROSS) != cv2.erode(mask, _CROSS) for mask in cells]
-    occluder_boundary, occludee_boundary, occluder_mask, occludee_mask = (
-        np.asarray(part, np.float32) for part in (*edges, *cells)
-    )
-    return Maps(occluder_boundary, occluder_mask, occludee_boundary, occludee_mask)
+        cells[layer] = (share >= 0.5).astype(np.uint8)
+    edges = {layer: cv2.dilate(mask, _CROSS) != cv2.erode(mask, _CROSS) for layer, mask in cells.items()}
+    return {
+        spec.name: np.asarray((cells if spec.kind == "mask" else edges)[spec.layer], np.float32) for spec in map_specs()
+    }
 
 
 def _window(rle: RLE | None, box: tuple[int, int, int, int]) -> Mask:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from bcnet_core.config.choices import LayerChoice
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.reporting import Reporter
@@ -23,7 +24,6 @@ from bcnet_core.visualization.draw import paint_drawing
 from bcnet_core.visualization.drawing import Image
 from bcnet_core.visualization.panels import render
 from bcnet_core.visualization.picture import Instance, Picture, mask_ious
-from bcnet_core.visualization.rois import LayerChoice
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 """What OpenCV's own wheels can write, by suffix."""

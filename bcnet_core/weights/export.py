@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bcnet_core.config.choices import ExportFormat
 from bcnet_core.data.transforms import resize
 from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.model.detectors import Detector
-from bcnet_core.model.head import BilayerLogits
 
-ExportFormat = Literal["torchscript", "onnx"]
 TOLERANCE = 1e-3
 OPSET = 17
 
@@ -56,7 +55,7 @@ class TensorDetector(nn.Module):
         boxes, scores, labels = found.proposals
         height, width = batch.image_sizes[0]
         limit = boxes.new_tensor([width, height, width, height])
-        maps = (logits.sigmoid() for logits in BilayerLogits._make(found.logits) if logits is not None)
+        maps = (logits.sigmoid() for logits in found.logits.values())
         return (boxes.clamp(min=0).minimum(limit), scores, labels, *maps)
 
 

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from bcnet_core.annotations.coco import Record, read_coco
 from bcnet_core.annotations.coco_categories import coco_categories
+from bcnet_core.config.choices import BackboneName, BackboneStyle, DetectorName
 from bcnet_core.config.schema import DataConfig, LossConfig, ModelConfig, Recipe
 from bcnet_core.errors import BCNetError, data_error, usage_error
-from bcnet_core.model.backbones import BackboneName, BackboneStyle
 from bcnet_core.weights.checkpoint import DETECTRON2_KEY, Checkpoint, conversion, read_checkpoint, recipe_of
 from bcnet_core.weights.files import named_tensors, read_content
 from bcnet_core.weights.loading import model_shapes
 from bcnet_core.weights.official import BODY
-from bcnet_core.weights.pretrained import Converted, DetectorName, convert, count_parts, depends_on_classes
+from bcnet_core.weights.pretrained import Converted, convert, count_parts, depends_on_classes
 
 Shapes = Mapping[str, tuple[int, ...]]
 Row = tuple[object, object, object, object]

@@ -11,16 +11,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from bcnet_core.config.choices import BackboneName, BackboneStyle, DetectorName
 from bcnet_core.errors import data_error
-from bcnet_core.model.backbones import BackboneName, BackboneStyle
 from bcnet_core.weights.official import BODY, caffe2_name, detectron2_name, fcos_name
-
-DetectorName = Literal["fcos", "faster_rcnn"]
 
 BOX_PREDICTOR = "heads.roi_heads.box_predictor."
 CLASS_LAYERS = ("heads.boxes.classes.", BOX_PREDICTOR)

@@ -35,7 +35,6 @@ from bcnet_core.weights.loading import load_detector
 from benchmarks.evidence.data import DataSet
 from benchmarks.evidence.trials import (
     ARMS,
-    COLUMNS,
     COSTS_FILE,
     Costs,
     Trial,
@@ -132,6 +131,7 @@ def measure(checkpoint: Path, root: Path, split: str, device: str) -> Record:
     coco = read_coco(root / "annotations" / f"instances_{split}.json")
     scores = score_true_boxes(detector, coco, root / split, reporter=SilentReporter())
     results = predict_images(detector, coco.images, root / split, reporter=SilentReporter())
+    missing = np.full(len(scores.images), np.nan)
     truth = ground_truth(coco)
     occluded = [image["id"] for image in split_occluded(coco, rule=SplitRule()).content["images"]]
     return {
@@ -139,7 +139,9 @@ def measure(checkpoint: Path, root: Path, split: str, device: str) -> Record:
         "box_AP": evaluate(truth, results, "bbox").AP,
         "occluded_mask_AP": evaluate(truth, results, "segm", image_ids=occluded).AP if occluded else np.nan,
         "head_parameters": sum(parameter.numel() for parameter in detector.heads.masks.parameters()),
-        **{name: np.round(getattr(scores, name), 5).tolist() for name in COLUMNS},
+        "images": scores.images.tolist(),
+        "visible": np.round(scores.visible, 5).tolist(),
+        **{name: np.round(scores.scores.get(name, missing), 5).tolist() for name in ("occludee", "occluder")},
     }
 
 

@@ -47,9 +47,6 @@ REFERENCE = next(iter(ARMS))
 CHEAPER = ("single_layer", "plain", "plain_deep")
 """Arms without a second layer, which cost less a step, so that equal time gives them more steps."""
 
-COLUMNS = ("images", "visible", "occludee", "occluder")
-"""What a result holds of every held-out instance, as `TrueBoxScores` names it."""
-
 COSTS_FILE = "costs.json"
 Costs = dict[str, dict[str, float]]
 """Of each set and arm, seconds a training step."""

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from bcnet_core import masks
-from bcnet_core.annotations.build import OutputFormat, annotate_coco
+from bcnet_core.annotations.build import annotate_coco
 from bcnet_core.annotations.coco import CocoFile, Record, read_coco
 from bcnet_core.annotations.occluder import OccluderRule
 from bcnet_core.annotations.polygons import to_polygons
+from bcnet_core.config.choices import RegionFormat
 from bcnet_core.engine.memory import in_fresh_process, watch_memory
 from bcnet_core.errors import data_error
 from bcnet_core.files.json_files import write_json
@@ -53,7 +54,7 @@ class AnnotateCosts:
 
 
 def bench_annotate(
-    source: Path | None, *, images: int, workers: list[int], output_format: OutputFormat, tolerance: float
+    source: Path | None, *, images: int, workers: list[int], output_format: RegionFormat, tolerance: float
 ) -> list[AnnotateCosts]:
     """Annotate a file that is repeated to a number of images, once for every number of workers.
 
@@ -113,7 +114,7 @@ def composed_file(scenes: int = SCENES) -> Record:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _run(path: Path, workers: int, *, output_format: OutputFormat, tolerance: float) -> AnnotateCosts:
+def _run(path: Path, workers: int, *, output_format: RegionFormat, tolerance: float) -> AnnotateCosts:
     with watch_memory() as peak:
         start = time.perf_counter()
         coco = read_coco(path)

@@ -13,6 +13,7 @@ import typer
 
 from bcnet_cli import console
 from bcnet_cli.options import Device, ImageSize, Json, parse_size
+from bcnet_core.config.choices import RegionFormat
 
 if TYPE_CHECKING:
     from bcnet_core.config.schema import ModelConfig
@@ -82,7 +83,7 @@ def annotate(
         list[int] | None, typer.Option("--workers", min=1, help="Processes; may be repeated; default 1 and all cores.")
     ] = None,
     output_format: Annotated[
-        Literal["polygon", "rle"], typer.Option("--format", help="How occluder regions are stored.")
+        RegionFormat, typer.Option("--format", help="How occluder regions are stored.")
     ] = "polygon",
     tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="Of polygons, in pixels.")] = 1.0,
     as_json: Json = False,

@@ -25,7 +25,6 @@ from bcnet_core.engine.memory import in_fresh_process, peak_memory
 from bcnet_core.masks.crops import MaskCrops, crop_rles
 from bcnet_core.model.backbones import TinyBackbone
 from bcnet_core.model.detectors import Detector, build_detector
-from bcnet_core.model.head import BilayerLogits
 from bcnet_core.model.mask_branch import MASK_SIZE
 from bcnet_core.model.one_stage import OneStageHeads
 from bcnet_core.model.rois import jittered_rois
@@ -56,9 +55,9 @@ class PlainMaskHead(nn.Module):
         self.convs = MaskRCNNHeads(channels, (channels,) * 4, 1)
         self.predictor = MaskRCNNPredictor(channels, channels, 1)
 
-    def forward(self, features: Tensor) -> BilayerLogits:
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
         """Map (N, channels, S, S) features to (N, 2S, 2S) logits of the instance, and no other map."""
-        return BilayerLogits(self.predictor(self.convs(features))[:, 0], None, None, None)
+        return {"occludee_mask": self.predictor(self.convs(features))[:, 0]}
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ import pytest
 
 from bcnet_core import masks
 from bcnet_core.annotations import scan
-from bcnet_core.annotations.build import AnnotateSummary, OutputFormat, annotate_coco
+from bcnet_core.annotations.build import AnnotateSummary, annotate_coco
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco
 from bcnet_core.annotations.occluder import OccluderRule
+from bcnet_core.config.choices import RegionFormat
 from bcnet_core.errors import BCNetError, ExitCode
 from tests.annotations.conftest import CountingReporter
 
@@ -60,7 +61,7 @@ def pair() -> CocoFile:
 
 
 @pytest.mark.parametrize("output_format", ["polygon", "rle"])
-def test_both_formats_hold_the_exact_region(pair: CocoFile, output_format: OutputFormat) -> None:
+def test_both_formats_hold_the_exact_region(pair: CocoFile, output_format: RegionFormat) -> None:
     content, summary = annotate_coco(pair, rule=RULE, output_format=output_format)
     first, second, third = entries(content)
     for entry in (first, second):
@@ -166,7 +167,7 @@ def test_the_default_polygons_are_near_and_small(coco_mini: Path) -> None:
 
 
 @pytest.mark.parametrize("output_format", ["polygon", "rle"])
-def test_a_very_wide_image_takes_no_memory_of_its_own(output_format: OutputFormat) -> None:
+def test_a_very_wide_image_takes_no_memory_of_its_own(output_format: RegionFormat) -> None:
     far = 900_000
     coco = coco_of(
         annotation(1, segmentation=square(far, 0), bbox=[far, 0, 20, 20]),

@@ -13,7 +13,7 @@ from PIL import Image
 from bcnet_core import load_detector, masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco, segmentation_rle
 from bcnet_core.annotations.occluder import derive_from_records, occluder_regions
-from bcnet_core.config.schema import OccluderSource
+from bcnet_core.config.choices import OccluderSource
 from bcnet_core.data.dataset import TrainingSet
 from bcnet_core.evaluation.true_boxes import score_true_boxes
 from bcnet_core.masks.crops import crop_rles

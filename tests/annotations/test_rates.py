@@ -13,12 +13,12 @@ from bcnet_core.annotations import occluder
 from bcnet_core.annotations.rates import (
     LEVEL_FROM,
     MEASURES,
-    Measure,
     count_levels,
     occlusion_level,
     occlusion_rates,
     rate_histogram,
 )
+from bcnet_core.config.choices import Measure
 
 H, W = 16, 24
 WHOLE_BOXES = st.lists(

@@ -10,7 +10,7 @@ import pytest
 
 from bcnet_core import __version__
 from bcnet_core.annotations.coco import CocoFile, read_coco
-from bcnet_core.annotations.split import SplitRule, measure_images, read_ids, split_occluded
+from bcnet_core.annotations.split import SplitRule, measure_images, occluded_image_ids, read_ids, split_occluded
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.files.json_files import write_json
 
@@ -72,6 +72,9 @@ def test_which_images(coco: CocoFile, options: dict[str, Any], expected: list[in
     kept = [one for one in coco.annotations if one["image_id"] in expected]
     assert content["annotations"] == kept
     assert {**content, "images": 0, "annotations": 0} == {**coco.content, "images": 0, "annotations": 0}
+    rule = SplitRule(**options)
+    rates = measure_images(coco, measure=rule.measure, same_class=rule.same_class, crowd=rule.crowd)
+    assert occluded_image_ids(rates, rule=rule) == expected
 
 
 def test_the_manifest(coco: CocoFile) -> None:

@@ -255,7 +255,15 @@ def test_a_detector(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         def predict(self, images: list[Any], /) -> list[Detections]:
             height, width = images[0].shape[:2]
             none, maps = torch.zeros(0), torch.zeros(0, 28, 28)
-            return [Detections(torch.zeros(0, 4), none, none.long(), (height, width), maps, maps, maps, maps)]
+            return [
+                Detections(
+                    torch.zeros(0, 4),
+                    none,
+                    none.long(),
+                    (height, width),
+                    {"occludee_mask": maps, "occluder_mask": maps},
+                )
+            ]
 
     place = sources.Place(source, tmp_path / "val", tmp_path / "run")
     monkeypatch.setattr(sources, "locate", lambda *_, **__: place)

@@ -171,10 +171,10 @@ def test_both_layers_move_with_the_pixels(tmp_path: Path, options: dict[str, Any
             x0, y0, x1, y1 = targets.boxes[index].tolist()
             if min(x1 - x0, y1 - y0) < 24:
                 continue
-            own = 0 if overlap(pooled[0][index], maps.occludee_mask[index]) > 0.5 else 1
-            assert overlap(pooled[own][index], maps.occludee_mask[index]) > 0.9, (seed, index)
-            if maps.occluder_mask[index].sum() > 60:
-                assert overlap(pooled[1 - own][index], maps.occluder_mask[index]) > 0.85, (seed, index)
+            own = 0 if overlap(pooled[0][index], maps["occludee_mask"][index]) > 0.5 else 1
+            assert overlap(pooled[own][index], maps["occludee_mask"][index]) > 0.9, (seed, index)
+            if maps["occluder_mask"][index].sum() > 60:
+                assert overlap(pooled[1 - own][index], maps["occluder_mask"][index]) > 0.85, (seed, index)
                 compared += 1
     assert compared >= 5
 

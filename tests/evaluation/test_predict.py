@@ -8,6 +8,7 @@ import torch
 from bcnet_core import BCNetError, masks
 from bcnet_core.annotations.coco import CocoFile, read_coco
 from bcnet_core.evaluation.predict import check_categories, predict_images, to_results
+from bcnet_core.maps import MAPS
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.structures import Detections
 
@@ -16,7 +17,9 @@ def two_detections() -> Detections:
     maps = torch.zeros(2, 28, 28)
     maps[0] = 1
     boxes = torch.tensor([[2.0, 1, 6, 3], [0, 0, 1.5, 2]])
-    return Detections(boxes, torch.tensor([0.9, 0.2]), torch.tensor([1, 0]), (6, 8), maps, maps, maps, maps)
+    return Detections(
+        boxes, torch.tensor([0.9, 0.2]), torch.tensor([1, 0]), (6, 8), dict.fromkeys((spec.name for spec in MAPS), maps)
+    )
 
 
 def test_results_are_in_the_coco_format() -> None:

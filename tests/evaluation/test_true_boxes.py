@@ -18,7 +18,6 @@ from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco, segme
 from bcnet_core.evaluation.true_boxes import TrueBoxScores, boundary_f, score_true_boxes
 from bcnet_core.masks import decode
 from bcnet_core.model.detectors import Detector
-from bcnet_core.model.head import BilayerLogits
 from bcnet_core.model.targets import boundary
 from bcnet_core.reporting import SilentReporter
 
@@ -47,12 +46,12 @@ class KnowsTheTruth:
     def backbone(self, tensors: Tensor) -> list[Tensor]:
         return [tensors]
 
-    def masks(self, features: list[Tensor], boxes: Tensor, images: Tensor) -> BilayerLogits:
+    def masks(self, features: list[Tensor], boxes: Tensor, images: Tensor) -> dict[str, Tensor]:
         assert not images.any() and len(features[0]) == 1
         occludees, occluders = map(torch.stack, zip(*(self.maps(box) for box in boxes / 2), strict=True))
         band, other = (boundary(maps >= 0).float() * 2 - 1 for maps in (occludees, occluders))
-        both = self.layers > 1
-        return BilayerLogits(occludees, band, occluders if both else None, other if both else None)
+        maps = {"occludee_mask": occludees, "occludee_boundary": band}
+        return maps | ({"occluder_mask": occluders, "occluder_boundary": other} if self.layers > 1 else {})
 
     def maps(self, box: Tensor) -> tuple[Tensor, Tensor]:
         x0, y0, x1, y1 = box.tolist()
@@ -86,14 +85,16 @@ def coco(scenes: Path) -> CocoFile:
 
 def test_true_masks_score_almost_one_in_both_layers(coco: CocoFile, scenes: Path) -> None:
     scores = scores_of(coco, scenes)
-    assert len(scores.occludee) == len(coco.annotations)
-    assert scores.occludee.min() > 0.85 and scores.occludee.mean() > 0.94
+    assert len(scores.scores["occludee"]) == len(coco.annotations)
+    assert scores.scores["occludee"].min() > 0.85 and scores.scores["occludee"].mean() > 0.94
     has_occluder = np.array([one["occlusion_rate"] > 0.02 for one in coco.annotations])
-    assert has_occluder.any() and not np.isnan(scores.occluder[has_occluder]).any()
-    assert np.nanmean(scores.occluder) > 0.85
-    assert np.nanmean(scores.occludee_boundary) > 0.97 and np.nanmean(scores.occluder_boundary) > 0.9
-    assert np.array_equal(np.isnan(scores.occluder_boundary), np.isnan(scores.occluder))
-    assert scores.means()["occludee"] == scores.occludee.mean()
+    assert has_occluder.any() and not np.isnan(scores.scores["occluder"][has_occluder]).any()
+    assert np.nanmean(scores.scores["occluder"]) > 0.85
+    assert (
+        np.nanmean(scores.scores["occludee_boundary"]) > 0.97 and np.nanmean(scores.scores["occluder_boundary"]) > 0.9
+    )
+    assert np.array_equal(np.isnan(scores.scores["occluder_boundary"]), np.isnan(scores.scores["occluder"]))
+    assert scores.means()["occludee"] == scores.scores["occludee"].mean()
 
 
 def test_occluders_are_derived_where_the_file_has_none(coco: CocoFile, scenes: Path) -> None:
@@ -101,10 +102,10 @@ def test_occluders_are_derived_where_the_file_has_none(coco: CocoFile, scenes: P
     plain = CocoFile(coco.path, {**coco.content, "annotations": stripped})
     detector: Any = KnowsTheTruth(coco)
     scores = score_true_boxes(detector, plain, scenes / "val", reporter=SilentReporter())
-    assert (~np.isnan(scores.occluder)).sum() > 3
+    assert (~np.isnan(scores.scores["occluder"])).sum() > 3
     with_key = scores_of(coco, scenes)
-    both = ~np.isnan(scores.occluder) & ~np.isnan(with_key.occluder)
-    assert both.any() and np.nanmean(scores.occluder[both]) > 0.6
+    both = ~np.isnan(scores.scores["occluder"]) & ~np.isnan(with_key.scores["occluder"])
+    assert both.any() and np.nanmean(scores.scores["occluder"][both]) > 0.6
 
 
 def test_boundaries_agree_give_or_take_a_cell() -> None:
@@ -128,7 +129,7 @@ def test_rows_are_in_the_order_of_images_and_annotations(coco: CocoFile, scenes:
     assert scores.visible.tolist() == [1 - one["occlusion_rate"] for one in grouped]
     for place in range(len(coco.images)):
         own = scores.images == place
-        assert mirrored.occludee[own].tolist() == scores.occludee[own][::-1].tolist()
+        assert mirrored.scores["occludee"][own].tolist() == scores.scores["occludee"][own][::-1].tolist()
 
 
 def test_what_cannot_be_scored_is_nan_or_left_out(coco: CocoFile, scenes: Path) -> None:
@@ -140,14 +141,18 @@ def test_what_cannot_be_scored_is_nan_or_left_out(coco: CocoFile, scenes: Path) 
     changed = CocoFile(coco.path, {**coco.content, "annotations": [crowd, flat, bare, unrated, *rest]})
     scores = scores_of(changed, scenes)
     assert len(scores.images) == len(coco.annotations) - 3
-    assert math.isnan(scores.visible[0]) and math.isnan(scores.occluder[0]) and scores.occludee[0] > 0.8
+    assert (
+        math.isnan(scores.visible[0])
+        and math.isnan(scores.scores["occluder"][0])
+        and scores.scores["occludee"][0] > 0.8
+    )
     assert not np.isnan(scores.visible[1:]).any()
 
 
-def test_without_an_occluder_layer_that_score_is_nan(coco: CocoFile, scenes: Path) -> None:
+def test_without_an_occluder_layer_there_is_no_such_score(coco: CocoFile, scenes: Path) -> None:
     scores = scores_of(coco, scenes, layers=1)
-    assert np.isnan(scores.occluder).all() and not np.isnan(scores.occludee).any()
-    assert scores.means().keys() == {"occludee", "occludee_boundary"}
+    assert scores.scores.keys() == scores.means().keys() == {"occludee", "occludee_boundary"}
+    assert not np.isnan(scores.scores["occludee"]).any()
 
 
 def test_a_file_with_nothing_to_score_is_refused(coco: CocoFile, scenes: Path) -> None:

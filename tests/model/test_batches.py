@@ -19,7 +19,7 @@ def test_a_batch_is_its_images(kind: str) -> None:
     def detect(*which: int) -> list[list[torch.Tensor]]:
         batch = detector.preprocess([images[one] for one in which])
         found = detector.heads.detect(detector.backbone(batch.tensors), batch)
-        return [[one.proposals.boxes, one.proposals.scores, *(m for m in one.logits if m is not None)] for one in found]
+        return [[one.proposals.boxes, one.proposals.scores, *one.logits.values()] for one in found]
 
     with torch.no_grad():
         together = detect(0, 1, 2)

@@ -16,7 +16,7 @@ def test_the_published_size_is_met() -> None:
 
 def test_every_map_has_twice_the_side_of_the_features() -> None:
     logits = BilayerMaskHead(8)(torch.randn(3, 8, 14, 14))
-    assert [tuple(part.shape) for part in logits] == [(3, 28, 28)] * 4
+    assert [tuple(part.shape) for part in logits.values()] == [(3, 28, 28)] * 4
 
 
 def test_layer_two_reads_layer_one_but_not_the_other_way_round() -> None:
@@ -26,10 +26,10 @@ def test_layer_two_reads_layer_one_but_not_the_other_way_round() -> None:
     with torch.no_grad():
         head.occluder.convs[0].weight.mul_(2)
     after = head(features)
-    assert not torch.allclose(before.occludee_mask, after.occludee_mask)
+    assert not torch.allclose(before["occludee_mask"], after["occludee_mask"])
     with torch.no_grad():
         head.occludee.convs[0].weight.mul_(2)
-    assert torch.equal(after.occluder_mask, head(features).occluder_mask)
+    assert torch.equal(after["occluder_mask"], head(features)["occluder_mask"])
 
 
 def test_attention_is_the_scaled_softmax_of_the_paper() -> None:
@@ -44,7 +44,7 @@ def test_attention_is_the_scaled_softmax_of_the_paper() -> None:
 def test_initial_logits_are_near_zero_and_biases_are_zero() -> None:
     torch.manual_seed(0)
     head = BilayerMaskHead(32)
-    assert head(torch.randn(2, 32, 14, 14)).occludee_mask.abs().max() < 0.5
+    assert head(torch.randn(2, 32, 14, 14))["occludee_mask"].abs().max() < 0.5
     assert all(not p.any() for name, p in head.named_parameters() if name.endswith("bias"))
     fan_out = head.occluder.convs[0].weight
     assert abs(float(fan_out.detach().std()) - (2 / (32 * 9)) ** 0.5) < 0.005
@@ -59,8 +59,8 @@ def test_without_its_additions_it_is_torchvisions_mask_head() -> None:
     features = torch.randn(2, 256, 14, 14)
     with torch.no_grad():
         logits = head(features)
-        torch.testing.assert_close(logits.occludee_mask, plain(features)[:, 0])
-    assert logits.occludee_boundary is None and logits.occluder_mask is None and logits.occluder_boundary is None
+        torch.testing.assert_close(logits["occludee_mask"], plain(features)[:, 0])
+    assert logits.keys() == {"occludee_mask"}
 
 
 @pytest.mark.parametrize("attention", [True, False])
@@ -77,7 +77,7 @@ def test_a_plain_head_can_have_the_depth_and_the_parameters_of_two_layers() -> N
     assert bilayer == 394_500
     assert sum(parameter.numel() for parameter in head.parameters()) == 389_521
     assert len(head.occludee.convs) == 8
-    assert head(torch.randn(2, 64, 14, 14)).occludee_mask.shape == (2, 28, 28)
+    assert head(torch.randn(2, 64, 14, 14))["occludee_mask"].shape == (2, 28, 28)
 
 
 def test_two_layers_that_are_added_cannot_have_a_width_of_their_own() -> None:

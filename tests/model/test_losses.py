@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bcnet_core.model.head import BilayerLogits
-from bcnet_core.model.losses import OccluderSampling, bilayer_losses, occluder_rois
-from bcnet_core.model.targets import BilayerTargets, boundary
+from bcnet_core.config.choices import OccluderSampling
+from bcnet_core.maps import MAPS
+from bcnet_core.model.losses import bilayer_losses, occluder_rois
+from bcnet_core.model.targets import target_maps
 
 
 def occluders(*nonempty: bool) -> torch.Tensor:
@@ -14,13 +15,13 @@ def occluders(*nonempty: bool) -> torch.Tensor:
     return masks
 
 
-def case(*nonempty: bool) -> tuple[BilayerLogits, BilayerTargets, torch.Tensor]:
+def case(*nonempty: bool) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     count = len(nonempty)
-    logits = BilayerLogits(*(torch.randn(count, 28, 28, generator=generator, requires_grad=True) for _ in range(4)))
+    logits = {spec.name: torch.randn(count, 28, 28, generator=generator, requires_grad=True) for spec in MAPS}
     occludee = torch.rand(count, 28, 28, generator=generator) > 0.5
     occluder = occluders(*nonempty)
-    targets = BilayerTargets(occludee, boundary(occludee), occluder, boundary(occluder))
+    targets = target_maps({"occludee": occludee, "occluder": occluder})
     return logits, targets, torch.linspace(0.9, 0.1, count)
 
 
@@ -42,11 +43,11 @@ def test_official_adds_the_first_rois_of_the_batch_even_twice() -> None:
 def test_losses_are_mean_cross_entropies() -> None:
     logits, targets, keys = case(True, False, False)
     losses = bilayer_losses(logits, targets, keys)
-    expected = functional.binary_cross_entropy_with_logits(logits.occludee_mask, targets.occludee_mask.float())
+    expected = functional.binary_cross_entropy_with_logits(logits["occludee_mask"], targets["occludee_mask"].float())
     torch.testing.assert_close(losses["occludee_mask"], expected)
     chosen = [0, 2]  # the occluded one, and the empty one with the smallest key
     expected = functional.binary_cross_entropy_with_logits(
-        logits.occluder_boundary[chosen], targets.occluder_boundary[chosen].float()
+        logits["occluder_boundary"][chosen], targets["occluder_boundary"][chosen].float()
     )
     torch.testing.assert_close(losses["occluder_boundary"], expected)
 
@@ -68,21 +69,22 @@ def test_the_sampling_decides_which_rois_train_layer_one() -> None:
     for sampling, chosen in (("nonempty", [1]), ("balanced", [1, 2]), ("official", [1, 0])):
         losses = bilayer_losses(logits, targets, keys, sampling=sampling)  # type: ignore[arg-type]
         expected = functional.binary_cross_entropy_with_logits(
-            logits.occluder_mask[chosen], targets.occluder_mask[chosen].float()
+            logits["occluder_mask"][chosen], targets["occluder_mask"][chosen].float()
         )
         torch.testing.assert_close(losses["occluder_mask"], expected)
 
 
 def test_a_head_of_fewer_maps_has_fewer_losses() -> None:
     logits, targets, keys = case(True, False)
-    losses = bilayer_losses(logits._replace(occluder_boundary=None), targets, keys)
+    del logits["occluder_boundary"]
+    losses = bilayer_losses(logits, targets, keys)
     assert set(losses) == {"occludee_mask", "occludee_boundary", "occluder_mask"}
 
 
 def test_maps_need_not_be_square() -> None:
     logits, targets, keys = case(True, True)
-    logits, targets = BilayerLogits(*(m[:, :14] for m in logits)), BilayerTargets(*(m[:, :14] for m in targets))
-    expected = functional.binary_cross_entropy_with_logits(logits.occludee_mask, targets.occludee_mask.float())
+    logits, targets = ({name: m[:, :14] for name, m in maps.items()} for maps in (logits, targets))
+    expected = functional.binary_cross_entropy_with_logits(logits["occludee_mask"], targets["occludee_mask"].float())
     torch.testing.assert_close(bilayer_losses(logits, targets, keys)["occludee_mask"], expected)
 
 

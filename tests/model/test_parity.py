@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from bcnet_core.model.head import BilayerLogits, BilayerMaskHead
+from bcnet_core.model.head import BilayerMaskHead
 from bcnet_core.model.losses import bilayer_losses
-from bcnet_core.model.targets import BilayerTargets
 from bcnet_core.weights.official import mask_head_name
 from tests.parity.rule import input_for, weights_for
 
@@ -38,7 +37,7 @@ def test_the_head_equals_the_official_one(head: BilayerMaskHead) -> None:
             logits = head.train(prefix == "train")(inputs)
             for ours, theirs in OFFICIAL.items():
                 expected = torch.from_numpy(official[f"{prefix}_{theirs}"][:, 0])
-                torch.testing.assert_close(getattr(logits, ours), expected, rtol=0, atol=tolerance)
+                torch.testing.assert_close(logits[ours], expected, rtol=0, atol=tolerance)
         for layer, name in ((head.occludee, "bound"), (head.occluder, "bound_bo")):
             mean = torch.from_numpy(official[f"train_blocker_{name}_running_mean"])
             torch.testing.assert_close(layer.attention.norm.running_mean, mean, rtol=0, atol=1e-5)
@@ -50,15 +49,13 @@ def test_the_head_equals_the_official_one(head: BilayerMaskHead) -> None:
 def test_the_losses_equal_the_official_ones(case: str) -> None:
     """The official boundary terms are twice a cross-entropy; their weight of 0.5 is our weight of 1."""
     with np.load(PARITY / "loss.npz") as official:
-        names = ("gt_masks", "gt_boundary", "gt_bo_masks", "gt_boundary_bo")
-        targets = BilayerTargets(*(torch.from_numpy(official[f"{case}_{name}"].astype(bool)) for name in names))
-        count = len(targets.occludee_mask)
-        logits = BilayerLogits(
-            *(
-                torch.from_numpy(input_for(f"logits_{case}_{OFFICIAL[name]}", (count, 1, 28, 28), "open")[:, 0])
-                for name in BilayerLogits._fields
-            )
-        )
+        recorded = dict(zip(OFFICIAL, ("gt_masks", "gt_boundary", "gt_bo_masks", "gt_boundary_bo"), strict=True))
+        targets = {ours: torch.from_numpy(official[f"{case}_{key}"].astype(bool)) for ours, key in recorded.items()}
+        count = len(targets["occludee_mask"])
+        logits = {
+            ours: torch.from_numpy(input_for(f"logits_{case}_{theirs}", (count, 1, 28, 28), "open")[:, 0])
+            for ours, theirs in OFFICIAL.items()
+        }
         losses = bilayer_losses(logits, targets, torch.zeros(count), sampling="official")
         got = [
             losses["occludee_mask"],

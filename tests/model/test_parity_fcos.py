@@ -19,7 +19,7 @@ from bcnet_core.model.fcos_losses import assign, fcos_losses
 from bcnet_core.model.losses import bilayer_losses
 from bcnet_core.model.pooler import pool_rois
 from bcnet_core.model.rois import RoIs
-from bcnet_core.model.targets import BilayerTargets, boundary
+from bcnet_core.model.targets import target_maps
 from bcnet_core.weights.checkpoint import save_checkpoint
 from bcnet_core.weights.importing import import_weights
 from bcnet_core.weights.loading import load_detector
@@ -98,7 +98,7 @@ def test_what_is_found_in_an_image(
     assert labels.tolist() == official[f"{image}_sel_classes"].tolist()
     for ours, theirs in OFFICIAL.items():
         logits = official[f"{image}_logits_{theirs}"][:, 0]
-        np.testing.assert_allclose(getattr(found.logits, ours), logits, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(found.logits[ours], logits, rtol=0, atol=1e-3)
     out_height, out_width = official[f"{image}_out_hw"].tolist()
     final = to_detections(found, (height, width), (out_height, out_width))
     np.testing.assert_allclose(final.boxes, official[f"{image}_boxes"], rtol=0, atol=1e-2)
@@ -113,7 +113,7 @@ def test_predict_gives_the_same_to_users(detector: Detector, official: Recording
     np.testing.assert_allclose(found.scores, official["a_scores"], rtol=0, atol=1e-5)
     for ours, theirs in OFFICIAL.items():
         probabilities = torch.from_numpy(official[f"a_logits_{theirs}"][:, 0]).sigmoid()
-        torch.testing.assert_close(getattr(found, ours), probabilities, rtol=0, atol=1e-3)
+        torch.testing.assert_close(found.maps[ours], probabilities, rtol=0, atol=1e-3)
 
 
 def test_rois_are_pooled_as_officially(official: Recording) -> None:
@@ -140,13 +140,13 @@ def batch() -> tuple[list[torch.Tensor], list[Targets], list[Any], list[Any]]:
     return images, targets, polygons, occluders
 
 
-def polygon_targets(rois: RoIs, polygons: list[Any], occluders: list[Any]) -> BilayerTargets:
+def polygon_targets(rois: RoIs, polygons: list[Any], occluders: list[Any]) -> dict[str, torch.Tensor]:
     boxes, instances = rois.boxes.double().numpy(), rois.instances.tolist()
     occludee, occluder = (
         torch.from_numpy(np.stack([polygons_in_box(of[i], box) for i, box in zip(instances, boxes, strict=True)]))
         for of in (polygons, occluders)
     )
-    return BilayerTargets(occludee, boundary(occludee), occluder, boundary(occluder))
+    return target_maps({"occludee": occludee, "occluder": occluder})
 
 
 def test_a_training_step(detector: Detector, official: Recording, batch: Any) -> None:

@@ -26,7 +26,7 @@ def targets(count):
 def build(count):
     wanted = [targets(count)]
     maps = bilayer_targets(wanted, jittered_rois(wanted, [0], most=0), size=28)
-    assert maps.occluder_mask.float().mean() > 0.8
+    assert maps["occluder_mask"].float().mean() > 0.8
 
 def peak():  # not ru_maxrss, which begins at that of the parent process
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]

@@ -120,7 +120,7 @@ def test_both_layers_move_with_the_image(flip: bool) -> None:
     )
     rois = RoIs(targets.boxes, torch.tensor([0]), torch.tensor([0]), torch.tensor([0.5]))
     got = bilayer_targets([targets], rois, size=28)
-    for layer, dense in ((got.occludee_mask, occludee), (got.occluder_mask, occluder)):
+    for layer, dense in ((got["occludee_mask"], occludee), (got["occluder_mask"], occluder)):
         moved = dense.repeat(2, 0).repeat(2, 1)
         moved = moved[:, ::-1] if flip else moved
         assert (layer[0].numpy() == moved[10:66:2, 20:76:2]).all()
@@ -195,7 +195,7 @@ def test_each_image_and_layer_has_its_own_place() -> None:
     rois = RoIs(torch.stack(boxes), torch.tensor([1, 0, 1]), torch.tensor(order), torch.rand(3))
     got = bilayer_targets(images, rois, size=28)
     for row, number in enumerate(order):
-        assert (got.occludee_mask[row].numpy() == dense[number][0][8:36, 5:33]).all()
-        assert (got.occluder_mask[row].numpy() == dense[number][1][8:36, 5:33]).all()
-    assert torch.equal(got.occludee_boundary, boundary(got.occludee_mask))
-    assert torch.equal(got.occluder_boundary, boundary(got.occluder_mask))
+        assert (got["occludee_mask"][row].numpy() == dense[number][0][8:36, 5:33]).all()
+        assert (got["occluder_mask"][row].numpy() == dense[number][1][8:36, 5:33]).all()
+    assert torch.equal(got["occludee_boundary"], boundary(got["occludee_mask"]))
+    assert torch.equal(got["occluder_boundary"], boundary(got["occluder_mask"]))

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from bcnet_core import masks
+from bcnet_core.config.choices import PictureFormat
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.visualization import drawing, gallery, page
 from bcnet_core.visualization.picture import Instance, Picture, matched
@@ -138,7 +139,7 @@ def test_a_page_of_many_holds_the_later_ones_as_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "svg"])
-def test_formats(tmp_path: Path, suffix: gallery.Format) -> None:
+def test_formats(tmp_path: Path, suffix: PictureFormat) -> None:
     _, elements = write(tmp_path / "out", judged("a"), suffix=suffix)
     files = sorted((tmp_path / "out" / "pictures").iterdir())
     assert len(files) == 9 + 1 and {path.suffix for path in files} == {f".{suffix}"}

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image as PillowImage
 
 from bcnet_core import masks
+from bcnet_core.maps import MAPS
 from bcnet_core.masks import RLE
 from bcnet_core.visualization import cards, draw, drawing, panels, rois
 from bcnet_core.visualization.drawing import Blank, Color, Heat, Image, Mask
-from bcnet_core.visualization.picture import Instance, Maps, Picture, matched, numbered
+from bcnet_core.visualization.picture import Instance, Picture, matched, numbered
 
 BOUNDARY_FACTS = Path(__file__).parents[2].parent / "shared/parity/open/boundary_open.npz"
 
@@ -180,12 +181,13 @@ def test_rois_are_the_most_occluded_and_not_tiny() -> None:
 def test_an_roi_shows_the_maps_that_were_predicted() -> None:
     picture = two_overlapping()
     levels = [np.full((28, 28), value, np.float32) for value in (0.1, 0.4, 0.6, 0.9)]
-    layers = Instance("car", (100, 40, 160, 140), picture.instances[0].occludee, None, score=0.5, maps=Maps(*levels))
+    maps = dict(zip(reversed([spec.name for spec in MAPS]), levels, strict=True))
+    layers = Instance("car", (100, 40, 160, 140), picture.instances[0].occludee, None, score=0.5, maps=maps)
     card = draw.paint(rois.roi_card(Picture("a", picture.image, (layers,)), 0))
     for level in levels:
         color = tuple(int(part) for part in draw.heatmap(level)[0, 0])
         assert has(card, color).sum() >= 168 * 100
-    without = Maps(None, None, levels[0], levels[1])
+    without = {"occludee_boundary": levels[0], "occludee_mask": levels[1]}
     card_of_one = rois.roi_card(Picture("a", picture.image, (replace(layers, maps=without),)), 0)
     assert [tile.caption for tile in card_of_one.rows[0]] == ["box", "no occluder boundary", "no occluder mask"]
 
@@ -210,12 +212,12 @@ def test_an_roi_of_a_sliver_at_the_border_stays_legible() -> None:
 def test_maps_of_masks_are_what_training_sees() -> None:
     car = two_overlapping().instances[0]
     maps = rois.maps_of_masks(car.occludee, car.occluder, car.box)
-    assert maps.occludee_mask.mean() == pytest.approx(0.8, abs=0.03)
-    assert maps.occluder_mask.mean() == pytest.approx(0.2, abs=0.03)
-    assert (maps.occludee_mask + maps.occluder_mask == 1).all()
-    assert maps.occludee_boundary.sum(axis=0).tolist() == [2] * 28  # the contact line, and no border of the box
-    assert (maps.occludee_boundary == maps.occluder_boundary).all()
-    assert rois.maps_of_masks(car.occludee, None, car.box).occluder_boundary.max() == 0
+    assert maps["occludee_mask"].mean() == pytest.approx(0.8, abs=0.03)
+    assert maps["occluder_mask"].mean() == pytest.approx(0.2, abs=0.03)
+    assert (maps["occludee_mask"] + maps["occluder_mask"] == 1).all()
+    assert maps["occludee_boundary"].sum(axis=0).tolist() == [2] * 28  # the contact line, and no border of the box
+    assert (maps["occludee_boundary"] == maps["occluder_boundary"]).all()
+    assert rois.maps_of_masks(car.occludee, None, car.box)["occluder_boundary"].max() == 0
 
 
 @pytest.mark.skipif(not BOUNDARY_FACTS.exists(), reason="needs ../shared")
@@ -223,7 +225,7 @@ def test_boundaries_agree_with_the_official_ones() -> None:
     facts = np.load(BOUNDARY_FACTS)
     for mask, boundary in zip(facts["masks"], facts["boundary"], strict=True):
         maps = rois.maps_of_masks(masks.encode(mask), None, (0, 0, 28, 28))
-        assert (maps.occludee_boundary.astype(bool) == boundary).all()
+        assert (maps["occludee_boundary"].astype(bool) == boundary).all()
 
 
 def test_a_missing_image_is_one_named_panel() -> None:

@@ -17,6 +17,7 @@ from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.evaluation.coco import evaluate, ground_truth
 from bcnet_core.evaluation.image_scores import image_precisions, mean_ious
+from bcnet_core.maps import MAPS
 from bcnet_core.structures import Detections
 from bcnet_core.visualization import annotated, sources
 from bcnet_core.visualization.annotated import annotated_pictures
@@ -72,7 +73,9 @@ class FakeDetector:
         boxes = torch.tensor([[100.0, 100, 200, 200]]).repeat(self.count, 1)
         scores = torch.linspace(self.best, 0.05, self.count) if self.count else torch.zeros(0)
         labels = torch.ones(self.count, dtype=torch.int64)
-        return [Detections(boxes, scores, labels, (height, width), maps + 0.7, maps + 0.1, left, maps + 0.2)]
+        names = [spec.name for spec in MAPS]
+        found = dict(zip(names, (maps + 0.7, maps + 0.1, left, maps + 0.2), strict=True))
+        return [Detections(boxes, scores, labels, (height, width), found)]
 
 
 def test_ground_truth_derives_occluders(tmp_path: Path) -> None:
@@ -162,8 +165,8 @@ def test_detections_become_layers(tmp_path: Path) -> None:
     layers = picture.instances[0]
     assert layers.label == "ball 0.90"
     assert layers.maps is not None
-    assert layers.maps.occludee_mask[0, 0] == pytest.approx(0.7)
-    assert layers.maps.occluder_boundary[0, 0] == pytest.approx(0.2)
+    assert layers.maps["occludee_mask"][0, 0] == pytest.approx(0.7)
+    assert layers.maps["occluder_boundary"][0, 0] == pytest.approx(0.2)
     assert layers.occluder is not None
     assert masks.decode(layers.occluder)[150, 120]
     assert not masks.decode(layers.occluder)[150, 180]

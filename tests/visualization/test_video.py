@@ -42,7 +42,7 @@ class Mover:
         maps = torch.full((2, 28, 28), 0.9)
         boxes = torch.tensor([[x, 20, x + 40, 60], [60, 20, 100, 70]])
         scores, labels = torch.tensor([0.9, 0.2]), torch.zeros(2, dtype=torch.int64)
-        return [Detections(boxes, scores, labels, image.shape[:2], maps, maps * 0, maps * 0, maps * 0)]
+        return [Detections(boxes, scores, labels, image.shape[:2], {"occludee_mask": maps, "occluder_mask": maps * 0})]
 
 
 def draw_it(source: Path, output: Path, detector: Mover, **options: Any) -> VideoSummary:

@@ -10,10 +10,12 @@ from typing import Any
 from detectron2.config import CfgNode, get_cfg
 from pydantic import ValidationError
 
+from bcnet_core.config.choices import BackboneName, BackboneStyle
 from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
 from bcnet_core.engine.optim import full_rate
 from bcnet_core.errors import BCNetError, usage_error
-from bcnet_core.model.backbones import BackboneName, BackboneStyle, PixelStatistics
+from bcnet_core.maps import map_specs
+from bcnet_core.model.backbones import PixelStatistics
 from bcnet_core.model.detectors import build_mask_branch
 from bcnet_core.model.head import BilayerMaskHead
 
@@ -23,7 +25,7 @@ MODEL_KEYS = (
 )  # fmt: skip
 """Of our model's settings, those that detectron2 has no key for; those from `mask_proposals` on are FCOS's."""
 LOSS_KEYS = (
-    "occludee_mask", "occludee_boundary", "occluder_mask", "occluder_boundary",
+    *(spec.name for spec in map_specs()),
     "normalizer", "giou", "classification", "box", "centerness",
 )  # fmt: skip
 """Of our losses' settings; those from `normalizer` on are FCOS's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from bcnet_core.annotations.coco import Record, read_coco
 from bcnet_core.annotations.coco_categories import coco_categories
+from bcnet_core.config.choices import Backend
 from bcnet_core.errors import usage_error
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.integrations.detectron2.detector import detector_of
 from bcnet_core.integrations.detectron2.stored import Stored, read_stored, to_torchvision
 from bcnet_core.model.detectors import build_detector
-from bcnet_core.model.head import BilayerLogits
 from bcnet_core.structures import Predictor
 from bcnet_core.weights.checkpoint import DETECTRON2_KEY, Checkpoint, save_checkpoint, save_content
 from bcnet_core.weights.loading import load_weights
@@ -63,7 +63,7 @@ class ConvertedDetector:
 
 def convert_detector(
     path: Path,
-    to: Literal["torchvision", "detectron2"],
+    to: Backend,
     *,
     config: Path | None = None,
     categories: Path | None = None,
@@ -128,8 +128,7 @@ def compare(first: Predictor, second: Predictor, image: NDArray[np.uint8]) -> Di
         return Difference(found, 0, 0.0, 0.0)
     boxes = (one.boxes[:, None] - other.boxes).abs().amax(2)  # (N, M)
     boxes, nearest = boxes.masked_fill(one.labels[:, None] != other.labels, torch.inf).min(1)
-    pairs = ((getattr(one, name), getattr(other, name)) for name in BilayerLogits._fields)
-    maps = [(ours - theirs[nearest]).abs().amax((1, 2)) for ours, theirs in pairs if ours is not None]
+    maps = [(part - other.maps[name][nearest]).abs().amax((1, 2)) for name, part in one.maps.items()]
     masks = torch.stack(maps).amax(0)
     alike = (boxes <= MOST_PIXELS) & (masks <= MOST_PROBABILITY)
     most = (float(part[alike].amax()) if alike.any() else 0.0 for part in (boxes, masks))

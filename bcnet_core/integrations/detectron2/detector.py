@@ -16,10 +16,10 @@ from bcnet_core.data.transforms import resize as resize_image
 from bcnet_core.data.transforms import target_size
 from bcnet_core.distributed import choose_device
 from bcnet_core.errors import usage_error
-from bcnet_core.integrations.detectron2.mask_head import MAP_FIELDS
+from bcnet_core.integrations.detectron2.mask_head import map_field
 from bcnet_core.integrations.detectron2.stored import Stored, read_stored
+from bcnet_core.maps import map_specs
 from bcnet_core.model.detectors import as_image, boxes_in_image
-from bcnet_core.model.head import BilayerLogits
 from bcnet_core.structures import Detections
 
 
@@ -70,7 +70,7 @@ class Detectron2Detector:
         channels = np.array((pixels[..., ::-1] if self.bgr else pixels).transpose(2, 0, 1))
         (found,) = self.model.inference([{"image": torch.from_numpy(channels)}], do_postprocess=False)  # type: ignore[operator]
         boxes = boxes_in_image(found.pred_boxes.tensor, (new_height, new_width), (height, width))
-        return Detections(boxes, found.scores, found.pred_classes, (height, width), *_maps(found))
+        return Detections(boxes, found.scores, found.pred_classes, (height, width), _maps(found))
 
 
 def load_detectron2(path: Path, *, device: str) -> Detectron2Detector:
@@ -98,11 +98,8 @@ def detector_of(stored: Stored, *, device: str) -> Detectron2Detector:
     )
 
 
-def _maps(found: Instances) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """The (N, S, S) maps of instances, in the order of `Detections`."""
+def _maps(found: Instances) -> dict[str, Tensor]:
+    """Return the (N, S, S) maps of instances by name."""
     if not found.has("pred_masks"):
         raise usage_error("this detector finds boxes alone", "train one with masks: MODEL.MASK_ON True")
-    fields = (MAP_FIELDS[name] for name in BilayerLogits._fields)
-    mask, *rest = (found.get(name)[:, 0] if found.has(name) else None for name in fields)
-    assert mask is not None
-    return (mask, *rest)
+    return {spec.name: found.get(map_field(spec))[:, 0] for spec in map_specs() if found.has(map_field(spec))}

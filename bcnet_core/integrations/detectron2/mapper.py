@@ -14,7 +14,7 @@ from detectron2.structures import BoxMode
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, Record, segmentation_rle
 from bcnet_core.annotations.occluder import occluder_regions
-from bcnet_core.config.schema import OccluderSource
+from bcnet_core.config.choices import OccluderSource
 from bcnet_core.errors import data_error
 from bcnet_core.integrations.detectron2.cropped_masks import CroppedMasks
 

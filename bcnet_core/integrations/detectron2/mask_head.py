@@ -13,21 +13,22 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from bcnet_core.config.choices import OccluderSampling
 from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.integrations.detectron2.config import head_of, loss_weights_of
-from bcnet_core.model.head import BilayerLogits, BilayerMaskHead
-from bcnet_core.model.losses import OccluderSampling, bilayer_losses
+from bcnet_core.maps import LayerName, MapSpec, map_specs
+from bcnet_core.model.head import BilayerMaskHead
+from bcnet_core.model.losses import bilayer_losses
 from bcnet_core.model.mask_branch import predict_maps
-from bcnet_core.model.targets import BilayerTargets, boundary
+from bcnet_core.model.targets import target_maps
 from bcnet_core.weights.official import mask_head_name
 
-MAP_FIELDS = {
-    "occludee_mask": "pred_masks",
-    "occludee_boundary": "pred_occludee_boundaries",
-    "occluder_mask": "pred_occluder_masks",
-    "occluder_boundary": "pred_occluder_boundaries",
-}
-"""Our maps, and the fields of `Instances` that they are put into: (N, 1, 28, 28) float32 in [0, 1]."""
+
+def map_field(spec: MapSpec) -> str:
+    """Return the field of `Instances` that holds a map, (N, 1, 28, 28) float32 in [0, 1]."""
+    if spec.key == "segmentation":
+        return "pred_masks"
+    return f"pred_{spec.layer}_{'boundaries' if spec.kind == 'boundary' else f'{spec.kind}s'}"
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -77,7 +78,8 @@ class BilayerMaskRCNNHead(nn.Module):
                 layers, `gt_occluders`; otherwise the boxes found.
 
         Returns:
-            In training the weighted losses `loss_occludee_mask`, ...; otherwise the instances, with the `MAP_FIELDS`.
+            In training the weighted losses `loss_occludee_mask`, ...; otherwise the instances, with the fields of
+            `map_field`.
 
         Raises:
             BCNetError: if the training data carries no occluder regions.
@@ -88,8 +90,8 @@ class BilayerMaskRCNNHead(nn.Module):
         if self.rois_per_image:
             x, instances = self._some(x, instances)
         targets = self._targets(instances, size=2 * x.shape[2])
-        occluded = targets.occluder_mask.flatten(1).any(1)
-        if len(x):
+        if len(x) and "occluder_mask" in targets:
+            occluded = targets["occluder_mask"].flatten(1).any(1)
             get_event_storage().put_scalar("bilayer/rois_with_occluder", float(occluded.float().mean()))
         keys = torch.rand(len(x), device=x.device)
         losses = bilayer_losses(predict_maps(self.head, x), targets, keys, sampling=self.occluder_sampling)
@@ -102,23 +104,21 @@ class BilayerMaskRCNNHead(nn.Module):
         chosen = torch.cat([part[index.to(x.device)] for part, index in zip(parts, kept, strict=True)])
         return chosen, [one[index.to(x.device)] for one, index in zip(instances, kept, strict=True)]
 
-    def _targets(self, instances: Sequence[Instances], *, size: int) -> BilayerTargets:
-        occludee, occluder = [], []
+    def _targets(self, instances: Sequence[Instances], *, size: int) -> dict[str, Tensor]:
+        layers: dict[LayerName, list[Tensor]] = {"occludee": []}
+        if self.head.occluder is not None:
+            layers["occluder"] = []
         for one in instances:
             boxes: Tensor = one.proposal_boxes.tensor
-            empty = torch.zeros((len(boxes), size, size), dtype=torch.bool, device=boxes.device)
             if len(boxes) == 0:
                 continue
-            occludee.append(one.gt_masks.crop_and_resize(boxes, size).to(boxes.device))
-            if self.head.occluder is None:
-                occluder.append(empty)
-            elif one.has("gt_occluders"):
-                occluder.append(one.gt_occluders.crop_and_resize(boxes, size).to(boxes.device))
-            else:
-                raise without_occluders()
+            layers["occludee"].append(one.gt_masks.crop_and_resize(boxes, size).to(boxes.device))
+            if "occluder" in layers:
+                if not one.has("gt_occluders"):
+                    raise without_occluders()
+                layers["occluder"].append(one.gt_occluders.crop_and_resize(boxes, size).to(boxes.device))
         nothing = [torch.zeros((0, size, size), dtype=torch.bool, device=next(self.parameters()).device)]
-        mask, region = (torch.cat(parts or nothing) for parts in (occludee, occluder))
-        return BilayerTargets(mask, boundary(mask), region, boundary(region))
+        return target_maps({layer: torch.cat(parts or nothing) for layer, parts in layers.items()})
 
 
 def without_occluders() -> BCNetError:
@@ -130,13 +130,12 @@ def without_occluders() -> BCNetError:
     )
 
 
-def set_maps(instances: Sequence[Instances], logits: BilayerLogits) -> None:
-    """Put the maps of R RoIs into the instances of their images, as probabilities; see `MAP_FIELDS`."""
+def set_maps(instances: Sequence[Instances], logits: Mapping[str, Tensor]) -> None:
+    """Put the maps of R RoIs into the instances of their images, as probabilities; see `map_field`."""
     counts = [len(one) for one in instances]
-    for name, maps in logits._asdict().items():
-        if maps is not None:
-            for one, part in zip(instances, torch.split(maps.sigmoid()[:, None], counts), strict=True):
-                one.set(MAP_FIELDS[name], part)
+    for spec in map_specs(logits):
+        for one, part in zip(instances, torch.split(logits[spec.name].sigmoid()[:, None], counts), strict=True):
+            one.set(map_field(spec), part)
 
 
 def _rename(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:

@@ -15,8 +15,9 @@ from detectron2.modeling import build_model
 
 from bcnet_core.integrations.detectron2 import BilayerFCOS
 from bcnet_core.integrations.detectron2.config import fresh_config
-from bcnet_core.integrations.detectron2.mask_head import MAP_FIELDS
+from bcnet_core.integrations.detectron2.mask_head import map_field
 from bcnet_core.integrations.detectron2.stored import read_stored, to_torchvision
+from bcnet_core.maps import MAPS
 from tests.conftest import REPO
 from tests.integrations.detectron2.test_training import coco_root
 
@@ -36,7 +37,7 @@ def test_its_settings_exist() -> None:
         node = cfg
         for part in key.split("."):
             node = node[part]
-    assert all(f"`{field}`" in PAGE for field in MAP_FIELDS.values())
+    assert all(f"`{field}`" in PAGE for field in map(map_field, MAPS))
 
 
 def test_its_example_runs() -> None:

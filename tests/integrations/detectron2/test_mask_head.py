@@ -18,8 +18,9 @@ from detectron2.utils.events import EventStorage
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2 import BilayerMaskRCNNHead, CroppedMasks, add_bcnet_config, add_bilayer_head
 from bcnet_core.integrations.detectron2.config import fresh_config
-from bcnet_core.integrations.detectron2.mask_head import MAP_FIELDS
-from bcnet_core.model.head import BilayerLogits, BilayerMaskHead
+from bcnet_core.integrations.detectron2.mask_head import map_field
+from bcnet_core.maps import MAPS
+from bcnet_core.model.head import BilayerMaskHead
 from tests.model.test_parity import OFFICIAL, PARITY
 from tests.parity.rule import input_for, weights_for
 
@@ -40,9 +41,9 @@ def test_the_head_equals_the_official_one_under_its_own_names() -> None:
     instances = [found(2), found(4)]
     with np.load(PARITY / "maskhead.npz") as official, torch.no_grad():
         assert head.eval()(features, instances) is instances
-        for ours, theirs in OFFICIAL.items():
+        for spec, theirs in zip(MAPS, OFFICIAL.values(), strict=True):
             expected = torch.from_numpy(official[f"eval_{theirs}"]).sigmoid()
-            got = torch.cat([one.get(MAP_FIELDS[ours]) for one in instances])
+            got = torch.cat([one.get(map_field(spec)) for one in instances])
             torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
 
 
@@ -64,16 +65,16 @@ class Recorded(torch.nn.Module):
 
     occluder = torch.nn.Identity()
 
-    def __init__(self, logits: BilayerLogits) -> None:
+    def __init__(self, logits: dict[str, torch.Tensor]) -> None:
         super().__init__()
         self.logits, self.weight = logits, torch.nn.Parameter(torch.zeros(()))
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        return BilayerLogits._fields
+        return tuple(self.logits)
 
-    def forward(self, features: torch.Tensor) -> BilayerLogits:
-        return BilayerLogits._make(maps + self.weight for maps in self.logits)
+    def forward(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {name: maps + self.weight for name, maps in self.logits.items()}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -82,10 +83,10 @@ def test_the_losses_equal_the_official_ones(case: str) -> None:
         masks, regions = (Crops(official[f"{case}_{name}"]) for name in ("gt_masks", "gt_bo_masks"))
         losses = official[f"{case}_losses"].tolist()
     count = len(masks)
-    logits = BilayerLogits._make(
-        torch.from_numpy(input_for(f"logits_{case}_{OFFICIAL[name]}", (count, 1, 28, 28), "open")[:, 0])
-        for name in BilayerLogits._fields
-    )
+    logits = {
+        name: torch.from_numpy(input_for(f"logits_{case}_{OFFICIAL[name]}", (count, 1, 28, 28), "open")[:, 0])
+        for name in OFFICIAL
+    }
     instances = Instances((64, 64))
     instances.proposal_boxes = Boxes(torch.zeros(count, 4))
     instances.gt_masks, instances.gt_occluders = masks, regions
@@ -123,7 +124,7 @@ def test_without_a_roi_there_are_four_zero_losses_with_a_graph() -> None:
     head = small_head()
     with EventStorage():
         losses = head(torch.zeros(0, 32, 14, 14), [proposals(0), proposals(0)])
-    assert sorted(losses) == [f"loss_{name}" for name in sorted(BilayerLogits._fields)]
+    assert sorted(losses) == [f"loss_{name}" for name in sorted(OFFICIAL)]
     sum(losses.values()).backward()
     assert all(float(loss.detach()) == 0 for loss in losses.values())
     assert all(parameter.grad is not None for parameter in head.parameters())

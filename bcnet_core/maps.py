@@ -1,0 +1,46 @@
+"""The maps that the mask head predicts inside each box: one table that every room reads.
+
+Outputs of the head, training targets and predicted maps are dicts keyed by `MapSpec.name` that hold only the maps that
+exist. A consumer walks such a dict, or asks `map_specs` for the rows behind its names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal, NamedTuple
+
+LayerName = Literal["occludee", "occluder"]
+MapKind = Literal["mask", "boundary"]
+
+
+class MapSpec(NamedTuple):
+    """One map of the mask head.
+
+    Attributes:
+        name: its name in Python, in `loss.<name>` and in the state dict of the head.
+        layer: the layer that predicts it. Maps of the occludee train on every RoI, maps of the occluder on those that
+            `model.occluder_sampling` chooses.
+        kind: a mask, or the contour band of one.
+        key: where a COCO result keeps it.
+        title: what people read above it.
+    """
+
+    name: str
+    layer: LayerName
+    kind: MapKind
+    key: str
+    title: str
+
+
+MAPS = (
+    MapSpec("occludee_mask", "occludee", "mask", "segmentation", "occludee mask"),
+    MapSpec("occludee_boundary", "occludee", "boundary", "occludee_boundary", "occludee boundary"),
+    MapSpec("occluder_mask", "occluder", "mask", "occluder", "occluder mask"),
+    MapSpec("occluder_boundary", "occluder", "boundary", "occluder_boundary", "occluder boundary"),
+)
+"""In the order of the head's outputs. The first is the instance's own mask, which every head predicts."""
+
+
+def map_specs(names: Collection[str] | None = None) -> list[MapSpec]:
+    """Return the rows of `MAPS` with these names, in the order of the table; None returns all of them."""
+    return [spec for spec in MAPS if names is None or spec.name in names]
