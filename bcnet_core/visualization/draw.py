@@ -1,23 +1,32 @@
-"""Pixel rendering of drawings and cards. Pure: inputs are never modified."""
+"""Rendering of drawings and cards to pixels and to SVG. Pure: inputs are never modified.
+
+SVG files are self-contained: shapes are paths, labels are text, and photographs and maps are embedded as pixels. Paths
+follow the pixel edges of a mask, so they cover exactly its pixels.
+"""
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Iterator
 from functools import lru_cache
+from html import escape
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as PillowImage
 
+from bcnet_core import masks
+from bcnet_core.annotations.polygons import trace
 from bcnet_core.visualization import layout
 from bcnet_core.visualization.drawing import (
     BLANK,
     INK,
     PAPER,
-    Blank,
     Card,
     Color,
     Drawing,
-    Heat,
     Image,
     Mask,
     Patch,
@@ -26,6 +35,11 @@ from bcnet_core.visualization.drawing import (
     text_color,
 )
 
+JPEG_QUALITY = 88
+SVG_JPEG_QUALITY = 90
+"""JPEG quality of photographs embedded in SVG."""
+BASELINE = 12
+"""Pixels from the top of a line of text to its baseline."""
 _RAMP = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_VIRIDIS)
 _HEAT: Image = np.asarray(_RAMP[0, :, ::-1], np.uint8)
 
@@ -45,6 +59,16 @@ def paint(drawing: Drawing | Card) -> Image:
         part[:] = color
         part[pad_y:-pad_y, pad_x:-pad_x] = _line(placed.text, color, text_color(color))
     return canvas
+
+
+def save(drawing: Drawing | Card, path: Path) -> tuple[int, int]:
+    """Write a drawing in the format of the path's suffix; return (width, height) in pixels."""
+    if path.suffix == ".svg":
+        path.write_text(to_svg(drawing), encoding="utf-8", errors="xmlcharrefreplace")
+    else:
+        # full chroma resolution: thin colored outlines would be smeared otherwise; png ignores both options
+        PillowImage.fromarray(paint(drawing)).save(path, quality=JPEG_QUALITY, subsampling=0)
+    return layout.drawn_size(drawing)
 
 
 def dim(image: Image, *, strength: float = 0.72) -> Image:
@@ -140,11 +164,83 @@ def _paint_card(card: Card) -> Image:
     return sheet
 
 
-def _content(content: Drawing | Heat | Blank, size: tuple[int, int]) -> Image:
-    match content:
-        case Drawing():
-            return paint(content)
-        case Heat():
-            return heatmap(content.values, size)
-        case Blank():
-            return np.full((*size, 3), BLANK[0], np.uint8)
+def _content(content: Drawing | NDArray[np.floating] | None, size: tuple[int, int]) -> Image:
+    if isinstance(content, Drawing):
+        return paint(content)
+    return np.full((*size, 3), BLANK[0], np.uint8) if content is None else heatmap(content, size)
+
+
+def to_svg(drawing: Drawing | Card) -> str:
+    """Return the SVG document of a drawing, as large as its background, or of a card; text is escaped."""
+    width, height = layout.drawn_size(drawing)
+    body = "\n".join(_svg_card(drawing) if isinstance(drawing, Card) else _svg_drawing(drawing))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+        f'font-family="sans-serif" font-size="{layout.FONT_SIZE}">\n{body}\n</svg>\n'
+    )
+
+
+def _svg_drawing(drawing: Drawing) -> Iterator[str]:
+    yield _pixels(drawing.ground, drawing.ground.shape[:2], ".jpg", [cv2.IMWRITE_JPEG_QUALITY, SVG_JPEG_QUALITY])
+    for shape in drawing.shapes:
+        yield _shape(shape)
+    for placed in layout.place_labels(drawing.labels, drawing.ground.shape[:2]):
+        color, (pad_x, pad_y) = placed.label.color, layout.PADDING
+        yield _rectangle(placed.x, placed.y, placed.width, placed.height, color)
+        yield _text(placed.text, placed.x + pad_x, placed.y + pad_y, text_color(color))
+
+
+def _svg_card(card: Card) -> Iterator[str]:
+    plan, (height, width) = layout.lay_out(card), card.size
+    yield _rectangle(0, 0, plan.width, plan.height, PAPER)
+    for cell in plan.cells:
+        yield _text(cell.tile.caption, cell.text_x, cell.y - layout.LINE - layout.CAPTION_GAP, INK)
+        yield f'<g transform="translate({cell.x} {cell.y})">'
+        if isinstance(cell.tile.content, Drawing):
+            yield from _svg_drawing(cell.tile.content)
+        elif cell.tile.content is None:
+            yield _rectangle(0, 0, width, height, BLANK)
+        else:
+            yield _pixels(heatmap(cell.tile.content), card.size, ".png", [])
+        yield "</g>"
+    for y in plan.bars:
+        yield f'<g transform="translate({plan.bar_x} {y})">'
+        yield _pixels(scale_bar(height)[:, :1], (height, layout.BAR), ".png", [])
+        yield _text("1", layout.BAR + 4, 0, INK)
+        yield _text("0", layout.BAR + 4, height - layout.LINE, INK)
+        yield "</g>"
+
+
+def _shape(shape: Shape) -> str:
+    """Return the outlines of a mask and its holes, filled with its tint."""
+    line = f' stroke="{_rgb(shape.color)}" stroke-width="{shape.outline}"' if shape.outline else ""
+    outer, holes = trace(masks.encode(shape.patch.mask))
+    path = "".join(
+        "M" + " ".join(f"{x + shape.patch.x},{y + shape.patch.y}" for x, y in ring) + "z" for ring in (*outer, *holes)
+    )
+    return f'<path fill="{_rgb(shape.color)}" fill-opacity="{shape.alpha:g}" fill-rule="evenodd"{line} d="{path}"/>'
+
+
+def _pixels(image: Image, size: tuple[int, ...], suffix: str, options: list[int]) -> str:
+    """Embed an image, stretched to (height, width) without smoothing."""
+    _, data = cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]), options)
+    kind, text = suffix[1:].replace("jpg", "jpeg"), base64.b64encode(data.tobytes()).decode()
+    return (
+        f'<image width="{size[1]}" height="{size[0]}" preserveAspectRatio="none" style="image-rendering:pixelated" '
+        f'href="data:image/{kind};base64,{text}"/>'
+    )
+
+
+def _rectangle(x: int, y: int, width: int, height: int, color: Color) -> str:
+    return f'<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="{_rgb(color)}"/>'
+
+
+def _text(text: str, x: int, y: int, color: Color) -> str:
+    """Return a line of text with its upper left corner at (x, y), fitted to its measured width in any font."""
+    line = layout.clean(text)
+    fit = f' textLength="{layout.glyphs(line).shape[1]}" lengthAdjust="spacingAndGlyphs"' if line.strip() else ""
+    return f'<text x="{x}" y="{y + BASELINE}" fill="{_rgb(color)}"{fit}>{escape(line)}</text>'
+
+
+def _rgb(color: Color) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color)

@@ -91,21 +91,16 @@ class Drawing(NamedTuple):
     labels: tuple[Label, ...] = ()
 
 
-class Heat(NamedTuple):
-    """An (S, S) map of values in [0, 1], drawn in viridis: 0 is dark purple, 1 is yellow."""
-
-    values: NDArray[np.floating]
-
-
-class Blank(NamedTuple):
-    """A gray tile in place of a missing map."""
-
-
 class Tile(NamedTuple):
-    """One picture of a card and the caption above it."""
+    """One picture of a card.
+
+    Attributes:
+        caption: text above it.
+        content: a drawing; or an (S, S) map of values in [0, 1]; or None in place of a missing map.
+    """
 
     caption: str
-    content: Drawing | Heat | Blank
+    content: Drawing | NDArray[np.floating] | None
 
 
 class Card(NamedTuple):
@@ -180,8 +175,6 @@ def boundary_band(mask: Mask, width: int = 2, *, closed: bool = True) -> Mask:
         closed: whether the band also runs along the border of the array, where the mask is merely cut off.
     """
     beyond = 0 if closed else 1
-    core = cv2.erode(
-        mask.view(np.uint8), CROSS, iterations=width, borderType=cv2.BORDER_CONSTANT, borderValue=beyond
-    )
+    core = cv2.erode(mask.view(np.uint8), CROSS, iterations=width, borderType=cv2.BORDER_CONSTANT, borderValue=beyond)
     band: Mask = mask & (core == 0)
     return band

@@ -15,23 +15,18 @@ from html import escape
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from string import Template
-from typing import Literal, NamedTuple
-
-from PIL import Image as PillowImage
+from typing import NamedTuple
 
 from bcnet_core.annotations.rates import LEVEL_FROM
+from bcnet_core.config.choices import LayerChoice, PictureFormat
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.files.outputs import refuse_existing_folder
 from bcnet_core.reporting import Reporter, SilentReporter
-from bcnet_core.visualization.draw import paint
-from bcnet_core.visualization.drawing import OCCLUDEE, OCCLUDER, Card, Color, Drawing, instance_color
-from bcnet_core.visualization.layout import drawn_size
-from bcnet_core.visualization.panels import PANELS, LayerChoice, panel_title, render
+from bcnet_core.visualization.draw import save
+from bcnet_core.visualization.drawing import OCCLUDEE, OCCLUDER, Color, instance_color
+from bcnet_core.visualization.panels import PANELS, panel_title, render
 from bcnet_core.visualization.picture import Instance, Picture
-from bcnet_core.visualization.svg import to_svg
 
-Format = Literal["jpg", "png", "svg"]
-JPEG_QUALITY = 88
 GENERATOR = '<meta name="generator" content="bcnet viz">'
 """Marks an index.html as a gallery, so that nothing else is ever replaced by one."""
 LEVELS = tuple(LEVEL_FROM)
@@ -68,18 +63,14 @@ def check_replaceable(folder: Path, *, overwrite: bool) -> None:
         BCNetError: if the folder is taken.
     """
     refuse_existing_folder(folder, overwrite=overwrite)
-    if folder.is_dir() and any(folder.iterdir()) and not _is_gallery(folder):
-        raise usage_error(
-            f"`{folder}` is not a gallery of `bcnet viz`, so it is not replaced", "choose another output"
-        )
-
-
-def _is_gallery(folder: Path) -> bool:
-    """Return whether a folder holds a gallery and nothing else."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     index = folder / "index.html"
-    if {path.name for path in folder.iterdir()} != {"index.html", "pictures"}:
-        return False
-    return index.is_file() and GENERATOR in index.read_text(encoding="utf-8", errors="replace")[:1000]
+    if names and not (
+        names == {index.name, "pictures"}
+        and index.is_file()
+        and GENERATOR in index.read_text(encoding="utf-8", errors="replace")[:1000]
+    ):
+        raise usage_error(f"`{folder}` is not a gallery of `bcnet viz`, so it is not replaced", "choose another output")
 
 
 def write_gallery(
@@ -90,7 +81,7 @@ def write_gallery(
     total: int,
     layer: LayerChoice = "both",
     rois: int = 3,
-    suffix: Format = "jpg",
+    suffix: PictureFormat = "jpg",
     reporter: Reporter | None = None,
 ) -> Summary:
     """Draw pictures into an empty folder, with an index.html that shows them.
@@ -133,16 +124,6 @@ def safe_stem(name: str) -> str:
     """Make part of a file name from any text: at most 40 letters, digits, `-` and `_`."""
     stem = PurePosixPath(name.replace("\\", "/")).stem
     return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:40] or "image"
-
-
-def save(drawing: Drawing | Card, path: Path) -> tuple[int, int]:
-    """Write a drawing in the format of the path's suffix; return (width, height) in pixels."""
-    if path.suffix == ".svg":
-        path.write_text(to_svg(drawing), encoding="utf-8", errors="xmlcharrefreplace")
-    else:
-        # full chroma resolution: thin colored outlines would be smeared otherwise; png ignores both options
-        PillowImage.fromarray(paint(drawing)).save(path, quality=JPEG_QUALITY, subsampling=0)
-    return drawn_size(drawing)
 
 
 class Page:
@@ -282,9 +263,7 @@ def _legend(picture: Picture) -> str:
         share = f" <small>{instance.occlusion:.0%}</small>" if instance.occlusion > 0 else ""
         iou = "" if instance.iou is None else f" <small>IoU {instance.iou:.2f}</small>"
         items.append(f"<li>{_swatch(instance_color(instance.color))}{escape(instance.label)}{share}{iou}</li>")
-    items += [
-        f"<li>{_swatch(instance_color(one.color))}missed: {escape(one.label)}</li>" for one in picture.missed
-    ]
+    items += [f"<li>{_swatch(instance_color(one.color))}missed: {escape(one.label)}</li>" for one in picture.missed]
     title = "percentage of the box that occluders cover"
     return f'<ul class="legend" title="{title}">{"".join(items)}</ul>' if items else ""
 

@@ -15,12 +15,13 @@ from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.errors import BCNetError
 from bcnet_core.evaluation.image_scores import result_rle
 from bcnet_core.files.images import read_listed
-from bcnet_core.masks import RLE
 from bcnet_core.masks.paste import paste_rles
 from bcnet_core.structures import Predictor
 from bcnet_core.visualization.drawing import BLANK, Image
-from bcnet_core.visualization.picture import Instance, Picture, match_truth, numbered
+from bcnet_core.visualization.picture import Box, Instance, Picture, match_truth, numbered
 
+Found = tuple[Sequence[Instance], str]
+"""Instances of an image, and a remark on them."""
 AT_LEAST = 5
 """Detections of an image that are shown even below the requested score."""
 
@@ -34,15 +35,13 @@ class Truth:
         self.is_known = bool(coco.annotations)
 
     def instances(self, record: Record) -> tuple[Instance, ...]:
-        """Return the instances of an image in file order, which decides their colors."""
+        """Return the instances of an image in file order."""
         annotations = self._grouped[record["id"]]
         rles = [segmentation_rle(annotation, record) for annotation in annotations]
         regions = occluder_regions(annotations, rles, record)
-        return numbered(
-            [
-                _instance(one, self.names, rle, region, crowd=bool(one.get("iscrowd", 0)))
-                for one, rle, region in zip(annotations, rles, regions, strict=True)
-            ]
+        return tuple(
+            Instance(self.names[one["category_id"]], _corners(one["bbox"]), *masks, crowd=bool(one.get("iscrowd", 0)))
+            for one, *masks in zip(annotations, rles, regions, strict=True)
         )
 
 
@@ -56,7 +55,7 @@ def annotated_pictures(coco: CocoFile, records: Sequence[Record], images: Path) 
     """
     truth = Truth(coco)
 
-    def find(record: Record, _: Image) -> tuple[Sequence[Instance], str]:
+    def find(record: Record, _: Image) -> Found:
         instances = truth.instances(record)
         return instances, "" if instances else "no instance is annotated here"
 
@@ -77,7 +76,7 @@ def detected_pictures(
             what it has learned.
     """
 
-    def find(_: Record, pixels: Image) -> tuple[Sequence[Instance], str]:
+    def find(_: Record, pixels: Image) -> Found:
         instances, confident = detect(detector, pixels, score=score)
         return instances, _note(confident, len(instances), score)
 
@@ -100,25 +99,44 @@ def result_pictures(
     for result in results:
         grouped.setdefault(result["image_id"], []).append(result)
 
-    def find(record: Record, _: Image) -> tuple[Sequence[Instance], str]:
+    def find(record: Record, _: Image) -> Found:
         found = sorted(grouped.get(record["id"], []), key=lambda one: -one["score"])
         confident, shown = _shown([one["score"] for one in found], score)
         instances = [
-            _instance(
-                one,
-                truth.names,
-                result_rle(one),
-                result_rle(one, "occluder") if one.get("occluder") else None,
+            Instance(
+                category=truth.names[one["category_id"]],
+                box=_corners(one["bbox"]),
+                occludee=result_rle(one),
+                occluder=result_rle(one, "occluder") if one.get("occluder") else None,
                 score=one["score"],
             )
             for one in found[:shown]
         ]
-        return numbered(instances), _note(confident, shown, score)
+        return instances, _note(confident, shown, score)
 
     return _pictures(records, images, find, truth)
 
 
-def detect(detector: Predictor, image: Image, *, score: float) -> tuple[tuple[Instance, ...], int]:
+def _pictures(
+    records: Sequence[Record], images: Path, find: Callable[[Record, Image], Found], truth: Truth | None
+) -> Iterator[Picture]:
+    """Read images one by one and find the instances in each."""
+    for record in records:
+        name, size = record["file_name"], (record["height"], record["width"])
+        try:
+            pixels = read_listed(images, record)
+        except BCNetError as error:
+            blank = np.broadcast_to(np.array(BLANK, np.uint8), (*size, 3))
+            yield Picture(name, blank, fault=error.message)
+            continue
+        instances, note = find(record, pixels)
+        if truth is None or not truth.is_known:
+            yield Picture(name, pixels, numbered(instances), note=note)
+        else:
+            yield Picture(name, pixels, *match_truth(instances, truth.instances(record)), note=note)
+
+
+def detect(detector: Predictor, image: Image, *, score: float) -> tuple[list[Instance], int]:
     """Detect instances in an image.
 
     Args:
@@ -131,62 +149,28 @@ def detect(detector: Predictor, image: Image, *, score: float) -> tuple[tuple[In
     """
     found = detector.predict([image])[0].to("cpu")
     confident, shown = _shown(found.scores.tolist(), score)
-    boxes, best = found.boxes[:shown], slice(0, shown)
-    occludees: Sequence[RLE | None] = paste_rles(found.occludee_mask[best], boxes, *found.image_size)
-    occluders: Sequence[RLE | None] = [None] * shown
-    if found.occluder_mask is not None:
-        occluders = paste_rles(found.occluder_mask[best], boxes, *found.image_size)
-    instances = []
-    for index in range(shown):
-        x0, y0, x1, y1 = boxes[index].tolist()
-        instances.append(
-            Instance(
-                category=str(detector.categories[int(found.labels[index])]["name"]),
-                box=(x0, y0, x1, y1),
-                occludee=occludees[index],
-                occluder=occluders[index],
-                score=float(found.scores[index]),
-                maps={name: values[index].float().numpy() for name, values in found.maps.items()},
-            )
+    boxes, size, layers = found.boxes[:shown], found.image_size, (found.occludee_mask, found.occluder_mask)
+    occludees, occluders = (
+        [None] * shown if maps is None else paste_rles(maps[:shown], boxes, *size) for maps in layers
+    )
+    instances = [
+        Instance(
+            category=str(detector.categories[int(found.labels[index])]["name"]),
+            box=(x0, y0, x1, y1),
+            occludee=occludees[index],
+            occluder=occluders[index],
+            score=float(found.scores[index]),
+            maps={name: values[index].float().numpy() for name, values in found.maps.items()},
         )
-    return numbered(instances), confident
+        for index, (x0, y0, x1, y1) in enumerate(boxes.tolist())
+    ]
+    return instances, confident
 
 
-def _pictures(
-    records: Sequence[Record],
-    images: Path,
-    find: Callable[[Record, Image], tuple[Sequence[Instance], str]],
-    truth: Truth | None,
-) -> Iterator[Picture]:
-    """Read images one by one and find the instances and the note of each."""
-    for record in records:
-        name, size = record["file_name"], (record["height"], record["width"])
-        try:
-            pixels = read_listed(images, record)
-        except BCNetError as error:
-            blank = np.broadcast_to(np.array(BLANK, np.uint8), (*size, 3))
-            yield Picture(name, blank, fault=error.message)
-            continue
-        instances, note = find(record, pixels)
-        if truth is None or not truth.is_known:
-            yield Picture(name, pixels, tuple(instances), note=note)
-        else:
-            yield Picture(name, pixels, *match_truth(instances, truth.instances(record)), note=note)
-
-
-def _instance(
-    record: Record,
-    names: dict[int, str],
-    occludee: RLE | None,
-    occluder: RLE | None,
-    *,
-    crowd: bool = False,
-    score: float | None = None,
-) -> Instance:
-    """Make an instance from an annotation or a result."""
-    x, y, width, height = record["bbox"]
-    box = (x, y, x + width, y + height)
-    return Instance(names[record["category_id"]], box, occludee, occluder, crowd=crowd, score=score)
+def _corners(bbox: Sequence[float]) -> Box:
+    """Convert a box from [x, y, width, height] to xyxy."""
+    x, y, width, height = bbox
+    return x, y, x + width, y + height
 
 
 def _shown(scores: Sequence[float], score: float) -> tuple[int, int]:

@@ -159,7 +159,7 @@ def _best_spot(
         if cv2.countNonZero(busy[y : y + height, x : x + width]) == 0:
             return x + x0, y + y0
     spots = np.array(beside)
-    sums = [cv2.integral(np.ascontiguousarray(layer)) for layer in layers]
+    sums = [np.asarray(cv2.integral(np.ascontiguousarray(layer)), np.int32) for layer in layers]
     covered = _covered(sums, spots, size)
     free = (covered[:, 0] == 0) & (covered[:, 1] == 0)
     if not free.any():

@@ -112,7 +112,9 @@ def numbered(instances: Sequence[Instance]) -> tuple[Instance, ...]:
     return tuple(replace(instance, color=index) for index, instance in enumerate(instances))
 
 
-def match_truth(found: Sequence[Instance], true: Sequence[Instance]) -> tuple[tuple[Instance, ...], tuple[Instance, ...]]:
+def match_truth(
+    found: Sequence[Instance], true: Sequence[Instance]
+) -> tuple[tuple[Instance, ...], tuple[Instance, ...]]:
     """Match detections with true instances of their category, greedily from the highest score.
 
     Args:
