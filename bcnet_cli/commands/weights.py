@@ -68,8 +68,8 @@ def import_(
     """
     from bcnet_core.files.outputs import refuse_existing, refuse_input
     from bcnet_core.weights.checkpoint import find_checkpoint, save_checkpoint
-    from bcnet_core.weights.files import fetch
     from bcnet_core.weights.importing import import_weights
+    from bcnet_core.weights.sources import fetch
 
     refuse_existing(output, overwrite=overwrite)
     path = find_checkpoint(fetch(source, ConsoleReporter()))

@@ -28,7 +28,7 @@ from bcnet_core.weights.checkpoint import (
     recipe_of,
     save_checkpoint,
 )
-from bcnet_core.weights.loading import load_weights, refuse_misfit
+from bcnet_core.weights.loading import check_shapes, load_weights, shapes_of
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -59,7 +59,7 @@ class TrainingState:
         self.scaler = torch.amp.GradScaler(device.type, enabled=solver.precision == "fp16")
         if job.init_from is not None:
             path = find_checkpoint(job.init_from)
-            load_weights(self.detector, read_checkpoint(path).for_use(), path)
+            load_weights(self.detector, job.recipe, read_checkpoint(path).for_inference(), path)
         self.averaged: AveragedModel | None = None
         if solver.ema:
             average = get_ema_multi_avg_fn(solver.ema)  # type: ignore[no-untyped-call]
@@ -150,12 +150,11 @@ class TrainingState:
         path = dist.of_first(find_checkpoint(self.job.run_dir) if dist.rank() == 0 else self.job.run_dir)
         checkpoint = read_checkpoint(path)
         refuse_other_recipe(path, recipe_of(checkpoint, path), self.job.recipe)
-        load_weights(self.detector, checkpoint, path)
+        load_weights(self.detector, self.job.recipe, checkpoint, path)
         load_optimizer(self.optimizer, checkpoint.optimizer, path)
         load_scaler(self.scaler, checkpoint.scaler, path)
         self.step = checkpoint.step
         if self.averaged is not None:
-            own = self.averaged.module.state_dict()
-            refuse_misfit({name: tuple(tensor.shape) for name, tensor in own.items()}, checkpoint.averaged, path)
+            check_shapes(shapes_of(self.averaged.module), checkpoint.averaged, path)
             self.averaged.module.load_state_dict(checkpoint.averaged)
             self.averaged.n_averaged.fill_(self.step)

@@ -24,7 +24,7 @@ from bcnet_core.config.choices import Measure
 from bcnet_core.errors import data_error
 from bcnet_core.evaluation.coco import ignoring
 from bcnet_core.evaluation.image_scores import result_rle
-from bcnet_core.weights.files import read_safely
+from bcnet_core.weights.files import read_weight_file
 
 HIT_SCORE, HIT_IOU = 0.3, 0.75
 """A detection of the right category hits an object from this score and this mask IoU on."""
@@ -165,7 +165,7 @@ def read_objects(path: Path, coco: CocoFile) -> list[HiddenObject]:
         BCNetError: if the file is missing, asks for anything but plain data and numbers, or names other images.
     """
     lists = "occluded_coco.pkl and separated_coco.pkl of Zhan et al. are"
-    content = read_safely(path, "a list of objects", lists)
+    content = read_weight_file(path, kind="a list of objects", hints=(lists,))
     images = {image["file_name"]: image for image in coco.images}
     categories = {str(category["name"]): category["id"] for category in coco.categories}
     try:

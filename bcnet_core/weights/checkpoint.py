@@ -1,89 +1,87 @@
-"""Checkpoints: everything a run needs to go on, written whole or not at all, read without running code."""
+"""Checkpoints: the complete state of a run, written atomically and read without running code."""
 
 from __future__ import annotations
 
 import re
-import reprlib
 import shlex
 import shutil
-import zipfile
-from dataclasses import dataclass, field, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bcnet_core.annotations.coco import Record
 from bcnet_core.config.schema import Recipe
-from bcnet_core.errors import data_error
+from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.files.outputs import atomic_file
-from bcnet_core.weights.files import is_plain, read_safely
+from bcnet_core.weights.files import read_weight_file
 
 CHECKPOINT_DIR = "checkpoints"
-"""The folder of a run directory that holds its checkpoints."""
+"""Folder of a run directory that holds its checkpoints."""
 DETECTRON2_FILE = "last_checkpoint"
-"""In which a run of detectron2 names its newest checkpoint."""
+"""File in which a run of detectron2 names its newest checkpoint."""
 DETECTRON2_KEY = "bcnet"
-"""Under which its checkpointer saves what only we know of a run."""
+"""Key under which detectron2's checkpointer saves what bcnet adds to a run."""
 FORMAT = 1
-"""Version of the file format; a reader refuses what is newer."""
-MOST_STEPS = 10**8
-"""More than any run has; the names of its checkpoints have as many digits."""
-FIELD_TYPES = {
-    "step": int, "recipe": dict, "categories": list, "model": dict, "optimizer": dict, "scaler": dict, "averaged": dict,
-}  # fmt: skip
-"""What the fields of a checkpoint are, as far as a reader relies on it."""
+"""Version of the file format; newer ones are rejected."""
+MAX_STEPS = 10**8
+"""More than any run has: file names of checkpoints have eight digits."""
 
 
-@dataclass(frozen=True)
+def _check_category(category: Record) -> Record:
+    if type(category.get("id")) is not int or "name" not in category:
+        raise ValueError("a category needs an integer id and a name")
+    return category
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True))
 class Checkpoint:
     """The state of a run after some steps.
 
     Attributes:
-        step: optimiser steps done. Learning rate, order, augmentation and sampling follow from it and the recipe, so
-            no state of a schedule, a sampler or a generator is kept.
+        step: optimizer steps done. Learning rate, order, augmentation and sampling follow from it and the recipe, so
+            no state of a schedule, a sampler or a random generator is stored.
         recipe: the resolved recipe, as plain values.
-        categories: the COCO categories, in label order.
-        model: the detector's state dict.
-        optimizer: the optimiser's state dict.
-        scaler: the state dict of the loss scaler, empty unless precision is fp16.
-        averaged: the state dict of the averaged weights, empty without solver.ema.
-        part_of: None where `model` is whole. A number makes this an *initialisation*: it holds some of that many
-            tensors, for training to begin with, and a `recipe` that says no more than whose backbone they fit.
+        categories: COCO categories in label order.
+        model: state dict of the detector.
+        optimizer: state dict of the optimizer.
+        scaler: state dict of the loss scaler, empty unless precision is fp16.
+        averaged: state dict of the EMA weights, empty without solver.ema.
+        part_of: None if `model` is complete. A number marks an *initialization*: `model` holds some of that many
+            tensors, for training to start from, and `recipe` only says which backbone and detector they fit.
     """
 
-    step: int
+    step: Annotated[int, Field(ge=0, lt=MAX_STEPS)]
     recipe: dict[str, Any]
-    categories: list[Record]
-    model: dict[str, Any]
+    categories: list[Annotated[dict[str, Any], AfterValidator(_check_category)]]
+    model: dict[str, Tensor]
     optimizer: dict[str, Any]
-    scaler: dict[str, Any] = field(default_factory=dict)
-    averaged: dict[str, Any] = field(default_factory=dict)
-    part_of: int | None = None
+    scaler: dict[str, Any] = Field(default_factory=dict)
+    averaged: dict[str, Tensor] = Field(default_factory=dict)
+    part_of: Annotated[int, Field(ge=0, lt=MAX_STEPS)] | None = None
 
-    def for_use(self) -> Checkpoint:
-        """The weights to predict with, or to begin another run with: the averaged ones where there are, alone."""
+    def for_inference(self) -> Checkpoint:
+        """Return a copy with the EMA weights if available, without optimizer state."""
         return replace(self, model=self.averaged or self.model, optimizer={}, scaler={}, averaged={})
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint atomically.
-
-    Args:
-        path: the file; an older one is replaced.
-        checkpoint: the state.
+    """Write a checkpoint atomically; an older file is replaced.
 
     Raises:
         BCNetError: if it cannot be written; an older file at `path` stays as it was.
     """
-    fields = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__}
-    save_content(path, {"format": FORMAT, **fields})
+    save_content(
+        path, {"format": FORMAT, **{field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}}
+    )
 
 
 def save_content(path: Path, content: dict[str, Any]) -> None:
-    """Write what `torch.save` writes, atomically.
+    """Write a file with `torch.save`, atomically.
 
     Raises:
         BCNetError: see `save_checkpoint`.
@@ -91,7 +89,7 @@ def save_content(path: Path, content: dict[str, Any]) -> None:
     with atomic_file(path) as temporary:
         try:
             torch.save(content, temporary)
-        except RuntimeError as error:  # torch's writer does not say what the system said
+        except RuntimeError as error:  # torch's writer hides the system's error
             raise OSError(f"it could not be written whole ({str(error).splitlines()[0]})") from error
 
 
@@ -99,78 +97,69 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        BCNetError: if the file is missing, damaged, not ours, or of a newer format.
+        BCNetError: if the file is missing, damaged, not a checkpoint of bcnet, or of a newer format.
     """
     if not path.exists():
         raise data_error(f"the checkpoint `{path}` does not exist")
-    if path.is_file() and not zipfile.is_zipfile(path):  # which is what torch writes, so it is no use to look further
-        raise data_error(f"`{path}` is not a bcnet checkpoint, or is cut off", *_ways_out(path))
-    content = read_safely(path, "a bcnet checkpoint", *_ways_out(path))
+    return parse_checkpoint(read_weight_file(path, kind="a bcnet checkpoint", hints=_ways_out(path)), path)
+
+
+def is_checkpoint(content: object) -> bool:
+    """Return whether the content of a weight file is a checkpoint of bcnet."""
+    return isinstance(content, dict) and {"format", "recipe", "categories"} <= content.keys()
+
+
+def parse_checkpoint(content: object, path: Path) -> Checkpoint:
+    """Validate the content of a checkpoint that has been read from `path`.
+
+    Raises:
+        BCNetError: see `read_checkpoint`.
+    """
     if not isinstance(content, dict) or "format" not in content:
-        raise data_error(f"`{path}` is not a bcnet checkpoint", *_ways_out(path))
-    version = content.pop("format")
+        raise _not_a_checkpoint(path)
+    version = content["format"]
     if type(version) is not int or version != FORMAT:
-        raise data_error(
-            f"`{path}` has checkpoint format {reprlib.repr(version)}, this bcnet reads {FORMAT}", "update bcnet"
-        )
-    content.pop("schedule", None)  # which the first checkpoints had
-    for name, empty in (("part_of", None), ("scaler", {}), ("averaged", {})):
-        content.setdefault(name, empty)  # which they did not have
-    if wrong := _what_is_wrong(content):
-        raise data_error(f"`{path}` is not a bcnet checkpoint: {wrong}", *_ways_out(path))
-    return Checkpoint(**content)
+        raise data_error(f"`{path}` has checkpoint format {version!r:.80}, this bcnet reads {FORMAT}", "update bcnet")
+    # The first checkpoints had a schedule, which is not used.
+    kept = {name: value for name, value in content.items() if name not in {"format", "schedule"}}
+    try:
+        return Checkpoint(**kept)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise _not_a_checkpoint(path, f": {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except TypeError:  # from Python: a key that is not a string
+        raise _not_a_checkpoint(path) from None
 
 
-def _what_is_wrong(content: dict[str, Any]) -> str | None:
-    """Why these are not the fields of a checkpoint."""
-    fields = Checkpoint.__dataclass_fields__.keys()
-    if missing := sorted(fields - content.keys()):
-        return f"it lacks {', '.join(missing)}"
-    if unknown := sorted(map(str, content.keys() - fields)):
-        return f"it holds {', '.join(unknown)}, which this bcnet does not know"
-    for name, kind in FIELD_TYPES.items():
-        if not isinstance(content[name], kind):
-            return f"its {name} is of type {type(content[name]).__name__}"
-    numbers = {name: content[name] or 0 for name in ("step", "part_of")}
-    if odd := [name for name, one in numbers.items() if type(one) is not int or not 0 <= one < MOST_STEPS]:
-        return f"its {odd[0]} is {reprlib.repr(numbers[odd[0]])}"
-    if not all(isinstance(one, dict) and type(one.get("id")) is int and "name" in one for one in content["categories"]):
-        return "its categories have no ids and names"
-    plain = all(_is_state_dict(content[part]) for part in ("model", "averaged"))
-    return None if plain else "its model holds other things than tensors"
-
-
-def _is_state_dict(part: dict[Any, Any]) -> bool:
-    return all(
-        isinstance(name, str) and isinstance(tensor, Tensor) and is_plain(tensor) for name, tensor in part.items()
-    )
+def _not_a_checkpoint(path: Path, reason: str = "") -> BCNetError:
+    return data_error(f"`{path}` is not a bcnet checkpoint{reason}", *_ways_out(path))
 
 
 def _ways_out(path: Path) -> tuple[str, str, str]:
-    """What to do about a file that is no checkpoint of ours."""
+    """Return hints for a file that is not a checkpoint of bcnet."""
     published = f"bcnet weights import {shlex.quote(str(path))} -o bcnet.pt"
     return (
         "give a run or a checkpoint; bcnet train writes them",
-        f"of published weights, make one: {published}",
-        f"of a detector of detectron2, too: {conversion(path)}",
+        f"published weights become one by: {published}",
+        f"a detector of detectron2 by: {conversion_command(path)}",
     )
 
 
-def conversion(path: Path) -> str:
-    """The command that makes a detector of detectron2 one of ours."""
+def conversion_command(path: Path) -> str:
+    """Return the command that converts a detector of detectron2 to a checkpoint of bcnet."""
     return f"bcnet weights convert {shlex.quote(str(path))} --to torchvision -o bcnet.pt"
 
 
 def recipe_of(checkpoint: Checkpoint, path: Path) -> Recipe:
-    """The recipe that a checkpoint was trained with.
+    """Return the recipe that a checkpoint was trained with.
 
     Raises:
-        BCNetError: if this version does not know one of its settings, or the checkpoint is an initialisation, which
+        BCNetError: if this version does not know one of its settings, or the checkpoint is an initialization, which
             was not trained with any.
     """
     if checkpoint.part_of is not None:
         raise data_error(
-            f"`{path}` is an initialisation, no trained detector: it only holds {len(checkpoint.model)} of the "
+            f"`{path}` is an initialization, not a trained detector: it only holds {len(checkpoint.model)} of the "
             f"{checkpoint.part_of} tensors of a model",
             f"use it with bcnet train RECIPE --init-from {shlex.quote(str(path))}",
         )
@@ -186,28 +175,28 @@ def recipe_of(checkpoint: Checkpoint, path: Path) -> Recipe:
 
 
 def checkpoint_path(run_dir: Path, step: int) -> Path:
-    """Where a run keeps its checkpoint of a step."""
+    """Return where a run keeps its checkpoint of a step."""
     return run_dir / CHECKPOINT_DIR / f"step_{step:08d}.pt"
 
 
 def checkpoint_step(path: Path) -> int:
-    """The step that a checkpoint's name tells."""
+    """Return the step in the name of a checkpoint file."""
     return int(path.stem.removeprefix("step_"))
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
-    """The checkpoints of a run by their steps, the newest last."""
+    """List the checkpoints of a run by step, the newest last."""
     found = (run_dir / CHECKPOINT_DIR).glob("step_*.pt")
     return sorted(path for path in found if re.fullmatch(r"step_\d{8}\.pt", path.name))
 
 
 def latest_checkpoint(run_dir: Path) -> Path | None:
-    """The newest checkpoint of a run, None where it has none."""
+    """Return the newest checkpoint of a run, None if it has none."""
     return max(list_checkpoints(run_dir), default=None)
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that a user means by a run directory or a file.
+    """Return the checkpoint that a user means by a run directory or a file.
 
     Raises:
         BCNetError: if there is none.
@@ -223,7 +212,7 @@ def find_checkpoint(path: Path) -> Path:
         raise data_error(
             f"`{path}` is a run of detectron2",
             "train, eval and viz take it with --backend detectron2",
-            f"for everything else convert it: {conversion(path)}",
+            f"for everything else convert it: {conversion_command(path)}",
         )
     if (path / "annotations").is_dir():
         raise data_error(
@@ -231,8 +220,8 @@ def find_checkpoint(path: Path) -> Path:
             f"name one of its json files: {path / 'annotations'}/NAME.json",
             f"or a run, and where its data is: RUN --data-root {shlex.quote(str(path))}",
         )
-    pictures = (one for one in path.glob("*") if one.suffix.lower() in {".jpg", ".jpeg", ".png"})
-    if not (path / CHECKPOINT_DIR).exists() and any(pictures):  # a run has a picture of its curves
+    images = (one for one in path.glob("*") if one.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    if not (path / CHECKPOINT_DIR).exists() and any(images):  # a run has a plot of its curves
         raise data_error(
             f"`{path}` holds no checkpoint, it looks like a folder of images",
             "name the json that lists them, or a run and the data root that they are in: RUN --data-root DIR",
@@ -241,21 +230,21 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def best_path(run_dir: Path) -> Path:
-    """Where a run that is evaluated keeps its best checkpoint."""
+    """Return where a run with evaluations keeps its best checkpoint."""
     return run_dir / CHECKPOINT_DIR / "best.pt"
 
 
 def keep_as_best(path: Path, run_dir: Path) -> None:
-    """Make a checkpoint of a run its best one; it takes no more space as long as it is among the newest."""
+    """Make a checkpoint the best of its run, as a hard link where possible, to save disk space."""
     with atomic_file(best_path(run_dir)) as temporary:
         temporary.unlink(missing_ok=True)
         try:
             temporary.hardlink_to(path)
-        except OSError:  # a file system without links
+        except OSError:  # a file system without hard links
             shutil.copyfile(path, temporary)
 
 
 def drop_old_checkpoints(run_dir: Path, *, keep: int) -> None:
-    """Remove all but the newest checkpoints of a run; not the best."""
+    """Remove all but the newest checkpoints of a run; the best one stays."""
     for path in list_checkpoints(run_dir)[:-keep]:
         path.unlink()

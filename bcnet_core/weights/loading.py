@@ -1,136 +1,178 @@
-"""From a checkpoint to a detector: weights that do not belong to a model are refused by name."""
+"""From a checkpoint to a detector: what a model is comes from its recipe, and weights that do not fit are rejected."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bcnet_core.annotations.coco import category_difference
-from bcnet_core.config.schema import Recipe
+from bcnet_core.annotations.coco import Record, category_difference
+from bcnet_core.config.schema import ModelConfig, Recipe
 from bcnet_core.distributed import choose_device
 from bcnet_core.errors import data_error
 from bcnet_core.model.detectors import Detector, build_detector
-from bcnet_core.model.one_stage import OneStageHeads
 from bcnet_core.weights.checkpoint import Checkpoint, find_checkpoint, read_checkpoint, recipe_of
-from bcnet_core.weights.pretrained import backbone_of, depends_on_classes
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of a model's tensors by name."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained detector, read from its checkpoint once.
+
+    Attributes:
+        path: the checkpoint.
+        recipe: the recipe that it was trained with.
+        categories: COCO categories in label order.
+        weights: state dict to predict with: EMA weights if available.
+    """
+
+    path: Path
+    recipe: Recipe
+    categories: list[Record]
+    weights: dict[str, Tensor]
+
+    def build(self, device: str = "auto") -> Detector:
+        """Build the detector in evaluation mode.
+
+        Args:
+            device: "auto" (a GPU if there is one), "cpu", "cuda", ...
+
+        Raises:
+            BCNetError: if the weights do not fit the recipe.
+        """
+        # Before the detector is made: a recipe may ask for any size, the tensors are no larger than their file.
+        check_shapes(model_shapes(self.recipe, classes=len(self.categories)), self.weights, self.path)
+        detector = build_detector(self.recipe, self.categories)
+        detector.load_state_dict(self.weights)
+        return detector.to(choose_device(device)).eval()
+
+
+def read_trained(path: Path) -> Trained:
+    """Read a trained detector.
+
+    Args:
+        path: a run directory or a checkpoint.
+
+    Raises:
+        BCNetError: if there is no checkpoint, or it cannot be read or is an initialization.
+    """
+    file = find_checkpoint(path)
+    checkpoint = read_checkpoint(file)
+    return Trained(file, recipe_of(checkpoint, file), checkpoint.categories, checkpoint.for_inference().model)
 
 
 def load_detector(path: str | Path, *, device: str = "auto") -> Detector:
     """Load a trained detector; see `bcnet_core.load_detector`."""
-    file = find_checkpoint(Path(path))
-    checkpoint = read_checkpoint(file)
-    recipe = recipe_of(checkpoint, file)
-    # Before the detector is made: its size is what the file says, its tensors are no larger than the file.
-    refuse_misfit(model_shapes(recipe, classes=len(checkpoint.categories)), checkpoint.for_use().model, file)
-    detector = build_detector(recipe, checkpoint.categories)
-    load_weights(detector, checkpoint.for_use(), file)
-    return detector.to(choose_device(device)).eval()
+    return read_trained(Path(path)).build(device)
 
 
 def model_shapes(recipe: Recipe, *, classes: int) -> dict[str, tuple[int, ...]]:
-    """The tensors of the detector of a recipe and their shapes, without making any of them."""
+    """Return the shapes of the tensors of a recipe's detector, without allocating them."""
     with torch.device("meta"):
-        detector = build_detector(recipe, [{"id": number, "name": str(number)} for number in range(classes)])
-    return {name: tuple(tensor.shape) for name, tensor in detector.state_dict().items()}
+        return shapes_of(build_detector(recipe, [{"id": label, "name": str(label)} for label in range(classes)]))
 
 
-def load_weights(detector: Detector, checkpoint: Checkpoint, path: Path) -> list[str]:
-    """Put a checkpoint's weights into a detector.
+def class_dependent(recipe: Recipe) -> set[str]:
+    """Return the names of the tensors of a recipe's detector whose shape depends on the number of classes."""
+    return {name for name, _ in model_shapes(recipe, classes=1).items() ^ model_shapes(recipe, classes=2).items()}
+
+
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a model's tensors by name."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def load_weights(detector: Detector, recipe: Recipe, checkpoint: Checkpoint, path: Path) -> list[str]:
+    """Load the weights of a checkpoint, or of an initialization, into a detector.
 
     Args:
-        detector: fresh, for the categories of the data.
-        checkpoint: what was read from `path`; an initialisation puts in what it holds.
-        path: for messages.
+        detector: built for the categories of the data.
+        recipe: the recipe that it was built from.
+        checkpoint: content of `path`.
+        path: file name for messages.
 
     Returns:
-        The names of the tensors that stay as they were; there are some with an initialisation only.
+        The names of the tensors that an initialization leaves as they were.
 
     Raises:
-        BCNetError: if the detector, the backbone or the categories are others, or in another order, or a tensor does
-            not fit; the message names both sides.
+        BCNetError: if the checkpoint is of another detector or backbone, has other categories or another order of
+            them, or a tensor does not fit; the message names both sides.
     """
-    own = detector.state_dict()
-    refuse_other_model(detector, checkpoint, path)
-    if any(map(depends_on_classes, checkpoint.model)) or checkpoint.part_of is None:
-        refuse_other_classes(detector, checkpoint, path)
-    fresh = sorted(own.keys() - checkpoint.model.keys()) if checkpoint.part_of is not None else []
-    shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
-    refuse_misfit(shapes, checkpoint.model, path, may_lack=fresh)
-    detector.load_state_dict(checkpoint.model, strict=not fresh)
+    _check_model(recipe.model, checkpoint, path)
+    is_part = checkpoint.part_of is not None
+    if checkpoint.categories or not is_part:  # an initialization without categories has no class-dependent layers
+        _check_categories(detector.categories, checkpoint.categories, path)
+    shapes = shapes_of(detector)
+    fresh = sorted(shapes.keys() - checkpoint.model.keys()) if is_part else []
+    check_shapes(shapes, checkpoint.model, path, optional=fresh)
+    detector.load_state_dict(checkpoint.model, strict=not is_part)
     return fresh
 
 
-def refuse_misfit(
-    shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], path: Path, *, may_lack: Sequence[str] = ()
-) -> None:
-    """Refuse tensors that are not those of a model.
+def check_shapes(shapes: Shapes, tensors: Mapping[str, Tensor], path: Path, *, optional: Collection[str] = ()) -> None:
+    """Require tensors to be exactly those of a model.
 
     Args:
         shapes: of the model's tensors.
-        tensors: what was read from `path`.
-        path: for the message.
-        may_lack: names that need not be among the tensors.
+        tensors: content of `path`.
+        path: file name for the message.
+        optional: names that may be missing from `tensors`.
 
     Raises:
         BCNetError: naming the first that differs, on both sides.
     """
     given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    unfit = sorted(name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name))
-    unfit = [name for name in unfit if name not in may_lack]
-    if unfit:
-        first = unfit[0]
+    names = (shapes.keys() | given.keys()) - set(optional)
+    differing = sorted(name for name in names if shapes.get(name) != given.get(name))
+    if differing:
+        first = differing[0]
         raise data_error(
-            f"the weights in `{path}` do not fit this model: {len(unfit)} of {len(shapes)} tensors differ, "
+            f"the weights in `{path}` do not fit this model: {len(differing)} of {len(shapes)} tensors differ, "
             f"the first is `{first}`",
             f"its shape is {given.get(first, 'nothing')} in the file, {shapes.get(first, 'nothing')} in the model",
             "train and load with the same model.* settings",
         )
 
 
-def refuse_other_model(detector: Detector, checkpoint: Checkpoint, path: Path) -> None:
-    """Refuse weights of another detector or backbone, or of a backbone that sees its images otherwise.
-
-    Raises:
-        BCNetError: naming both sides.
-    """
-    model = Recipe().model.model_dump() | checkpoint.recipe.get("model", {})
-    theirs: tuple[str, ...] = (model["detector"], model["backbone"], model["backbone_style"])
-    ours: tuple[str, ...] = (
-        "fcos" if isinstance(detector.heads, OneStageHeads) else "faster_rcnn",
-        backbone_of(detector.state_dict()) or "unknown",
-        "caffe" if detector.statistics.bgr else "torchvision",
-    )
-    if not any(name.startswith("heads.") for name in checkpoint.model):  # an ImageNet backbone fits both detectors
-        theirs = (ours[0], *theirs[1:])
-    theirs, ours = (side[:2] if side[1] == "tiny" else side for side in (theirs, ours))  # tiny has no style
+def _check_model(model: ModelConfig, checkpoint: Checkpoint, path: Path) -> None:
+    """Require the detector and backbone of a checkpoint's recipe to be a model's, with the same input convention."""
+    stored = checkpoint.recipe.get("model")
+    theirs = _identity({**ModelConfig().model_dump(), **(stored if isinstance(stored, dict) else {})})
+    ours = _identity(model.model_dump())
+    if checkpoint.part_of is not None and not any(name.startswith("heads.") for name in checkpoint.model):
+        theirs["detector"] = ours["detector"]  # a bare backbone fits both
     if theirs != ours:
-        keys = ("model.detector", "model.backbone", "model.backbone_style")
         raise data_error(
-            f"`{path}` holds weights of {' '.join(theirs)}, this model is {' '.join(ours)}",
-            f"take its settings: {' '.join(f'{key}={value}' for key, value in zip(keys, theirs, strict=False))}",
+            f"`{path}` holds weights of {' '.join(theirs.values())}, this model is {' '.join(ours.values())}",
+            f"take its settings: {' '.join(f'model.{key}={value}' for key, value in theirs.items())}",
         )
 
 
-def refuse_other_classes(detector: Detector, checkpoint: Checkpoint, path: Path) -> None:
-    """Refuse weights that were trained on other categories, or in another order.
+def _identity(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings that say which weights a model has; "tiny" has one style only."""
+    keys = ("detector", "backbone", *(("backbone_style",) if settings["backbone"] != "tiny" else ()))
+    return {key: str(settings[key]) for key in keys}
 
-    Raises:
-        BCNetError: naming both sides.
-    """
-    trained, given = checkpoint.categories, detector.categories
-    difference = category_difference(trained, given, by_label=True)
-    if difference is not None:
-        names = [dict(side) for side in difference]
-        label = min(names[0].keys() | names[1].keys())
-        first, second = (side.get(label) for side in names)
-        raise data_error(
-            f"`{path}` was trained on other classes ({len(trained)}) than the data has ({len(given)})",
-            f"label {label} is {first!r} in the checkpoint, {second!r} in the data",
-            "use the annotation file it was trained on, or one with the same categories in the same order",
-            "or begin with all but its class-dependent layers: "
-            f"bcnet weights import {shlex.quote(str(path))} -o init.pt --drop-classes, then --init-from init.pt",
-        )
+
+def _check_categories(categories: list[Record], trained: list[Record], path: Path) -> None:
+    """Require weights to be trained on the categories of the data, in their order."""
+    difference = category_difference(trained, categories, by_label=True)
+    if difference is None:
+        return
+    names = [dict(side) for side in difference]
+    label = min(names[0].keys() | names[1].keys())
+    first, second = (side.get(label) for side in names)
+    raise data_error(
+        f"`{path}` was trained on other classes ({len(trained)}) than the data has ({len(categories)})",
+        f"label {label} is {first!r} in the checkpoint, {second!r} in the data",
+        "use the annotation file it was trained on, or one with the same categories in the same order",
+        "or begin with all but its class-dependent layers: "
+        f"bcnet weights import {shlex.quote(str(path))} -o init.pt --drop-classes, then --init-from init.pt",
+    )

@@ -22,7 +22,7 @@ from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from tests.conftest import Bcnet
-from tests.weights.test_pretrained import detectron2_rcnn, release, torchvision_backbone
+from tests.weights.test_families import detectron2_rcnn, release, torchvision_backbone
 
 
 def run(*arguments: str | Path, command: str = "import") -> Any:

@@ -25,7 +25,7 @@ from bcnet_core.evaluation.coco import evaluate, ground_truth
 from bcnet_core.evaluation.results import read_results
 from bcnet_core.files.json_files import write_json
 from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, recipe_of, save_checkpoint
-from bcnet_core.weights.files import named_tensors, read_content
+from bcnet_core.weights.files import named_tensors, read_weight_file
 from tests.fuzz.conftest import as_bytes, bounded, broken, mutated
 
 BOX = [2, 2, 20, 20]
@@ -181,7 +181,7 @@ def use_checkpoint(file: Path) -> None:
         read_or_refused(lambda: recipe_of(checkpoint, file), file)
         save_checkpoint(file.with_name("again.pt"), checkpoint)
         assert read_checkpoint(file.with_name("again.pt")).step == checkpoint.step
-    read_or_refused(lambda: named_tensors(read_content(file), file), file)
+    read_or_refused(lambda: named_tensors(read_weight_file(file), file), file)
 
 
 def saved(content: Any) -> bytes:
@@ -226,12 +226,12 @@ def test_a_checkpoint_with_another_program(file: Path, content: bytes) -> None:
     file.write_bytes(packed_again(saved(checkpoint_content()), program=content))
     use_checkpoint(file)
     file.write_bytes(content)
-    read_or_refused(lambda: named_tensors(read_content(file), file), file)
+    read_or_refused(lambda: named_tensors(read_weight_file(file), file), file)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
 def test_readers_wait_for_nobody(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.yaml")
-    for read in (read_coco, load_recipe, read_content):
+    for read in (read_coco, load_recipe, read_weight_file):
         _, error = attempt(partial(read, tmp_path / "x.yaml"))
         assert error is not None and "is a pipe or a device" in error.message

@@ -161,15 +161,6 @@ def small() -> bytes:
     return saved({"model": {"w": torch.zeros(4)}})
 
 
-def program(content: bytes) -> Make:
-    """A zip of torch whose pickle is this one."""
-    return weights("x.pt", lambda: packed_again(small(), program=content))
-
-
-DOUBLING = b"\x80\x02)q\x00" + b"".join(b"0h%ch%c\x86q%c" % (n, n, n + 1) for n in range(60)) + b"0}h\x3cK\x01s."
-"""A tuple of two tuples of two tuples ... as a key: 2 ** 60 numbers to hash, in 500 bytes."""
-
-
 STRIDED = b"\x80\x03cnumpy\nndarray\n" + pickle.dumps(((10**8, 5), "S1", b"x" * 8, 0, (0, 0)), 3)[2:-1] + b"R."
 """An array that shows one byte 500,000,000 times, in 100 bytes."""
 
@@ -310,24 +301,14 @@ ROWS = (
     Row("zip that leads out of the folder", WEIGHTS, weights("x.pt", lambda: packed_again(
         small(), more={"../../slipped": b"x", "/tmp/slipped": b"x"})), 3, "is not a"),
     Row("zip that unpacks to 1,000 times its size", WEIGHTS, weights("x.pt", lambda: packed_again(
-        saved({"w": torch.zeros(2**24)}), how=zipfile.ZIP_DEFLATED)), 3, "its parts are packed"),
-    Row("zip with two parts of one name", WEIGHTS, weights("x.pt", lambda: doubled(small())), 3, "the same name"),
-    Row("a tensor of 24 GB in 2 kB", WEIGHTS, weights("x.pt", lambda: saved(
-        {"model": {"w": torch.zeros(1).double().expand(3 * 10**9)}})), 3, "its tensors would take 24.0 GB"),
-    Row("a pickle that asks for 2 GB", WEIGHTS, program(
-        b"\x80\x02cbuiltins\nbytearray\n(J\xff\xff\xff\x7ftR."), 3, "would call `builtins.bytearray`"),
-    Row("a pickle with room for 2**31 values", IMPORT, data("x.pkl", b"\x80\x02Nr\xff\xff\xff\x7f."), 3, "more room"),
-    Row("a value that doubles 60 times", WEIGHTS, program(DOUBLING), 3, "a value that is endless"),
-    Row("a plain pickle that doubles 60 times", IMPORT, data("x.pkl", DOUBLING), 3, "a value that is endless"),
-    Row("a pickle, 500,000 lists deep", IMPORT, program(
-        b"\x80\x02" + b"]" * 500_000 + b"a" * 499_999 + b"."), 3, "takes more than 500,000 steps"),
+        saved({"w": torch.zeros(2**24)}), how=zipfile.ZIP_DEFLATED)), 3, "its parts unpack to more"),
     Row("weights by a pipe", ("weights import",), pipe("x.pt"), 3, "holds no checkpoint"),
-    Row("checkpoint: a step of 10**30", WEIGHTS, lambda folder: changed(folder, step=10**30), 3, "its step is 1000"),
+    Row("checkpoint: a step of 10**30", WEIGHTS, lambda folder: changed(folder, step=10**30), 3, "step: Input"),
     Row("checkpoint: escape codes for a field", WEIGHTS, lambda folder: changed(folder, **{OBEYED: 1}), 3, NOT_OURS),
     Row("checkpoint: numbers for names", WEIGHTS, lambda folder: changed(
-        folder, model={1: torch.zeros(1)}), 3, "its model holds other things"),
+        folder, model={1: torch.zeros(1)}), 3, "model.1"),
     Row("checkpoint: an id as text", WEIGHTS, lambda folder: changed(
-        folder, categories=[{"id": "3", "name": "cat"}]), 3, "its categories have no ids"),
+        folder, categories=[{"id": "3", "name": "cat"}]), 3, "a category needs an integer id"),
     Row("checkpoint: a model of 10**9 channels", WEIGHTS, lambda folder: changed(
         folder, recipe={"model": {"channels": 10**9}}), 3, "less than or equal to 8192"),
     Row("checkpoint: a model larger than its weights", ("viz",), lambda folder: changed(
@@ -365,18 +346,6 @@ def base(folder: Path, content: str) -> Path:
     """A harmless recipe, based on another."""
     data("other.yaml", content)(folder)
     return data("x.yaml", "base: other.yaml\n")(folder)
-
-
-def doubled(content: bytes) -> bytes:
-    """A zip whose pickle is there twice, for readers that do not agree on which one counts."""
-    buffer = io.BytesIO(content)
-    name = "archive/data.pkl"
-    with zipfile.ZipFile(buffer, "a") as archive:
-        name = next(one for one in archive.namelist() if one.endswith("/data.pkl"))
-        info = zipfile.ZipInfo(name)
-        archive.NameToInfo.clear()
-        archive.writestr(info, b"\x80\x02}.")
-    return buffer.getvalue()
 
 
 def changed(folder: Path, **changes: Any) -> Path:

@@ -9,7 +9,7 @@ import torch
 
 from bcnet_core.model.head import BilayerMaskHead
 from bcnet_core.model.losses import bilayer_losses
-from bcnet_core.weights.official import mask_head_name
+from bcnet_core.weights.from_detectron2 import mask_head_name
 from tests.parity.rule import input_for, weights_for
 
 PARITY = Path(__file__).parent.parent / "parity"

@@ -21,9 +21,9 @@ from bcnet_core.model.pooler import pool_rois
 from bcnet_core.model.rois import RoIs
 from bcnet_core.model.targets import target_maps
 from bcnet_core.weights.checkpoint import save_checkpoint
+from bcnet_core.weights.from_release import fcos_name
 from bcnet_core.weights.importing import import_weights
 from bcnet_core.weights.loading import load_detector
-from bcnet_core.weights.official import fcos_name
 from tests.model.test_parity import OFFICIAL, PARITY
 from tests.parity.rule import checksum, image_for, input_for, weights_for
 

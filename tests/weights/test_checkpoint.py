@@ -87,10 +87,10 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "other.pt")
     assert f"bcnet weights import {tmp_path / 'other.pt'} -o bcnet.pt" in caught.value.hints[1]
     for field, value, told in (
-        ("extra", 1, "it holds extra"), ("step", "1", "its step is of type str"),
-        ("recipe", 3, "its recipe is of type int"),
-        ("categories", [{"id": 1}], "its categories have no ids and names"),
-        ("model", {"a": 3}, "its model holds other things than tensors"),
+        ("extra", 1, "extra: Unexpected keyword argument"), ("step", "1", "step: Input should be a valid integer"),
+        ("recipe", 3, "recipe: Input should be a valid dictionary"),
+        ("categories", [{"id": 1}], "a category needs an integer id and a name"),
+        ("model", {"a": 3}, "model.a: Input should be an instance of Tensor"),
     ):  # fmt: skip
         content = torch.load(whole, weights_only=True) | {field: value}
         torch.save(content, tmp_path / "other.pt")
@@ -136,5 +136,5 @@ def test_weights_that_do_not_fit_name_both_sides(tmp_path: Path) -> None:
         (CATEGORIES[::-1], "label 0 is 'box' in the checkpoint, 'disc' in the data"),
     ):
         with pytest.raises(BCNetError, match="was trained on other classes") as caught:
-            load_weights(detector, replace(checkpoint(), categories=categories), tmp_path / "x.pt")
+            load_weights(detector, RECIPE, replace(checkpoint(), categories=categories), tmp_path / "x.pt")
         assert caught.value.hints[0] == first

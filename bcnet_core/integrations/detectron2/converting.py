@@ -88,7 +88,7 @@ def convert_detector(
         raise usage_error(f"`{stored.path}` is a checkpoint of the {to} backend already", f"to the other: --to {other}")
     checkpoint = to_torchvision(stored)
     detector = build_detector(stored.recipe, checkpoint.categories)
-    load_weights(detector, checkpoint, stored.path)
+    load_weights(detector, stored.recipe, checkpoint, stored.path)
     image = np.random.default_rng(0).integers(0, 256, (*NOISE, 3), np.uint8) if picture is None else picture
     difference = compare(detector.eval(), detector_of(stored, device="cpu"), image)
     if to == "torchvision":

@@ -21,7 +21,7 @@ from bcnet_core.model.head import BilayerMaskHead
 from bcnet_core.model.losses import bilayer_losses
 from bcnet_core.model.mask_branch import predict_maps
 from bcnet_core.model.targets import target_maps
-from bcnet_core.weights.official import mask_head_name
+from bcnet_core.weights.from_detectron2 import mask_head_name
 
 
 def map_field(spec: MapSpec) -> str:

@@ -26,14 +26,13 @@ from bcnet_core.weights.checkpoint import (
     DETECTRON2_KEY,
     Checkpoint,
     find_checkpoint,
-    read_checkpoint,
+    is_checkpoint,
+    parse_checkpoint,
     recipe_of,
 )
-from bcnet_core.weights.files import named_tensors, read_content
-from bcnet_core.weights.importing import num_classes
-from bcnet_core.weights.loading import model_shapes, refuse_misfit
-from bcnet_core.weights.official import bilayer_fcos_name, detectron2_name
-from bcnet_core.weights.pretrained import background_first, background_last
+from bcnet_core.weights.files import named_tensors, read_weight_file
+from bcnet_core.weights.from_detectron2 import background_first, background_last, bilayer_fcos_name, detectron2_name
+from bcnet_core.weights.loading import check_shapes, model_shapes, shapes_of
 
 
 @dataclass
@@ -122,7 +121,7 @@ class Stored:
         cfg = self.config
         cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = device, ""
         model: nn.Module = build_model(cfg)
-        refuse_misfit({name: tuple(t.shape) for name, t in model.state_dict().items()}, self.tensors, self.path)
+        check_shapes(shapes_of(model), self.tensors, self.path)
         model.load_state_dict(self.tensors)
         return model.eval()
 
@@ -151,9 +150,9 @@ def read_stored(path: Path, *, config: Path | None = None, categories: Sequence[
         BCNetError: if the file cannot be read, or does not say what it is of and nobody else does.
     """
     file = find_stored(path)
-    content = read_content(file)
-    if isinstance(content, dict) and {"format", "recipe", "categories"} <= content.keys():
-        return _of_ours(read_checkpoint(file).for_use(), file)
+    content = read_weight_file(file)
+    if is_checkpoint(content):
+        return _of_ours(parse_checkpoint(content, file).for_inference(), file)
     tensors = named_tensors(content, file)
     steps = int(content.get("iteration", -1)) + 1 if isinstance(content, dict) else 0
     if isinstance(content, dict) and isinstance(content.get(DETECTRON2_KEY), dict):
@@ -218,8 +217,8 @@ def to_torchvision(stored: Stored) -> Checkpoint:
     named = {name: name_of(name) for name in stored.tensors}
     tensors = {ours: background_first(ours, stored.tensors[name]) for name, ours in named.items() if ours is not None}
     left_over = {name: stored.tensors[name] for name, ours in named.items() if ours is None}
-    shapes = model_shapes(recipe, classes=num_classes(tensors) or 1)
-    refuse_misfit(shapes, tensors | left_over, stored.path)
+    shapes = model_shapes(recipe, classes=len(stored.origin.categories))
+    check_shapes(shapes, tensors | left_over, stored.path)
     return Checkpoint(stored.steps, recipe.model_dump(mode="json"), stored.origin.categories, tensors, optimizer={})
 
 

@@ -170,8 +170,9 @@ def _load(trainer: BilayerTrainer, job: Detectron2Job) -> None:
         trainer.resume_or_load(resume=True)
     elif path is not None and (path.is_dir() or path.suffix == ".pt") and not (path / DETECTRON2_FILE).is_file():
         file = find_checkpoint(path)
-        detector = build_detector(job.recipe or recipe_of(trainer.cfg), job.origin.categories)
-        load_weights(detector, read_checkpoint(file).for_use(), file)  # which refuses what is not of this model
+        recipe = job.recipe or recipe_of(trainer.cfg)
+        detector = build_detector(recipe, job.origin.categories)
+        load_weights(detector, recipe, read_checkpoint(file).for_inference(), file)
         model = trainer.checkpointer.model
         model.load_state_dict(detectron2_tensors(detector.state_dict(), model))
     else:

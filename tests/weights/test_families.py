@@ -12,7 +12,8 @@ from torchvision.models import resnet18, resnet34, resnet50, resnet101, resnext1
 from torchvision.ops import FrozenBatchNorm2d
 
 from bcnet_core import BCNetError
-from bcnet_core.weights.pretrained import Converted, backbone_of, convert, count_parts
+from bcnet_core.weights.foreign import Converted
+from bcnet_core.weights.importing import count_parts, recognize
 
 PARITY = Path(__file__).parent.parent / "parity"
 FILE = Path("weights.pth")
@@ -84,20 +85,18 @@ def caffe2(spelling: dict[str, str], make: Callable[[], torch.nn.Module] = resne
 
 def assert_accounted_for(converted: Converted, given: dict[str, Tensor]) -> None:
     """Every tensor of the file is in one place, or dropped for a reason."""
-    used = [name for theirs in converted.theirs.values() for name in theirs.split(", ")]
-    scales = [name for name in given if name.startswith("head.scales.")]
-    placed = {name for name in used if name != "..."} | set(scales)
+    placed = {name for sources in converted.sources.values() for name in sources}
     assert placed.isdisjoint(converted.dropped)
     assert placed | converted.dropped.keys() == given.keys()
-    assert converted.theirs.keys() <= converted.tensors.keys()
+    assert converted.sources.keys() <= converted.tensors.keys()
 
 
 @pytest.mark.parametrize(("depth", "backbone"), [(50, "r50"), (101, "r101")])
 def test_the_release_is_placed_to_the_last_tensor(depth: int, backbone: str) -> None:
     given = release(depth)
-    converted = convert(given, FILE)
+    converted = recognize(given, FILE)
     assert (converted.detector, converted.backbone, converted.style) == ("fcos", backbone, "caffe")
-    assert converted.whole and not converted.dropped
+    assert converted.complete and not converted.dropped
     assert len(converted.tensors) == len(given) - 4  # five scales become one tensor
     assert_accounted_for(converted, given)
     for ours, theirs in {
@@ -123,9 +122,9 @@ def test_the_release_is_placed_to_the_last_tensor(depth: int, backbone: str) -> 
     assert converted.tensors["heads.boxes.scales"].tolist() == levels
 
 
-def test_what_the_release_does_not_have_stands_out() -> None:
-    given = release() | {"mask_head.extra_fcn1.weight": torch.zeros(2), "proposal_generator.x": torch.zeros(1)}
-    assert convert(given, FILE).dropped.keys() == {"mask_head.extra_fcn1.weight", "proposal_generator.x"}
+def test_unknown_tensors_of_the_release_are_left_over() -> None:
+    unknown = {"mask_head.extra_fcn1.weight": torch.zeros(2), "proposal_generator.x": torch.zeros(1)}
+    assert unknown.keys() <= recognize(release() | unknown, FILE).tensors.keys()
 
 
 MSRA = {"weight": "s", "bias": "b"}
@@ -140,7 +139,7 @@ BACKBONES = {"r50": resnet50, "r101": resnet101, "x101": resnext101_32x8d}
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_caffe2_backbone_is_placed_whole(backbone: str, spelling: dict[str, str]) -> None:
     given = caffe2(spelling, BACKBONES[backbone])
-    converted = convert(given, FILE)
+    converted = recognize(given, FILE)
     assert (converted.detector, converted.backbone, converted.style) == (None, backbone, "caffe")
     state = {f"backbone.body.{name}": tensor for name, tensor in torchvision_backbone(BACKBONES[backbone]).items()}
     expected = {name: t for name, t in state.items() if not re.search(r"\.fc\.|num_batches", name)}
@@ -156,7 +155,7 @@ def test_a_caffe2_backbone_is_placed_whole(backbone: str, spelling: dict[str, st
 
 def test_a_norm_without_statistics_stays_the_affine_map_it_is() -> None:
     given = caffe2(MSRA) | {"res_conv1_bn_s": torch.rand(64) + 0.5, "res_conv1_bn_b": torch.randn(64)}
-    tensors = convert(given, FILE).tensors
+    tensors = recognize(given, FILE).tensors
     norm = FrozenBatchNorm2d(64)
     norm.load_state_dict({part: tensors[f"backbone.body.bn1.{part}"] for part in norm.state_dict()})
     x = torch.randn(2, 64, 5, 5)
@@ -165,27 +164,27 @@ def test_a_norm_without_statistics_stays_the_affine_map_it_is() -> None:
 
 
 def test_what_else_a_caffe2_pickle_holds_is_named() -> None:
-    converted = convert(caffe2(ZOO) | {"pred_w": torch.zeros(3), "conv1_w_momentum": torch.zeros(3)}, FILE)
+    converted = recognize(caffe2(ZOO) | {"pred_w": torch.zeros(3), "conv1_w_momentum": torch.zeros(3)}, FILE)
     assert converted.dropped["pred_w"] == "the ImageNet classifier"
-    assert converted.dropped["conv1_w_momentum"] == "the state of an optimiser"
+    assert converted.dropped["conv1_w_momentum"] == "the state of an optimizer"
 
 
 def test_a_second_spelling_of_the_same_tensor_is_not_lost() -> None:
-    converted = convert(caffe2(ZOO) | {"res_conv1_bn_s": torch.zeros(64)}, FILE)
+    converted = recognize(caffe2(ZOO) | {"res_conv1_bn_s": torch.zeros(64)}, FILE)
     assert converted.dropped["res_conv1_bn_s"] == "`res_conv1_bn_gamma` has the same place"
 
 
 def test_a_mask_rcnn_is_placed_but_for_its_classwise_masks() -> None:
     given = detectron2_rcnn()
-    converted = convert(given, FILE)
+    converted = recognize(given, FILE)
     assert (converted.detector, converted.backbone, converted.style) == ("faster_rcnn", "r50", "caffe")
-    assert not converted.whole
+    assert not converted.complete
     assert_accounted_for(converted, given)
     assert converted.dropped.keys() == {
         "roi_heads.mask_head.predictor.weight", "roi_heads.mask_head.predictor.bias", "pixel_mean",
         "proposal_generator.anchor_generator.cell_anchors.0",
     }  # fmt: skip
-    assert "of no class" in converted.dropped["roi_heads.mask_head.predictor.bias"]
+    assert "class-agnostic" in converted.dropped["roi_heads.mask_head.predictor.bias"]
     for ours, theirs in {
         "backbone.fpn.inner_blocks.0.0.weight": "backbone.fpn_lateral2.weight",
         "backbone.fpn.layer_blocks.3.0.bias": "backbone.fpn_output5.bias",
@@ -201,7 +200,7 @@ def test_a_mask_rcnn_is_placed_but_for_its_classwise_masks() -> None:
 
 
 def test_masks_of_no_class_are_taken() -> None:
-    converted = convert(detectron2_rcnn(masks=1), FILE)
+    converted = recognize(detectron2_rcnn(masks=1), FILE)
     assert converted.tensors["heads.roi_heads.masks.head.occludee_mask.logits.weight"].shape == (1, 256, 1, 1)
     assert not any("mask_head" in name for name in converted.dropped)
 
@@ -211,7 +210,7 @@ def test_the_background_moves_to_label_0() -> None:
     given[f"{prefix}cls_score.weight"] = torch.tensor([1.0, 2.0, 0.0]).view(3, 1).repeat(1, 1024)
     given[f"{prefix}cls_score.bias"] = torch.tensor([1.0, 2.0, 0.0])
     given[f"{prefix}bbox_pred.bias"] = torch.arange(1.0, 9.0)
-    tensors = convert(given, FILE).tensors
+    tensors = recognize(given, FILE).tensors
     ours = f"heads.{prefix}"
     assert tensors[f"{ours}cls_score.weight"][:, 7].tolist() == tensors[f"{ours}cls_score.bias"].tolist() == [0, 1, 2]
     assert tensors[f"{ours}bbox_pred.bias"].tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]
@@ -222,14 +221,14 @@ def test_one_box_for_all_classes_has_no_place() -> None:
     given = detectron2_rcnn()
     for part, shape in (("weight", (4, 1024)), ("bias", (4,))):
         given[f"roi_heads.box_predictor.bbox_pred.{part}"] = torch.zeros(shape)
-    converted = convert(given, FILE)
+    converted = recognize(given, FILE)
     assert "one box for all classes" in converted.dropped["roi_heads.box_predictor.bbox_pred.weight"]
     assert "heads.roi_heads.box_predictor.cls_score.weight" in converted.tensors
 
 
 def test_of_another_detector_the_body_is_taken() -> None:
     given = {name: tensor for name, tensor in release().items() if name.startswith("backbone.")}
-    converted = convert(given | {"head.cls_subnet.0.weight": torch.zeros(2)}, FILE)
+    converted = recognize(given | {"head.cls_subnet.0.weight": torch.zeros(2)}, FILE)
     assert converted.detector is None and converted.backbone == "r50"
     assert all(name.startswith("backbone.body.") for name in converted.tensors)
     assert {"head.cls_subnet.0.weight", "backbone.fpn_lateral3.weight"} <= converted.dropped.keys()
@@ -238,7 +237,7 @@ def test_of_another_detector_the_body_is_taken() -> None:
 @pytest.mark.parametrize("backbone", ["r18", *BACKBONES])
 def test_a_torchvision_backbone_is_placed_whole(backbone: str) -> None:
     given = torchvision_backbone({"r18": resnet18, **BACKBONES}[backbone])
-    converted = convert(given, FILE)
+    converted = recognize(given, FILE)
     assert (converted.detector, converted.backbone, converted.style) == (None, backbone, "torchvision")
     assert {f"backbone.body.{name}" for name in given if not name.startswith("fc.")} == (
         converted.tensors.keys() | {f"backbone.body.{name}" for name in given if name.endswith("tracked")}
@@ -249,15 +248,14 @@ def test_a_torchvision_backbone_is_placed_whole(backbone: str) -> None:
 
 def test_what_is_not_known_is_told() -> None:
     with pytest.raises(BCNetError, match=r"no checkpoint that bcnet knows: it holds 2 tensors, named `a`, `b`$"):
-        convert({"a": torch.zeros(1), "b": torch.zeros(1)}, FILE)
+        recognize({"a": torch.zeros(1), "b": torch.zeros(1)}, FILE)
     for make, told in ((resnet34, r"\(3, 4, 6, 3\) blocks"), (wide_resnet50_2, r"width \(128, 128\)")):
         with pytest.raises(BCNetError, match=f"its backbone is none that bcnet has: .*{told}"):
-            convert(torchvision_backbone(make), FILE)
+            recognize(torchvision_backbone(make), FILE)
     with pytest.raises(BCNetError, match="but holds no backbone"):
-        convert({"mask_head.predictor.weight": torch.zeros(1), "layer1": torch.zeros(1)}, FILE)
+        recognize({"mask_head.predictor.weight": torch.zeros(1), "layer1": torch.zeros(1)}, FILE)
 
 
 def test_parts_are_counted_as_people_name_them() -> None:
     names = ["heads.roi_heads.masks.head.x", "backbone.body.a", "backbone.body.b", "heads.boxes.scales"]
     assert count_parts(names) == {"backbone.body": 2, "heads.boxes": 1, "heads.roi_heads.masks": 1}
-    assert backbone_of({}) is None

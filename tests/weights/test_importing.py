@@ -24,10 +24,9 @@ from bcnet_core.engine.run_dir import open_run
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-from bcnet_core.weights.importing import fit, import_weights
+from bcnet_core.weights.importing import fit, import_weights, recognize
 from bcnet_core.weights.loading import load_weights, model_shapes
-from bcnet_core.weights.pretrained import convert
-from tests.weights.test_pretrained import MSRA, ZOO, caffe2, constant, detectron2_rcnn, release, torchvision_backbone
+from tests.weights.test_families import MSRA, ZOO, caffe2, constant, detectron2_rcnn, release, torchvision_backbone
 
 SHAPES = [{"id": 1, "name": "disc"}, {"id": 2, "name": "box"}, {"id": 3, "name": "star"}]
 SMALL: dict[str, Any] = {"channels": 32, "tower_convs": 1, "score_threshold": 0}
@@ -188,7 +187,7 @@ def test_other_classes_have_to_be_named(tmp_path: Path) -> None:
         import_weights(path, categories=tmp_path / "cats.json", drop_classes=True)
 
 
-def test_without_the_class_layers_an_initialisation_is_left(tmp_path: Path) -> None:
+def test_without_the_class_layers_an_initialization_is_left(tmp_path: Path) -> None:
     checkpoint, report = import_weights(saved(tmp_path / "x.pth", release_of(7)), drop_classes=True)
     assert not report.whole and report.classes is None and checkpoint.categories == []
     assert report.fresh == {"heads.boxes": 2} and checkpoint.part_of == 370 == len(checkpoint.model) + 2
@@ -197,11 +196,11 @@ def test_without_the_class_layers_an_initialisation_is_left(tmp_path: Path) -> N
     }
 
 
-# --- initialisations
+# --- initializations
 
 
 @pytest.mark.parametrize("spelling", [MSRA, ZOO], ids=["s b", "gamma beta"])
-def test_a_pickle_of_msra_becomes_an_initialisation(tmp_path: Path, spelling: dict[str, str]) -> None:
+def test_a_pickle_of_msra_becomes_an_initialization(tmp_path: Path, spelling: dict[str, str]) -> None:
     checkpoint, report = import_weights(pickled(tmp_path / "R-50.pkl", caffe2(spelling)))
     assert (report.detector, report.backbone, report.style, report.classes) == (None, "r50", "caffe", None)
     assert report.placed == {"backbone.body": 265}
@@ -212,7 +211,7 @@ def test_a_pickle_of_msra_becomes_an_initialisation(tmp_path: Path, spelling: di
 
 
 @pytest.mark.parametrize("make", [resnet18, resnet50, resnext101_32x8d])
-def test_a_torchvision_backbone_becomes_an_initialisation(tmp_path: Path, make: Callable[[], nn.Module]) -> None:
+def test_a_torchvision_backbone_becomes_an_initialization(tmp_path: Path, make: Callable[[], nn.Module]) -> None:
     checkpoint, report = import_weights(saved(tmp_path / "x.pth", torchvision_backbone(make)))
     assert report.style == "torchvision" and report.placed.keys() == {"backbone.body"}
     assert Recipe.model_validate(checkpoint.recipe).model.backbone == report.backbone
@@ -226,7 +225,7 @@ def test_a_body_has_to_be_whole(tmp_path: Path) -> None:
     assert "backbone.body.layer4.1.conv2.weight" in caught.value.hints[1]
 
 
-def test_a_mask_rcnn_becomes_an_initialisation_of_faster_rcnn(tmp_path: Path) -> None:
+def test_a_mask_rcnn_becomes_an_initialization_of_faster_rcnn(tmp_path: Path) -> None:
     path = saved(tmp_path / "x.pth", {"model": detectron2_rcnn()})
     checkpoint, report = import_weights(path)
     assert (report.detector, report.backbone, report.classes) == ("faster_rcnn", "r50", 80)
@@ -243,16 +242,18 @@ def mask_head_names() -> list[str]:
 
 
 def test_around_the_body_other_shapes_are_dropped_and_named() -> None:
-    converted = convert(detectron2_rcnn() | {"roi_heads.box_head.fc1.bias": torch.zeros(512)}, Path("x.pth"))
+    converted = recognize(detectron2_rcnn() | {"roi_heads.box_head.fc1.bias": torch.zeros(512)}, Path("x.pth"))
     fit(converted, model_shapes(Recipe(model=ModelConfig(detector="faster_rcnn")), classes=80), Path("x.pth"))
-    assert converted.dropped["roi_heads.box_head.fc1.bias"] == "its shape is (512,), bcnet's is (1024,)"
+    reason = "the shape of `heads.roi_heads.box_head.fc6.bias` is (512,), bcnet's is (1024,)"
+    assert converted.dropped["roi_heads.box_head.fc1.bias"] == reason
+    assert converted.dropped["roi_heads.box_head.fc1.weight"] == reason, "half a layer would compute something else"
 
 
-def test_an_initialisation_is_no_detector(tmp_path: Path) -> None:
+def test_an_initialization_is_no_detector(tmp_path: Path) -> None:
     checkpoint, _ = import_weights(saved(tmp_path / "x.pth", torchvision_backbone(resnet18)))
     save_checkpoint(tmp_path / "init.pt", checkpoint)
     for use in (open_run, bcnet_core.load_detector):
-        with pytest.raises(BCNetError, match=r"is an initialisation.* only holds \d+ of the \d+ tensors") as caught:
+        with pytest.raises(BCNetError, match=r"is an initialization.* only holds \d+ of the \d+ tensors") as caught:
             use(tmp_path / "init.pt")
         assert f"--init-from {tmp_path / 'init.pt'}" in caught.value.hints[0]
 
@@ -260,28 +261,30 @@ def test_an_initialisation_is_no_detector(tmp_path: Path) -> None:
 @pytest.mark.parametrize("detector", ["fcos", "faster_rcnn"])
 def test_a_bare_backbone_fits_both_detectors(tmp_path: Path, detector: Any) -> None:
     checkpoint, _ = import_weights(saved(tmp_path / "x.pth", torchvision_backbone(resnet18)))
-    model = detector_of(ModelConfig(detector=detector, backbone="r18", backbone_style="torchvision", **SMALL))
+    settings = ModelConfig(detector=detector, backbone="r18", backbone_style="torchvision", **SMALL)
+    model = detector_of(settings)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    fresh = load_weights(model, checkpoint, tmp_path / "init.pt")
+    recipe = Recipe(model=settings)
+    fresh = load_weights(model, recipe, checkpoint, tmp_path / "init.pt")
     for name, tensor in model.state_dict().items():
         expected = before[name] if name in fresh else checkpoint.model[name]
         assert torch.equal(tensor, expected), name
     assert fresh and not any(name.startswith("backbone.body.") for name in fresh)
 
 
-def test_an_initialisation_that_does_not_fit_names_both_sides(tmp_path: Path) -> None:
+def test_an_initialization_that_does_not_fit_names_both_sides(tmp_path: Path) -> None:
     checkpoint, _ = import_weights(saved(tmp_path / "x.pth", torchvision_backbone(resnet18)))
     for model, told in (
         (ModelConfig(backbone="tiny", **SMALL), "holds weights of fcos r18 torchvision, this model is fcos tiny"),
         (ModelConfig(backbone="r18", **SMALL), "fcos r18 torchvision, this model is fcos r18 caffe"),
     ):
         with pytest.raises(BCNetError, match=told) as caught:
-            load_weights(detector_of(model), checkpoint, tmp_path / "init.pt")
+            load_weights(detector_of(model), Recipe(model=model), checkpoint, tmp_path / "init.pt")
         assert "model.backbone=r18 model.backbone_style=torchvision" in caught.value.hints[0]
     wide = replace(checkpoint, model=checkpoint.model | {"backbone.body.conv1.weight": torch.zeros(64, 4, 7, 7)})
-    fitting = detector_of(ModelConfig(backbone="r18", backbone_style="torchvision", **SMALL))
+    fitting = ModelConfig(backbone="r18", backbone_style="torchvision", **SMALL)
     with pytest.raises(BCNetError, match=r"1 of \d+ tensors differ, the first is `backbone\.body\.conv1") as caught:
-        load_weights(fitting, wide, tmp_path / "init.pt")
+        load_weights(detector_of(fitting), Recipe(model=fitting), wide, tmp_path / "init.pt")
     assert caught.value.hints[0] == "its shape is (64, 4, 7, 7) in the file, (64, 3, 7, 7) in the model"
 
 
@@ -306,19 +309,20 @@ def test_our_own_checkpoint_begins_a_training_on_other_classes(tmp_path: Path, d
     save_checkpoint(tmp_path / "x.pt", before)
     model = ModelConfig(detector=detector, backbone="tiny", **SMALL)
     with pytest.raises(BCNetError, match=r"other classes \(2\) than the data has \(3\)") as caught:
-        load_weights(detector_of(model), before, tmp_path / "x.pt")
+        load_weights(detector_of(model), Recipe(model=model), before, tmp_path / "x.pt")
     assert f"bcnet weights import {tmp_path / 'x.pt'} -o init.pt --drop-classes" in caught.value.hints[-1]
     checkpoint, report = import_weights(tmp_path / "x.pt", drop_classes=True)
     assert report.detector == detector and sum(report.fresh.values()) == layers
     trained = detector_of(model)
-    assert len(load_weights(trained, checkpoint, tmp_path / "init.pt")) == layers
+    assert len(load_weights(trained, Recipe(model=model), checkpoint, tmp_path / "init.pt")) == layers
     other: Any = "fcos" if detector == "faster_rcnn" else "faster_rcnn"
     told = f"holds weights of {detector} tiny, this model is {other} tiny"
+    changed = model.model_copy(update={"detector": other})
     with pytest.raises(BCNetError, match=told):
-        load_weights(detector_of(model.model_copy(update={"detector": other})), checkpoint, tmp_path / "init.pt")
+        load_weights(detector_of(changed), Recipe(model=changed), checkpoint, tmp_path / "init.pt")
 
 
-def test_a_training_begins_with_an_initialisation(tmp_path: Path, scenes: Path) -> None:
+def test_a_training_begins_with_an_initialization(tmp_path: Path, scenes: Path) -> None:
     before = own_checkpoint(SHAPES[:1])
     save_checkpoint(tmp_path / "x.pt", before)
     checkpoint, _ = import_weights(tmp_path / "x.pt", drop_classes=True)
