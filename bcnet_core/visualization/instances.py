@@ -40,8 +40,14 @@ class Truth:
         rles = [segmentation_rle(annotation, record) for annotation in annotations]
         regions = occluder_regions(annotations, rles, record)
         return tuple(
-            Instance(self.names[one["category_id"]], _corners(one["bbox"]), *masks, crowd=bool(one.get("iscrowd", 0)))
-            for one, *masks in zip(annotations, rles, regions, strict=True)
+            Instance(
+                category=self.names[one["category_id"]],
+                box=_corners(one["bbox"]),
+                occludee=rle,
+                occluder=region,
+                crowd=bool(one.get("iscrowd", 0)),
+            )
+            for one, rle, region in zip(annotations, rles, regions, strict=True)
         )
 
 
@@ -136,7 +142,7 @@ def _pictures(
             yield Picture(name, pixels, *match_truth(instances, truth.instances(record)), note=note)
 
 
-def detect(detector: Predictor, image: Image, *, score: float) -> tuple[list[Instance], int]:
+def detect(detector: Predictor, image: Image, *, score: float) -> tuple[tuple[Instance, ...], int]:
     """Detect instances in an image.
 
     Args:
@@ -153,7 +159,7 @@ def detect(detector: Predictor, image: Image, *, score: float) -> tuple[list[Ins
     occludees, occluders = (
         [None] * shown if maps is None else paste_rles(maps[:shown], boxes, *size) for maps in layers
     )
-    instances = [
+    instances = tuple(
         Instance(
             category=str(detector.categories[int(found.labels[index])]["name"]),
             box=(x0, y0, x1, y1),
@@ -163,7 +169,7 @@ def detect(detector: Predictor, image: Image, *, score: float) -> tuple[list[Ins
             maps={name: values[index].float().numpy() for name, values in found.maps.items()},
         )
         for index, (x0, y0, x1, y1) in enumerate(boxes.tolist())
-    ]
+    )
     return instances, confident
 
 

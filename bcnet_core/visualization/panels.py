@@ -12,7 +12,7 @@ import numpy as np
 
 from bcnet_core import masks
 from bcnet_core.config.choices import LayerChoice
-from bcnet_core.maps import MAPS, LayerName
+from bcnet_core.maps import LayerName, map_specs
 from bcnet_core.masks import RLE
 from bcnet_core.visualization import draw
 from bcnet_core.visualization.drawing import (
@@ -227,16 +227,16 @@ def roi_card(picture: Picture, index: int, *, layer: LayerChoice = "both") -> Ca
         for rle, color in ((instance.occluder, OCCLUDER), (instance.occludee, OCCLUDEE))
         if (patch := patch_of_mask(draw.resize_mask(_window(rle, box), size))) is not None
     )
-    maps, true = instance.maps or maps_of_masks(instance, instance.box), Maps()
+    maps, true = instance.maps or maps_of_masks(instance.occludee, instance.occluder, instance.box), Maps()
     if instance.truth is not None:
-        true = maps_of_masks(instance.truth, instance.box)
+        true = maps_of_masks(instance.truth.occludee, instance.truth.occluder, instance.box)
     rows: list[list[Tile]] = []
     first: dict[LayerName, Drawing] = {"occluder": Drawing(plain), "occludee": Drawing(plain, parts)}
     for name, drawing in first.items():
         if layer not in ("both", name):
             continue
         row = [Tile("box" if name == "occluder" else "both layers", drawing)]
-        for spec in sorted(MAPS, key=lambda spec: spec.kind):  # boundaries, then masks
+        for spec in sorted(map_specs(), key=lambda spec: spec.kind):  # boundaries, then masks
             if spec.layer == name:
                 row.append(Tile(spec.title if spec.name in maps else f"no {spec.title}", maps.get(spec.name)))
                 if instance.iou is not None:
@@ -246,18 +246,19 @@ def roi_card(picture: Picture, index: int, *, layer: LayerChoice = "both") -> Ca
     return Card(size, tuple((*row, *[Tile("", None)] * (width - len(row))) for row in rows))
 
 
-def maps_of_masks(instance: Instance, box: Box, *, side: int = MAP_SIDE) -> Maps:
+def maps_of_masks(occludee: RLE | None, occluder: RLE | None, box: Box, *, side: int = MAP_SIDE) -> Maps:
     """Return the maps a perfect head would predict: masks cropped to the box, and their boundaries.
 
     A boundary is dilation != erosion with a 3x3 cross; the border of the box is not one (as in training).
 
     Args:
-        instance: its occludee and occluder; a missing one gives empty maps.
+        occludee: mask in the image; a missing one gives empty maps.
+        occluder: region in the image, or None.
         box: xyxy in pixels.
         side: S of the maps.
     """
     maps: Maps = {}
-    for layer, rle in (("occludee", instance.occludee), ("occluder", instance.occluder)):
+    for layer, rle in (("occludee", occludee), ("occluder", occluder)):
         window = np.zeros((1, 1), np.bool_) if rle is None else _window(rle, pixel_box(box, *rle["size"]))
         coverage = cv2.resize(window.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
         mask = (coverage >= 0.5).astype(np.uint8)
