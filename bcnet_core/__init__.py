@@ -14,7 +14,7 @@ from bcnet_core.errors import BCNetError, ExitCode
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bcnet_core.integrations.detectron2.detector import Detectron2Detector
+    from bcnet_core.integrations.detectron2.predicting import Detectron2Detector
     from bcnet_core.model.detectors import Detector
 
 __version__ = "0.1.0"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from bcnet_core.engine.run_dir import Run
     from bcnet_core.integrations.detectron2.converting import Difference
-    from bcnet_core.integrations.detectron2.detector import Detectron2Detector
+    from bcnet_core.integrations.detectron2.predicting import Detectron2Detector
     from bcnet_core.model.detectors import Detector
 
 INSTALL = (
@@ -77,7 +77,7 @@ def load_detector(path: str | Path, *, device: str, backend: Backend) -> Detecto
     if backend == "torchvision":
         return load_torchvision(path, device=device)
     require_detectron2()
-    from bcnet_core.integrations.detectron2.detector import load_detectron2
+    from bcnet_core.integrations.detectron2.predicting import load_detectron2
 
     return load_detectron2(Path(path), device=device)
 
@@ -121,9 +121,9 @@ def detectron2_config(recipe: Recipe, *, num_classes: int) -> str:
         BCNetError: if detectron2's trainer does not have what is asked for.
     """
     require_detectron2()
-    from bcnet_core.integrations.detectron2.config import config_of
+    from bcnet_core.integrations.detectron2.config import config_from_recipe
 
-    text: str = config_of(recipe, num_classes=num_classes).dump()
+    text: str = config_from_recipe(recipe, num_classes=num_classes).dump()
     return text
 
 

@@ -98,7 +98,7 @@ def _activations(detector: Detector, recipe: Recipe, images: int) -> int:
             boxes = torch.zeros(images * model.box_rois_per_image, model.channels, 7, 7, requires_grad=True)
             scores, _ = detector.heads.roi_heads.box_predictor(detector.heads.roi_heads.box_head(boxes))
             losses = CLASS_LOSS_COPIES * (_size(scores) + sum(map(_size, objectness)))
-    mask_losses = 2 * sum(_size(one) for one in maps if one is not None)
+    mask_losses = 2 * sum(map(_size, maps.values()))
     return sum(kept.values()) + losses + mask_losses
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, read_coco
 from bcnet_core.config.choices import Judgement
 from bcnet_core.engine.run_dir import Run, open_run
@@ -14,6 +15,7 @@ from bcnet_core.evaluation.image_list import find_images
 from bcnet_core.evaluation.image_scores import image_precisions, mean_ious
 from bcnet_core.files.images import image_size
 from bcnet_core.visualization.instances import Truth
+from bcnet_core.visualization.picture import Instance
 
 PLACEHOLDER = (480, 640)
 """(height, width) of the panel that replaces an image of unknown size."""
@@ -140,9 +142,15 @@ def choose_images(
         if not coco.annotations:
             raise usage_error(f"`{coco.path}` has no annotations to rank images by occlusion", "omit --most-occluded")
         truth = Truth(coco)
-        scores = {image["id"]: sum(one.occlusion for one in truth.instances(image)) for image in records}
+        scores = {image["id"]: sum(map(_covered_share, truth.instances(image))) for image in records}
         return sorted(records, key=lambda image: -scores[image["id"]])[:most_occluded]
     return records if ids is not None else records[:limit]
+
+
+def _covered_share(instance: Instance) -> float:
+    """Return the fraction of the exact box, not of its whole pixels, that the occluder covers."""
+    x0, y0, x1, y1 = instance.box
+    return 0.0 if instance.occluder is None else masks.area(instance.occluder) / max((x1 - x0) * (y1 - y0), 1.0)
 
 
 def worst_images(

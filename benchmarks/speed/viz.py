@@ -12,7 +12,7 @@ import numpy as np
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
-from bcnet_core.annotations.occluder import derive_from_records
+from bcnet_core.annotations.occluder import derive_occluders
 from bcnet_core.visualization.draw import paint, save
 from bcnet_core.visualization.drawing import Card, Drawing
 from bcnet_core.visualization.gallery import File, Page
@@ -91,7 +91,7 @@ def _blobs(rng: np.random.Generator, count: int, height: int, width: int) -> Pic
         (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
         records.append({"bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0, "segmentation": [points.ravel().tolist()]})
     rles = [masks.from_polygons(record["segmentation"], height, width) for record in records]
-    regions = derive_from_records(records, rles, height, width)
+    regions = derive_occluders(records, rles, height, width)
     layers = [
         Instance("blob", (x, y, x + w, y + h), rle, region)
         for (x, y, w, h), rle, region in zip((record["bbox"] for record in records), rles, regions, strict=True)

@@ -6,23 +6,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import LazyCall, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, META_ARCH_REGISTRY, Backbone, build_backbone
-from detectron2.modeling.backbone import build_resnet_backbone
+from detectron2.modeling.backbone import BasicStem, ResNet, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
+from bcnet_core.config.schema import LossConfig, ModelConfig
 from bcnet_core.data.dataset import Targets
-from bcnet_core.integrations.detectron2.config import loss_of, loss_weights_of, model_of
-from bcnet_core.integrations.detectron2.cropped_masks import CroppedMasks
-from bcnet_core.integrations.detectron2.mask_head import set_maps, without_occluders
-from bcnet_core.model.backbones import TinyBackbone
+from bcnet_core.integrations.detectron2.config import loss_from_config, loss_weights, model_from_config
+from bcnet_core.integrations.detectron2.data import CroppedMasks
+from bcnet_core.integrations.detectron2.heads import set_maps, without_occluders
+from bcnet_core.model.backbones import PixelStatistics, TinyBackbone
 from bcnet_core.model.detectors import build_one_stage
 from bcnet_core.model.one_stage import Found, OneStageHeads
 
+STRIDES = (8, 16, 32, 64, 128)
 SAME_PLACE = (1.0, 0.0, 1.0, 0.0)
 """The `Placement` of masks that are in the frame of the network's input already."""
 
@@ -69,15 +71,15 @@ class BilayerFCOS(nn.Module):
         return {
             "backbone": backbone,
             "heads": build_one_stage(
-                model_of(cfg, shapes[names[0]].channels),
-                loss_of(cfg),
+                model_from_config(cfg, shapes[names[0]].channels),
+                loss_from_config(cfg),
                 tuple(shapes[name].stride for name in names),
                 cfg.MODEL.ROI_HEADS.NUM_CLASSES,
             ),
             "in_features": names,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "loss_weights": loss_weights_of(cfg),
+            "loss_weights": loss_weights(loss_from_config(cfg)),
         }
 
     @property
@@ -191,10 +193,10 @@ def _targets(instances: Instances, *, two_layers: bool) -> Targets:
     if two_layers and not instances.has("gt_occluders"):
         raise without_occluders()
     boxes: Tensor = instances.gt_boxes.tensor
-    occludees = CroppedMasks.of(instances.gt_masks, *instances.image_size).to(boxes.device)
+    occludees = CroppedMasks.from_masks(instances.gt_masks, *instances.image_size).to(boxes.device)
     occluders = occludees[:0]
     if instances.has("gt_occluders"):
-        occluders = CroppedMasks.of(instances.gt_occluders, *instances.image_size).to(boxes.device)
+        occluders = CroppedMasks.from_masks(instances.gt_occluders, *instances.image_size).to(boxes.device)
     return Targets(boxes, instances.gt_classes, occludees.crops, occluders.crops, boxes.new_tensor(SAME_PLACE))
 
 
@@ -205,3 +207,36 @@ def _instances(found: Found, size: tuple[int, int]) -> Instances:
     instances.pred_boxes, instances.scores, instances.pred_classes = Boxes(boxes), scores, labels
     set_maps([instances], found.logits)
     return instances
+
+
+def bilayer_fcos(*, num_classes: int = 80, depth: int = 50) -> Any:  # noqa: ANN401  (a LazyConfig)
+    """The one-stage version as the `model` of a LazyConfig, on an ImageNet backbone of MSRA.
+
+    Args:
+        num_classes: K; `heads.num_classes` can be changed later.
+        depth: of the ResNet, 50 or 101.
+    """
+    statistics = PixelStatistics("r50", "caffe")
+    return LazyCall(BilayerFCOS)(
+        backbone=LazyCall(FPN)(
+            bottom_up=LazyCall(ResNet)(
+                stem=LazyCall(BasicStem)(in_channels=3, out_channels=64, norm="FrozenBN"),
+                stages=LazyCall(ResNet.make_default_stages)(depth=depth, stride_in_1x1=True, norm="FrozenBN"),
+                out_features=["res3", "res4", "res5"],
+                freeze_at=2,
+            ),
+            in_features="${.bottom_up.out_features}",
+            out_channels=256,
+            top_block=LazyCall(LastLevelP6P7)(in_channels=256, out_channels=256, in_feature="p5"),
+        ),
+        heads=LazyCall(build_one_stage)(
+            model=LazyCall(ModelConfig)(),
+            loss=LazyCall(LossConfig)(),
+            strides=STRIDES,
+            num_classes=num_classes,
+        ),
+        in_features=["p3", "p4", "p5", "p6", "p7"],
+        pixel_mean=statistics.mean.flatten().tolist(),
+        pixel_std=statistics.std.flatten().tolist(),
+        loss_weights={name: value for name, value in LossConfig().model_dump().items() if isinstance(value, float)},
+    )

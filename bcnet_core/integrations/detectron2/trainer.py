@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,8 @@ from bcnet_core.engine.optim import build_optimizer, full_rate, learning_rate
 from bcnet_core.engine.state import AUTOCAST
 from bcnet_core.errors import usage_error
 from bcnet_core.files.outputs import atomic_file
-from bcnet_core.integrations.detectron2.mapper import BilayerDatasetMapper
-from bcnet_core.integrations.detectron2.processes import UndisturbedLoader
+from bcnet_core.files.workers import deaf_children
+from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper
 from bcnet_core.integrations.detectron2.stored import Origin, origin_of
 from bcnet_core.model.global_batch import share_statistics
 from bcnet_core.model.head import BilayerMaskHead
@@ -211,3 +213,23 @@ def _clip_all_together(optimizer: Optimizer, most: float) -> None:
         clip_grad_norm_(parameters, most)
 
     optimizer.register_step_pre_hook(clip)
+
+
+class UndisturbedLoader:
+    """A detectron2 loader whose worker processes ignore a Ctrl-C or SIGTERM that a whole process group receives.
+
+    Args:
+        loader: the loader; it starts its processes for the first batch.
+    """
+
+    def __init__(self, loader: Any) -> None:  # noqa: ANN401  (detectron2's)
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = iter(self.loader)
+        with deaf_children():
+            first = list(islice(batches, 1))
+        yield from chain(first, batches)
+
+    def __len__(self) -> int:
+        return len(self.loader)

@@ -1,4 +1,8 @@
-"""The bilayer mask head where detectron2 looks for mask heads: `MODEL.ROI_MASK_HEAD.NAME: BilayerMaskRCNNHead`."""
+"""The bilayer mask head for detectron2's R-CNNs, in yaml configs and LazyConfigs.
+
+A Faster R-CNN config of the zoo needs nothing but `MODEL.ROI_HEADS.NAME: BilayerROIHeads` (or
+`BilayerCascadeROIHeads`). A Mask R-CNN config may keep its RoI heads: `MODEL.ROI_MASK_HEAD.NAME: BilayerMaskRCNNHead`.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, LazyCall, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
+from detectron2.modeling import ROI_HEADS_REGISTRY, ROI_MASK_HEAD_REGISTRY
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from bcnet_core.config.choices import OccluderSampling
+from bcnet_core.config.choices import OccluderSampling, OccluderSource
 from bcnet_core.errors import BCNetError, usage_error
-from bcnet_core.integrations.detectron2.config import head_of, loss_weights_of
+from bcnet_core.integrations.detectron2.config import head_from_config, loss_from_config, loss_weights
+from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper
 from bcnet_core.maps import LayerName, MapSpec, map_specs
 from bcnet_core.model.head import BilayerMaskHead
 from bcnet_core.model.losses import bilayer_losses
@@ -63,9 +70,9 @@ class BilayerMaskRCNNHead(nn.Module):
     def from_config(cls, cfg: Any, input_shape: ShapeSpec) -> dict[str, Any]:  # noqa: ANN401  (a CfgNode)
         """The arguments that a yacs config stands for."""
         return {
-            "head": head_of(cfg, input_shape.channels),
+            "head": head_from_config(cfg, input_shape.channels),
             "occluder_sampling": cfg.MODEL.BCNET.OCCLUDER_SAMPLING,
-            "loss_weights": loss_weights_of(cfg),
+            "loss_weights": loss_weights(loss_from_config(cfg)),
             "rois_per_image": cfg.MODEL.BCNET.MASK_ROIS_PER_IMAGE,
         }
 
@@ -147,3 +154,62 @@ def _rename(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -
             tensor, place = state.pop(name), own.get(f"head.{ours}")
             if place is not None and place.shape == tensor.shape:  # not so a predictor of one mask a class
                 state[f"{prefix}head.{ours}"] = tensor
+
+
+@ROI_HEADS_REGISTRY.register()
+class BilayerROIHeads(StandardROIHeads):
+    """detectron2's `StandardROIHeads` with the bilayer mask head, whatever `MASK_ON` and `ROI_MASK_HEAD.NAME` say."""
+
+    @classmethod
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: Any) -> dict[str, Any]:  # noqa: ANN401  (of detectron2)
+        settings: dict[str, Any] = super()._init_mask_head(_with_masks(cfg), input_shape)
+        return settings
+
+
+@ROI_HEADS_REGISTRY.register()
+class BilayerCascadeROIHeads(CascadeROIHeads):
+    """detectron2's `CascadeROIHeads` with the bilayer mask head, whatever `MASK_ON` and `ROI_MASK_HEAD.NAME` say."""
+
+    @classmethod
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: Any) -> dict[str, Any]:  # noqa: ANN401
+        settings: dict[str, Any] = super()._init_mask_head(_with_masks(cfg), input_shape)
+        return settings
+
+
+def _with_masks(cfg: CfgNode) -> CfgNode:
+    """The same config, asking for the bilayer mask head."""
+    changed = cfg.clone()
+    changed.defrost()
+    changed.MODEL.MASK_ON = True
+    changed.MODEL.ROI_MASK_HEAD.NAME = "BilayerMaskRCNNHead"
+    return changed
+
+
+def add_bilayer_head(cfg: Any, *, occluders: OccluderSource = "auto", **head: Any) -> None:  # noqa: ANN401  (a LazyConfig)
+    """Give a LazyConfig of an R-CNN the bilayer mask head and a mapper that carries both layers, in place.
+
+    Configs with masks and without, cascades too, as long as their RoI heads take `mask_head`.
+
+    Args:
+        cfg: with `model.roi_heads`, and with `dataloader.train.mapper` where it trains.
+        occluders: see `BilayerDatasetMapper`.
+        head: settings of `BilayerMaskHead`: `layers`, `attention`, `boundary`, `convs`.
+
+    Raises:
+        BCNetError: if the config's model has no RoI heads.
+    """
+    heads = cfg.model.get("roi_heads")
+    if heads is None or "box_pooler" not in heads:
+        raise usage_error("this config's model has no RoI heads to add a mask head to", "take one of an R-CNN")
+    if heads.get("mask_in_features") is None:
+        heads.mask_in_features = list(heads.box_in_features)
+    if heads.get("mask_pooler") is None:
+        heads.mask_pooler = LazyCall(ROIPooler)(
+            output_size=14, scales=tuple(heads.box_pooler.scales), sampling_ratio=0, pooler_type="ROIAlignV2"
+        )
+    channels = cfg.model.backbone.out_channels
+    heads.mask_head = LazyCall(BilayerMaskRCNNHead)(head=LazyCall(BilayerMaskHead)(channels=channels, **head))
+    mapper = cfg.get("dataloader", {}).get("train", {}).get("mapper")
+    if mapper is not None:
+        mapper["_target_"] = BilayerDatasetMapper
+        mapper.occluders = occluders
