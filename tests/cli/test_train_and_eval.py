@@ -33,8 +33,10 @@ def run_dir(bcnet: Bcnet, scenes: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.slow
-def test_two_gloo_processes_train_what_one_trains(bcnet: Bcnet, scenes: Path, run_dir: Path, tmp_path: Path) -> None:
-    done = bcnet(
+def test_two_gloo_processes_train_what_one_trains(
+    bcnet_process: Bcnet, scenes: Path, run_dir: Path, tmp_path: Path
+) -> None:
+    done = bcnet_process(
         "train", "shapes", *SMALL, "solver.steps=2", "--data-root", scenes, "--run-dir", tmp_path / "two",
         "--device", "cpu", "--gpus", "2",
     )  # fmt: skip
@@ -47,12 +49,12 @@ def test_two_gloo_processes_train_what_one_trains(bcnet: Bcnet, scenes: Path, ru
 
 
 @pytest.mark.slow
-def test_an_error_in_a_worker_is_one_message(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
+def test_an_error_in_a_worker_is_one_message(bcnet_process: Bcnet, scenes: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
     for path in (scenes / "train").iterdir():
         (images / path.name).write_bytes(path.read_bytes()[:100])
-    done = bcnet(
+    done = bcnet_process(
         "train", "shapes", *SMALL, f"data.train.images={images}", "--data-root", scenes, "--run-dir", tmp_path / "run",
         "--device", "cpu", "--gpus", "2",
     )  # fmt: skip
@@ -61,13 +63,13 @@ def test_an_error_in_a_worker_is_one_message(bcnet: Bcnet, scenes: Path, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_a_resnet_without_weights_is_warned_of(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
+def test_random_resnet_weights_are_warned_about(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
     common = ("train", "shapes", "--data-root", scenes, "--run-dir", tmp_path / "run", "--dry-run")
-    assert "begins with fresh weights" not in bcnet(*common).stderr
+    assert "starts from random weights" not in bcnet(*common).stderr
     fresh = bcnet(*common, "model.backbone=r18")
-    assert fresh.returncode == 0 and "warning: the backbone r18 begins with fresh weights" in fresh.stderr
+    assert fresh.returncode == 0 and "warning: the backbone r18 starts from random weights" in fresh.stderr
     weights = tmp_path / "init.pt"
-    assert "fresh weights" not in bcnet(*common, "model.backbone=r18", "--init-from", weights).stderr
+    assert "random weights" not in bcnet(*common, "model.backbone=r18", "--init-from", weights).stderr
 
 
 @pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])
@@ -234,7 +236,7 @@ def test_the_validation_set_is_looked_at_before_training(bcnet: Bcnet, scenes: P
     for options in (("--dry-run",), scanning):
         done = planned(bcnet, root, *options)
         assert done.returncode == 0, done.stderr
-        assert done.stderr.count("have other categories") == 1 and done.stderr.count("warning: ") == 1
+        assert done.stderr.count("have different categories") == 1 and done.stderr.count("warning: ") == 1
         assert (
             f"only in `{held_out}`: `cow` (id 1)" in done.stderr
             and "instances_train.json`: `disc` (id 1)" in done.stderr
