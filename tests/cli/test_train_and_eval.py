@@ -33,8 +33,10 @@ def run_dir(bcnet: Bcnet, scenes: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.slow
-def test_two_gloo_processes_train_what_one_trains(bcnet: Bcnet, scenes: Path, run_dir: Path, tmp_path: Path) -> None:
-    done = bcnet(
+def test_two_gloo_processes_train_what_one_trains(
+    bcnet_process: Bcnet, scenes: Path, run_dir: Path, tmp_path: Path
+) -> None:
+    done = bcnet_process(
         "train", "shapes", *SMALL, "solver.steps=2", "--data-root", scenes, "--run-dir", tmp_path / "two",
         "--device", "cpu", "--gpus", "2",
     )  # fmt: skip
@@ -47,12 +49,12 @@ def test_two_gloo_processes_train_what_one_trains(bcnet: Bcnet, scenes: Path, ru
 
 
 @pytest.mark.slow
-def test_an_error_in_a_worker_is_one_message(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
+def test_an_error_in_a_worker_is_one_message(bcnet_process: Bcnet, scenes: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
     for path in (scenes / "train").iterdir():
         (images / path.name).write_bytes(path.read_bytes()[:100])
-    done = bcnet(
+    done = bcnet_process(
         "train", "shapes", *SMALL, f"data.train.images={images}", "--data-root", scenes, "--run-dir", tmp_path / "run",
         "--device", "cpu", "--gpus", "2",
     )  # fmt: skip
