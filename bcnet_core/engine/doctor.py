@@ -120,14 +120,13 @@ def measure_speed() -> list[Check]:
 
 def _calls_per_second(function: Callable[[], object], device: torch.device) -> float:
     """Call a function for `SECONDS` after a warm-up."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     for _ in range(WARM_UP):
         function()
-    wait()
     started, calls = time.perf_counter(), 0
     while (seconds := time.perf_counter() - started) < SECONDS or not calls:
         function()
-        wait()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         calls += 1
     return calls / seconds
 
