@@ -117,7 +117,7 @@ def paste(
     `bcnet synth paste own.json --images photos -o pasted --occlusion 0.4..0.8 --objects 5..10 --dry-run`
     """
     from bcnet_core.annotations.coco import read_coco
-    from bcnet_core.synth.paste import PasteRule
+    from bcnet_core.synth.composition import PasteRule
     from bcnet_core.synth.plan import plan_pasted
     from bcnet_core.synth.sets import PasteRequest, check_pasted, write_pasted
 
@@ -144,7 +144,7 @@ def paste(
 
 
 def _show_plan(plan: PastePlan, *, as_json: bool) -> None:
-    from bcnet_core.synth.survey import FLAWS
+    from bcnet_core.synth.plan import FLAWS
 
     if as_json:
         sources = {

@@ -11,7 +11,7 @@ from bcnet_core.errors import data_error, usage_error
 from bcnet_core.files.json_files import read_json, write_json
 from bcnet_core.files.outputs import refuse_existing_folder
 from bcnet_core.reporting import Reporter
-from bcnet_core.synth.paste import PasteRule
+from bcnet_core.synth.composition import PasteRule
 from bcnet_core.synth.plan import PASTE_SPLITS, plan_pasted
 from bcnet_core.synth.sets import SHAPES_SPLITS, PasteRequest, write_pasted, write_shapes
 

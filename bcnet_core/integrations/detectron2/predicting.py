@@ -125,7 +125,7 @@ def predict_set(
     device: str,
     processes: int,
 ) -> tuple[list[Record], dict[str, dict[str, float]]]:
-    """Predict every image of a COCO file with detectron2.
+    """Predict every image of a COCO file with detectron2; see `backends.predict_with_detectron2`.
 
     Args:
         checkpoint: checkpoint of either backend.
@@ -133,7 +133,7 @@ def predict_set(
         images: the folder that its file names are relative to.
         categories: COCO categories in the detector's label order.
         device: "auto", "cpu", "cuda".
-        processes: number of processes on this machine, one a GPU, or gloo processes on the CPU.
+        processes: number of processes on this machine.
 
     Returns:
         The COCO results, image by image in the order of the file, the best of an image first; and the scores of
