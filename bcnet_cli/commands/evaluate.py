@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.claims import claim_files
-from bcnet_cli.commands.evaluate_run import Output, Source, Wanted, score_run, submit_run
-from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Gpus, Json, Overwrite, refuse_unused
+from bcnet_cli.commands.evaluate_run import Output, RunChoice, Wanted, score_run, submit_run
+from bcnet_cli.options import (
+    BackendName,
+    DataRoot,
+    Device,
+    DryRun,
+    Gpus,
+    Json,
+    Overwrite,
+    check_unused_options,
+    reserve_files,
+)
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -115,7 +124,7 @@ def evaluate(
     wanted = Wanted(occ, occ_ids, tuple(objects or ()), boundary, per_category, _backend(backend_eval))
     out = Output(context, output, style, overwrite=overwrite, dry_run=dry_run)
     if run is not None:
-        source = Source(run, data_root, device, Cluster(gpus), named(backend))
+        source = RunChoice(run, data_root, device, Cluster(gpus), named(backend))
         if test_dev:
             submit_run(source, out)
         else:
@@ -146,7 +155,7 @@ def _check_options(
         )
     of_run, of_submission, *_ = MODES
     mode = given[0] if run is None else of_submission if test_dev else of_run
-    refuse_unused(context, *set().union(*MODES.values()) - MODES[mode], why=f"with {mode}")
+    check_unused_options(context, *set().union(*MODES.values()) - MODES[mode], why=f"with {mode}")
     if run is None and gt is None:
         raise usage_error(f"{mode} needs the ground truth", "--gt FILE, a COCO instances json")
 
@@ -175,12 +184,12 @@ def _score_file(path: Path, coco: CocoFile, wanted: Wanted, out: Output) -> None
     from bcnet_core.evaluation.report import score_results
     from bcnet_core.evaluation.results import check_same_images, read_results
     from bcnet_core.files.json_files import write_json
-    from bcnet_core.files.outputs import refuse_input
+    from bcnet_core.files.outputs import check_not_input
 
     target = None if out.folder is None else out.folder / f"{path.name.split('.')[0]}_scores.json"
     if target is not None:
-        refuse_input(target, path, coco.path)
-        claim_files(out.context, target, overwrite=out.overwrite, dry_run=out.dry_run)
+        check_not_input(target, path, coco.path)
+        reserve_files(out.context, target, overwrite=out.overwrite, dry_run=out.dry_run)
     check_same_images(path, coco)
     results = read_results(path, coco)
     options = wanted.options(coco)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.claims import claim_files
-from bcnet_cli.options import TRAIN_ON_THESE_CATEGORIES, backend_option
+from bcnet_cli.options import TRAIN_ON_THESE_CATEGORIES, backend_option, reserve_files
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Source:
+class RunChoice:
     """A run to evaluate, and how to run its detector."""
 
     run: Path
@@ -97,7 +96,7 @@ class Opened:
     build: Callable[[], Detector] | None
 
 
-def score_run(source: Source, wanted: Wanted, out: Output, *, layers: bool) -> None:
+def score_run(source: RunChoice, wanted: Wanted, out: Output, *, layers: bool) -> None:
     """Predict the validation set of a run and score the results."""
     from bcnet_cli.score_tables import print_report
     from bcnet_core.errors import usage_error
@@ -130,7 +129,7 @@ def score_run(source: Source, wanted: Wanted, out: Output, *, layers: bool) -> N
     console.show_outputs(*opened.targets, then=then)
 
 
-def submit_run(source: Source, out: Output) -> None:
+def submit_run(source: RunChoice, out: Output) -> None:
     """Predict test-dev and pack the results for its server."""
     from bcnet_core.evaluation.results import write_submission
 
@@ -146,7 +145,7 @@ def submit_run(source: Source, out: Output) -> None:
     console.show_outputs(*opened.targets, then="upload the zip to the COCO test-dev server")
 
 
-def _open(source: Source, out: Output, *, test_dev: bool) -> Opened:
+def _open(source: RunChoice, out: Output, *, test_dev: bool) -> Opened:
     """Read a run and its data, claim the outputs, and check that the run can be evaluated on the data."""
     from bcnet_core.backends import open_run
     from bcnet_core.data.loaders import read_annotations
@@ -162,7 +161,7 @@ def _open(source: Source, out: Output, *, test_dev: bool) -> Opened:
     folder, stem = out.folder or run.path / "eval", dataset.annotations.stem
     names = [f"{SUBMISSION_NAME}.zip"] if test_dev else [f"{stem}_results.json", f"{stem}_scores.json"]
     targets = [folder / name for name in names]
-    claim_files(out.context, *targets, overwrite=out.overwrite, dry_run=out.dry_run)
+    reserve_files(out.context, *targets, overwrite=out.overwrite, dry_run=out.dry_run)
     check_processes(source.cluster, source.device)
     check_categories(
         run.categories, coco, "evaluate on data with its categories: --data-root DIR", TRAIN_ON_THESE_CATEGORIES
@@ -180,7 +179,7 @@ def _planned(opened: Opened, out: Output) -> bool:
 
 
 @contextmanager
-def _predicted(source: Source, opened: Opened) -> Iterator[Iterable[list[Record]]]:
+def _predicted(source: RunChoice, opened: Opened) -> Iterator[Iterable[list[Record]]]:
     """Predict, and yield the results of each image; what was kept to resume is removed when the block succeeds.
 
     Only the torchvision backend can resume.

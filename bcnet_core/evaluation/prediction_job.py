@@ -19,7 +19,7 @@ from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_
 from bcnet_core.errors import BCNetError, ExitCode, data_error, usage_error
 from bcnet_core.evaluation.predict import check_images, predictions
 from bcnet_core.evaluation.results import from_json, to_json
-from bcnet_core.files.outputs import atomic_file, claim_together, refuse_existing
+from bcnet_core.files.outputs import atomic_file, check_output_file, reserve_outputs
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.weights.loading import load_detector
@@ -50,8 +50,8 @@ class PredictionFile:
             BCNetError: if the file cannot be written, or is something else.
         """
         header = json.dumps({HEADER_KEY: job}).encode() + b"\n"
-        refuse_existing(self.path, overwrite=True)
-        with claim_together(self.path):  # even to resume: a killed process may have left its lock
+        check = partial(check_output_file, overwrite=True)
+        with reserve_outputs(self.path, check=check):  # even to resume: a killed process may have left its lock
             first = b""
             if self.path.exists():
                 with self.path.open("rb") as lines:
