@@ -46,7 +46,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
         else:
             files = sorted(one for one in _matching(path) if one.is_file())
         if not files:
-            what = "has no image in it" if path.is_dir() else "names no file"
+            what = "contains no image" if path.is_dir() else "names no file"
             raise data_error(f"`{name}` {what}", "give image files, folders of them, or a pattern: 'photos/*.jpg'")
         found |= dict.fromkeys(files)
     return list(found)

@@ -73,7 +73,7 @@ def test_images_are_named_by_files_folders_and_patterns(tmp_path: Path) -> None:
     assert [path.relative_to(tmp_path).as_posix() for path in found] == ["b.png", "a.JPG", "deep/c.jpeg"]
     assert [one["id"] for one in image_records(found, None)] == [1, 2, 3]
     (tmp_path / "empty").mkdir()
-    for name, word in (("empty", "has no image in it"), ("gone.jpg", "names no file"), ("*.gif", "names no file")):
+    for name, word in (("empty", "contains no image"), ("gone.jpg", "names no file"), ("*.gif", "names no file")):
         with pytest.raises(BCNetError, match=word):
             find_images([str(tmp_path / name)])
 
