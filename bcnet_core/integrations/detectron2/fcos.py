@@ -21,7 +21,8 @@ from bcnet_core.integrations.detectron2.cropped_masks import CroppedMasks
 from bcnet_core.integrations.detectron2.mask_head import set_maps, without_occluders
 from bcnet_core.model.backbones import TinyBackbone
 from bcnet_core.model.detectors import build_one_stage
-from bcnet_core.model.one_stage import Found, OneStageHeads
+from bcnet_core.model.mask_branch import Found
+from bcnet_core.model.one_stage import OneStageHeads
 
 SAME_PLACE = (1.0, 0.0, 1.0, 0.0)
 """The `Placement` of masks that are in the frame of the network's input already."""
@@ -156,7 +157,7 @@ class TinyPyramid(Backbone):
     @property
     def size_divisibility(self) -> int:
         """What height and width of its input must be divisible by."""
-        return self.pyramid.strides[-1]
+        return self.pyramid.size_divisor
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each level."""

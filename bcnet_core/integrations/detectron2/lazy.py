@@ -14,7 +14,7 @@ from bcnet_core.errors import usage_error
 from bcnet_core.integrations.detectron2.fcos import BilayerFCOS
 from bcnet_core.integrations.detectron2.mapper import BilayerDatasetMapper
 from bcnet_core.integrations.detectron2.mask_head import BilayerMaskRCNNHead
-from bcnet_core.model.backbones import PixelStatistics
+from bcnet_core.model.backbones import pixel_format
 from bcnet_core.model.detectors import build_one_stage
 from bcnet_core.model.head import BilayerMaskHead
 
@@ -58,7 +58,7 @@ def bilayer_fcos(*, num_classes: int = 80, depth: int = 50) -> Any:  # noqa: ANN
         num_classes: K; `heads.num_classes` can be changed later.
         depth: of the ResNet, 50 or 101.
     """
-    statistics = PixelStatistics("r50", "caffe")
+    pixels = pixel_format("r50", "caffe")
     return LazyCall(BilayerFCOS)(
         backbone=LazyCall(FPN)(
             bottom_up=LazyCall(ResNet)(
@@ -78,7 +78,7 @@ def bilayer_fcos(*, num_classes: int = 80, depth: int = 50) -> Any:  # noqa: ANN
             num_classes=num_classes,
         ),
         in_features=["p3", "p4", "p5", "p6", "p7"],
-        pixel_mean=statistics.mean.flatten().tolist(),
-        pixel_std=statistics.std.flatten().tolist(),
+        pixel_mean=list(pixels.mean),
+        pixel_std=list(pixels.std),
         loss_weights={name: value for name, value in LossConfig().model_dump().items() if isinstance(value, float)},
     )
