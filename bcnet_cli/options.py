@@ -17,9 +17,16 @@ DataRoot = Annotated[
     typer.Option("--data-root", envvar="BCNET_DATA", help="Folder that the recipe's data paths are relative to."),
 ]
 ImageSize = Annotated[str, typer.Option("--size", metavar="HxW", help="Height and width of the images, pixels.")]
-Gpus = Annotated[int, typer.Option("--gpus", min=1, help="Processes: one a GPU, or gloo processes on the CPU.")]
-BackendName = Annotated[str, typer.Option("--backend", help="torchvision or detectron2.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+COMPUTE = "Processes and devices"
+"""Panel of the options that say what computes."""
+Gpus = Annotated[
+    int,
+    typer.Option(
+        "--gpus", min=1, help="Processes: one per GPU, or gloo processes on the CPU.", rich_help_panel=COMPUTE
+    ),
+]
+BackendName = Annotated[str, typer.Option("--backend", help="torchvision or detectron2.", rich_help_panel=COMPUTE)]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=COMPUTE)]
 
 TRAIN_ON_THESE_CATEGORIES = "or train on these: bcnet train RECIPE data.train.annotations=FILE"
 """The last way out where data has other categories than a run."""

@@ -1,4 +1,7 @@
-"""What a process knows of the others. Outside of a process group it is alone: rank 0 of 1."""
+"""Rank, world size, device and collective calls; outside a process group this is rank 0 of 1.
+
+The collective functions are no-ops in a single process; in a group, every rank must call them in the same order.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,21 @@ from torch import Tensor, distributed
 
 from bcnet_core.errors import usage_error
 
+Value = TypeVar("Value")
+
 
 def rank() -> int:
-    """The number of this process among all, from 0."""
+    """Return the rank of this process, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Return the number of processes in the group."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def any_process(flags: Sequence[bool], device: torch.device) -> list[bool]:
-    """For each flag, whether it is set in any process (a collective call)."""
+    """Return, for each flag, whether it is set in any process (collective)."""
     if world_size() == 1:
         return list(flags)
     counts = torch.tensor(flags, dtype=torch.int32, device=device)
@@ -33,7 +38,7 @@ def any_process(flags: Sequence[bool], device: torch.device) -> list[bool]:
 
 
 def mean_over_processes(values: Tensor) -> Tensor:
-    """The mean of a tensor over all processes (a collective call)."""
+    """Average a tensor over all processes (collective)."""
     if world_size() == 1:
         return values
     total = values.clone()
@@ -41,11 +46,8 @@ def mean_over_processes(values: Tensor) -> Tensor:
     return total / world_size()
 
 
-Value = TypeVar("Value")
-
-
 def gather(value: Value) -> list[Value] | None:
-    """What each process holds, by rank: on rank 0, None elsewhere (a collective call; it must be picklable)."""
+    """Collect a picklable value of every process on rank 0, in the order of ranks; None elsewhere (collective)."""
     if world_size() == 1:
         return [value]
     parts: list[Any] | None = [None] * world_size() if rank() == 0 else None
@@ -53,8 +55,8 @@ def gather(value: Value) -> list[Value] | None:
     return parts
 
 
-def of_first(value: Value) -> Value:
-    """What rank 0 holds, in every process (a collective call; it must be picklable)."""
+def broadcast(value: Value) -> Value:
+    """Return rank 0's picklable value in every process (collective)."""
     if world_size() == 1:
         return value
     parts: list[Any] = [value]
@@ -63,20 +65,20 @@ def of_first(value: Value) -> Value:
     return received
 
 
-def wait_for_all() -> None:
-    """Return when all processes have come here (a collective call)."""
+def barrier() -> None:
+    """Wait until every process has reached this call (collective)."""
     if world_size() > 1:
         distributed.barrier()
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that a user's `--device` means in this process.
+    """Return the device that `--device` selects for this process.
 
     Args:
-        name: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1".
+        name: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
 
     Raises:
-        BCNetError: if it is no device, or a GPU that is not there.
+        BCNetError: if the name is no device, or the GPU does not exist.
     """
     gpus = torch.cuda.device_count()
     if name == "auto":
@@ -90,13 +92,13 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index)
         if device.index >= gpus:
-            raise usage_error(f"`{name}` is not there: this machine has {gpus} GPUs", "use the CPU: --device cpu")
+            raise usage_error(f"`{name}` does not exist: this machine has {gpus} GPUs", "use the CPU: --device cpu")
     return device
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the other processes of an elastic launch until the block ends (gloo on the CPU, nccl on GPUs)."""
+    """Join the process group of an elastic launch until the block ends (gloo on CPUs, NCCL on GPUs)."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")

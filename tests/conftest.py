@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
-from subprocess import PIPE
 
 import hypothesis
 import pytest
@@ -64,59 +61,47 @@ def untrained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 Bcnet = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def run_inside(arguments: Sequence[str | Path], cwd: Path | None) -> subprocess.CompletedProcess[str]:
+    """Run `bcnet ARGUMENTS` in this process; what child processes print is not captured."""
+    from bcnet_cli.app import main
+
+    handlers, code = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}, 0
+    with pytest.MonkeyPatch.context() as patch, io.StringIO() as out, io.StringIO() as err:
+        patch.setattr(sys, "argv", ["bcnet", *map(str, arguments)])
+        patch.delenv("BCNET_DATA", raising=False)
+        patch.delenv("BCNET_DEBUG", raising=False)
+        patch.chdir(cwd or Path.cwd())
+        try:
+            with redirect_stdout(out), redirect_stderr(err):
+                main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
 @pytest.fixture(scope="session")
-def bcnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bcnet]:
-    """Run `bcnet ARGUMENTS` in a process of its own, as a shell would, but without importing torch each time."""
-    folder = tmp_path_factory.mktemp("bcnet")
-    program = [sys.executable, REPO / "tests/server.py"]
-    backend = ["bcnet_core.integrations.detectron2.training"] if find_spec("detectron2") else []
-    server = subprocess.Popen([*program, *backend], stdin=PIPE, stdout=PIPE, text=True)
+def bcnet() -> Bcnet:
+    """Run `bcnet ARGUMENTS` in this process, which saves importing torch every time."""
 
-    def ask(request: dict[str, object]) -> int:
-        assert server.stdin is not None and server.stdout is not None
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        return int(server.stdout.readline())
+    def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        return run_inside(arguments, cwd)
 
-    def run(*arguments: str | Path, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    return run
+
+
+@pytest.fixture(scope="session")
+def bcnet_process() -> Bcnet:
+    """Run `bcnet ARGUMENTS` in a process of its own, as a shell does."""
+
+    def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         environment = {key: value for key, value in os.environ.items() if key not in {"BCNET_DATA", "BCNET_DEBUG"}}
-        words, place, files = [*map(str, arguments)], str(cwd or Path.cwd()), (folder / "out", folder / "err")
-        for file in files:
-            file.write_bytes(b"")
-        pid = ask({"argv": words, "cwd": place, "environment": environment, "out": f"{files[0]}", "err": f"{files[1]}"})
-        end = threading.Timer(timeout, lambda: os.kill(pid, signal.SIGKILL))
-        end.start()
-        code = ask({"pid": pid})
-        end.cancel()
-        return subprocess.CompletedProcess(arguments, code, *(file.read_text(encoding="utf-8") for file in files))
-
-    yield run
-    server.communicate()
-    assert server.returncode == 0
-
-
-@pytest.fixture
-def bcnet_inside(monkeypatch: pytest.MonkeyPatch) -> Bcnet:
-    """`bcnet` in this very process, which saves the seconds that importing torch takes: for what ends at once."""
-
-    def run(*arguments: str | Path, cwd: Path | None = None, timeout: float = 0) -> subprocess.CompletedProcess[str]:
-        from bcnet_cli.app import main
-
-        before, code = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}, 0
-        with monkeypatch.context() as here, io.StringIO() as out, io.StringIO() as err:
-            here.setattr(sys, "argv", ["bcnet", *map(str, arguments)])
-            here.delenv("BCNET_DATA", raising=False)
-            here.delenv("BCNET_DEBUG", raising=False)
-            here.chdir(cwd or Path.cwd())
-            try:
-                with redirect_stdout(out), redirect_stderr(err):
-                    main()
-            except SystemExit as end:
-                code = int(end.code or 0)
-            finally:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
-            return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+        command = [sys.executable, "-m", "bcnet_cli", *map(str, arguments)]
+        return subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=900
+        )
 
     return run
 

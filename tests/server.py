@@ -30,8 +30,9 @@ USED = (
     "bcnet_cli.app", "bcnet_core.annotations.build", "bcnet_core.backends", "bcnet_core.engine.launch",
     "bcnet_core.engine.loop",
     "bcnet_core.evaluation.predict", "bcnet_core.evaluation.report", "bcnet_core.evaluation.validation",
-    "bcnet_core.weights.importing", "bcnet_core.weights.export", "bcnet_core.annotations.plot", "bcnet_core.synth.sets",
-    "bcnet_core.visualization.gallery", "bcnet_core.visualization.video", "matplotlib.figure", "faster_coco_eval",
+    "bcnet_core.weights.importing", "bcnet_core.weights.export", "bcnet_core.annotations.split",
+    "bcnet_core.synth.sets", "bcnet_core.visualization.gallery", "bcnet_core.visualization.video", "matplotlib.figure",
+    "faster_coco_eval",
 )  # fmt: skip
 
 

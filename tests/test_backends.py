@@ -39,8 +39,8 @@ def no_detectron2(monkeypatch: pytest.MonkeyPatch) -> None:
         ["weights", "convert", "run", "--to", "detectron2", "-o", "a.pth"],
     ],
 )
-def test_without_it_one_message_says_how_to_install_it(bcnet_inside: Bcnet, tmp_path: Path, words: list[str]) -> None:
-    ended = bcnet_inside(*words, cwd=tmp_path)
+def test_without_it_one_message_says_how_to_install_it(bcnet: Bcnet, tmp_path: Path, words: list[str]) -> None:
+    ended = bcnet(*words, cwd=tmp_path)
     assert ended.returncode == ExitCode.USAGE
     told = " ".join(ended.stderr.split())
     assert told.startswith("error: detectron2 is not installed")

@@ -22,12 +22,12 @@ def test_an_error_keeps_hints_and_code_between_processes() -> None:
     ],
 )
 def test_what_the_system_refuses_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, bcnet_inside: Bcnet, error: Exception, code: int, says: str
+    monkeypatch: pytest.MonkeyPatch, bcnet: Bcnet, error: Exception, code: int, says: str
 ) -> None:
     def fail() -> None:
         raise error
 
     monkeypatch.setattr("bcnet_cli.app.app", fail)
-    done = bcnet_inside("doctor")
+    done = bcnet("doctor")
     assert done.returncode == code
     assert done.stderr.startswith(says) and "--debug" in done.stderr and "Traceback" not in done.stderr

@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from bcnet_core.annotations.build import AnnotateSummary
+    from bcnet_core.annotations.build import AnnotateSummary, AnnotationId
     from bcnet_core.annotations.check import CheckSummary
     from bcnet_core.annotations.coco import CocoFile
     from bcnet_core.annotations.occluder import OccluderRule
-    from bcnet_core.annotations.scan import AnnotationId
 
 
 LARGE = 50_000_000

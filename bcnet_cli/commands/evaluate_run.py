@@ -84,7 +84,7 @@ def evaluate_run(
     data = opened.recipe.data
     data = data if place.data_root is None else data.model_copy(update={"root": place.data_root})
     dataset = data.test if test_dev else data.val
-    coco = read_annotations(data, dataset, need_annotations=not test_dev)
+    coco = read_annotations(data, dataset, need_annotations=not test_dev, configurable=False)
     folder, stem = place.output or opened.path / "eval", dataset.annotations.stem
     names = [f"{SUBMISSION_NAME}.zip"] if test_dev else [f"{stem}_results.json", f"{stem}_scores.json"]
     targets = [folder / name for name in names]

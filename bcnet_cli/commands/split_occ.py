@@ -94,7 +94,7 @@ def split_occ(
     if not dry_run:
         values: dict[Path, Any] = dict(zip(outputs, (content, manifest), strict=False))
         if plot is not None:
-            from bcnet_core.annotations.plot import plot_histogram
+            from bcnet_core.annotations.split import plot_histogram
 
             values[plot] = plot_histogram(manifest)
         write_together(values)

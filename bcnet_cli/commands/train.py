@@ -1,4 +1,4 @@
-"""`bcnet train`: from a recipe to a run directory."""
+"""`bcnet train`: from a recipe, or a config of detectron2, to a run directory."""
 
 from __future__ import annotations
 
@@ -10,54 +10,92 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.commands.train_config import check_run_dir, command_line, train_config
-from bcnet_cli.commands.train_validation import compare_validation, scan
-from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Gpus, Workers, backend_option, refuse_unused
+from bcnet_cli.options import COMPUTE, BackendName, DataRoot, Device, Gpus, backend_option, refuse_unused
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
     from bcnet_core.config.choices import Backend
     from bcnet_core.config.schema import Recipe
     from bcnet_core.engine.elastic import Cluster
-    from bcnet_core.engine.job import TrainingJob
+    from bcnet_core.engine.job import RunOptions, TrainingJob
 
-
+RUN, CHECKS = "Run", "Before training"
 RecipeArgument = Annotated[str | None, typer.Argument(help="Name of a recipe, or a yaml file.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings over the recipe's.", show_default=False),
+    typer.Argument(metavar="KEY=VALUE", help="Settings that override the recipe's.", show_default=False),
 ]
 RunDir = Annotated[
     Path | None,
-    typer.Option("--run-dir", help="Where the run is written; default runs/RECIPE-TIME.", show_default=False),
+    typer.Option(
+        "--run-dir", help="Folder of the run; default runs/RECIPE-TIME.", show_default=False, rich_help_panel=RUN
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --run-dir.", rich_help_panel=RUN)]
+InitFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--init-from",
+        help="Start from the weights of this run or checkpoint.",
+        show_default=False,
+        rich_help_panel=RUN,
+    ),
+]
+Events = Annotated[
+    bool,
+    typer.Option(
+        "--tensorboard", help="Write TensorBoard's event files, with pictures of both layers.", rich_help_panel=RUN
+    ),
 ]
 Config = Annotated[
     Path | None,
-    typer.Option("--d2-config", help="Train this yaml config of detectron2, not a recipe.", show_default=False),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --run-dir.")]
-InitFrom = Annotated[
-    Path | None,
-    typer.Option("--init-from", help="Begin with the weights of this run or checkpoint.", show_default=False),
+    typer.Option(
+        "--d2-config",
+        help="Train this yaml config of detectron2, not a recipe.",
+        show_default=False,
+        rich_help_panel=RUN,
+    ),
 ]
 Nodes = Annotated[
-    int, typer.Option("--nnodes", min=1, help="Machines that train together; run the command on each of them.")
+    int,
+    typer.Option(
+        "--nnodes", min=1, help="Machines that train together; run the command on each.", rich_help_panel=COMPUTE
+    ),
 ]
 Endpoint = Annotated[
     str | None,
-    typer.Option("--rdzv-endpoint", metavar="HOST:PORT", help="Where they meet: a free port of one of them."),
+    typer.Option(
+        "--rdzv-endpoint",
+        metavar="HOST:PORT",
+        help="Where the machines meet: a free port of one of them.",
+        rich_help_panel=COMPUTE,
+    ),
 ]
 Restarts = Annotated[
-    int, typer.Option("--max-restarts", min=0, help="How often to go on by itself when a process dies.")
+    int,
+    typer.Option("--max-restarts", min=0, help="How often to restart when a process dies.", rich_help_panel=COMPUTE),
 ]
-Events = Annotated[
-    bool, typer.Option("--tensorboard", help="Write TensorBoard's event files, with pictures of both layers.")
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Check recipe and data, say what would be trained; write nothing.", rich_help_panel=CHECKS
+    ),
 ]
 Smoke = Annotated[
-    bool, typer.Option("--smoke", help="Rehearse: two real steps and a batch of evaluation; write nothing.")
+    bool,
+    typer.Option(
+        "--smoke", help="Rehearse: two real steps and a batch of evaluation; write nothing.", rich_help_panel=CHECKS
+    ),
 ]
 ScanImages = Annotated[
-    bool, typer.Option("--scan-images", help="Open every image first, and name those that cannot be used.")
+    bool,
+    typer.Option("--scan-images", help="Open every image first; name the unusable ones.", rich_help_panel=CHECKS),
+]
+ScanWorkers = Annotated[
+    int,
+    typer.Option(
+        "--workers", min=0, help="Processes of --scan-images; 0 means one per CPU core.", rich_help_panel=CHECKS
+    ),
 ]
 
 
@@ -66,22 +104,22 @@ def train(
     recipe: RecipeArgument = None,
     overrides: Overrides = None,
     *,
-    gpus: Gpus = 1,
-    run_dir: RunDir = None,
     data_root: DataRoot = None,
-    device: Device = "auto",
-    backend: BackendName = "torchvision",
-    d2_config: Config = None,
+    run_dir: RunDir = None,
     resume: Resume = False,
     init_from: InitFrom = None,
+    d2_config: Config = None,
+    tensorboard: Events = False,
+    gpus: Gpus = 1,
+    device: Device = "auto",
+    backend: BackendName = "torchvision",
     nnodes: Nodes = 1,
     rdzv_endpoint: Endpoint = None,
     max_restarts: Restarts = 0,
-    tensorboard: Events = False,
+    dry_run: DryRun = False,
     smoke: Smoke = False,
     scan_images: ScanImages = False,
-    workers: Workers = 0,
-    dry_run: DryRun = False,
+    workers: ScanWorkers = 0,
 ) -> None:
     """Train a bilayer detector.
 
@@ -97,38 +135,31 @@ def train(
     """
     from bcnet_core import backends
     from bcnet_core.engine.elastic import Cluster
-    from bcnet_core.engine.job import TrainingJob
+    from bcnet_core.engine.job import RunOptions, TrainingJob
     from bcnet_core.evaluation.validation import VALIDATION
 
     if d2_config is not None:
         refuse_unused(context, "scan_images", "workers", why="with --d2-config")
     if not scan_images:
-        refuse_unused(context, "workers", why="without --scan-images; the loader's are data.workers")
+        refuse_unused(context, "workers", why="without --scan-images; the data loader's are data.workers")
     library, cluster = backends.named(backend), Cluster(gpus, nnodes, rdzv_endpoint, max_restarts)
-    _refuse_options(library, d2_config, tensorboard=tensorboard, smoke=smoke)
+    _check_backend(library, d2_config, tensorboard=tensorboard, smoke=smoke)
     where = run_dir or Path("runs") / f"{Path(recipe or d2_config or '').stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    words = [*([recipe] if recipe else []), *(overrides or [])]
     if d2_config is not None:
-        words = [*([recipe] if recipe else []), *(overrides or [])]
-        train_config(d2_config, words, cluster, run_dir=where, data_root=data_root, device=device, resume=resume,
-                     init_from=init_from, dry_run=dry_run)  # fmt: skip
+        command = _command("--backend", library, "--d2-config", str(d2_config), *words, gpus=gpus,
+                           data_root=data_root, device=device)  # fmt: skip
+        options = RunOptions(where, device, gpus, command, resume, init_from)
+        _train_config(d2_config, words, options, cluster, data_root=data_root, dry_run=dry_run)
         return
-    job = TrainingJob(
-        recipe=_recipe(recipe, overrides or [], data_root),
-        run_dir=where,
-        device=device,
-        command=command_line(
-            recipe or "", *(overrides or []), gpus=gpus, data_root=data_root, device=device, backend=backend
-        ),
-        resume=resume,
-        init_from=init_from,
-        validation=VALIDATION,
-        tensorboard=tensorboard,
-    )
-    _check(job, cluster, library, chosen=run_dir is not None)
+    command = _command(*words, gpus=gpus, data_root=data_root, device=device) + backend_option(library)
+    job = TrainingJob(_recipe(recipe, overrides or [], data_root), where, device, command, resume, init_from,
+                      VALIDATION, tensorboard)  # fmt: skip
+    _check(job, cluster, library, named_run_dir=run_dir is not None)
     if scan_images:
-        scan(job.recipe, workers)
+        _scan(job.recipe, workers)
     if dry_run:
-        _describe(job, cluster, library, scanned=scan_images)
+        _describe(job, cluster, library)
     elif smoke:
         _rehearse(job, cluster)
     else:
@@ -146,8 +177,16 @@ def _recipe(name: str | None, overrides: list[str], data_root: Path | None) -> R
     return load_recipe(name, overrides, data_root=data_root.resolve() if data_root else None)
 
 
-def _refuse_options(library: Backend, d2_config: Path | None, *, tensorboard: bool, smoke: bool) -> None:
-    """Refuse options that the chosen backend does not have."""
+def _command(*words: str, gpus: int, data_root: Path | None, device: str) -> str:
+    """Return the command line without the run directory, for messages that say how to resume."""
+    options = ["--data-root", str(data_root)] if data_root else []
+    options += ["--gpus", str(gpus)] if gpus > 1 else []
+    options += ["--device", device] if device != "auto" else []
+    return shlex.join(["bcnet", "train", *words, *options])
+
+
+def _check_backend(library: Backend, d2_config: Path | None, *, tensorboard: bool, smoke: bool) -> None:
+    """Reject options that the chosen backend does not have."""
     from bcnet_core.errors import usage_error
 
     if library == "torchvision" and d2_config is not None:
@@ -158,23 +197,76 @@ def _refuse_options(library: Backend, d2_config: Path | None, *, tensorboard: bo
         raise usage_error("--smoke rehearses the torchvision backend", "rehearse with a few steps: solver.steps=2")
 
 
-def _check(job: TrainingJob, cluster: Cluster, library: Backend, *, chosen: bool) -> None:
-    """Refuse contradictions and a run directory that is taken, before anything is read."""
+def _check(job: TrainingJob, cluster: Cluster, library: Backend, *, named_run_dir: bool) -> None:
+    """Reject contradictions and an occupied run directory before any data is read."""
     from bcnet_core.engine.launch import check_cluster
     from bcnet_core.errors import usage_error
 
     check_cluster(job, cluster)
-    if cluster.nodes > 1 and not chosen:
+    if cluster.nodes > 1 and not named_run_dir:
         raise usage_error(
             "several machines need one run directory that all of them see", "name it: --run-dir /shared/runs/NAME"
         )
-    check_run_dir(job.run_dir, job.command, library, resume=job.resume, init_from=job.init_from)
+    _check_run_dir(job.run_dir, job.command, library, resume=job.resume, init_from=job.init_from)
     backbone = job.recipe.model.backbone
     if backbone != "tiny" and not job.resume and job.init_from is None:
         ConsoleReporter().warning(
-            f"the backbone {backbone} begins with fresh weights, which diverge under its frozen BatchNorm; "
-            "begin with published ones: --init-from (bcnet weights import --help)"
+            f"the backbone {backbone} starts from random weights, which diverge under its frozen BatchNorm; "
+            "start from published ones: --init-from (bcnet weights import --help)"
         )
+
+
+def _check_run_dir(run_dir: Path, command: str, library: Backend, *, resume: bool, init_from: Path | None) -> None:
+    """Check that the run directory is free, or can be resumed, and that the weights to start from exist."""
+    from bcnet_core.backends import find_weights
+    from bcnet_core.engine.run_dir import require_free_run_dir
+    from bcnet_core.errors import usage_error
+
+    if resume and init_from is not None:
+        raise usage_error(
+            "--resume and --init-from exclude each other", "--resume continues a run, --init-from starts a new one"
+        )
+    if resume:
+        find_weights(run_dir, library)
+    else:
+        require_free_run_dir(run_dir, command)
+    if init_from is not None:
+        find_weights(init_from, library)
+
+
+def _scan(recipe: Recipe, workers: int) -> None:
+    """Open every image of the training set, and of the validation set if it exists."""
+    from bcnet_core.data.loaders import read_annotations
+    from bcnet_core.data.scan import scan_images
+
+    data = recipe.data
+    sets = [data.train]
+    if recipe.solver.eval_every or all(path.exists() for path in data.locate(data.val)):
+        sets.append(data.val)
+    for dataset in sets:
+        coco = read_annotations(data, dataset, need_annotations=dataset is data.train)
+        scan_images(coco, data.locate(dataset)[1], workers=workers, reporter=ConsoleReporter())
+        console.err.print(
+            f"{len(coco.images):,} images of {dataset.annotations} can be read and have the size that the file says"
+        )
+
+
+def _describe(job: TrainingJob, cluster: Cluster, library: Backend) -> None:
+    """Print the resolved recipe, or its detectron2 config, on stdout; what would be trained on stderr."""
+    from bcnet_core.backends import detectron2_config
+    from bcnet_core.config.load import dump_recipe
+    from bcnet_core.engine.estimate import estimate_memory
+    from bcnet_core.engine.launch import open_data
+
+    recipe = job.recipe
+    _, coco = open_data(recipe, job.validation, ConsoleReporter())
+    classes = len(coco.categories)
+    text = dump_recipe(recipe) if library == "torchvision" else detectron2_config(recipe, num_classes=classes)
+    console.out.print(text, end="")
+    processes = cluster.processes * cluster.nodes
+    needed = estimate_memory(recipe, num_classes=classes, processes=processes)
+    console.err.print(f"about {needed.total / 1e9:.1f} GB of memory in each process, processes: {processes}")
+    console.err.print(f"{classes} classes; would write {job.run_dir}")
 
 
 def _rehearse(job: TrainingJob, cluster: Cluster) -> None:
@@ -185,36 +277,31 @@ def _rehearse(job: TrainingJob, cluster: Cluster) -> None:
     console.show_outputs(then=job.command)
 
 
-def _describe(job: TrainingJob, cluster: Cluster, library: Backend, *, scanned: bool) -> None:
-    """Print the resolved recipe, or what detectron2 makes of it, on stdout; what it would train on, on stderr.
+def _train_config(
+    config: Path,
+    overrides: list[str],
+    options: RunOptions,
+    cluster: Cluster,
+    *,
+    data_root: Path | None,
+    dry_run: bool,
+) -> None:
+    """Train a user's own config of detectron2, or print it."""
+    from bcnet_core import backends
 
-    A scan has looked at the validation set already.
-    """
-    from bcnet_core.backends import detectron2_config
-    from bcnet_core.config.load import dump_recipe
-    from bcnet_core.data.loaders import open_training_set
-    from bcnet_core.engine.estimate import estimate_memory
-    from bcnet_core.engine.loop import describe
-    from bcnet_core.evaluation.validation import check_validation
-
-    recipe = job.recipe
-    dataset, coco = open_training_set(recipe.data, need_occluders=recipe.trains_occluders)
-    if recipe.solver.eval_every:
-        check_validation(recipe, coco)
-    elif not scanned:
-        compare_validation(recipe, coco)
-    classes = len(coco.categories)
-    text = dump_recipe(recipe) if library == "torchvision" else detectron2_config(recipe, num_classes=classes)
-    console.out.print(text, end="")
-    describe(dataset, recipe, ConsoleReporter())
-    everyone = cluster.processes * cluster.nodes
-    needed = estimate_memory(recipe, num_classes=classes, processes=everyone)
-    console.err.print(f"about {needed.total / 1e9:.1f} GB of memory in each process, processes: {everyone}")
-    console.err.print(f"{classes} classes; would write {job.run_dir}")
+    run_dir = options.run_dir
+    _check_run_dir(run_dir, options.command, "detectron2", resume=options.resume, init_from=options.init_from)
+    if dry_run:
+        console.out.print(backends.merged_config(config, overrides), end="")
+        console.err.print(f"would write {run_dir}")
+        return
+    root = None if data_root is None else data_root.resolve()
+    checkpoint = backends.train_config(config, overrides, root, options, cluster, reporter=ConsoleReporter())
+    console.show_outputs(checkpoint, then=f"bcnet eval {shlex.quote(str(run_dir))} --backend detectron2")
 
 
 def _written(job: TrainingJob, checkpoint: Path) -> list[Path]:
-    """What a run ends with: its last checkpoint, its best one where it was evaluated, its curves."""
+    """List the main results of a run: its last and its best checkpoint, and its curves."""
     from bcnet_core.engine.run_dir import CURVES_FILE
     from bcnet_core.weights.checkpoint import best_path
 

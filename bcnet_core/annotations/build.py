@@ -1,12 +1,13 @@
-"""Turning a whole COCO file into bilayer annotations, image by image, in a pool of processes.
+"""Turn a whole COCO file into bilayer annotations.
 
-Nothing but the occluder key is added or replaced. What has no readable mask occludes nobody, keeps its own
-entry and is counted by reason.
+Only the occluder key is added or replaced. Annotations without a readable mask occlude nobody, keep their own entry
+and are counted by reason.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -15,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcnet_core import masks
-from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record
-from bcnet_core.annotations.occluder import OccluderRule, derive_from_records, pixel_corners, record_boxes
+from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, MaskFlaw, Record, read_mask
+from bcnet_core.annotations.occluder import OccluderRule, derive_occluders, pixel_corners, record_boxes
+from bcnet_core.annotations.parallel import ImageRecords, map_images
 from bcnet_core.annotations.polygons import DEFAULT_TOLERANCE, to_polygons
-from bcnet_core.annotations.scan import AnnotationId, ImageRecords, MaskFlaw, every_image, read_mask
 from bcnet_core.config.choices import RegionFormat
 from bcnet_core.errors import usage_error
 from bcnet_core.files.json_files import paused_collector
@@ -26,7 +27,7 @@ from bcnet_core.masks import RLE
 from bcnet_core.reporting import Reporter
 
 Reason = MaskFlaw | Literal["crowd", "outside", "small"]
-"""Why an annotation is skipped: see `REASONS`."""
+"""Reason why an annotation is skipped, see `REASONS`."""
 
 REASONS: dict[Reason, str] = {
     "missing": "occludes nobody: no segmentation",
@@ -39,22 +40,31 @@ REASONS: dict[Reason, str] = {
 }
 
 FLAWS: tuple[Reason, ...] = ("missing", "empty", "degenerate", "unreadable", "outside")
-"""The reasons that are a fault of the file; the others are choices of the rule."""
-
+"""Reasons that are faults of the file; the others are choices of the rule."""
 
 MOST_SHARED = 20_000
-"""The largest coordinate that is kept as a shared number."""
+"""Largest coordinate for which all polygons share one Python integer: a quarter of the memory on COCO's train2017."""
+
+_Entry = list[bytes] | dict[str, Any]
+"""An occluder region on its way between processes: a json RLE, or polygons as bytes of int32 coordinates."""
+
+
+class AnnotationId(NamedTuple):
+    """An annotation's id and that of its image, because annotation ids can repeat."""
+
+    annotation: int
+    image: int
 
 
 @dataclass(frozen=True)
 class AnnotateSummary:
-    """What `annotate_coco` found.
+    """Result of `annotate_coco`.
 
     Attributes:
-        images: in the file.
-        instances: annotations in the file, crowds included.
-        with_occluder: annotations that have an occluder.
-        skipped: reason -> the annotations, in the order of the file.
+        images: number of images.
+        instances: number of annotations, crowds included.
+        with_occluder: number of annotations that have an occluder.
+        skipped: annotations by reason, in image order.
         repeated_ids: annotation ids that several annotations share; all of them are kept.
     """
 
@@ -64,16 +74,24 @@ class AnnotateSummary:
     skipped: dict[Reason, list[AnnotationId]]
     repeated_ids: list[int]
 
+    def as_json(self) -> Record:
+        """Return the summary as written to reports and printed by `--json`."""
+        return {
+            "images": self.images, "instances": self.instances, "with_occluder": self.with_occluder,
+            "skipped": describe_groups(self.skipped, REASONS), "repeated_ids": self.repeated_ids,
+        }  # fmt: skip
 
-_Entry = list[bytes] | dict[str, Any]
-"""An occluder region between processes: an RLE as json holds it, or polygons as bytes of int32 coordinates."""
 
-
-class _Found(NamedTuple):
-    """What a worker found in one image: for each annotation an entry, and why it was skipped."""
-
-    entries: list[_Entry]
-    reasons: list[tuple[Reason, ...]]
+def describe_groups(groups: Mapping[Any, list[AnnotationId]], meanings: Mapping[Any, str]) -> Record:
+    """Return groups of annotations as json: the meaning of each group, its size and its members."""
+    return {
+        name: {
+            "meaning": meanings[name],
+            "count": len(members),
+            "annotations": [{"id": member.annotation, "image_id": member.image} for member in members],
+        }
+        for name, members in groups.items()
+    }
 
 
 def annotate_coco(
@@ -89,64 +107,68 @@ def annotate_coco(
 
     Args:
         coco: the file; it is not changed.
-        rule: what counts as an occluder.
+        rule: the occluder rule.
         output_format: "polygon", or "rle", which is pixel-exact.
-        tolerance: of polygons, in pixels (`polygons.to_polygons`); 0 is pixel-exact.
-        workers: most processes to use, 0 for one per CPU core; the result does not depend on it. 1 works in
-            this process, others are spawned: a script calls this below `if __name__ == "__main__":`.
-        reporter: hears the progress in images.
+        tolerance: tolerance of polygons in pixels (`polygons.to_polygons`); 0 is pixel-exact.
+        workers: maximum number of processes, 0 for one per CPU core; does not affect the result. 1 works in this
+            process, others are spawned: a script calls this below `if __name__ == "__main__":`.
+        reporter: receiver of the progress in images.
 
     Returns:
-        The same content where every annotation has the occluder key ([] where there is no occluder), and what
-        was found.
+        The same content with the occluder key in every annotation ([] if there is no occluder), and a summary.
 
     Raises:
-        BCNetError: if the tolerance is no number of pixels, or a worker process dies.
+        BCNetError: if the tolerance is not a number of pixels, or a worker process dies.
     """
     if not 0 <= tolerance < float("inf"):
         raise usage_error(f"the tolerance is 0 pixels or more, not {tolerance}")
-    work = partial(_occluders_of, rule=rule, output_format=output_format, tolerance=tolerance)
+    work = partial(_annotate_image, rule=rule, output_format=output_format, tolerance=tolerance)
     annotated: list[Record] = list(coco.annotations)
-    skipped: dict[Reason, list[AnnotationId]] = {}
-    numbers = _shared_numbers(coco.images)
+    skipped: dict[Reason, list[AnnotationId]] = {reason: [] for reason in REASONS}
+    largest = max((max(image["width"], image["height"]) for image in coco.images), default=0)
+    shared = np.arange(min(largest, MOST_SHARED) + 1).astype(object)
     keys = ("bbox", "iscrowd", "segmentation")
-    with paused_collector(), every_image(coco, keys, work, workers, reporter) as found:
-        for positions, (entries, reasons) in found:
-            for position, entry, why in zip(positions, entries, reasons, strict=True):
+    with paused_collector(), map_images(coco, keys, work, workers=workers, reporter=reporter) as results:
+        for positions, found in results:
+            for position, (entry, reasons) in zip(positions, found, strict=True):
                 annotation = annotated[position]
-                annotated[position] = {**annotation, OCCLUDER_KEY: _unpack(entry, numbers)}
-                for reason in why:
-                    skipped.setdefault(reason, []).append(AnnotationId(annotation["id"], annotation["image_id"]))
-    with_occluder = sum(annotation[OCCLUDER_KEY] != [] for annotation in annotated)
-    in_order = {reason: skipped[reason] for reason in REASONS if reason in skipped}
+                annotated[position] = {**annotation, OCCLUDER_KEY: _unpack(entry, shared)}
+                for reason in reasons:
+                    skipped[reason].append(AnnotationId(annotation["id"], annotation["image_id"]))
     ids = Counter(annotation["id"] for annotation in annotated)
-    repeated = [number for number, count in ids.items() if count > 1]
-    summary = AnnotateSummary(len(coco.images), len(annotated), with_occluder, in_order, repeated)
+    summary = AnnotateSummary(
+        images=len(coco.images),
+        instances=len(annotated),
+        with_occluder=sum(annotation[OCCLUDER_KEY] != [] for annotation in annotated),
+        skipped={reason: those for reason, those in skipped.items() if those},
+        repeated_ids=[number for number, count in ids.items() if count > 1],
+    )
     return {**coco.content, "annotations": annotated}, summary
 
 
-def _occluders_of(image: ImageRecords, *, rule: OccluderRule, output_format: RegionFormat, tolerance: float) -> _Found:
+def _annotate_image(
+    image: ImageRecords, *, rule: OccluderRule, output_format: RegionFormat, tolerance: float
+) -> list[tuple[_Entry, list[Reason]]]:
+    """Return, for each annotation of an image, its packed region and the reasons why it was skipped."""
     height, width, records = image
-    seen = [read_mask(record, height, width) for record in records]
-    every = replace(rule, min_area=0)
-    regions = derive_from_records(records, [rle for rle, _ in seen], height, width, rule=every)
-    entries: list[_Entry] = []
-    reasons: list[tuple[Reason, ...]] = []
-    for record, region, (_, flaw), corners in zip(
-        records, regions, seen, pixel_corners(record_boxes(records), height, width), strict=True
-    ):
+    own = [read_mask(record, height, width) for record in records]
+    regions = derive_occluders(records, [rle for rle, _ in own], height, width, rule=replace(rule, min_area=0))
+    boxes = pixel_corners(record_boxes(records), height, width)
+    found = []
+    for record, region, (_, flaw), (x0, y0, x1, y1) in zip(records, regions, own, boxes, strict=True):
+        reasons: list[Reason] = [] if flaw is None else [flaw]
+        if flaw is None and record.get("iscrowd", 0) and not rule.crowd:
+            reasons.append("crowd")
+        if x0 >= x1 or y0 >= y1:
+            reasons.append("outside")
         small = region is not None and masks.area(region) <= rule.min_area
-        entries.append(_entry(None if small else region, output_format, tolerance))
-        why: dict[Reason, bool] = {
-            "crowd": flaw is None and not rule.crowd and bool(record.get("iscrowd", 0)),
-            "outside": corners[0] >= corners[2] or corners[1] >= corners[3],
-            "small": small,
-        }
-        reasons.append((*([] if flaw is None else [flaw]), *(reason for reason, true in why.items() if true)))
-    return _Found(entries, reasons)
+        if small:
+            reasons.append("small")
+        found.append((_pack(None if small else region, output_format, tolerance), reasons))
+    return found
 
 
-def _entry(region: RLE | None, output_format: RegionFormat, tolerance: float) -> _Entry:
+def _pack(region: RLE | None, output_format: RegionFormat, tolerance: float) -> _Entry:
     if region is None:
         return []
     if output_format == "rle":
@@ -154,16 +176,8 @@ def _entry(region: RLE | None, output_format: RegionFormat, tolerance: float) ->
     return [np.array(polygon, dtype=np.int32).tobytes() for polygon in to_polygons(region, tolerance=tolerance)]
 
 
-def _unpack(entry: _Entry, numbers: NDArray[np.object_]) -> Any:  # noqa: ANN401  (what json holds)
+def _unpack(entry: _Entry, shared: NDArray[np.object_]) -> Any:  # noqa: ANN401  (as json holds it)
     if isinstance(entry, dict):
         return entry
-    return [
-        (numbers[values] if values.max() < len(numbers) else values).tolist()
-        for values in (np.frombuffer(polygon, dtype=np.int32) for polygon in entry)
-    ]
-
-
-def _shared_numbers(images: list[Record]) -> NDArray[np.object_]:
-    """The whole coordinates of usual images: all polygons share these objects, which takes a quarter of the memory."""
-    largest = max((max(image["width"], image["height"]) for image in images), default=0)
-    return np.arange(min(largest, MOST_SHARED) + 1).astype(object)
+    polygons = (np.frombuffer(polygon, dtype=np.int32) for polygon in entry)
+    return [(shared[values] if values.max() < len(shared) else values).tolist() for values in polygons]

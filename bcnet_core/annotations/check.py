@@ -1,7 +1,7 @@
-"""Checking a bilayer file, also the official one, against what its own masks say.
+"""Check the stored occluder regions of a bilayer file, including the official one, against its own masks.
 
-Three questions: can every occluder be read, does it stay in the box of its instance, and how far is it from the exact
-region that the rule finds.
+Reports whether every region can be read, whether it stays in the box of its instance, and its IoU with the exact
+region.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from bcnet_core import masks
-from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record
-from bcnet_core.annotations.occluder import OccluderRule, derive_from_records, pixel_corners, record_boxes
-from bcnet_core.annotations.scan import AnnotationId, ImageRecords, every_image, read_mask
+from bcnet_core.annotations.build import AnnotationId, describe_groups
+from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, read_mask
+from bcnet_core.annotations.occluder import OccluderRule, derive_occluders, pixel_corners, record_boxes
+from bcnet_core.annotations.parallel import ImageRecords, map_images
 from bcnet_core.masks import RLE
 from bcnet_core.reporting import Reporter
 
 Finding = Literal["no key", "unreadable", "outside", "absent", "unexpected", "inexact"]
-"""What can be wrong with an annotation: see `FINDINGS`."""
+"""Fault of an annotation, see `FINDINGS`."""
 
 FINDINGS: dict[Finding, str] = {
     "no key": f"have no `{OCCLUDER_KEY}`",
@@ -32,25 +33,26 @@ FINDINGS: dict[Finding, str] = {
 }
 
 INVALID: tuple[Finding, ...] = ("no key", "unreadable", "outside")
-"""The findings that make a file invalid; the others say how good it is."""
+"""Findings that make a file invalid; the others describe its quality."""
 
 MARGIN = 1
-"""Pixels that an occluder may reach beyond its box: the official contours run through the pixels around a region."""
+"""Pixels that an occluder may reach beyond its box, as the official contours do."""
 
 INEXACT_BELOW = 0.9
+"""IoU with the exact region below which a stored region counts as inexact."""
 
 
 @dataclass(frozen=True)
 class CheckSummary:
-    """What `check_occluders` found.
+    """Result of `check_occluders`.
 
     Attributes:
-        images: in the file.
-        instances: annotations in the file, crowds included.
-        with_occluder: annotations whose occluder can be read and has a pixel.
-        ious: of those for which the rule finds a region, the IoU of the two, in the order of the file.
-        farthest: pixels that an occluder reaches beyond its box, at most; 0 where all stay inside.
-        findings: what is wrong -> the annotations, in the order of the file.
+        images: number of images.
+        instances: number of annotations, crowds included.
+        with_occluder: number of annotations with a readable, non-empty occluder.
+        ious: IoUs of stored and exact regions where both exist, in image order.
+        farthest: largest distance in pixels by which an occluder leaves its box; 0 if all stay inside.
+        findings: annotations by fault, in image order.
     """
 
     images: int
@@ -61,14 +63,22 @@ class CheckSummary:
     findings: dict[Finding, list[AnnotationId]]
 
     def iou_figures(self) -> dict[str, float]:
-        """Mean, median and least of the IoUs; empty where there are none."""
+        """Return mean, median and least of the IoUs; empty if there are none."""
         if not self.ious:
             return {}
         return {"mean": float(np.mean(self.ious)), "median": float(np.median(self.ious)), "least": min(self.ious)}
 
+    def as_json(self) -> Record:
+        """Return the summary as written to reports and printed by `--json`."""
+        return {
+            "images": self.images, "instances": self.instances, "with_occluder": self.with_occluder,
+            "iou": self.iou_figures(), "farthest_beyond_box": self.farthest,
+            "findings": describe_groups(self.findings, FINDINGS),
+        }  # fmt: skip
+
 
 class _Verdict(NamedTuple):
-    """What is said of one annotation; no IoU where one of the two regions is empty."""
+    """Findings about one annotation; `iou` is None if one of the two regions is empty."""
 
     findings: tuple[Finding, ...]
     present: bool = False
@@ -79,49 +89,49 @@ class _Verdict(NamedTuple):
 def check_occluders(
     coco: CocoFile, *, rule: OccluderRule, workers: int = 1, reporter: Reporter | None = None
 ) -> CheckSummary:
-    """Compare the occluders of a bilayer file with the regions that a rule finds from its masks and boxes.
+    """Compare the occluders of a bilayer file with the regions that a rule derives from its masks and boxes.
 
     Args:
-        coco: the file; annotations may lack the occluder key, which is then a finding.
-        rule: that the file is held against.
-        workers: as in `annotate_coco`.
-        reporter: hears the progress in images.
+        coco: the file; an annotation without the occluder key is a finding.
+        rule: the occluder rule.
+        workers: maximum number of processes, as in `annotate_coco`.
+        reporter: receiver of the progress in images.
 
     Raises:
         BCNetError: if a worker process dies.
     """
-    findings: dict[Finding, list[AnnotationId]] = {}
+    findings: dict[Finding, list[AnnotationId]] = {finding: [] for finding in FINDINGS}
     keys = ("bbox", "iscrowd", "segmentation", OCCLUDER_KEY)
     seen: list[_Verdict] = []
-    with every_image(coco, keys, partial(_judge, rule=rule), workers, reporter) as judged:
+    with map_images(coco, keys, partial(_judge_image, rule=rule), workers=workers, reporter=reporter) as judged:
         for positions, verdicts in judged:
             seen += verdicts
             for position, verdict in zip(positions, verdicts, strict=True):
                 annotation = coco.annotations[position]
                 for finding in verdict.findings:
-                    findings.setdefault(finding, []).append(AnnotationId(annotation["id"], annotation["image_id"]))
+                    findings[finding].append(AnnotationId(annotation["id"], annotation["image_id"]))
     return CheckSummary(
         images=len(coco.images),
         instances=len(seen),
         with_occluder=sum(verdict.present for verdict in seen),
         ious=[verdict.iou for verdict in seen if verdict.iou is not None],
         farthest=max((verdict.beyond for verdict in seen), default=0),
-        findings={finding: findings[finding] for finding in FINDINGS if finding in findings},
+        findings={finding: those for finding, those in findings.items() if those},
     )
 
 
-def _judge(image: ImageRecords, *, rule: OccluderRule) -> list[_Verdict]:
+def _judge_image(image: ImageRecords, *, rule: OccluderRule) -> list[_Verdict]:
     height, width, records = image
     rles = [read_mask(record, height, width)[0] for record in records]
-    regions = derive_from_records(records, rles, height, width, rule=rule)
+    regions = derive_occluders(records, rles, height, width, rule=rule)
     corners = pixel_corners(record_boxes(records), height, width)
     return [
-        _judge_one(record, region, box, height, width)
+        _judge(record, region, box, height, width)
         for record, region, box in zip(records, regions, corners, strict=True)
     ]
 
 
-def _judge_one(record: Record, exact: RLE | None, box: tuple[int, int, int, int], height: int, width: int) -> _Verdict:
+def _judge(record: Record, exact: RLE | None, box: tuple[int, int, int, int], height: int, width: int) -> _Verdict:
     if OCCLUDER_KEY not in record:
         return _Verdict(("no key",))
     try:

@@ -1,7 +1,7 @@
-"""Reading and checking COCO instances files.
+"""Read and check COCO instances files.
 
-A `CocoFile` keeps the json exactly as it was read, so that whatever a command does not understand goes through
-unchanged. The format: https://cocodataset.org/#format-data.
+A `CocoFile` keeps the json exactly as it was read, so keys that no command knows are carried through unchanged.
+The format: https://cocodataset.org/#format-data.
 """
 
 from __future__ import annotations
@@ -11,20 +11,38 @@ import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from bcnet_core import masks
 from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.files.json_files import read_json
 
 OCCLUDER_KEY = "bg_object_segmentation"
-"""The key under which bilayer annotations store the occluder region, as the official code names it."""
+"""Key of the occluder region in bilayer annotations, as the official code names it."""
 
 MOST_PIXELS = 2**30
-"""The largest image in pixels; COCO's run lengths are 32 bit."""
+"""Pixels of the largest image allowed: COCO's run lengths have 32 bits."""
 
 Record = dict[str, Any]
-"""One entry of `images`, `annotations` or `categories`, as it stands in the json."""
+"""One entry of `images`, `annotations` or `categories`, as it is in the json."""
+
+MaskFlaw = Literal["missing", "empty", "degenerate", "unreadable"]
+"""Reason why an annotation has no mask: no segmentation, one without pixels, polygons without area, unknown kind."""
+
+COCO_NAMES = {
+    1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck", 9: "boat",
+    10: "traffic light", 11: "fire hydrant", 13: "stop sign", 14: "parking meter", 15: "bench", 16: "bird", 17: "cat",
+    18: "dog", 19: "horse", 20: "sheep", 21: "cow", 22: "elephant", 23: "bear", 24: "zebra", 25: "giraffe",
+    27: "backpack", 28: "umbrella", 31: "handbag", 32: "tie", 33: "suitcase", 34: "frisbee", 35: "skis",
+    36: "snowboard", 37: "sports ball", 38: "kite", 39: "baseball bat", 40: "baseball glove", 41: "skateboard",
+    42: "surfboard", 43: "tennis racket", 44: "bottle", 46: "wine glass", 47: "cup", 48: "fork", 49: "knife",
+    50: "spoon", 51: "bowl", 52: "banana", 53: "apple", 54: "sandwich", 55: "orange", 56: "broccoli", 57: "carrot",
+    58: "hot dog", 59: "pizza", 60: "donut", 61: "cake", 62: "chair", 63: "couch", 64: "potted plant", 65: "bed",
+    67: "dining table", 70: "toilet", 72: "tv", 73: "laptop", 74: "mouse", 75: "remote", 76: "keyboard",
+    77: "cell phone", 78: "microwave", 79: "oven", 80: "toaster", 81: "sink", 82: "refrigerator", 84: "book",
+    85: "clock", 86: "vase", 87: "scissors", 88: "teddy bear", 89: "hair drier", 90: "toothbrush",
+}  # fmt: skip
+"""Names of COCO's 80 categories by id, with gaps; published checkpoints know only the numbers."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +50,7 @@ class CocoFile:
     """A COCO file as it was read.
 
     Attributes:
-        path: where it came from.
+        path: source of the content.
         content: the whole json; never changed in place.
     """
 
@@ -47,7 +65,7 @@ class CocoFile:
 
     @property
     def annotations(self) -> list[Record]:
-        """The `annotations` list (empty for test-dev lists); `id` and `image_id` are checked."""
+        """The `annotations` list, empty for test-dev lists; `id`, `image_id`, `category_id` and `bbox` are checked."""
         records: list[Record] = self.content.get("annotations", [])
         return records
 
@@ -58,7 +76,7 @@ class CocoFile:
         return records
 
     def annotations_by_image(self) -> dict[int, list[Record]]:
-        """The annotations of every image id, in file order; images without any have an empty list."""
+        """Group the annotations by image id, in file order; images without any get an empty list."""
         grouped: dict[int, list[Record]] = {image["id"]: [] for image in self.images}
         for annotation in self.annotations:
             grouped[annotation["image_id"]].append(annotation)
@@ -66,37 +84,37 @@ class CocoFile:
 
 
 def read_coco(path: Path, *, need_annotations: bool = True) -> CocoFile:
-    """Read a COCO file (`.json`, or gzip by the ending `.gz`) and check what every command relies on.
+    """Read a COCO file (`.json`, or gzip if the name ends in `.gz`) and check what every command relies on.
 
     Args:
         path: the file.
-        need_annotations: whether a file without an `annotations` list (a test-dev image list) is an error.
+        need_annotations: treat a file without an `annotations` list (a test-dev image list) as an error.
 
     Raises:
-        BCNetError: if the file is missing, not json, or not COCO; the message names the first fault and counts them.
+        BCNetError: if the file is missing, not json, or not COCO; the message shows the first fault and counts others.
     """
     content = read_json(path)
     if not isinstance(content, dict):
-        of_results = ("a results file goes with its ground truth: --gt FILE",) if isinstance(content, list) else ()
-        raise _not_coco(path, f"its top level is of type {type(content).__name__}, not an object", *of_results)
+        hints = ("a results file goes with its ground truth: --gt FILE",) if isinstance(content, list) else ()
+        raise _not_coco(path, f"its top level is of type {type(content).__name__}, not an object", *hints)
     for name in ("images", "annotations", "categories"):
         if name not in content and (name != "annotations" or need_annotations):
             raise _not_coco(path, f"it has no `{name}` list")
         if not isinstance(content.get(name, []), list):
             raise _not_coco(path, f"`{name}` is of type {type(content[name]).__name__}, not a list")
-    problems = iter(_problems(content))
-    if (first := next(problems, None)) is not None:
-        others = sum(1 for _ in problems)
+    faults = iter(_faults(content))
+    if (first := next(faults, None)) is not None:
+        others = sum(1 for _ in faults)
         more = f" (and {others:,} more such fault{'s' * (others > 1)})" if others else ""
         raise _not_coco(path, first + more)
     return CocoFile(path, content)
 
 
 def checksum(path: Path) -> str:
-    """The SHA-256 of a file, by which a manifest names its source.
+    """Return the SHA-256 of a file, which identifies the source in a manifest.
 
     Raises:
-        BCNetError: if it cannot be read.
+        BCNetError: if the file cannot be read.
     """
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -104,8 +122,13 @@ def checksum(path: Path) -> str:
         raise data_error(f"cannot read `{path}`: {error.strerror or error}") from None
 
 
+def coco_categories() -> list[Record]:
+    """Return the 80 categories of instances_train2017.json, ordered by id as they are there."""
+    return [{"id": number, "name": name} for number, name in COCO_NAMES.items()]
+
+
 def category_names(categories: Iterable[Record]) -> list[str]:
-    """The names of categories in their order, which is the order of a detector's labels."""
+    """Return the names of categories in order, which is the order of a detector's labels."""
     return [str(category["name"]) for category in categories]
 
 
@@ -138,23 +161,20 @@ def category_difference(
 
 
 def has_occluders(coco: CocoFile) -> bool:
-    """Whether this is a bilayer annotation file: any annotation carries the occluder key."""
+    """Return whether any annotation has the occluder key, as in a bilayer annotation file."""
     return any(OCCLUDER_KEY in annotation for annotation in coco.annotations)
 
 
 def segmentation_rle(annotation: Record, image: Record, *, key: str = "segmentation") -> masks.RLE | None:
-    """The mask of one annotation, None where it is missing, empty or degenerate.
+    """Return the mask of an annotation, or None if it is missing, empty or degenerate.
 
     Args:
-        annotation: any entry of `annotations`.
-        image: the entry of `images` that it belongs to.
-        key: under which the segmentation stands.
-
-    Returns:
-        An RLE of the image's size.
+        annotation: an entry of `annotations`.
+        image: its entry of `images`.
+        key: key of the segmentation.
 
     Raises:
-        BCNetError: if the value is no segmentation; the message names annotation and image.
+        BCNetError: if the value is not a segmentation; the message names annotation and image.
     """
     try:
         return masks.from_segmentation(annotation.get(key), image["height"], image["width"])
@@ -164,22 +184,36 @@ def segmentation_rle(annotation: Record, image: Record, *, key: str = "segmentat
         ) from None
 
 
-def _problems(content: Record) -> Iterable[str]:
+def read_mask(annotation: Record, height: int, width: int) -> tuple[masks.RLE | None, MaskFlaw | None]:
+    """Return the mask of an annotation in an image of this size, or None and the reason why there is none."""
+    segmentation = annotation.get("segmentation")
+    if segmentation is None:
+        return None, "missing"
+    try:
+        rle = masks.from_segmentation(segmentation, height, width)
+    except (ValueError, TypeError):
+        return None, "unreadable"
+    if rle is not None and masks.area(rle) > 0:
+        return rle, None
+    return None, "degenerate" if isinstance(segmentation, list) and segmentation else "empty"
+
+
+def _faults(content: Record) -> Iterable[str]:
     image_ids: set[int] = set()
+    category_ids: set[int] = set()
     for index, image in enumerate(content["images"]):
         fault = _image_fault(image)
         if fault is None and image["id"] in image_ids:
-            fault = f"the image id {image['id']} is there twice"
+            fault = f"the image id {image['id']} appears twice"
         if fault is not None:
             yield f"images[{index}]: {fault}"
         else:
             image_ids.add(image["id"])
-    category_ids: set[int] = set()
     for index, category in enumerate(content["categories"]):
         if not isinstance(category, dict) or not _is_id(category.get("id")) or "name" not in category:
             yield f"categories[{index}]: needs an integer `id` and a `name`"
         elif category["id"] in category_ids:
-            yield f"categories[{index}]: the category id {category['id']} is there twice"
+            yield f"categories[{index}]: the category id {category['id']} appears twice"
         else:
             category_ids.add(category["id"])
     for index, annotation in enumerate(content.get("annotations", [])):
@@ -205,20 +239,13 @@ def _image_fault(image: Any) -> str | None:  # noqa: ANN401
 def _annotation_fault(annotation: Any, image_ids: set[int], category_ids: set[int]) -> str | None:  # noqa: ANN401
     if not isinstance(annotation, dict):
         return "is not an object"
-    name = annotation.get("id")
+    name, box = annotation.get("id"), annotation.get("bbox")
     if not _is_id(name):
         return f"needs an integer `id`, has {reprlib.repr(name)}"
-    if not _is_id(annotation.get("image_id")) or annotation["image_id"] not in image_ids:
-        return (
-            f"annotation {name} belongs to image {reprlib.repr(annotation.get('image_id'))}, which is not in the file"
-        )
-    if not _is_id(annotation.get("category_id")) or annotation["category_id"] not in category_ids:
-        return f"annotation {name} has category {reprlib.repr(annotation.get('category_id'))}, which is not in the file"
-    return _shape_fault(annotation)
-
-
-def _shape_fault(annotation: Record) -> str | None:
-    name, box = annotation["id"], annotation.get("bbox")
+    parents = (("image_id", image_ids, "belongs to image"), ("category_id", category_ids, "has category"))
+    for key, known, relation in parents:
+        if not _is_id(annotation.get(key)) or annotation[key] not in known:
+            return f"annotation {name} {relation} {reprlib.repr(annotation.get(key))}, which is not in the file"
     if not isinstance(box, list) or len(box) != 4 or not all(_is_length(value) for value in box):
         return f"annotation {name} needs a `bbox` of four finite numbers [x, y, width, height], has {reprlib.repr(box)}"
     if annotation.get("iscrowd", 0) not in (0, 1):

@@ -1,7 +1,6 @@
-"""The occluder region of every instance of one image (METHOD section 4): pure, on run-length encodings.
+"""Find the occluder region of every instance of one image (METHOD section 4), on run-length encodings.
 
-There is no depth order in COCO labels, so of two overlapping objects each is the other's occluder. Used by
-`annotations.build` for whole files and by the training data on each image that carries no occluders yet.
+COCO labels have no depth order, so each of two overlapping objects is the other's occluder.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from bcnet_core.errors import usage_error
 from bcnet_core.masks import RLE
 
 MOST_PAIRS = 2**20
-"""Pairs of boxes that are looked at together."""
+"""Pairs of boxes compared at once, so that an image of 20,000 instances (cells, say) fits in memory."""
 ALL_ROWS = slice(None)
 
 
 @dataclass(frozen=True)
 class OccluderRule:
-    """What counts as an occluder; the defaults are the official ones.
+    """Thresholds for an occluder; the defaults are the official ones.
 
     Attributes:
-        min_iou: boxes whose IoU is above this are looked at, from 0 to 1.
-        min_area: a region must have more pixels than this to be kept.
+        min_iou: box IoU, from 0 to 1, above which two instances are compared.
+        min_area: area in pixels that a region must exceed to be kept.
         crowd: whether crowd annotations occlude others (they can always be occluded).
-        pixel: what the IoU adds to every width and height, in pixels; the official code counts one more.
+        pixel: pixels added to every width and height in the IoU; the official code counts one more.
     """
 
     min_iou: float = 0.05
@@ -71,7 +70,7 @@ def occluder_regions(
     stored = [source != "derive" and OCCLUDER_KEY in annotation for annotation in annotations]
     regions: list[RLE | None] = [None] * len(annotations)
     if source != "file" and not all(stored):
-        regions = derive_from_records(annotations, rles, image["height"], image["width"])
+        regions = derive_occluders(annotations, rles, image["height"], image["width"])
     for index, annotation in enumerate(annotations):
         if stored[index]:
             regions[index] = segmentation_rle(annotation, image, key=OCCLUDER_KEY)
@@ -79,33 +78,36 @@ def occluder_regions(
 
 
 def derive_occluders(
+    annotations: Sequence[Record],
     rles: Sequence[RLE | None],
-    boxes: NDArray[np.float64],
-    crowd: NDArray[np.bool_],
     height: int,
     width: int,
     *,
     rule: OccluderRule = OccluderRule(),
 ) -> list[RLE | None]:
-    """Find the occluder region of each of the N instances of one image.
+    """Find the occluder region of each of the N annotations of one image by its definition.
 
-    The region of instance i is the union of the masks of every other instance whose box overlaps box i
-    enough, cut to box i. The result does not depend on the order of the instances.
+    The region of instance i is the union of the masks of all other instances whose boxes overlap box i enough,
+    cut to box i. The result does not depend on the order of the instances.
 
     Args:
-        rles: the N instance masks; None for one without a readable mask, which then occludes nobody.
-        boxes: (N, 4) [x, y, width, height] in pixels.
-        crowd: (N,) whether the instance is a crowd region.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
+        annotations: all annotations of the image, with `bbox` and optionally `iscrowd`.
+        rles: the mask of each; None for one without a readable mask, which occludes nobody.
+        height: image height in pixels.
+        width: image width in pixels.
         rule: the thresholds.
 
     Returns:
         N regions; None where there is no occluder.
     """
-    occludes = np.array([rle is not None for rle in rles], dtype=bool)
-    if not rule.crowd:
-        occludes &= ~crowd
+    boxes = record_boxes(annotations)
+    occludes = np.array(
+        [
+            rle is not None and (rule.crowd or not annotation.get("iscrowd", 0))
+            for annotation, rle in zip(annotations, rles, strict=True)
+        ],
+        dtype=bool,
+    )
     regions: list[RLE | None] = [None] * len(rles)
     corners = pixel_corners(boxes, height, width)
     for rows in row_blocks(len(boxes)):
@@ -120,52 +122,27 @@ def derive_occluders(
     return regions
 
 
-def derive_from_records(
-    records: Sequence[Record],
-    rles: Sequence[RLE | None],
-    height: int,
-    width: int,
-    *,
-    rule: OccluderRule = OccluderRule(),
-) -> list[RLE | None]:
-    """`derive_occluders` for the annotations of one image as they stand in a COCO file.
-
-    Args:
-        records: N annotations with `bbox` and perhaps `iscrowd`.
-        rles: the mask of each, None where there is none.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        rule: the thresholds.
-
-    Returns:
-        N regions; None where there is no occluder.
-    """
-    boxes = record_boxes(records)
-    crowd = np.array([bool(record.get("iscrowd", 0)) for record in records], np.bool_)
-    return derive_occluders(rles, boxes, crowd, height, width, rule=rule)
-
-
 def record_boxes(records: Sequence[Record]) -> NDArray[np.float64]:
-    """The (N, 4) boxes [x, y, width, height] of N annotations, in pixels."""
+    """Return the (N, 4) boxes [x, y, width, height] of N annotations, in pixels."""
     return np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
 
 
 def row_blocks(count: int) -> Iterator[slice]:
-    """The rows of a (count, count) table of pairs in blocks of `MOST_PAIRS`: a crowd of 20,000 fills no memory."""
+    """Split the rows of a (count, count) table of pairs into blocks of at most `MOST_PAIRS` pairs."""
     step = max(1, MOST_PAIRS // max(1, count))
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
 def box_iou(boxes: NDArray[np.float64], rows: slice = ALL_ROWS, *, pixel: float = 0.0) -> NDArray[np.float64]:
-    """The IoU of pairs of boxes.
+    """Return the IoU of pairs of boxes.
 
     Args:
         boxes: (N, 4) [x, y, width, height] in pixels.
-        rows: the R boxes whose pairs with all N are looked at.
-        pixel: what is added to every width and height; the official annotation code counts 1 pixel more.
+        rows: the R boxes to compare with all N.
+        pixel: pixels added to every width and height; the official annotation code adds 1.
 
     Returns:
-        (R, N) from 0 to 1; boxes without an area overlap nothing.
+        (R, N) from 0 to 1; boxes without area overlap nothing.
     """
     shared, areas = box_intersections(boxes, rows, pixel=pixel)
     joint = areas[rows, None] + areas - shared
@@ -175,7 +152,7 @@ def box_iou(boxes: NDArray[np.float64], rows: slice = ALL_ROWS, *, pixel: float 
 def box_intersections(
     boxes: NDArray[np.float64], rows: slice = ALL_ROWS, *, pixel: float = 0.0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The areas in pixels that R of N [x, y, width, height] boxes share with all (R, N), and the areas of all (N,)."""
+    """Return the areas in pixels that R of N [x, y, width, height] boxes share with all (R, N), and all areas (N,)."""
     start, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     sides = np.minimum(end[rows, None], end) - np.maximum(start[rows, None], start) + pixel  # (R, N, 2)
     areas: NDArray[np.float64] = np.prod(end - start + pixel, axis=1)
@@ -184,10 +161,10 @@ def box_intersections(
 
 
 def pixel_corners(boxes: NDArray[np.float64], height: int, width: int) -> list[tuple[int, int, int, int]]:
-    """The half-open pixel boxes (x0, y0, x1, y1) of [x, y, width, height] boxes.
+    """Return the half-open pixel boxes (x0, y0, x1, y1) of [x, y, width, height] boxes.
 
-    Corners are truncated to integers as in the official code, and clipped to the image (there, negative
-    corners wrapped around).
+    Corners are truncated to integers as in the official code, and clipped to the image (the official code let
+    negative corners wrap around).
     """
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
     inside = np.clip(corners, 0, [width, height, width, height]).astype(np.int64)

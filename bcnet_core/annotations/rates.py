@@ -1,7 +1,7 @@
-"""How much each instance of an image is occluded: pure, on boxes and run-length encodings (METHOD section 6).
+"""Measure how much each instance of an image is occluded, from boxes and run-length encodings (METHOD section 6).
 
-COCO labels know no depth order, so a rate says how much of an instance others may hide, not that they do. The levels
-that evaluation reports by are defined here, and nowhere else.
+COCO labels have no depth order, so a rate is the share of an instance that others may hide, not the share they do.
+The occlusion levels of evaluation reports are defined here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from bcnet_core.masks import RLE
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 Level = Literal["none", "light", "heavy"]
-"""How occluded an instance is, in a word: see `LEVEL_FROM`."""
+"""Degree of occlusion of an instance, see `LEVEL_FROM`."""
 
 LEVEL_FROM: dict[Level, float] = {"none": 0.0, "light": 0.05, "heavy": 0.2}
-"""The rate from which on a level holds. Below 0.05 of box IoU nobody counts as an occluder (METHOD section 4);
-from 0.2 on an instance is occluded in the sense of COCO-OCC (METHOD section 6)."""
+"""Lowest rate of each level. Below a box IoU of 0.05 nobody counts as an occluder (METHOD section 4); from 0.2 on an
+instance is occluded in the sense of COCO-OCC (METHOD section 6)."""
 
 HISTOGRAM_EDGES: tuple[float, ...] = tuple(step / 10 for step in range(11))
-"""The bins of `rate_histogram` are between these; each holds its lower edge, the last one its upper edge too."""
+"""Bin edges of `rate_histogram`; each bin includes its lower edge, the last one its upper edge too."""
 
 
 def occlusion_rates(
@@ -39,23 +39,22 @@ def occlusion_rates(
     measure: Measure,
     categories: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
-    """How much each of the N instances of one image is occluded.
+    """Return the occlusion rate of each of the N instances of one image.
 
-    "iou" and "min" look at the neighbour that overlaps an instance most: the intersection of the two boxes over
-    their union, or over the smaller box. "mask" looks at all neighbours whose boxes meet that of an instance together:
-    what their masks cover of its box, over its own mask. That is 1 where they cover more, and 0 for an instance without
-    a mask.
+    "iou" and "min" take the neighbor that overlaps an instance most: the intersection of the two boxes over their
+    union, or over the smaller box. "mask" takes all neighbors whose boxes meet that of the instance together: the area
+    of its box that their masks cover, over the area of its own mask, at most 1; 0 for an instance without a mask.
 
     Args:
         boxes: (N, 4) [x, y, width, height] in pixels.
-        rles: the N masks; only "mask" looks at them, None covers nothing.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        measure: what is compared.
-        categories: (N,) where only neighbours of the same category count.
+        rles: the N masks, used by "mask" only; None covers nothing.
+        height: image height in pixels.
+        width: image width in pixels.
+        measure: the measure.
+        categories: (N,) category ids if only neighbors of the same category count.
 
     Returns:
-        (N,) rates from 0 to 1; 0 for an instance that is alone.
+        (N,) rates from 0 to 1; 0 for an instance without neighbors.
     """
     rates = np.zeros(len(boxes))
     for rows in row_blocks(len(boxes)):
@@ -73,20 +72,20 @@ def occlusion_rates(
                 near = partners & (box_intersections(boxes, rows, pixel=1.0)[0] > 0)
                 corners = pixel_corners(boxes[rows], height, width)
                 for index, (row, box) in enumerate(zip(near, corners, strict=True), start=rows.start):
-                    neighbours = [rle for other in row.nonzero()[0] if (rle := rles[other]) is not None]
-                    rates[index] = _mask_rate(rles[index], neighbours, masks.from_box(*box, height, width))
+                    neighbors = [rle for other in row.nonzero()[0] if (rle := rles[other]) is not None]
+                    rates[index] = _mask_rate(rles[index], neighbors, masks.from_box(*box, height, width))
                 continue
         rates[rows] = np.where(partners, pairs, 0.0).max(axis=1, initial=0.0)
     return rates
 
 
 def occlusion_level(rate: float) -> Level:
-    """The level of a rate, whatever the measure."""
+    """Return the level of a rate of any measure."""
     return max((level for level in LEVEL_FROM if rate >= LEVEL_FROM[level]), key=LEVEL_FROM.__getitem__)
 
 
 def count_levels(rates: NDArray[np.float64]) -> dict[Level, int]:
-    """How many of the rates belong to each level."""
+    """Count the rates of each level."""
     levels = [occlusion_level(rate) for rate in rates.tolist()]
     return {level: levels.count(level) for level in LEVEL_FROM}
 
@@ -97,8 +96,8 @@ def rate_histogram(rates: NDArray[np.float64]) -> list[int]:
     return [int((rates == 0).sum()), *counts.tolist()]
 
 
-def _mask_rate(own: RLE | None, neighbours: Sequence[RLE], box: RLE) -> float:
-    """What the neighbours' masks cover of an instance's box, over its own mask."""
-    if own is None or not neighbours or masks.area(own) == 0:
+def _mask_rate(own: RLE | None, neighbors: Sequence[RLE], box: RLE) -> float:
+    """Return the area of an instance's box that its neighbors cover, over the area of its own mask."""
+    if own is None or not neighbors or masks.area(own) == 0:
         return 0.0
-    return min(masks.area(masks.intersection(masks.union(neighbours), box)) / masks.area(own), 1.0)
+    return min(masks.area(masks.intersection(masks.union(neighbors), box)) / masks.area(own), 1.0)

@@ -1,13 +1,15 @@
-"""The occluded subset of a COCO file: COCO-OCC as a rule with a manifest (METHOD section 6).
+"""Take the occluded subset of a COCO file: COCO-OCC as a rule with a manifest (METHOD section 6).
 
-The author names the images "whose boxes overlap with ratio >= 0.2" but published neither the ratio nor the list, so
-every choice is an option here, and a manifest says which ones made a file.
+The author selects the images "whose boxes overlap with ratio >= 0.2" but published neither the ratio nor the list, so
+every choice is an option here, and the manifest of a split records the choices that made it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -21,31 +23,32 @@ from bcnet_core.annotations.rates import (
     HISTOGRAM_EDGES,
     LEVEL_FROM,
     MEASURES,
-    Level,
     count_levels,
     occlusion_rates,
     rate_histogram,
-)
+)  # fmt: skip
 from bcnet_core.config.choices import Measure, Pairs
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.files.inputs import read_whole
 from bcnet_core.files.json_files import read_json
 
 Rates = dict[int, NDArray[np.float64]]
-"""The occlusion rates of the instances of every image, by image id."""
+"""Occlusion rates of the instances of every image, by image id."""
+
+COLORS = {"source": "#bbbbbb", "split": "#0077bb"}
+"""Gray and blue: distinguishable in print and with any color vision."""
 
 
 @dataclass(frozen=True)
 class SplitRule:
-    """Which images are occluded.
+    """Rule that decides which images are occluded.
 
     Attributes:
-        threshold: the rate from which on an instance counts as occluded, above 0 and up to 1.
-        measure: what the rate compares: "iou", "min" or "mask" (`occlusion.rates.occlusion_rates`).
-        pairs: "any" takes an image in which at least one instance is occluded, "all" one in which every instance
-            is.
-        same_class: whether only neighbours of the same category occlude.
-        crowd: whether crowd annotations are instances too; otherwise they neither occlude nor need a partner.
+        threshold: rate from which on an instance counts as occluded, above 0 and up to 1.
+        measure: measure of the rate: "iou", "min" or "mask" (`rates.occlusion_rates`).
+        pairs: "any" takes images with at least one occluded instance, "all" images in which every instance is occluded.
+        same_class: whether only neighbors of the same category occlude.
+        crowd: whether crowd annotations are instances too; otherwise they neither occlude nor are occluded.
     """
 
     threshold: float = 0.2
@@ -67,8 +70,8 @@ class OccludedSplit(NamedTuple):
     """An occluded subset.
 
     Attributes:
-        content: of the new COCO file.
-        manifest: how it was made and what it holds; json.
+        content: content of the new COCO file.
+        manifest: json that says how the subset was made and what it holds.
     """
 
     content: Record
@@ -76,50 +79,66 @@ class OccludedSplit(NamedTuple):
 
 
 def split_occluded(coco: CocoFile, *, rule: SplitRule, ids: Iterable[int] | None = None) -> OccludedSplit:
-    """Take the occluded images of a COCO file with all of their annotations, in the order of the file.
+    """Take the occluded images of a COCO file with all of their annotations, in file order.
+
+    Use `measure_images` and `occluded_image_ids` if the ids are enough.
 
     Args:
-        coco: the file; it is not changed, and must still be where it was read from.
-        rule: which images are occluded.
+        coco: the file; it is not changed, and its path must still exist.
+        rule: the rule.
         ids: take exactly these images instead; the rule then only measures.
 
     Returns:
-        The content and the manifest; both depend on the arguments alone.
+        Content and manifest, which depend on the arguments alone.
 
     Raises:
         BCNetError: if one of `ids` is not in the file, or "mask" meets a segmentation that cannot be read.
     """
     rates = measure_images(coco, measure=rule.measure, same_class=rule.same_class, crowd=rule.crowd)
-    chosen = _known(ids, coco) if ids is not None else set(occluded_image_ids(rates, rule=rule))
+    chosen = _check_known(ids, coco) if ids is not None else set(occluded_image_ids(rates, rule=rule))
     content = {
         **coco.content,
         "images": [image for image in coco.images if image["id"] in chosen],
         "annotations": [annotation for annotation in coco.annotations if annotation["image_id"] in chosen],
     }
-    inside = {image["id"]: rates[image["id"]] for image in content["images"]}
     manifest = {
         "bcnet": __version__,
         "source": {"file": coco.path.name, "sha256": checksum(coco.path)},
         "chosen_by": "rule" if ids is None else "ids",
         "rule": asdict(rule),
-        "counts": {
-            "split": _counts(CocoFile(coco.path, content), inside, rule),
-            "source": _counts(coco, rates, rule),
-        },
-        "levels": {"from": LEVEL_FROM, "split": _levels(inside), "source": _levels(rates)},
-        "histogram": {"edges": list(HISTOGRAM_EDGES), "split": _histograms(inside), "source": _histograms(rates)},
+        **_statistics({"split": CocoFile(coco.path, content), "source": coco}, rates, rule),
         "image_ids": [image["id"] for image in content["images"]],
     }
     return OccludedSplit(content, manifest)
 
 
+def _statistics(parts: dict[str, CocoFile], rates: Rates, rule: SplitRule) -> Record:
+    """Return the counts, levels and histograms of the source and of the split."""
+    counts: Record = {}
+    levels: Record = {"from": LEVEL_FROM}
+    histogram: Record = {"edges": list(HISTOGRAM_EDGES)}
+    for name, part in parts.items():
+        found = [rates[image["id"]] for image in part.images]
+        instances = np.concatenate([np.zeros(0), *found])
+        images = np.array([one.max(initial=0.0) for one in found])  # an image counts as its most occluded instance
+        counts[name] = {
+            "images": len(part.images),
+            "annotations": len(part.annotations),
+            "instances": len(instances),
+            "occluded": int((instances >= rule.threshold).sum()),
+        }
+        levels[name] = {"instances": count_levels(instances), "images": count_levels(images)}
+        histogram[name] = {"instances": rate_histogram(instances), "images": rate_histogram(images)}
+    return {"counts": counts, "levels": levels, "histogram": histogram}
+
+
 def measure_images(coco: CocoFile, *, measure: Measure, same_class: bool = False, crowd: bool = False) -> Rates:
-    """The occlusion rates of the instances of every image, by image id.
+    """Return the occlusion rates of the instances of every image, by image id.
 
     Args:
         coco: the file.
-        measure: what is compared (`occlusion.rates.occlusion_rates`).
-        same_class: whether only neighbours of the same category count.
+        measure: the measure (`rates.occlusion_rates`).
+        same_class: whether only neighbors of the same category count.
         crowd: whether crowds are instances; otherwise they are left out.
 
     Raises:
@@ -138,40 +157,40 @@ def measure_images(coco: CocoFile, *, measure: Measure, same_class: bool = False
 
 
 def occluded_image_ids(rates: Rates, *, rule: SplitRule) -> list[int]:
-    """Return the ids of the images that a rule takes, in the order of the file.
+    """Return the ids of the images that a rule takes, in file order.
 
     Args:
-        rates: the result of `measure_images` with the measure, `same_class` and `crowd` of the rule.
-        rule: which images are occluded.
+        rates: result of `measure_images` with the measure, `same_class` and `crowd` of the rule.
+        rule: the rule.
     """
     enough = any if rule.pairs == "any" else all
     return [image for image, found in rates.items() if len(found) and enough(found >= rule.threshold)]
 
 
 def read_ids(path: Path) -> list[int]:
-    """Read image ids: numbers in a text, a json list, a manifest of `split_occluded`, or the images of a COCO file.
+    """Read image ids from a text file, a json list, a manifest of `split_occluded`, or a COCO file.
 
     Raises:
         BCNetError: if the file is missing or holds anything else.
     """
     if path.suffix in {".json", ".gz"}:
-        return _ids_of_json(read_json(path), path)
+        return _ids_from_json(read_json(path), path)
     try:
         if not path.is_file():
-            raise data_error(f"`{path}` does not exist, or is no file", "give a list of image ids: --ids FILE")
+            raise data_error(f"`{path}` does not exist or is not a file", "give a list of image ids: --ids FILE")
         words = read_whole(path).decode("utf-8-sig").replace(",", " ").split()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise data_error(f"cannot read the image ids in `{path}`: {reason}", "one whole number a line") from None
     if not words:
         raise data_error(f"`{path}` holds no image ids", "one whole number a line")
-    odd = [word for word in words if not (word.isascii() and word.removeprefix("-").isdigit() and len(word) < 20)]
-    if odd:
-        raise data_error(f"`{path}` holds {odd[0]!r} where an image id should be", "one whole number a line")
-    return [int(word) for word in words]
+    for word in words:
+        if not (word.isascii() and word.removeprefix("-").isdigit() and len(word) < 20):
+            raise data_error(f"`{path}` holds {word!r} where an image id should be", "one whole number a line")
+    return list(map(int, words))
 
 
-def _ids_of_json(value: Any, path: Path) -> list[int]:  # noqa: ANN401
+def _ids_from_json(value: Any, path: Path) -> list[int]:  # noqa: ANN401
     if isinstance(value, dict) and isinstance(value.get("images"), list):
         value = [image.get("id") if isinstance(image, dict) else None for image in value["images"]]
     elif isinstance(value, dict):
@@ -183,7 +202,7 @@ def _ids_of_json(value: Any, path: Path) -> list[int]:  # noqa: ANN401
     return list(value)
 
 
-def _known(ids: Iterable[int], coco: CocoFile) -> set[int]:
+def _check_known(ids: Iterable[int], coco: CocoFile) -> set[int]:
     chosen = set(ids)
     unknown = sorted(chosen - {image["id"] for image in coco.images})
     if unknown:
@@ -195,28 +214,30 @@ def _known(ids: Iterable[int], coco: CocoFile) -> set[int]:
     return chosen
 
 
-def _counts(coco: CocoFile, rates: Rates, rule: SplitRule) -> dict[str, int]:
-    instances = _of_instances(rates)
-    return {
-        "images": len(coco.images),
-        "annotations": len(coco.annotations),
-        "instances": len(instances),
-        "occluded": int((instances >= rule.threshold).sum()),
-    }
+def plot_histogram(manifest: dict[str, Any]) -> bytes:
+    """Plot the occlusion of instances and images, source beside split.
 
+    Args:
+        manifest: manifest of `split_occluded`.
 
-def _levels(rates: Rates) -> dict[str, dict[Level, int]]:
-    return {"instances": count_levels(_of_instances(rates)), "images": count_levels(_of_images(rates))}
+    Returns:
+        A PNG; equal manifests give equal bytes.
+    """
+    from matplotlib.figure import Figure  # slow to import, and rarely needed
 
-
-def _histograms(rates: Rates) -> dict[str, list[int]]:
-    return {"instances": rate_histogram(_of_instances(rates)), "images": rate_histogram(_of_images(rates))}
-
-
-def _of_instances(rates: Rates) -> NDArray[np.float64]:
-    return np.concatenate([np.zeros(0), *rates.values()])
-
-
-def _of_images(rates: Rates) -> NDArray[np.float64]:
-    """An image is as occluded as the most occluded of its instances."""
-    return np.array([found.max(initial=0.0) for found in rates.values()])
+    histogram, rule = manifest["histogram"], manifest["rule"]
+    bins = ["0", *(f"{low:g}-{high:g}" for low, high in pairwise(histogram["edges"]))]
+    figure = Figure(figsize=(11, 4.2), dpi=120, layout="constrained")
+    for axes, unit in zip(figure.subplots(1, 2), ("instances", "images"), strict=True):
+        for offset, part in zip((-0.2, 0.2), ("source", "split"), strict=True):
+            axes.bar(np.arange(len(bins)) + offset, histogram[part][unit], 0.4, color=COLORS[part], label=part)
+        axes.set_title(f"{sum(histogram['source'][unit]):,} {unit}, {sum(histogram['split'][unit]):,} in the split")
+        axes.set_xticks(range(len(bins)), bins, rotation=45, ha="right")
+        axes.set_xlabel(f"occlusion ({rule['measure']})" + (" of the most occluded instance" * (unit == "images")))
+        axes.set_ylabel(unit)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"Occlusion of instances and images: {manifest['source']['file']}", parse_math=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    picture = BytesIO()
+    figure.savefig(picture, format="png", metadata={"Software": None})
+    return picture.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Generator, Iterator
 
 import numpy as np
@@ -15,25 +16,64 @@ from bcnet_core.data.packing import pack, unpack
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.files.workers import deaf_children
 
+SHOWN = 6
+"""Files of a data root that an error names, at most."""
 
-def read_annotations(data: DataConfig, dataset: DatasetConfig, *, need_annotations: bool = True) -> CocoFile:
+
+def read_annotations(
+    data: DataConfig, dataset: DatasetConfig, *, need_annotations: bool = True, configurable: bool = True
+) -> CocoFile:
     """Read the annotation file of one of a recipe's data sets.
 
+    Args:
+        data: section `data` of the recipe.
+        dataset: one of its data sets.
+        need_annotations: whether a file without annotations is an error.
+        configurable: whether the command takes settings of the recipe, for the hints of an error.
+
     Raises:
-        BCNetError: if it is not there (and no data root was given), or not COCO.
+        BCNetError: if the file does not exist or is not COCO.
     """
     path, _ = data.locate(dataset)
-    if data.root is None and not path.exists():
-        raise usage_error(
-            f"`{path}` does not exist here, and no data root was given",
-            "say where the data is: --data-root DIR, or set BCNET_DATA",
-        )
     if not path.exists():
-        raise data_error(f"`{path}` does not exist", "say where the data is: --data-root DIR")
+        raise _missing_annotations(data, dataset, configurable=configurable)
     coco = read_coco(path, need_annotations=need_annotations)
     if not coco.images:
         raise data_error(f"`{path}` lists no image")
     return coco
+
+
+def _missing_annotations(data: DataConfig, dataset: DatasetConfig, *, configurable: bool) -> BCNetError:
+    """Return the error for a missing annotation file, with the files that exist under the data root."""
+    if dataset.annotations.is_absolute():
+        return data_error(f"the annotation file `{dataset.annotations}` of the recipe does not exist")
+    if data.root is None:
+        return usage_error(
+            f"`{dataset.annotations}` does not exist here, and no data root was given",
+            "say where the data is: --data-root DIR, or set BCNET_DATA",
+        )
+    root, key = data.root, next(name for name in ("train", "val", "test") if getattr(data, name) == dataset)
+    if not root.is_dir():
+        return data_error(f"the data root `{root}` does not exist", "say where the data is: --data-root DIR")
+    files = [str(path.relative_to(root)) for path in sorted(root.glob("*.json")) + sorted(root.glob("*/*.json"))]
+    folders = [path.name for path in sorted(root.iterdir()) if path.is_dir() and path.name != "annotations"]
+    annotations, images = (_best_match(names, key) for names in (files, folders))
+    hints = [f"json files in it: {', '.join(files[:SHOWN]) or 'none'}; folders: {', '.join(folders[:SHOWN]) or 'none'}"]
+    if configurable:
+        hints.append(
+            f"name them: data.{key}.annotations={annotations or 'FILE'} data.{key}.images={images or 'FOLDER'}"
+        )
+    return data_error(
+        f"the data root `{root}` has no `{dataset.annotations}`, which `data.{key}.annotations` names",
+        *hints,
+        "or choose another data root: --data-root DIR",
+    )
+
+
+def _best_match(names: list[str], key: str) -> str | None:
+    """Return the name most likely to belong to the data set `key`, quoted for a shell."""
+    found = [name for name in names if key in name]
+    return shlex.quote(min(found, key=lambda name: ("instances" not in name, name))) if found else None
 
 
 def open_training_set(data: DataConfig, *, need_occluders: bool = True) -> tuple[TrainingSet, CocoFile]:
@@ -61,7 +101,7 @@ def open_training_set(data: DataConfig, *, need_occluders: bool = True) -> tuple
     if missing:
         raise data_error(
             f"{len(missing):,} of {len(dataset):,} training images do not exist, the first is `{missing[0]}`",
-            "is the folder of images right? (data.train.images, --data-root)",
+            "is the folder of images right? data.train.images=FOLDER, or --data-root DIR",
         )
     if need_occluders and not data.allow_no_occluders and dataset.occluder_share == 0:
         derive = ["derive occluders from the masks: data.occluders=derive"] if dataset.reads_occluders else []

@@ -1,17 +1,18 @@
-"""Several processes that work together, started and watched by torch elastic, on one machine or on many."""
+"""Cooperating processes, started and watched by torch elastic, on one machine or several."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import signal
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import parent_process
-from types import MappingProxyType
+from types import FrameType
 
 import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -23,22 +24,18 @@ from bcnet_core import distributed as dist
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 
 ERROR_MARK = "bcnet-error:"
-"""Before an error in the text that a process leaves."""
-
-NEW_STORE_EACH_TIME = MappingProxyType({"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"})
-"""Lets processes that begin again exchange their addresses in a store of their own. The store that elastic shares with
-them by default outlives them, and gloo would find the addresses of the dead in it, and connect to those."""
+"""Prefix of an error in the text that a process leaves."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The processes that train, or predict, together.
+    """The processes that train or predict together.
 
     Attributes:
-        processes: on this machine, one a GPU, or gloo processes on the CPU.
-        nodes: machines; each of them runs the same command, and sees the same run directory.
-        endpoint: HOST:PORT where the machines meet; of one of them.
-        restarts: how often a run begins again from its last checkpoint when a process dies.
+        processes: processes on this machine: one per GPU, or gloo processes on the CPU.
+        nodes: number of machines; each runs the same command and sees the same run directory.
+        endpoint: HOST:PORT where the machines meet, on one of them.
+        restarts: how often a run restarts from its last checkpoint when a process dies.
     """
 
     processes: int = 1
@@ -48,7 +45,7 @@ class Cluster:
 
     @property
     def in_place(self) -> bool:
-        """Whether no other process than this one is needed."""
+        """Return whether this process alone is enough."""
         return self.processes == 1 and self.nodes == 1 and self.restarts == 0
 
 
@@ -58,21 +55,19 @@ def run_processes(
     cluster: Cluster,
     name: str,
     interrupted: Callable[[], BCNetError],
-    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
-    """Call a function in every process of a cluster, and wait for all of them.
+    """Call a function in every process of a cluster and wait for all of them.
 
     Args:
-        worker: a module's function, decorated with torch's `record`; what it does is inside of `process_of`. To end all
-            processes with one error, without a restart, it returns `packed(error)`.
-        arguments: of the function; picklable.
-        cluster: which processes.
-        name: by which machines know that they belong together.
-        interrupted: what is raised after Ctrl-C or SIGTERM.
-        environment: variables that the processes see.
+        worker: module-level function decorated with torch's `record`, whose body runs inside `process_of`. To end all
+            processes with one error and no restart, it returns `pack_error(error)`.
+        arguments: picklable arguments of the function.
+        cluster: processes to start.
+        name: name under which the machines find each other.
+        interrupted: makes the error to raise after Ctrl-C or SIGTERM.
 
     Returns:
-        What the process with the lowest rank on this machine returned.
+        The result of the lowest rank on this machine.
 
     Raises:
         BCNetError: the first error of any process, or if the machines do not meet.
@@ -89,8 +84,8 @@ def run_processes(
         monitor_interval=0.1,
     )
     try:
-        with _environment({**environment, **(NEW_STORE_EACH_TIME if cluster.restarts else {})}):
-            ends = elastic_launch(config, worker)(*arguments)
+        with _environment(cluster):
+            results = elastic_launch(config, worker)(*arguments)
     except ChildFailedError as failed:
         raise _first_error(failed) from None
     except SignalException:
@@ -100,26 +95,24 @@ def run_processes(
             f"the {cluster.nodes} machines did not meet at {cluster.endpoint}: {error}",
             "start the same command on every machine within ten minutes; the endpoint is a free port of one of them",
         ) from None
-    end: str = ends[min(ends)]
-    if ERROR_MARK in end:
-        raise unpacked(end)
-    return end
+    result: str = results[min(results)]
+    if ERROR_MARK in result:
+        raise unpack_error(result)
+    return result
 
 
 @contextmanager
 def process_of(cluster: Cluster, device: str) -> Iterator[torch.device]:
-    """Be one of the processes of a cluster until the block ends; in a function that `run_processes` calls.
-
-    A `BCNetError` of the block crosses over to the launcher, and the process ends with its launcher.
+    """Act as one process of a cluster until the block ends; a `BCNetError` of the block reaches the launcher.
 
     Args:
-        cluster: that was launched.
+        cluster: cluster that was launched.
         device: "auto", "cpu" or "cuda".
 
     Yields:
-        The device of this process. On a CPU it has its share of the cores.
+        The device of this process; on a CPU it gets its share of the cores.
     """
-    threading.Thread(target=end_with_launcher, daemon=True).start()
+    threading.Thread(target=exit_with_launcher, daemon=True).start()
     try:
         own = dist.choose_device(device)
         if own.type == "cpu":
@@ -127,11 +120,11 @@ def process_of(cluster: Cluster, device: str) -> Iterator[torch.device]:
         with dist.process_group(own):
             yield own
     except BCNetError as error:
-        raise RuntimeError(packed(error)) from None
+        raise RuntimeError(pack_error(error)) from None
 
 
 def check_processes(cluster: Cluster, device: str) -> None:
-    """Refuse processes that this machine cannot serve.
+    """Check that this machine can run its processes of a cluster.
 
     Raises:
         BCNetError: with both numbers and the way out.
@@ -149,14 +142,40 @@ def check_processes(cluster: Cluster, device: str) -> None:
         have = "no GPU" if gpus == 0 else f"{gpus} GPU" + "s" * (gpus > 1)
         raise usage_error(
             f"asked for {processes} GPU{'s' * (processes > 1)}, this machine has {have}",
-            f"take what is there: --gpus {max(gpus, 1)} --device auto",
-            f"or the CPU:         --gpus {processes} --device cpu",
+            f"use what there is: --gpus {max(gpus, 1)} --device auto",
+            f"or the CPU:        --gpus {processes} --device cpu",
         )
 
 
 @contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables until the block ends; the processes that it starts keep them."""
+def stop_requests() -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM in a list, so that the loop can finish its step.
+
+    A second Ctrl-C interrupts a single process at once. A process of a group receives the first one twice, from the
+    terminal and from the launcher.
+    """
+    received: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT and dist.world_size() == 1:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _environment(cluster: Cluster) -> Iterator[None]:
+    """Set the environment variables that new processes inherit, until the block ends."""
+    # The processes share the cores: a thread that spins while it waits takes them from the others.
+    variables = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+    if cluster.restarts:  # else gloo finds the addresses of dead processes in the store that elastic keeps
+        variables["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -169,39 +188,38 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def _silence_elastic() -> None:
-    """Keep elastic's own log lines from the user, who gets one message, ours."""
+    """Mute elastic's own log, since the user gets one message, ours."""
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def end_with_launcher() -> None:
-    """A process whose launcher was killed would train on, unseen, into a folder that its user thinks is free."""
+def exit_with_launcher() -> None:
+    """End this process when its launcher dies, lest it train on in a folder that the user believes to be free."""
     launcher = parent_process()
     if launcher is not None:
         launcher.join()
         os._exit(1)
 
 
-def packed(error: BCNetError) -> str:
-    """An error as a text that crosses from a process to its launcher."""
+def pack_error(error: BCNetError) -> str:
+    """Turn an error into text that crosses from a process to its launcher."""
     return ERROR_MARK + json.dumps({"message": error.message, "hints": error.hints, "exit_code": int(error.exit_code)})
 
 
-def unpacked(text: str) -> BCNetError:
-    """The error that a text from a process carries behind its `ERROR_MARK`."""
+def unpack_error(text: str) -> BCNetError:
+    """Restore the error behind the `ERROR_MARK` in a text."""
     content, _ = json.JSONDecoder().raw_decode(text.split(ERROR_MARK, 1)[1])
     return BCNetError(content["message"], *content["hints"], exit_code=ExitCode(content["exit_code"]))
 
 
 def _first_error(failed: ChildFailedError) -> BCNetError:
-    """Turn elastic's report into the error that the worker meant."""
-    failures: Iterable[ProcessFailure] = failed.failures.values()
-    first = min(failures, key=lambda failure: (ERROR_MARK not in _message(failure), failure.timestamp))
+    """Convert elastic's report into the worker's error; a `BCNetError` goes before its consequences elsewhere."""
+    failures: list[tuple[int, ProcessFailure]] = list(failed.failures.items())
+    rank, first = min(failures, key=lambda item: (ERROR_MARK not in _message(item[1]), item[1].timestamp))
     message = _message(first)
     if ERROR_MARK in message:
-        return unpacked(message)
-    rank = next(rank for rank, failure in failed.failures.items() if failure is first)
+        return unpack_error(message)
     return BCNetError(
         f"the process of rank {rank} failed (exit code {first.exitcode}): {message}",
         "see the whole traceback: give the same command with --gpus 1",

@@ -1,4 +1,4 @@
-"""How much memory a training takes, before it starts."""
+"""An estimate of the memory that training needs, made before it starts."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from bcnet_core.model.mask_branch import MASK_SIZE
 from bcnet_core.model.one_stage import OneStageHeads
 
 CLASS_LOSS_COPIES = 4
-"""Tensors of the size of the class logits that their loss keeps: one-hot targets, probabilities and factors."""
+"""Tensors as large as the class logits that their loss keeps: one-hot targets, probabilities and factors."""
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """What one process needs at most in a step, in bytes; not counted: PyTorch itself, loader processes, workspaces.
+    """Peak memory of one process in a step, in bytes, without PyTorch itself, data loader workers and workspaces.
 
     Attributes:
-        weights: parameters and buffers, and their moving average where there is one.
-        gradients: of the parameters that train.
-        optimizer: its state.
-        activations: what the forward pass keeps for the backward pass.
+        weights: parameters and buffers, and their EMA if there is one.
+        gradients: gradients of the trainable parameters.
+        optimizer: optimizer state.
+        activations: tensors that the forward pass keeps for the backward pass.
     """
 
     weights: int
@@ -34,23 +34,20 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Return the sum."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
 def estimate_memory(recipe: Recipe, *, num_classes: int, processes: int) -> MemoryEstimate:
-    """Estimate what each of some processes needs.
+    """Estimate the memory that each process needs.
 
-    The layers are run without data, on the largest input that training may see, and what autograd would keep is
-    counted. RoIs are taken to be as many as the recipe allows.
+    Runs the layers on meta tensors, with the largest input and as many RoIs as the recipe allows, and counts what
+    autograd would keep.
 
     Args:
-        recipe: what is to be trained.
-        num_classes: of the data.
-        processes: that share a step.
-
-    Returns:
-        The estimate, of one process.
+        recipe: recipe to train.
+        num_classes: number of categories in the data.
+        processes: number of processes that share a step.
     """
     solver = recipe.solver
     with torch.device("meta"):
@@ -68,7 +65,7 @@ def estimate_memory(recipe: Recipe, *, num_classes: int, processes: int) -> Memo
 
 
 def _activations(detector: Detector, recipe: Recipe, images: int) -> int:
-    """Bytes that the forward pass of a step keeps, in float32."""
+    """Count the bytes that the forward pass of a step keeps, in float32."""
     model, data = recipe.model, recipe.data
     shorter, longer = max((data.min_size, *data.train_sizes)), data.max_size
     if data.scale_jitter is not None:
@@ -84,7 +81,7 @@ def _activations(detector: Detector, recipe: Recipe, images: int) -> int:
             held.append(tensor)
         return tensor
 
-    held: list[Tensor] = []  # so that no two storages have one identity
+    held: list[Tensor] = []  # keeps storages alive, so that no two have the same identity
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         batch = torch.zeros(images, 3, height, width).contiguous(memory_format=detector.memory_format)
         features = detector.backbone(batch)
@@ -98,7 +95,7 @@ def _activations(detector: Detector, recipe: Recipe, images: int) -> int:
             boxes = torch.zeros(images * model.box_rois_per_image, model.channels, 7, 7, requires_grad=True)
             scores, _ = detector.heads.roi_heads.box_predictor(detector.heads.roi_heads.box_head(boxes))
             losses = CLASS_LOSS_COPIES * (_size(scores) + sum(map(_size, objectness)))
-    mask_losses = 2 * sum(_size(one) for one in maps.values())
+    mask_losses = 2 * sum(map(_size, maps.values()))
     return sum(kept.values()) + losses + mask_losses
 
 

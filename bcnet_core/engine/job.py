@@ -1,4 +1,4 @@
-"""What a training run is asked to do, as it travels to every process."""
+"""What a training run is asked to do; it is pickled and sent to every process."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from bcnet_core.reporting import Reporter
 
 @dataclass(frozen=True)
 class Validation:
-    """What scores a detector under way; `bcnet_core.evaluation.validation.VALIDATION` is the one there is.
+    """Evaluation during training; the one implementation is `bcnet_core.evaluation.validation.VALIDATION`.
 
     Attributes:
-        check: refuses, before the first step, a held-out set that does not go with the training set.
-        score: scores a detector, in evaluation mode, on the held-out images: every process its share. The last argument
-            says whether somebody wants it to stop; it returns None then, in every process. Rank 0 gets the scores,
-            `mask_AP` among them, the others an empty dict.
+        check: checks before the first step that the validation set goes with the training set; raises if the
+            evaluations of the recipe would fail, warns if only a later `bcnet eval` would.
+        score: scores a detector in evaluation mode on the validation images, each process its share. Its last argument
+            says whether to stop; it then returns None in every process. Rank 0 gets the scores, `mask_AP` among them,
+            the others an empty dict.
     """
 
-    check: Callable[[Recipe, CocoFile], None]
+    check: Callable[[Recipe, CocoFile, Reporter], None]
     score: Callable[[Detector, Recipe, Reporter, Callable[[], bool]], dict[str, float] | None]
 
 
@@ -32,14 +33,14 @@ class TrainingJob:
     """What to train, and where.
 
     Attributes:
-        recipe: resolved, with its data root.
-        run_dir: where everything is written.
-        device: "auto", "cpu", "cuda".
-        command: the command line without --run-dir, --resume and --init-from; for messages.
-        resume: whether to go on from the newest checkpoint in `run_dir`.
-        init_from: a run or checkpoint whose weights to begin with.
-        validation: what scores the detector every `solver.eval_every` steps.
-        tensorboard: whether to write its event files as well.
+        recipe: resolved recipe, with its data root.
+        run_dir: folder for everything that is written.
+        device: "auto", "cpu" or "cuda".
+        command: command line without --run-dir, --resume and --init-from, for messages.
+        resume: whether to resume from the newest checkpoint in `run_dir`.
+        init_from: run or checkpoint whose weights to start from.
+        validation: evaluation every `solver.eval_every` steps.
+        tensorboard: whether to write TensorBoard's event files as well.
     """
 
     recipe: Recipe
@@ -54,15 +55,15 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run of the detectron2 backend is done, whatever it trains.
+    """How to run the detectron2 backend, whatever it trains.
 
     Attributes:
-        run_dir: where everything is written.
-        device: "auto", "cpu", "cuda".
-        processes: on this machine, one a GPU, or gloo processes on the CPU.
-        command: the command line without --run-dir, --resume and --init-from; for messages.
-        resume: whether to go on from the newest checkpoint in `run_dir`.
-        init_from: a run or checkpoint of either backend whose weights to begin with.
+        run_dir: folder for everything that is written.
+        device: "auto", "cpu" or "cuda".
+        processes: processes on this machine: one per GPU, or gloo processes on the CPU.
+        command: command line without --run-dir, --resume and --init-from, for messages.
+        resume: whether to resume from the newest checkpoint in `run_dir`.
+        init_from: run or checkpoint of either backend whose weights to start from.
     """
 
     run_dir: Path

@@ -1,8 +1,9 @@
-"""Training in one process, here, or in several, through torch elastic."""
+"""The start of a training run: the data, the run directory, and the processes."""
 
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,19 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from bcnet_core import distributed as dist
-from bcnet_core.engine.elastic import Cluster, check_processes, packed, process_of, run_processes
-from bcnet_core.engine.endings import interrupted
-from bcnet_core.engine.job import TrainingJob
-from bcnet_core.engine.loop import run_training, train_together
+from bcnet_core.annotations.coco import CocoFile
+from bcnet_core.config.schema import Recipe
+from bcnet_core.data.dataset import SURVEYED, TrainingSet
+from bcnet_core.data.loaders import open_training_set
+from bcnet_core.engine.elastic import Cluster, check_processes, pack_error, process_of, run_processes
+from bcnet_core.engine.job import TrainingJob, Validation
+from bcnet_core.engine.loop import interrupted, train
+from bcnet_core.engine.optim import full_rate
+from bcnet_core.engine.run_dir import exclusive_run, write_header
+from bcnet_core.engine.state import TrainingState
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
-from bcnet_core.reporting import Reporter
-from bcnet_core.weights.checkpoint import latest_checkpoint
+from bcnet_core.reporting import Reporter, SilentReporter
+from bcnet_core.weights.checkpoint import checkpoint_path, latest_checkpoint
 
 
 def launch(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> Path:
@@ -24,8 +31,8 @@ def launch(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> Path:
 
     Args:
         job: what to train.
-        cluster: one process trains in this very process; more are started by torch elastic.
-        reporter: must be picklable when there are several processes.
+        cluster: a single process trains in this one; more are started by torch elastic.
+        reporter: receiver of messages; picklable if there are several processes.
 
     Returns:
         The last checkpoint.
@@ -44,18 +51,18 @@ def launch(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> Path:
 
 
 def check_cluster(job: TrainingJob, cluster: Cluster) -> None:
-    """Refuse processes that this machine or this batch cannot serve.
+    """Check that this machine can run the processes and that they can share a batch.
 
     Raises:
         BCNetError: with both numbers and the way out.
     """
     check_processes(cluster, job.device)
     solver = job.recipe.solver
-    everyone = cluster.processes * cluster.nodes
-    if solver.batch_size % (everyone * solver.accumulate):
-        parts = f"{everyone} process" + "es" * (everyone > 1)
+    total = cluster.processes * cluster.nodes
+    unit = total * solver.accumulate
+    if solver.batch_size % unit:
+        parts = f"{total} process" + "es" * (total > 1)
         parts += f" and {solver.accumulate} parts each (solver.accumulate)" if solver.accumulate > 1 else ""
-        unit = everyone * solver.accumulate
         raise usage_error(
             f"a batch of {solver.batch_size} images cannot be split evenly over {parts}",
             f"choose another: solver.batch_size={-(-solver.batch_size // unit) * unit}",
@@ -64,24 +71,100 @@ def check_cluster(job: TrainingJob, cluster: Cluster) -> None:
 
 @record
 def _worker(job: TrainingJob, cluster: Cluster, reporter: Reporter) -> str:
-    """Train in one of the processes that elastic starts, or starts again.
+    """Train in one of the processes that elastic starts or restarts.
 
-    A loss that is not finite ends all processes; it is returned, so that elastic does not take it for a failure
-    and begin again. An error that only this process meets is raised, and so is an interruption, since a launcher that
-    was interrupted, too, does not read what is returned, and would wait for its processes in vain.
+    A loss that is not finite ends all processes; it is returned, since elastic would take an exception for a failure
+    and restart. An interruption is raised: an interrupted launcher reads no results and would wait for ever.
     """
     with process_of(cluster, job.device) as device:
-        end = train_together(_gone_on_with(job, device), reporter)
+        end = train_together(_resumed_after_restart(job, device), reporter)
         if isinstance(end, BCNetError) and end.exit_code == ExitCode.INTERRUPTED:
             raise end
-    return packed(end) if isinstance(end, BCNetError) else str(end)
+    return pack_error(end) if isinstance(end, BCNetError) else str(end)
 
 
-def _gone_on_with(job: TrainingJob, device: torch.device) -> TrainingJob:
-    """The job as it is, or, where elastic begins again, from its last checkpoint (a collective call).
+def _resumed_after_restart(job: TrainingJob, device: torch.device) -> TrainingJob:
+    """Return the job, resuming from its last checkpoint if elastic restarted any process (collective).
 
-    A machine that only meets the others anew counts no restart, so the processes ask each other.
+    A machine that only joins a new rendezvous counts no restart, so one process's count is not enough.
     """
     count = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     restarted, saved = dist.any_process([count > 0, latest_checkpoint(job.run_dir) is not None], device)
     return replace(job, resume=True, init_from=None) if restarted and saved else job
+
+
+def run_training(job: TrainingJob, reporter: Reporter) -> Path:
+    """Train to the last step, as a process of the current group.
+
+    Args:
+        job: what to train.
+        reporter: receiver of rank 0's messages.
+
+    Returns:
+        The last checkpoint.
+
+    Raises:
+        BCNetError: on bad data, a loss that is not finite, or an interruption (after saving).
+    """
+    end = train_together(job, reporter)
+    if isinstance(end, BCNetError):
+        raise end
+    return end
+
+
+def train_together(job: TrainingJob, reporter: Reporter) -> Path | BCNetError:
+    """Like `run_training`, but return an error that ends the run in every process alike instead of raising it."""
+    main = dist.rank() == 0
+    reporter = reporter if main else SilentReporter()
+    device = dist.choose_device(job.device)
+    dataset, coco = open_data(job.recipe, job.validation, reporter)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, threads: {torch.get_num_threads()}"
+    reporter.info(f"device: {name}, processes: {dist.world_size()}")
+    with exclusive_run(job.run_dir, None if job.resume else job.command) if main else nullcontext():
+        state = TrainingState(job, coco.categories, device)
+        if main:
+            write_header(job.run_dir, job.recipe, world_size=dist.world_size(), device=device)
+        error = train(state, dataset, reporter)
+    return error or checkpoint_path(job.run_dir, state.step)
+
+
+def open_data(recipe: Recipe, validation: Validation | None, reporter: Reporter) -> tuple[TrainingSet, CocoFile]:
+    """Open the training set, check the validation set, and report what will be trained on.
+
+    A dry run and a real start both call this, so that they find the same problems.
+
+    Args:
+        recipe: recipe to train.
+        validation: check of the validation set; None skips it.
+        reporter: receiver of messages.
+
+    Raises:
+        BCNetError: if training would fail on its data, or the evaluations during training on theirs.
+    """
+    dataset, coco = open_training_set(recipe.data, need_occluders=recipe.trains_occluders)
+    if validation is not None:
+        validation.check(recipe, coco, reporter)
+    _describe(dataset, recipe, reporter)
+    return dataset, coco
+
+
+def _describe(dataset: TrainingSet, recipe: Recipe, reporter: Reporter) -> None:
+    """Report the training set, the number of epochs and a scaled learning rate."""
+    solver = recipe.solver
+    source = "read from the file" if dataset.reads_occluders else "derived from the masks"
+    if dataset.reads_occluders and dataset.without_region:
+        source += f", derived from the masks for {dataset.without_region:,} instances that it lacks"
+    share = f"{'about ' if len(dataset) > SURVEYED else ''}{dataset.occluder_share:.1%}"
+    reporter.info(f"{len(dataset):,} training images; {share} of the instances have an occluder, {source}")
+    epochs = solver.steps * solver.batch_size / len(dataset)
+    shown = f"{epochs:.1f}" if epochs < 10 else f"{epochs:,.0f}"
+    reporter.info(f"{solver.steps:,} steps of {solver.batch_size} images: {shown} epochs")
+    if solver.lr_batch_size not in {None, solver.batch_size}:
+        factor = solver.batch_size / (solver.lr_batch_size or 1)
+        milestones = ",".join(str(round(step / factor)) for step in solver.milestones)
+        same = f"solver.steps={round(solver.steps / factor)} solver.warmup_steps={round(solver.warmup_steps / factor)}"
+        same += f" 'solver.milestones=[{milestones}]'" if solver.schedule == "step" else ""
+        reporter.info(
+            f"learning rate {full_rate(solver):g}: {solver.lr:g}, meant for {solver.lr_batch_size} images a step, "
+            f"scaled by {factor:g}; for as many epochs as the recipe: {same}"
+        )

@@ -1,98 +1,30 @@
-"""The training loop, the same for one process and for many."""
+"""The training loop, the same for one process and for many, and the ways a run ends."""
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from bcnet_core import distributed as dist
-from bcnet_core.config.schema import Recipe
-from bcnet_core.data.dataset import SURVEYED, Sample, TrainingSet
-from bcnet_core.data.loaders import StepSampler, open_training_set, training_batches
-from bcnet_core.engine.endings import duration, interrupted, not_finite, summary
-from bcnet_core.engine.interrupts import stop_requests
+from bcnet_core.data.dataset import Sample, TrainingSet
+from bcnet_core.data.loaders import StepSampler, training_batches
+from bcnet_core.engine.elastic import stop_requests
 from bcnet_core.engine.job import TrainingJob
-from bcnet_core.engine.layers_picture import layers_picture
-from bcnet_core.engine.meter import Meter
-from bcnet_core.engine.optim import full_rate
-from bcnet_core.engine.run_dir import exclusive_run, write_header
+from bcnet_core.engine.logging import Meter, RunWriter, duration
+from bcnet_core.engine.pictures import layers_picture
 from bcnet_core.engine.state import TrainingState
-from bcnet_core.engine.writers import RunWriter
-from bcnet_core.errors import BCNetError
-from bcnet_core.reporting import Reporter, SilentReporter
-from bcnet_core.weights.checkpoint import checkpoint_path, keep_as_best
-
-
-def run_training(job: TrainingJob, reporter: Reporter) -> Path:
-    """Train to the last step, as one of the processes of the current process group.
-
-    Args:
-        job: what to train.
-        reporter: heard from rank 0 only.
-
-    Returns:
-        The last checkpoint.
-
-    Raises:
-        BCNetError: on bad data, a loss that is not finite, or an interruption (after saving).
-    """
-    end = train_together(job, reporter)
-    if isinstance(end, BCNetError):
-        raise end
-    return end
-
-
-def train_together(job: TrainingJob, reporter: Reporter) -> Path | BCNetError:
-    """`run_training` that hands over the error that ends a run in every process at once, instead of raising it."""
-    main = dist.rank() == 0
-    reporter = reporter if main else SilentReporter()
-    device = dist.choose_device(job.device)
-    dataset, coco = open_training_set(job.recipe.data, need_occluders=job.recipe.trains_occluders)
-    if job.validation is not None and job.recipe.solver.eval_every:
-        job.validation.check(job.recipe, coco)
-    describe(dataset, job.recipe, reporter)
-    where = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"the CPU, threads: {torch.get_num_threads()}"
-    )
-    reporter.info(f"on {where}, processes: {dist.world_size()}")
-    with exclusive_run(job.run_dir, None if job.resume else job.command) if main else nullcontext():
-        state = TrainingState(job, coco.categories, device)
-        if main:
-            write_header(job.run_dir, job.recipe, world_size=dist.world_size(), device=device)
-        error = train(state, dataset, reporter)
-    return error or checkpoint_path(job.run_dir, state.step)
-
-
-def describe(dataset: TrainingSet, recipe: Recipe, reporter: Reporter) -> None:
-    """Say what will be trained on, before step 0."""
-    solver = recipe.solver
-    source = "read from the file" if dataset.reads_occluders else "derived from the masks"
-    if dataset.reads_occluders and dataset.without_region:
-        source += f", derived from the masks for {dataset.without_region:,} instances that it lacks"
-    about = "about " if len(dataset) > SURVEYED else ""
-    share = f"{about}{dataset.occluder_share:.1%}"
-    reporter.info(f"{len(dataset):,} training images; {share} of the instances have an occluder, {source}")
-    epochs = solver.steps * solver.batch_size / len(dataset)
-    shown = f"{epochs:.1f}" if epochs < 10 else f"{epochs:,.0f}"
-    reporter.info(f"{solver.steps:,} steps of {solver.batch_size} images: {shown} epochs")
-    if solver.lr_batch_size not in {None, solver.batch_size}:
-        factor = solver.batch_size / (solver.lr_batch_size or 1)
-        milestones = ",".join(str(round(step / factor)) for step in solver.milestones)
-        same = f"solver.steps={round(solver.steps / factor)} solver.warmup_steps={round(solver.warmup_steps / factor)}"
-        same += f" 'solver.milestones=[{milestones}]'" if solver.schedule == "step" else ""
-        reporter.info(
-            f"learning rate {full_rate(solver):g}: {solver.lr:g}, meant for {solver.lr_batch_size} images a step, "
-            f"scaled by {factor:g}; for as many epochs as the recipe: {same}"
-        )
+from bcnet_core.errors import BCNetError, ExitCode
+from bcnet_core.reporting import Reporter
+from bcnet_core.weights.checkpoint import best_path, checkpoint_path, checkpoint_step, keep_as_best, latest_checkpoint
 
 
 def train(state: TrainingState, dataset: TrainingSet, reporter: Reporter) -> BCNetError | None:
-    """Step from where `state` is to the recipe's last step.
+    """Train from the current step of `state` to the recipe's last step.
 
     Returns:
         None, or the error that ends the run in every process: an interruption (after saving), or a loss that is not
@@ -110,14 +42,14 @@ def train(state: TrainingState, dataset: TrainingSet, reporter: Reporter) -> BCN
         reporter.progress("training", solver.steps - first) as progress,
         closing(_batches(state, dataset)) as batches,
     ):
-        if first and not _validate_if_due(state, writer, reporter, stop):  # it was cut off before
+        if first and not _validate_if_due(state, writer, reporter, stop):  # the interrupted run did not finish it
             return interrupted(job)
         for samples in meter.watch(batches):
             losses = state.backward(samples)
             finite = bool(torch.stack(list(losses.values())).isfinite().all())
-            stopping, broken = dist.any_process([bool(stop), not finite], state.device)
-            if broken:
-                return not_finite(losses, samples, state)
+            stopping, diverged = dist.any_process([bool(stop), not finite], state.device)
+            if diverged:
+                return _not_finite(losses, samples, state)
             rate = state.update()
             last, shown = state.step == solver.steps, None
             if state.step % solver.log_every == 0 or last:
@@ -129,12 +61,12 @@ def train(state: TrainingState, dataset: TrainingSet, reporter: Reporter) -> BCN
                 if stopping or not _validate_if_due(state, writer, reporter, stop):
                     return None if last else interrupted(job)
                 meter.pause(time.perf_counter() - paused)
-        summary(job, writer, reporter, steps=state.step - first, seconds=time.perf_counter() - started)
+        _summarize(job, writer, reporter, steps=state.step - first, seconds=time.perf_counter() - started)
     return None
 
 
 def _batches(state: TrainingState, dataset: TrainingSet) -> Generator[list[Sample]]:
-    """This process's share of every step that is still to do."""
+    """Load this process's share of every remaining step."""
     recipe = state.job.recipe
     sampler = StepSampler(
         wide=dataset.wide & recipe.data.group_aspects,
@@ -151,7 +83,7 @@ def _batches(state: TrainingState, dataset: TrainingSet) -> Generator[list[Sampl
 def _log(
     losses: dict[str, Tensor], state: TrainingState, writer: RunWriter | None, *, rate: float, speed: dict[str, float]
 ) -> dict[str, str]:
-    """Write one row, its losses as means over all processes (a collective call); returns what a person reads of it."""
+    """Write one row with the mean losses of all processes (collective); return it formatted for display."""
     values = dist.mean_over_processes(torch.stack(list(losses.values()))).tolist()
     row = {"step": state.step, "loss": sum(values), **dict(zip(losses, values, strict=True)), "lr": rate}
     if writer is not None:
@@ -170,16 +102,16 @@ def _log(
 
 
 def _save(state: TrainingState, samples: Sequence[Sample], writer: RunWriter | None) -> None:
-    """Write the checkpoint of this step (a collective call)."""
+    """Write the checkpoint of this step (collective)."""
     if writer is not None:
         state.save()
         if writer.events is not None:
             writer.events.add_image("layers", layers_picture(state.best_detector, samples[0]), state.step)
-    dist.wait_for_all()
+    dist.barrier()
 
 
 def _is_due(state: TrainingState) -> bool:
-    """Whether this step is one to evaluate at."""
+    """Return whether an evaluation is due at this step."""
     solver = state.job.recipe.solver
     return (
         state.job.validation is not None
@@ -189,10 +121,10 @@ def _is_due(state: TrainingState) -> bool:
 
 
 def _validate_if_due(state: TrainingState, writer: RunWriter | None, reporter: Reporter, stop: list[int]) -> bool:
-    """Evaluate where it is due and was not done; keep the best (a collective call).
+    """Evaluate if due and not yet done, and keep the best checkpoint (collective).
 
     Returns:
-        Whether it came to its end, in every process.
+        Whether it was completed, or nothing was due, in every process.
     """
     job = state.job
     if job.validation is None or not _is_due(state):
@@ -210,6 +142,43 @@ def _validate_if_due(state: TrainingState, writer: RunWriter | None, reporter: R
         if scores["mask_AP"] > max(known.values(), default=-2.0):
             keep_as_best(checkpoint_path(job.run_dir, state.step), job.run_dir)
         writer.append({"step": state.step, "validation": scores})
-        told = "  ".join(f"{name.replace('_', ' ')} {100 * value:.1f}" for name, value in scores.items())
-        reporter.info(f"step {state.step:,}: {told}")
+        shown = "  ".join(f"{name.replace('_', ' ')} {100 * value:.1f}" for name, value in scores.items())
+        reporter.info(f"step {state.step:,}: {shown}")
     return True
+
+
+def _summarize(job: TrainingJob, writer: RunWriter | None, reporter: Reporter, *, steps: int, seconds: float) -> None:
+    """Report the speed of a finished run and its best checkpoint."""
+    if steps:
+        speed = steps * job.recipe.solver.batch_size / seconds
+        reporter.info(f"{steps:,} steps in {duration(seconds)}, {speed:.1f} images/s")
+    scores = writer.validations() if writer is not None else {}
+    if scores:
+        best = max(scores, key=scores.__getitem__)
+        reporter.info(f"best: step {best:,}, mask AP {100 * scores[best]:.1f}, {best_path(job.run_dir)}")
+
+
+def interrupted(job: TrainingJob) -> BCNetError:
+    """Return the error of an interrupted run, with the command that resumes it."""
+    saved = latest_checkpoint(job.run_dir)
+    if saved is None:
+        return BCNetError("interrupted before the first step was saved", exit_code=ExitCode.INTERRUPTED)
+    return BCNetError(
+        f"interrupted; saved step {checkpoint_step(saved):,} of {job.recipe.solver.steps:,}",
+        f"resume it: {job.command} --run-dir {shlex.quote(str(job.run_dir))} --resume",
+        exit_code=ExitCode.INTERRUPTED,
+    )
+
+
+def _not_finite(losses: dict[str, Tensor], samples: Sequence[Sample], state: TrainingState) -> BCNetError:
+    """Return the error of a run whose loss is not finite in some process (collective)."""
+    terms = [name for name, loss in losses.items() if not bool(loss.isfinite())]
+    images = [sample.image_id for sample in samples]
+    found = [part for part in dist.gather((terms, images)) or [(terms, images)] if part[0]]
+    where = "; ".join(f"in {', '.join(names)}, image ids {ids}" for names, ids in found)
+    floor = "loss.normalizer=official divides by the positives of a batch, which may be none: use floored"
+    return BCNetError(
+        f"the loss of step {state.step + 1} is not finite ({where or 'in another process'})",
+        *([floor] if state.job.recipe.loss.normalizer == "official" else []),
+        "the last checkpoint is kept; try a smaller solver.lr, a longer solver.warmup_steps, or solver.clip_norm=5",
+    )

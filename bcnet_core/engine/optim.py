@@ -1,4 +1,4 @@
-"""Optimisers and learning rates."""
+"""Optimizers and learning rates."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.optim import SGD, AdamW, Optimizer
 from bcnet_core.config.schema import SolverConfig
 from bcnet_core.errors import BCNetError, data_error
 
-KEPT: dict[type[Optimizer], set[str]] = {SGD: {"momentum_buffer"}, AdamW: {"step", "exp_avg", "exp_avg_sq"}}
-"""What an optimiser remembers of each parameter."""
+STATE_NAMES: dict[type[Optimizer], set[str]] = {SGD: {"momentum_buffer"}, AdamW: {"step", "exp_avg", "exp_avg_sq"}}
+"""Names of the state that each optimizer keeps per parameter."""
 
 
 def build_optimizer(model: nn.Module, solver: SolverConfig) -> Optimizer:
-    """The recipe's optimiser over all parameters that train; biases and norms are not decayed."""
+    """Build the recipe's optimizer over all trainable parameters; biases and norms get no weight decay."""
     weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [
@@ -34,14 +34,14 @@ def build_optimizer(model: nn.Module, solver: SolverConfig) -> Optimizer:
 
 
 def full_rate(solver: SolverConfig) -> float:
-    """The learning rate after the warm-up: `lr`, scaled linearly to the batch (Goyal et al., 2017) where asked for."""
+    """Return the learning rate after warm-up; `lr_batch_size` scales it with the batch (Goyal et al., 2017)."""
     return solver.lr if solver.lr_batch_size is None else solver.lr * solver.batch_size / solver.lr_batch_size
 
 
 def learning_rate(step: int, solver: SolverConfig) -> float:
-    """The learning rate that step number `step` (from 0) trains with.
+    """Return the learning rate of step number `step` (from 0).
 
-    A linear warm-up from 1/1000; then a tenth at every milestone passed, or half a cosine down to 0 at the last step.
+    Linear warm-up from 1/1000, then a tenth at every milestone passed, or half a cosine down to 0 at the last step.
     """
     warmup = 1.0
     if step < solver.warmup_steps:
@@ -56,49 +56,46 @@ def learning_rate(step: int, solver: SolverConfig) -> float:
 
 
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any], path: Path) -> None:
-    """Put what an optimiser remembered into a new one; its settings stay those of the recipe.
+    """Restore the state of an optimizer from a checkpoint; its settings stay those of the recipe.
 
     Args:
-        optimizer: over the same parameters.
-        state: its state dict in a checkpoint.
-        path: the checkpoint, for the message.
+        optimizer: optimizer over the same parameters.
+        state: state dict in the checkpoint.
+        path: checkpoint, for the message.
 
     Raises:
-        BCNetError: if the state is that of another optimiser, of other parameters, or none.
+        BCNetError: if it is the state of another optimizer or of other parameters, as in a file put there by hand.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = dict(enumerate(parameter for group in optimizer.param_groups for parameter in group["params"]))
     kept = state.get("state")
     if not isinstance(kept, dict) or not all(
-        type(number) is int and 0 <= number < len(parameters) and _fits(values, parameters[number], type(optimizer))
+        number in parameters and _fits(values, parameters[number], STATE_NAMES[type(optimizer)])
         for number, values in kept.items()
     ):
-        raise _of_other(path, "optimiser")
+        raise _mismatch(path, "optimizer")
     optimizer.load_state_dict({**optimizer.state_dict(), "state": kept})
 
 
+def _fits(values: object, parameter: Tensor, names: set[str]) -> bool:
+    if not isinstance(values, dict) or values.keys() != names:
+        return False
+    shapes = {name: () if name == "step" else parameter.shape for name in names}
+    return all(isinstance(value, Tensor) and value.shape == shapes[name] for name, value in values.items())
+
+
 def load_scaler(scaler: torch.amp.GradScaler, state: Mapping[str, Any], path: Path) -> None:
-    """Put a loss scaler's state in a checkpoint into a new one; one that is not enabled has none.
+    """Restore the state of a loss scaler from a checkpoint; a disabled one has none.
 
     Raises:
-        BCNetError: if it is not that of a scaler.
+        BCNetError: if it is not the state of a loss scaler.
     """
-    own = scaler.state_dict()
-    if state.keys() != own.keys() or not all(isinstance(value, int | float) for value in state.values()):
-        raise _of_other(path, "loss scaler")
+    if state.keys() != scaler.state_dict().keys() or not all(isinstance(one, int | float) for one in state.values()):
+        raise _mismatch(path, "loss scaler")
     scaler.load_state_dict(dict(state))
 
 
-def _fits(values: object, parameter: Tensor, kind: type[Optimizer]) -> bool:
-    if not isinstance(values, dict) or values.keys() != KEPT[kind]:
-        return False
-    return all(
-        isinstance(value, Tensor) and value.shape == (() if name == "step" else parameter.shape)
-        for name, value in values.items()
-    )
-
-
-def _of_other(path: Path, what: str) -> BCNetError:
+def _mismatch(path: Path, owner: str) -> BCNetError:
     return data_error(
-        f"the state of the {what} in `{path}` is damaged, or that of another one",
-        "begin a new run from its weights: --init-from",
+        f"the state of the {owner} in `{path}` is damaged, or belongs to another one",
+        "start a new run from its weights: --init-from",
     )

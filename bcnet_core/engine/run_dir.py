@@ -1,7 +1,7 @@
-"""The folder of a run: what was asked for, on what machine, and what came of it.
+"""The run directory: what was asked for, on which machine, and the results.
 
 recipe.resolved.yaml  every setting        metrics.jsonl  one row a log interval, one an evaluation
-env.json              versions, hardware   curves.png     the same as a picture, drawn when training ends
+env.json              versions, hardware   curves.png     the same as a plot, drawn when training ends
 checkpoints/          step_00001000.pt, best.pt           tensorboard/   on request
 """
 
@@ -43,24 +43,23 @@ MAY_CHANGE = {
     "solver.eval_every", "solver.compile",
 }  # fmt: skip
 """Settings that a resumed run may change."""
-
 RECIPE_FILE, ENV_FILE, METRICS_FILE = "recipe.resolved.yaml", "env.json", "metrics.jsonl"
 CURVES_FILE, TENSORBOARD_DIR = "curves.png", "tensorboard"
 HEADER = {RECIPE_FILE, ENV_FILE, METRICS_FILE, CURVES_FILE}
 DETECTRON2_HEADER = ("config.yaml", "metrics.json", "log.txt*", "events.out.tfevents.*")
-"""What a run of detectron2 writes before its first checkpoint."""
+"""Files that a detectron2 run writes before its first checkpoint."""
 LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has been trained.
+    """A trained run.
 
     Attributes:
-        path: its folder; for a checkpoint file that is in no run's folder of them, the folder that holds it.
-        checkpoint: its newest checkpoint, or the file that was asked for.
-        recipe: what it was trained with.
-        categories: what it was trained on, in label order.
+        path: run directory, or the folder of a checkpoint file outside one.
+        checkpoint: newest checkpoint, or the file that was asked for.
+        recipe: recipe it was trained with.
+        categories: categories it was trained on, in label order.
     """
 
     path: Path
@@ -70,7 +69,7 @@ class Run:
 
 
 def open_run(path: Path) -> Run:
-    """Open a run directory, or a checkpoint file.
+    """Open a run directory or a checkpoint file.
 
     Raises:
         BCNetError: if there is no checkpoint, or it cannot be read.
@@ -82,68 +81,68 @@ def open_run(path: Path) -> Run:
     return Run(folder, checkpoint, recipe_of(content, checkpoint), content.categories)
 
 
-def refuse_taken(path: Path, command: str) -> None:
-    """Refuse to train into a folder with something in it; a run that never saved anything is no obstacle.
+def require_free_run_dir(path: Path, command: str) -> None:
+    """Check that a run directory is empty, but for files of a run that never saved a checkpoint.
 
     Args:
-        path: the run directory.
-        command: the command line without --run-dir, --resume and --init-from, for the way out.
+        path: run directory.
+        command: command line without --run-dir, --resume and --init-from, for the message.
 
     Raises:
-        BCNetError: if there is a checkpoint, or any file that is not of a run.
+        BCNetError: if there is a checkpoint, or any file that does not belong to a run.
     """
     if path.exists() and not path.is_dir():
         raise usage_error(f"the run directory `{path}` is a file", "choose another: --run-dir")
-    names = _names(path)
-    ours = RECIPE_FILE in names or (path / LOCK_FILE).exists()
-    if names and not (ours and all(map(_is_header, names))):
+    files = (item for item in path.rglob("*") if not item.is_dir() and not is_left_over(item))
+    names = {item.name for item in files if item.parent.name != TENSORBOARD_DIR} - {LOCK_FILE}
+    is_run = RECIPE_FILE in names or (path / LOCK_FILE).exists()
+    if names and not (is_run and all(map(_is_header, names))):
         quoted = shlex.quote(str(path))
         raise usage_error(
             f"the run directory `{path}` is not empty",
-            f"go on with that run:     {command} --run-dir {quoted} --resume",
-            f"start from its weights:  {command} --run-dir {shlex.quote(f'{path}-2')} --init-from {quoted}",
+            f"resume that run:          {command} --run-dir {quoted} --resume",
+            f"start from its weights:   {command} --run-dir {shlex.quote(f'{path}-2')} --init-from {quoted}",
         )
 
 
-def refuse_other_recipe(checkpoint: Path, before: Recipe, now: Recipe) -> None:
-    """Refuse to go on with a run whose science would change under way.
+def require_same_recipe(checkpoint: Path, before: Recipe, now: Recipe) -> None:
+    """Check that a resumed run keeps its settings, apart from those in `MAY_CHANGE`.
+
+    A run may become longer, unless its learning rate depends on the last step.
 
     Args:
-        checkpoint: that is resumed from.
-        before: the recipe it was trained with.
-        now: the recipe that is asked for.
+        checkpoint: checkpoint to resume from.
+        before: recipe it was trained with.
+        now: recipe that is asked for.
 
     Raises:
-        BCNetError: naming the settings that differ, apart from those in `MAY_CHANGE`. A run may become longer, unless
-            its learning rate depends on where it ends.
+        BCNetError: naming the settings that differ.
     """
     may_change = MAY_CHANGE | ({"solver.steps"} if now.solver.schedule == "step" else set())
-    pairs = zip(settings(before), settings(now), strict=True)
-    differ = [
+    different = [
         f"{old.key} was {format_value(old.value)}, now {format_value(new.value)}"
-        for old, new in pairs
+        for old, new in zip(settings(before), settings(now), strict=True)
         if old.value != new.value and old.key not in may_change
     ]
-    if differ:
+    if different:
         raise usage_error(
             f"`{checkpoint}` was trained with other settings",
-            *differ,
-            "go on with the same settings, or begin a new run from its weights: --init-from",
+            *different,
+            "resume with the same settings, or start a new run from its weights: --init-from",
         )
 
 
 def write_header(path: Path, recipe: Recipe, *, world_size: int, device: torch.device) -> None:
-    """Write what a run is, before its first step."""
+    """Write the recipe and the environment of a run, before its first step."""
     with atomic_file(path / RECIPE_FILE) as temporary:
         temporary.write_text(dump_recipe(recipe), encoding="utf-8")
-    on_gpu = device.type == "cuda"
     environment = {
         "bcnet": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processes": world_size,
         "threads_per_process": torch.get_num_threads(),
         "command": sys.argv,
@@ -152,50 +151,35 @@ def write_header(path: Path, recipe: Recipe, *, world_size: int, device: torch.d
 
 
 def remove_run(path: Path) -> None:
-    """Remove a run and its evaluation, if there is one.
+    """Remove a run and its evaluation, if it exists.
 
     Raises:
         BCNetError: if the folder holds anything else.
     """
-    if path.is_dir() and not {item.name for item in path.iterdir() if not is_left_over(item)} <= HEADER | {
-        CHECKPOINT_DIR,
-        "eval",
-        LOCK_FILE,
-        TENSORBOARD_DIR,
-    }:
-        raise usage_error(f"`{path}` holds something else than a run, so it is not removed", "remove it yourself")
-    if path.is_dir():
-        shutil.rmtree(path)
-
-
-def _names(path: Path) -> set[str]:
-    """The files under a folder, less what a killed run leaves: its lock, TensorBoard's, a half-written checkpoint."""
-    files = (item for item in path.rglob("*") if not item.is_dir() and not is_left_over(item))
-    files = (item for item in files if item.parent.name != TENSORBOARD_DIR)
-    return {item.name for item in files} - {LOCK_FILE}
-
-
-def _is_header(name: str) -> bool:
-    """Whether a run has a file of this name before its first checkpoint."""
-    return name in HEADER or any(fnmatchcase(name, pattern) for pattern in DETECTRON2_HEADER)
+    known = HEADER | {CHECKPOINT_DIR, "eval", LOCK_FILE, TENSORBOARD_DIR}
+    if not path.is_dir():
+        return
+    if any(item.name not in known and not is_left_over(item) for item in path.iterdir()):
+        raise usage_error(f"`{path}` holds more than a run, so it is not removed", "remove it yourself")
+    shutil.rmtree(path)
 
 
 @contextmanager
 def exclusive_run(path: Path, command: str | None) -> Iterator[None]:
-    """Keep other processes from training into the same folder; if the block fails unsaved, undo what it wrote.
+    """Lock a run directory against other training processes; a run that fails before its first checkpoint is removed.
 
     Args:
-        path: the run directory.
-        command: for `refuse_taken`, which nobody can make untrue in here; None to go on with what is there.
+        path: run directory.
+        command: command line for `require_free_run_dir`; None to resume.
 
     Raises:
-        BCNetError: if another process trains there, or the folder is taken, has a link in it where the run writes, or
-            cannot be made.
+        BCNetError: if another process trains there, the folder is not free, cannot be made, or holds a link where the
+            run writes.
     """
     if command is not None:
-        refuse_taken(path, command)
+        require_free_run_dir(path, command)
     for name in HEADER:
-        if (path / name).is_symlink():  # in a folder from elsewhere it could lead to any file
+        if (path / name).is_symlink():  # in a downloaded folder it could lead to any file of the user's
             raise usage_error(f"`{path / name}` is a link, which would be written through", "remove it")
     with ExitStack() as stack:
         if not path.exists():
@@ -207,8 +191,8 @@ def exclusive_run(path: Path, command: str | None) -> Iterator[None]:
         except OSError as error:
             raise BCNetError(f"cannot write `{path}`: {error.strerror}", "choose another: --run-dir") from None
         if command is not None:
-            refuse_taken(path, command)
-        _remove_left_overs(path)
+            require_free_run_dir(path, command)  # another process may have trained here meanwhile
+        _remove_partial_files(path)
         try:
             yield
         finally:
@@ -218,20 +202,26 @@ def exclusive_run(path: Path, command: str | None) -> Iterator[None]:
 
 
 def _discard(path: Path) -> None:
-    _remove_left_overs(path)
-    for item in [item for item in path.iterdir() if _is_header(item.name)]:
-        item.unlink()
+    """Remove the files of a run without a checkpoint, and nothing else."""
+    _remove_partial_files(path)
+    for item in list(path.iterdir()):
+        if _is_header(item.name):
+            item.unlink()
     shutil.rmtree(path / TENSORBOARD_DIR, ignore_errors=True)
     _remove_empty(path / CHECKPOINT_DIR)
 
 
-def _remove_left_overs(path: Path) -> None:
-    """Remove what a killed process of the run was writing."""
+def _is_header(name: str) -> bool:
+    return name in HEADER or any(fnmatchcase(name, pattern) for pattern in DETECTRON2_HEADER)
+
+
+def _remove_partial_files(path: Path) -> None:
+    """Remove what a killed process left half-written."""
     for folder in (path, path / CHECKPOINT_DIR):
         for item in filter(is_left_over, folder.glob(".*")):
             item.unlink()
 
 
 def _remove_empty(folder: Path) -> None:
-    with suppress(OSError):  # not there, or not empty: somebody put something into it
+    with suppress(OSError):  # missing, or not empty: it holds files of the user's
         folder.rmdir()

@@ -1,4 +1,4 @@
-"""What changes from step to step: weights, their averages, the optimiser, the loss scaler and the step itself."""
+"""The state of training: weights and their averages, optimizer, loss scaler, and the step count."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bcnet_core.annotations.coco import Record
 from bcnet_core.data.dataset import Sample
 from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.optim import build_optimizer, learning_rate, load_optimizer, load_scaler
-from bcnet_core.engine.run_dir import refuse_other_recipe
+from bcnet_core.engine.run_dir import require_same_recipe
 from bcnet_core.model.detectors import Detector, build_detector
 from bcnet_core.model.global_batch import share_statistics
 from bcnet_core.weights.checkpoint import (
@@ -34,18 +34,18 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainingState:
-    """The detector under training: fresh, resumed, or with another run's weights, as the job asks.
+    """The detector in training: new, resumed, or initialized from another run, as the job says.
 
     Args:
         job: what to train.
-        categories: of the training set, in label order.
-        device: of this process.
+        categories: categories of the training set, in label order.
+        device: device of this process.
 
     Attributes:
-        step: optimiser steps done.
+        step: number of optimizer steps done.
         detector: the bare detector, for saving.
-        model: what is called for the losses; in several processes it averages the gradients.
-        averaged: the moving average of the detector, None without one.
+        model: module to call for the losses; in several processes it averages the gradients.
+        averaged: moving average (EMA) of the detector, or None.
     """
 
     def __init__(self, job: TrainingJob, categories: list[Record], device: torch.device) -> None:
@@ -78,16 +78,16 @@ class TrainingState:
 
     @property
     def best_detector(self) -> Detector:
-        """The detector to evaluate: with averaged weights where there are."""
+        """Return the detector to evaluate: with EMA weights if available."""
         detector = self.detector if self.averaged is None else self.averaged.module
         assert isinstance(detector, Detector)
         return detector
 
     def backward(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Add up the gradients of this process's share of a step, part by part.
+        """Accumulate the gradients of this process's share of a step, part by part.
 
         Returns:
-            The losses by name, detached scalars: means over the parts.
+            The losses by name: detached scalars, averaged over the parts.
         """
         solver = self.job.recipe.solver
         size = -(-len(samples) // solver.accumulate)
@@ -115,7 +115,7 @@ class TrainingState:
         return losses
 
     def update(self) -> float:
-        """Take the optimiser's step with the gradients that are there; returns its learning rate."""
+        """Take one optimizer step with the accumulated gradients; return its learning rate."""
         solver = self.job.recipe.solver
         rate = learning_rate(self.step, solver)
         for group in self.optimizer.param_groups:
@@ -132,7 +132,7 @@ class TrainingState:
         return rate
 
     def save(self) -> None:
-        """Write the checkpoint of this step, then drop the oldest."""
+        """Write the checkpoint of this step, then delete the oldest."""
         content = Checkpoint(
             step=self.step,
             recipe=self.job.recipe.model_dump(mode="json"),
@@ -146,10 +146,10 @@ class TrainingState:
         drop_old_checkpoints(self.job.run_dir, keep=self.job.recipe.solver.keep_checkpoints)
 
     def _resume(self) -> None:
-        """Go on from the newest checkpoint that rank 0 sees: on a network's disk another machine may see it later."""
-        path = dist.of_first(find_checkpoint(self.job.run_dir) if dist.rank() == 0 else self.job.run_dir)
+        """Resume from the newest checkpoint that rank 0 sees: a network disk may show it to other machines later."""
+        path = dist.broadcast(find_checkpoint(self.job.run_dir) if dist.rank() == 0 else self.job.run_dir)
         checkpoint = read_checkpoint(path)
-        refuse_other_recipe(path, recipe_of(checkpoint, path), self.job.recipe)
+        require_same_recipe(path, recipe_of(checkpoint, path), self.job.recipe)
         load_weights(self.detector, self.job.recipe, checkpoint, path)
         load_optimizer(self.optimizer, checkpoint.optimizer, path)
         load_scaler(self.scaler, checkpoint.scaler, path)

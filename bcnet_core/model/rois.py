@@ -73,15 +73,14 @@ def jittered_rois(targets: list[Targets], seeds: list[int], *, most: int, amount
         most: largest number of RoIs of an image; 0 takes all.
         amount: largest shift of an edge, as a share of the box's width or height.
     """
-    draws = [
-        random_numbers(seed, (len(one.boxes), 6), one.boxes.device) for one, seed in zip(targets, seeds, strict=True)
+    boxes = [target.boxes for target in targets]
+    draws = [random_numbers(seed, (len(box), 6), box.device) for box, seed in zip(boxes, seeds, strict=True)]
+    moved = [
+        box + (2 * draw[:, :4] - 1) * amount * (box[:, 2:] - box[:, :2]).repeat(1, 2)
+        for box, draw in zip(boxes, draws, strict=True)
     ]
-    boxes = [
-        target.boxes + (2 * draw[:, :4] - 1) * amount * (target.boxes[:, 2:] - target.boxes[:, :2]).repeat(1, 2)
-        for target, draw in zip(targets, draws, strict=True)
-    ]
-    everyone = [torch.arange(len(target.boxes), device=target.boxes.device) for target in targets]
-    return choose_rois(boxes, everyone, [draw[:, 4:] for draw in draws], targets, most=most)
+    everyone = [torch.arange(len(box), device=box.device) for box in boxes]
+    return choose_rois(moved, everyone, [draw[:, 4:] for draw in draws], targets, most=most)
 
 
 def matched_rois(proposals: Sequence[Tensor], targets: list[Targets], seeds: list[int], *, most: int) -> RoIs:

@@ -17,8 +17,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from bcnet_core import masks
-from bcnet_core.annotations.coco import CocoFile, Record
-from bcnet_core.annotations.scan import read_mask
+from bcnet_core.annotations.coco import CocoFile, Record, read_mask
 from bcnet_core.files.images import image_path, read_image
 from bcnet_core.files.json_files import read_json, write_json
 from bcnet_core.files.workers import mapped

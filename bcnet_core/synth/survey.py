@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcnet_core import masks
-from bcnet_core.annotations.coco import CocoFile
-from bcnet_core.annotations.scan import ImageRecords, every_image, read_mask
+from bcnet_core.annotations.coco import CocoFile, read_mask
+from bcnet_core.annotations.parallel import ImageRecords, map_images
 from bcnet_core.masks import RLE
 from bcnet_core.reporting import Reporter
 
@@ -68,7 +68,8 @@ def survey(coco: CocoFile, *, min_area: int, workers: int = 1, reporter: Reporte
     flaws = dict.fromkeys(FLAWS, 0)
     covered = []
     keys = ("iscrowd", "segmentation")
-    with every_image(coco, keys, partial(_survey_image, min_area=min_area), workers, reporter) as found:
+    work = partial(_survey_image, min_area=min_area)
+    with map_images(coco, keys, work, workers=workers, reporter=reporter) as found:
         for positions, (seen, share) in found:
             covered.append(share)
             for position, flaw in zip(positions, seen, strict=True):

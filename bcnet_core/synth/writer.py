@@ -227,13 +227,13 @@ def annotate_scene(scene: Scene, categories: list[Record], *, image_id: int) -> 
     """
     height, width = scene.image.shape[:2]
     visible = [masks.encode(item.visible) for item in scene.objects]
-    boxes = np.stack([masks.bounding_box(rle) for rle in visible])
-    occluders = derive_occluders(visible, boxes, np.zeros(len(visible), dtype=bool), height, width)
+    boxes = [{"bbox": masks.bounding_box(rle).tolist()} for rle in visible]
+    occluders = derive_occluders(boxes, visible, height, width)
     return [
         {
             "image_id": image_id,
             "category_id": categories[item.label]["id"],
-            "bbox": box.tolist(),
+            **box,
             "area": masks.area(rle),
             "iscrowd": 0,
             "segmentation": masks.to_json(rle),

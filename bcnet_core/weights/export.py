@@ -1,4 +1,4 @@
-"""A detector as one file that runs without this package: TorchScript or ONNX, for images of one size."""
+"""Export a detector to one file that runs without this package: TorchScript or ONNX, for images of one size."""
 
 from __future__ import annotations
 
@@ -21,15 +21,20 @@ TOLERANCE = 1e-3
 OPSET = 17
 
 
-class Comparison(NamedTuple):
-    """How an exported file answered: the largest difference of any output, over so many `instances`."""
+class ExportCheck(NamedTuple):
+    """Comparison of an exported file with its detector on one image.
+
+    Attributes:
+        difference: largest difference of any output.
+        instances: number of instances compared.
+    """
 
     difference: float
     instances: int
 
 
 class TensorDetector(nn.Module):
-    """A detector as a function of one tensor; nothing is resized, and masks are left inside their boxes.
+    """A detector as a function of one tensor, without resizing, with maps relative to their boxes.
 
     Args:
         detector: in evaluation mode.
@@ -41,7 +46,7 @@ class TensorDetector(nn.Module):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of what `forward` returns."""
+        """Names of the outputs of `forward`."""
         return ("boxes", "scores", "labels", *self.detector.heads.masks.head.outputs)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -68,20 +73,20 @@ def export_detector(
     height: int,
     width: int,
     picture: NDArray[np.uint8] | None = None,
-) -> Comparison:
-    """Write a detector for images of one size, and compare the file with it on an image that it was not made with.
+) -> ExportCheck:
+    """Export a detector for images of one size, and compare the file with it on an image not used for tracing.
 
     Args:
         detector: in evaluation mode, on the CPU.
-        path: the file; replaced if it exists.
+        path: output file; replaced if it exists.
         form: "torchscript" needs nothing else, "onnx" the packages onnx and onnxruntime.
-        height: of the images, pixels.
-        width: of the images, pixels.
-        picture: (H, W, 3) uint8 RGB, resized and compared on; without one, noise is, in which a trained detector may
-            find nothing.
+        height: image height in pixels.
+        width: image width in pixels.
+        picture: (H, W, 3) uint8 RGB image to compare on, after a resize; by default noise, in which a trained detector
+            may find nothing.
 
     Returns:
-        How much the file differs.
+        Result of the comparison.
 
     Raises:
         BCNetError: if a package is missing, or the file gives other outputs; then nothing is written.
@@ -91,19 +96,19 @@ def export_detector(
     if picture is not None:
         other = torch.from_numpy(np.array(resize(picture, height, width).transpose(2, 0, 1)))
     with atomic_file(path) as temporary, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing warns of sizes that are fixed on purpose
+        warnings.simplefilter("ignore")  # tracing warns about sizes that are fixed on purpose
         if form == "torchscript":
             traced = torch.jit.trace(model, (example,), check_trace=False)  # type: ignore[no-untyped-call]
-            with temporary.open("wb") as out:  # by its name, torch would abort the process on a full disk
+            with temporary.open("wb") as out:  # given a path, torch aborts the process on a full disk
                 torch.jit.save(traced, out)
             got = torch.jit.load(str(temporary))(other)  # type: ignore[no-untyped-call]
         else:
             got = _through_onnx(model, example, other, temporary)
         expected = model(other)
         difference = _difference(got, expected)
-        if difference > TOLERANCE:
+        if not difference <= TOLERANCE:  # NaN included
             raise BCNetError(f"the exported file differs from the detector by {difference:g}; nothing was written")
-    return Comparison(difference, len(expected[0]))
+    return ExportCheck(difference, len(expected[0]))
 
 
 def _noise(height: int, width: int, seed: int) -> Tensor:

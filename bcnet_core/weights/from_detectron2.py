@@ -63,8 +63,8 @@ def from_detectron2(tensors: Mapping[str, Tensor], path: Path) -> Converted | No
         found = Converted("a Faster or Mask R-CNN of detectron2", detector="faster_rcnn")
     left = dict(tensors)
     if is_rcnn:
-        _fold_norms(left, found)
         _drop_convolutional_box_head(left, found)
+        _fold_norms(left, found)
     for name, tensor in left.items():
         ours = detectron2_name(name)
         is_counter = name.endswith(".norm.num_batches_tracked") and ours is not None and ours.startswith(BODY)

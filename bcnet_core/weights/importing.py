@@ -13,8 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from bcnet_core.annotations.coco import Record, read_coco
-from bcnet_core.annotations.coco_categories import coco_categories
+from bcnet_core.annotations.coco import Record, coco_categories, read_coco
 from bcnet_core.config.choices import BackboneName, BackboneStyle, DetectorName
 from bcnet_core.config.schema import DataConfig, LossConfig, ModelConfig, Recipe
 from bcnet_core.errors import data_error, usage_error

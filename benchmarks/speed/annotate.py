@@ -16,10 +16,10 @@ from bcnet_core.annotations.coco import CocoFile, Record, read_coco
 from bcnet_core.annotations.occluder import OccluderRule
 from bcnet_core.annotations.polygons import to_polygons
 from bcnet_core.config.choices import RegionFormat
-from bcnet_core.engine.memory import in_fresh_process, watch_memory
 from bcnet_core.errors import data_error
 from bcnet_core.files.json_files import write_json
 from bcnet_core.synth.shapes import CLASSES, compose_scene
+from benchmarks.memory import in_fresh_process, watch_memory
 
 SCENES = 40
 """Composed scenes, at most, that stand for a file where none is given; they are repeated."""

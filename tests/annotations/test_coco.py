@@ -13,11 +13,11 @@ from bcnet_core.annotations.coco import (
     category_difference,
     category_names,
     checksum,
+    coco_categories,
     has_occluders,
     read_coco,
     segmentation_rle,
 )
-from bcnet_core.annotations.coco_categories import coco_categories
 from bcnet_core.files.json_files import read_json, write_json
 
 IMAGE = {"id": 1, "file_name": "a.jpg", "width": 9, "height": 8}
@@ -52,7 +52,7 @@ LARGE = {**IMAGE, "width": 40_000, "height": 30_000}
         ({"images": [{**IMAGE, "id": "1"}]}, "images[0]: needs an integer `id`, has '1'"),
         ({"images": [{**IMAGE, "id": True}]}, "images[0]: needs an integer `id`, has True"),
         ({"images": [{**IMAGE, "id": 2**63}]}, f"images[0]: needs an integer `id`, has {2**63}"),
-        ({"images": [IMAGE, IMAGE]}, "images[1]: the image id 1 is there twice"),
+        ({"images": [IMAGE, IMAGE]}, "images[1]: the image id 1 appears twice"),
         (
             {"images": [IMAGE, {**IMAGE, "id": 2, "width": 0}]},
             "images[1]: image 2 needs a positive integer `width` and `height`",
@@ -63,7 +63,7 @@ LARGE = {**IMAGE, "width": 40_000, "height": 30_000}
         ({"categories": [{"id": 3}]}, "categories[0]: needs an integer `id` and a `name`"),
         ({"categories": [CATEGORY, {"name": "x"}]}, "categories[1]: needs an integer `id` and a `name`"),
         ({"categories": [CATEGORY, 5]}, "categories[1]: needs an integer `id` and a `name`"),
-        ({"categories": [CATEGORY, CATEGORY]}, "categories[1]: the category id 3 is there twice"),
+        ({"categories": [CATEGORY, CATEGORY]}, "categories[1]: the category id 3 appears twice"),
         ({"annotations": [3]}, "annotations[0]: is not an object"),
         ({"annotations": [{**ANNOTATION, "id": 0.5}]}, "annotations[0]: needs an integer `id`, has 0.5"),
         (

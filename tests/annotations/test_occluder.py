@@ -2,6 +2,8 @@
 
 import json
 import tracemalloc
+from collections.abc import Iterable
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +15,11 @@ from numpy.typing import NDArray
 
 from bcnet_core import masks
 from bcnet_core.annotations import occluder
-from bcnet_core.annotations.coco import read_coco, segmentation_rle
+from bcnet_core.annotations.coco import Record, read_coco, segmentation_rle
 from bcnet_core.annotations.occluder import (
     OccluderRule,
     box_intersections,
     box_iou,
-    derive_from_records,
     derive_occluders,
     pixel_corners,
     record_boxes,
@@ -31,6 +32,10 @@ EXACT_AREAS = Path(__file__).parents[1] / "parity" / "exact_occluder_areas.json"
 H, W = 13, 17
 
 
+def records(boxes: NDArray[np.float64], crowd: Iterable[bool] = repeat(False)) -> list[Record]:
+    return [{"bbox": box, "iscrowd": int(one)} for box, one in zip(boxes.tolist(), crowd, strict=False)]
+
+
 class Scene(NamedTuple):
     dense: list[NDArray[np.bool_] | None]
     boxes: NDArray[np.float64]
@@ -39,7 +44,7 @@ class Scene(NamedTuple):
 
     def derive(self) -> list[NDArray[np.bool_] | None]:
         rles = [None if mask is None else masks.encode(mask) for mask in self.dense]
-        found = derive_occluders(rles, self.boxes, self.crowd, H, W, rule=self.rule)
+        found = derive_occluders(records(self.boxes, self.crowd), rles, H, W, rule=self.rule)
         return [None if rle is None else masks.decode(rle) for rle in found]
 
 
@@ -130,13 +135,13 @@ def test_negative_corners_are_clipped() -> None:
 
 
 def test_no_instances() -> None:
-    assert derive_occluders([], np.zeros((0, 4)), np.zeros(0, dtype=bool), H, W) == []
+    assert derive_occluders([], [], H, W) == []
 
 
 def test_boxes_without_an_extent_do_no_harm() -> None:
     boxes = np.array([[3.0, 3, 0, 0], [3, 3, -5, 4], [3, 3, -1, -1]])
     assert box_iou(boxes).tolist() == np.zeros((3, 3)).tolist()
-    assert derive_occluders([None] * 3, boxes, np.zeros(3, dtype=bool), H, W) == [None] * 3
+    assert derive_occluders(records(boxes), [None] * 3, H, W) == [None] * 3
 
 
 @pytest.mark.parametrize(
@@ -164,19 +169,19 @@ def test_the_rule_is_the_official_one_by_default() -> None:
     assert OccluderRule() == OccluderRule(min_iou=0.05, min_area=20, crowd=False, pixel=1.0)
     scene = two_squares()
     rles = [None if mask is None else masks.encode(mask) for mask in scene.dense]
-    records = [{"bbox": box, "iscrowd": number} for number, box in enumerate(scene.boxes.tolist())]
-    for found in (derive_occluders(rles, scene.boxes, scene.crowd, H, W), derive_from_records(records, rles, H, W)):
-        assert [None if region is None else masks.area(region) for region in found] == [None, 32]
-    del records[1]["iscrowd"]
-    assert [region is not None for region in derive_from_records(records, rles, H, W)] == [True, True]
-    assert derive_from_records(records, rles, H, W, rule=OccluderRule(min_area=32)) == [None, None]
+    pair = records(scene.boxes, scene.crowd)
+    found = derive_occluders(pair, rles, H, W)
+    assert [None if region is None else masks.area(region) for region in found] == [None, 32]
+    del pair[1]["iscrowd"]
+    assert [region is not None for region in derive_occluders(pair, rles, H, W)] == [True, True]
+    assert derive_occluders(pair, rles, H, W, rule=OccluderRule(min_area=32)) == [None, None]
 
 
 def test_boxes_of_whole_numbers_are_numbers_like_the_others() -> None:
-    for records in ([], [{"bbox": [1, 2, 3, 4]}], [{"bbox": [1, 2, 3, 4]}, {"bbox": [0.5, 2, 3, 4]}]):
-        boxes = record_boxes(records)
-        assert boxes.dtype == np.float64 and boxes.shape == (len(records), 4)
-        assert boxes.tolist() == [record["bbox"] for record in records]
+    for some in ([], [{"bbox": [1, 2, 3, 4]}], [{"bbox": [1, 2, 3, 4]}, {"bbox": [0.5, 2, 3, 4]}]):
+        boxes = record_boxes(some)
+        assert boxes.dtype == np.float64 and boxes.shape == (len(some), 4)
+        assert boxes.tolist() == [record["bbox"] for record in some]
 
 
 def test_boxes_that_only_touch_overlap_by_the_pixel_that_is_counted_more() -> None:
@@ -201,14 +206,9 @@ def test_every_region_of_real_images_has_the_official_area(coco_mini: Path) -> N
     found: dict[str, int] = {}
     for image in coco.images:
         instances = annotations[image["id"]]
-        regions = derive_occluders(
-            [segmentation_rle(instance, image) for instance in instances],
-            np.array([instance["bbox"] for instance in instances], dtype=np.float64).reshape(-1, 4),
-            np.array([instance["iscrowd"] == 1 for instance in instances], dtype=bool),
-            image["height"],
-            image["width"],
-            rule=OccluderRule(min_area=0),
-        )
+        rles = [segmentation_rle(instance, image) for instance in instances]
+        rule = OccluderRule(min_area=0)
+        regions = derive_occluders(instances, rles, image["height"], image["width"], rule=rule)
         for instance, region in zip(instances, regions, strict=True):
             found[str(instance["id"])] = 0 if region is None else masks.area(region)
     assert len(expected) == 624
@@ -224,11 +224,11 @@ def crowd(count: int) -> NDArray[np.float64]:
 def test_pairs_are_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     boxes = crowd(60)
     rles = [masks.from_box(*corners, 400, 400) for corners in pixel_corners(boxes, 400, 400)]
-    at_once = derive_occluders(rles, boxes, np.zeros(60, bool), 400, 400)
+    at_once = derive_occluders(records(boxes), rles, 400, 400)
     monkeypatch.setattr(occluder, "MOST_PAIRS", 7 * 60)
     assert [(rows.start, rows.stop) for rows in row_blocks(60)][:2] == [(0, 7), (7, 14)]
     assert [index for rows in row_blocks(60) for index in range(60)[rows]] == list(range(60))
-    assert derive_occluders(rles, boxes, np.zeros(60, bool), 400, 400) == at_once
+    assert derive_occluders(records(boxes), rles, 400, 400) == at_once
     assert sum(rle is not None for rle in at_once) > 30
     assert list(row_blocks(0)) == []
 
@@ -238,7 +238,7 @@ def test_a_crowd_of_thousands_fits_into_memory() -> None:
     boxes = crowd(6000)
     tracemalloc.start()
     try:
-        regions = derive_occluders([None] * 6000, boxes, np.zeros(6000, bool), 4000, 4000)
+        regions = derive_occluders(records(boxes), [None] * 6000, 4000, 4000)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -12,13 +12,13 @@ from PIL import Image
 
 from bcnet_core import load_detector, masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco, segmentation_rle
-from bcnet_core.annotations.occluder import derive_from_records, occluder_regions
+from bcnet_core.annotations.occluder import derive_occluders, occluder_regions
 from bcnet_core.config.choices import OccluderSource
 from bcnet_core.data.dataset import TrainingSet
 from bcnet_core.evaluation.true_boxes import score_true_boxes
 from bcnet_core.masks.crops import crop_rles
 from bcnet_core.reporting import SilentReporter
-from bcnet_core.visualization.annotated import annotated_pictures
+from bcnet_core.visualization.instances import annotated_pictures
 
 HEIGHT, WIDTH = 80, 120
 STORED = [[30, 10, 38, 10, 38, 30, 30, 30]]
@@ -64,7 +64,7 @@ def test_a_stored_region_is_used_and_a_missing_one_is_derived(half: CocoFile) ->
 
 def test_derive_ignores_what_is_stored(half: CocoFile) -> None:
     rles = [segmentation_rle(annotation, half.images[0]) for annotation in half.annotations]
-    assert regions_of(half, "derive") == derive_from_records(half.annotations, rles, HEIGHT, WIDTH)
+    assert regions_of(half, "derive") == derive_occluders(half.annotations, rles, HEIGHT, WIDTH)
 
 
 def test_file_derives_nothing(half: CocoFile) -> None:
@@ -84,7 +84,7 @@ def test_training_and_pictures_see_these_regions(half: CocoFile) -> None:
 def test_evaluation_scores_the_instances_with_a_region(half: CocoFile, untrained: Path) -> None:
     detector = load_detector(untrained, device="cpu")
     scores = score_true_boxes(detector, half, half.path.parent, reporter=SilentReporter())
-    assert (~np.isnan(scores.occluder)).tolist() == HAS_OCCLUDER
+    assert (~np.isnan(scores.scores["occluder"])).tolist() == HAS_OCCLUDER
 
 
 @pytest.mark.skipif(find_spec("detectron2") is None, reason="detectron2 is not installed")

@@ -10,8 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bcnet_core.annotations import plot
-from bcnet_core.annotations.plot import plot_histogram
+from bcnet_core.annotations.split import COLORS, plot_histogram
 
 MANIFEST: dict[str, Any] = {
     "source": {"file": "instances_$x^^$.json"},
@@ -33,7 +32,7 @@ def figure(monkeypatch: pytest.MonkeyPatch) -> Figure:
         drawn.append(Figure(**options))
         return drawn[0]
 
-    monkeypatch.setattr(plot, "Figure", remembered)
+    monkeypatch.setattr("matplotlib.figure.Figure", remembered)
     plot_histogram(MANIFEST)
     return drawn[0]
 
@@ -55,8 +54,8 @@ def test_source_and_split_stand_side_by_side_in_their_colours(figure: Figure) ->
         for number, (left, right) in enumerate(zip(source, split, strict=True)):
             assert left.get_x() + left.get_width() == pytest.approx(number) == right.get_x()  # the tick between them
             assert right.get_x() + right.get_width() < number + 0.5, "bars of the next bin begin later"
-            assert to_rgb(left.get_facecolor()) == to_rgb(plot.COLOURS["source"])
-            assert to_rgb(right.get_facecolor()) == to_rgb(plot.COLOURS["split"])
+            assert to_rgb(left.get_facecolor()) == to_rgb(COLORS["source"])
+            assert to_rgb(right.get_facecolor()) == to_rgb(COLORS["split"])
         assert axes.get_xticks().tolist() == [0, 1, 2, 3]
 
 
@@ -69,7 +68,7 @@ def test_everything_says_what_it_is(figure: Figure) -> None:
     assert images.get_xlabel() == "occlusion (min) of the most occluded instance"
     for axes in figure.axes:
         assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0-0.25", "0.25-0.5", "0.5-1"]
-    assert figure.get_suptitle() == "How much instances are occluded: instances_$x^^$.json"
+    assert figure.get_suptitle() == "Occlusion of instances and images: instances_$x^^$.json"
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["source", "split"]
     assert legend.get_window_extent().y1 < min(axes.get_window_extent().y0 for axes in figure.axes)

@@ -199,7 +199,7 @@ LISTS = ("it can be a list of numbers, a manifest, or a COCO file with `images`"
         ("ids.txt", "3\n²".encode(), "`{}` holds '²' where an image id should be", NUMBERS),
         ("ids.txt", b"9" * 20, "`{}` holds '" + "9" * 20 + "' where an image id should be", NUMBERS),
         ("ids.txt", b"\xff", "cannot read the image ids in `{}`: it is not UTF-8 text", NUMBERS),
-        ("none.txt", None, "`{}` does not exist, or is no file", ("give a list of image ids: --ids FILE",)),
+        ("none.txt", None, "`{}` does not exist or is not a file", ("give a list of image ids: --ids FILE",)),
         ("ids.json", b"{}", "`{}` holds no image ids", LISTS),
         ("ids.json", b"[]", "`{}` holds no image ids", LISTS),
         ("ids.json", b'[1, "2"]', "`{}` holds no image ids", LISTS),

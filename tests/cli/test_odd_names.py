@@ -19,9 +19,7 @@ def folder(bcnet: Bcnet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_every_command_takes_an_odd_path_and_shows_it_as_it_is(
-    bcnet_inside: Bcnet, folder: Path, tmp_path: Path
-) -> None:
+def test_every_command_takes_an_odd_path_and_shows_it_as_it_is(bcnet: Bcnet, folder: Path, tmp_path: Path) -> None:
     small = ("model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64", "data.workers=0")
     run, truth = tmp_path / ODD / "run", folder / "annotations/instances_val.json"
     for arguments, shown in (
@@ -37,16 +35,16 @@ def test_every_command_takes_an_odd_path_and_shows_it_as_it_is(
         (("viz", truth, "-o", tmp_path / ODD / "viz"), tmp_path / ODD / "viz"),
         (("demo", "-o", tmp_path / ODD / "demo", "--dry-run"), tmp_path / ODD / "demo"),
     ):
-        done = bcnet_inside(*arguments)
+        done = bcnet(*arguments)
         assert done.returncode == 0, (arguments, done.stderr)
         assert str(shown) in done.stderr, (arguments, done.stderr)
 
 
-def test_a_set_without_images_cannot_be_evaluated(bcnet_inside: Bcnet, folder: Path, tmp_path: Path) -> None:
+def test_a_set_without_images_cannot_be_evaluated(bcnet: Bcnet, folder: Path, tmp_path: Path) -> None:
     small = ("model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64", "data.workers=0")
     (tmp_path / "empty.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
     validation = f"data.val.annotations={tmp_path / 'empty.json'}"
     data = ("--data-root", folder, "--run-dir", tmp_path / "run", "--device", "cpu")
-    assert bcnet_inside("train", "shapes", *small, "solver.steps=1", validation, *data).returncode == 0
-    done = bcnet_inside("eval", tmp_path / "run", "--device", "cpu")
+    assert bcnet("train", "shapes", *small, "solver.steps=1", validation, *data).returncode == 0
+    done = bcnet("eval", tmp_path / "run", "--device", "cpu")
     assert done.returncode == 3 and "lists no image" in done.stderr

@@ -91,9 +91,7 @@ def paste(source: Path, *arguments: str | Path) -> Any:
     return run(annotations, "--images", source / "train", *options, command="paste")
 
 
-def test_a_pasted_set_trains_evaluates_and_shows_without_a_flag(
-    source: Path, tmp_path: Path, bcnet_inside: Bcnet
-) -> None:
+def test_a_pasted_set_trains_evaluates_and_shows_without_a_flag(source: Path, tmp_path: Path, bcnet: Bcnet) -> None:
     root, small = tmp_path / "my set", ["--scenes", "6", "--val-scenes", "3", "--objects", "2..4"]
     result = paste(source, "-o", root, *small)
     assert result.exit_code == 0, result.output
@@ -102,13 +100,13 @@ def test_a_pasted_set_trains_evaluates_and_shows_without_a_flag(
     assert f"bcnet train tiny --data-root '{root}'" in result.stderr
     run_dir = tmp_path / "run"
     done = [
-        bcnet_inside("train", "tiny", "--data-root", root, "--run-dir", run_dir, "--device", "cpu", "solver.steps=2"),
-        bcnet_inside("eval", run_dir, "--device", "cpu", "--occ"),
-        bcnet_inside("viz", run_dir, "--device", "cpu", "-o", tmp_path / "found"),
-        bcnet_inside("viz", root / "annotations" / "instances_val2017.json", "-o", tmp_path / "truth"),
-        bcnet_inside("split-occ", root / "annotations" / "instances_val2017.json", "-o", tmp_path / "occ.json"),
-        bcnet_inside("annotate", root / "annotations" / "instances_train2017.json", "-o", tmp_path / "bilayer.json"),
-        bcnet_inside("annotate", "--check", root / "annotations" / "instances_train2017.json"),
+        bcnet("train", "tiny", "--data-root", root, "--run-dir", run_dir, "--device", "cpu", "solver.steps=2"),
+        bcnet("eval", run_dir, "--device", "cpu", "--occ"),
+        bcnet("viz", run_dir, "--device", "cpu", "-o", tmp_path / "found"),
+        bcnet("viz", root / "annotations" / "instances_val2017.json", "-o", tmp_path / "truth"),
+        bcnet("split-occ", root / "annotations" / "instances_val2017.json", "-o", tmp_path / "occ.json"),
+        bcnet("annotate", root / "annotations" / "instances_train2017.json", "-o", tmp_path / "bilayer.json"),
+        bcnet("annotate", "--check", root / "annotations" / "instances_train2017.json"),
     ]
     assert [one.returncode for one in done] == [0] * len(done), "\n".join(one.stderr for one in done)
     assert "1.0000" in done[-1].stdout, "its occluders are exact"

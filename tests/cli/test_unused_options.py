@@ -25,9 +25,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("line", "told"), CASES)
-def test_it_is_named(bcnet_inside: Bcnet, tmp_path: Path, line: str, told: str) -> None:
+def test_it_is_named(bcnet: Bcnet, tmp_path: Path, line: str, told: str) -> None:
     (tmp_path / "coco.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
-    done = bcnet_inside(*line.split(), cwd=tmp_path)
+    done = bcnet(*line.split(), cwd=tmp_path)
     assert done.returncode == 2 and told in " ".join(done.stderr.split()), done.stderr
     assert "leave out --" in done.stderr and not done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["coco.json"]

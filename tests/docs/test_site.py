@@ -74,7 +74,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert re.findall(r'(?:src|<link[^>]* href)="(https?:)?//', page) == []  # it is read without a network
 
 
-def test_masks_in_png_files_become_the_very_masks(scenes: Path, tmp_path: Path, bcnet_inside: Bcnet) -> None:
+def test_masks_in_png_files_become_the_very_masks(scenes: Path, tmp_path: Path, bcnet: Bcnet) -> None:
     truth = read_coco(scenes / "annotations/instances_val.json")
     (tmp_path / "masks").mkdir()
     expected = []
@@ -96,7 +96,7 @@ def test_masks_in_png_files_become_the_very_masks(scenes: Path, tmp_path: Path, 
     assert [category["name"] for category in made.categories] == names
     found = [(a["image_id"], a["category_id"], a["bbox"], a["segmentation"]["counts"]) for a in made.annotations]
     assert found == [(image, *rest) for image, _, *rest in sorted(expected, key=lambda instance: instance[:2])]
-    assert bcnet_inside("annotate", output, "-o", tmp_path / "bilayer.json", "--dry-run").returncode == 0
+    assert bcnet("annotate", output, "-o", tmp_path / "bilayer.json", "--dry-run").returncode == 0
 
 
 Script = Callable[..., int]

@@ -31,7 +31,7 @@ def test_a_small_demo_walks_the_whole_road(bcnet: Bcnet, tmp_path: Path) -> None
 def test_the_demo_model_learns(bcnet: Bcnet, tmp_path: Path) -> None:
     """With half of the scenes of `make demo`; its 900 steps on all of them were measured with a mask AP of 31.6."""
     sizes = ("--images", "1000", "--val-images", "150", "--steps", "700")
-    done = bcnet("demo", "-o", tmp_path / "demo", *sizes, timeout=1500)
+    done = bcnet("demo", "-o", tmp_path / "demo", *sizes)
     assert done.returncode == 0, done.stderr
     scores = json.loads((tmp_path / "demo/run/eval/instances_val_scores.json").read_text())["scores"]
     assert scores["masks"]["AP"] >= 0.15

@@ -10,8 +10,9 @@ import torch
 
 from bcnet_core.config.load import load_recipe
 from bcnet_core.engine.estimate import MemoryEstimate, estimate_memory
-from bcnet_core.engine.memory import in_fresh_process, peak_memory
+from bcnet_core.engine.logging import peak_memory
 from bcnet_core.engine.optim import build_optimizer
+from benchmarks.memory import in_fresh_process
 from benchmarks.speed import model as bench
 
 SIZES = ("data.min_size=256", "data.max_size=384", "model.mask_rois_per_image=64")
@@ -56,7 +57,7 @@ def test_it_grows_with_the_batch_and_is_shared_by_processes() -> None:
     assert estimate("solver.accumulate=2").activations == estimate("solver.batch_size=2").activations
 
 
-def test_it_knows_the_optimiser_the_average_and_the_precision() -> None:
+def test_it_knows_the_optimizer_the_average_and_the_precision() -> None:
     adamw, sgd = estimate(), estimate("solver.optimizer=sgd")
     assert adamw.optimizer == 2 * sgd.optimizer == 2 * sgd.gradients
     assert estimate("solver.ema=0.9").weights == 2 * adamw.weights

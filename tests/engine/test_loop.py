@@ -12,9 +12,8 @@ from bcnet_core import BCNetError
 from bcnet_core.config.load import load_recipe
 from bcnet_core.engine.elastic import Cluster
 from bcnet_core.engine.job import TrainingJob
-from bcnet_core.engine.launch import check_cluster
-from bcnet_core.engine.loop import run_training
-from bcnet_core.engine.run_dir import exclusive_run, open_run, refuse_taken, remove_run
+from bcnet_core.engine.launch import check_cluster, run_training
+from bcnet_core.engine.run_dir import exclusive_run, open_run, remove_run, require_free_run_dir
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Progress, SilentReporter
 from bcnet_core.weights.checkpoint import latest_checkpoint, read_checkpoint
@@ -84,7 +83,7 @@ def test_four_steps_are_two_and_two_more(scenes: Path, tmp_path: Path) -> None:
     with pytest.raises(BCNetError, match="interrupted; saved step 2 of 4") as caught:
         run_training(job(scenes, tmp_path / "parts", "solver.steps=4"), stop_at_two)
     assert caught.value.exit_code == 130
-    assert caught.value.hints == (f"go on with it: bcnet train shapes --run-dir {tmp_path / 'parts'} --resume",)
+    assert caught.value.hints == (f"resume it: bcnet train shapes --run-dir {tmp_path / 'parts'} --resume",)
     run_training(job(scenes, tmp_path / "parts", "solver.steps=4", resume=True), SilentReporter())
     whole, parts = (read_checkpoint(latest_checkpoint(tmp_path / name)) for name in ("whole", "parts"))  # type: ignore[arg-type]
     assert whole.step == parts.step == 4
@@ -171,16 +170,16 @@ def test_a_failure_after_a_checkpoint_keeps_it(scenes: Path, tmp_path: Path, mon
 
 
 def test_a_taken_run_directory_prints_both_ways_out(tmp_path: Path) -> None:
-    refuse_taken(tmp_path, "bcnet train tiny")
+    require_free_run_dir(tmp_path, "bcnet train tiny")
     (tmp_path / "recipe.resolved.yaml").touch()  # a run that never saved is no obstacle
     (tmp_path / "metrics.jsonl").touch()
     (tmp_path / ".lock").touch()  # and so it looks when it was killed
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/.part.step_00000002.pt").touch()
-    refuse_taken(tmp_path, "bcnet train tiny")
+    require_free_run_dir(tmp_path, "bcnet train tiny")
     (tmp_path / "checkpoints/step_00000001.pt").touch()
     with pytest.raises(BCNetError, match="is not empty") as caught:
-        refuse_taken(tmp_path, "bcnet train tiny")
+        require_free_run_dir(tmp_path, "bcnet train tiny")
     assert caught.value.exit_code == 2
     assert caught.value.hints[0].endswith(f"bcnet train tiny --run-dir {tmp_path} --resume")
     assert f"--init-from {tmp_path}" in caught.value.hints[1]
@@ -226,7 +225,7 @@ def test_only_a_run_is_removed(tmp_path: Path) -> None:
     remove_run(tmp_path / "gone")
     for name in ("recipe.resolved.yaml", "thesis.txt"):
         (tmp_path / name).touch()
-    with pytest.raises(BCNetError, match="something else than a run"):
+    with pytest.raises(BCNetError, match="more than a run"):
         remove_run(tmp_path)
     (tmp_path / "thesis.txt").unlink()
     remove_run(tmp_path)

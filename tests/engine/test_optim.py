@@ -44,7 +44,7 @@ def small(name: str) -> tuple[nn.Module, Optimizer]:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_what_an_optimiser_remembers_comes_back(name: str) -> None:
+def test_what_an_optimizer_remembers_comes_back(name: str) -> None:
     (model, before), (_, after) = small(name), small(name)
     model(torch.ones(1, 3)).sum().backward()
     before.step()
@@ -64,8 +64,8 @@ def test_what_an_optimiser_remembers_comes_back(name: str) -> None:
         {"state": {"0": {"momentum_buffer": torch.zeros(2, 3)}}},
     ],
 )  # fmt: skip
-def test_the_state_of_another_optimiser_is_refused(state: dict[str, Any]) -> None:
-    with pytest.raises(BCNetError, match=r"optimiser in `a\.pt` is damaged") as caught:
+def test_the_state_of_another_optimizer_is_refused(state: dict[str, Any]) -> None:
+    with pytest.raises(BCNetError, match=r"optimizer in `a\.pt` is damaged") as caught:
         load_optimizer(small("sgd")[1], state, Path("a.pt"))
     assert caught.value.exit_code == 3 and "--init-from" in caught.value.hints[0]
 

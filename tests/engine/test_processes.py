@@ -76,7 +76,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
 
 
 def assert_same_end(run: Path, other: Path) -> None:
-    """Weights, optimiser and metrics, bit for bit."""
+    """Weights, optimizer and metrics, bit for bit."""
     first, second = (read_checkpoint(latest_checkpoint(path)) for path in (run, other))  # type: ignore[arg-type]
     assert first.step == second.step
     assert all(torch.equal(value, second.model[name]) for name, value in first.model.items())

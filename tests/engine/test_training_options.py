@@ -16,10 +16,9 @@ from bcnet_core.annotations.coco import CocoFile
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import Recipe
 from bcnet_core.data.loaders import open_training_set
-from bcnet_core.engine.curves import draw_curves
 from bcnet_core.engine.job import TrainingJob, Validation
-from bcnet_core.engine.layers_picture import layers_picture
-from bcnet_core.engine.loop import describe, run_training, train_together
+from bcnet_core.engine.launch import open_data, run_training, train_together
+from bcnet_core.engine.pictures import draw_curves, layers_picture
 from bcnet_core.engine.state import TrainingState
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Reporter, SilentReporter
@@ -136,7 +135,7 @@ def scoring(scores: dict[int, float], *, stop_at: int | None = None) -> Validati
             signal.raise_signal(signal.SIGTERM)
         return None if stopping() else {"mask_AP": value}
 
-    def check(recipe: Recipe, training: CocoFile) -> None:
+    def check(recipe: Recipe, training: CocoFile, reporter: Reporter) -> None:
         assert training.categories
 
     return Validation(check, score)
@@ -189,7 +188,7 @@ def test_another_batch_scales_the_learning_rate_aloud(scenes: Path, tmp_path: Pa
         "solver.batch_size=4", "data.train.annotations=annotations/instances_train.json", "data.train.images=train",
     ], data_root=scenes)  # fmt: skip
     reporter = Collector()
-    describe(open_training_set(recipe.data)[0], recipe, reporter)
+    open_data(recipe, None, reporter)
     assert "learning rate 0.0025: 0.01, meant for 16 images a step, scaled by 0.25" in reporter.messages[-1]
     assert "solver.steps=360000 solver.warmup_steps=4000 'solver.milestones=[240000,320000]'" in reporter.messages[-1]
 

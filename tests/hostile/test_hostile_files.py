@@ -93,11 +93,11 @@ def everything(folder: Path) -> dict[str, tuple[int, int] | None]:
 @pytest.mark.parametrize(
     ("row", "command"), [pytest.param(row, one, id=f"{row.what}: {one}") for row in ROWS for one in row.given]
 )
-def test_a_hostile_file(row: Row, command: str, room: Path, bcnet_inside: Bcnet) -> None:
+def test_a_hostile_file(row: Row, command: str, room: Path, bcnet: Bcnet) -> None:
     file = row.make(room)
     before = everything(room.parent)
     with bounded():
-        done = bcnet_inside(*COMMANDS[command](file, room), cwd=room)
+        done = bcnet(*COMMANDS[command](file, room), cwd=room)
     assert done.returncode == row.code, done.stderr
     assert row.says in done.stderr
     assert "Traceback" not in done.stderr

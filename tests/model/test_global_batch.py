@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import distributed, nn
 
-from bcnet_core.distributed import gather, mean_over_processes, of_first
+from bcnet_core.distributed import broadcast, gather, mean_over_processes
 from bcnet_core.model.global_batch import GlobalBatchNorm2d, global_divisor, share_statistics, smallest_of_all
 
 SIZES = (3, 1)
@@ -52,7 +52,7 @@ def _process(rank: int, port: int, folder: Path) -> None:
         "least": global_divisor(0.0, torch.device("cpu"), floor=3.0),
         "mean": mean_over_processes(torch.tensor([1.0, 4.0 * rank])),
         "gathered": gather(f"of {rank}"),
-        "first": of_first(f"of {rank}"),
+        "first": broadcast(f"of {rank}"),
     }
     torch.save(found, folder / f"{rank}.pt")
     distributed.destroy_process_group()

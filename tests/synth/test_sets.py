@@ -13,7 +13,7 @@ import pytest
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco, segmentation_rle
-from bcnet_core.annotations.occluder import derive_from_records
+from bcnet_core.annotations.occluder import derive_occluders
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.files.images import read_image
 from bcnet_core.synth.bank import cut_bank, read_bank
@@ -131,7 +131,7 @@ def test_annotations_say_what_their_masks_say(pasted: Path, source: Path) -> Non
                 assert rate == 0 or 0.2 <= rate <= 0.6
                 hidden += rate > 0
                 above |= masks.decode(amodal)
-            regions = derive_from_records(records, seen, *REQUEST.size)
+            regions = derive_occluders(records, seen, *REQUEST.size)
             stored = [segmentation_rle(one, image, key=OCCLUDER_KEY) for one in records]
             assert stored == regions
     assert hidden >= 44, "one in every scene"

@@ -12,8 +12,11 @@ from torchvision.models import resnet18, resnet34, resnet50, resnet101, resnext1
 from torchvision.ops import FrozenBatchNorm2d
 
 from bcnet_core import BCNetError
+from bcnet_core.config.schema import ModelConfig, Recipe
 from bcnet_core.weights.foreign import Converted
-from bcnet_core.weights.importing import count_parts, recognize
+from bcnet_core.weights.from_detectron2 import FROZEN_NORM_EPS
+from bcnet_core.weights.importing import count_parts, fit, recognize
+from bcnet_core.weights.loading import model_shapes
 
 PARITY = Path(__file__).parent.parent / "parity"
 FILE = Path("weights.pth")
@@ -224,6 +227,95 @@ def test_one_box_for_all_classes_has_no_place() -> None:
     converted = recognize(given, FILE)
     assert "one box for all classes" in converted.dropped["roi_heads.box_predictor.bbox_pred.weight"]
     assert "heads.roi_heads.box_predictor.cls_score.weight" in converted.tensors
+
+
+def with_norms(given: dict[str, Tensor], layers: Iterable[str], parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same layers as detectron2 stores them with a norm: without a bias, with the norm's tensors."""
+    given = {name: tensor for name, tensor in given.items() if name.removesuffix(".bias") not in set(layers)}
+    for layer in layers:
+        given |= {f"{layer}.norm.{part}": tensor.clone() for part, tensor in parts.items()}
+    return given
+
+
+def batch_norm() -> dict[str, Tensor]:
+    return {
+        "weight": torch.rand(256) + 0.5, "bias": torch.randn(256), "running_mean": torch.randn(256),
+        "running_var": torch.rand(256) + 0.1, "num_batches_tracked": torch.tensor(7),
+    }  # fmt: skip
+
+
+NORMED = [
+    "backbone.fpn_lateral2", "backbone.fpn_output2", "backbone.fpn_lateral5", "backbone.fpn_output5",
+    *(f"roi_heads.mask_head.mask_fcn{number}" for number in range(1, 5)),
+]  # fmt: skip
+"""Layers with norms, as in detectron2's Misc/mask_rcnn_R_50_FPN_3x_syncbn."""
+
+
+def fitted(given: dict[str, Tensor]) -> Converted:
+    found = recognize(given, FILE)
+    recipe = Recipe(model=ModelConfig(detector="faster_rcnn"))
+    fit(found, model_shapes(recipe, classes=found.classes or 1), FILE)
+    return found
+
+
+def test_batch_norms_are_folded_into_their_convolutions() -> None:
+    given = detectron2_rcnn()
+    for layer in NORMED:
+        given[f"{layer}.weight"] = torch.randn(given[f"{layer}.weight"].shape) / 50
+    given = with_norms(given, NORMED, batch_norm())
+    for name in [name for name in given if name.startswith("backbone.bottom_up.") and name.endswith("running_var")]:
+        given[name.replace("running_var", "num_batches_tracked")] = torch.tensor(7)
+    found = fitted(given)
+    assert_accounted_for(found, given)
+    assert all(name.endswith("num_batches_tracked") for name in found.dropped if ".norm." in name)
+    for layer, ours in {
+        "backbone.fpn_lateral2": "backbone.fpn.inner_blocks.0.0",
+        "backbone.fpn_output5": "backbone.fpn.layer_blocks.3.0",
+        "roi_heads.mask_head.mask_fcn4": "heads.roi_heads.masks.head.occludee.convs.3",
+    }.items():
+        weight, norm = given[f"{layer}.weight"], torch.nn.BatchNorm2d(256, eps=FROZEN_NORM_EPS).eval()
+        norm.load_state_dict({part: given[f"{layer}.norm.{part}"] for part in norm.state_dict()})
+        x = torch.randn(2, weight.shape[1], 8, 8)
+        expected = norm(torch.nn.functional.conv2d(x, weight))
+        folded = torch.nn.functional.conv2d(x, found.tensors[f"{ours}.weight"], found.tensors[f"{ours}.bias"])
+        torch.testing.assert_close(folded, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_convolutions_with_other_norms_are_dropped_whole() -> None:
+    parts = {part: tensor for part, tensor in batch_norm().items() if part in {"weight", "bias"}}
+    found = fitted(with_norms(detectron2_rcnn(), NORMED, parts))
+    dropped = {name for name, reason in found.dropped.items() if "a norm that bcnet does not have" in reason}
+    assert dropped == {f"{layer}.{part}" for layer in NORMED for part in ("weight", "norm.weight", "norm.bias")}
+    assert not any(name.startswith("heads.roi_heads.masks.head.occludee.convs") for name in found.tensors)
+
+
+def test_a_layer_without_its_bias_is_dropped_whole() -> None:
+    given = detectron2_rcnn()
+    del given["backbone.fpn_lateral3.bias"]
+    found = fitted(given)
+    assert found.dropped["backbone.fpn_lateral3.weight"] == (
+        "the shape of `backbone.fpn.inner_blocks.1.0.bias` is none, bcnet's is (256,)"
+    )
+    assert "backbone.fpn.inner_blocks.1.0.weight" not in found.tensors
+
+
+def test_a_box_head_with_convolutions_is_dropped_whole() -> None:
+    given = {name: tensor for name, tensor in detectron2_rcnn().items() if "box_head.fc2" not in name}
+    given |= {f"roi_heads.box_head.conv{number}.weight": constant(0, (256, 256, 3, 3)) for number in range(1, 5)}
+    given = with_norms(given, [f"roi_heads.box_head.conv{number}" for number in range(1, 5)], batch_norm())
+    found = fitted(given)
+    assert_accounted_for(found, given)
+    assert "box head with convolutions" in found.dropped["roi_heads.box_head.fc1.weight"]
+    assert not any(name.startswith("heads.roi_heads.box_") for name in found.tensors) and found.classes is None
+
+
+def test_backbones_with_other_layers_are_rejected() -> None:
+    given = detectron2_rcnn()
+    offsets = {"backbone.bottom_up.res3.0.conv2_offset.weight": torch.zeros(18, 128, 3, 3)}
+    with pytest.raises(BCNetError, match="whose backbone has deformable convolutions, bcnet's backbones do not"):
+        recognize(given | offsets, FILE)
+    with pytest.raises(BCNetError, match="whose backbone has GroupNorm"):
+        recognize({name: tensor for name, tensor in given.items() if ".running_" not in name}, FILE)
 
 
 def test_of_another_detector_the_body_is_taken() -> None:

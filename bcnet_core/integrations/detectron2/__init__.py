@@ -16,13 +16,14 @@ warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 from bcnet_core.integrations.detectron2.config import add_bcnet_config
-from bcnet_core.integrations.detectron2.cropped_masks import CroppedMasks
-from bcnet_core.integrations.detectron2.datasets import register_bilayer_coco
-from bcnet_core.integrations.detectron2.fcos import BilayerFCOS
-from bcnet_core.integrations.detectron2.lazy import add_bilayer_head, bilayer_fcos
-from bcnet_core.integrations.detectron2.mapper import BilayerDatasetMapper
-from bcnet_core.integrations.detectron2.mask_head import BilayerMaskRCNNHead
-from bcnet_core.integrations.detectron2.roi_heads import BilayerCascadeROIHeads, BilayerROIHeads
+from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper, CroppedMasks, register_bilayer_coco
+from bcnet_core.integrations.detectron2.fcos import BilayerFCOS, bilayer_fcos
+from bcnet_core.integrations.detectron2.heads import (
+    BilayerCascadeROIHeads,
+    BilayerMaskRCNNHead,
+    BilayerROIHeads,
+    add_bilayer_head,
+)
 from bcnet_core.integrations.detectron2.trainer import BilayerTrainer
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The settings of the bilayer head in detectron2's yacs configs, and what our recipes are there.
+"""The settings of the bilayer head in detectron2's yacs configs, and conversion between recipes and configs.
 
 `MODEL.BCNET` holds the settings of our schema under the same names, in capitals, with the same defaults.
 """
@@ -14,24 +14,23 @@ from bcnet_core.config.choices import BackboneName, BackboneStyle
 from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
 from bcnet_core.engine.optim import full_rate
 from bcnet_core.errors import BCNetError, usage_error
-from bcnet_core.maps import map_specs
-from bcnet_core.model.backbones import pixel_format
+from bcnet_core.model.backbones import PixelFormat, pixel_format
 from bcnet_core.model.detectors import build_mask_branch
 from bcnet_core.model.head import BilayerMaskHead
 
-MODEL_KEYS = (
-    "layers", "attention", "boundary", "mask_convs", "mask_channels", "occluder_sampling", "mask_rois_per_image",
-    "mask_proposals", "tower_convs", "score_threshold", "nms_iou", "candidates_per_level",
-)  # fmt: skip
-"""Of our model's settings, those that detectron2 has no key for; those from `mask_proposals` on are FCOS's."""
-LOSS_KEYS = (
-    *(spec.name for spec in map_specs()),
-    "normalizer", "giou", "classification", "box", "centerness",
-)  # fmt: skip
-"""Of our losses' settings; those from `normalizer` on are FCOS's."""
+ELSEWHERE = {
+    "detector", "backbone", "backbone_style", "channels_last", "frozen_stages", "channels", "anchor_scale",
+    "proposals_per_image", "box_rois_per_image", "detections_per_image", "proposal_objectness", "proposal_box",
+}  # fmt: skip
+"""Settings that detectron2 has keys of its own for, or no use."""
+MODEL_KEYS = tuple(key for key in ModelConfig.model_fields if key not in ELSEWHERE)
+LOSS_KEYS = tuple(key for key in LossConfig.model_fields if key not in ELSEWHERE)
 SMOOTH_L1_BETA = 1 / 9
-"""Of torchvision's box losses; detectron2's default is 0."""
-DEPTHS = {"r18": 18, "r50": 50, "r101": 101, "x101": 101}
+"""Beta of torchvision's box losses; detectron2's default is 0."""
+RESNETS: dict[BackboneName, tuple[int, int, int]] = {
+    "r18": (18, 1, 64), "r50": (50, 1, 64), "r101": (101, 1, 64), "x101": (101, 32, 8),
+}  # fmt: skip
+"""Depth, groups and width per group of the backbones that both libraries have; `tiny` is our own in both."""
 
 
 def add_bcnet_config(cfg: CfgNode) -> None:
@@ -49,93 +48,91 @@ def add_bcnet_config(cfg: CfgNode) -> None:
 
 
 def fresh_config() -> CfgNode:
-    """detectron2's defaults with ours added."""
+    """Return detectron2's defaults with our settings added."""
     cfg = get_cfg()
     add_bcnet_config(cfg)
     return cfg
 
 
-def head_of(cfg: CfgNode, channels: int) -> BilayerMaskHead:
-    """The mask head that a config asks for, over RoI features of `channels` channels."""
-    return build_mask_branch(model_of(cfg, channels), ()).head
-
-
-def config_from(text: str) -> CfgNode:
-    """The config that a yaml text, from its `dump`, stands for; to be changed at will."""
+def config_from_yaml(text: str) -> CfgNode:
+    """Return a mutable config from the yaml of its `dump`."""
     cfg = fresh_config()
     cfg.merge_from_other_cfg(CfgNode.load_cfg(text))
     return cfg
 
 
-def model_of(cfg: CfgNode, channels: int) -> ModelConfig:
-    """The settings of the mask head and of FCOS, as our schema has them.
+def model_from_config(cfg: CfgNode, channels: int) -> ModelConfig:
+    """Read the settings of the mask head and of FCOS.
+
+    Args:
+        cfg: a config with our settings.
+        channels: channels of the feature pyramid.
 
     Raises:
-        BCNetError: if one is out of its range.
+        BCNetError: if a setting is out of its range.
     """
     settings = {key: cfg.MODEL.BCNET[key.upper()] for key in MODEL_KEYS}
     try:
         return ModelConfig(**settings, channels=channels, detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE)
     except ValidationError as error:
-        raise _told(error, "MODEL.BCNET") from None
+        raise _invalid(error, "MODEL.BCNET") from None
 
 
-def loss_of(cfg: CfgNode) -> LossConfig:
-    """The forms and weights of the losses, as our schema has them.
+def loss_from_config(cfg: CfgNode) -> LossConfig:
+    """Read the forms and weights of the losses.
 
     Raises:
-        BCNetError: if one is out of its range.
+        BCNetError: if a setting is out of its range.
     """
     try:
         return LossConfig(**{key: cfg.MODEL.BCNET.LOSS[key.upper()] for key in LOSS_KEYS})
     except ValidationError as error:
-        raise _told(error, "MODEL.BCNET.LOSS") from None
+        raise _invalid(error, "MODEL.BCNET.LOSS") from None
 
 
-def _told(error: ValidationError, node: str) -> BCNetError:
-    """The first thing that is wrong with a node of a config."""
+def _invalid(error: ValidationError, node: str) -> BCNetError:
     first = error.errors()[0]
     key = ".".join([node, *(str(part).upper() for part in first["loc"])])
     return usage_error(f"detectron2 config: {key}: {first['msg']}")
 
 
-def loss_weights_of(cfg: CfgNode) -> dict[str, float]:
-    """The weights of our loss terms by their names, as a config has them."""
-    loss = loss_of(cfg)
-    return {key: float(getattr(loss, key)) for key in LOSS_KEYS if key not in {"normalizer", "giou"}}
+def loss_weights(loss: LossConfig) -> dict[str, float]:
+    """Return the weights of the loss terms that our own modules compute, by name."""
+    return {key: value for key, value in loss.model_dump(include=set(LOSS_KEYS)).items() if not isinstance(value, str)}
 
 
-def config_of(recipe: Recipe, *, num_classes: int) -> CfgNode:
-    """The detectron2 config that means the same as a recipe; its data sets and its output folder are not set.
+def head_from_config(cfg: CfgNode, channels: int) -> BilayerMaskHead:
+    """Build the mask head of a config, for RoI features of `channels` channels."""
+    return build_mask_branch(model_from_config(cfg, channels), ()).head
+
+
+def config_from_recipe(recipe: Recipe, *, num_classes: int) -> CfgNode:
+    """Convert a recipe to a detectron2 config; data sets and output folder are left unset.
 
     Args:
-        recipe: ours.
+        recipe: the recipe.
         num_classes: K.
 
     Raises:
         BCNetError: if the recipe asks for something that detectron2's trainer or its Faster R-CNN does not have.
     """
-    refuse_unknown(recipe)
+    _check_supported(recipe)
     cfg = fresh_config()
     cfg.SEED = recipe.seed
     _set_model(cfg, recipe, num_classes)
-    {"fcos": _set_fcos, "faster_rcnn": _set_faster_rcnn}[recipe.model.detector](cfg, recipe)
+    _set_fcos(cfg) if recipe.model.detector == "fcos" else _set_faster_rcnn(cfg, recipe)
     _set_input(cfg, recipe)
     _set_solver(cfg, recipe)
     return cfg
 
 
-def refuse_unknown(recipe: Recipe) -> None:
-    """Refuse what detectron2's trainer or its Faster R-CNN does not have.
-
-    Raises:
-        BCNetError: naming all of it.
-    """
+def _check_supported(recipe: Recipe) -> None:
     solver, model, two_stage = recipe.solver, recipe.model, recipe.model.detector == "faster_rcnn"
     asked = {
         "solver.accumulate": solver.accumulate > 1,
         "solver.ema": solver.ema > 0,
         "solver.compile": solver.compile,
+        f"model.backbone={model.backbone}": model.backbone != "tiny" and model.backbone not in RESNETS,
         "model.mask_proposals=jittered with faster_rcnn": two_stage and model.mask_proposals == "jittered",
         "loss.classification other than 1 with faster_rcnn": two_stage and recipe.loss.classification != 1,
     }
@@ -147,7 +144,7 @@ def refuse_unknown(recipe: Recipe) -> None:
 
 
 def _set_model(cfg: CfgNode, recipe: Recipe, num_classes: int) -> None:
-    model, tiny = recipe.model, recipe.model.backbone == "tiny"
+    model = recipe.model
     pixels = pixel_format(model.backbone, model.backbone_style)
     cfg.INPUT.FORMAT = "BGR" if pixels.bgr else "RGB"
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(pixels.mean), list(pixels.std)
@@ -156,13 +153,13 @@ def _set_model(cfg: CfgNode, recipe: Recipe, num_classes: int) -> None:
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
     cfg.MODEL.BACKBONE.FREEZE_AT = model.frozen_stages
     cfg.MODEL.FPN.OUT_CHANNELS = model.channels
-    if not tiny:
-        narrow = model.backbone == "r18"
+    if model.backbone == "tiny":
+        cfg.MODEL.BACKBONE.NAME = "build_tiny_pyramid_backbone"
+    else:
         resnets = cfg.MODEL.RESNETS
-        resnets.DEPTH = DEPTHS[model.backbone]
-        resnets.RES2_OUT_CHANNELS = 64 if narrow else 256
+        resnets.DEPTH, resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP = RESNETS[model.backbone]
+        resnets.RES2_OUT_CHANNELS = 64 if model.backbone == "r18" else 256
         resnets.STRIDE_IN_1X1 = model.backbone_style == "caffe" and model.backbone not in {"x101", "r18"}
-        resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP = (32, 8) if model.backbone == "x101" else (1, 64)
     for key in MODEL_KEYS:
         cfg.MODEL.BCNET[key.upper()] = getattr(model, key)
     for key in LOSS_KEYS:
@@ -170,12 +167,11 @@ def _set_model(cfg: CfgNode, recipe: Recipe, num_classes: int) -> None:
     cfg.TEST.DETECTIONS_PER_IMAGE = model.detections_per_image
 
 
-def _set_fcos(cfg: CfgNode, recipe: Recipe) -> None:
-    tiny = recipe.model.backbone == "tiny"
+def _set_fcos(cfg: CfgNode) -> None:
     cfg.MODEL.META_ARCHITECTURE = "BilayerFCOS"
-    cfg.MODEL.BACKBONE.NAME = "build_tiny_pyramid_backbone" if tiny else "build_fcos_resnet_fpn_backbone_p5"
-    cfg.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]
-    cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
+    if cfg.MODEL.BACKBONE.NAME != "build_tiny_pyramid_backbone":
+        cfg.MODEL.BACKBONE.NAME = "build_fcos_resnet_fpn_backbone_p5"
+    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
 
 
 def _set_faster_rcnn(cfg: CfgNode, recipe: Recipe) -> None:
@@ -183,9 +179,9 @@ def _set_faster_rcnn(cfg: CfgNode, recipe: Recipe) -> None:
     levels = range(3, 6) if tiny else range(2, 7)
     names = [f"p{level}" for level in levels]
     cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
-    cfg.MODEL.BACKBONE.NAME = "build_tiny_pyramid_backbone" if tiny else "build_resnet_fpn_backbone"
-    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-    cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    if not tiny:
+        cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[model.anchor_scale * 2**level] for level in levels]
     cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
     rpn = cfg.MODEL.RPN
@@ -218,7 +214,7 @@ def _set_input(cfg: CfgNode, recipe: Recipe) -> None:
 
 
 def _set_solver(cfg: CfgNode, recipe: Recipe) -> None:
-    """What detectron2 itself reads; optimiser and learning rate are made of the recipe, see `trainer`."""
+    """Set what detectron2 itself reads; `trainer` takes optimizer and learning rates from the recipe."""
     ours, solver = recipe.solver, cfg.SOLVER
     solver.IMS_PER_BATCH, solver.MAX_ITER = ours.batch_size, ours.steps
     solver.BASE_LR, solver.WEIGHT_DECAY = full_rate(ours), float(ours.weight_decay)
@@ -228,15 +224,14 @@ def _set_solver(cfg: CfgNode, recipe: Recipe) -> None:
     solver.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD = ours.checkpoint_every, ours.eval_every
 
 
-def recipe_of(cfg: CfgNode) -> Recipe:
-    """The recipe whose model and input are those of a config; its data sets and its solver are the defaults.
+def recipe_from_config(cfg: CfgNode) -> Recipe:
+    """Convert the model and the input sizes of a config to a recipe; data sets and solver are the defaults.
 
     Raises:
-        BCNetError: if the config's detector or its backbone is none that the torchvision backend has.
+        BCNetError: if the torchvision backend does not have the config's detector or its backbone.
     """
     meta, backbone = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME
-    fcos = meta == "BilayerFCOS"
-    name = _backbone_of(cfg)
+    fcos, name = meta == "BilayerFCOS", _backbone_name(cfg)
     two_stage = meta == "GeneralizedRCNN" and cfg.MODEL.ROI_HEADS.NAME in {"StandardROIHeads", "BilayerROIHeads"}
     if not (fcos or two_stage) or name is None:
         raise usage_error(
@@ -244,14 +239,7 @@ def recipe_of(cfg: CfgNode) -> Recipe:
             "it has FCOS and Faster R-CNN on ResNet-18, 50, 101 and ResNeXt-101 32x8d with frozen BatchNorm and FPN",
         )
     style: BackboneStyle = "caffe" if cfg.INPUT.FORMAT == "BGR" else "torchvision"
-    pixels = pixel_format(name, style)
-    given = (*cfg.MODEL.PIXEL_MEAN, *cfg.MODEL.PIXEL_STD)
-    wanted = (*pixels.mean, *pixels.std)
-    if any(abs(ours - theirs) > 0.01 for ours, theirs in zip(wanted, given, strict=True)):
-        raise usage_error(
-            "the torchvision backend normalises images otherwise than this config's PIXEL_MEAN and PIXEL_STD",
-            f"for {name} and {cfg.INPUT.FORMAT} it has {', '.join(f'{value:g}' for value in wanted)}",
-        )
+    _check_pixels(cfg, name, pixel_format(name, style))
     settings: dict[str, Any] = {key: cfg.MODEL.BCNET[key.upper()] for key in MODEL_KEYS}
     settings |= {
         "detector": "fcos" if fcos else "faster_rcnn", "backbone": name, "backbone_style": style,
@@ -272,11 +260,21 @@ def recipe_of(cfg: CfgNode) -> Recipe:
     try:
         return Recipe.model_validate({"model": settings, "data": sizes})
     except ValidationError as error:
-        raise _told(error, "as a recipe") from None
+        raise _invalid(error, "as a recipe") from None
 
 
-def _backbone_of(cfg: CfgNode) -> BackboneName | None:
-    """Our name of a config's backbone, None where we have none."""
+def _check_pixels(cfg: CfgNode, name: BackboneName, pixels: PixelFormat) -> None:
+    given = (*cfg.MODEL.PIXEL_MEAN, *cfg.MODEL.PIXEL_STD)
+    wanted = (*pixels.mean, *pixels.std)
+    if any(abs(one - other) > 0.01 for one, other in zip(wanted, given, strict=True)):
+        raise usage_error(
+            "the torchvision backend does not normalize images by this config's PIXEL_MEAN and PIXEL_STD",
+            f"for {name} and {cfg.INPUT.FORMAT} it has {', '.join(f'{value:g}' for value in wanted)}",
+        )
+
+
+def _backbone_name(cfg: CfgNode) -> BackboneName | None:
+    """Return our name of a config's backbone, None if we do not have it."""
     resnets = cfg.MODEL.RESNETS
     if cfg.MODEL.BACKBONE.NAME == "build_tiny_pyramid_backbone":
         return "tiny"
@@ -284,8 +282,5 @@ def _backbone_of(cfg: CfgNode) -> BackboneName | None:
         return None
     if resnets.NORM != "FrozenBN" or any(resnets.DEFORM_ON_PER_STAGE) or cfg.MODEL.FPN.NORM:
         return None
-    groups = (resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP)
-    known: dict[object, BackboneName] = {
-        (18, (1, 64)): "r18", (50, (1, 64)): "r50", (101, (1, 64)): "r101", (101, (32, 8)): "x101",
-    }  # fmt: skip
-    return known.get((resnets.DEPTH, groups))
+    shape = (resnets.DEPTH, resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP)
+    return next((name for name, known in RESNETS.items() if known == shape), None)

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bcnet_core.annotations.coco import Record, read_coco
-from bcnet_core.annotations.coco_categories import coco_categories
+from bcnet_core.annotations.coco import Record, coco_categories, read_coco
 from bcnet_core.config.choices import Backend
 from bcnet_core.errors import usage_error
 from bcnet_core.files.outputs import atomic_file
-from bcnet_core.integrations.detectron2.detector import detector_of
+from bcnet_core.integrations.detectron2.predicting import build_stored
 from bcnet_core.integrations.detectron2.stored import Stored, read_stored, to_torchvision
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.structures import Predictor
@@ -90,7 +89,7 @@ def convert_detector(
     detector = build_detector(stored.recipe, checkpoint.categories)
     load_weights(detector, stored.recipe, checkpoint, stored.path)
     image = np.random.default_rng(0).integers(0, 256, (*NOISE, 3), np.uint8) if picture is None else picture
-    difference = compare(detector.eval(), detector_of(stored, device="cpu"), image)
+    difference = compare(detector.eval(), build_stored(stored, device="cpu"), image)
     if to == "torchvision":
         return ConvertedDetector(checkpoint, {}, "", difference)
     return ConvertedDetector(None, _content(stored), stored.origin.config, difference)

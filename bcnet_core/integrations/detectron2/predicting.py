@@ -1,4 +1,4 @@
-"""Predicting a COCO set with detectron2's loader and its `COCOEvaluator`, in one process or in several."""
+"""Prediction with detectron2: a detector like ours, and whole COCO sets through its loader and `COCOEvaluator`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,112 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
 from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
+from detectron2.structures import Instances
 from detectron2.utils import comm
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from bcnet_core.annotations.coco import CocoFile, Record
-from bcnet_core.integrations.detectron2.datasets import register_bilayer_coco
-from bcnet_core.integrations.detectron2.processes import UndisturbedLoader, device_name, launch_processes, told
-from bcnet_core.integrations.detectron2.stored import read_stored
-from bcnet_core.integrations.detectron2.trainer import coco_evaluator
-from bcnet_core.integrations.detectron2.training import VAL_SET
+from bcnet_core.annotations.coco import CocoFile, Record, category_names
+from bcnet_core.data.transforms import resize as resize_image
+from bcnet_core.data.transforms import target_size
+from bcnet_core.distributed import choose_device
+from bcnet_core.errors import BCNetError, ExitCode, usage_error
+from bcnet_core.integrations.detectron2.data import register_bilayer_coco
+from bcnet_core.integrations.detectron2.heads import map_field
+from bcnet_core.integrations.detectron2.stored import Stored, read_stored
+from bcnet_core.integrations.detectron2.trainer import UndisturbedLoader, coco_evaluator
+from bcnet_core.integrations.detectron2.training import VAL_SET, detectron2_output, device_name, launch
+from bcnet_core.maps import map_specs
+from bcnet_core.model.detectors import as_image, boxes_in_image
+from bcnet_core.structures import Detections
 
 RESULTS_FILE, SCORES_FILE = "coco_instances_results.json", "scores.json"
+
+
+class Detectron2Detector:
+    """A model of detectron2 with the `predict` of our `Detector`.
+
+    Args:
+        model: model in evaluation mode, with detectron2's `inference`.
+        categories: COCO categories in label order.
+        bgr: whether the model expects BGR channels.
+        min_size: shorter side that `predict` resizes images to, pixels.
+        max_size: upper bound of the longer side, pixels.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, categories: Sequence[Record], bgr: bool, min_size: int, max_size: int
+    ) -> None:
+        self.model, self.categories, self.bgr = model, list(categories), bgr
+        self.min_size, self.max_size = min_size, max_size
+
+    @property
+    def class_names(self) -> list[str]:
+        """The category names, in label order."""
+        return category_names(self.categories)
+
+    @torch.no_grad()
+    def predict(self, images: Sequence[NDArray[np.uint8] | str | Path], *, resize: bool = True) -> list[Detections]:
+        """Predict the instances of images; see `bcnet_core.model.detectors.Detector.predict`.
+
+        Args:
+            images: (H, W, 3) uint8 RGB arrays, or paths.
+            resize: whether to resize to `min_size` and `max_size` first.
+
+        Returns:
+            One `Detections` per image, in pixels of that image.
+
+        Raises:
+            BCNetError: if an array is no such image, a path cannot be read, or the model predicts no masks.
+        """
+        return [self._predict_one(as_image(image), resize=resize) for image in images]
+
+    def _predict_one(self, image: NDArray[np.uint8], *, resize: bool) -> Detections:
+        height, width = image.shape[:2]
+        new_height, new_width = height, width
+        if resize:
+            new_height, new_width = target_size(height, width, min_size=self.min_size, max_size=self.max_size)
+        pixels = resize_image(image, new_height, new_width)
+        channels = np.array((pixels[..., ::-1] if self.bgr else pixels).transpose(2, 0, 1))
+        (found,) = self.model.inference([{"image": torch.from_numpy(channels)}], do_postprocess=False)  # type: ignore[operator]
+        boxes = boxes_in_image(found.pred_boxes.tensor, (new_height, new_width), (height, width))
+        return Detections(boxes, found.scores, found.pred_classes, (height, width), _maps(found))
+
+
+def load_detectron2(path: Path, *, device: str) -> Detectron2Detector:
+    """Load a detector of either backend to be run by detectron2.
+
+    Args:
+        path: a checkpoint file, or a run directory.
+        device: "auto", "cpu", "cuda", ...
+
+    Raises:
+        BCNetError: if there is none, or it cannot be read.
+    """
+    return build_stored(read_stored(path), device=device)
+
+
+def build_stored(stored: Stored, *, device: str) -> Detectron2Detector:
+    """Build the detector of a checkpoint."""
+    cfg = stored.config
+    return Detectron2Detector(
+        stored.build(str(choose_device(device))),
+        categories=stored.origin.categories,
+        bgr=cfg.INPUT.FORMAT == "BGR",
+        min_size=cfg.INPUT.MIN_SIZE_TEST,
+        max_size=cfg.INPUT.MAX_SIZE_TEST,
+    )
+
+
+def _maps(found: Instances) -> dict[str, Tensor]:
+    """Return the (N, S, S) maps of instances by name."""
+    if not found.has("pred_masks"):
+        raise usage_error("this detector finds boxes alone", "train one with masks: MODEL.MASK_ON True")
+    return {spec.name: found.get(map_field(spec))[:, 0] for spec in map_specs() if found.has(map_field(spec))}
 
 
 def predict_set(
@@ -31,33 +125,37 @@ def predict_set(
     device: str,
     processes: int,
 ) -> tuple[list[Record], dict[str, dict[str, float]]]:
-    """Predict every image of a COCO file with detectron2.
+    """Predict every image of a COCO file with detectron2; see `backends.predict_with_detectron2`.
 
     Args:
-        checkpoint: of detectron2, or one of ours.
+        checkpoint: checkpoint of either backend.
         coco: the file; without annotations nothing is scored.
         images: the folder that its file names are relative to.
-        categories: in the detector's label order.
+        categories: COCO categories in the detector's label order.
         device: "auto", "cpu", "cuda".
-        processes: on this machine, one a GPU, or gloo processes on the CPU.
+        processes: number of processes on this machine.
 
     Returns:
-        The COCO results, image by image in the order of the file, the best of an image first; and what `COCOEvaluator`
-        says of them, in percent: `{"bbox": {"AP": ...}, "segm": {...}}`.
+        The COCO results, image by image in the order of the file, the best of an image first; and the scores of
+        `COCOEvaluator` in percent: `{"bbox": {"AP": ...}, "segm": {...}}`.
 
     Raises:
         BCNetError: if the checkpoint cannot be read, or a process fails.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        launch_processes(
-            _predict, checkpoint, coco.path, images, list(categories), device_name(device, processes=processes),
-            processes, folder, processes=processes,
+        launch(
+            _predict, checkpoint, coco.path, images, list(categories), device_name(device, processes=processes), folder,
+            processes=processes, device=device, interrupted=_interrupted,
         )  # fmt: skip
         results: list[Record] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
         scores: dict[str, dict[str, float]] = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))
     place = {image["id"]: position for position, image in enumerate(coco.images)}
     return sorted(results, key=lambda one: (place[one["image_id"]], -one["score"])), scores
+
+
+def _interrupted() -> BCNetError:
+    return BCNetError("interrupted", exit_code=ExitCode.INTERRUPTED)
 
 
 def _predict(
@@ -66,12 +164,11 @@ def _predict(
     images: Path,
     categories: list[Record],
     device: str,
-    processes: int,
     folder: Path,
 ) -> None:
-    """Predict this process's share; the first one writes what all of them found."""
-    logging.getLogger("detectron2.evaluation.coco_evaluation").setLevel(logging.WARNING)  # the tables are ours
-    with told(None, processes=processes, on_gpu=device.startswith("cuda")):
+    """Predict this process's share; the first process writes the results and scores of all."""
+    logging.getLogger("detectron2.evaluation.coco_evaluation").setLevel(logging.WARNING)  # bcnet prints its own tables
+    with detectron2_output(None):
         register_bilayer_coco(VAL_SET, annotations, images, categories=categories)
         stored = read_stored(checkpoint)
         cfg = stored.config

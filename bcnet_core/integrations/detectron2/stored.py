@@ -17,9 +17,13 @@ from yaml import YAMLError
 from bcnet_core.annotations.coco import Record
 from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.errors import data_error, usage_error
-from bcnet_core.integrations.detectron2.config import config_from, config_of, fresh_config
-from bcnet_core.integrations.detectron2.config import recipe_of as recipe_of_config
-from bcnet_core.integrations.detectron2.datasets import registered_categories, registered_paths
+from bcnet_core.integrations.detectron2.config import (
+    config_from_recipe,
+    config_from_yaml,
+    fresh_config,
+    recipe_from_config,
+)
+from bcnet_core.integrations.detectron2.data import registered_categories, registered_paths
 from bcnet_core.integrations.detectron2.fcos import BilayerFCOS
 from bcnet_core.weights.checkpoint import (
     DETECTRON2_FILE,
@@ -92,7 +96,7 @@ class Stored:
     @property
     def config(self) -> CfgNode:
         """The config, to be changed at will."""
-        return config_from(self.origin.config)
+        return config_from_yaml(self.origin.config)
 
     @property
     def data(self) -> DataConfig:
@@ -108,7 +112,7 @@ class Stored:
         """
         if self.origin.recipe:
             return Recipe.model_validate(self.origin.recipe)
-        found = recipe_of_config(self.config)
+        found = recipe_from_config(self.config)
         sizes = {"min_size": found.data.min_size, "max_size": found.data.max_size}
         return found.model_copy(update={"data": self.data.model_copy(update=sizes)})
 
@@ -236,7 +240,7 @@ def detectron2_tensors(ours: Mapping[str, Tensor], model: nn.Module) -> dict[str
 
 def _of_ours(checkpoint: Checkpoint, file: Path) -> Stored:
     recipe = recipe_of(checkpoint, file)
-    cfg = config_of(recipe, num_classes=len(checkpoint.categories))
+    cfg = config_from_recipe(recipe, num_classes=len(checkpoint.categories))
     with torch.device("meta"):
         meta = cfg.clone()
         meta.MODEL.DEVICE = "meta"
@@ -253,7 +257,7 @@ def _origin(content: Mapping[str, Any], file: Path) -> Origin:
         DataConfig.model_validate(origin.data)
         if origin.recipe:
             Recipe.model_validate(origin.recipe)
-        config_from(origin.config)
+        config_from_yaml(origin.config)
     except (TypeError, ValueError, KeyError, ValidationError, AssertionError, AttributeError) as error:
         raise data_error(f"`{file}` does not say in words of this bcnet what it is of: {error}") from None
     return origin

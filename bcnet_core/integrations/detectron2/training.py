@@ -1,29 +1,35 @@
-"""Training with detectron2, in one process or in several: a recipe of ours, or a user's own config."""
+"""Training with detectron2, in one process or in several: one of our recipes, or a user's own config."""
 
 from __future__ import annotations
 
+import logging
 import shlex
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from itertools import product
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from torch import Tensor
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from bcnet_core.config.schema import DataConfig, Recipe
-from bcnet_core.data.loaders import open_training_set, read_annotations
-from bcnet_core.engine.interrupts import stop_requests
+from bcnet_core.data.loaders import read_annotations
+from bcnet_core.distributed import choose_device
+from bcnet_core.engine.elastic import Cluster, process_of, run_processes, stop_requests
 from bcnet_core.engine.job import RunOptions
-from bcnet_core.engine.loop import describe
-from bcnet_core.engine.run_dir import exclusive_run, refuse_other_recipe, write_header
+from bcnet_core.engine.launch import open_data
+from bcnet_core.engine.run_dir import exclusive_run, require_same_recipe, write_header
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.evaluation.predict import check_categories
-from bcnet_core.evaluation.validation import check_validation
+from bcnet_core.evaluation.validation import VALIDATION
 from bcnet_core.files.outputs import atomic_file
-from bcnet_core.integrations.detectron2.config import config_from, config_of, recipe_of
-from bcnet_core.integrations.detectron2.datasets import register_bilayer_coco
-from bcnet_core.integrations.detectron2.processes import device_name, launch_processes, told
+from bcnet_core.integrations.detectron2.config import config_from_recipe, config_from_yaml, recipe_from_config
+from bcnet_core.integrations.detectron2.data import register_bilayer_coco
 from bcnet_core.integrations.detectron2.stored import (
     Origin,
     detectron2_tensors,
@@ -43,64 +49,27 @@ BILAYER = {"BilayerFCOS", "BilayerROIHeads", "BilayerCascadeROIHeads", "BilayerM
 CONFIG_FILE = "config.yaml"
 
 
-@dataclass(frozen=True)
-class Detectron2Job:
-    """What detectron2 is asked to train, as it travels to every process.
-
-    Attributes:
-        origin: the whole config, with its data sets, its device and its output folder; and what is saved beside it.
-        options: how it is done.
-    """
-
-    origin: Origin
-    options: RunOptions
-
-    @property
-    def cfg(self) -> CfgNode:
-        """The config, to be changed at will."""
-        return config_from(self.origin.config)
-
-    @property
-    def recipe(self) -> Recipe | None:
-        """The recipe that the config was made of, None where it is a user's own."""
-        return Recipe.model_validate(self.origin.recipe) if self.origin.recipe else None
-
-
 def train_recipe(recipe: Recipe, options: RunOptions, reporter: Reporter) -> Path:
-    """Train a recipe with detectron2's trainer.
-
-    Args:
-        recipe: resolved, with its data root.
-        options: how; `run_dir` becomes detectron2's output folder.
-        reporter: told what is trained on.
-
-    Returns:
-        The last checkpoint.
+    """Train a recipe with detectron2's trainer, and return the last checkpoint; see `backends.train`.
 
     Raises:
         BCNetError: on bad data, settings that detectron2 does not have, a loss that is not finite, or an interruption.
     """
-    dataset, coco = open_training_set(recipe.data, need_occluders=recipe.trains_occluders)
-    if recipe.solver.eval_every:
-        check_validation(recipe, coco)
-    describe(dataset, recipe, reporter)
-    cfg = config_of(recipe, num_classes=len(coco.categories))
+    _, coco = open_data(recipe, VALIDATION, reporter)
+    cfg = config_from_recipe(recipe, num_classes=len(coco.categories))
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
     plain = recipe.model_dump(mode="json")
     return _run(cfg, Origin("", coco.categories, plain["data"], plain), options)
 
 
 def train_config(cfg: CfgNode, data: DataConfig | None, options: RunOptions, reporter: Reporter) -> Path:
-    """Train a user's own config of detectron2.
+    """Train a user's own config of detectron2, and return the last checkpoint; see `backends.train_config`.
 
     Args:
-        cfg: read by `stored.read_config`, with overrides.
-        data: the data root's COCO sets, which take the place of the config's; None leaves those.
-        options: how; `run_dir` becomes detectron2's output folder, `init_from` replaces `MODEL.WEIGHTS`.
-        reporter: told where the config has no bilayer head.
-
-    Returns:
-        The last checkpoint.
+        cfg: config with its overrides, from `stored.read_config`.
+        data: COCO sets that replace those of the config; None keeps them.
+        options: options of the run; `run_dir` becomes `OUTPUT_DIR`, `init_from` replaces `MODEL.WEIGHTS`.
+        reporter: receives a warning if the config has no bilayer head.
 
     Raises:
         BCNetError: see `train_recipe`.
@@ -113,20 +82,20 @@ def train_config(cfg: CfgNode, data: DataConfig | None, options: RunOptions, rep
         )
     if data is None:
         return _run(cfg, origin_of(cfg), options)
-    categories = sorted(read_annotations(data, data.train).categories, key=lambda one: int(one["id"]))
-    check_categories(categories, read_annotations(data, data.val))
+    categories = sorted(
+        read_annotations(data, data.train, configurable=False).categories, key=lambda one: int(one["id"])
+    )
+    check_categories(categories, read_annotations(data, data.val, configurable=False))
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(categories)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
     return _run(cfg, Origin("", categories, data.model_dump(mode="json"), {}), options)
 
 
 def _run(cfg: CfgNode, origin: Origin, options: RunOptions) -> Path:
-    """Train, with detectron2's launcher; a run that fails before its first checkpoint leaves nothing behind."""
-    run_dir, processes = options.run_dir, options.processes
+    """Train in as many processes as asked for; a run that fails before its first checkpoint leaves nothing behind."""
+    run_dir, processes, images = options.run_dir, options.processes, cfg.SOLVER.IMS_PER_BATCH
     cfg.OUTPUT_DIR, cfg.MODEL.DEVICE = str(run_dir), device_name(options.device, processes=processes)
     origin.config = cfg.dump()
-    job = Detectron2Job(origin, options)
-    images = cfg.SOLVER.IMS_PER_BATCH
     if images % processes:
         key = "solver.batch_size" if origin.recipe else "SOLVER.IMS_PER_BATCH"
         raise usage_error(
@@ -134,77 +103,77 @@ def _run(cfg: CfgNode, origin: Origin, options: RunOptions) -> Path:
             f"choose another: {key}={-(-images // processes) * processes}",
         )
     if options.resume:
-        _refuse_other_run(job)
+        _check_resume(run_dir, _recipe(origin))
     with exclusive_run(run_dir, None if options.resume else options.command):
-        try:
-            launch_processes(_train, job, processes=processes)
-        except KeyboardInterrupt:
-            raise _interrupted(options) from None
+        launch(
+            _train, origin, options,
+            processes=processes, device=options.device, interrupted=lambda: _interrupted(options),
+        )  # fmt: skip
     return find_stored(run_dir)
 
 
-def _train(job: Detectron2Job) -> None:
-    """Train, as one of the processes of detectron2's `launch`."""
-    cfg, folder = job.cfg, Path(job.cfg.OUTPUT_DIR)
-    register_data(job.origin)
-    on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
-    with told(folder, processes=job.options.processes, on_gpu=on_gpu), stop_requests() as stop:
-        if comm.is_main_process():
-            _write_header(job, folder)
-        seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
-        cfg.freeze()
-        trainer = BilayerTrainer(cfg, recipe=job.recipe, origin=job.origin, stop=stop)
-        _load(trainer, job)
-        try:
-            trainer.train()
-        except ZeroDivisionError:  # detectron2's printer, on its way out of a run's very first steps
-            if not stop:
-                raise
-            raise KeyboardInterrupt from None
+def _check_resume(run_dir: Path, recipe: Recipe | None) -> None:
+    """Require a run of detectron2 that was trained with the same settings."""
+    if not (run_dir / DETECTRON2_FILE).is_file():
+        raise usage_error(f"`{run_dir}` holds no checkpoint of detectron2", "is it the --run-dir of such a run?")
+    before = read_stored(run_dir)
+    if recipe is not None:
+        require_same_recipe(before.path, before.recipe, recipe)
 
 
-def _load(trainer: BilayerTrainer, job: Detectron2Job) -> None:
-    """Weights to go on with, or to begin with; an `init_from` of ours is brought under detectron2's names."""
-    path = job.options.init_from
-    if job.options.resume:
-        trainer.resume_or_load(resume=True)
-    elif path is not None and (path.is_dir() or path.suffix == ".pt") and not (path / DETECTRON2_FILE).is_file():
-        file = find_checkpoint(path)
-        recipe = job.recipe or recipe_of(trainer.cfg)
-        detector = build_detector(recipe, job.origin.categories)
-        load_weights(detector, recipe, read_checkpoint(file).for_inference(), file)
-        model = trainer.checkpointer.model
-        model.load_state_dict(detectron2_tensors(detector.state_dict(), model))
-    else:
-        source = trainer.cfg.MODEL.WEIGHTS if path is None else str(find_stored(path))
-        trainer.checkpointer.load(source, checkpointables=[])
-
-
-def register_data(origin: Origin) -> None:
-    """Register the data sets of a run under `TRAIN_SET` and `VAL_SET`, in its label order."""
+def _train(origin: Origin, options: RunOptions) -> None:
+    """Train in one of the processes of a run."""
+    cfg, recipe, folder = config_from_yaml(origin.config), _recipe(origin), options.run_dir
     data = DataConfig.model_validate(origin.data)
     for name, dataset in ((TRAIN_SET, data.train), (VAL_SET, data.val)):
         annotations, images = data.locate(dataset)
         if annotations.exists():
             register_bilayer_coco(name, annotations, images, categories=origin.categories)
+    try:
+        with detectron2_output(folder), stop_requests() as stop:
+            if comm.is_main_process():
+                with atomic_file(folder / CONFIG_FILE) as temporary:
+                    temporary.write_text(origin.config, encoding="utf-8")
+                if recipe is not None:
+                    device = torch.device(cfg.MODEL.DEVICE)
+                    write_header(folder, recipe, world_size=options.processes, device=device)
+            seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
+            cfg.freeze()
+            weights = _initial_weights(cfg, origin, options.init_from)
+            trainer = BilayerTrainer(cfg, recipe=recipe, origin=origin, stop=stop)
+            checkpointer = trainer.checkpointer
+            if options.resume:
+                trainer.resume_or_load(resume=True)
+            elif weights is not None:
+                checkpointer.model.load_state_dict(detectron2_tensors(weights, checkpointer.model))
+            else:
+                source = cfg.MODEL.WEIGHTS if options.init_from is None else str(find_stored(options.init_from))
+                checkpointer.load(source, checkpointables=[])
+            try:
+                trainer.train()
+            except ZeroDivisionError:  # raised by detectron2's printer when a run stops within its first steps
+                if not stop:
+                    raise
+                raise KeyboardInterrupt from None
+    except KeyboardInterrupt:
+        raise _interrupted(options) from None
 
 
-def _write_header(job: Detectron2Job, folder: Path) -> None:
-    """Write what the run is, before its first step."""
-    with atomic_file(folder / CONFIG_FILE) as temporary:
-        temporary.write_text(job.origin.config, encoding="utf-8")
-    if job.recipe is not None:
-        write_header(folder, job.recipe, world_size=job.options.processes, device=torch.device(job.cfg.MODEL.DEVICE))
+def _initial_weights(cfg: CfgNode, origin: Origin, init_from: Path | None) -> dict[str, Tensor] | None:
+    """Read the weights of a run or checkpoint of the torchvision backend; None for anything else."""
+    if init_from is None or not (init_from.is_dir() or init_from.suffix == ".pt"):
+        return None
+    if (init_from / DETECTRON2_FILE).is_file():
+        return None
+    file, recipe = find_checkpoint(init_from), _recipe(origin) or recipe_from_config(cfg)
+    detector = build_detector(recipe, origin.categories)
+    load_weights(detector, recipe, read_checkpoint(file).for_inference(), file)
+    return detector.state_dict()
 
 
-def _refuse_other_run(job: Detectron2Job) -> None:
-    """Refuse to go on with a run that is not there, or was asked for something else."""
-    run_dir = job.options.run_dir
-    if not (run_dir / DETECTRON2_FILE).is_file():
-        raise usage_error(f"`{run_dir}` holds no checkpoint of detectron2", "is it the --run-dir of such a run?")
-    before = read_stored(run_dir)
-    if job.recipe is not None:
-        refuse_other_recipe(before.path, before.recipe, job.recipe)
+def _recipe(origin: Origin) -> Recipe | None:
+    """Return the recipe that a config was made from, None for a user's own config."""
+    return Recipe.model_validate(origin.recipe) if origin.recipe else None
 
 
 def _interrupted(options: RunOptions) -> BCNetError:
@@ -213,6 +182,85 @@ def _interrupted(options: RunOptions) -> BCNetError:
         return BCNetError("interrupted before the first step was saved", exit_code=ExitCode.INTERRUPTED)
     return BCNetError(
         f"interrupted; saved {find_stored(run_dir).name}",
-        f"go on with it: {options.command} --run-dir {shlex.quote(str(run_dir))} --resume",
+        f"resume it: {options.command} --run-dir {shlex.quote(str(run_dir))} --resume",
         exit_code=ExitCode.INTERRUPTED,
     )
+
+
+def device_name(device: str, *, processes: int) -> str:
+    """Return the `MODEL.DEVICE` for a user's `--device`; a single process may have a GPU of its choice.
+
+    Raises:
+        BCNetError: if it is no device, or a GPU that is not there.
+    """
+    chosen = choose_device(device)
+    return str(chosen) if processes == 1 else chosen.type
+
+
+def launch(
+    worker: Callable[..., None],
+    *arguments: object,
+    processes: int,
+    device: str,
+    interrupted: Callable[[], BCNetError],
+) -> None:
+    """Call a module's function in this process, or in several that torch elastic starts.
+
+    Args:
+        worker: the function.
+        arguments: its arguments; picklable where there are several processes.
+        processes: number of processes on this machine.
+        device: "auto", "cpu" or "cuda".
+        interrupted: makes the error to raise after Ctrl-C or SIGTERM; only called for several processes.
+
+    Raises:
+        BCNetError: the first error of any process.
+    """
+    if processes == 1:
+        worker(*arguments)
+        return
+    cluster = Cluster(processes)
+    run_processes(
+        _process, worker, arguments, cluster, device, cluster=cluster, name="detectron2", interrupted=interrupted
+    )
+
+
+@record
+def _process(worker: Callable[..., None], arguments: tuple[object, ...], cluster: Cluster, device: str) -> str:
+    with process_of(cluster, device):
+        comm.create_local_process_group(cluster.processes)  # as detectron2's own `launch` does
+        worker(*arguments)
+    return ""
+
+
+@contextmanager
+def detectron2_output(folder: Path | None) -> Iterator[None]:
+    """Send detectron2's log lines and pycocotools' prints to stderr, and turn a loss that is not finite into an error.
+
+    Args:
+        folder: folder of detectron2's `log.txt`; None writes none.
+
+    Raises:
+        BCNetError: if the loss is not finite.
+    """
+    rank = comm.get_rank()
+    handlers: list[logging.Handler] = [] if rank else [logging.StreamHandler(sys.stderr)]
+    if folder is not None:
+        handlers.append(logging.FileHandler(folder / (f"log.txt.rank{rank}" if rank else "log.txt"), encoding="utf-8"))
+    loggers = [logging.getLogger(name) for name in ("fvcore", "detectron2")]
+    for logger, handler in product(loggers, handlers):
+        handler.setFormatter(logging.Formatter("[%(asctime)s %(name)s]: %(message)s", "%m/%d %H:%M:%S"))
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except FloatingPointError as error:
+        raise BCNetError(
+            f"the loss is not finite: {str(error).splitlines()[0]}",
+            "the last checkpoint is kept; try a smaller learning rate, a longer warm-up, or clipped gradients",
+        ) from None
+    finally:
+        for logger, handler in product(loggers, handlers):
+            logger.removeHandler(handler)
+            handler.close()

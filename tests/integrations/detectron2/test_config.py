@@ -14,13 +14,12 @@ from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
 from bcnet_core.engine.optim import learning_rate
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2.config import (
-    LOSS_KEYS,
     MODEL_KEYS,
-    config_of,
+    config_from_recipe,
     fresh_config,
-    loss_of,
-    model_of,
-    recipe_of,
+    loss_from_config,
+    model_from_config,
+    recipe_from_config,
 )
 from bcnet_core.integrations.detectron2.stored import read_config
 from bcnet_core.integrations.detectron2.trainer import RecipeRates
@@ -33,8 +32,8 @@ ONLY_OURS = {"channels_last", "mask_proposals"}
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_means_the_same_there_and_comes_back(name: str) -> None:
     recipe = load_recipe(name)
-    cfg = config_of(recipe, num_classes=7)
-    back = recipe_of(cfg).model.model_dump()
+    cfg = config_from_recipe(recipe, num_classes=7)
+    back = recipe_from_config(cfg).model.model_dump()
     for key, value in recipe.model.model_dump().items():
         if key in ONLY_OURS or (recipe.model.backbone == "tiny" and key in {"backbone_style", "frozen_stages"}):
             continue
@@ -49,8 +48,10 @@ def test_every_recipe_means_the_same_there_and_comes_back(name: str) -> None:
 def test_the_defaults_are_those_of_the_schema() -> None:
     cfg = fresh_config()
     ours, loss = ModelConfig(), LossConfig()
-    assert {key: getattr(model_of(cfg, 256), key) for key in MODEL_KEYS} == {k: getattr(ours, k) for k in MODEL_KEYS}
-    assert {key: getattr(loss_of(cfg), key) for key in LOSS_KEYS} == {k: getattr(loss, k) for k in LOSS_KEYS}
+    assert {key: getattr(model_from_config(cfg, 256), key) for key in MODEL_KEYS} == {
+        k: getattr(ours, k) for k in MODEL_KEYS
+    }
+    assert loss_from_config(cfg) == loss
 
 
 @pytest.mark.parametrize("name", ["fcos_r50", "tiny"])
@@ -75,7 +76,7 @@ def test_learning_rates_are_the_recipe_s_at_every_step(name: str) -> None:
 )
 def test_what_detectron2_does_not_have_is_refused(settings: list[str], told: str) -> None:
     with pytest.raises(BCNetError, match=told):
-        config_of(load_recipe("fcos_r50", settings), num_classes=3)
+        config_from_recipe(load_recipe("fcos_r50", settings), num_classes=3)
 
 
 @pytest.mark.parametrize(
@@ -84,21 +85,21 @@ def test_what_detectron2_does_not_have_is_refused(settings: list[str], told: str
         (["MODEL.META_ARCHITECTURE", "RetinaNet"], "does not have this detector: RetinaNet"),
         (["MODEL.ROI_HEADS.NAME", "BilayerCascadeROIHeads"], "BilayerCascadeROIHeads"),
         (["MODEL.RESNETS.NORM", "GN"], "does not have this detector"),
-        (["MODEL.PIXEL_STD", "[2.0, 2.0, 2.0]"], "normalises images otherwise"),
+        (["MODEL.PIXEL_STD", "[2.0, 2.0, 2.0]"], "does not normalize images"),
     ],
 )
 def test_what_we_do_not_have_is_refused(keys: list[str], told: str) -> None:
-    cfg = config_of(load_recipe("faster_rcnn_r50"), num_classes=3)
+    cfg = config_from_recipe(load_recipe("faster_rcnn_r50"), num_classes=3)
     cfg.merge_from_list(keys)
     with pytest.raises(BCNetError, match=told):
-        recipe_of(cfg)
+        recipe_from_config(cfg)
 
 
 def test_a_setting_out_of_its_range_is_named() -> None:
     cfg = fresh_config()
     cfg.MODEL.BCNET.LAYERS = 3
     with pytest.raises(BCNetError, match=r"MODEL\.BCNET\.LAYERS"):
-        model_of(cfg, 256)
+        model_from_config(cfg, 256)
 
 
 @pytest.mark.parametrize(
@@ -138,4 +139,4 @@ def test_overrides_and_a_base_are_read(tmp_path: Path) -> None:
 
 
 def test_the_schema_says_that_it_is_a_recipe() -> None:
-    assert isinstance(recipe_of(config_of(load_recipe("fcos_r50"), num_classes=3)), Recipe)
+    assert isinstance(recipe_from_config(config_from_recipe(load_recipe("fcos_r50"), num_classes=3)), Recipe)

@@ -12,17 +12,22 @@ from numpy.typing import NDArray
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
+import detectron2
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+
 from bcnet_core.annotations.coco import Record
 from bcnet_core.backends import convert, converted_files
 from bcnet_core.config.load import load_recipe
+from bcnet_core.config.schema import Recipe
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2.converting import compare
-from bcnet_core.integrations.detectron2.detector import load_detectron2
+from bcnet_core.integrations.detectron2.predicting import load_detectron2
 from bcnet_core.integrations.detectron2.stored import read_stored
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from bcnet_core.weights.importing import import_weights
-from bcnet_core.weights.loading import load_detector
+from bcnet_core.weights.loading import load_detector, load_weights
 from tests.conftest import Bcnet
 
 CATEGORIES: list[Record] = [{"id": 5, "name": "box"}, {"id": 2, "name": "ball"}, {"id": 9, "name": "cone"}]
@@ -152,21 +157,52 @@ def test_import_sends_there(tmp_path: Path) -> None:
     assert "bcnet weights convert" in error.value.hints[0]
 
 
-def test_the_command(tmp_path: Path, bcnet_inside: Bcnet) -> None:
+def test_the_command(tmp_path: Path, bcnet: Bcnet) -> None:
     checkpoint(tmp_path / "ours.pt", MODELS["tiny"])
-    ended = bcnet_inside(
-        "weights", "convert", "ours.pt", "--to", "detectron2", "-o", "x.pth", "--dry-run", cwd=tmp_path
-    )
+    ended = bcnet("weights", "convert", "ours.pt", "--to", "detectron2", "-o", "x.pth", "--dry-run", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "would write x.pth, x.yaml" in ended.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours.pt"]
-    ended = bcnet_inside("weights", "convert", "ours.pt", "--to", "detectron2", "-o", "x.pth", cwd=tmp_path)
+    ended = bcnet("weights", "convert", "ours.pt", "--to", "detectron2", "-o", "x.pth", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "compared on 20 instances, all alike" in ended.stderr
     assert "next  bcnet eval x.pth --backend detectron2" in ended.stderr
-    ended = bcnet_inside("weights", "convert", "x.pth", "--to", "torchvision", "-o", "ours.pt", cwd=tmp_path)
+    ended = bcnet("weights", "convert", "x.pth", "--to", "torchvision", "-o", "ours.pt", cwd=tmp_path)
     assert ended.returncode == 2
     assert "exists" in ended.stderr
-    ended = bcnet_inside("weights", "convert", "x.pth", "--to", "torchvision", "-o", "y.pt", cwd=tmp_path)
+    ended = bcnet("weights", "convert", "x.pth", "--to", "torchvision", "-o", "y.pt", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert load_detector(tmp_path / "y.pt", device="cpu").class_names == ["box", "ball", "cone"]
+
+
+def test_an_imported_model_with_batch_norms_computes_the_same(tmp_path: Path) -> None:
+    """As in detectron2's Misc/mask_rcnn_R_50_FPN_3x_syncbn: BatchNorm in the pyramid and the mask head is folded."""
+    cfg = get_cfg()
+    configs = Path(detectron2.__file__).parent / "model_zoo/configs"
+    cfg.merge_from_file(str(configs / "Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml"))
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.RESNETS.NORM = cfg.MODEL.FPN.NORM = cfg.MODEL.ROI_BOX_HEAD.NORM = cfg.MODEL.ROI_MASK_HEAD.NORM = "BN"
+    torch.manual_seed(0)
+    theirs = build_model(cfg).eval()
+    for name, tensor in theirs.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2)
+        elif name.endswith(("running_mean", "norm.weight", "norm.bias")):
+            tensor.normal_(std=0.5).add_("weight" in name)
+    torch.save({"model": theirs.state_dict()}, tmp_path / "model_final.pth")
+    imported, report = import_weights(tmp_path / "model_final.pth")
+    assert report.fresh.keys() == {"heads.roi_heads." + part for part in ("box_head", "box_predictor", "masks")}
+    recipe = Recipe.model_validate(imported.recipe)
+    ours = build_detector(recipe, CATEGORIES).eval()
+    load_weights(ours, recipe, imported, tmp_path / "init.pt")
+    pixels, features = torch.randn(1, 3, 64, 64), torch.randn(2, 256, 14, 14)
+    with torch.no_grad():
+        levels = [level for _, level in sorted(theirs.backbone(pixels).items())]
+        for level, expected in zip(ours.backbone(pixels), levels, strict=True):
+            assert (level - expected).abs().max() < 1e-4 * expected.abs().max()
+        expected = features
+        for layer in theirs.roi_heads.mask_head.conv_norm_relus:
+            expected = layer(expected)
+        for conv in ours.heads.roi_heads.masks.head.occludee.convs:
+            features = torch.relu(conv(features))
+        torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)

@@ -71,11 +71,11 @@ def test_masks_of_several_images_are_joined(cropped: CroppedMasks) -> None:
 
 
 def test_detectron2_s_types_are_taken(cropped: CroppedMasks, bitmaps: np.ndarray) -> None:
-    from_bits = CroppedMasks.of(BitMasks(torch.from_numpy(bitmaps)), HEIGHT, WIDTH)
+    from_bits = CroppedMasks.from_masks(BitMasks(torch.from_numpy(bitmaps)), HEIGHT, WIDTH)
     polygons = PolygonMasks([[np.array(SQUARE)], [np.array(TRIANGLE)]])
-    from_polygons = CroppedMasks.of(polygons, HEIGHT, WIDTH)
+    from_polygons = CroppedMasks.from_masks(polygons, HEIGHT, WIDTH)
     assert torch.equal(from_bits.crops.bits, cropped.crops.bits)
     assert torch.equal(from_polygons.crops.bits, cropped.crops.bits)
-    assert CroppedMasks.of(cropped, HEIGHT, WIDTH) is cropped
+    assert CroppedMasks.from_masks(cropped, HEIGHT, WIDTH) is cropped
     with pytest.raises(BCNetError, match="masks of type list"):
-        CroppedMasks.of([bitmaps], HEIGHT, WIDTH)
+        CroppedMasks.from_masks([bitmaps], HEIGHT, WIDTH)

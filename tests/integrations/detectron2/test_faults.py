@@ -15,7 +15,7 @@ from torch import nn
 
 from bcnet_core.config.load import load_recipe
 from bcnet_core.engine.job import RunOptions
-from bcnet_core.engine.run_dir import exclusive_run, refuse_taken
+from bcnet_core.engine.run_dir import exclusive_run, require_free_run_dir
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2.trainer import WholeCheckpointer
 from bcnet_core.integrations.detectron2.training import train_recipe
@@ -64,13 +64,13 @@ def test_a_run_that_was_killed_before_it_saved_is_no_obstacle(tmp_path: Path) ->
     for name in ("config.yaml", "log.txt", "log.txt.rank1", "events.out.tfevents.1.host", ".part.model_0000001.pth"):
         (run / name).touch()
     with pytest.raises(BCNetError, match="is not empty"):  # a folder of somebody else may look like that
-        refuse_taken(run, "bcnet train shapes")
+        require_free_run_dir(run, "bcnet train shapes")
     (run / ".lock").touch()
-    refuse_taken(run, "bcnet train shapes")
+    require_free_run_dir(run, "bcnet train shapes")
     shutil.copytree(run, tmp_path / "other")
     with pytest.raises(ZeroDivisionError), exclusive_run(run, "bcnet train shapes"):
         raise ZeroDivisionError
     assert not list(run.iterdir())
     (tmp_path / "other/model_0000001.pth").touch()
     with pytest.raises(BCNetError, match="is not empty"):
-        refuse_taken(tmp_path / "other", "bcnet train shapes")
+        require_free_run_dir(tmp_path / "other", "bcnet train shapes")

@@ -18,7 +18,7 @@ from detectron2.structures import Boxes, Instances
 import bcnet_core
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2 import BilayerFCOS, CroppedMasks, bilayer_fcos
-from bcnet_core.integrations.detectron2.detector import Detectron2Detector
+from bcnet_core.integrations.detectron2.predicting import Detectron2Detector
 from bcnet_core.weights.checkpoint import save_checkpoint
 from bcnet_core.weights.importing import import_weights
 from tests.model.test_parity import OFFICIAL, PARITY

@@ -17,8 +17,8 @@ from bcnet_core.config.load import load_recipe
 from bcnet_core.data.loaders import open_training_set
 from bcnet_core.engine.optim import build_optimizer
 from bcnet_core.integrations.detectron2 import BilayerDatasetMapper
-from bcnet_core.integrations.detectron2.config import config_of
-from bcnet_core.integrations.detectron2.datasets import dataset_dicts
+from bcnet_core.integrations.detectron2.config import config_from_recipe
+from bcnet_core.integrations.detectron2.data import dataset_dicts
 from bcnet_core.integrations.detectron2.stored import detectron2_tensors
 from bcnet_core.model.detectors import build_detector
 
@@ -50,7 +50,7 @@ def test_the_first_losses_of_fcos(scenes: Path, occluders: str, size: int, close
     sample = next(one for one in (dataset[(i, 0)] for i in range(12)) if (one.targets.occluders.boxes > 0).all(1).any())
     ours = detector([sample.image], [sample.targets], [0])
 
-    cfg = config_of(recipe, num_classes=len(coco.categories))
+    cfg = config_from_recipe(recipe, num_classes=len(coco.categories))
     cfg.MODEL.DEVICE = "cpu"
     model = build_model(cfg).train()
     model.load_state_dict(detectron2_tensors(detector.state_dict(), model))
@@ -72,7 +72,7 @@ def test_the_optimiser_sees_the_same_parameters(scenes: Path) -> None:
     """Both groups, decayed and not, hold as many numbers in either backend."""
     for words in (["fcos_r50", "model.backbone=r18"], ["faster_rcnn_r50", "model.backbone=r18"]):
         recipe = load_recipe(words[0], words[1:])
-        cfg = config_of(recipe, num_classes=3)
+        cfg = config_from_recipe(recipe, num_classes=3)
         cfg.MODEL.DEVICE = "cpu"
         models = (build_detector(recipe, [{"id": i, "name": str(i)} for i in range(3)]), build_model(cfg))
         groups = [build_optimizer(model, recipe.solver).param_groups for model in models]

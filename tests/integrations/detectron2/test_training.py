@@ -172,10 +172,8 @@ def test_dry_run_prints_the_config(scenes: Path, bcnet: Bcnet, tmp_path: Path) -
         (["--d2-config", "missing.yaml"], "no config of detectron2"),
     ],
 )
-def test_what_it_cannot_do_is_said(
-    bcnet_inside: Bcnet, scenes: Path, tmp_path: Path, words: list[str], told: str
-) -> None:
-    ended = bcnet_inside("train", *words, *D2, "--data-root", scenes, cwd=tmp_path)
+def test_what_it_cannot_do_is_said(bcnet: Bcnet, scenes: Path, tmp_path: Path, words: list[str], told: str) -> None:
+    ended = bcnet("train", *words, *D2, "--data-root", scenes, cwd=tmp_path)
     assert ended.returncode in {2, 3}
     assert told in " ".join(ended.stderr.split())
     assert not list(tmp_path.iterdir())

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from bcnet_core import masks
-from bcnet_core.annotations import scan
+from bcnet_core.annotations import parallel
 from bcnet_core.annotations.build import annotate_coco
 from bcnet_core.annotations.check import check_occluders
-from bcnet_core.annotations.coco import CocoFile
+from bcnet_core.annotations.coco import CocoFile, read_mask
 from bcnet_core.annotations.occluder import OccluderRule
-from bcnet_core.annotations.scan import ImageRecords, every_image, read_mask
+from bcnet_core.annotations.parallel import ImageRecords, map_images
 from tests.annotations.conftest import CountingReporter
 
 
@@ -36,9 +36,9 @@ def itself(image: ImageRecords) -> ImageRecords:
 
 @pytest.mark.parametrize("chunk", [1, 2, 64])
 def test_images_come_in_the_order_of_the_file(mixed: CocoFile, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(scan, "CHUNK", chunk)
+    monkeypatch.setattr(parallel, "CHUNK", chunk)
     reporter = CountingReporter()
-    with every_image(mixed, ("bbox", "iscrowd"), itself, 1, reporter) as found:
+    with map_images(mixed, ("bbox", "iscrowd"), itself, workers=1, reporter=reporter) as found:
         seen = list(found)
     assert [positions for positions, _ in seen] == [[1, 3, 4], [], [0, 2]]
     assert [(image.height, image.width) for _, image in seen] == [(10, 7), (20, 7), (30, 7)]
@@ -47,9 +47,9 @@ def test_images_come_in_the_order_of_the_file(mixed: CocoFile, monkeypatch: pyte
 
 
 def test_progress_goes_on_while_the_results_are_read(mixed: CocoFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "CHUNK", 2)
+    monkeypatch.setattr(parallel, "CHUNK", 2)
     reporter = CountingReporter()
-    with every_image(mixed, (), itself, 1, reporter) as found:
+    with map_images(mixed, (), itself, workers=1, reporter=reporter) as found:
         done = [reporter.done for _ in found]
     assert done == [0, 0, 2] and reporter.done == 3
 
@@ -66,7 +66,7 @@ def test_the_wanted_number_of_workers_is_asked_for(
         asked.append((workers, most))
         yield map(work, tasks)
 
-    monkeypatch.setattr(scan, "mapped", here)
+    monkeypatch.setattr(parallel, "mapped", here)
     run = partial(command, mixed, rule=OccluderRule())
     run()
     run(workers=5)

@@ -15,7 +15,7 @@ from detectron2.structures import BoxMode
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY
-from bcnet_core.annotations.occluder import derive_from_records
+from bcnet_core.annotations.occluder import derive_occluders
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2 import BilayerDatasetMapper
 from bcnet_core.integrations.detectron2.config import fresh_config
@@ -82,7 +82,7 @@ def test_every_form_of_segmentation(sample: dict[str, Any], form: str) -> None:
 def test_the_region_is_the_one_that_annotate_would_write(sample: dict[str, Any]) -> None:
     records = sample["annotations"][:2]
     rles = [masks.from_polygons([polygon], HEIGHT, WIDTH) for polygon in (FRONT, BACK)]
-    expected = derive_from_records(records, rles, HEIGHT, WIDTH)
+    expected = derive_occluders(records, rles, HEIGHT, WIDTH)
     occluders = bitmaps(mapper()(sample)["instances"].gt_occluders, HEIGHT, WIDTH).numpy()
     for found, region in zip(occluders, expected, strict=True):
         assert region is not None

@@ -1,10 +1,9 @@
-"""How much memory a process and its workers take at most."""
+"""Peak memory of a process and its workers."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -13,50 +12,44 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from bcnet_core.engine.logging import peak_memory
+
 Result = TypeVar("Result")
 
 INTERVAL = 0.1
-"""Seconds between two looks of `watch_memory`."""
+"""Seconds between two samples of `watch_memory`."""
 
 
 @dataclass
 class Peak:
-    """The most memory seen so far, in bytes."""
+    """The largest memory use sampled so far, in bytes."""
 
     bytes: int = 0
 
 
-def peak_memory() -> int:
-    """The most memory that this process has held so far, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():  # where it does, ru_maxrss begins at that of the parent process
-        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result:
-    """What a function returns in a process that has done nothing else, so that its memory is its own."""
+    """Call a function in a new process, so that its peak memory is its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 @contextmanager
 def watch_memory() -> Iterator[Peak]:
-    """Look at this process and its workers while the block runs; what they share counts once.
+    """Sample the memory of this process and its workers while the block runs; shared pages count once.
 
     Yields:
-        The peak of the block. Where the system does not tell (no /proc), it is that of this process alone.
+        The peak of the block; without /proc, that of this process alone.
     """
     peak, done = Peak(), threading.Event()
 
-    def look() -> None:
+    def sample() -> None:
         while True:
             pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children() if child.pid is not None)]
-            peak.bytes = max(peak.bytes, sum(map(_share, pids)))
+            peak.bytes = max(peak.bytes, sum(map(_proportional_memory, pids)))
             if done.wait(INTERVAL):
                 return
 
-    watcher = threading.Thread(target=look, daemon=True)
+    watcher = threading.Thread(target=sample, daemon=True)
     watcher.start()
     try:
         yield peak
@@ -66,8 +59,8 @@ def watch_memory() -> Iterator[Peak]:
         peak.bytes = peak.bytes or peak_memory()
 
 
-def _share(pid: int) -> int:
-    """The memory of a process in bytes, pages that several share divided by their number; 0 where it has ended."""
+def _proportional_memory(pid: int) -> int:
+    """Proportional set size of a process in bytes; 0 if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
     except OSError:

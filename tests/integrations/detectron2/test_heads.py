@@ -18,7 +18,7 @@ from detectron2.utils.events import EventStorage
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2 import BilayerMaskRCNNHead, CroppedMasks, add_bcnet_config, add_bilayer_head
 from bcnet_core.integrations.detectron2.config import fresh_config
-from bcnet_core.integrations.detectron2.mask_head import map_field
+from bcnet_core.integrations.detectron2.heads import map_field
 from bcnet_core.maps import MAPS
 from bcnet_core.model.head import BilayerMaskHead
 from tests.model.test_parity import OFFICIAL, PARITY

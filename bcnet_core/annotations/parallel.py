@@ -1,0 +1,77 @@
+"""Process the annotations of a COCO file image by image, in a pool of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
+
+from bcnet_core.annotations.coco import CocoFile, Record
+from bcnet_core.files.workers import Result, mapped
+from bcnet_core.reporting import Reporter, SilentReporter
+
+CHUNK = 64
+"""Images per task of a worker process."""
+WORTH_A_WORKER = 8
+"""Tasks from which on a worker process saves more time than it takes to start."""
+
+
+class ImageRecords(NamedTuple):
+    """The part of one image's records that a worker process needs."""
+
+    height: int
+    width: int
+    annotations: list[Record]  # reduced to the requested keys
+
+
+@contextmanager
+def map_images(
+    coco: CocoFile,
+    keys: tuple[str, ...],
+    work: Callable[[ImageRecords], Result],
+    *,
+    workers: int,
+    reporter: Reporter | None,
+) -> Iterator[Iterator[tuple[list[int], Result]]]:
+    """Call `work` for every image of a file and report the progress in images.
+
+    Args:
+        coco: the file.
+        keys: annotation keys that `work` reads.
+        work: a function that can be pickled.
+        workers: maximum number of processes, 0 for one per CPU core; 1 works in this process.
+        reporter: receiver of the progress.
+
+    Yields:
+        For every image in file order: the positions of its annotations in the file, and the result.
+
+    Raises:
+        BCNetError: if a worker process dies.
+    """
+    positions: dict[int, list[int]] = {image["id"]: [] for image in coco.images}
+    for position, annotation in enumerate(coco.annotations):
+        positions[annotation["image_id"]].append(position)
+
+    def pack(image: Record) -> ImageRecords:
+        records = [coco.annotations[position] for position in positions[image["id"]]]
+        packed = [{key: record[key] for key in keys if key in record} for record in records]
+        return ImageRecords(image["height"], image["width"], packed)
+
+    chunks = [coco.images[start : start + CHUNK] for start in range(0, len(coco.images), CHUNK)]
+    tasks = (list(map(pack, chunk)) for chunk in chunks)
+    with (
+        (reporter or SilentReporter()).progress("images", len(coco.images)) as progress,
+        mapped(partial(_process_chunk, work), tasks, workers=workers, most=len(chunks) // WORTH_A_WORKER) as results,
+    ):
+
+        def one_by_one() -> Iterator[tuple[list[int], Result]]:
+            for chunk, found in zip(chunks, results, strict=True):
+                yield from zip((positions[image["id"]] for image in chunk), found, strict=True)
+                progress.advance(len(chunk))
+
+        yield one_by_one()
+
+
+def _process_chunk(work: Callable[[ImageRecords], Result], images: list[ImageRecords]) -> list[Result]:
+    return [work(image) for image in images]

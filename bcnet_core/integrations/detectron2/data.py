@@ -1,0 +1,296 @@
+"""COCO data for detectron2: registered data sets, a mapper that carries occluder regions, and packed instance masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import detectron2.data.transforms as T  # noqa: N812  (as detectron2 itself calls it)
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog, detection_utils
+from detectron2.structures import BitMasks, Boxes, BoxMode, PolygonMasks
+from torch import Tensor
+
+from bcnet_core import masks
+from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, category_names, read_coco, segmentation_rle
+from bcnet_core.annotations.occluder import occluder_regions
+from bcnet_core.config.choices import OccluderSource
+from bcnet_core.config.schema import DatasetConfig
+from bcnet_core.errors import data_error, usage_error
+from bcnet_core.files.images import image_path
+from bcnet_core.masks.crops import MaskCrops, concatenate, crop_rles
+from bcnet_core.model.targets import crop_to_boxes
+
+
+def register_bilayer_coco(
+    name: str, annotations: str | Path, images: str | Path, *, categories: Sequence[Record] | None = None
+) -> None:
+    """Register a COCO file, plain or bilayer, as a detectron2 data set; replaces a set of the same name.
+
+    Args:
+        name: name of the data set, for `DATASETS.TRAIN` and `DATASETS.TEST`.
+        annotations: the json.
+        images: the folder that its file names are relative to.
+        categories: COCO categories in label order; None sorts those of the file by id, as detectron2 does.
+
+    Raises:
+        BCNetError: if the file cannot be read, or is not COCO.
+    """
+    coco = read_coco(Path(annotations), need_annotations=False)
+    order = list(categories) if categories is not None else sorted(coco.categories, key=lambda one: int(one["id"]))
+    if name in DatasetCatalog:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(name, lambda: dataset_dicts(coco, Path(images), order))
+    MetadataCatalog.get(name).set(
+        json_file=str(annotations),
+        image_root=str(images),
+        evaluator_type="coco",
+        thing_classes=category_names(order),
+        thing_dataset_id_to_contiguous_id={one["id"]: label for label, one in enumerate(order)},
+    )
+
+
+def dataset_dicts(coco: CocoFile, images: Path, categories: Sequence[Record]) -> list[Record]:
+    """Convert a COCO file to detectron2's dataset dicts, with labels in the order of `categories`."""
+    labels = {category["id"]: label for label, category in enumerate(categories)}
+    grouped = coco.annotations_by_image()
+    return [
+        {
+            "file_name": str(image_path(images, image["file_name"])),
+            "image_id": image["id"],
+            "height": image["height"],
+            "width": image["width"],
+            "annotations": [
+                {**one, "bbox_mode": BoxMode.XYWH_ABS, "category_id": labels[one["category_id"]]}
+                for one in grouped[image["id"]]
+            ],
+        }
+        for image in coco.images
+    ]
+
+
+def registered_categories(name: str, *, classes: int) -> list[Record]:
+    """Return the categories of a registered data set in label order, numbered where it has no names.
+
+    Args:
+        name: name of the data set.
+        classes: number of classes.
+
+    Raises:
+        BCNetError: if there is no such data set.
+    """
+    if name not in DatasetCatalog:
+        raise usage_error(
+            f"detectron2 knows no data set `{name}`",
+            "say where COCO data is: --data-root DIR, or register it: register_bilayer_coco of "
+            "bcnet_core.integrations.detectron2",
+        )
+    metadata = MetadataCatalog.get(name)
+    ids = {label: number for number, label in metadata.get("thing_dataset_id_to_contiguous_id", {}).items()}
+    names = metadata.get("thing_classes", [str(label) for label in range(classes)])
+    return [{"id": ids.get(label, label), "name": text} for label, text in enumerate(names)]
+
+
+def registered_paths(name: str) -> DatasetConfig | None:
+    """Return the files of a registered COCO set, None where its metadata names none."""
+    metadata = MetadataCatalog.get(name)
+    annotations, images = metadata.get("json_file"), metadata.get("image_root")
+    if annotations is None or images is None:
+        return None
+    return DatasetConfig(annotations=Path(annotations).resolve(), images=Path(images).resolve())
+
+
+class BilayerDatasetMapper(DatasetMapper):
+    """detectron2's mapper; in training the instances get `gt_masks` and `gt_occluders`, both `CroppedMasks`.
+
+    Segmentations may be polygons, RLEs (compressed or not) or (H, W) arrays. An occluder region is read from the
+    annotation's `bg_object_segmentation` (any of these, too), or derived from the masks of all annotations of the
+    image, before it is transformed like everything else.
+
+    Args:
+        is_train: whether instances are wanted.
+        occluders: source of the occluder regions: "derive" them, read them from the "file", or "auto".
+        settings: settings of detectron2's `DatasetMapper`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool,  # noqa: FBT001  (detectron2's signature)
+        *,
+        occluders: OccluderSource = "auto",
+        **settings: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(is_train, **{**settings, "use_instance_mask": True})
+        self.occluders = occluders
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002
+        """Return the arguments for a yacs config; `INPUT.SCALE_JITTER` takes the place of its sizes."""
+        settings: dict[str, Any] = super().from_config(cfg, is_train)
+        if is_train:
+            settings["augmentations"] = _augmentations(cfg, settings["augmentations"])
+            settings["recompute_boxes"] = settings["recompute_boxes"] or bool(cfg.INPUT.SCALE_JITTER)
+        return {**settings, "occluders": cfg.INPUT.OCCLUDERS}
+
+    def _transform_annotations(self, dataset_dict: Record, transforms: Any, image_shape: tuple[int, int]) -> None:  # noqa: ANN401
+        image = {"id": dataset_dict.get("image_id"), "height": dataset_dict["height"], "width": dataset_dict["width"]}
+        records = [_coco_record(one, index) for index, one in enumerate(dataset_dict.pop("annotations"))]
+        rles = [segmentation_rle(one, image) for one in records]
+        targets = [i for i, one in enumerate(records) if rles[i] is not None and not one.get("iscrowd", 0)]
+        missing = sum(OCCLUDER_KEY not in records[index] for index in targets)
+        if self.occluders == "file" and missing:
+            raise data_error(
+                f"`{dataset_dict['file_name']}`: {missing} of its annotations have no `{OCCLUDER_KEY}`",
+                "add it: bcnet annotate, or derive it on the fly: INPUT.OCCLUDERS auto",
+            )
+        regions = occluder_regions(records, rles, image, source=self.occluders)
+
+        def transform(index: int, segmentation: Any) -> Record:  # noqa: ANN401
+            annotation = {**records[index], "segmentation": segmentation}
+            if not self.use_keypoint:
+                annotation.pop("keypoints", None)
+            moved: Record = detection_utils.transform_instance_annotations(
+                annotation, transforms, image_shape, keypoint_hflip_indices=self.keypoint_hflip_indices
+            )
+            return moved
+
+        polygons = [one["segmentation"] if isinstance(one.get("segmentation"), list) else None for one in records]
+        transformed = [transform(index, polygons[index] or rles[index]) for index in targets]
+        occluders = [transform(i, regions[i])["segmentation"] if regions[i] is not None else None for i in targets]
+        occludees = [one.pop("segmentation") for one in transformed]
+        instances = detection_utils.annotations_to_instances(transformed, image_shape)
+        instances.gt_masks = CroppedMasks.from_segmentations(occludees, *image_shape)
+        instances.gt_occluders = CroppedMasks.from_segmentations(occluders, *image_shape)
+        if self.recompute_boxes:
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        dataset_dict["instances"] = detection_utils.filter_empty_instances(instances)
+
+
+def _coco_record(annotation: Record, index: int) -> Record:
+    """Convert an annotation of a dataset dict, whose segmentations may be arrays, to what a COCO file holds."""
+    box = list(BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS))
+    record = {"id": index, **annotation, "bbox": box, "bbox_mode": BoxMode.XYWH_ABS}
+    for key in ("segmentation", OCCLUDER_KEY):
+        given = annotation.get(key)
+        if isinstance(given, np.ndarray):
+            record[key] = masks.encode(given.astype(bool))
+        elif isinstance(given, list):
+            record[key] = [np.asarray(polygon).ravel().tolist() for polygon in given]
+    return record
+
+
+def _augmentations(cfg: CfgNode, built: list[Any]) -> list[Any]:
+    """Replace detectron2's flip and sizes by our flip and our large-scale jitter where the config asks for them."""
+    flips = [one for one in built if isinstance(one, T.RandomFlip)]
+    others = [one for one in built if one not in flips]
+    if flips and cfg.INPUT.RANDOM_FLIP == "horizontal":
+        flips = [T.RandomFlip(prob=cfg.INPUT.FLIP_PROBABILITY)] if cfg.INPUT.FLIP_PROBABILITY else []
+    if cfg.INPUT.SCALE_JITTER:
+        least, most = cfg.INPUT.SCALE_JITTER
+        side = cfg.INPUT.MAX_SIZE_TRAIN
+        others = [one for one in others if not isinstance(one, T.ResizeShortestEdge)]
+        others += [T.ResizeScale(least, most, side, side), T.FixedSizeCrop((side, side), pad=False)]
+    return [*others, *flips]
+
+
+class CroppedMasks:
+    """N instance masks in the frame of the network's input, with the methods that detectron2 calls on its mask types.
+
+    detectron2 copies the masks of an image once for each of its 512 sampled proposals: as `BitMasks` of 800 x 1333
+    pixels half a gigabyte an image, twice with the occluders. Copies of these share their pixels.
+
+    Args:
+        crops: the N masks; the same pixels may belong to other masks, too.
+    """
+
+    def __init__(self, crops: MaskCrops) -> None:
+        self.crops = crops
+
+    @classmethod
+    def from_segmentations(cls, segmentations: Sequence[Any], height: int, width: int) -> CroppedMasks:
+        """Pack segmentations as detectron2's `transform_instance_annotations` returns them.
+
+        Args:
+            segmentations: one entry an instance: (2 P,) float polygons of x and y, an (H, W) array, or None for an
+                empty mask.
+            height: height of the network's input, pixels.
+            width: width of the network's input, pixels.
+        """
+        rles = [
+            masks.encode(one.astype(bool))
+            if isinstance(one, np.ndarray) and one.ndim == 2
+            else masks.from_segmentation([np.asarray(polygon).ravel().tolist() for polygon in one or ()], height, width)
+            for one in segmentations
+        ]
+        return cls(crop_rles(rles))
+
+    @classmethod
+    def from_masks(cls, given: Any, height: int, width: int) -> CroppedMasks:  # noqa: ANN401  (detectron2's types)
+        """Convert one of detectron2's mask types.
+
+        Args:
+            given: `CroppedMasks`, `BitMasks` or `PolygonMasks`.
+            height: height of the network's input, pixels.
+            width: width of the network's input, pixels.
+
+        Raises:
+            BCNetError: if it is of another type.
+        """
+        if isinstance(given, CroppedMasks):
+            return given
+        if isinstance(given, BitMasks):
+            return cls.from_segmentations(list(given.tensor.cpu().numpy()), height, width).to(given.device)
+        if isinstance(given, PolygonMasks):
+            return cls.from_segmentations(given.polygons, height, width)
+        raise usage_error(
+            f"masks of type {type(given).__name__} cannot train the bilayer head",
+            "give BitMasks, PolygonMasks, or take BilayerDatasetMapper as the mapper of the training data",
+        )
+
+    @staticmethod
+    def cat(parts: Sequence[CroppedMasks]) -> CroppedMasks:
+        """Concatenate masks."""
+        return CroppedMasks(concatenate([part.crops for part in parts]))
+
+    def __len__(self) -> int:
+        return len(self.crops.boxes)
+
+    def __getitem__(self, item: int | slice | Tensor) -> CroppedMasks:
+        """Choose masks by number, slice, (M,) int64 indices or (N,) bool; no pixel is copied."""
+        chosen = [item] if isinstance(item, int) else item
+        return CroppedMasks(self.crops._replace(boxes=self.crops.boxes[chosen], starts=self.crops.starts[chosen]))
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the pixels."""
+        return self.crops.bits.device
+
+    def to(self, device: torch.device | str) -> CroppedMasks:
+        """Return these masks on `device`."""
+        return CroppedMasks(self.crops.to(torch.device(device)))
+
+    def nonempty(self) -> Tensor:
+        """Return (N,) bool, whether each mask has a pixel."""
+        return self.crops.boxes[:, 2] > self.crops.boxes[:, 0]
+
+    def get_bounding_boxes(self) -> Boxes:
+        """Return the tight boxes of the N masks, xyxy in pixels of the network's input."""
+        return Boxes(self.crops.boxes.float())
+
+    def crop_and_resize(self, boxes: Tensor, mask_size: int) -> Tensor:
+        """Crop each mask to its box, as the torchvision backend crops its targets.
+
+        Args:
+            boxes: (N, 4) float xyxy in pixels of the network's input.
+            mask_size: S.
+
+        Returns:
+            (N, S, S) bool, on the device of the boxes.
+        """
+        instances = torch.arange(len(self), device=boxes.device)
+        return crop_to_boxes(self.crops.to(boxes.device), instances, boxes, size=mask_size)

@@ -1,0 +1,215 @@
+"""The bilayer mask head for detectron2's R-CNNs, in yaml configs and LazyConfigs.
+
+A Faster R-CNN config of the zoo needs nothing but `MODEL.ROI_HEADS.NAME: BilayerROIHeads` (or
+`BilayerCascadeROIHeads`). A Mask R-CNN config may keep its RoI heads: `MODEL.ROI_MASK_HEAD.NAME: BilayerMaskRCNNHead`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, LazyCall, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_HEADS_REGISTRY, ROI_MASK_HEAD_REGISTRY
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
+from detectron2.structures import Instances
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from bcnet_core.config.choices import OccluderSampling, OccluderSource
+from bcnet_core.errors import usage_error
+from bcnet_core.integrations.detectron2.config import head_from_config, loss_from_config, loss_weights
+from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper
+from bcnet_core.maps import LayerName, MapSpec, map_specs
+from bcnet_core.model.head import BilayerMaskHead
+from bcnet_core.model.losses import bilayer_losses
+from bcnet_core.model.mask_branch import predict_maps
+from bcnet_core.model.targets import target_maps
+from bcnet_core.weights.from_detectron2 import mask_head_name
+
+
+def map_field(spec: MapSpec) -> str:
+    """Return the field of `Instances` that holds a map, (N, 1, 28, 28) float32 in [0, 1]."""
+    if spec.key == "segmentation":
+        return "pred_masks"
+    return f"pred_{spec.layer}_{'boundaries' if spec.kind == 'boundary' else f'{spec.kind}s'}"
+
+
+@ROI_MASK_HEAD_REGISTRY.register()
+class BilayerMaskRCNNHead(nn.Module):
+    """`BilayerMaskHead` as a mask head of detectron2's RoI heads.
+
+    Weights of Mask R-CNN's head and of the official release's load under their own names: the convolutions of Mask
+    R-CNN's begin the occludee layer.
+
+    Args:
+        head: the mask head.
+        occluder_sampling: RoIs that enter the occluder losses.
+        loss_weights: weights of the losses by map name; missing ones are 1.
+        rois_per_image: upper bound of the RoIs of an image that train; 0 takes all.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        head: BilayerMaskHead,
+        occluder_sampling: OccluderSampling = "balanced",
+        loss_weights: Mapping[str, float] | None = None,
+        rois_per_image: int = 0,
+    ) -> None:
+        super().__init__()
+        self.head, self.occluder_sampling, self.rois_per_image = head, occluder_sampling, rois_per_image
+        self.loss_weights = dict(loss_weights or {})
+        self.register_load_state_dict_pre_hook(_rename)  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: ShapeSpec) -> dict[str, Any]:  # noqa: ANN401  (a CfgNode)
+        """Return the arguments for a yacs config."""
+        return {
+            "head": head_from_config(cfg, input_shape.channels),
+            "occluder_sampling": cfg.MODEL.BCNET.OCCLUDER_SAMPLING,
+            "loss_weights": loss_weights(loss_from_config(cfg)),
+            "rois_per_image": cfg.MODEL.BCNET.MASK_ROIS_PER_IMAGE,
+        }
+
+    def forward(self, x: Tensor, instances: list[Instances]) -> Any:  # noqa: ANN401  (detectron2's two-fold result)
+        """Compute the losses of a batch, or predict its maps.
+
+        Args:
+            x: (R, C, S, S) float RoI features, those of the first image first.
+            instances: one entry an image. In training the positive proposals, with `proposal_boxes`, `gt_masks` and,
+                for two layers, `gt_occluders`; otherwise the predicted boxes.
+
+        Returns:
+            In training the weighted losses `loss_occludee_mask`, ...; otherwise the instances, with the fields of
+            `map_field`.
+
+        Raises:
+            BCNetError: if the training data carries no occluder regions.
+        """
+        if not self.training:
+            set_maps(instances, predict_maps(self.head, x))
+            return instances
+        if self.rois_per_image:
+            x, instances = self._sample(x, instances)
+        targets = self._targets(instances, size=2 * x.shape[2], device=x.device)
+        if len(x) and "occluder_mask" in targets:
+            occluded = targets["occluder_mask"].flatten(1).any(1)
+            get_event_storage().put_scalar("bilayer/rois_with_occluder", float(occluded.float().mean()))
+        keys = torch.rand(len(x), device=x.device)
+        losses = bilayer_losses(predict_maps(self.head, x), targets, keys, sampling=self.occluder_sampling)
+        return {f"loss_{name}": loss * self.loss_weights.get(name, 1.0) for name, loss in losses.items()}
+
+    def _sample(self, x: Tensor, instances: list[Instances]) -> tuple[Tensor, list[Instances]]:
+        """Choose RoIs at random where an image has too many, with their features."""
+        kept = [torch.randperm(len(one))[: self.rois_per_image].sort().values for one in instances]
+        parts = torch.split(x, [len(one) for one in instances])
+        chosen = torch.cat([part[index.to(x.device)] for part, index in zip(parts, kept, strict=True)])
+        return chosen, [one[index.to(x.device)] for one, index in zip(instances, kept, strict=True)]
+
+    def _targets(self, instances: Sequence[Instances], *, size: int, device: torch.device) -> dict[str, Tensor]:
+        images = [one for one in instances if len(one)]  # others may lack all fields
+        require_occluders(images, self.head)
+        fields: dict[LayerName, str] = {"occludee": "gt_masks"}
+        if self.head.occluder is not None:
+            fields["occluder"] = "gt_occluders"
+        crops = {}
+        for layer, field in fields.items():
+            parts = [one.get(field).crop_and_resize(one.proposal_boxes.tensor, size).to(device) for one in images]
+            crops[layer] = torch.cat([torch.zeros((0, size, size), dtype=torch.bool, device=device), *parts])
+        return target_maps(crops)
+
+
+def require_occluders(images: Sequence[Instances], head: BilayerMaskHead) -> None:
+    """Check that instances have occluder regions if the head has a layer that learns from them.
+
+    Raises:
+        BCNetError: if they have none.
+    """
+    if head.occluder is not None and not all(one.has("gt_occluders") for one in images):
+        raise usage_error(
+            "the training data carries no occluder regions: its instances have no `gt_occluders`",
+            "take bcnet_core.integrations.detectron2.BilayerDatasetMapper as its mapper",
+            "or leave the occluder layer out: MODEL.BCNET.LAYERS 1",
+        )
+
+
+def set_maps(instances: Sequence[Instances], logits: Mapping[str, Tensor]) -> None:
+    """Store the maps of R RoIs in the instances of their images, as probabilities; see `map_field`."""
+    counts = [len(one) for one in instances]
+    for spec in map_specs(logits):
+        for one, part in zip(instances, torch.split(logits[spec.name].sigmoid()[:, None], counts), strict=True):
+            one.set(map_field(spec), part)
+
+
+def _rename(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Rename tensors of the official release's mask head or of Mask R-CNN's to ours; drop those that do not fit."""
+    own = module.state_dict()
+    for name in [name for name in state if name.startswith(prefix)]:
+        ours = mask_head_name(name.removeprefix(prefix))
+        if ours is not None:
+            tensor, place = state.pop(name), own.get(f"head.{ours}")
+            if place is not None and place.shape == tensor.shape:  # Mask R-CNN's predictor has one mask a class
+                state[f"{prefix}head.{ours}"] = tensor
+
+
+@ROI_HEADS_REGISTRY.register()
+class BilayerROIHeads(StandardROIHeads):
+    """detectron2's `StandardROIHeads` with the bilayer mask head, whatever `MASK_ON` and `ROI_MASK_HEAD.NAME` say."""
+
+    @classmethod
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: Any) -> dict[str, Any]:  # noqa: ANN401  (detectron2's)
+        settings: dict[str, Any] = super()._init_mask_head(_with_masks(cfg), input_shape)
+        return settings
+
+
+@ROI_HEADS_REGISTRY.register()
+class BilayerCascadeROIHeads(CascadeROIHeads):
+    """detectron2's `CascadeROIHeads` with the bilayer mask head, whatever `MASK_ON` and `ROI_MASK_HEAD.NAME` say."""
+
+    @classmethod
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: Any) -> dict[str, Any]:  # noqa: ANN401
+        settings: dict[str, Any] = super()._init_mask_head(_with_masks(cfg), input_shape)
+        return settings
+
+
+def _with_masks(cfg: CfgNode) -> CfgNode:
+    """Return a copy of a config that asks for the bilayer mask head."""
+    changed = cfg.clone()
+    changed.defrost()
+    changed.MODEL.MASK_ON = True
+    changed.MODEL.ROI_MASK_HEAD.NAME = "BilayerMaskRCNNHead"
+    return changed
+
+
+def add_bilayer_head(cfg: Any, *, occluders: OccluderSource = "auto", **head: Any) -> None:  # noqa: ANN401  (a LazyConfig)
+    """Give a LazyConfig of an R-CNN the bilayer mask head and a mapper that carries both layers, in place.
+
+    Args:
+        cfg: config with or without masks whose `model.roi_heads` take a `mask_head` (cascades, too); for training with
+            `dataloader.train.mapper`.
+        occluders: see `BilayerDatasetMapper`.
+        head: settings of `BilayerMaskHead`: `layers`, `attention`, `boundary`, `convs`.
+
+    Raises:
+        BCNetError: if the config's model has no RoI heads.
+    """
+    heads = cfg.model.get("roi_heads")
+    if heads is None or "box_pooler" not in heads:
+        raise usage_error("this config's model has no RoI heads to add a mask head to", "take one of an R-CNN")
+    if heads.get("mask_in_features") is None:
+        heads.mask_in_features = list(heads.box_in_features)
+    if heads.get("mask_pooler") is None:
+        heads.mask_pooler = LazyCall(ROIPooler)(
+            output_size=14, scales=tuple(heads.box_pooler.scales), sampling_ratio=0, pooler_type="ROIAlignV2"
+        )
+    channels = cfg.model.backbone.out_channels
+    heads.mask_head = LazyCall(BilayerMaskRCNNHead)(head=LazyCall(BilayerMaskHead)(channels=channels, **head))
+    mapper = cfg.get("dataloader", {}).get("train", {}).get("mapper")
+    if mapper is not None:
+        mapper["_target_"] = BilayerDatasetMapper
+        mapper.occluders = occluders
