@@ -8,9 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.claims import claim_files
 from bcnet_cli.commands.evaluate_run import Place, Wanted, evaluate_run
-from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Gpus, Json, Overwrite, Seed, refuse_unused
+from bcnet_cli.options import (
+    BackendName,
+    DataRoot,
+    Device,
+    DryRun,
+    Gpus,
+    Json,
+    Overwrite,
+    Seed,
+    check_unused_options,
+    reserve_files,
+)
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -99,11 +109,11 @@ def evaluate(
     wanted = Wanted(occ, occ_ids, tuple(objects or ()), boundary, layers, per_category, _backend(backend_eval), style)
     truth = _truth_of(run, results, compare, gt)
     if truth is not None:
-        refuse_unused(context, *OF_A_RUN, why="with a results file, only with RUN")
+        check_unused_options(context, *OF_A_RUN, why="with a results file, only with RUN")
     if compare is None:
-        refuse_unused(context, "resamples", "seed", why="without --compare")
+        check_unused_options(context, "resamples", "seed", why="without --compare")
     else:
-        refuse_unused(context, *OF_SCORES, why="with --compare")
+        check_unused_options(context, *OF_SCORES, why="with --compare")
     if truth is not None and compare is not None:
         _compare_files(compare, truth, wanted, resamples=resamples, seed=seed)
     elif truth is not None and results is not None:
@@ -184,14 +194,14 @@ def _score_file(
     from bcnet_core.evaluation.report import score_results
     from bcnet_core.evaluation.results import read_results
     from bcnet_core.files.json_files import write_json
-    from bcnet_core.files.outputs import refuse_input
+    from bcnet_core.files.outputs import check_not_input
 
     if wanted.layers:
         raise usage_error("--layers needs the detector itself, a results file is not enough", "bcnet eval RUN --layers")
     target = None if output is None else output / f"{path.name.split('.')[0]}_scores.json"
     if target is not None:
-        refuse_input(target, path, coco.path)
-        claim_files(context, target, overwrite=overwrite, dry_run=dry_run)
+        check_not_input(target, path, coco.path)
+        reserve_files(context, target, overwrite=overwrite, dry_run=dry_run)
     refuse_other_images(path, coco)
     results = read_results(path, coco)
     options = wanted.options(coco)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.claims import claim_files
-from bcnet_cli.options import TRAIN_ON_THESE_CATEGORIES, backend_option
+from bcnet_cli.options import TRAIN_ON_THESE_CATEGORIES, backend_option, reserve_files
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def evaluate_run(
     folder, stem = place.output or opened.path / "eval", dataset.annotations.stem
     names = [f"{SUBMISSION_NAME}.zip"] if test_dev else [f"{stem}_results.json", f"{stem}_scores.json"]
     targets = [folder / name for name in names]
-    claim_files(context, *targets, overwrite=overwrite, dry_run=dry_run)
+    reserve_files(context, *targets, overwrite=overwrite, dry_run=dry_run)
     check_processes(place.cluster, place.device)
     check_categories(
         opened.categories, coco, "evaluate on data with its categories: --data-root DIR", TRAIN_ON_THESE_CATEGORIES

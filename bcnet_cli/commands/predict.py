@@ -11,8 +11,7 @@ from typing import Annotated
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.claims import claim_files
-from bcnet_cli.options import Device, DryRun, Gpus, Json, Overwrite
+from bcnet_cli.options import Device, DryRun, Gpus, Json, Overwrite, reserve_files
 from bcnet_cli.reporter import ConsoleReporter
 
 
@@ -51,14 +50,14 @@ def predict(
     from bcnet_core.evaluation.image_list import find_images, image_records, listing_path
     from bcnet_core.evaluation.predict import PredictionJob, predict_to_disk
     from bcnet_core.evaluation.results import write_results
-    from bcnet_core.files.outputs import atomic_file, refuse_input, refuse_same
+    from bcnet_core.files.outputs import atomic_file, check_distinct, check_not_input
 
     paths = find_images(images)
     listing = listing_path(output)
-    refuse_same(output, listing)
+    check_distinct(output, listing)
     for target in (output, listing):
-        refuse_input(target, checkpoint, *paths, *([ids_from] if ids_from else []))
-    claim_files(context, output, listing, overwrite=overwrite, dry_run=dry_run)
+        check_not_input(target, checkpoint, *paths, *([ids_from] if ids_from else []))
+    reserve_files(context, output, listing, overwrite=overwrite, dry_run=dry_run)
     cluster = Cluster(gpus)
     check_processes(cluster, device)
     opened = open_run(checkpoint)

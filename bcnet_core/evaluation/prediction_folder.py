@@ -14,12 +14,13 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.files.json_files import read_json, write_json
-from bcnet_core.files.outputs import atomic_directory, claim_together, refuse_existing_folder
+from bcnet_core.files.outputs import atomic_directory, check_output_folder, reserve_outputs
 
 JOB_FILE = "job.json"
 BEGINNING = re.compile(rb"\[(-?\d{1,19}),")
@@ -48,8 +49,8 @@ class PredictionFolder:
         Raises:
             BCNetError: if the folder cannot be written, is damaged, or holds anything else.
         """
-        refuse_existing_folder(self.path, overwrite=True)
-        with claim_together(self.path):  # also where it is there: one that was killed here left its lock
+        check = partial(check_output_folder, overwrite=True)
+        with reserve_outputs(self.path, check=check):  # also if it exists: a process that was killed here left its lock
             if self._job() != job:
                 self._begin(job)
         return self.done()

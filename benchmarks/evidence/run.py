@@ -28,7 +28,7 @@ from bcnet_core.evaluation.coco import evaluate, ground_truth
 from bcnet_core.evaluation.predict import predict_images
 from bcnet_core.evaluation.true_boxes import score_true_boxes
 from bcnet_core.files.json_files import write_json
-from bcnet_core.files.workers import mapped
+from bcnet_core.files.workers import parallel_map
 from bcnet_core.reporting import Progress, Reporter, SilentReporter
 from bcnet_core.weights.checkpoint import latest_checkpoint
 from bcnet_core.weights.loading import load_detector
@@ -75,7 +75,7 @@ def run_trials(
     work = partial(_run_trial, folder, dict(data), device)
     with (
         reporter.progress("trials", len(missing)) as progress,
-        mapped(work, missing, workers=workers, most=len(missing)) as done,
+        parallel_map(work, missing, workers=workers, most=len(missing)) as done,
     ):
         for note in done:
             progress.advance(note=note)

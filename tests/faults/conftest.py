@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from bcnet_core.engine.run_dir import LOCK_FILE
-from bcnet_core.files.claims import is_left_over
+from bcnet_core.files.outputs import is_leftover
 from bcnet_core.weights.checkpoint import read_checkpoint
 from tests.conftest import REPO
 
@@ -169,7 +169,7 @@ def contents(folder: Path) -> dict[str, str]:
         if (
             path.is_file()
             and path.name != LOCK_FILE
-            and not any(map(is_left_over, map(Path, path.relative_to(folder).parts)))
+            and not any(map(is_leftover, map(Path, path.relative_to(folder).parts)))
         ):
             data = b"" if path.name in {"env.json", "curves.png"} else path.read_bytes()
             data = re.sub(rb'"speed": \{.*?\}', b"", data) if path.name == "metrics.jsonl" else data
