@@ -17,13 +17,11 @@ from bcnet_cli.options import ImageSize, Json, parse_size
 from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
 from bcnet_core.annotations.occluder import derive_occluders
-from bcnet_core.visualization.draw import paint
+from bcnet_core.visualization.draw import paint, save
 from bcnet_core.visualization.drawing import Card, Drawing
-from bcnet_core.visualization.gallery import save
-from bcnet_core.visualization.page import Page, Saved
-from bcnet_core.visualization.panels import PANELS, render
+from bcnet_core.visualization.gallery import File, Page
+from bcnet_core.visualization.panels import PANELS, choose_rois, render, roi_card
 from bcnet_core.visualization.picture import Instance, Picture, numbered
-from bcnet_core.visualization.rois import choose_rois, roi_card
 
 MANY = 5000
 """Pictures of the page."""
@@ -89,10 +87,10 @@ def _draw(picture: Picture, folder: Path) -> tuple[float, float, float]:
 def _page(picture: Picture) -> str:
     """Return the HTML of a page with `MANY` pictures."""
     height, width = picture.image.shape[:2]
-    files = {key: (f"pictures/0001-{key}.jpg", width, height) for key in PANELS}
+    files: dict[str | int, File] = {key: (f"pictures/0001-{key}.jpg", width, height) for key in (*PANELS, *range(ROIS))}
     page = Page("bench")
     for _ in range(MANY):
-        page.add(picture, Saved(files, dict.fromkeys(range(ROIS), files["image"])))
+        page.add(picture, files)
     return page.html()
 
 
