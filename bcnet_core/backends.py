@@ -199,12 +199,9 @@ def convert(
             have, or cannot be written.
     """
     require_detectron2()
-    from bcnet_core.integrations.detectron2.converting import convert_detector, write_converted
+    from bcnet_core.integrations.detectron2.converting import convert_detector
 
-    converted = convert_detector(path, to, config=config, categories=categories, picture=picture)
-    if outputs:
-        write_converted(converted, *outputs)
-    return converted.difference
+    return convert_detector(path, to, config=config, categories=categories, picture=picture, outputs=outputs)
 
 
 def converted_files(output: Path, to: Backend) -> list[Path]:
