@@ -154,10 +154,10 @@ def _paint_card(card: Card) -> Image:
     for cell in plan.cells:
         write(sheet, cell.tile.caption, cell.text_x, cell.y - layout.LINE - layout.CAPTION_GAP, PAPER)
         sheet[cell.y : cell.y + card.size[0], cell.x : cell.x + card.size[1]] = _content(cell.tile.content, card.size)
-    for y in plan.bars:
-        sheet[y : y + card.size[0], plan.bar_x : plan.bar_x + layout.BAR] = scale_bar(card.size[0])
+    for x, y in plan.bars:
+        sheet[y : y + card.size[0], x : x + layout.BAR] = scale_bar(card.size[0])
         for text, below in (("1", 0), ("0", card.size[0] - layout.LINE)):
-            write(sheet, text, plan.bar_x + layout.BAR + 4, y + below, PAPER)
+            write(sheet, text, x + layout.BAR + 4, y + below, PAPER)
     return sheet
 
 
@@ -200,8 +200,8 @@ def _svg_card(card: Card) -> Iterator[str]:
         else:
             yield _pixels(heatmap(cell.tile.content), card.size, ".png", [])
         yield "</g>"
-    for y in plan.bars:
-        yield f'<g transform="translate({plan.bar_x} {y})">'
+    for x, y in plan.bars:
+        yield f'<g transform="translate({x} {y})">'
         yield _pixels(scale_bar(height)[:, :1], (height, layout.BAR), ".png", [])
         yield _text("1", layout.BAR + 4, 0, INK)
         yield _text("0", layout.BAR + 4, height - layout.LINE, INK)

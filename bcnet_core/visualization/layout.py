@@ -59,13 +59,12 @@ class Cell(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Layout of a card: its size, its cells, and the left and top ends of its color scales, in pixels."""
+    """Layout of a card in pixels: its size, its cells, and the upper left corners of its color scales."""
 
     width: int
     height: int
     cells: tuple[Cell, ...]
-    bar_x: int
-    bars: tuple[int, ...]
+    bars: tuple[tuple[int, int], ...]
 
 
 @lru_cache(maxsize=1024)
@@ -99,8 +98,8 @@ def lay_out(card: Card) -> Plan:
             left = x + (width - tile_width) // 2
             cells.append(Cell(tile, left, y, left if text <= tile_width else x))
             x += width + GAP
-        bars.append(y)
-    return Plan(x + BAR + BAR_TEXT, GAP + len(card.rows) * step, tuple(cells), x, tuple(bars))
+        bars.append((x, y))
+    return Plan(x + BAR + BAR_TEXT, GAP + len(card.rows) * step, tuple(cells), tuple(bars))
 
 
 def drawn_size(drawing: Drawing | Card) -> tuple[int, int]:
