@@ -105,12 +105,7 @@ def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
 
 
 def heatmap(values: NDArray[np.floating], size: tuple[int, int] | None = None) -> Image:
-    """Color a map in viridis (0 is dark purple, 1 is yellow), with its cells left visible.
-
-    Args:
-        values: (S, S); clipped to [0, 1].
-        size: (height, width) of the result in pixels; None for one pixel per cell.
-    """
+    """Color an (S, S) map, clipped to [0, 1], in viridis, at (height, width) pixels or one pixel per cell."""
     colors: Image = _HEAT[(np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)]
     return colors if size is None else np.asarray(cv2.resize(colors, size[::-1], interpolation=cv2.INTER_NEAREST))
 

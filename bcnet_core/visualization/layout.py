@@ -114,11 +114,7 @@ def place_labels(labels: Sequence[Label], size: tuple[int, int]) -> list[Placed]
     """Find a position for as many labels as fit, larger objects first.
 
     A label that could only lie on its own object or on top of others is dropped, and so are labels beyond
-    `MAX_COVERAGE`.
-
-    Args:
-        labels: one label per object.
-        size: (height, width) of the image.
+    `MAX_COVERAGE` of the (height, width) image.
     """
     objects, written = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
     for label in labels:
