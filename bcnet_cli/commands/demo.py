@@ -15,8 +15,7 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
-from bcnet_cli.claims import claim
-from bcnet_cli.options import DryRun, Overwrite
+from bcnet_cli.options import DryRun, Overwrite, reserve
 
 HEAD = "model.attention=false"
 """A training this short does better without the non-local block, see docs/evidence.md."""
@@ -40,10 +39,10 @@ def demo(
 
     `bcnet demo -o quick --images 100 --val-images 20 --steps 50`
     """
-    from bcnet_core.files.outputs import refuse_existing_folder
+    from bcnet_core.files.outputs import check_output_folder
 
     started = time.perf_counter()
-    claim(context, output, refuse=partial(refuse_existing_folder, overwrite=overwrite), dry_run=dry_run)
+    reserve(context, output, check=partial(check_output_folder, overwrite=overwrite), dry_run=dry_run)
     lines = _commands(output, images=images, val_images=val_images, steps=steps)
     if dry_run:
         console.err.print(Text("\n".join(["would run", *lines])))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.options import COMPUTE, BackendName, DataRoot, Device, Gpus, backend_option, refuse_unused
+from bcnet_cli.options import COMPUTE, BackendName, DataRoot, Device, Gpus, backend_option, check_unused_options
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -85,9 +85,9 @@ def train(
     from bcnet_core.evaluation.validation import VALIDATION
 
     if d2_config is not None:
-        refuse_unused(context, "scan_images", "workers", why="with --d2-config")
+        check_unused_options(context, "scan_images", "workers", why="with --d2-config")
     if not scan_images:
-        refuse_unused(context, "workers", why="without --scan-images; the data loader's are data.workers")
+        check_unused_options(context, "workers", why="without --scan-images; the data loader's are data.workers")
     library, cluster = backends.named(backend), Cluster(gpus, nnodes, rdzv_endpoint, max_restarts)
     _check_backend(library, d2_config, tensorboard=tensorboard, smoke=smoke)
     where = run_dir or Path("runs") / f"{Path(recipe or d2_config or '').stem}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -216,7 +216,7 @@ def _describe(job: TrainingJob, cluster: Cluster, library: Backend) -> None:
 
 
 def _rehearse(job: TrainingJob, cluster: Cluster) -> None:
-    from bcnet_core.evaluation.smoke import rehearse
+    from bcnet_core.evaluation.validation import rehearse
 
     rehearse(job, cluster, reporter=ConsoleReporter())
     console.err.print("the rehearsal went well: two steps and a batch of evaluation; nothing was written")
