@@ -216,7 +216,7 @@ def _describe(job: TrainingJob, cluster: Cluster, library: Backend) -> None:
 
 
 def _rehearse(job: TrainingJob, cluster: Cluster) -> None:
-    from bcnet_core.evaluation.smoke import rehearse
+    from bcnet_core.evaluation.validation import rehearse
 
     rehearse(job, cluster, reporter=ConsoleReporter())
     console.err.print("the rehearsal went well: two steps and a batch of evaluation; nothing was written")

@@ -31,11 +31,9 @@ from bcnet_core.files.workers import deferred_signals
 from bcnet_core.weights.checkpoint import (
     CHECKPOINT_DIR,
     DETECTRON2_FILE,
-    find_checkpoint,
     latest_checkpoint,
-    read_checkpoint,
-    recipe_of,
 )
+from bcnet_core.weights.loading import Trained, read_trained
 
 MAY_CHANGE = {
     "data.root", "data.workers", "solver.checkpoint_every", "solver.keep_checkpoints", "solver.log_every",
@@ -59,12 +57,14 @@ class Run:
         checkpoint: newest checkpoint, or the file that was asked for.
         recipe: recipe it was trained with.
         categories: categories it was trained on, in label order.
+        trained: its detector, which is built without reading the checkpoint again; None for the detectron2 backend.
     """
 
     path: Path
     checkpoint: Path
     recipe: Recipe
     categories: list[Record]
+    trained: Trained | None = None
 
 
 def open_run(path: Path) -> Run:
@@ -73,11 +73,10 @@ def open_run(path: Path) -> Run:
     Raises:
         BCNetError: if there is no checkpoint, or it cannot be read.
     """
-    checkpoint = find_checkpoint(path)
-    content = read_checkpoint(checkpoint)
+    trained = read_trained(path)
     folder = path if path.is_dir() else path.parent
     folder = folder.parent if folder.name == CHECKPOINT_DIR else folder
-    return Run(folder, checkpoint, recipe_of(content, checkpoint), content.categories)
+    return Run(folder, trained.path, trained.recipe, trained.categories, trained)
 
 
 def require_free_run_dir(path: Path, command: str) -> None:

@@ -63,7 +63,7 @@ COMMANDS = {
     "eval-results": Command("eval --results {results} --gt {json} -o {out}/e", ("e",), kept=("e",)),
     "test-dev": Command("eval {model} -o {out}/e --device cpu --test-dev --data-root {dev}", ("e",), kept=("e",)),
     "predict": Command("predict {model} {images} -o {out}/p.json --layers --device cpu", ("p.json", "p_images.json"),
-                       kept=("p_predictions",)),
+                       kept=("p_predictions.jsonl",)),
     "viz": Command("viz {json} -o {out}/v --limit 2 --rois 1", ("v",), older="--layer occluder"),
     "viz-video": Command("viz {model} --video {video} -o {out}/v.mp4 --device cpu", ("v.mp4",)),
     "import": Command("weights import {model} -o {out}/w.pt --drop-classes", ("w.pt",)),

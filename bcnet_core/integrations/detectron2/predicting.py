@@ -22,6 +22,7 @@ from bcnet_core.data.transforms import resize as resize_image
 from bcnet_core.data.transforms import target_size
 from bcnet_core.distributed import choose_device
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
+from bcnet_core.evaluation.results import from_json
 from bcnet_core.integrations.detectron2.data import register_bilayer_coco
 from bcnet_core.integrations.detectron2.heads import map_field
 from bcnet_core.integrations.detectron2.stored import Stored, read_stored
@@ -148,7 +149,7 @@ def predict_set(
             _predict, checkpoint, coco.path, images, list(categories), device_name(device, processes=processes), folder,
             processes=processes, device=device, interrupted=_interrupted,
         )  # fmt: skip
-        results: list[Record] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+        results = [from_json(one) for one in json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))]
         scores: dict[str, dict[str, float]] = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))
     place = {image["id"]: position for position, image in enumerate(coco.images)}
     return sorted(results, key=lambda one: (place[one["image_id"]], -one["score"])), scores
