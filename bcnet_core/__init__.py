@@ -1,7 +1,7 @@
-"""BCNet: occlusion-aware instance segmentation with overlapping bilayers (CVPR 2021), built anew.
+"""BCNet: occlusion-aware instance segmentation with overlapping bilayers (CVPR 2021).
 
-The package prints nothing and exits nothing: it returns values, raises `BCNetError` and reports through a
-`Reporter`. Importing it costs next to nothing; torch is loaded by the functions that need it.
+The package never prints or exits: it returns values, raises `BCNetError` and reports through a `Reporter`. Importing
+it is cheap; functions load torch when they need it.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ def load_detector(
     """Load a trained detector, ready to predict.
 
     Args:
-        path: a run directory, one of its checkpoint files, or what `bcnet weights import` wrote of the release.
-        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ...
-        backend: what runs it. "detectron2" takes its own checkpoints and those of the torchvision backend.
+        path: a run directory, one of its checkpoint files, or the output of `bcnet weights import`.
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
+        backend: library that runs it. "detectron2" takes its own checkpoints and those of the torchvision backend.
 
     Returns:
         The detector in evaluation mode on `device`.
 
     Raises:
-        BCNetError: if there is no such run, the file is no checkpoint, its weights do not fit, or detectron2 is asked
-            for and not installed.
+        BCNetError: if there is no such run, the file is no checkpoint, its weights do not fit, or detectron2 is
+            requested but not installed.
     """
     from bcnet_core import backends
 

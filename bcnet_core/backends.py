@@ -1,7 +1,4 @@
-"""The one place that knows both backends: torch with torchvision, and detectron2.
-
-detectron2 is imported by the functions that are asked for it, and by nobody else.
-"""
+"""The one place that knows both backends: torch with torchvision, and detectron2, which is imported on demand."""
 
 from __future__ import annotations
 
@@ -34,38 +31,37 @@ INSTALL = (
     "pip install 'bcnet[detectron2]' wheel ninja",
     "pip install --no-build-isolation --no-deps 'git+https://github.com/facebookresearch/detectron2'",
 )
-"""How to get detectron2, which is on no registry."""
+"""Commands that install detectron2, which is on no registry."""
 
 
 def named(name: str) -> Backend:
-    """The backend that a user's `--backend` means; detectron2 has to be there.
+    """Return the backend of a `--backend` option.
 
     Raises:
-        BCNetError: if it is none, or is not installed; the message says how to install it.
+        BCNetError: if there is no such backend, or detectron2 is not installed.
     """
-    for backend in get_args(Backend):
-        if backend == name:
-            if name == "detectron2":
-                require_detectron2()
-            found: Backend = backend
-            return found
-    raise usage_error(f"there is no backend `{name}`", f"--backend {' | '.join(get_args(Backend))}")
+    backend = next((known for known in get_args(Backend) if known == name), None)
+    if backend is None:
+        raise usage_error(f"there is no backend `{name}`", f"--backend {' | '.join(get_args(Backend))}")
+    if backend == "detectron2":
+        require_detectron2()
+    found: Backend = backend
+    return found
 
 
 def require_detectron2() -> None:
-    """Refuse to go on without detectron2, or with one that does not work.
+    """Check that detectron2 is installed and works.
 
     Raises:
-        BCNetError: saying how to install it.
+        BCNetError: if not; the message says how to install it.
     """
     if importlib.util.find_spec("detectron2") is None:
         raise BCNetError("detectron2 is not installed; it takes two lines:", *INSTALL, exit_code=ExitCode.USAGE)
     try:
         importlib.import_module("bcnet_core.integrations.detectron2")
     except (ImportError, OSError) as error:
-        reason = str(error).splitlines()[0]
         raise BCNetError(
-            f"detectron2 is there but cannot be imported: {reason}",
+            f"detectron2 is there but cannot be imported: {str(error).splitlines()[0]}",
             "one that was built beside another torch does not fit this one; build it again:",
             *INSTALL,
             exit_code=ExitCode.USAGE,
@@ -102,7 +98,7 @@ def open_run(path: Path, backend: Backend) -> Run:
 
 
 def find_weights(path: Path, backend: Backend) -> Path:
-    """The file that a user means by a run directory or a file, of either backend.
+    """Return the checkpoint of a run directory, or the file itself, of either backend.
 
     Raises:
         BCNetError: if there is none.
@@ -114,52 +110,17 @@ def find_weights(path: Path, backend: Backend) -> Path:
     return find_stored(path)
 
 
-def detectron2_config(recipe: Recipe, *, num_classes: int) -> str:
-    """The yaml of the detectron2 config that means the same as a recipe.
-
-    Raises:
-        BCNetError: if detectron2's trainer does not have what is asked for.
-    """
-    require_detectron2()
-    from bcnet_core.integrations.detectron2.config import config_from_recipe
-
-    text: str = config_from_recipe(recipe, num_classes=num_classes).dump()
-    return text
-
-
-def merged_config(path: Path, overrides: Sequence[str]) -> str:
-    """The yaml of a user's own config of detectron2 with its base and some overrides.
-
-    Raises:
-        BCNetError: if it cannot be read, or an override does not fit.
-    """
-    require_detectron2()
-    from bcnet_core.integrations.detectron2.stored import read_config
-
-    text: str = read_config(path, overrides).dump()
-    return text
-
-
 def train(job: TrainingJob, cluster: Cluster, *, backend: Backend, reporter: Reporter) -> Path:
-    """Train a recipe.
-
-    Args:
-        job: what to train.
-        cluster: the processes.
-        backend: whose trainer.
-        reporter: told of the progress.
-
-    Returns:
-        The last checkpoint.
+    """Train a recipe, and return the last checkpoint.
 
     Raises:
-        BCNetError: see `bcnet_core.engine.launch.launch`; or if detectron2's trainer does not have what is asked for.
+        BCNetError: if training fails or is interrupted, or detectron2's trainer lacks what is asked for.
     """
     if backend == "torchvision":
         from bcnet_core.engine.launch import launch
 
         return launch(job, cluster, reporter=reporter)
-    _refuse_elastic(cluster, job.device)
+    _check_cluster(cluster, job.device)
     from bcnet_core.integrations.detectron2.training import train_recipe
 
     options = RunOptions(job.run_dir, job.device, cluster.processes, job.command, job.resume, job.init_from)
@@ -175,28 +136,43 @@ def train_config(
     *,
     reporter: Reporter,
 ) -> Path:
-    """Train a user's own config of detectron2.
+    """Train a user's own config of detectron2 with `KEY=VALUE` overrides, and return the last checkpoint.
 
-    Args:
-        config: the yaml file.
-        overrides: `KEY=VALUE` over it.
-        data_root: whose COCO sets, named as in our recipes, take the place of the config's; None leaves those.
-        options: how.
-        cluster: the processes, of this machine.
-        reporter: told of the progress.
-
-    Returns:
-        The last checkpoint.
+    The COCO sets of a data root, if there is one, replace those of the config.
 
     Raises:
-        BCNetError: if the config cannot be read, or training fails.
+        BCNetError: if the config cannot be read, or training fails or is interrupted.
     """
-    _refuse_elastic(cluster, options.device)
+    _check_cluster(cluster, options.device)
     from bcnet_core.integrations.detectron2 import training
     from bcnet_core.integrations.detectron2.stored import read_config
 
     data = None if data_root is None else DataConfig(root=data_root)
     return training.train_config(read_config(config, overrides), data, options, reporter)
+
+
+def detectron2_config(recipe: Recipe, *, num_classes: int) -> str:
+    """Return a recipe as the yaml of a detectron2 config.
+
+    Raises:
+        BCNetError: if detectron2's trainer lacks what the recipe asks for.
+    """
+    require_detectron2()
+    from bcnet_core.integrations.detectron2.config import config_from_recipe
+
+    return str(config_from_recipe(recipe, num_classes=num_classes).dump())
+
+
+def merged_config(path: Path, overrides: Sequence[str]) -> str:
+    """Return the yaml of a user's own detectron2 config, merged with its base and overrides.
+
+    Raises:
+        BCNetError: if it cannot be read, or an override does not fit.
+    """
+    require_detectron2()
+    from bcnet_core.integrations.detectron2.stored import read_config
+
+    return str(read_config(path, overrides).dump())
 
 
 def convert(
@@ -208,64 +184,53 @@ def convert(
     picture: NDArray[np.uint8] | None = None,
     outputs: Sequence[Path] = (),
 ) -> Difference:
-    """Bring a detector to the other backend, and compare the two on a picture.
+    """Convert a detector to the other backend, and compare the two on a picture.
 
     Args:
-        path: a file, or the folder of a run.
-        to: the backend that it goes to.
+        path: a checkpoint file, or a run directory.
+        to: the target backend.
         config: the config of a checkpoint that detectron2 trained without `bcnet`.
         categories: a COCO file with the categories of such a checkpoint; None means COCO's 80.
         picture: (H, W, 3) uint8 RGB to compare on; None takes noise.
-        outputs: what is written, see `converted_files`; nothing writes nothing.
+        outputs: files to write, see `converted_files`; none writes nothing.
 
     Raises:
         BCNetError: if the file cannot be read, belongs to that backend already, is a detector that the other does not
             have, or cannot be written.
     """
     require_detectron2()
-    from bcnet_core.integrations.detectron2.converting import convert_detector, write_converted
+    from bcnet_core.integrations.detectron2.converting import convert_detector
 
-    converted = convert_detector(path, to, config=config, categories=categories, picture=picture)
-    if outputs:
-        write_converted(converted, *outputs)
-    return converted.difference
+    return convert_detector(path, to, config=config, categories=categories, picture=picture, outputs=outputs)
 
 
 def converted_files(output: Path, to: Backend) -> list[Path]:
-    """What `convert` writes: the weights, and for detectron2 their config beside them."""
+    """Return the files that `convert` writes: the weights, and for detectron2 their config."""
     return [output] if to == "torchvision" else [output, output.with_suffix(".yaml")]
 
 
 def predict_with_detectron2(
     run: Run, coco: CocoFile, images: Path, *, device: str, cluster: Cluster, reporter: Reporter
 ) -> list[Record]:
-    """The COCO results of a run on a COCO file, found by detectron2; what its `COCOEvaluator` says is told.
-
-    Args:
-        run: opened by `open_run`.
-        coco: the file; without annotations nothing is scored.
-        images: the folder that its file names are relative to.
-        device: "auto", "cpu", "cuda".
-        cluster: the processes, of this machine.
-        reporter: told the scores.
+    """Predict a COCO file with detectron2, report the scores of its `COCOEvaluator`, and return the COCO results.
 
     Raises:
         BCNetError: if a process fails.
     """
-    _refuse_elastic(cluster, device)
+    _check_cluster(cluster, device)
     from bcnet_core.integrations.detectron2.predicting import predict_set
 
     results, scores = predict_set(
         run.checkpoint, coco, images, run.categories, device=device, processes=cluster.processes
     )
-    told = [f"{kind} AP {values['AP']:.2f}" for kind, values in scores.items() if "AP" in values]
-    if told:
-        reporter.info(f"detectron2's COCOEvaluator: {', '.join(told)}")
+    shown = [f"{kind} AP {values['AP']:.2f}" for kind, values in scores.items() if "AP" in values]
+    if shown:
+        reporter.info(f"detectron2's COCOEvaluator: {', '.join(shown)}")
     return results
 
 
-def _refuse_elastic(cluster: Cluster, device: str) -> None:
-    """Refuse what detectron2's launcher does not have, or this machine."""
+def _check_cluster(cluster: Cluster, device: str) -> None:
+    """Require detectron2, and processes that this machine and the detectron2 backend can serve."""
     require_detectron2()
     check_processes(cluster, device)
     if cluster.nodes > 1 or cluster.restarts:

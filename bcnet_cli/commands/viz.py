@@ -1,8 +1,9 @@
-"""`bcnet viz`: both layers of every instance, as pictures in a static gallery, or drawn into a video."""
+"""`bcnet viz`: draw both layers of every instance into a static gallery, or into a video."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.claims import claim, claim_files
 from bcnet_cli.options import (
     TRAIN_ON_THESE_CATEGORIES,
     BackendName,
@@ -18,7 +18,9 @@ from bcnet_cli.options import (
     Device,
     DryRun,
     Overwrite,
-    refuse_unused,
+    check_unused_options,
+    reserve,
+    reserve_files,
 )
 from bcnet_cli.reporter import ConsoleReporter
 from bcnet_core.config.choices import Judgement, LayerChoice, PictureFormat
@@ -27,50 +29,48 @@ from bcnet_core.errors import usage_error
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from bcnet_core.annotations.coco import CocoFile, Record
-    from bcnet_core.config.choices import Backend, Judgement, LayerChoice
+    from bcnet_core.annotations.coco import Record
     from bcnet_core.structures import Predictor
     from bcnet_core.visualization.gallery import Summary
     from bcnet_core.visualization.picture import Picture
-    from bcnet_core.visualization.sources import Place
+    from bcnet_core.visualization.sources import Source
 
+    Load = Callable[[], Predictor]
+
+_data, _choice, _drawing = (
+    partial(typer.Option, rich_help_panel=title) for title in ("Data", "Which images", "What is drawn")
+)
 Images = Annotated[
-    Path | None,
-    typer.Option(help="Folder of the images, where it is not that of the COCO layout; of a model, any images."),
+    Path | None, _data(help="Folder of the images, if not that of the COCO layout; for a model, any images.")
 ]
-Ids = Annotated[str | None, typer.Option(help="Image ids to show: 1,2,3.")]
-Limit = Annotated[int, typer.Option(min=1, help="Pictures to show when no ids are given.")]
-MostOccluded = Annotated[int | None, typer.Option(min=1, help="Show this many pictures, the most occluded first.")]
 Truth = Annotated[
-    Path | None,
-    typer.Option("--gt", metavar="FILE", help="The ground truth of a results file or a model, a COCO json."),
-]
-Worst = Annotated[
-    int | None, typer.Option("--worst", min=1, help="Show this many pictures, the worst segmented first.")
-]
-By = Annotated[
-    Judgement,
-    typer.Option("--by", help="What --worst judges an image by: mean IoU of its true instances, or its own AP."),
-]
-Score = Annotated[
-    float, typer.Option(min=0, max=1, help="Leave out weaker detections, but never the best 5 of an image.")
-]
-LayerOption = Annotated[LayerChoice, typer.Option("--layer", help="Leave out the other layer.")]
-Rois = Annotated[int, typer.Option("--rois", min=0, help="Instances of a picture to show from near, with their maps.")]
-FormatOption = Annotated[
-    PictureFormat, typer.Option("--format", help="Of the pictures; in svg, shapes and text stay such.")
+    Path | None, _data("--gt", metavar="FILE", help="Ground truth of a results file or a model, a COCO json.")
 ]
 Video = Annotated[
-    Path | None,
-    typer.Option(help="Draw what a model finds in this video; --output is a video then: .mp4 or .avi."),
+    Path | None, _data(help="Draw a model's predictions on this video; --output is then a video: .mp4 or .avi.")
+]
+Ids = Annotated[str | None, _choice(help="Ids of the images to show: 1,2,3.")]
+Limit = Annotated[int, _choice(min=1, help="Images to show without --ids.")]
+MostOccluded = Annotated[int | None, _choice(min=1, help="Show this many images, the most occluded first.")]
+Worst = Annotated[int | None, _choice(min=1, help="Show this many images, the worst results first.")]
+By = Annotated[
+    Judgement, _choice(help="Rank images for --worst by the mean IoU of their true instances, or by their own AP.")
+]
+Score = Annotated[
+    float, _drawing(min=0, max=1, help="Lowest score of a detection; the best 5 of an image are always shown.")
+]
+LayerOption = Annotated[LayerChoice, _drawing("--layer", help="Layer to draw, or both.")]
+Rois = Annotated[int, _drawing(min=0, help="Close-ups per image, of its most occluded instances.")]
+FormatOption = Annotated[
+    PictureFormat, _drawing("--format", help="Format of the pictures; svg keeps shapes and text as such.")
 ]
 
-OF_IMAGES = ("images", "gt", "ids", "limit", "most_occluded", "worst", "by", "rois", "form", "data_root")
-"""What a video has no use for."""
+NOT_FOR_VIDEO = ("images", "gt", "ids", "limit", "most_occluded", "worst", "by", "rois", "form", "data_root")
+"""Options without meaning for a video."""
 
 
 class Choice(NamedTuple):
-    """Which images are shown, and which detections of them."""
+    """Which images to show, and which detections of them."""
 
     ids: list[int] | None
     limit: int
@@ -78,19 +78,6 @@ class Choice(NamedTuple):
     worst: int | None
     by: Judgement
     score: float
-
-
-class Runner(NamedTuple):
-    """What runs a model."""
-
-    backend: Backend
-    device: str
-
-    def load(self, model: Path) -> Predictor:
-        """The detector of a run or a checkpoint."""
-        from bcnet_core.backends import load_detector
-
-        return load_detector(model, device=self.device, backend=self.backend)
 
 
 def viz(
@@ -116,11 +103,11 @@ def viz(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Show the layers: image, instances, occludees, occluders, boundaries, and RoIs with the four maps.
+    """Show both layers: image, instances, occludees, occluders, boundaries, and close-ups with their maps.
 
-    SOURCE is ground truth (a COCO json; occluders are read where it has them, else derived), a run or a checkpoint (in
-    its validation set, or --images), or any model's results (--gt). Where the truth is known it is shown beside what
-    was found. A static index.html that works from disk.
+    SOURCE is ground truth (a COCO json; stored occluders are used, others derived), a run or a checkpoint (shown on
+    its validation set, or on --images), or the results of any model (with --gt). Predictions are shown beside the
+    ground truth where it is known. The output is a static index.html that works from disk.
 
     **Examples**
 
@@ -134,25 +121,24 @@ def viz(
     """
     from bcnet_core import backends
     from bcnet_core.files.outputs import atomic_directory
-    from bcnet_core.visualization.gallery import refuse_foreign, write_gallery
-    from bcnet_core.visualization.sources import locate
+    from bcnet_core.visualization.gallery import check_replaceable, write_gallery
+    from bcnet_core.visualization.sources import open_source
 
-    choice, runner = (
-        Choice(_parse_ids(ids), limit, most_occluded, worst, by, score),
-        Runner(backends.named(backend), device),
-    )
+    choice, named = Choice(_parse_ids(ids), limit, most_occluded, worst, by, score), backends.named(backend)
+    load, reporter = partial(backends.load_detector, source, device=device, backend=named), ConsoleReporter()
     if video is not None:
-        refuse_unused(context, *OF_IMAGES, why="with --video, which has frames and no images of a data set")
-        _draw_video(context, source, video, output, choice, layer, runner, overwrite=overwrite, dry_run=dry_run)
+        check_unused_options(
+            context, *NOT_FOR_VIDEO, why="with --video, which has frames instead of a data set's images"
+        )
+        _draw_video(context, source, load, video, output, score, layer, overwrite=overwrite, dry_run=dry_run)
         return
     output = output.resolve()
-    claim(context, output, refuse=partial(refuse_foreign, overwrite=overwrite), dry_run=dry_run)
-    open_run = partial(backends.open_run, backend=runner.backend)
-    place = locate(source, images=images, data_root=data_root, gt=gt, open_run=open_run)
-    reporter = ConsoleReporter()
-    pictures, records = _pictures(place, choice, reporter, runner, dry_run=dry_run)
+    reserve(context, output, check=partial(check_replaceable, overwrite=overwrite), dry_run=dry_run)
+    open_run = partial(backends.open_run, backend=named)
+    opened = open_source(source, images=images, data_root=data_root, gt=gt, open_run=open_run)
+    pictures, records = _pictures(opened, choice, reporter, load, dry_run=dry_run)
     if dry_run:
-        console.err.print(f"would draw {len(records)} pictures of `{place.images}` into `{output}`")
+        console.err.print(f"would draw {len(records)} pictures of `{opened.images}` into `{output}`")
         return
     with atomic_directory(output) as folder:
         summary = write_gallery(
@@ -164,96 +150,87 @@ def viz(
 
 
 def _pictures(
-    place: Place, choice: Choice, reporter: ConsoleReporter, runner: Runner, *, dry_run: bool
+    source: Source, choice: Choice, reporter: ConsoleReporter, load: Load, *, dry_run: bool
 ) -> tuple[Iterable[Picture], list[Record]]:
-    """What to draw, made one at a time, and of which images."""
-    from bcnet_core.evaluation.image_list import refuse_other_images
-    from bcnet_core.evaluation.results import read_results
-    from bcnet_core.visualization.annotated import annotated_pictures
-    from bcnet_core.visualization.detected import result_pictures
-    from bcnet_core.visualization.sources import choose_images, read_place
-    from bcnet_core.visualization.worst import worst_images
+    """Return the pictures to draw, made one at a time, and the records of their images."""
+    from bcnet_core.evaluation.predict import check_categories
+    from bcnet_core.evaluation.results import check_same_images, read_results
+    from bcnet_core.visualization.instances import annotated_pictures, detected_pictures, result_pictures
+    from bcnet_core.visualization.sources import choose_images, worst_images
 
     if choice.worst is not None and choice.most_occluded is not None:
         raise usage_error("--worst and --most-occluded exclude each other", "give one of them")
-    coco = read_place(place)
+    coco = source.coco
     limit = len(coco.images) if choice.worst else choice.limit
     records = choose_images(coco, ids=choice.ids, limit=limit, most_occluded=choice.most_occluded)
-    if choice.worst is not None and not ((place.results or place.model) and coco.annotations):
-        raise usage_error("--worst compares what was found with the truth", "a run, or SOURCE --gt FILE")
-    if place.results is not None:
-        refuse_other_images(place.results, coco)
-        results = read_results(place.results, coco)
+    if choice.worst is not None and not ((source.results or source.model) and coco.annotations):
+        raise usage_error("--worst compares predictions with the ground truth", "a run, or SOURCE --gt FILE")
+    if source.results is not None:
+        check_same_images(source.results, coco)
+        results = read_results(source.results, coco)
         if "segmentation" not in results[0]:
-            raise usage_error(
-                f"`{place.results}` holds boxes alone, there are no masks to draw", "give results with masks"
-            )
+            raise usage_error(f"`{source.results}` holds boxes but no masks to draw", "give results with masks")
         if choice.worst is not None:
             records = worst_images(coco, results, records, choice.worst, by=choice.by, score=choice.score)
-        return result_pictures(coco, results, records, place.images, score=choice.score), records
-    if place.model is None:
-        return annotated_pictures(coco, records, place.images), records
+        return result_pictures(coco, results, records, source.images, score=choice.score), records
+    if source.model is None:
+        return annotated_pictures(coco, records, source.images), records
     if dry_run:
         return (), records[: choice.worst]
-    return _detected(place.model, place.images, coco, records, choice, reporter, runner)
-
-
-def _detected(
-    model: Path,
-    images: Path,
-    coco: CocoFile,
-    records: list[Record],
-    choice: Choice,
-    reporter: ConsoleReporter,
-    runner: Runner,
-) -> tuple[Iterable[Picture], list[Record]]:
-    """What a model finds; of its worst images after it has seen all of them."""
-    from bcnet_core.evaluation.predict import check_categories, predict_images
-    from bcnet_core.files.images import missing_images
-    from bcnet_core.visualization.detected import detected_pictures
-    from bcnet_core.visualization.worst import worst_images
-
-    detector = runner.load(model)
-    if coco.annotations:  # else there is no truth to be beside
-        without = f"show what it finds without the truth: --images {shlex.quote(str(images))}"
+    detector = load()
+    if coco.annotations:
+        without = f"show predictions without the ground truth: --images {shlex.quote(str(source.images))}"
         check_categories(detector.categories, coco, without, TRAIN_ON_THESE_CATEGORIES)
     if choice.worst is not None:
-        missing = set(missing_images(images, (record["file_name"] for record in records)))
-        there = [record for record in records if record["file_name"] not in missing]
-        if len(there) < len(records):
-            reporter.warning(f"{len(records) - len(there):,} of {len(records):,} images are not in `{images}`; the "
-                             "others are judged")  # fmt: skip
-        results = predict_images(detector, there, images, reporter=reporter)
-        records = worst_images(coco, results, there, choice.worst, by=choice.by, score=choice.score)
-    return detected_pictures(detector, coco, records, images, score=choice.score), records
+        records = _worst_of_model(detector, source, records, choice, reporter)
+    return detected_pictures(detector, coco, records, source.images, score=choice.score), records
+
+
+def _worst_of_model(
+    detector: Predictor, source: Source, records: list[Record], choice: Choice, reporter: ConsoleReporter
+) -> list[Record]:
+    """Predict all images that exist, and return the records of the worst."""
+    from bcnet_core.evaluation.predict import predict_images
+    from bcnet_core.files.images import missing_images
+    from bcnet_core.visualization.sources import worst_images
+
+    missing = set(missing_images(source.images, (record["file_name"] for record in records)))
+    there = [record for record in records if record["file_name"] not in missing]
+    if missing:
+        reporter.warning(
+            f"{len(records) - len(there):,} of {len(records):,} images are not in `{source.images}`; only the others "
+            "are ranked"
+        )
+    results = predict_images(detector, there, source.images, reporter=reporter)
+    return worst_images(source.coco, results, there, choice.worst or 1, by=choice.by, score=choice.score)
 
 
 def _draw_video(
     context: typer.Context,
     model: Path,
+    load: Load,
     video: Path,
     output: Path,
-    choice: Choice,
+    score: float,
     layer: LayerChoice,
-    runner: Runner,
     *,
     overwrite: bool,
     dry_run: bool,
 ) -> None:
-    from bcnet_core.files.outputs import refuse_input
-    from bcnet_core.visualization.video import draw_video, refuse_unknown_suffix
+    from bcnet_core.files.outputs import check_not_input
+    from bcnet_core.visualization.video import check_video_suffix, draw_video
 
-    refuse_unknown_suffix(output)
-    refuse_input(output, model, video)
-    claim_files(context, output, overwrite=overwrite, dry_run=dry_run)
-    detector = runner.load(model)
+    check_video_suffix(output)
+    check_not_input(output, model, video)
+    reserve_files(context, output, overwrite=overwrite, dry_run=dry_run)
+    detector = load()
     if dry_run:
-        console.err.print(f"would draw what `{model}` finds in `{video}` into `{output}`")
+        console.err.print(f"would draw the predictions of `{model}` on `{video}` into `{output}`")
         return
     reporter = ConsoleReporter()
-    drawn = draw_video(detector, video, output, score=choice.score, layer=layer, reporter=reporter)
+    drawn = draw_video(detector, video, output, score=score, layer=layer, reporter=reporter)
     if not drawn.complete:
-        reporter.warning(f"`{video}` ends before the frames that it promises, or one of them is damaged")
+        reporter.warning(f"`{video}` has fewer readable frames than it announces; it may be truncated or damaged")
     console.out.print(f"{drawn.instances:,} instances in {drawn.frames:,} frames")
     console.show_outputs(output)
 
@@ -264,7 +241,9 @@ def _parse_ids(text: str | None) -> list[int] | None:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise usage_error(f"--ids `{text}` are not image ids", "whole numbers with commas: --ids 139,785") from None
+        raise usage_error(
+            f"--ids `{text}` is not a list of image ids", "whole numbers with commas: --ids 139,785"
+        ) from None
 
 
 def _show(summary: Summary, reporter: ConsoleReporter) -> None:

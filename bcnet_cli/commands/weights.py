@@ -1,4 +1,4 @@
-"""`bcnet weights`: published weights in, as checkpoints of ours; trained detectors out, as TorchScript or ONNX."""
+"""`bcnet weights`: import published weights, convert detectors between backends, export them as TorchScript or ONNX."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
-from bcnet_cli.claims import claim_files
-from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, backend_option, parse_size
+from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, backend_option, parse_size, reserve_files
 from bcnet_cli.reporter import ConsoleReporter
 from bcnet_core.config.choices import Backend, ExportFormat
 
@@ -22,12 +21,21 @@ if TYPE_CHECKING:
     from bcnet_core.weights.importing import ImportReport
 
 SHOWN_NAMES = 4
-"""Of the tensors that were dropped for one reason; --json has all."""
+"""Names shown of the tensors dropped for one reason; --json has all."""
+NOTHING_FOUND = "finds anything in the image they were compared on; give one with objects: --image FILE"
+
+Source = Annotated[Path, typer.Argument(metavar="RUN_OR_CKPT", help="A run directory or a checkpoint.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The checkpoint to write.")]
+Categories = Annotated[
+    Path | None,
+    typer.Option("--categories", help="COCO json with the categories of the weights; default COCO's 80."),
+]
+Image = Annotated[Path | None, typer.Option("--image", help="Image to compare the two on; default noise.")]
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Bring published weights in (the official release, detectron2's zoo, torchvision), and detectors out.",
+    help="Import published weights (official release, detectron2's zoo, torchvision); convert and export detectors.",
 )
 
 
@@ -38,15 +46,8 @@ def import_(
         str, typer.Argument(help="A file (.pth, .pt, .pkl), a run directory, or an http(s) or file URL.")
     ],
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint to write (.pt).")],
-    categories: Annotated[
-        Path | None,
-        typer.Option(
-            "--categories",
-            help="COCO json with the categories that the weights know; without it, COCO's 80.",
-            show_default=False,
-        ),
-    ] = None,
+    output: Output,
+    categories: Categories = None,
     drop_classes: Annotated[
         bool, typer.Option("--drop-classes", help="Leave out the class-dependent layers, to train on other classes.")
     ] = False,
@@ -54,10 +55,10 @@ def import_(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Turn published weights into a checkpoint; nothing in the file is run.
+    """Turn published weights into a checkpoint, without running code from the file.
 
     The official BCNet release (FCOS) becomes a whole checkpoint, for `bcnet eval`, `bcnet viz` and the Python API. The
-    Faster and Mask R-CNNs and ImageNet backbones of detectron2's zoo, and torchvision's, become an initialisation,
+    Faster and Mask R-CNNs and ImageNet backbones of detectron2's zoo, and torchvision's, become an initialization,
     for `bcnet train --init-from`, as does everything with --drop-classes.
 
     **Examples**
@@ -66,15 +67,15 @@ def import_(
 
     `bcnet weights import https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/MSRA/R-50.pkl -o r50.pt`
     """
-    from bcnet_core.files.outputs import refuse_existing, refuse_input
+    from bcnet_core.files.outputs import check_not_input, check_output_file
     from bcnet_core.weights.checkpoint import find_checkpoint, save_checkpoint
     from bcnet_core.weights.importing import import_weights
     from bcnet_core.weights.sources import fetch
 
-    refuse_existing(output, overwrite=overwrite)
+    check_output_file(output, overwrite=overwrite)
     path = find_checkpoint(fetch(source, ConsoleReporter()))
-    refuse_input(output, path, *([categories] if categories else []))
-    claim_files(context, output, overwrite=overwrite, dry_run=dry_run)
+    check_not_input(output, path, *([categories] if categories else []))
+    reserve_files(context, output, overwrite=overwrite, dry_run=dry_run)
     checkpoint, report = import_weights(path, categories=categories, drop_classes=drop_classes)
     if not dry_run:
         save_checkpoint(output, checkpoint)
@@ -88,25 +89,21 @@ def import_(
 @app.command()
 def convert(
     context: typer.Context,
-    source: Annotated[Path, typer.Argument(metavar="RUN_OR_CKPT", help="Of either backend.")],
+    source: Source,
     *,
-    to: Annotated[Backend, typer.Option("--to", help="The backend that it goes to.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint to write: .pt, .pth for detectron2.")],
+    to: Annotated[Backend, typer.Option("--to", help="Target backend.")],
+    output: Output,
     d2_config: Annotated[
-        Path | None,
-        typer.Option("--d2-config", help="The config of what detectron2 trained without bcnet.", show_default=False),
+        Path | None, typer.Option("--d2-config", help="Config of a checkpoint that detectron2 trained without bcnet.")
     ] = None,
-    categories: Annotated[
-        Path | None,
-        typer.Option("--categories", help="COCO json with its categories; without it, COCO's 80.", show_default=False),
-    ] = None,
-    image: Annotated[Path | None, typer.Option("--image", help="Picture to compare the two on; default noise.")] = None,
+    categories: Categories = None,
+    image: Image = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Bring a detector from one backend to the other, and compare what the two find.
+    """Convert a detector to the other backend, and compare what the two find.
 
-    For detectron2 its config is written beside the weights, for `bcnet train --d2-config` and for your own programs.
+    For detectron2, its config is written beside the weights, for `bcnet train --d2-config` and for your own programs.
 
     **Examples**
 
@@ -116,14 +113,14 @@ def convert(
     """
     from bcnet_core import backends
     from bcnet_core.files.images import read_image
-    from bcnet_core.files.outputs import refuse_input
+    from bcnet_core.files.outputs import check_not_input
 
     backends.require_detectron2()
     picture = None if image is None else read_image(image)
     targets = backends.converted_files(output, to)
     for target in targets:
-        refuse_input(target, *(path for path in (source, d2_config, categories, image) if path is not None))
-    claim_files(context, *targets, overwrite=overwrite, dry_run=dry_run)
+        check_not_input(target, *(path for path in (source, d2_config, categories, image) if path is not None))
+    reserve_files(context, *targets, overwrite=overwrite, dry_run=dry_run)
     difference = backends.convert(
         source, to, config=d2_config, categories=categories, picture=picture, outputs=() if dry_run else targets
     )
@@ -137,25 +134,22 @@ def convert(
 @app.command()
 def export(
     context: typer.Context,
-    source: Annotated[Path, typer.Argument(metavar="RUN_OR_CKPT", help="A run directory or a checkpoint.")],
+    source: Source,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
     form: Annotated[
         ExportFormat,
-        typer.Option("--format", help="To write onnx takes bcnet[onnx], to read torchscript torchvision."),
+        typer.Option("--format", help="Writing onnx needs bcnet[onnx], reading torchscript needs torchvision."),
     ] = "torchscript",
     size: ImageSize = "800x1333",
-    image: Annotated[
-        Path | None,
-        typer.Option("--image", help="Picture to compare the file and the detector on; default noise."),
-    ] = None,
+    image: Image = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
     """Write a detector as one file that runs without bcnet, for images of one size.
 
-    It takes a (3, H, W) uint8 RGB image and gives boxes, scores, labels and the maps of both layers inside the boxes
-    (N, 28, 28). The file is run once and compared with the detector before it is kept.
+    The file takes a (3, H, W) uint8 RGB image and returns boxes, scores, labels and the (N, 28, 28) maps of both
+    layers inside the boxes. It is run once and compared with the detector before it is kept.
 
     **Examples**
 
@@ -165,13 +159,13 @@ def export(
     """
     from bcnet_core import load_detector
     from bcnet_core.files.images import read_image
-    from bcnet_core.files.outputs import refuse_input
+    from bcnet_core.files.outputs import check_not_input
     from bcnet_core.weights.checkpoint import find_checkpoint
     from bcnet_core.weights.export import export_detector
 
     height, width = parse_size(size)
-    refuse_input(output, find_checkpoint(source), *([image] if image else []))
-    claim_files(context, output, overwrite=overwrite, dry_run=dry_run)
+    check_not_input(output, find_checkpoint(source), *([image] if image else []))
+    reserve_files(context, output, overwrite=overwrite, dry_run=dry_run)
     picture = read_image(image) if image else None
     detector = load_detector(source, device="cpu")
     if dry_run:
@@ -181,25 +175,23 @@ def export(
     if instances:
         console.err.print(f"its outputs differ from the detector's by {difference:.1g} at most ({instances} instances)")
     else:
-        where = "the picture" if image else "the noise"
-        hint = "give one with objects: --image FILE"
-        ConsoleReporter().warning(f"nothing is found in {where} that it was compared on, as by the detector; {hint}")
+        ConsoleReporter().warning(f"neither the file nor the detector {NOTHING_FOUND}")
     console.show_outputs(output)
 
 
 def _show_difference(difference: Difference) -> None:
-    """Say how far the two are apart; aloud where an instance of one has no counterpart in the other."""
+    """Print how much the two differ, as a warning if an instance of one has no match in the other."""
     first, second = difference.found
     text = f"boxes differ by {difference.boxes:.2g} pixels, maps by {difference.masks:.2g} at most"
     if first == second == 0:
-        ConsoleReporter().warning("neither finds anything in the picture they were compared on; another: --image FILE")
+        ConsoleReporter().warning(f"neither of the two {NOTHING_FOUND}")
     elif difference.alike < max(first, second):
         ConsoleReporter().warning(
-            f"the one finds {first} instances, the other {second}, and {difference.alike} of them are alike: {text}. "
-            "Of equal scores, as an untrained model has them, either may take others"
+            f"one finds {first} instances, the other {second}, and {difference.alike} of them match: {text}. "
+            "Among equal scores, as in an untrained model, the two may keep different instances"
         )
     else:
-        console.err.print(f"compared on {first} instances, all alike: {text}")
+        console.err.print(f"compared on {first} instances, which all match: {text}")
 
 
 def _show(report: ImportReport, *, as_json: bool) -> None:
@@ -220,7 +212,7 @@ def _show(report: ImportReport, *, as_json: bool) -> None:
 def _title(report: ImportReport) -> str:
     model = " ".join(filter(None, (report.detector, report.backbone, f"({report.style} style)")))
     classes = f", {report.classes} classes" if report.classes else ""
-    becomes = "a whole checkpoint" if report.whole else "an initialisation"
+    becomes = "a whole checkpoint" if report.whole else "an initialization"
     title = f"{report.origin}: {becomes} of {model}{classes}"
     return title[0].upper() + title[1:]
 

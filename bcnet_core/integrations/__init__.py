@@ -1,1 +1,1 @@
-"""Other people's frameworks with the bilayer head in them; `bcnet_core.backends` alone imports from here."""
+"""Integrations of the bilayer head into other frameworks; only `bcnet_core.backends` imports from here."""

@@ -1,4 +1,4 @@
-"""The bank that pasted scenes draw from: objects cut out of a COCO set, and its images without their objects.
+"""The bank of a pasted set: objects cut out of a COCO set, and its images without their objects.
 
 The annotated objects of a background are painted over, because no annotation of the new set would name them.
 """
@@ -14,31 +14,56 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import PIL.Image
-from numpy.typing import NDArray
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, read_mask
 from bcnet_core.files.images import image_path, read_image
 from bcnet_core.files.json_files import read_json, write_json
-from bcnet_core.files.workers import mapped
+from bcnet_core.files.workers import parallel_map
 from bcnet_core.reporting import Reporter, SilentReporter
-from bcnet_core.synth.paste import LARGEST, Cutout
-from bcnet_core.synth.scene import Mask
-from bcnet_core.synth.writer import BANK_INDEX, write_picture
+from bcnet_core.synth.plan import PasteSources
+from bcnet_core.synth.scene import Floats, Image, Mask
+from bcnet_core.synth.writer import write_picture
+
+BANK_INDEX = "index.json"
+"""Name of the file that lists the objects and backgrounds of a bank."""
+
+LARGEST = 0.7
+"""Longest side of a pasted object, as a share of the shorter side of the scene."""
 
 MARGIN = 4
 """Pixels of its surroundings that a cut-out object keeps, for the resize and the soft edge."""
 
 ROOM = 1.25
-"""A background exceeds the scene by this factor, so that each use can show another part of it."""
+"""Factor by which a background exceeds the scene, so that each use can show another part of it."""
 
 MOST_ROOM = 4.0
-"""A background is at most this much longer and wider than the scene."""
+"""Largest factor by which a background may be longer or wider than the scene."""
 
 SEAM = 6
-"""Pixels around an object that are painted over as well; annotators leave a rim."""
+"""Pixels around an object that are painted over too, because annotators leave a rim."""
 
-Image = NDArray[np.uint8]
+
+@dataclass(frozen=True)
+class Cutout:
+    """A whole object, cut from a photograph.
+
+    Attributes:
+        image: (h, w, 3) uint8, RGB; shows the surroundings of the object too.
+        alpha: (h, w) float32 in [0, 1], the object's share of each pixel.
+        label: index into the class names of the scene.
+        source: id of the annotation that it was cut along.
+    """
+
+    image: Image
+    alpha: Floats
+    label: int
+    source: int
+
+    @property
+    def mask(self) -> Mask:
+        """The (h, w) pixels that count as the object."""
+        return self.alpha >= 0.5
 
 
 @dataclass(frozen=True)
@@ -48,9 +73,9 @@ class BankObject:
     Attributes:
         file: its picture, with alpha.
         label: index into the categories of the set.
-        source: the id of its annotation.
-        image: the id of the image that it was cut from.
-        scale: the factor that makes it as large in a scene as it was in its own image.
+        source: id of its annotation.
+        image: id of the image that it was cut from.
+        scale: factor that makes it as large in a scene as it was in its own image.
     """
 
     file: str
@@ -62,7 +87,7 @@ class BankObject:
 
 @dataclass(frozen=True)
 class BankBackground:
-    """A background of a bank: its picture, and the id of the image that it was."""
+    """A background of a bank: its picture, and the id of the image it was made from."""
 
     file: str
     image: int
@@ -70,7 +95,7 @@ class BankBackground:
 
 @dataclass(frozen=True)
 class Bank:
-    """What scenes are composed of; the pictures are in `folder`."""
+    """The material of pasted scenes; the pictures are in `folder`."""
 
     folder: Path
     objects: tuple[BankObject, ...]
@@ -88,7 +113,7 @@ class Bank:
 
 
 class _Sheet(NamedTuple):
-    """What a worker does with one image."""
+    """One image to cut from: the task of a worker process."""
 
     folder: Path
     path: Path
@@ -103,34 +128,32 @@ def cut_bank(
     folder: Path,
     coco: CocoFile,
     images: Path,
+    sources: PasteSources,
     *,
-    objects: list[int],
-    backgrounds: list[int],
     scene: tuple[int, int],
     workers: int,
     reporter: Reporter | None,
 ) -> None:
-    """Cut objects and backgrounds out of images, and write them with an index.
+    """Cut objects and backgrounds out of images and write them with an index.
 
     Args:
-        folder: of the bank; it is made.
+        folder: folder of the bank; it is created.
         coco: the set.
-        images: the folder that its file names are relative to.
-        objects: positions of annotations with a mask.
-        backgrounds: positions of images.
+        images: folder that its file names are relative to.
+        sources: positions of the annotations, which have masks, and of the images to take.
         scene: (height, width) of the scenes to compose, in pixels.
-        workers: processes, 0 for one per CPU core.
-        reporter: hears the progress in images.
+        workers: number of processes, 0 for one per CPU core.
+        reporter: receiver of the progress in images.
 
     Raises:
         BCNetError: if an image is missing, damaged, or of another size than the annotations say.
     """
-    sheets = _sheets(folder, coco, images, set(objects), set(backgrounds), scene)
+    sheets = _sheets(folder, coco, images, sources, scene)
     folder.mkdir(parents=True)
     content: dict[str, list[Record]] = {"objects": [], "backgrounds": []}
     with (
         (reporter or SilentReporter()).progress("cut out", len(sheets)) as progress,
-        mapped(_cut_sheet, sheets, workers=workers, most=len(sheets)) as results,
+        parallel_map(_cut_sheet, sheets, workers=workers, most=len(sheets)) as results,
     ):
         for sheet, found in zip(sheets, results, strict=True):
             content["objects"] += [asdict(one) for one in found]
@@ -142,20 +165,18 @@ def cut_bank(
 
 @lru_cache(maxsize=4)
 def read_bank(folder: Path) -> Bank:
-    """Read the index that `cut_bank` wrote; each process reads it once."""
+    """Read the index that `cut_bank` wrote, once per process."""
     content = read_json(folder / BANK_INDEX)
     objects = tuple(BankObject(**one) for one in content["objects"])
     return Bank(folder, objects, tuple(BankBackground(**one) for one in content["backgrounds"]))
 
 
-def _sheets(
-    folder: Path, coco: CocoFile, images: Path, objects: set[int], backgrounds: set[int], scene: tuple[int, int]
-) -> list[_Sheet]:
-    """One for every image that something is taken from, in the order of the file."""
+def _sheets(folder: Path, coco: CocoFile, images: Path, sources: PasteSources, scene: tuple[int, int]) -> list[_Sheet]:
+    """Return a sheet for every image that something is taken from, in file order."""
     labels = {category["id"]: label for label, category in enumerate(coco.categories)}
-    annotations = coco.annotations_by_image()
+    annotations, backgrounds = coco.annotations_by_image(), set(sources.backgrounds)
     taken: dict[int, list[tuple[str, int, Record]]] = {}
-    for position in sorted(objects):
+    for position in sorted(set(sources.objects)):
         annotation = coco.annotations[position]
         cut = (f"object_{position:08d}.png", labels[annotation["category_id"]], annotation)
         taken.setdefault(annotation["image_id"], []).append(cut)
@@ -193,7 +214,7 @@ def _dense(annotation: Record, size: tuple[int, int]) -> Mask:
 
 
 def _cut_object(pixels: Image, mask: Mask, path: Path, scene: tuple[int, int]) -> float:
-    """Write an object with its mask as alpha; returns the factor by which it was made smaller, to save room."""
+    """Write an object with its mask as alpha, and return the factor by which it was shrunk to save space."""
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
     rows = slice(max(y - MARGIN, 0), y + height + MARGIN)
     columns = slice(max(x - MARGIN, 0), x + width + MARGIN)
@@ -207,7 +228,7 @@ def _cut_object(pixels: Image, mask: Mask, path: Path, scene: tuple[int, int]) -
 
 
 def _enlarge(pixels: Image, covered: Mask, scene: tuple[int, int]) -> tuple[Image, Mask]:
-    """Resize an image and a mask so that a scene fits in with some room; of a very long image the middle is taken."""
+    """Resize an image and a mask so that a scene fits in with some room; a very long image keeps its middle."""
     height, width = covered.shape
     factor = ROOM * max(scene[0] / height, scene[1] / width)
     rows = min(height, math.ceil(MOST_ROOM * scene[0] / factor))
@@ -222,7 +243,7 @@ def _enlarge(pixels: Image, covered: Mask, scene: tuple[int, int]) -> tuple[Imag
 
 
 def _paint_over(pixels: Image, covered: Mask) -> Image:
-    """Continue the surroundings over the covered parts: a smooth guess at a quarter of the size is enough."""
+    """Inpaint the covered parts from their surroundings, at a quarter of the size."""
     if not covered.any():
         return pixels
     wide = cv2.dilate(covered.view(np.uint8), np.ones((3, 3), np.uint8), iterations=SEAM)

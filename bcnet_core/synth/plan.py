@@ -1,46 +1,90 @@
-"""Which objects and backgrounds of a COCO set a pasted set is made of; known before its scenes are composed."""
+"""Plan a pasted set: find the complete objects of a COCO file and choose objects and backgrounds; opens no image.
+
+COCO does not say what hides what. So an object counts as complete only if nothing can hide it: it keeps away from the
+border and from every other annotated mask, and is in one piece.
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from bcnet_core.annotations.coco import CocoFile, Record
+from bcnet_core import masks
+from bcnet_core.annotations.coco import CocoFile, Record, read_mask
+from bcnet_core.annotations.parallel import ImageRecords, map_images
 from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.files.images import missing_images
+from bcnet_core.masks import RLE
 from bcnet_core.reporting import Reporter
-from bcnet_core.synth.survey import FLAWS, Survey, survey
+
+Flaw = Literal["unmasked", "crowd", "small", "cropped", "pieces", "touched"]
+"""Reason why an object is not used, see `FLAWS`."""
+
+FLAWS: dict[Flaw, str] = {
+    "unmasked": "no readable mask",
+    "crowd": "a crowd",
+    "small": "too small",
+    "cropped": "at the border of its image",
+    "pieces": "in several pieces: something hides a part",
+    "touched": "touches another object, which may hide it",
+}
+
+BORDER = 2
+"""Distance to the border in pixels below which an object may be cropped by it."""
+
+GAP = 2
+"""Distance in pixels below which two masks touch: annotators leave such seams."""
+
+MAIN_PIECE = 0.98
+"""Share of its pixels that an object must have in one piece; the rest are slips of the annotator."""
 
 PASTE_SPLITS = ("train2017", "val2017")
-"""The names that COCO's own folders have, so that every recipe for COCO finds the set."""
+"""Names of COCO's own folders, so that every recipe for COCO finds the set."""
 
 VAL_SHARE = 0.2
-"""The share of the source images that only the val scenes are made of."""
+"""Share of the source images reserved for the val scenes."""
 
 MOST_COVERED = 0.5
-"""The share of an image that annotated objects may cover if it is to be a background, where there are such images."""
+"""Share of a background that annotated objects may cover, if there are images with less."""
 
 MOST_BACKGROUNDS = 1000
 
 
+class Survey(NamedTuple):
+    """The objects and backgrounds that a COCO file offers.
+
+    Attributes:
+        complete: positions of the annotations whose objects are complete.
+        flaws: number of other annotations by reason.
+        covered: share of every image that annotated masks cover, in file order.
+    """
+
+    complete: list[int]
+    flaws: dict[Flaw, int]
+    covered: list[float]
+
+
 class PasteSources(NamedTuple):
-    """What the scenes of a split are made of: positions of annotations and of images in the source."""
+    """The source of a split's scenes: positions of annotations and of images."""
 
     objects: list[int]
     backgrounds: list[int]
 
 
 class PastePlan(NamedTuple):
-    """Everything that is known of a pasted set before an image is opened.
+    """What is known of a pasted set before an image is opened.
 
     Attributes:
         coco: the source.
-        images: the folder of its images.
+        images: folder of its images.
         found: what the source offers.
-        sources: of each split; they share no image.
-        options: that they were chosen by; json.
+        sources: sources of each split; they share no image.
+        options: options they were chosen by, as json.
     """
 
     coco: CocoFile
@@ -60,19 +104,19 @@ def plan_pasted(
     workers: int = 0,
     reporter: Reporter | None = None,
 ) -> PastePlan:
-    """Choose the objects and backgrounds that a pasted set is made of.
+    """Choose the objects and backgrounds of a pasted set.
 
     Args:
         coco: the source.
-        images: the folder that its file names are relative to.
-        min_area: pixels that an object has at least in its own image.
-        most_objects: objects to choose at most, at random; a fifth of them for the val split.
-        seed: not negative.
-        workers: processes, 0 for one per CPU core.
-        reporter: hears the progress in images.
+        images: folder that its file names are relative to.
+        min_area: smallest area of an object in its own image, in pixels.
+        most_objects: maximum number of objects, chosen at random; a fifth of them for the val split.
+        seed: non-negative seed.
+        workers: number of processes, 0 for one per CPU core.
+        reporter: receiver of the progress in images.
 
     Raises:
-        BCNetError: if a split would have less than two objects or no background, or an image that it needs is missing.
+        BCNetError: if a split would have fewer than two objects or no background, or a needed image is missing.
     """
     found = survey(coco, min_area=min_area, workers=workers, reporter=reporter)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(len(PASTE_SPLITS),)))
@@ -89,13 +133,78 @@ def plan_pasted(
         if len(objects) < 2 or not backgrounds:
             raise _too_little(coco, found, name, PasteSources(objects, backgrounds))
         sources[name] = PasteSources(sorted(objects), sorted(backgrounds))
-    plan = PastePlan(coco, images, found, sources, {"min_area": min_area, "bank": most_objects})
-    _refuse_missing(plan)
-    return plan
+    _check_images_exist(coco, images, sources)
+    return PastePlan(coco, images, found, sources, {"min_area": min_area, "bank": most_objects})
+
+
+def survey(coco: CocoFile, *, min_area: int, workers: int = 1, reporter: Reporter | None = None) -> Survey:
+    """Find the complete objects of a COCO file from its masks.
+
+    Args:
+        coco: the file.
+        min_area: smallest area of an object, in pixels.
+        workers: number of processes, as in `annotate_coco`.
+        reporter: receiver of the progress in images.
+    """
+    complete: list[int] = []
+    flaws = dict.fromkeys(FLAWS, 0)
+    covered = []
+    work = partial(_survey_image, min_area=min_area)
+    with map_images(coco, ("iscrowd", "segmentation"), work, workers=workers, reporter=reporter) as found:
+        for positions, (seen, share) in found:
+            covered.append(share)
+            for position, flaw in zip(positions, seen, strict=True):
+                if flaw is None:
+                    complete.append(position)
+                else:
+                    flaws[flaw] += 1
+    return Survey(complete, flaws, covered)
+
+
+def _survey_image(image: ImageRecords, *, min_area: int) -> tuple[list[Flaw | None], float]:
+    height, width, records = image
+    rles = [read_mask(record, height, width)[0] for record in records]
+    present = [rle for rle in rles if rle is not None]
+    share = masks.area(masks.union(present)) / (height * width) if present else 0.0
+    boxes = np.array([[0.0] * 4 if rle is None else masks.bounding_box(rle) for rle in rles]).reshape(-1, 4)
+    return [
+        _flaw(number, rles, boxes, crowd=bool(record.get("iscrowd", 0)), min_area=min_area)
+        for number, record in enumerate(records)
+    ], share
+
+
+def _flaw(
+    number: int, rles: list[RLE | None], boxes: NDArray[np.float64], *, crowd: bool, min_area: int
+) -> Flaw | None:
+    """Return why an object is not complete, or None; the cheap tests come first."""
+    rle = rles[number]
+    if rle is None:
+        return "unmasked"
+    if crowd:
+        return "crowd"
+    if masks.area(rle) < min_area:
+        return "small"
+    height, width = rle["size"]
+    x, y, across, down = boxes[number].astype(int).tolist()
+    if min(x, y) < BORDER or x + across > width - BORDER or y + down > height - BORDER:
+        return "cropped"
+    window = slice(max(y - GAP, 0), y + down + GAP), slice(max(x - GAP, 0), x + across + GAP)
+    mask = masks.decode(rle)[window].astype(np.uint8)
+    areas = cv2.connectedComponentsWithStats(mask)[2][1:, cv2.CC_STAT_AREA]
+    if areas.max() < MAIN_PIECE * areas.sum():
+        return "pieces"
+    start, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    beside = (start < (x + across + GAP, y + down + GAP)) & (end > (x - GAP, y - GAP))
+    near = beside[:, 0] & beside[:, 1]
+    near[number] = False
+    wide = cv2.dilate(mask, np.ones((2 * GAP + 1, 2 * GAP + 1), np.uint8)).astype(bool)
+    others = (rles[other] for other in near.nonzero()[0].tolist())
+    touched = any((masks.decode(other)[window] & wide).any() for other in others if other is not None)
+    return "touched" if touched else None
 
 
 def _divide(coco: CocoFile, with_objects: set[int], rng: np.random.Generator) -> tuple[list[int], list[int]]:
-    """The positions of the images for train and for val; both have their share of the images with complete objects."""
+    """Divide the positions of the images into train and val, so that both get images with complete objects."""
     order = rng.permutation(len(coco.images)).tolist()
     bearing = [position for position in order if coco.images[position]["id"] in with_objects]
     bare = [position for position in order if coco.images[position]["id"] not in with_objects]
@@ -112,22 +221,22 @@ def _too_little(coco: CocoFile, found: Survey, split: str, sources: PasteSources
     reasons = ", ".join(f"{count:,} {FLAWS[flaw]}" for flaw, count in found.flaws.items() if count)
     return data_error(
         f"`{coco.path}` is too small to paste from: the split {split} would have {len(sources.objects)} complete "
-        f"objects and {len(sources.backgrounds)} backgrounds, it needs 2 and 1; of all {len(coco.annotations):,} "
-        f"objects {len(found.complete):,} are complete" + (f" (left out: {reasons})" if reasons else ""),
+        f"objects and {len(sources.backgrounds)} backgrounds, it needs 2 and 1; {len(found.complete):,} of all "
+        f"{len(coco.annotations):,} objects are complete" + (f" (left out: {reasons})" if reasons else ""),
         "take a larger set, smaller objects (--min-area), or another --seed",
     )
 
 
-def _refuse_missing(plan: PastePlan) -> None:
-    positions = {image["id"]: position for position, image in enumerate(plan.coco.images)}
+def _check_images_exist(coco: CocoFile, images: Path, sources: dict[str, PasteSources]) -> None:
+    positions = {image["id"]: position for position, image in enumerate(coco.images)}
     needed: set[int] = set()
-    for objects, backgrounds in plan.sources.values():
-        needed |= {positions[plan.coco.annotations[position]["image_id"]] for position in objects} | set(backgrounds)
-    names = [plan.coco.images[position]["file_name"] for position in sorted(needed)]
-    missing = missing_images(plan.images, names)
+    for objects, backgrounds in sources.values():
+        needed |= {positions[coco.annotations[position]["image_id"]] for position in objects} | set(backgrounds)
+    names = [coco.images[position]["file_name"] for position in sorted(needed)]
+    missing = missing_images(images, names)
     if missing:
         some = ", ".join(name[:100] for name in missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise data_error(
-            f"{len(missing):,} of the {len(names):,} images to cut from are not in `{plan.images}`: {some}",
+            f"{len(missing):,} of the {len(names):,} images to cut from are not in `{images}`: {some}",
             "is the folder right? (--images)",
         )

@@ -1,4 +1,4 @@
-"""The sets that `bcnet synth` makes: procedural shapes, and objects pasted from a COCO set."""
+"""The sets of `bcnet synth`: procedural shapes, and objects pasted from a COCO set."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.random import Generator
-
-from bcnet_core.annotations.coco import CocoFile, Record, checksum
+from bcnet_core.annotations.coco import checksum
 from bcnet_core.errors import BCNetError, data_error, usage_error
-from bcnet_core.files.outputs import atomic_directory, refuse_around
+from bcnet_core.files.json_files import read_json
+from bcnet_core.files.outputs import atomic_directory, check_apart, check_output_folder
 from bcnet_core.reporting import Reporter
-from bcnet_core.synth.bank import cut_bank, read_bank
-from bcnet_core.synth.paste import PasteRule, compose_pasted, prepare
+from bcnet_core.synth.bank import BANK_INDEX, cut_bank
+from bcnet_core.synth.composition import PasteRule, compose_from_bank
+from bcnet_core.synth.outlines import CLASSES
 from bcnet_core.synth.plan import PASTE_SPLITS, PastePlan
-from bcnet_core.synth.scene import Scene
-from bcnet_core.synth.shapes import CLASSES, MIN_SIDE, compose_scene
-from bcnet_core.synth.writer import GENERATOR, SceneSet, Split, SplitSummary, refuse_foreign_set, write_scenes
+from bcnet_core.synth.shapes import MIN_SIDE, compose_scene
+from bcnet_core.synth.writer import SceneSet, Split, SplitSummary, write_scenes
+
+GENERATOR = "bcnet synth"
+"""Beginning of `info.generator` in every set written here."""
 
 SHAPES_SPLITS = ("train", "val")
 MOST_SIDE = 4096
-"""The longest side of a pasted scene in pixels."""
-
-SCENE_TRIES = 50
-"""Compositions that are tried before a rule counts as impossible."""
+"""Longest side of a pasted scene in pixels."""
 
 
 def write_shapes(
@@ -41,26 +39,26 @@ def write_shapes(
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> list[SplitSummary]:
-    """Write a data set of procedural scenes, whole or not at all.
+    """Write a data set of procedural scenes, completely or not at all.
 
     The same options, seed and library versions give the same bytes, whatever the number of workers.
 
     Args:
-        root: the folder to make.
-        images: scenes in the split "train", at least 1.
-        val_images: scenes in the split "val", at least 1.
+        root: the folder to create.
+        images: number of scenes in the split "train", at least 1.
+        val_images: number of scenes in the split "val", at least 1.
         size: side of the square images in pixels.
         hard: compose hard scenes: heaps of one class in one look, see `compose_scene`.
-        seed: not negative.
-        workers: processes; 0 means one per CPU core, 1 stays in this process.
-        overwrite: replace an earlier set of this kind; anything else in `root` is never replaced.
-        reporter: is told the progress.
+        seed: non-negative seed.
+        workers: number of processes; 0 for one per CPU core, 1 stays in this process.
+        overwrite: replace an earlier set; anything else in `root` is never replaced.
+        reporter: receiver of the progress in scenes.
 
     Returns:
         A summary of each split.
 
     Raises:
-        BCNetError: if an option is out of range, `root` is taken, or it cannot be written.
+        BCNetError: if an option is out of range, or `root` exists or cannot be written.
     """
     check_shapes(root, images=images, val_images=val_images, size=size, seed=seed, overwrite=overwrite)
     compose = partial(compose_scene, height=size, width=size, hard=hard)
@@ -83,7 +81,7 @@ def write_shapes(
 
 
 def check_shapes(root: Path, *, images: int, val_images: int, size: int, seed: int, overwrite: bool = False) -> None:
-    """Check everything that can be known before the first scene is composed; changes nothing.
+    """Check the options of a set of shapes before the first scene is composed.
 
     Raises:
         BCNetError: if an option is out of range, or `root` exists and may not be replaced.
@@ -91,17 +89,17 @@ def check_shapes(root: Path, *, images: int, val_images: int, size: int, seed: i
     if size < MIN_SIDE:
         raise usage_error(f"scenes of {size} x {size} pixels are too small for shapes", f"--size {MIN_SIDE} or more")
     _check_counts(images, val_images, seed)
-    refuse_foreign_set(root, overwrite=overwrite)
+    _check_replaceable(root, overwrite=overwrite)
 
 
 class PasteRequest(NamedTuple):
-    """The size of a pasted set.
+    """Size of a pasted set.
 
     Attributes:
-        scenes: in the split "train2017", at least 1.
-        val_scenes: in the split "val2017", at least 1.
+        scenes: number of scenes in the split "train2017", at least 1.
+        val_scenes: number of scenes in the split "val2017", at least 1.
         size: (height, width) of the scenes in pixels.
-        seed: not negative.
+        seed: non-negative seed.
     """
 
     scenes: int
@@ -120,59 +118,68 @@ def write_pasted(
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> list[SplitSummary]:
-    """Write a data set of scenes pasted from a COCO set, with the bank they are made of, whole or not at all.
+    """Write a data set of scenes pasted from a COCO set, with their bank, completely or not at all.
 
     The same source, options, seed and library versions give the same bytes, whatever the number of workers.
 
     Args:
-        root: the folder to make.
-        plan: of `plan_pasted`, with the same seed.
-        request: how large the set is.
-        rule: how scenes are composed.
-        workers: processes; 0 means one per CPU core, 1 stays in this process.
-        overwrite: replace an earlier set of this kind; anything else in `root` is never replaced.
-        reporter: is told the progress.
+        root: the folder to create.
+        plan: result of `plan_pasted` with the same seed.
+        request: size of the set.
+        rule: rule for composing scenes.
+        workers: number of processes; 0 for one per CPU core, 1 stays in this process.
+        overwrite: replace an earlier set; anything else in `root` is never replaced.
+        reporter: receiver of the progress.
 
     Returns:
         A summary of each split.
 
     Raises:
-        BCNetError: if an option is out of range, `root` is taken, an image is missing or damaged, the rule cannot
-            be met with these objects, or the set cannot be written.
+        BCNetError: if an option is out of range, `root` exists or cannot be written, an image is missing or damaged, or
+            the rule cannot be met with these objects.
     """
     check_pasted(root, plan.coco.path, plan.images, request, overwrite=overwrite)
-    size = request.size
+    licenses = plan.coco.content.get("licenses")
     with atomic_directory(root) as folder:
-        for name, (objects, backgrounds) in plan.sources.items():
+        splits = []
+        for name, count in zip(PASTE_SPLITS, (request.scenes, request.val_scenes), strict=True):
+            bank = folder / "bank" / name
             cut_bank(
-                folder / "bank" / name, plan.coco, plan.images, objects=objects, backgrounds=backgrounds, scene=size,
-                workers=workers, reporter=reporter,
+                bank, plan.coco, plan.images, plan.sources[name],
+                scene=request.size, workers=workers, reporter=reporter,
             )  # fmt: skip
-        splits = tuple(
-            Split(name, count, partial(_paste_scene, bank_folder=folder / "bank" / name, rule=rule, size=size))
-            for name, count in zip(PASTE_SPLITS, (request.scenes, request.val_scenes), strict=True)
+            splits.append(Split(name, count, partial(compose_from_bank, folder=bank, rule=rule, size=request.size)))
+        scenes = SceneSet(
+            splits=tuple(splits),
+            categories=plan.coco.categories,
+            info={
+                "description": "Scenes of objects pasted over each other, with visible, amodal and occluder masks",
+                "generator": f"{GENERATOR} paste",
+                "source": {"file": plan.coco.path.name, "sha256": checksum(plan.coco.path)},
+                "options": {"height": request.size[0], "width": request.size[1], **asdict(rule), **plan.options},
+            },
+            seed=request.seed,
+            suffix=".jpg",
+            licenses=tuple(licenses) if isinstance(licenses, list) else (),
         )
-        description = SceneSet(
-            splits, plan.coco.categories, _paste_info(plan, rule, size), request.seed, ".jpg", _licenses(plan.coco)
-        )
-        return write_scenes(folder, description, workers=workers, reporter=reporter)
+        return write_scenes(folder, scenes, workers=workers, reporter=reporter)
 
 
 def check_pasted(root: Path, source: Path, images: Path, request: PasteRequest, *, overwrite: bool = False) -> None:
-    """Check everything that can be known before the source is read; changes nothing.
+    """Check the options of a pasted set before the source is read.
 
     Raises:
-        BCNetError: if an option is out of range, `root` exists and may not be replaced, or it holds an input.
+        BCNetError: if an option is out of range, `root` exists and may not be replaced, or it contains an input.
     """
     height, width = request.size
     if min(request.size) < MIN_SIDE or max(request.size) > MOST_SIDE:
         sides = f"{MIN_SIDE} to {MOST_SIDE}"
         raise usage_error(f"scenes cannot have {height} x {width} pixels", f"sides of {sides} pixels: --size")
     _check_counts(request.scenes, request.val_scenes, request.seed)
-    refuse_around(root, source, images)
+    check_apart(root, source, images)
     if not images.is_dir():
         raise data_error(f"the folder of images `{images}` does not exist", "say where they are: --images DIR")
-    refuse_foreign_set(root, overwrite=overwrite)
+    _check_replaceable(root, overwrite=overwrite)
 
 
 def _check_counts(first: int, second: int, seed: int) -> None:
@@ -182,38 +189,36 @@ def _check_counts(first: int, second: int, seed: int) -> None:
         raise usage_error(f"the seed must not be negative, it is {seed}")
 
 
-def _paste_info(plan: PastePlan, rule: PasteRule, size: tuple[int, int]) -> Record:
-    return {
-        "description": "Scenes of objects pasted over each other, with visible, amodal and occluder masks",
-        "generator": f"{GENERATOR} paste",
-        "source": {"file": plan.coco.path.name, "sha256": checksum(plan.coco.path)},
-        "options": {"height": size[0], "width": size[1], **asdict(rule), **plan.options},
-    }
+def _check_replaceable(root: Path, *, overwrite: bool) -> None:
+    """Check that a set may be written to `root`: `-o ~ --overwrite` must not remove a home folder."""
+    if not root.name:
+        raise usage_error(f"`{root}` cannot be created", "name a new folder: -o scenes")
+    check_output_folder(root, overwrite=overwrite)
+    if root.is_dir() and any(root.iterdir()) and not _is_own_set(root):
+        raise usage_error(
+            f"`{root}` holds something other than a set that `{GENERATOR}` wrote, so it is not replaced",
+            "remove it yourself, or choose another output",
+        )
 
 
-def _licenses(coco: CocoFile) -> tuple[Record, ...]:
-    found = coco.content.get("licenses")
-    return tuple(found) if isinstance(found, list) else ()
+def _is_own_set(root: Path) -> bool:
+    """Return whether a folder holds what is written here, and no file of another origin.
 
-
-def _paste_scene(rng: Generator, *, bank_folder: Path, rule: PasteRule, size: tuple[int, int]) -> Scene:
-    """Compose one scene of a bank, with other objects until they can be placed."""
-    bank = read_bank(bank_folder)
-    for _ in range(SCENE_TRIES):
-        count = min(int(rng.integers(rule.objects[0], rule.objects[1] + 1)), len(bank.objects))
-        cutouts = []
-        for number in rng.choice(len(bank.objects), size=count, replace=False).tolist():
-            factor = float(np.exp(rng.uniform(*np.log(rule.scale))))
-            scale = bank.objects[number].scale * factor
-            cutouts.append(prepare(rng, bank.cutout(number), scale=scale, side=min(size)))
-        background = bank.background(int(rng.integers(len(bank.backgrounds))))
-        y, x = (int(rng.integers(background.shape[axis] - size[axis] + 1)) for axis in (0, 1))
-        background = background[y : y + size[0], x : x + size[1]]
-        scene = compose_pasted(rng, cutouts, background, occlusion=rule.occlusion)
-        if scene is not None:
-            return scene
-    least, most = rule.occlusion
-    raise BCNetError(
-        f"in {SCENE_TRIES} tries no object could be hidden to {least:g} to {most:g} by another one",
-        "allow more: --occlusion 0.2..0.6 · --scale 0.5..1.5 · --objects 3..6",
-    )
+    Files that `bcnet annotate` derived from the set count as own: it keeps the `info`.
+    """
+    own: set[Path] = set()
+    try:
+        for path in (root / "annotations").glob("*.json"):
+            content = read_json(path)
+            if not content["info"]["generator"].startswith(GENERATOR):
+                return False
+            own.add(path)
+            images = root / path.stem.removeprefix("instances_")
+            if path.stem.startswith("instances_"):
+                own |= {images / image["file_name"] for image in content["images"]}
+        for path in (root / "bank").glob(f"*/{BANK_INDEX}"):
+            content = read_json(path)
+            own |= {path, *(path.with_name(one["file"]) for kind in content.values() for one in kind)}
+    except (BCNetError, KeyError, TypeError, AttributeError, ValueError):
+        return False
+    return bool(own) and own == {path for path in root.rglob("*") if path.is_symlink() or not path.is_dir()}

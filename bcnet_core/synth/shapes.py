@@ -1,40 +1,34 @@
-"""Procedural scenes of textured shapes that lie on each other, with the true order of the layers.
+"""Procedural scenes of textured shapes that lie on each other, with the true layer order.
 
-The shapes are rigid (discs, boxes, stars) or jointed (figures and worms, each in a pose of its own).
-Pure: a random generator in, a `Scene` out. Geometry (where each shape lies, what it hides) comes before drawing.
-Both read the same signed distances, so a mask holds exactly the pixels whose centre its shape covers.
+The shapes are rigid (discs, boxes, stars) or jointed (figures and worms, each in its own pose). Masks and drawing use
+the same signed distances, so a mask holds exactly the pixels whose center its shape covers.
 """
 
 from __future__ import annotations
 
+import colorsys
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+import cv2
 import numpy as np
 from numpy.random import Generator
 
-from bcnet_core.synth import outlines, painting
-from bcnet_core.synth.scene import Floats, Mask, Scene, SceneObject, Window
-
-ASPECTS = {"disc": (0.9, 1.0), "box": (0.4, 0.62), "star": (0.85, 1.0)}  # short by long axis
-POSES: dict[str, Callable[[Generator], outlines.Pose]] = {
-    "figure": outlines.pose_figure,
-    "worm": outlines.pose_worm,
-}
-CLASSES = (*ASPECTS, *POSES)
-"""The class names; a `SceneObject.label` is an index into them."""
+from bcnet_core.synth import outlines
+from bcnet_core.synth.outlines import ASPECTS, CLASSES, POSES, Shape
+from bcnet_core.synth.scene import Floats, Image, Mask, Scene, SceneObject
 
 MIN_SIDE = 64
-"""The smallest image side in pixels at which the shapes can still be told apart."""
+"""Smallest image side in pixels at which the shapes can still be told apart."""
 
 OBJECTS = (3, 6)
 HARD_OBJECTS = (4, 8)
 DIAMETER = (26 / 128, 56 / 128)  # of a shape, as a share of the shorter image side
-JOINTED_DIAMETER = (36 / 128, 66 / 128)  # of one that fills less of its circle
-MIN_VISIBLE = 0.2  # the share of a shape that the shapes above it leave visible
-CLUSTERED = 0.65  # the share of shapes that are put on or beside an earlier one on purpose
-NEAR = (0.4, 1.0)  # how far from it, as a share of both radii together
+JOINTED_DIAMETER = (36 / 128, 66 / 128)  # of a jointed shape, which fills less of its circle
+MIN_VISIBLE = 0.2  # share of a shape that the shapes above it leave visible
+CLUSTERED = 0.65  # share of shapes that are put on or beside an earlier one on purpose
+NEAR = (0.4, 1.0)  # distance to that earlier one, as a share of both radii together
 HARD_NEAR = (0.2, 0.7)
 ATTEMPTS = 12
 
@@ -42,18 +36,17 @@ ATTEMPTS = 12
 def compose_scene(rng: Generator, *, height: int, width: int, hard: bool = False) -> Scene:
     """Compose one scene of 3 to 6 shapes over a cluttered background.
 
-    Shapes measure 26-56 pixels at 128 x 128, figures and worms, which fill less of their circle, 36-66; they grow
-    with the shorter side. Class, rotation, pose, colours and texture are independent. A shape that would (almost)
-    hide an earlier one is put elsewhere, or left out where that fails, so whatever is drawn is also in
-    `Scene.objects`.
+    Shapes measure 26-56 pixels at 128 x 128, figures and worms 36-66, and grow with the shorter side. Class, rotation,
+    pose, colors and texture are independent. A shape that would (almost) hide an earlier one is moved, or left out if
+    that fails.
 
-    A hard scene is one heap of up to 8 shapes of one class in one set of colours and one texture: where two of them
-    meet, nothing but outline and shadow says where the one ends, and which of them is above.
+    A hard scene is one heap of up to 8 shapes of one class with the same colors and texture: where two of them meet,
+    only outline and shadow show where one ends and which of them is above.
 
     Args:
         rng: the only source of randomness; the same state gives the same scene.
-        height: of the image in pixels, at least `MIN_SIDE`.
-        width: of the image in pixels, at least `MIN_SIDE`.
+        height: image height in pixels, at least `MIN_SIDE`.
+        width: image width in pixels, at least `MIN_SIDE`.
         hard: whether to compose a hard scene.
 
     Raises:
@@ -63,7 +56,7 @@ def compose_scene(rng: Generator, *, height: int, width: int, hard: bool = False
         raise ValueError(f"a scene needs sides of {MIN_SIDE} pixels or more, not {width} x {height}")
     shapes, objects = _arrange(rng, height, width, hard=hard)
     angle = rng.uniform(-0.85, -0.15) * math.pi  # the light comes from above
-    canvas = painting.background(rng, height, width)
+    canvas = background(rng, height, width)
     look = int(rng.integers(2**32)) if hard else None
     for shape in shapes:
         _paint(rng, canvas, shape, light=(math.cos(angle), math.sin(angle)), look=look)
@@ -71,57 +64,9 @@ def compose_scene(rng: Generator, *, height: int, width: int, hard: bool = False
     return Scene(np.rint(np.clip(canvas, 0, 1) * 255).astype(np.uint8), objects)
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """A shape's geometry: centre and radius in pixels, angle in radians.
-
-    A rigid shape has an aspect, its short by its long axis; a jointed one has a pose.
-    """
-
-    kind: str
-    x: float
-    y: float
-    radius: float
-    angle: float
-    aspect: float = 1.0
-    pose: outlines.Pose = ()
-
-    def window(self, height: int, width: int, margin: float = 0.0) -> Window:
-        """The rows and columns of the image that the shape can touch."""
-        reach = (1.0 if self.pose else 1.2) * self.radius + margin
-        rows = slice(max(int(self.y - reach), 0), min(int(self.y + reach) + 2, height))
-        return rows, slice(max(int(self.x - reach), 0), min(int(self.x + reach) + 2, width))
-
-    def axes(self, window: Window) -> tuple[Floats, Floats]:
-        """Coordinates of a window's pixels along the shape's own two axes, in pixels from its centre."""
-        y = (np.arange(window[0].start, window[0].stop, dtype=np.float32) - self.y)[:, None]
-        x = (np.arange(window[1].start, window[1].stop, dtype=np.float32) - self.x)[None, :]
-        cos, sin = math.cos(self.angle), math.sin(self.angle)
-        return x * cos + y * sin, y * cos - x * sin
-
-    def parts(self, u: Floats, v: Floats) -> list[Floats]:
-        """Signed distances to the outline of each part in pixels, at own coordinates; negative inside."""
-        match self.kind:
-            case "disc":
-                return [outlines.ellipse(u, v, self.radius, self.radius * self.aspect)]
-            case "box":
-                return [outlines.rounded_box(u, v, 0.92 * self.radius, 0.92 * self.radius * self.aspect)]
-            case "star":
-                return [outlines.star(u, v / self.aspect, 1.1 * self.radius) * self.aspect]
-            case _:
-                return [outlines.capsule(u, v, self.radius, part) for part in self.pose]
-
-    def mask(self, height: int, width: int) -> Mask:
-        """The (H, W) mask of the pixels whose centre the shape covers."""
-        window = self.window(height, width)
-        mask = np.zeros((height, width), dtype=bool)
-        mask[window] = outlines.union(self.parts(*self.axes(window))) <= 0
-        return mask
-
-
-def _arrange(rng: Generator, height: int, width: int, *, hard: bool) -> tuple[list[_Shape], tuple[SceneObject, ...]]:
-    """Shapes from bottom to top, and what is seen of them."""
-    shapes: list[_Shape] = []
+def _arrange(rng: Generator, height: int, width: int, *, hard: bool) -> tuple[list[Shape], tuple[SceneObject, ...]]:
+    """Place shapes from bottom to top and find their visible parts."""
+    shapes: list[Shape] = []
     amodal: list[Mask] = []
     visible: list[Mask] = []
     least, most = HARD_OBJECTS if hard else OBJECTS
@@ -137,8 +82,8 @@ def _arrange(rng: Generator, height: int, width: int, *, hard: bool) -> tuple[li
     return shapes, tuple(map(SceneObject, labels, range(len(shapes)), amodal, visible))
 
 
-def _random_shape(rng: Generator, height: int, width: int, earlier: Sequence[_Shape], *, hard: bool) -> _Shape:
-    """A shape inside the image, often on top of an earlier one; in a hard scene always, and of the same class."""
+def _random_shape(rng: Generator, height: int, width: int, earlier: Sequence[Shape], *, hard: bool) -> Shape:
+    """Draw a shape inside the image, often on an earlier one; in a hard scene always, and of the same class."""
     kind = earlier[0].kind if hard and earlier else CLASSES[int(rng.integers(len(CLASSES)))]
     radius = rng.uniform(*(JOINTED_DIAMETER if kind in POSES else DIAMETER)) / 2 * min(height, width)
     x, y = rng.uniform(radius, width - radius), rng.uniform(radius, height - radius)
@@ -148,18 +93,18 @@ def _random_shape(rng: Generator, height: int, width: int, earlier: Sequence[_Sh
         turn = rng.uniform(0, 2 * math.pi)
         x = float(np.clip(below.x + step * math.cos(turn), radius, width - radius))
         y = float(np.clip(below.y + step * math.sin(turn), radius, height - radius))
-    shape = _Shape(kind, x, y, radius, angle=rng.uniform(0, 2 * math.pi))
+    shape = Shape(kind, x, y, radius, angle=rng.uniform(0, 2 * math.pi))
     if kind in POSES:
         return replace(shape, pose=POSES[kind](rng))
     return replace(shape, aspect=rng.uniform(*ASPECTS[kind]))
 
 
 def _paint(
-    rng: Generator, canvas: Floats, shape: _Shape, *, light: tuple[float, float], look: int | None = None
+    rng: Generator, canvas: Floats, shape: Shape, *, light: tuple[float, float], look: int | None = None
 ) -> None:
-    """Draw one shape and its shadow over what is there.
+    """Paint one shape and its shadow on the canvas.
 
-    `light` is the unit vector towards the light. Shapes of one `look` have the same colours and texture.
+    `light` is the unit vector towards the light. Shapes with the same `look` have the same colors and texture.
     """
     drop = rng.uniform(0.08, 0.16) * shape.radius
     window = shape.window(canvas.shape[0], canvas.shape[1], margin=3 * drop)
@@ -171,9 +116,93 @@ def _paint(
     distance = outlines.union(parts)
     x, y = replace(shape, angle=0.0).axes(window)
     slant = (x * light[0] + y * light[1]) / shape.radius
-    shade = painting.shade(slant, distance, light, rim=rng.uniform(0.25, 0.6) * shape.radius)
-    shade *= 1 - 0.4 * outlines.seams(parts, width=max(0.07 * shape.radius, 1.0))
+    brightness = shade(slant, distance, light, rim=rng.uniform(0.25, 0.6) * shape.radius)
+    brightness *= 1 - 0.4 * outlines.seams(parts, width=max(0.07 * shape.radius, 1.0))
     painter = rng if look is None else np.random.default_rng(look)
-    surface = painting.surface(painter, u, v, shape.radius) * shade[..., None]
+    lit = surface(painter, u, v, shape.radius) * brightness[..., None]
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
-    canvas[window] = below + cover * (surface - below)
+    canvas[window] = below + cover * (lit - below)
+
+
+def shade(slant: Floats, distance: Floats, light: tuple[float, float], *, rim: float) -> Floats:
+    """Return brightness factors: brighter towards the light, bent down at the rim, darker along the outline."""
+    down, right = np.gradient(distance)
+    bend = np.clip(1 + distance / rim, 0, 1) ** 2 * (right * light[0] + down * light[1])
+    outline: Floats = np.clip(1.5 + distance / max(0.16 * rim, 1), 0, 1)
+    factors: Floats = (0.92 + 0.16 * slant + 0.45 * bend) * (1 - 0.6 * outline)
+    return factors
+
+
+def surface(rng: Generator, u: Floats, v: Floats, radius: float) -> Floats:
+    """Return the unlit (h, w, 3) colors of a shape: two colors, mixed by a texture along the shape's own axes."""
+    first = _color(hue := rng.random(), rng.uniform(0.55, 0.9), rng.uniform(0.75, 1.0))
+    match int(rng.integers(3)):
+        case 0:  # cream
+            second = _color(rng.uniform(0.08, 0.16), rng.uniform(0.1, 0.3), 0.97)
+        case 1:  # a deep tone
+            second = _color(hue + rng.uniform(-0.1, 0.1), rng.uniform(0.6, 0.9), rng.uniform(0.35, 0.5))
+        case _:  # another hue
+            second = _color(hue + rng.uniform(0.12, 0.5), rng.uniform(0.5, 0.8), rng.uniform(0.7, 1.0))
+    return first + rng.uniform(0.3, 0.6) * _texture(rng, u, v, radius)[..., None] * (second - first)
+
+
+def _texture(rng: Generator, u: Floats, v: Floats, radius: float) -> Floats:
+    """Return the share of the second color, (h, w) in [0, 1]."""
+    period = max(radius * rng.uniform(0.3, 0.65), 4.0)
+    a, b = u * (2 * math.pi / period), v * (2 * math.pi / period)
+    steep = max(1.2, period / 12)
+    textures: tuple[Callable[[], Floats], ...] = (
+        lambda: np.sin(a),  # stripes
+        lambda: np.cos(a / 1.2) + np.cos(b / 1.2) - 0.8,  # dots
+        lambda: _noise(rng, *u.shape, cell=period / 2),  # blots
+        lambda: 0.4 * u / (radius * steep),  # a gradient
+    )
+    mix: Floats = np.clip(0.5 + steep * textures[int(rng.integers(len(textures)))](), 0, 1)
+    return mix
+
+
+def background(rng: Generator, height: int, width: int) -> Floats:
+    """Return an (H, W, 3) canvas in [0, 1]: mottled muted colors, littered with strokes, arcs and blots."""
+    side = min(height, width)
+    mix = np.full((height, width), 0.5, dtype=np.float32)
+    for cell, strength in ((0.45, 0.35), (0.16, 0.2), (0.05, 0.12)):
+        mix += strength * _noise(rng, height, width, cell=side * cell)
+    first, second = _muted(rng, hue := rng.random()), _muted(rng, hue + rng.uniform(-0.25, 0.25))
+    image = np.rint((first + np.clip(mix, 0, 1)[..., None] * (second - first)) * 255).astype(np.uint8)
+    for _ in range(int(rng.integers(8, 17))):
+        _litter(rng, image, side)
+    blurred: Floats = cv2.GaussianBlur(image, (0, 0), sigmaX=0.006 * side + 0.2).astype(np.float32)
+    return blurred / 255
+
+
+def _litter(rng: Generator, image: Image, side: int) -> None:
+    """Draw one thin or small distractor."""
+    color = (_muted(rng, rng.random()) * 255).tolist()
+    x, y = rng.integers((image.shape[1], image.shape[0])).tolist()
+    thickness = max(1, round(side * rng.uniform(0.006, 0.022)))
+    turn, sweep = rng.uniform(0, 360), rng.uniform(60, 250)
+    a, b = (side * rng.uniform(0.06, 0.3, size=2)).astype(int).tolist()
+    match int(rng.integers(3)):
+        case 0:
+            cv2.ellipse(image, (x, y), (a, b), turn, 0, sweep, color, thickness, cv2.LINE_AA)
+        case 1:
+            end = round(x + 2 * a * math.cos(turn)), round(y + 2 * a * math.sin(turn))
+            cv2.line(image, (x, y), end, color, thickness, cv2.LINE_AA)
+        case _:
+            cv2.ellipse(image, (x, y), (a // 8 + 1, b // 8 + 1), turn, 0, 360, color, -1, cv2.LINE_AA)
+
+
+def _noise(rng: Generator, height: int, width: int, *, cell: float) -> Floats:
+    """Return smooth (H, W) noise of unit strength whose blots measure about `cell` pixels."""
+    rows, columns = math.ceil(height / cell) + 3, math.ceil(width / cell) + 3
+    grid = rng.standard_normal((rows, columns), dtype=np.float32)
+    return np.asarray(cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC), dtype=np.float32)
+
+
+def _muted(rng: Generator, hue: float) -> Floats:
+    return _color(hue, rng.uniform(0.05, 0.3), rng.uniform(0.25, 0.75))
+
+
+def _color(hue: float, saturation: float, value: float) -> Floats:
+    """Return RGB in [0, 1]; the hue wraps around at 1."""
+    return np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value), dtype=np.float32)

@@ -1,1 +1,1 @@
-"""Seeing the layers: pure drawing, the panels of one picture, their sources, and a static HTML gallery."""
+"""Visualization: pure drawing, panels of a picture, sources of pictures, and a static HTML gallery."""

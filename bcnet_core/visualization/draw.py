@@ -1,23 +1,32 @@
-"""From scenes and cards to pixels. Pure: nothing that comes in is changed."""
+"""Rendering of drawings and cards to pixels and to SVG. Pure: inputs are never modified.
+
+SVG files are self-contained: shapes are paths, labels are text, and photographs and maps are embedded as pixels. Paths
+follow the pixel edges of a mask, so they cover exactly its pixels.
+"""
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Iterator
 from functools import lru_cache
+from html import escape
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as PillowImage
 
-from bcnet_core.visualization import cards, labels
+from bcnet_core import masks
+from bcnet_core.annotations.polygons import trace
+from bcnet_core.visualization import layout
 from bcnet_core.visualization.drawing import (
     BLANK,
     INK,
     PAPER,
-    Blank,
     Card,
     Color,
     Drawing,
-    Heat,
     Image,
     Mask,
     Patch,
@@ -25,38 +34,54 @@ from bcnet_core.visualization.drawing import (
     boundary_band,
     text_color,
 )
-from bcnet_core.visualization.labels import LINE, Placed
 
+JPEG_QUALITY = 88
+SVG_JPEG_QUALITY = 90
+"""JPEG quality of photographs embedded in SVG."""
+BASELINE = 12
+"""Pixels from the top of a line of text to its baseline."""
 _RAMP = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_VIRIDIS)
 _HEAT: Image = np.asarray(_RAMP[0, :, ::-1], np.uint8)
 
 
 def paint(drawing: Drawing | Card) -> Image:
-    """The (H, W, 3) uint8 RGB picture of a drawing, as large as its ground, or of a card."""
-    return _paint_card(drawing) if isinstance(drawing, Card) else paint_drawing(drawing)
-
-
-def paint_drawing(drawing: Drawing) -> Image:
-    """The picture of a drawing: the tint and the outline of every shape, then the labels."""
+    """Return the (H, W, 3) uint8 RGB image of a drawing, as large as its background, or of a card."""
+    if isinstance(drawing, Card):
+        return _paint_card(drawing)
     if not (drawing.shapes or drawing.labels):
         return drawing.ground
     canvas: Image = drawing.ground.copy()
     for shape in drawing.shapes:
         _paint_shape(canvas, shape)
-    for placed in labels.place_labels(drawing.labels, canvas.shape[:2]):
-        _paint_label(canvas, placed)
+    for placed in layout.place_labels(drawing.labels, canvas.shape[:2]):
+        color, (pad_x, pad_y) = placed.label.color, layout.PADDING
+        part = canvas[placed.y : placed.y + placed.height, placed.x : placed.x + placed.width]
+        part[:] = color
+        part[pad_y:-pad_y, pad_x:-pad_x] = _line(placed.text, color, text_color(color))
     return canvas
 
 
+def save(drawing: Drawing | Card, path: Path) -> tuple[int, int]:
+    """Write a drawing in the format of the path's suffix; return (width, height) in pixels."""
+    if path.suffix == ".svg":
+        path.write_text(to_svg(drawing), encoding="utf-8", errors="xmlcharrefreplace")
+    else:
+        # full chroma resolution: thin colored outlines would be smeared otherwise; png ignores both options
+        PillowImage.fromarray(paint(drawing)).save(path, quality=JPEG_QUALITY, subsampling=0)
+    return layout.drawn_size(drawing)
+
+
 def dim(image: Image, *, strength: float = 0.72) -> Image:
-    """The image in pale gray, as a ground on which colored layers stand out."""
-    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    pale = cv2.LUT(gray, _towards(np.arange(256.0), 255, strength))
+    """Return the image in pale gray, as a background that makes colored layers stand out."""
+    levels = np.arange(256.0)
+    pale = cv2.LUT(
+        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.rint(levels + (255 - levels) * strength).astype(np.uint8)
+    )
     return np.asarray(cv2.cvtColor(pale, cv2.COLOR_GRAY2RGB), np.uint8)
 
 
-def seen_through(image: Image, patches: list[Patch], ground: Image) -> Image:
-    """The image inside the patches, the ground outside of them."""
+def reveal(image: Image, patches: list[Patch], ground: Image) -> Image:
+    """Return the image inside the patches and the background elsewhere."""
     canvas: Image = ground.copy()
     for patch in patches:
         cv2.copyTo(np.ascontiguousarray(image[patch.window]), patch.bits, canvas[patch.window])
@@ -64,48 +89,48 @@ def seen_through(image: Image, patches: list[Patch], ground: Image) -> Image:
 
 
 def resize_image(image: Image, size: tuple[int, int]) -> Image:
-    """The image at another (height, width), smoothly; itself where that is its size."""
+    """Resize an image smoothly to (height, width); return it unchanged if it already has that size."""
     if image.shape[:2] == size:
         return image
     shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
-    way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, size[::-1], interpolation=way), np.uint8)
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, size[::-1], interpolation=method), np.uint8)
 
 
 def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
-    """The mask at another (height, width), each pixel taken from the nearest one."""
+    """Resize a mask to (height, width) by nearest neighbor."""
     bits = np.ascontiguousarray(mask).view(np.uint8)
     resized: Mask = cv2.resize(bits, size[::-1], interpolation=cv2.INTER_NEAREST).view(np.bool_)
     return resized
 
 
 def heatmap(values: NDArray[np.floating], size: tuple[int, int] | None = None) -> Image:
-    """A map of values in viridis: 0 is dark purple, 1 is yellow. The cells of the map stay visible.
+    """Color a map in viridis (0 is dark purple, 1 is yellow), with its cells left visible.
 
     Args:
-        values: (S, S) in [0, 1]; what lies beyond is taken for the nearest of them.
-        size: (height, width) of the picture in pixels; None for one pixel a cell.
+        values: (S, S); clipped to [0, 1].
+        size: (height, width) of the result in pixels; None for one pixel per cell.
     """
-    picture: Image = _HEAT[(np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)]
-    return picture if size is None else np.asarray(cv2.resize(picture, size[::-1], interpolation=cv2.INTER_NEAREST))
+    colors: Image = _HEAT[(np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)]
+    return colors if size is None else np.asarray(cv2.resize(colors, size[::-1], interpolation=cv2.INTER_NEAREST))
 
 
 def scale_bar(height: int) -> Image:
-    """The colors of `heatmap` from 1 (top) to 0 (bottom), (height, `cards.BAR`, 3)."""
-    bar: Image = np.repeat(_HEAT[np.linspace(255, 0, height).round().astype(int)][:, None], cards.BAR, axis=1)
+    """Return the colors of `heatmap` from 1 (top) to 0 (bottom), (height, `layout.BAR`, 3)."""
+    bar: Image = np.repeat(_HEAT[np.linspace(255, 0, height).round().astype(int)][:, None], layout.BAR, axis=1)
     return bar
 
 
 def write(canvas: Image, text: str, x: int, y: int, color: Color = INK) -> None:
-    """Write one line with its upper left corner at (x, y), in place; what does not fit is cut off."""
-    glyphs = labels.glyphs(labels.clean(text))
+    """Write one line with its upper left corner at (x, y), in place; clip it to the canvas."""
+    glyphs = layout.glyphs(layout.clean(text))
     area = canvas[max(y, 0) : y + glyphs.shape[0], max(x, 0) : x + glyphs.shape[1]]
     ink = glyphs[: area.shape[0], : area.shape[1], None]
     area[:] = np.rint(area * (1 - ink) + np.array(color, np.float32) * ink)
 
 
 def _paint_shape(canvas: Image, shape: Shape) -> None:
-    """Tint a mask and line it, in place."""
+    """Tint a mask and outline it, in place."""
     patch, part = shape.patch, canvas[shape.patch.window]
     plain = np.empty_like(part, order="C")
     cv2.rectangle(plain, (0, 0), plain.shape[1::-1], shape.color, cv2.FILLED)  # much faster than numpy's full
@@ -115,46 +140,107 @@ def _paint_shape(canvas: Image, shape: Shape) -> None:
         cv2.copyTo(plain, boundary_band(patch.mask, shape.outline).view(np.uint8), part)
 
 
-def _paint_label(canvas: Image, placed: Placed) -> None:
-    color, (pad_x, pad_y) = placed.label.color, labels.PADDING
-    part = canvas[placed.y : placed.y + placed.height, placed.x : placed.x + placed.width]
-    part[:] = color
-    part[pad_y:-pad_y, pad_x:-pad_x] = _line(placed.text, color, text_color(color))
-
-
 @lru_cache(maxsize=1024)
 def _line(text: str, ground: Color, ink: Color) -> Image:
-    """One line of text on a plain ground, as large as `labels.glyphs` says."""
-    line = np.full((*labels.glyphs(labels.clean(text)).shape, 3), ground, np.uint8)
+    """Return one line of text on a plain background, as large as its `layout.glyphs`."""
+    line = np.full((*layout.glyphs(layout.clean(text)).shape, 3), ground, np.uint8)
     write(line, text, 0, 0, ink)
     line.setflags(write=False)
     return line
 
 
 def _paint_card(card: Card) -> Image:
-    plan = cards.lay_out(card)
+    plan = layout.lay_out(card)
     sheet = np.full((plan.height, plan.width, 3), PAPER[0], np.uint8)
     for cell in plan.cells:
         line = _line(cell.tile.caption, PAPER, INK)
-        above = sheet[cell.y - LINE - cards.CAPTION_GAP :, cell.text_x :]
+        above = sheet[cell.y - layout.LINE - layout.CAPTION_GAP :, cell.text_x :]
         above[: line.shape[0], : line.shape[1]] = line
         sheet[cell.y : cell.y + card.size[0], cell.x : cell.x + card.size[1]] = _content(cell.tile.content, card.size)
     for y in plan.bars:
-        sheet[y : y + card.size[0], plan.bar_x : plan.bar_x + cards.BAR] = scale_bar(card.size[0])
-        for text, below in (("1", 0), ("0", card.size[0] - LINE)):
-            write(sheet, text, plan.bar_x + cards.BAR + 4, y + below)
+        sheet[y : y + card.size[0], plan.bar_x : plan.bar_x + layout.BAR] = scale_bar(card.size[0])
+        for text, below in (("1", 0), ("0", card.size[0] - layout.LINE)):
+            write(sheet, text, plan.bar_x + layout.BAR + 4, y + below)
     return sheet
 
 
-def _content(content: Drawing | Heat | Blank, size: tuple[int, int]) -> Image:
-    match content:
-        case Drawing():
-            return paint_drawing(content)
-        case Heat():
-            return heatmap(content.values, size)
-        case Blank():
-            return np.full((*size, 3), BLANK[0], np.uint8)
+def _content(content: Drawing | NDArray[np.floating] | None, size: tuple[int, int]) -> Image:
+    if isinstance(content, Drawing):
+        return paint(content)
+    return np.full((*size, 3), BLANK[0], np.uint8) if content is None else heatmap(content, size)
 
 
-def _towards(values: NDArray[np.float64], goal: float, share: float) -> NDArray[np.uint8]:
-    return np.rint(values + (goal - values) * share).astype(np.uint8)
+def to_svg(drawing: Drawing | Card) -> str:
+    """Return the SVG document of a drawing, as large as its background, or of a card; text is escaped."""
+    width, height = layout.drawn_size(drawing)
+    body = "\n".join(_svg_card(drawing) if isinstance(drawing, Card) else _svg_drawing(drawing))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+        f'font-family="sans-serif" font-size="{layout.FONT_SIZE}">\n{body}\n</svg>\n'
+    )
+
+
+def _svg_drawing(drawing: Drawing) -> Iterator[str]:
+    yield _pixels(drawing.ground, drawing.ground.shape[:2], ".jpg", [cv2.IMWRITE_JPEG_QUALITY, SVG_JPEG_QUALITY])
+    for shape in drawing.shapes:
+        yield _shape(shape)
+    for placed in layout.place_labels(drawing.labels, drawing.ground.shape[:2]):
+        color, (pad_x, pad_y) = placed.label.color, layout.PADDING
+        yield _rectangle(placed.x, placed.y, placed.width, placed.height, color)
+        yield _text(placed.text, placed.x + pad_x, placed.y + pad_y, text_color(color))
+
+
+def _svg_card(card: Card) -> Iterator[str]:
+    plan, (height, width) = layout.lay_out(card), card.size
+    yield _rectangle(0, 0, plan.width, plan.height, PAPER)
+    for cell in plan.cells:
+        yield _text(cell.tile.caption, cell.text_x, cell.y - layout.LINE - layout.CAPTION_GAP, INK)
+        yield f'<g transform="translate({cell.x} {cell.y})">'
+        if isinstance(cell.tile.content, Drawing):
+            yield from _svg_drawing(cell.tile.content)
+        elif cell.tile.content is None:
+            yield _rectangle(0, 0, width, height, BLANK)
+        else:
+            yield _pixels(heatmap(cell.tile.content), card.size, ".png", [])
+        yield "</g>"
+    for y in plan.bars:
+        yield f'<g transform="translate({plan.bar_x} {y})">'
+        yield _pixels(scale_bar(height)[:, :1], (height, layout.BAR), ".png", [])
+        yield _text("1", layout.BAR + 4, 0, INK)
+        yield _text("0", layout.BAR + 4, height - layout.LINE, INK)
+        yield "</g>"
+
+
+def _shape(shape: Shape) -> str:
+    """Return the outlines of a mask and its holes, filled with its tint."""
+    line = f' stroke="{_rgb(shape.color)}" stroke-width="{shape.outline}"' if shape.outline else ""
+    outer, holes = trace(masks.encode(shape.patch.mask))
+    path = "".join(
+        "M" + " ".join(f"{x + shape.patch.x},{y + shape.patch.y}" for x, y in ring) + "z" for ring in (*outer, *holes)
+    )
+    return f'<path fill="{_rgb(shape.color)}" fill-opacity="{shape.alpha:g}" fill-rule="evenodd"{line} d="{path}"/>'
+
+
+def _pixels(image: Image, size: tuple[int, ...], suffix: str, options: list[int]) -> str:
+    """Embed an image, stretched to (height, width) without smoothing."""
+    _, data = cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]), options)
+    kind, text = suffix[1:].replace("jpg", "jpeg"), base64.b64encode(data.tobytes()).decode()
+    return (
+        f'<image width="{size[1]}" height="{size[0]}" preserveAspectRatio="none" style="image-rendering:pixelated" '
+        f'href="data:image/{kind};base64,{text}"/>'
+    )
+
+
+def _rectangle(x: int, y: int, width: int, height: int, color: Color) -> str:
+    return f'<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="{_rgb(color)}"/>'
+
+
+def _text(text: str, x: int, y: int, color: Color) -> str:
+    """Return a line of text with its upper left corner at (x, y), fitted to its measured width in any font."""
+    line = layout.clean(text)
+    fit = f' textLength="{layout.glyphs(line).shape[1]}" lengthAdjust="spacingAndGlyphs"' if line.strip() else ""
+    return f'<text x="{x}" y="{y + BASELINE}" fill="{_rgb(color)}"{fit}>{escape(line)}</text>'
+
+
+def _rgb(color: Color) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color)

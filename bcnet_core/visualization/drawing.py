@@ -1,6 +1,6 @@
-"""What is drawn, before it becomes pixels or vectors: shapes and labels on a ground, and cards of tiles.
+"""Drawings before they become pixels or vectors: shapes and labels on a background, and cards of tiles.
 
-Images are (H, W, 3) uint8 RGB, lengths and places are in pixels of the picture as it is shown.
+Images are (H, W, 3) uint8 RGB; lengths and positions are in pixels of the displayed image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PALETTE: tuple[Color, ...] = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0),
     (0, 114, 178),
 )  # fmt: skip
-"""Orange, sky blue, green, yellow, purple, vermilion, blue: told apart with every common form of color blindness
+"""Orange, sky blue, green, yellow, purple, vermilion, blue: distinguishable with every common form of color blindness
 (Okabe and Ito, 2008, https://jfly.uni-koeln.de/color/)."""
 SHADES = (0.0, 0.45, -0.35)
 """How far each round through the palette is moved towards white (positive) or black (negative)."""
@@ -31,15 +31,15 @@ OCCLUDER: Color = (230, 159, 0)
 INK: Color = (32, 33, 36)
 PAPER: Color = (250, 250, 250)
 BLANK: Color = (226, 226, 226)
-_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 class Patch(NamedTuple):
-    """A mask, cut to where it is.
+    """A mask cropped to its extent.
 
     Attributes:
-        x: of its left column.
-        y: of its upper row.
+        x: left column in the image.
+        y: top row in the image.
         mask: (h, w) bool.
     """
 
@@ -49,24 +49,24 @@ class Patch(NamedTuple):
 
     @property
     def window(self) -> tuple[slice, slice]:
-        """The (rows, columns) of the picture that it lies on."""
+        """(rows, columns) of the image that the patch covers."""
         height, width = self.mask.shape
         return slice(self.y, self.y + height), slice(self.x, self.x + width)
 
     @property
     def bits(self) -> NDArray[np.uint8]:
-        """The mask as 0 and 1, the same memory."""
+        """The mask as zeros and ones; shares its memory."""
         return self.mask.view(np.uint8)
 
 
 class Shape(NamedTuple):
-    """A mask in a color.
+    """A mask in one color.
 
     Attributes:
-        patch: where it is.
-        color: of its tint and outline.
+        patch: the mask and its position.
+        color: color of tint and outline.
         alpha: opacity of the tint, in [0, 1].
-        outline: width of the opaque line along its inside.
+        outline: width of the opaque line along the inside of the mask.
     """
 
     patch: Patch
@@ -76,7 +76,7 @@ class Shape(NamedTuple):
 
 
 class Label(NamedTuple):
-    """A text to put beside an object."""
+    """Text to place beside an object."""
 
     text: str
     color: Color
@@ -84,36 +84,31 @@ class Label(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """Shapes, the first at the bottom, and labels on a ground."""
+    """Shapes (the first at the bottom) and labels on a background image."""
 
     ground: Image
     shapes: tuple[Shape, ...] = ()
     labels: tuple[Label, ...] = ()
 
 
-class Heat(NamedTuple):
-    """An (S, S) map of values in [0, 1], drawn in viridis: 0 is dark purple, 1 is yellow."""
-
-    values: NDArray[np.floating]
-
-
-class Blank(NamedTuple):
-    """A gray tile, for what there is not."""
-
-
 class Tile(NamedTuple):
-    """One picture of a card, and what is written above it."""
+    """One picture of a card.
+
+    Attributes:
+        caption: text above it.
+        content: a drawing; or an (S, S) map of values in [0, 1]; or None in place of a missing map.
+    """
 
     caption: str
-    content: Drawing | Heat | Blank
+    content: Drawing | NDArray[np.floating] | None
 
 
 class Card(NamedTuple):
-    """Rows of tiles of one size, each row with the color scale of its maps at its end.
+    """Rows of equally large tiles; each row ends with the color scale of its maps.
 
     Attributes:
         size: (height, width) of a tile.
-        rows: of tiles, the same number in each.
+        rows: rows of tiles, all of the same length.
     """
 
     size: tuple[int, int]
@@ -121,7 +116,7 @@ class Card(NamedTuple):
 
 
 def instance_color(index: int) -> Color:
-    """The color of the instance at `index` of a picture; the same index always has the same color."""
+    """Return the color of the instance at `index` of a picture; the same index always gets the same color."""
     shade = SHADES[index // len(PALETTE) % len(SHADES)]
     goal, share = (255 if shade > 0 else 0), abs(shade)
     red, green, blue = (round(part + (goal - part) * share) for part in PALETTE[index % len(PALETTE)])
@@ -129,31 +124,31 @@ def instance_color(index: int) -> Color:
 
 
 def text_color(ground: Color) -> Color:
-    """Black or white, whichever reads better on a color."""
+    """Return black or white, whichever reads better on a color."""
     return INK if float(np.dot(ground, (0.299, 0.587, 0.114))) > 110 else PAPER
 
 
 def patch_of_mask(mask: Mask) -> Patch | None:
-    """Cut an (H, W) mask to what is set; None for an empty one."""
+    """Crop an (H, W) mask to its extent; None if it is empty."""
     x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
     return Patch(x, y, np.ascontiguousarray(mask[y : y + height, x : x + width])) if width and height else None
 
 
 def patch_of_rle(rle: RLE | None, size: tuple[int, int]) -> Patch | None:
-    """A mask as it is shown in another size, each pixel taken from the one below its centre.
+    """Resample a mask to the displayed size by nearest neighbor.
 
     Args:
-        rle: of the image.
-        size: (height, width) in which the image is shown.
+        rle: mask of the original image.
+        size: displayed (height, width).
 
     Returns:
-        The patch; None of no mask, and of one that is empty or falls between the pixels.
+        The patch, or None if there is no mask, or it is empty or falls between the displayed pixels.
     """
     if rle is None:
         return None
     x, y, width, height = masks.bounding_box(rle).astype(int).tolist()
-    top, rows = _shown(y, height, rle["size"][0], size[0])
-    left, columns = _shown(x, width, rle["size"][1], size[1])
+    top, rows = _sampled(y, height, rle["size"][0], size[0])
+    left, columns = _sampled(x, width, rle["size"][1], size[1])
     if not (len(rows) and len(columns)):
         return None
     window = masks.decode_window(rle, x, y, x + width, y + height)
@@ -162,24 +157,24 @@ def patch_of_rle(rle: RLE | None, size: tuple[int, int]) -> Patch | None:
     return Patch(left, top, window) if window.any() else None
 
 
-def _shown(first: int, count: int, old: int, new: int) -> tuple[int, NDArray[np.int64]]:
-    """The first pixel of a side of `new` that shows any of these of a side of `old`, and which one each pixel shows."""
+def _sampled(first: int, count: int, old: int, new: int) -> tuple[int, NDArray[np.int64]]:
+    """Map a span of a side of length `old` to length `new`: its first new pixel, and the old pixel each one samples."""
     if old == new:
         return first, np.arange(first, first + count)
     start, stop = (int(np.ceil(edge * new / old - 0.5)) for edge in (first, first + count))
-    places = ((np.arange(start, stop) + 0.5) * old / new).astype(np.int64)
-    return start, np.clip(places, first, first + count - 1)
+    samples = ((np.arange(start, stop) + 0.5) * old / new).astype(np.int64)
+    return start, np.clip(samples, first, first + count - 1)
 
 
 def boundary_band(mask: Mask, width: int = 2, *, closed: bool = True) -> Mask:
-    """The outermost `width` pixels of a mask, inside it.
+    """Return the outermost `width` pixels inside a mask.
 
     Args:
         mask: (H, W) bool.
-        width: of the band, in pixels.
+        width: width of the band in pixels.
         closed: whether the band also runs along the border of the array, where the mask is merely cut off.
     """
-    bits, beyond = mask.view(np.uint8), 0 if closed else 1
-    core = cv2.erode(bits, _CROSS, iterations=width, borderType=cv2.BORDER_CONSTANT, borderValue=beyond)
+    beyond = 0 if closed else 1
+    core = cv2.erode(mask.view(np.uint8), CROSS, iterations=width, borderType=cv2.BORDER_CONSTANT, borderValue=beyond)
     band: Mask = mask & (core == 0)
     return band

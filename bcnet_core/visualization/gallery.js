@@ -1,15 +1,14 @@
 "use strict";
-// pictures: of each its instances, as [class, level, score, IoU]; those that were missed come last
-// later: the html of the articles that are not part of the page yet
+// pictures: the instances of each picture, then those that were missed, as [class, level, score, IoU]
+// later: html of the articles that are not part of the page yet
 const {pictures, later} = JSON.parse(document.querySelector('script[type="application/json"]').textContent);
 const articles = [...document.querySelectorAll("article")], ready = articles.length, unfilled = new Map();
 const nav = document.querySelector("nav"), main = document.querySelector("main");
 const output = nav.querySelector("output"), dialog = document.querySelector("dialog");
-const selects = [...nav.querySelectorAll("select")], ranges = [...nav.querySelectorAll("[data-range]")];
 const style = document.head.appendChild(document.createElement("style"));
 let current = null, roi = null;
 
-/* An empty article for each picture that is not there yet; it is filled when it comes near. */
+/* Add an empty article for each later picture; fill it when it comes near. */
 const observer = new IntersectionObserver(entries => {
   for (const entry of entries) if (entry.isIntersecting) fill(entry.target);
 }, {rootMargin: "1500px"});
@@ -24,56 +23,50 @@ later.forEach((html, index) => {
 main.append(...articles.slice(ready));
 
 function fill(article) {
-  const html = unfilled.get(article);
-  if (html === undefined) return;
+  if (!unfilled.has(article)) return;
+  const holder = document.createElement("template");
+  holder.innerHTML = unfilled.get(article);
+  article.replaceChildren(...holder.content.firstElementChild.childNodes);
   unfilled.delete(article);
   observer.unobserve(article);
-  const holder = document.createElement("template");
-  holder.innerHTML = html;
-  article.replaceChildren(...holder.content.firstElementChild.childNodes);
-  hideOthers(article, conditions());
+  hideInstances(article, conditions());
 }
 
 const shown = () => articles.filter(article => !article.hidden);
 
-/* The conditions that are set, each a function of an instance. */
+/* The active filters as predicates on an instance. */
 function conditions() {
   const found = [];
-  for (const select of selects) {
-    const column = Number(select.dataset.column), value = Number(select.value);
-    if (select.value !== "") found.push(one => one[column] === value);
-  }
-  for (const range of ranges) {
-    const column = Number(range.dataset.range);
-    const [least, most] = [...range.querySelectorAll("input")].map((input, index) =>
-      input.value === "" ? index : Number(input.value));
-    if (least > 0) found.push(one => one[column] !== null && one[column] >= least);
-    if (most < 1) found.push(one => one[column] !== null && one[column] <= most);
+  for (const select of nav.querySelectorAll("select"))
+    if (select.value !== "") found.push(one => one[select.dataset.column] === Number(select.value));
+  for (const range of nav.querySelectorAll("[data-range]")) {
+    const column = range.dataset.range;
+    const [min, max] = [...range.querySelectorAll("input")].map(input => Number(input.value || input.defaultValue));
+    if (min > 0) found.push(one => one[column] !== null && one[column] >= min);
+    if (max < 1) found.push(one => one[column] !== null && one[column] <= max);
   }
   return found;
 }
 
-/* Whether each instance of a picture fulfils the conditions. */
-const fitting = (index, asked) => pictures[index].map(one => asked.every(condition => condition(one)));
+/* For each instance of a picture, whether it satisfies all filters. */
+const matches = (index, filters) => pictures[index].map(one => filters.every(filter => filter(one)));
 
-/* Hide the instances of an article that do not fit. */
-function hideOthers(article, asked) {
-  const fits = fitting(Number(article.id.slice(1)) - 1, asked);
+function hideInstances(article, filters) {
+  const fits = matches(Number(article.id.slice(1)) - 1, filters);
   article.querySelectorAll(".legend li").forEach((item, place) => { item.hidden = !fits[place]; });
-  for (const figure of article.querySelectorAll("[data-instance]"))
-    figure.hidden = !fits[Number(figure.dataset.instance)];
+  for (const figure of article.querySelectorAll("[data-instance]")) figure.hidden = !fits[figure.dataset.instance];
 }
 
-function filter() {
-  const asked = conditions();
+function applyFilters() {
+  const filters = conditions();
   articles.forEach((article, index) => {
-    article.hidden = asked.length > 0 && !fitting(index, asked).includes(true);
-    if (!article.hidden && !unfilled.has(article)) hideOthers(article, asked);
+    article.hidden = filters.length > 0 && !matches(index, filters).includes(true);
+    if (!article.hidden && !unfilled.has(article)) hideInstances(article, filters);
   });
   output.textContent = shown().length + " pictures";
 }
 
-function toggle() {
+function togglePanels() {
   const off = [...nav.querySelectorAll("input[type=checkbox]")].filter(box => !box.checked);
   style.textContent = off.map(box => `[data-panel~="${box.value}"]{display:none!important}`).join("");
 }
@@ -99,7 +92,7 @@ function openRoi(figure) {
   if (!dialog.open) dialog.showModal();
 }
 
-/* The RoI after or before the one that is open, in the same picture or in the next one that has any. */
+/* Open the next or previous RoI, in this picture or the nearest one that has any. */
 function stepRoi(by) {
   const list = shown();
   for (let at = list.indexOf(roi.closest("article")); list[at]; at += by) {
@@ -110,13 +103,12 @@ function stepRoi(by) {
   }
 }
 
-nav.addEventListener("change", event => { if (event.target.type === "checkbox") toggle(); else filter(); });
+nav.addEventListener("change", event => { if (event.target.type === "checkbox") togglePanels(); else applyFilters(); });
 nav.addEventListener("click", event => {
   if (event.target.dataset.step) step(Number(event.target.dataset.step));
   if (event.target.type !== "reset") return;
-  for (const select of selects) select.value = "";
-  for (const range of ranges) range.querySelectorAll("input").forEach((input, index) => { input.value = index; });
-  filter();
+  for (const field of nav.querySelectorAll("select, input[type=number]")) field.value = field.defaultValue ?? "";
+  applyFilters();
 });
 main.addEventListener("click", event => {
   const figure = event.target.closest("[data-instance]");
@@ -134,8 +126,8 @@ dialog.addEventListener("close", () => {
 });
 document.addEventListener("keydown", event => {
   if (event.altKey || event.ctrlKey || event.metaKey || /^(SELECT|INPUT)$/.test(event.target.tagName)) return;
-  if (event.key !== "ArrowRight" && event.key !== "ArrowLeft") return;
+  const by = {ArrowRight: 1, ArrowLeft: -1}[event.key];
+  if (!by) return;
   event.preventDefault();
-  const by = event.key === "ArrowRight" ? 1 : -1;
   if (dialog.open) stepRoi(by); else step(by);
 });

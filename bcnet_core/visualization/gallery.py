@@ -1,41 +1,50 @@
-"""A static gallery: one index.html and its pictures, to be opened from disk without a network or a server.
+"""A static gallery: one index.html and its pictures, opened from disk without network or server.
 
-Every file name is made here, so no name in a json leads outside the folder.
+All file names are made here, so no name in a json leads outside the folder, and all text from a data set is escaped.
+The first pictures are part of the page; its script adds the others when they are scrolled to, so that thousands load
+at once. It also filters, toggles panels, and steps through pictures and RoIs.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from html import escape
+from importlib import resources
 from pathlib import Path, PurePosixPath
+from string import Template
 from typing import NamedTuple
 
-from PIL import Image as PillowImage
-
+from bcnet_core.annotations.rates import LEVEL_FROM
 from bcnet_core.config.choices import LayerChoice, PictureFormat
 from bcnet_core.errors import data_error, usage_error
-from bcnet_core.files.outputs import refuse_existing_folder
+from bcnet_core.files.outputs import check_output_folder
 from bcnet_core.reporting import Reporter, SilentReporter
-from bcnet_core.visualization.cards import drawn_size
-from bcnet_core.visualization.draw import paint
-from bcnet_core.visualization.drawing import Card, Drawing
-from bcnet_core.visualization.page import GENERATOR, Page, Saved
-from bcnet_core.visualization.panels import Rendered, render
-from bcnet_core.visualization.picture import Picture
-from bcnet_core.visualization.svg import to_svg
+from bcnet_core.visualization.draw import save
+from bcnet_core.visualization.drawing import OCCLUDEE, OCCLUDER, Color, instance_color
+from bcnet_core.visualization.panels import PANELS, panel_title, render
+from bcnet_core.visualization.picture import Instance, Picture
 
-JPEG_QUALITY = 88
+GENERATOR = '<meta name="generator" content="bcnet viz">'
+"""Marks an index.html as a gallery, so that nothing else is ever replaced by one."""
+LEVELS = tuple(LEVEL_FROM)
+AT_ONCE = 20
+"""Pictures whose html is part of the page; it holds the others as text, which browsers load instantly."""
+File = tuple[str, int, int]
+"""Path relative to the page, width and height in pixels."""
 
 
 class Summary(NamedTuple):
-    """What a gallery shows.
+    """Counts of a gallery.
 
     Attributes:
-        pictures: how many pictures.
-        instances: how many instances, annotated or found, in them.
-        occluded: how many of those have an occluder.
-        true: beside detections, how many true instances, crowds apart; None where no ground truth is known.
-        missed: how many of those no detection found.
+        pictures: number of pictures.
+        instances: number of instances in them, annotated or found.
+        occluded: number of those with an occluder.
+        true: number of true instances except crowds, beside detections; None without ground truth.
+        missed: number of those that no detection matches.
         faults: one sentence for each image that could not be read.
     """
 
@@ -47,15 +56,21 @@ class Summary(NamedTuple):
     faults: tuple[str, ...]
 
 
-def refuse_foreign(folder: Path, *, overwrite: bool) -> None:
-    """Refuse to write a gallery over something that is there, with `overwrite` over anything but a gallery.
+def check_replaceable(folder: Path, *, overwrite: bool) -> None:
+    """Check that a gallery may be written to a folder: it is absent or empty, or a gallery and `overwrite` is set.
 
     Raises:
-        BCNetError: if `folder` is taken.
+        BCNetError: if the folder is taken.
     """
-    refuse_existing_folder(folder, overwrite=overwrite)
-    if folder.is_dir() and any(folder.iterdir()) and not _is_gallery(folder):
-        raise usage_error(f"`{folder}` is no gallery of `bcnet viz`, so it is not replaced", "choose another output")
+    check_output_folder(folder, overwrite=overwrite)
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    index = folder / "index.html"
+    if names and not (
+        names == {index.name, "pictures"}
+        and index.is_file()
+        and GENERATOR in index.read_text(encoding="utf-8", errors="replace")[:1000]
+    ):
+        raise usage_error(f"`{folder}` is not a gallery of `bcnet viz`, so it is not replaced", "choose another output")
 
 
 def write_gallery(
@@ -69,71 +84,189 @@ def write_gallery(
     suffix: PictureFormat = "jpg",
     reporter: Reporter | None = None,
 ) -> Summary:
-    """Draw pictures into an empty folder, one at a time, with an index.html that shows them.
+    """Draw pictures into an empty folder, with an index.html that shows them.
 
     Args:
-        folder: exists and is empty.
-        pictures: consumed once; only one is held at a time.
-        title: of the page.
-        total: how many pictures there will be, for the progress.
-        layer: leave out what belongs to the other layer alone.
-        rois: how many instances of a picture are shown from near.
-        suffix: format of the pictures; "svg" keeps shapes and text as such.
-        reporter: is told the progress.
+        folder: an empty folder.
+        pictures: consumed once; only one picture is held at a time.
+        title: title of the page.
+        total: number of pictures, for the progress display.
+        layer: layer to draw, or both.
+        rois: number of close-ups per picture.
+        suffix: file format of the pictures; "svg" keeps shapes and text as such.
+        reporter: receives the progress.
 
     Raises:
-        BCNetError: if not one of the images can be read.
+        BCNetError: if no image can be read.
     """
-    page, faults = Page(title), []
+    page = Page(title)
     (folder / "pictures").mkdir()
     with (reporter or SilentReporter()).progress("draw", total) as progress:
         for number, picture in enumerate(pictures, start=1):
             stem = f"pictures/{number:04d}-{safe_stem(picture.name)}"
-            page.add(picture, _save(folder, stem, render(picture, layer=layer, rois=rois), suffix))
-            faults += [] if picture.fault is None else [picture.fault]
+            rendered, files = render(picture, layer=layer, rois=rois), dict[str | int, File]()
+            for key, drawing in (rendered.panels | rendered.rois).items():
+                name = f"{stem}-{key if isinstance(key, str) else f'roi{key}'}.{suffix}"
+                files[key] = name, *save(drawing, folder / name)
+            page.add(picture, files)
             progress.advance(note=picture.name)
-    if faults and len(faults) == len(page.pictures):
+    summary = page.summary()
+    if summary.faults and len(summary.faults) == summary.pictures:
         raise data_error(
-            f"none of the {len(faults):,} images can be read; the first: {faults[0]}",
+            f"none of the {summary.pictures:,} images can be read; the first: {summary.faults[0]}",
             "say where the images are: --images FOLDER",
         )
     (folder / "index.html").write_text(page.html(), encoding="utf-8", errors="xmlcharrefreplace")
-    true = page.true if page.has_truth else None
-    return Summary(len(page.pictures), page.counts.total(), page.occluded, true, page.missed, tuple(faults))
+    return summary
 
 
 def safe_stem(name: str) -> str:
-    """A part of a file name made from any text: letters, digits, `-` and `_`, at most 40 of them."""
+    """Make part of a file name from any text: at most 40 letters, digits, `-` and `_`."""
     stem = PurePosixPath(name.replace("\\", "/")).stem
     return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:40] or "image"
 
 
-def save(drawing: Drawing | Card, path: Path) -> tuple[int, int]:
-    """Write a drawing in the format that the suffix of the path names; returns (width, height) in pixels."""
-    if path.suffix == ".svg":
-        path.write_text(to_svg(drawing), encoding="utf-8", errors="xmlcharrefreplace")
-    else:
-        # full chroma resolution: thin colored outlines would be smeared otherwise; png knows no such options
-        PillowImage.fromarray(paint(drawing)).save(path, quality=JPEG_QUALITY, subsampling=0)
-    return drawn_size(drawing)
+class Page:
+    """The index.html of a gallery: one article per picture; holds no pixels."""
+
+    def __init__(self, title: str) -> None:
+        self._title, self._articles = title, list[str]()
+        self._rows: list[list[tuple[int, int, float | None, float | None]]] = []  # the script filters by these
+        self._classes: dict[str, int] = {}
+        self._counts: Counter[str] = Counter()
+        self._panels: set[str] = set()
+        self._occluded = self._true = self._missed = 0
+        self._has_truth = False
+        self._faults: list[str] = []
+
+    def add(self, picture: Picture, files: Mapping[str | int, File]) -> None:
+        """Add a picture whose files are written.
+
+        Args:
+            picture: the picture.
+            files: panels by key, close-ups by index of their instance.
+        """
+        missed = picture.missed
+        self._counts.update(instance.category for instance in picture.instances)
+        self._occluded += sum(instance.occlusion > 0 for instance in picture.instances)
+        if picture.truth is not None:
+            self._has_truth = True
+            self._true += sum(not instance.crowd for instance in picture.truth)
+            self._missed += len(missed)
+        if picture.fault is not None:
+            self._faults.append(picture.fault)
+        self._panels.update("rois" if isinstance(key, int) else key for key in files)
+        self._rows.append(
+            [(*self._kind(one), one.score, one.iou) for one in picture.instances]
+            + [(*self._kind(one), None, 0.0) for one in missed]
+        )
+        self._articles.append(_article(len(self._rows), picture, files))
+
+    def _kind(self, instance: Instance) -> tuple[int, int]:
+        """Return the numbers of an instance's class and level of occlusion."""
+        return self._classes.setdefault(instance.category, len(self._classes)), LEVELS.index(instance.level)
+
+    def summary(self) -> Summary:
+        """Return the counts so far."""
+        true = self._true if self._has_truth else None
+        instances = self._counts.total()
+        return Summary(len(self._rows), instances, self._occluded, true, self._missed, tuple(self._faults))
+
+    def html(self) -> str:
+        """Return the whole document."""
+        folder = resources.files("bcnet_core.visualization")
+        document, style, script = (
+            folder.joinpath(f"gallery.{kind}").read_text("utf-8") for kind in ("html", "css", "js")
+        )
+        later = [article.encode("utf-8", "xmlcharrefreplace").decode() for article in self._articles[AT_ONCE:]]
+        data = json.dumps({"pictures": self._rows, "later": later}, separators=(",", ":")).replace("</", "<\\/")
+        facts = f"{len(self._rows):,} pictures, {self._counts.total():,} instances, {self._occluded:,} with an occluder"
+        if self._has_truth:
+            facts += f"; {self._missed:,} of {self._true:,} true instances were missed"
+        return Template(document).substitute(
+            generator=GENERATOR, title=escape(self._title), facts=facts, style=style, data=data, script=script,
+            occludee=_swatch(OCCLUDEE), occluder=_swatch(OCCLUDER), articles="".join(self._articles[:AT_ONCE]),
+            more=f"<p>The other {len(later):,} pictures need JavaScript.</p>" if later else "", **self._controls(),
+        )  # fmt: skip
+
+    def _controls(self) -> dict[str, str]:
+        """Return the options, ranges and toggles of the page's navigation by their names in gallery.html."""
+        kinds = {key: title for key, title in PANELS.items() if key in self._panels}
+        kinds |= {"true": "ground truth"} if self._has_truth else {}
+        kinds |= {"rois": "RoIs"} if "rois" in self._panels else {}
+        return {
+            "classes": "".join(
+                f'<option value="{number}">{escape(name)} ({self._counts[name]:,})</option>'
+                for name, number in sorted(self._classes.items())
+            ),
+            "levels": "".join(f'<option value="{number}">{level}</option>' for number, level in enumerate(LEVELS)),
+            "ranges": "".join(
+                f'<span data-range="{column}">{title} <input type="number" min="0" max="1" step="0.05" value="0" '
+                f'aria-label="minimum {title}"> to <input type="number" min="0" max="1" step="0.05" value="1" '
+                f'aria-label="maximum {title}"></span>'
+                for title, column in (("score", 2), ("IoU", 3))
+                if any(row[column] is not None for rows in self._rows for row in rows)
+            ),
+            "toggles": "".join(
+                f'<label><input type="checkbox" value="{key}" checked> {title}</label>' for key, title in kinds.items()
+            ),
+        }
 
 
-def _is_gallery(folder: Path) -> bool:
-    """Whether `write_gallery` made this folder, and nothing was put beside it."""
-    index = folder / "index.html"
-    if {path.name for path in folder.iterdir()} != {"index.html", "pictures"}:
-        return False
-    return index.is_file() and GENERATOR in index.read_text(encoding="utf-8", errors="replace")[:1000]
-
-
-def _save(folder: Path, stem: str, rendered: Rendered, suffix: PictureFormat) -> Saved:
-    """Write the drawings of one picture, the panels by their keys, RoIs by the position of the instance."""
-
-    def saved(key: str, drawing: Drawing | Card) -> tuple[str, int, int]:
-        name = f"{stem}-{key}.{suffix}"
-        return name, *save(drawing, folder / name)
-
-    return Saved(
-        {key: saved(key, drawing) for key, drawing in rendered.panels.items()},
-        {roi.instance: saved(f"roi{roi.instance}", roi.card) for roi in rendered.rois},
+def _article(number: int, picture: Picture, files: Mapping[str | int, File]) -> str:
+    facts, panels, rois = _facts(picture), "", ""
+    for key, file in files.items():
+        if isinstance(key, int):
+            rois += _figure(f'data-instance="{key}"', file, picture, _roi_title(picture.instances[key]))
+        else:
+            panels += _figure(f'data-panel="{key.replace("true-", "true ")}"', file, picture, panel_title(key), facts)
+    note = f'<p class="note">{escape(picture.note)}</p>' if picture.note else ""
+    return (
+        f'<article id="p{number}" tabindex="-1"><h2><small>{number}</small> {escape(picture.name)}</h2>'
+        f'<p>{escape(facts)}</p>{note}<div class="panels{"" if picture.truth is None else " paired"}">{panels}</div>'
+        f'{_legend(picture)}<div class="rois" data-panel="rois">{rois}</div></article>\n'
     )
+
+
+def _facts(picture: Picture) -> str:
+    """Return one sentence on a picture."""
+    if picture.fault is not None:
+        return picture.fault
+    occluded = sum(instance.occlusion > 0 for instance in picture.instances)
+    facts = f"{len(picture.instances)} instances, {occluded} with an occluder"
+    if picture.truth is not None:
+        true = sum(not instance.crowd for instance in picture.truth)
+        facts += f"; {true - len(picture.missed)} of {true} true instances found"
+    return facts
+
+
+def _roi_title(instance: Instance) -> str:
+    title = f"{instance.label}: occluders cover {instance.occlusion:.0%} of its box"
+    if instance.truth is not None:
+        return f"{title} (in truth {instance.truth.occlusion:.0%}); IoU {instance.iou:.2f}"
+    return title if instance.iou is None else f"{title}; no true instance matches"
+
+
+def _figure(attribute: str, file: File, picture: Picture, caption: str, facts: str = "") -> str:
+    path, width, height = file
+    alt = escape(f"{picture.name}, {caption}" + (f": {facts}" if facts else ""))
+    return (
+        f'<figure {attribute}><a href="{path}"><img src="{path}" width="{width}" height="{height}" loading="lazy" '
+        f'alt="{alt}"></a><figcaption>{escape(caption)}</figcaption></figure>'
+    )
+
+
+def _legend(picture: Picture) -> str:
+    """List the instances in their colors, then the missed ones."""
+    items = []
+    for instance in picture.instances:
+        share = f" <small>{instance.occlusion:.0%}</small>" if instance.occlusion > 0 else ""
+        iou = "" if instance.iou is None else f" <small>IoU {instance.iou:.2f}</small>"
+        items.append(f"<li>{_swatch(instance_color(instance.color))}{escape(instance.label)}{share}{iou}</li>")
+    items += [f"<li>{_swatch(instance_color(one.color))}missed: {escape(one.label)}</li>" for one in picture.missed]
+    title = "percentage of the box that occluders cover"
+    return f'<ul class="legend" title="{title}">{"".join(items)}</ul>' if items else ""
+
+
+def _swatch(color: Color) -> str:
+    return '<i style="background:rgb({},{},{})"></i>'.format(*color)

@@ -1,37 +1,44 @@
-"""The panels of one picture: what both layers say about it, over the whole image and inside single RoIs."""
+"""Panels of a picture: both layers over the whole image, and close-ups of single instances (RoIs) map by map."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
+from bcnet_core import masks
 from bcnet_core.config.choices import LayerChoice
+from bcnet_core.maps import LayerName, map_specs
+from bcnet_core.masks import RLE
 from bcnet_core.visualization import draw
 from bcnet_core.visualization.drawing import (
     BLANK,
+    CROSS,
     INK,
     OCCLUDEE,
     OCCLUDER,
+    Card,
     Drawing,
     Image,
     Label,
+    Mask,
     Patch,
     Shape,
+    Tile,
     boundary_band,
     instance_color,
     patch_of_mask,
     patch_of_rle,
 )
-from bcnet_core.visualization.labels import LINE, MAX_TEXT
-from bcnet_core.visualization.picture import Instance, Picture, pixel_box
-from bcnet_core.visualization.rois import Roi, choose_rois, roi_card
+from bcnet_core.visualization.layout import LINE, MAX_TEXT
+from bcnet_core.visualization.picture import Box, Instance, Maps, Picture, pixel_box
 
 LONGEST = 1280
-"""Longest side of a panel in pixels; larger images are shown smaller. RoIs are cut from the image as it is."""
+"""Longest side of a panel in pixels; larger images are reduced. Close-ups are cropped from the original image."""
 SMALL = 512
 """Images with a much shorter longest side are enlarged to about this, by a whole factor."""
 PANELS = {
@@ -41,33 +48,44 @@ PANELS = {
     "occluder": "occluder layer",
     "boundaries": "boundaries",
 }
-"""Key and title of the panels, in the order they are shown. That of the true instances is `true-` + key."""
+"""Keys and titles of the panels in display order. The panel of the true instances has the key `true-` + key."""
+MAP_SIDE = 28
+"""Side of the mask head's maps (METHOD: 28 x 28)."""
+TILE_SIDE = 168
+"""Longer side of a close-up's tile in pixels: six per cell of a map."""
+SMALL_AREA = 32 * 32
+"""Box area in pixels below which an instance comes last among the close-ups (COCO's `small`)."""
 
 
 class Rendered(NamedTuple):
-    """All that is drawn of one picture: the panels by their keys, and a few RoIs."""
+    """Everything drawn of one picture.
+
+    Attributes:
+        panels: panels by key.
+        rois: close-ups by index of the instance.
+    """
 
     panels: dict[str, Drawing]
-    rois: tuple[Roi, ...]
+    rois: dict[int, Card]
 
 
 def render(
     picture: Picture, *, layer: LayerChoice = "both", rois: int = 3, size: tuple[int, int] | None = None
 ) -> Rendered:
-    """Say what is to be drawn of one picture.
+    """Describe what to draw of a picture.
 
     Args:
         picture: what to show.
-        layer: leave out what belongs to the other one alone.
-        rois: how many instances are shown from near, the most occluded first.
+        layer: layer to draw, or both.
+        rois: number of close-ups, the most occluded instances first.
         size: (height, width) of the panels; None for `display_size`.
 
     Returns:
-        The panels, those of the true instances each after its own where a picture knows both, and the RoIs; for an
-        unreadable image one panel that says why.
+        The panels, each followed by its counterpart of the true instances if there are any, and the close-ups. An
+        unreadable image gives a single panel that names it.
     """
     if picture.fault is not None:
-        return Rendered({"image": _placeholder(picture)}, ())
+        return Rendered({"image": _placeholder(picture)}, {})
     image = draw.resize_image(picture.image, size or display_size(*picture.image.shape[:2]))
     pale, scale = draw.dim(image), image.shape[1] / picture.image.shape[1]
     sheets = [("", _Sheet(image, pale, scale, picture.instances))]
@@ -79,17 +97,17 @@ def render(
             panels |= {prefix + key: panel(sheet) for prefix, sheet in sheets}
     panels |= {f"{prefix}boundaries": _boundaries(sheet, layer) for prefix, sheet in sheets}
     chosen = choose_rois(picture.instances, rois)
-    return Rendered(panels, tuple(Roi(index, roi_card(picture, index, layer=layer)) for index in chosen))
+    return Rendered(panels, {index: roi_card(picture, index, layer=layer) for index in chosen})
 
 
 def panel_title(key: str) -> str:
-    """What is written under a panel."""
+    """Return the caption of a panel."""
     own = key.removeprefix("true-")
     return PANELS[own] if own == key else f"true {PANELS[own]}"
 
 
 def display_size(height: int, width: int) -> tuple[int, int]:
-    """(height, width) in which an image is shown."""
+    """Return the (height, width) at which an image is displayed."""
     longest = max(height, width)
     scale = max(round(SMALL / longest), 1) if longest <= LONGEST else LONGEST / longest
     return max(round(height * scale), 1), max(round(width * scale), 1)
@@ -97,7 +115,7 @@ def display_size(height: int, width: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Sheet:
-    """Instances on an image as it is shown, its pale ground, and how many times as large it is shown."""
+    """Instances on a displayed image, with its pale version and its scale relative to the original."""
 
     image: Image
     pale: Image
@@ -110,84 +128,71 @@ class _Sheet:
         return height, width
 
     @cached_property
-    def occludees(self) -> list[Patch | None]:
-        return [patch_of_rle(layers.occludee, self.size) for layers in self.instances]
+    def occludees(self) -> list[tuple[Instance, Patch]]:
+        """Instances with a visible mask."""
+        return _patches(((instance, instance.occludee) for instance in self.instances), self.size)
 
     @cached_property
-    def occluders(self) -> list[Patch | None]:
-        return [patch_of_rle(layers.occluder, self.size) for layers in self.instances]
+    def occluders(self) -> list[tuple[Instance, Patch]]:
+        """Instances with an occluder, and its region."""
+        return _patches(((instance, instance.occluder) for instance in self.instances), self.size)
 
 
-def _scene(ground: Image, parts: Sequence[tuple[Instance, Patch]], *, alpha: float = 0.45) -> Drawing:
-    """Instances in their colors with their labels; small ones lie on top of large ones."""
+def _patches(parts: Iterable[tuple[Instance, RLE | None]], size: tuple[int, int]) -> list[tuple[Instance, Patch]]:
+    return [(instance, patch) for instance, rle in parts if (patch := patch_of_rle(rle, size)) is not None]
+
+
+def _overlay(ground: Image, parts: Sequence[tuple[Instance, Patch]], *, alpha: float = 0.45) -> Drawing:
+    """Draw instances in their colors with their labels, small ones on top of large ones."""
     ordered = sorted(parts, key=lambda part: -np.count_nonzero(part[1].mask))
-    shapes = tuple(Shape(patch, instance_color(layers.color), alpha) for layers, patch in ordered)
-    labels = tuple(Label(layers.label, instance_color(layers.color), patch) for layers, patch in parts)
+    shapes = tuple(Shape(patch, instance_color(instance.color), alpha) for instance, patch in ordered)
+    labels = tuple(Label(instance.label, instance_color(instance.color), patch) for instance, patch in parts)
     return Drawing(ground, shapes, labels)
 
 
 def _instances(sheet: _Sheet) -> Drawing:
-    there = [
-        (layers, patch) for layers, patch in zip(sheet.instances, sheet.occludees, strict=True) if patch is not None
-    ]
-    return _scene(sheet.image, there)
+    return _overlay(sheet.image, sheet.occludees)
 
 
 def _occludees(sheet: _Sheet) -> Drawing:
-    """The instances that something overlaps, on pale ground."""
-    there = [
-        (layers, patch)
-        for layers, patch in zip(sheet.instances, sheet.occludees, strict=True)
-        if patch is not None and layers.occlusion > 0
-    ]
-    return _scene(draw.seen_through(sheet.image, [patch for _, patch in there], sheet.pale), there)
+    """Draw the occluded instances, on a pale background."""
+    occluded = [(instance, patch) for instance, patch in sheet.occludees if instance.occlusion > 0]
+    return _overlay(draw.reveal(sheet.image, [patch for _, patch in occluded], sheet.pale), occluded)
 
 
 def _occluders(sheet: _Sheet) -> Drawing:
-    """The pixels that are occluder to some instance, each in the color of the instance it belongs to."""
-    regions = [patch for patch in sheet.occluders if patch is not None]
+    """Draw all pixels that occlude any instance, in the colors of the instances they belong to."""
+    regions = [patch for _, patch in sheet.occluders]
     everywhere = np.zeros(sheet.size, np.bool_)
     for patch in regions:
         everywhere[patch.window] |= patch.mask
-    nobody, parts = everywhere.copy(), []
-    for layers, visible in zip(sheet.instances, sheet.occludees, strict=True):
-        if visible is not None:
-            mask = visible.mask & everywhere[visible.window]
-            nobody[visible.window] &= ~visible.mask
-            if mask.any():
-                parts.append((layers, visible._replace(mask=mask)))
-    ground = draw.seen_through(sheet.image, regions, sheet.pale)
-    scene, rest = _scene(ground, parts, alpha=0.6), patch_of_mask(nobody)
-    return scene if rest is None else scene._replace(shapes=(Shape(rest, INK, 0.6), *scene.shapes))
+    unowned, parts = everywhere.copy(), []
+    for instance, visible in sheet.occludees:
+        mask = visible.mask & everywhere[visible.window]
+        unowned[visible.window] &= ~visible.mask
+        if mask.any():
+            parts.append((instance, visible._replace(mask=mask)))
+    drawing = _overlay(draw.reveal(sheet.image, regions, sheet.pale), parts, alpha=0.6)
+    rest = patch_of_mask(unowned)
+    return drawing if rest is None else drawing._replace(shapes=(Shape(rest, INK, 0.6), *drawing.shapes))
 
 
 def _boundaries(sheet: _Sheet, layer: LayerChoice) -> Drawing:
-    """The boundaries of all occluder regions, and over them those of all occludees."""
+    """Draw the boundaries of all occluder regions, and over them those of all occludees."""
     shapes = []
-    for layers, region in zip(sheet.instances, sheet.occluders, strict=True):
-        if region is not None and layer != "occludee":
-            x0, y0, x1, y1 = (side * sheet.scale for side in layers.box)
+    if layer != "occludee":
+        for instance, region in sheet.occluders:
+            x0, y0, x1, y1 = (side * sheet.scale for side in instance.box)
             inner = (x0 + 2, y0 + 2, x1 - 2, y1 - 2)  # where the box cuts it off, the region has no boundary
-            inside = _inside(region, pixel_box(inner, *sheet.size))
-            band = boundary_band(inside.mask, 5, closed=False)
-            shapes.append(Shape(inside._replace(mask=band), OCCLUDER, 1.0, 0))
+            left, top, right, bottom = pixel_box(inner, *sheet.size)
+            whole = np.zeros(sheet.size, np.bool_)
+            whole[region.window] = region.mask
+            band = boundary_band(whole[top:bottom, left:right], 5, closed=False)
+            shapes.append(Shape(Patch(left, top, band), OCCLUDER, 1.0, 0))
     if layer != "occluder":
-        there = [patch for patch in sheet.occludees if patch is not None]
-        shapes += [Shape(patch._replace(mask=boundary_band(patch.mask, 2)), OCCLUDEE, 1.0, 0) for patch in there]
+        for _, patch in sheet.occludees:
+            shapes.append(Shape(patch._replace(mask=boundary_band(patch.mask, 2)), OCCLUDEE, 1.0, 0))
     return Drawing(sheet.pale, tuple(shapes))
-
-
-def _inside(patch: Patch, box: tuple[int, int, int, int]) -> Patch:
-    """What lies of a patch inside the whole pixels x0, y0, x1, y1, as a patch of just that box."""
-    x0, y0, x1, y1 = box
-    mask = np.zeros((y1 - y0, x1 - x0), np.bool_)
-    rows, columns = patch.window
-    top, bottom = max(y0, rows.start), min(y1, rows.stop)
-    left, right = max(x0, columns.start), min(x1, columns.stop)
-    if top < bottom and left < right:
-        part = patch.mask[top - patch.y : bottom - patch.y, left - patch.x : right - patch.x]
-        mask[top - y0 : bottom - y0, left - x0 : right - x0] = part
-    return Patch(x0, y0, mask)
 
 
 def _placeholder(picture: Picture) -> Drawing:
@@ -196,3 +201,73 @@ def _placeholder(picture: Picture) -> Drawing:
     for line, text in enumerate(("no image", picture.name[-MAX_TEXT:])):
         draw.write(blank, text, 16, middle + line * (LINE + 4))
     return Drawing(blank)
+
+
+def choose_rois(instances: Sequence[Instance], count: int) -> list[int]:
+    """Return the indices of the most occluded instances; those too small to look at come last."""
+
+    def rank(index: int) -> tuple[bool, float]:
+        x0, y0, x1, y1 = instances[index].box
+        instance = instances[index]
+        return (x1 - x0) * (y1 - y0) < SMALL_AREA, -max(instance.occlusion, (instance.truth or instance).occlusion)
+
+    return sorted(range(len(instances)), key=rank)[:count]
+
+
+def roi_card(picture: Picture, index: int, *, layer: LayerChoice = "both") -> Card:
+    """Make the close-up of one instance: a row per layer with its maps, each beside the true one if known."""
+    instance = picture.instances[index]
+    x0, y0, x1, y1 = box = pixel_box(instance.box, *picture.image.shape[:2])
+    scale = TILE_SIDE / max(x1 - x0, y1 - y0)
+    least = TILE_SIDE // 3  # never a sliver
+    size = max(round((y1 - y0) * scale), least), max(round((x1 - x0) * scale), least)
+    plain = draw.resize_image(picture.image[y0:y1, x0:x1], size)
+    parts = tuple(
+        Shape(patch, color)
+        for rle, color in ((instance.occluder, OCCLUDER), (instance.occludee, OCCLUDEE))
+        if (patch := patch_of_mask(draw.resize_mask(_window(rle, box), size))) is not None
+    )
+    maps, true = instance.maps or maps_of_masks(instance.occludee, instance.occluder, instance.box), Maps()
+    if instance.truth is not None:
+        true = maps_of_masks(instance.truth.occludee, instance.truth.occluder, instance.box)
+    rows: list[list[Tile]] = []
+    first: dict[LayerName, Drawing] = {"occluder": Drawing(plain), "occludee": Drawing(plain, parts)}
+    for name, drawing in first.items():
+        if layer not in ("both", name):
+            continue
+        row = [Tile("box" if name == "occluder" else "both layers", drawing)]
+        for spec in sorted(map_specs(), key=lambda spec: spec.kind):  # boundaries, then masks
+            if spec.layer == name:
+                row.append(Tile(spec.title if spec.name in maps else f"no {spec.title}", maps.get(spec.name)))
+                if instance.iou is not None:
+                    row.append(Tile("true" if spec.name in true else "no true one", true.get(spec.name)))
+        rows.append(row)
+    width = max(len(row) for row in rows)
+    return Card(size, tuple((*row, *[Tile("", None)] * (width - len(row))) for row in rows))
+
+
+def maps_of_masks(occludee: RLE | None, occluder: RLE | None, box: Box, *, side: int = MAP_SIDE) -> Maps:
+    """Return the maps a perfect head would predict: masks cropped to the box, and their boundaries.
+
+    A boundary is dilation != erosion with a 3x3 cross; the border of the box is not one (as in training).
+
+    Args:
+        occludee: mask in the image; a missing one gives empty maps.
+        occluder: region in the image, or None.
+        box: xyxy in pixels.
+        side: S of the maps.
+    """
+    maps: Maps = {}
+    for layer, rle in (("occludee", occludee), ("occluder", occluder)):
+        window = np.zeros((1, 1), np.bool_) if rle is None else _window(rle, pixel_box(box, *rle["size"]))
+        coverage = cv2.resize(window.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+        mask = (coverage >= 0.5).astype(np.uint8)
+        maps[f"{layer}_mask"] = mask.astype(np.float32)
+        maps[f"{layer}_boundary"] = (cv2.dilate(mask, CROSS) != cv2.erode(mask, CROSS)).astype(np.float32)
+    return maps
+
+
+def _window(rle: RLE | None, box: tuple[int, int, int, int]) -> Mask:
+    """Decode a mask inside whole pixels x0, y0, x1, y1; a missing one is empty."""
+    x0, y0, x1, y1 = box
+    return np.zeros((y1 - y0, x1 - x0), np.bool_) if rle is None else masks.decode_window(rle, x0, y0, x1, y1)

@@ -1,10 +1,11 @@
-"""What one picture shows: an image, its instances with both layers of each, and the truth beside them."""
+"""Pictures to show: an image, its instances with both layers of each, and the ground truth beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,28 +16,29 @@ from bcnet_core.masks import RLE
 from bcnet_core.visualization.drawing import Image
 
 Box = tuple[float, float, float, float]
+Maps = dict[str, NDArray[np.floating]]
+"""Maps of one instance by their names in `MAPS`, each (S, S) in [0, 1] inside its box."""
 
-LEAST_IOU = 0.1
-"""A detection and a true instance of its category belong together from this mask IoU on: a poor one is to be seen
-beside what it missed, where COCO's 0.5 would call it a false one."""
+MIN_IOU = 0.1
+"""Mask IoU from which a detection matches a true instance of its category: a poor detection belongs beside what it
+missed, where COCO's 0.5 would call it a false positive."""
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One instance and the two layers of its box.
+    """One annotated or detected instance and the two layers of its box.
 
     Attributes:
-        category: its class name.
+        category: class name.
         box: xyxy in pixels of the image.
-        occludee: the visible mask of the instance; None where there is none.
-        occluder: what else overlaps it inside its box; None where nothing does.
-        crowd: whether it stands for many that nobody told apart.
-        score: of a detection, in [0, 1]; None for ground truth.
-        maps: the maps that were predicted, (S, S) floating point in [0, 1] by name; None draws those of the two masks,
-            as training sees them.
-        color: the number of its color in the picture; a true instance has that of the detection that found it.
-        truth: the true instance that a detection found.
-        iou: of the masks of a detection and of what it found; 0 of one that found nothing; None without ground truth.
+        occludee: visible mask of the instance, if any.
+        occluder: region inside the box where others overlap it; None where nothing does.
+        crowd: whether it stands for many instances that were not separated.
+        score: score of a detection, in [0, 1]; None for ground truth.
+        maps: predicted maps; None to draw those of the two masks, as training sees them.
+        color: index of its color in the picture; a true instance shares that of the detection that matches it.
+        truth: true instance that a detection matches.
+        iou: mask IoU of a detection with its match; 0 without a match, None without ground truth.
     """
 
     category: str
@@ -45,21 +47,21 @@ class Instance:
     occluder: RLE | None = None
     crowd: bool = False
     score: float | None = None
-    maps: dict[str, NDArray[np.floating]] | None = None
+    maps: Maps | None = None
     color: int = 0
     truth: Instance | None = None
     iou: float | None = None
 
     @property
     def label(self) -> str:
-        """What is written beside the instance."""
+        """Text beside the instance."""
         if self.score is not None:
             return f"{self.category} {self.score:.2f}"
         return f"{self.category} (crowd)" if self.crowd else self.category
 
     @cached_property
     def occlusion(self) -> float:
-        """The share of the box that the occluder, which lies inside of it, covers, in [0, 1]."""
+        """Fraction of the box that the occluder covers, in [0, 1]."""
         if self.occluder is None:
             return 0.0
         x0, y0, x1, y1 = pixel_box(self.box, *self.occluder["size"])
@@ -67,7 +69,7 @@ class Instance:
 
     @property
     def level(self) -> Level:
-        """How occluded the instance is: truly, where that is known, else as it was predicted."""
+        """Level of occlusion of the true instance where it is known, else as predicted."""
         return occlusion_level((self.truth or self).occlusion)
 
 
@@ -76,12 +78,12 @@ class Picture:
     """One picture to show.
 
     Attributes:
-        name: for people, usually the file name.
-        image: (H, W, 3) uint8 RGB; a blank of the right size where the file could not be read.
-        instances: what was annotated or found in it.
-        truth: beside detections, all true instances of the image; None where no ground truth is known.
-        note: a sentence about this picture, or nothing.
-        fault: why the image could not be read; None where all is well.
+        name: display name, usually the file name.
+        image: (H, W, 3) uint8 RGB; a blank of the right size if the file could not be read.
+        instances: annotated or detected instances.
+        truth: all true instances, beside detections; None without ground truth.
+        note: a remark on this picture, or nothing.
+        fault: why the image could not be read; None if it could.
     """
 
     name: str
@@ -93,66 +95,76 @@ class Picture:
 
     @property
     def missed(self) -> tuple[Instance, ...]:
-        """The true instances that no detection found."""
-        found = {id(layers.truth) for layers in self.instances}
-        return tuple(layers for layers in self.truth or () if id(layers) not in found and not layers.crowd)
+        """True instances that no detection matches, except crowds."""
+        found = {id(instance.truth) for instance in self.instances}
+        return tuple(instance for instance in self.truth or () if id(instance) not in found and not instance.crowd)
 
 
 def pixel_box(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
-    """The whole pixels x0, y0, x1, y1 (half-open) that a box touches, at least one pixel of the image."""
+    """Return the whole pixels x0, y0, x1, y1 (half-open) that a box touches, at least one pixel of the image."""
     x0, y0 = min(max(int(box[0]), 0), width - 1), min(max(int(box[1]), 0), height - 1)
     x1, y1 = min(max(int(np.ceil(box[2])), x0 + 1), width), min(max(int(np.ceil(box[3])), y0 + 1), height)
     return x0, y0, x1, y1
 
 
 def numbered(instances: Sequence[Instance]) -> tuple[Instance, ...]:
-    """The instances with the colors of their positions."""
-    return tuple(replace(layers, color=index) for index, layers in enumerate(instances))
+    """Give each instance the color of its position."""
+    return tuple(replace(instance, color=index) for index, instance in enumerate(instances))
 
 
-def matched(found: Sequence[Instance], true: Sequence[Instance]) -> tuple[tuple[Instance, ...], tuple[Instance, ...]]:
-    """Tell which detection found which true instance: the best first, each the one of its category that it fits best.
+def match_truth(
+    found: Sequence[Instance], true: Sequence[Instance]
+) -> tuple[tuple[Instance, ...], tuple[Instance, ...]]:
+    """Match detections with true instances of their category, greedily from the highest score.
 
     Args:
         found: detections.
-        true: all true instances of the image; crowds are found by nobody.
+        true: all true instances of the image; crowds match nothing.
 
     Returns:
-        The detections, with colors, IoU and what they found; the true instances, in the colors of their finders.
+        The detections with colors, IoU and matches, and the true instances in the colors of their matches.
     """
-    ious = mask_ious(found, true)
-    finders: dict[int, int] = {}
-    fits = [0.0] * len(found)
-    for index in sorted(range(len(found)), key=lambda index: -(found[index].score or 0.0)):
-        best = int(ious[index].argmax()) if true else -1
-        if true and ious[index, best] >= LEAST_IOU:
-            finders[best], fits[index] = index, float(ious[index, best])
-            ious[:, best] = 0
-    rest = iter(range(len(found), len(found) + len(true)))
+    order = sorted(range(len(found)), key=lambda index: -(found[index].score or 0.0))
+    ious = mask_ious([found[index] for index in order], true)
+    columns = dict(zip(order, match_greedily(ious, MIN_IOU), strict=True))
+    finders = {column: index for index, column in columns.items() if column is not None}
+    fresh = count(len(found))
     colored = tuple(
-        replace(layers, color=finders[index] if index in finders else next(rest)) for index, layers in enumerate(true)
+        replace(one, color=finders[index] if index in finders else next(fresh)) for index, one in enumerate(true)
     )
-    truths = {finder: colored[index] for index, finder in finders.items()}
-    detections = (
-        replace(layers, color=index, truth=truths.get(index), iou=fits[index]) for index, layers in enumerate(found)
-    )
+    detections = list(found)
+    for row, (index, column) in enumerate(columns.items()):
+        match, iou = (None, 0.0) if column is None else (colored[column], float(ious[row, column]))
+        detections[index] = replace(found[index], color=index, truth=match, iou=iou)
     return tuple(detections), colored
 
 
-def mask_ious(found: Sequence[Instance], true: Sequence[Instance]) -> NDArray[np.float64]:
-    """(N, M): the mask IoU of each of N instances with each of M others of its category, else 0; that of a crowd is 0.
+def match_greedily(ious: NDArray[np.float64], least: float) -> list[int | None]:
+    """Give each row in turn the free column of the highest IoU, if that is at least `least`.
 
     Args:
-        found: N instances.
-        true: M instances.
+        ious: (N, M) IoUs in [0, 1].
+        least: lowest IoU of a match, above 0.
+
+    Returns:
+        N columns or None.
     """
+    free, matches = ious.copy(), list[int | None]()
+    for row in free:
+        best = int(row.argmax()) if row.size else 0
+        matches.append(best if row.size and row[best] >= least else None)
+        if matches[-1] is not None:
+            free[:, best] = 0
+    return matches
+
+
+def mask_ious(found: Sequence[Instance], true: Sequence[Instance]) -> NDArray[np.float64]:
+    """Return the (N, M) mask IoUs of N instances with M others; 0 across categories, for crowds and without masks."""
     table = np.zeros((len(found), len(true)))
-    rows = [i for i, layers in enumerate(found) if layers.occludee is not None and masks.area(layers.occludee)]
-    columns = [j for j, layers in enumerate(true) if layers.occludee is not None and not layers.crowd]
+    rows = [(i, one.occludee) for i, one in enumerate(found) if one.occludee is not None and masks.area(one.occludee)]
+    columns = [(j, one.occludee) for j, one in enumerate(true) if one.occludee is not None and not one.crowd]
     if rows and columns:
-        rles = [
-            [part for i in chosen if (part := side[i].occludee)] for side, chosen in ((found, rows), (true, columns))
-        ]
-        same = np.array([[found[i].category == true[j].category for j in columns] for i in rows])
-        table[np.ix_(rows, columns)] = masks.ious(*rles) * same
+        (left, first), (right, second) = zip(*rows, strict=True), zip(*columns, strict=True)
+        same = np.array([[found[i].category == true[j].category for j in right] for i in left])
+        table[np.ix_(left, right)] = masks.ious(first, second) * same
     return table

@@ -1,105 +1,117 @@
-"""Where pictures come from: which files a source means, and which of its images are shown."""
+"""Sources of pictures: the files that a command line means, and which of their images to show."""
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from bcnet_core import masks
-from bcnet_core.annotations.coco import CocoFile, Record, read_coco, segmentation_rle
-from bcnet_core.annotations.occluder import occluder_regions
+from bcnet_core.annotations.coco import CocoFile, Record, read_coco
+from bcnet_core.config.choices import Judgement
 from bcnet_core.engine.run_dir import Run, open_run
 from bcnet_core.errors import BCNetError, data_error, usage_error
-from bcnet_core.evaluation.image_list import find_images
+from bcnet_core.evaluation.compare import image_precisions, mean_ious
+from bcnet_core.evaluation.predict import find_images
 from bcnet_core.files.images import image_size
+from bcnet_core.visualization.instances import Truth
+from bcnet_core.visualization.picture import Instance
 
 PLACEHOLDER = (480, 640)
-"""(height, width) of the panel that stands for an image of unknown size."""
-BEGINNING = 1000
-"""Bytes of a json that tell a list from an object."""
+"""(height, width) of the panel that replaces an image of unknown size."""
 
 
-class Place(NamedTuple):
-    """Where annotations and images are.
+class Source(NamedTuple):
+    """What to make pictures from.
 
     Attributes:
-        annotations: a COCO json; None where images alone are shown.
-        images: a folder.
-        model: the run or checkpoint to predict with, if any.
-        results: the results file to show, if any.
+        coco: annotations, or a list of images without any.
+        images: folder of the images.
+        model: run or checkpoint to predict with, if any.
+        results: results file to show, if any.
     """
 
-    annotations: Path | None
+    coco: CocoFile
     images: Path
     model: Path | None = None
     results: Path | None = None
 
 
-def locate(
-    source: Path,
+def open_source(
+    path: Path,
     *,
     images: Path | None = None,
     data_root: Path | None = None,
     gt: Path | None = None,
     open_run: Callable[[Path], Run] = open_run,
-) -> Place:
-    """Find the annotations and images that a source means.
+) -> Source:
+    """Find and read the annotations that a path stands for, and find their images.
 
     Args:
-        source: a COCO json (`.json`, `.json.gz`), a run directory or a checkpoint.
-        images: the folder of the images, where it is not the one that the source implies; what a model finds in any
-            images, without `gt`.
-        data_root: what a run's data paths are relative to, where that is not what it was trained with.
-        gt: the ground truth of a results file or a model. Without it, and without images, a model means the validation
-            set that it was trained beside.
-        open_run: of the backend that the model belongs to.
+        path: a COCO json (`.json`, `.json.gz`), a run directory or a checkpoint.
+        images: folder of the images, if it is not the one that the path implies; without `gt`, a model predicts any
+            images in it.
+        data_root: folder that a run's data paths are relative to, if it is not the one it was trained with.
+        gt: ground truth of a results file or a model. Without it and without images, a model is shown on the
+            validation set of its recipe.
+        open_run: opens runs of the model's backend.
 
     Raises:
-        BCNetError: if there is no such source, or its images are nowhere to be found.
+        BCNetError: if the path does not exist, or annotations or images cannot be found or read.
     """
-    if not source.exists():
-        raise data_error(f"`{source}` does not exist", "SOURCE is a run directory, a checkpoint or a COCO json")
-    if not source.is_dir() and (source.suffix == ".json" or source.name.endswith(".json.gz")):
-        if gt is None and images is None and _is_list(source):  # else reading it says so
-            raise data_error(f"`{source}` is a results file, which goes with its ground truth", "name it: --gt FILE")
-        annotations = gt or source
-        return Place(annotations, _folder(images, annotations), results=None if gt is None else source)
+    if not path.exists():
+        raise data_error(f"`{path}` does not exist", "SOURCE is a run directory, a checkpoint or a COCO json")
+    folder = None if images is None else _check_folder(images)
+    if not path.is_dir() and (path.suffix == ".json" or path.name.endswith(".json.gz")):
+        coco = read_coco(gt or path, need_annotations=False)
+        return Source(coco, folder or _implied_images(coco.path), results=None if gt is None else path)
     if gt is not None:
-        return Place(gt, _folder(images, gt), source)
-    if images is not None:
-        return Place(None, _folder(images, images), source)
-    data = open_run(source).recipe.data
+        return Source(read_coco(gt, need_annotations=False), folder or _implied_images(gt), path)
+    if folder is not None:
+        return Source(_list_images(folder), folder, path)
+    data = open_run(path).recipe.data
     root = data_root or data.root or Path()
     annotations = root / data.val.annotations
     if not annotations.is_file():
         raise data_error(
-            f"the validation set of `{source}` is not at `{annotations}`",
+            f"the validation set of `{path}` is not at `{annotations}`",
             "say where the data is: --data-root; or what to look at: --images FOLDER",
         )
-    return Place(annotations, _folder(root / data.val.images, annotations), source)
+    folder = _check_folder(root / data.val.images)
+    return Source(read_coco(annotations, need_annotations=False), folder, path)
 
 
-def read_place(place: Place) -> CocoFile:
-    """The annotations of a place; of images alone, a file that lists them and nothing else.
-
-    Raises:
-        BCNetError: if the annotations cannot be read, or there is no image.
-    """
-    if place.annotations is not None:
-        return read_coco(place.annotations, need_annotations=False)
+def _list_images(folder: Path) -> CocoFile:
+    """List the images of a folder as a COCO file without annotations."""
     listed = []
-    for number, path in enumerate(find_images([str(place.images)]), start=1):
+    for number, path in enumerate(find_images([str(folder)]), start=1):
         try:
             height, width = image_size(path)
         except BCNetError:
-            height, width = PLACEHOLDER  # reading its pixels says what is wrong with it
-        name = str(path.relative_to(place.images))
-        listed.append({"id": number, "file_name": name, "height": height, "width": width})
-    return CocoFile(place.images, {"images": listed, "annotations": [], "categories": []})
+            height, width = PLACEHOLDER  # reading its pixels reports the problem
+        listed.append({"id": number, "file_name": str(path.relative_to(folder)), "height": height, "width": width})
+    return CocoFile(folder, {"images": listed, "annotations": [], "categories": []})
+
+
+def _check_folder(folder: Path) -> Path:
+    if folder.exists() and not folder.is_dir():
+        raise data_error(f"`{folder}` is a file, not a folder of images", f"give the folder: --images {folder.parent}")
+    if not folder.is_dir():
+        raise data_error(f"the folder of images `{folder}` does not exist", "say where they are: --images FOLDER")
+    return folder
+
+
+def _implied_images(annotations: Path) -> Path:
+    """Return the image folder of the COCO layout: `val2017/` for `annotations/instances_val2017.json`."""
+    split = annotations.name.split(".")[0].rsplit("_", 1)[-1].replace("-dev", "")
+    folder = annotations.absolute().parent
+    candidates = [folder.parent / split, folder / split]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    raise usage_error(
+        f"the images of `{annotations}` are not in `{candidates[0]}`", "say where they are: --images FOLDER"
+    )
 
 
 def choose_images(
@@ -108,14 +120,13 @@ def choose_images(
     """Choose the image records to show.
 
     Args:
-        coco: the file.
-        ids: image ids, shown in this order; None means all.
-        limit: how many are shown of all; ids that were asked for are all shown.
-        most_occluded: show this many instead, those first whose boxes are covered most by occluders (the sum
-            of the covered shares over the image's instances).
+        coco: annotations.
+        ids: image ids in display order, all of which are shown; None means all images.
+        limit: number of images to show without ids.
+        most_occluded: number of images to show instead, ranked by the occlusion of their instances in total.
 
     Raises:
-        BCNetError: if an id is not in the file, the file lists no image, or nothing says what is occluded.
+        BCNetError: if an id is not in the file, the file lists no image, or there is nothing to rank by.
     """
     if not coco.images:
         raise data_error(f"`{coco.path}` lists no image to show")
@@ -129,51 +140,37 @@ def choose_images(
     records = list(coco.images) if ids is None else [by_id[image_id] for image_id in dict.fromkeys(ids)]
     if most_occluded is not None:
         if not coco.annotations:
-            raise usage_error(f"`{coco.path}` says of no instance how occluded it is", "leave out --most-occluded")
-        grouped = coco.annotations_by_image()
-        scores = {image["id"]: _occlusion(image, grouped[image["id"]]) for image in records}
+            raise usage_error(f"`{coco.path}` has no annotations to rank images by occlusion", "omit --most-occluded")
+        truth = Truth(coco)
+        scores = {image["id"]: sum(map(_covered_share, truth.instances(image))) for image in records}
         return sorted(records, key=lambda image: -scores[image["id"]])[:most_occluded]
     return records if ids is not None else records[:limit]
 
 
-def _folder(images: Path | None, annotations: Path) -> Path:
-    """The folder of the images, by default that of the COCO layout."""
-    folder = images or _implied_images(annotations)
-    if folder.exists() and not folder.is_dir():
-        raise data_error(f"`{folder}` is a file, not a folder of images", f"give the folder: --images {folder.parent}")
-    if not folder.is_dir():
-        raise data_error(f"the folder of images `{folder}` does not exist", "say where they are: --images FOLDER")
-    return folder
+def _covered_share(instance: Instance) -> float:
+    """Return the fraction of the exact box, not of its whole pixels, that the occluder covers."""
+    x0, y0, x1, y1 = instance.box
+    return 0.0 if instance.occluder is None else masks.area(instance.occluder) / max((x1 - x0) * (y1 - y0), 1.0)
 
 
-def _is_list(path: Path) -> bool:
-    """Whether the json in a file is a list, as results are; no more than its beginning is read."""
-    if not path.is_file():
-        return False
-    with suppress(OSError, EOFError, zlib.error), path.open("rb") as raw:  # reading all of it says what is wrong
-        file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-        return file.read(BEGINNING).lstrip().startswith(b"[")
-    return False
+def worst_images(
+    coco: CocoFile, results: Sequence[Record], records: Sequence[Record], count: int, *, by: Judgement, score: float
+) -> list[Record]:
+    """Choose the images with the worst results, the worst first.
 
+    Args:
+        coco: ground truth.
+        results: results of the images, with masks.
+        records: images to choose from.
+        count: number of images to return.
+        by: "iou" for the mean over the true instances of the IoU with the best detection; "ap" for the image's own AP.
+        score: lowest score of a detection for "iou"; AP considers all of them.
 
-def _implied_images(annotations: Path) -> Path:
-    """The image folder of the COCO layout: `annotations/instances_val2017.json` belongs to `val2017/`."""
-    split = annotations.name.split(".")[0].rsplit("_", 1)[-1].replace("-dev", "")
-    folder = annotations.absolute().parent
-    places = [folder.parent / split, folder / split]
-    for place in places:
-        if place.is_dir():
-            return place
-    raise usage_error(f"the images of `{annotations}` are not in `{places[0]}`", "say where they are: --images FOLDER")
-
-
-def _occlusion(record: Record, annotations: Sequence[Record]) -> float:
-    """How much of its instances' boxes occluders cover, summed over the instances of an image."""
-    rles = [segmentation_rle(annotation, record) for annotation in annotations]
-    regions = occluder_regions(annotations, rles, record)
-    shares = (
-        masks.area(region) / max(annotation["bbox"][2] * annotation["bbox"][3], 1.0)
-        for annotation, region in zip(annotations, regions, strict=True)
-        if region is not None
-    )
-    return float(sum(shares))
+    Raises:
+        BCNetError: if no image has a true instance with a mask.
+    """
+    scores = mean_ious(coco, results, score=score) if by == "iou" else image_precisions(coco, results)
+    known = [record for record in records if record["id"] in scores]
+    if not known:
+        raise usage_error(f"`{coco.path}` has no instance with a mask to rank images by", "omit --worst")
+    return sorted(known, key=lambda record: scores[record["id"]])[:count]

@@ -1,8 +1,7 @@
-"""What a detector finds in a video, drawn frame by frame; one frame is held at a time."""
+"""Videos with a detector's predictions drawn on them; one frame is held at a time."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,27 +18,33 @@ from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.reporting import Reporter
 from bcnet_core.structures import Predictor
-from bcnet_core.visualization.detected import detect
-from bcnet_core.visualization.draw import paint_drawing
+from bcnet_core.visualization.draw import paint
 from bcnet_core.visualization.drawing import Image
+from bcnet_core.visualization.instances import detect
 from bcnet_core.visualization.panels import render
-from bcnet_core.visualization.picture import Instance, Picture, mask_ious
+from bcnet_core.visualization.picture import Instance, Picture, mask_ious, match_greedily
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
-"""What OpenCV's own wheels can write, by suffix."""
+"""Codecs that OpenCV's wheels can write, by suffix."""
+PANEL_KEYS: dict[LayerChoice, tuple[str, ...]] = {
+    "both": ("instances", "occluder"),
+    "occludee": ("instances",),
+    "occluder": ("occluder",),
+}
+"""Panels side by side in a frame."""
 SAME_IOU = 0.3
-"""An instance keeps its color from one frame to the next from this mask IoU on."""
+"""Mask IoU from which an instance keeps its color from one frame to the next."""
 RATE = 25.0
-"""Frames a second of a video that does not say."""
+"""Frames per second of a video that does not specify them."""
 
 
 class VideoSummary(NamedTuple):
-    """What was drawn.
+    """Counts of a drawn video.
 
     Attributes:
-        frames: in the video.
-        instances: shown in all frames together.
-        complete: whether all the frames that the file promises could be read.
+        frames: number of frames.
+        instances: number of instances drawn in all frames together.
+        complete: whether all frames that the file announces could be read.
     """
 
     frames: int
@@ -47,122 +52,107 @@ class VideoSummary(NamedTuple):
     complete: bool
 
 
-def refuse_unknown_suffix(output: Path) -> None:
-    """Refuse to write a kind of video that OpenCV's wheels cannot write.
+def check_video_suffix(output: Path) -> None:
+    """Check that OpenCV's wheels can write this kind of video.
 
     Raises:
-        BCNetError: naming those that they can.
+        BCNetError: naming the suffixes that they can.
     """
     if output.suffix.lower() not in CODECS:
-        raise usage_error(f"no video can be written as `{output.name}`", f"a name that ends in {', '.join(CODECS)}")
+        raise usage_error(f"cannot write a video as `{output.name}`", f"a name that ends in {', '.join(CODECS)}")
 
 
 def draw_video(
     detector: Predictor, source: Path, output: Path, *, score: float, layer: LayerChoice, reporter: Reporter
 ) -> VideoSummary:
-    """Draw what a detector finds in every frame: the instances, and beside them the occluder layer.
+    """Draw a detector's predictions on every frame: the instances, and beside them the occluder layer.
 
     An instance that is found again in the next frame keeps its color. Sound is not copied.
 
     Args:
         detector: predicts one frame at a time.
         source: a video that OpenCV reads.
-        output: a video of as many frames of the same rate; appears only when it is complete.
-        score: detections below it are left out.
-        layer: "both" draws two pictures side by side, "occludee" and "occluder" one of them.
-        reporter: told of the progress.
+        output: a video with the same number of frames and rate; appears only when complete.
+        score: lowest score of a detection.
+        layer: "both" draws two panels side by side, "occludee" and "occluder" one of them.
+        reporter: receives the progress.
 
     Raises:
         BCNetError: if the video cannot be read or written.
     """
-    refuse_unknown_suffix(output.resolve())
-    with _reader(source) as capture, atomic_file(output) as temporary:
-        first = _read(capture)
-        if first is None:
-            raise data_error(f"`{source}` holds no frame that OpenCV can read")
-        promised = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+    check_video_suffix(output.resolve())
+    with _open(source) as capture, atomic_file(output) as temporary:
+        announced = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
         rate = float(capture.get(cv2.CAP_PROP_FPS))
-        drawn = _drawn_frames(detector, capture, first, score=score, layer=layer)
-        frames, instances = _write(temporary, drawn, rate if 0 < rate < 1000 else RATE, promised, reporter)
-        if _count(temporary) != frames:
+        writer, frames, instances = None, 0, 0
+        try:
+            with reporter.progress("frames", announced) as progress:
+                for image, found in _drawn_frames(detector, capture, score=score, layer=layer):
+                    writer = writer or _open_writer(temporary, image, rate if 0 < rate < 1000 else RATE)
+                    writer.write(np.ascontiguousarray(image[..., ::-1]))
+                    frames, instances = frames + 1, instances + found
+                    progress.advance(note=f"{found} instances")
+        finally:
+            if writer is not None:
+                writer.release()
+        if not frames:
+            raise data_error(f"`{source}` holds no frame that OpenCV can read")
+        if _count(temporary) != frames:  # OpenCV does not report a full disk
             raise BCNetError(f"`{output}` could not be written in full", "is there room on the disk?")
-    return VideoSummary(frames, instances, frames >= promised)
+    return VideoSummary(frames, instances, frames >= announced)
 
 
 def follow(before: Sequence[Instance], now: Sequence[Instance], fresh: Iterator[int]) -> tuple[Instance, ...]:
-    """The instances of a frame, in the colors that they had in the frame before.
+    """Give the instances of a frame the colors they had in the previous frame.
 
     Args:
-        before: the instances of that frame.
-        now: those of this one, the best first; each takes the color of the one of its category that it covers best.
-        fresh: the numbers of new colors.
+        before: instances of the previous frame.
+        now: instances of this frame, best first; each takes the color of the best overlapping one of its category.
+        fresh: indices of new colors.
     """
-    ious = mask_ious(now, before)
-    followed = []
-    for index, layers in enumerate(now):
-        best = int(ious[index].argmax()) if before else 0
-        known = bool(before) and ious[index, best] >= SAME_IOU
-        followed.append(replace(layers, color=before[best].color if known else next(fresh)))
-        if known:
-            ious[:, best] = 0
-    return tuple(followed)
+    matches = match_greedily(mask_ious(now, before), SAME_IOU)
+    return tuple(
+        replace(instance, color=next(fresh) if match is None else before[match].color)
+        for instance, match in zip(now, matches, strict=True)
+    )
 
 
 def _drawn_frames(
     detector: Predictor,
     capture: Any,  # noqa: ANN401  (cv2.VideoCapture)
-    first: Image,
     *,
     score: float,
     layer: LayerChoice,
 ) -> Iterator[tuple[Image, int]]:
-    """Each frame with what is drawn on it, and the number of its instances."""
+    """Yield each frame with the predictions drawn on it, and the number of its instances."""
     before: tuple[Instance, ...] = ()
     fresh = count()
-    frame: Image | None = first
-    keys = {"both": ("instances", "occluder"), "occludee": ("instances",), "occluder": ("occluder",)}[layer]
-    while frame is not None:
-        found, sure = detect(detector, frame, score=score)
-        before = follow(before, found[:sure], fresh)
+    while (frame := _read(capture)) is not None:
+        found, confident = detect(detector, frame, score=score)
+        before = follow(before, found[:confident], fresh)
         height, width = frame.shape[:2]
-        scenes = render(Picture("", frame, before), layer=layer, rois=0, size=(height, width)).panels
-        yield _even(np.concatenate([paint_drawing(scenes[key]) for key in keys], axis=1)), sure
-        frame = _read(capture)
+        panels = render(Picture("", frame, before), layer=layer, rois=0, size=(height, width)).panels
+        image = np.concatenate([paint(panels[key]) for key in PANEL_KEYS[layer]], axis=1)
+        bottom, right = height % 2, image.shape[1] % 2  # codecs reject odd sizes
+        yield np.asarray(cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE), np.uint8), confident
 
 
-def _even(image: Image) -> Image:
-    """The image with its last row or column once more where their number is odd, which codecs refuse."""
-    height, width = image.shape[:2]
-    if height % 2 or width % 2:
-        image = np.asarray(cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE))
-    return image
+def _open_writer(path: Path, image: Image, rate: float) -> cv2.VideoWriter:
+    """Open a video for frames of the size of an image.
 
-
-def _write(
-    path: Path, drawn: Iterator[tuple[Image, int]], rate: float, promised: int, reporter: Reporter
-) -> tuple[int, int]:
-    """Write all frames; returns their number and that of their instances."""
-    writer, frames, instances = None, 0, 0
-    try:
-        with reporter.progress("frames", promised) as progress:
-            for image, found in drawn:
-                if writer is None:
-                    code = cv2.VideoWriter.fourcc(*CODECS[path.suffix.lower()])
-                    writer = cv2.VideoWriter(str(path), code, rate, (image.shape[1], image.shape[0]))
-                    if not writer.isOpened():
-                        raise BCNetError(f"OpenCV cannot write a `{path.suffix}` video here", "try another suffix")
-                writer.write(np.ascontiguousarray(image[..., ::-1]))
-                frames, instances = frames + 1, instances + found
-                progress.advance(note=f"{found} instances")
-    finally:
-        if writer is not None:
-            writer.release()
-    return frames, instances
+    Raises:
+        BCNetError: if OpenCV cannot write it.
+    """
+    code = cv2.VideoWriter.fourcc(*CODECS[path.suffix.lower()])
+    writer = cv2.VideoWriter(str(path), code, rate, (image.shape[1], image.shape[0]))
+    if not writer.isOpened():
+        raise BCNetError(f"OpenCV cannot write a `{path.suffix}` video here", "try another suffix")
+    return writer
 
 
 def _count(path: Path) -> int:
-    """How many frames of a video can be decoded."""
-    with _reader(path) as capture:
+    """Count the frames of a video that can be decoded."""
+    with _open(path) as capture:
         frames = 0
         while capture.grab():
             frames += 1
@@ -170,8 +160,12 @@ def _count(path: Path) -> int:
 
 
 @contextmanager
-def _reader(path: Path) -> Iterator[Any]:
-    """An open video, which nothing but an error of ours says anything about."""
+def _open(path: Path) -> Iterator[Any]:
+    """Open a video with the messages of OpenCV and ffmpeg silenced.
+
+    Raises:
+        BCNetError: if it does not exist or is not a video.
+    """
     if not path.is_file():
         raise data_error(f"the video `{path}` does not exist")
     log = getattr(cv2.utils, "logging", cv2)  # OpenCV 4 has its log level in cv2 itself
@@ -180,7 +174,7 @@ def _reader(path: Path) -> Iterator[Any]:
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
         if not capture.isOpened():
-            raise data_error(f"`{path}` is no video that OpenCV can read", "convert it to mp4")
+            raise data_error(f"`{path}` is not a video that OpenCV can read", "convert it to mp4")
         yield capture
     finally:
         capture.release()
@@ -188,6 +182,6 @@ def _reader(path: Path) -> Iterator[Any]:
 
 
 def _read(capture: Any) -> Image | None:  # noqa: ANN401  (cv2.VideoCapture)
-    """The next frame as (H, W, 3) uint8 RGB."""
+    """Read the next frame as (H, W, 3) uint8 RGB."""
     there, frame = capture.read()
-    return np.ascontiguousarray(frame[..., ::-1]) if there and math.prod(frame.shape) else None
+    return np.ascontiguousarray(frame[..., ::-1]) if there and frame.size else None

@@ -92,7 +92,8 @@ def export_detector(
         BCNetError: if a package is missing, or the file gives other outputs; then nothing is written.
     """
     model = TensorDetector(detector).eval()
-    example, other = (_noise(height, width, seed) for seed in (0, 1))
+    noise = torch.Generator().manual_seed(0)
+    example, other = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=noise)
     if picture is not None:
         other = torch.from_numpy(np.array(resize(picture, height, width).transpose(2, 0, 1)))
     with atomic_file(path) as temporary, warnings.catch_warnings():
@@ -109,10 +110,6 @@ def export_detector(
         if not difference <= TOLERANCE:  # NaN included
             raise BCNetError(f"the exported file differs from the detector by {difference:g}; nothing was written")
     return ExportCheck(difference, len(expected[0]))
-
-
-def _noise(height: int, width: int, seed: int) -> Tensor:
-    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
 def _through_onnx(model: TensorDetector, example: Tensor, image: Tensor, path: Path) -> tuple[Tensor, ...]:

@@ -1,7 +1,8 @@
 """Weights of other projects on their way to a checkpoint: the form that every family of files is converted to.
 
-A family is a module `from_*.py` with a function `(tensors, path) -> Converted | None`: it recognizes its files by their
-tensor names and moves the tensors to bcnet's names. `importing` lists the families.
+A family is a module `from_NAME.py` with one function `(tensors, path) -> Converted | None`: it recognizes its files by
+their tensor names, else returns None, and moves the tensors to bcnet's names. `path` is for messages. `importing` lists
+the families.
 """
 
 from __future__ import annotations

@@ -20,15 +20,7 @@ NORM_PARTS = {
 
 
 def from_caffe2(tensors: Mapping[str, Tensor], path: Path) -> Converted | None:
-    """Convert an ImageNet ResNet; a norm without statistics becomes one that computes the same affine map.
-
-    Args:
-        tensors: content of the file.
-        path: the file, for messages.
-
-    Returns:
-        None if this is no such file.
-    """
+    """Convert an ImageNet ResNet; a norm without statistics becomes one that computes the same affine map."""
     if "conv1_w" not in tensors:
         return None
     found = Converted("an ImageNet ResNet of detectron2's zoo")

@@ -43,26 +43,16 @@ FROZEN_NORM_EPS = 1e-5
 def from_detectron2(tensors: Mapping[str, Tensor], path: Path) -> Converted | None:
     """Convert a detector of detectron2; of one that is no R-CNN with a pyramid, only the ResNet is used.
 
-    Args:
-        tensors: content of the file.
-        path: the file, for messages.
-
-    Returns:
-        None if this is no such file.
-
     Raises:
         BCNetError: if its backbone has layers that bcnet's backbones do not have.
     """
     if not any(name.startswith("backbone.bottom_up.stem.conv1.") for name in tensors):
         return None
     _check_backbone(tensors, path)
+    found, left = Converted("a detector of detectron2 that bcnet does not have"), dict(tensors)
     is_rcnn = {"proposal_generator.rpn_head.conv.weight", "backbone.fpn_lateral2.weight"} <= tensors.keys()
-    if not is_rcnn:
-        found = Converted("a detector of detectron2 that bcnet does not have")
-    else:
-        found = Converted("a Faster or Mask R-CNN of detectron2", detector="faster_rcnn")
-    left = dict(tensors)
     if is_rcnn:
+        found.origin, found.detector = "a Faster or Mask R-CNN of detectron2", "faster_rcnn"
         _drop_convolutional_box_head(left, found)
         _fold_norms(left, found)
     for name, tensor in left.items():
@@ -98,8 +88,7 @@ def _fold_norms(tensors: dict[str, Tensor], found: Converted) -> None:
         tensors: by the names in the file; folded and dropped ones are removed.
         found: receives them.
     """
-    layers = [name.removesuffix(".norm.weight") for name in tensors if name.endswith(".norm.weight")]
-    for layer in layers:
+    for layer in [name.removesuffix(".norm.weight") for name in tensors if name.endswith(".norm.weight")]:
         if layer.startswith("backbone.bottom_up.") or f"{layer}.weight" not in tensors:
             continue
         names = [name for name in tensors if name.startswith((f"{layer}.norm.", f"{layer}.weight", f"{layer}.bias"))]
@@ -110,13 +99,12 @@ def _fold_norms(tensors: dict[str, Tensor], found: Converted) -> None:
             continue
         scale = parts["norm.weight"].double() / (parts["norm.running_var"].double() + FROZEN_NORM_EPS).sqrt()
         shift = parts.get("bias", torch.zeros(())) - parts["norm.running_mean"].double()
-        weight = parts["weight"] * scale.view(-1, 1, 1, 1)
-        bias = parts["norm.bias"] + shift * scale
-        used = tuple(name for name in names if name != counter)
-        found.place(detectron2_name(f"{layer}.weight"), weight.float(), *used)
-        found.place(detectron2_name(f"{layer}.bias"), bias.float(), *used)
         if counter in names:
+            names.remove(counter)
             found.dropped[counter] = COUNTER
+        weight, bias = parts["weight"] * scale.view(-1, 1, 1, 1), parts["norm.bias"] + shift * scale
+        found.place(detectron2_name(f"{layer}.weight"), weight.float(), *names)
+        found.place(detectron2_name(f"{layer}.bias"), bias.float(), *names)
 
 
 def _drop_convolutional_box_head(tensors: dict[str, Tensor], found: Converted) -> None:

@@ -23,15 +23,7 @@ SCALES = "heads.boxes.scales"
 
 
 def from_release(tensors: Mapping[str, Tensor], path: Path) -> Converted | None:
-    """Convert a checkpoint of the official release; it must fill FCOS to the last tensor.
-
-    Args:
-        tensors: content of the file.
-        path: the file, for messages.
-
-    Returns:
-        None if this is no such checkpoint.
-    """
+    """Convert a checkpoint of the official release, which must fill FCOS to the last tensor."""
     if not any(name.startswith(("mask_head.", "head.cls_tower.")) for name in tensors):
         return None
     found = Converted("the official BCNet release (FCOS)", detector="fcos", complete=True)

@@ -11,15 +11,7 @@ from bcnet_core.weights.foreign import BODY, CLASSIFIER, COUNTER, NO_PLACE, Conv
 
 
 def from_torchvision(tensors: Mapping[str, Tensor], path: Path) -> Converted | None:
-    """Convert an ImageNet ResNet.
-
-    Args:
-        tensors: content of the file.
-        path: the file, for messages.
-
-    Returns:
-        None if this is no such file.
-    """
+    """Convert an ImageNet ResNet."""
     if "conv1.weight" not in tensors or not any(name.startswith("layer1.0.") for name in tensors):
         return None
     found = Converted("an ImageNet ResNet of torchvision", style="torchvision")

@@ -18,7 +18,8 @@ from bcnet_core.annotations.polygons import to_polygons
 from bcnet_core.config.choices import RegionFormat
 from bcnet_core.errors import data_error
 from bcnet_core.files.json_files import write_json
-from bcnet_core.synth.shapes import CLASSES, compose_scene
+from bcnet_core.synth.outlines import CLASSES
+from bcnet_core.synth.shapes import compose_scene
 from benchmarks.memory import in_fresh_process, watch_memory
 
 SCENES = 40

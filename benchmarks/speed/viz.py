@@ -13,13 +13,11 @@ import numpy as np
 from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
 from bcnet_core.annotations.occluder import derive_occluders
-from bcnet_core.visualization.draw import paint
+from bcnet_core.visualization.draw import paint, save
 from bcnet_core.visualization.drawing import Card, Drawing
-from bcnet_core.visualization.gallery import save
-from bcnet_core.visualization.page import Page, Saved
-from bcnet_core.visualization.panels import PANELS, render
+from bcnet_core.visualization.gallery import File, Page
+from bcnet_core.visualization.panels import PANELS, choose_rois, render, roi_card
 from bcnet_core.visualization.picture import Instance, Picture, numbered
-from bcnet_core.visualization.rois import choose_rois, roi_card
 
 MANY = 5000
 """Pictures of the page that is built."""
@@ -71,10 +69,10 @@ def bench_viz(*, instances: int, height: int, width: int, repeats: int) -> DrawC
                 save(drawing, Path(name) / f"{number}.jpg")
             saved = time.perf_counter()
             seconds.append((drawn - start, painted - drawn, saved - painted))
-    files = {key: (f"pictures/0001-{key}.jpg", width, height) for key in PANELS}
+    files: dict[str | int, File] = {key: (f"pictures/0001-{key}.jpg", width, height) for key in (*PANELS, *range(ROIS))}
     start, page = time.perf_counter(), Page("bench")
     for _ in range(MANY):
-        page.add(picture, Saved(files, dict.fromkeys(range(ROIS), files["image"])))
+        page.add(picture, files)
     text = page.html()
     seconds_of_page = time.perf_counter() - start
     panels, rois, written = (median(column) for column in zip(*seconds[1:], strict=True))

@@ -18,7 +18,7 @@ from bcnet_core.data.dataset import TrainingSet
 from bcnet_core.evaluation.true_boxes import score_true_boxes
 from bcnet_core.masks.crops import crop_rles
 from bcnet_core.reporting import SilentReporter
-from bcnet_core.visualization.annotated import annotated_pictures
+from bcnet_core.visualization.instances import annotated_pictures
 
 HEIGHT, WIDTH = 80, 120
 STORED = [[30, 10, 38, 10, 38, 30, 30, 30]]

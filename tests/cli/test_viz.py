@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from bcnet_cli.commands.viz import viz
+from bcnet_core.annotations.coco import read_coco
 from bcnet_core.errors import BCNetError, ExitCode
 
 MINI = Path(__file__).parents[2].parent / "shared/data/coco-mini"
@@ -87,9 +88,9 @@ def test_a_results_file(source: Path, tmp_path: Path) -> None:
     assert all(path.name.startswith("0001-b-") for path in (tmp_path / "worst" / "pictures").iterdir())
     error = refused(path, "-o", tmp_path / "no", "--images", tmp_path / "val")
     assert error.exit_code == ExitCode.BAD_DATA and "--gt FILE" in error.hints[0]
-    assert "--worst compares what was found" in refused(source, "-o", tmp_path / "no", "--worst", "1").message
+    assert "--worst compares predictions" in refused(source, "-o", tmp_path / "no", "--worst", "1").message
     path.write_text(json.dumps([{key: value for key, value in results[0].items() if key != "segmentation"}]))
-    assert "holds boxes alone" in refused(path, "--gt", source, "-o", tmp_path / "no").message
+    assert "holds boxes but no masks" in refused(path, "--gt", source, "-o", tmp_path / "no").message
     assert not (tmp_path / "no").exists()
 
 
@@ -98,7 +99,7 @@ def test_an_existing_output_is_refused(source: Path, tmp_path: Path) -> None:
     assert "exists already" in refused(source, "-o", tmp_path / "out").message
     assert run(source, "-o", tmp_path / "out", "--overwrite", "--limit", "1").exit_code == 0
     assert len(list((tmp_path / "out" / "pictures").iterdir())) == 6
-    assert "no gallery" in refused(source, "-o", tmp_path / "val", "--overwrite").message
+    assert "not a gallery" in refused(source, "-o", tmp_path / "val", "--overwrite").message
     assert (tmp_path / "val" / "a.png").exists()
 
 
@@ -191,14 +192,14 @@ def test_a_model_on_any_images(untrained: Path, scenes: Path, tmp_path: Path) ->
     assert result.exit_code == 0, result.exception
     assert rows(result)["pictures"] == "2" and "true instances" not in rows(result)
     assert 'data-range="3"' not in (tmp_path / "out" / "index.html").read_text()  # no IoU to filter by
-    for option, said in (("--worst", "compares what was found"), ("--most-occluded", "how occluded it is")):
+    for option, said in (("--worst", "compares predictions"), ("--most-occluded", "rank images by occlusion")):
         assert said in refused(untrained, *common, "-o", tmp_path / "no", option, "1").message
     (folder / "000.png").write_bytes(b"no image")
     damaged = run(untrained, *common, "-o", tmp_path / "damaged", "--limit", "2")
     assert damaged.exit_code == 0 and rows(damaged)["images that could not be read"] == "1", damaged.exception
     (tmp_path / "none").mkdir()
     error = refused(untrained, "--images", tmp_path / "none", "-o", tmp_path / "no")
-    assert "holds no image" in error.message and not (tmp_path / "no").exists()
+    assert "contains no image" in error.message and not (tmp_path / "no").exists()
 
 
 def test_a_model_on_a_video(untrained: Path, tmp_path: Path) -> None:
@@ -216,7 +217,7 @@ def test_a_model_on_a_video(untrained: Path, tmp_path: Path) -> None:
     assert run(*arguments, "--overwrite", "--layer", "occluder").exit_code == 0
     assert refused(untrained, "--video", video, "-o", video, "--overwrite").exit_code == ExitCode.USAGE
     assert "leave out --ids" in refused(*arguments, "--ids", "1").hints[0]
-    assert "no video can be written" in refused(untrained, "--video", video, "-o", tmp_path / "out").message
+    assert "cannot write a video" in refused(untrained, "--video", video, "-o", tmp_path / "out").message
     assert run(untrained, "--video", video, "-o", tmp_path / "dry.mp4", "--dry-run").exit_code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
 
@@ -265,8 +266,8 @@ def test_a_detector(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 )
             ]
 
-    place = sources.Place(source, tmp_path / "val", tmp_path / "run")
-    monkeypatch.setattr(sources, "locate", lambda *_, **__: place)
+    opened = sources.Source(read_coco(source), tmp_path / "val", tmp_path / "run")
+    monkeypatch.setattr(sources, "open_source", lambda *_, **__: opened)
     asked: list[tuple[Path, str, str]] = []
 
     def load(path: Path, *, device: str, backend: str) -> Blind:

@@ -53,9 +53,9 @@ def test_the_release_becomes_a_checkpoint_to_evaluate(official: Path, tmp_path: 
     assert read_checkpoint(tmp_path / "my out.pt").part_of is None
 
 
-def test_a_backbone_becomes_an_initialisation_to_train_from(backbone: Path, tmp_path: Path) -> None:
+def test_a_backbone_becomes_an_initialization_to_train_from(backbone: Path, tmp_path: Path) -> None:
     result = run(backbone.as_uri(), "-o", tmp_path / "init.pt")
-    assert "An ImageNet ResNet of torchvision: an initialisation of r18 (torchvision style)" in result.stdout
+    assert "An ImageNet ResNet of torchvision: an initialization of r18 (torchvision style)" in result.stdout
     assert "not used: fc.weight, fc.bias: the ImageNet classifier" in result.stdout
     assert ", ... (20; all: --json): a counter that frozen BatchNorm does not have" in result.stdout
     command = f"--init-from {tmp_path / 'init.pt'} model.backbone=r18 model.backbone_style=torchvision"
@@ -97,7 +97,7 @@ def test_outputs_are_kept_and_inputs_never_written(backbone: Path, tmp_path: Pat
     ("threshold", "count", "told"),
     [
         (0.0, 100, r"differ from the detector's by [\d.e-]+ at most \(100 instances\)"),
-        (1.0, 0, "nothing is found in the"),
+        (1.0, 0, "neither the file nor the detector finds anything"),
     ],
 )
 def test_a_detector_is_exported_and_compared(tmp_path: Path, threshold: float, count: int, told: str) -> None:

@@ -17,10 +17,9 @@ from bcnet_core.annotations.occluder import derive_occluders
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.files.images import read_image
 from bcnet_core.synth.bank import cut_bank, read_bank
-from bcnet_core.synth.paste import PasteRule
-from bcnet_core.synth.plan import PastePlan, plan_pasted
+from bcnet_core.synth.composition import PasteRule
+from bcnet_core.synth.plan import PastePlan, PasteSources, Survey, plan_pasted
 from bcnet_core.synth.sets import PasteRequest, write_pasted
-from bcnet_core.synth.survey import Survey
 
 RULE = PasteRule(objects=(3, 4))
 REQUEST = PasteRequest(scenes=40, val_scenes=4, size=(96, 128), seed=3)
@@ -190,7 +189,7 @@ def test_an_own_set_is_replaced_and_nothing_else(source: Path, tmp_path: Path) -
     write(source, tmp_path / "set", overwrite=True)
     for name in ("notes.txt", "train2017/mine.jpg", "bank/val2017/mine.png", "annotations/mine.json"):
         (tmp_path / "set" / name).write_text("keep")
-        with pytest.raises(BCNetError, match="something else"):
+        with pytest.raises(BCNetError, match="something other"):
             write(source, tmp_path / "set", overwrite=True)
         assert (tmp_path / "set" / name).read_text() == "keep"
         (tmp_path / "set" / name).unlink()
@@ -201,7 +200,7 @@ def test_folders_that_only_look_like_a_set_are_not_replaced(source: Path, tmp_pa
     for name in ("annotations", "train2017", "val2017", "bank"):
         (tmp_path / "set" / name).mkdir(parents=True)
     (tmp_path / "set" / "train2017" / "mine.jpg").write_text("keep")
-    with pytest.raises(BCNetError, match="something else"):
+    with pytest.raises(BCNetError, match="something other"):
         write(source, tmp_path / "set", overwrite=True)
 
 
@@ -229,7 +228,7 @@ def test_very_long_images_make_backgrounds_of_bounded_size(tmp_path: Path) -> No
     coco = CocoFile(tmp_path / "a.json", {"images": images, "annotations": [], "categories": []})
     folder = tmp_path / "bank"
     cut_bank(
-        folder, coco, tmp_path, objects=[], backgrounds=[0, 1, 2, 3], scene=(96, 128), workers=1, reporter=None
+        folder, coco, tmp_path, PasteSources([], [0, 1, 2, 3]), scene=(96, 128), workers=1, reporter=None
     )  # fmt: skip
     for background in read_bank(folder).backgrounds:
         height, width = read_image(folder / background.file).shape[:2]

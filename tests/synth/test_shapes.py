@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bcnet_core.synth import outlines, painting, shapes
-from bcnet_core.synth.outlines import Capsule, Pose
+from bcnet_core.synth import outlines, shapes
+from bcnet_core.synth.outlines import CLASSES, POSES, Capsule, Pose, Shape
 from bcnet_core.synth.scene import Floats, Mask, Scene
-from bcnet_core.synth.shapes import CLASSES, MIN_SIDE, MIN_VISIBLE, POSES, compose_scene
+from bcnet_core.synth.shapes import MIN_SIDE, MIN_VISIBLE, compose_scene
 
 
 def compose(seed: int, height: int = 128, width: int = 128, *, hard: bool = False) -> Scene:
@@ -24,11 +24,11 @@ def pose_of(kind: str, seed: int) -> Pose:
     return POSES[kind](np.random.default_rng(seed))
 
 
-def jointed(kind: str, seed: int, diameter: float) -> shapes._Shape:
+def jointed(kind: str, seed: int, diameter: float) -> Shape:
     """A shape with room around it, at a place and an angle that no axis of the grid shares."""
     rng = np.random.default_rng(seed)
     x, y = 64 + rng.uniform(-0.5, 0.5, size=2)
-    return shapes._Shape(kind, x, y, diameter / 2, angle=rng.uniform(0, 6), pose=POSES[kind](rng))
+    return Shape(kind, x, y, diameter / 2, angle=rng.uniform(0, 6), pose=POSES[kind](rng))
 
 
 def no_seams(parts: list[Floats], *, width: float) -> Floats:
@@ -118,13 +118,13 @@ def test_a_hard_scene_is_a_heap_of_one_class(many: list[Scene], heaps: list[Scen
 def test_a_hard_scene_has_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every object is painted from the same state: the same colours and the same texture."""
     states: list[dict[str, object]] = []
-    surface = painting.surface
+    surface = shapes.surface
 
     def spy(rng: np.random.Generator, u: Floats, v: Floats, radius: float) -> Floats:
         states.append(dict(rng.bit_generator.state["state"]))
         return surface(rng, u, v, radius)
 
-    monkeypatch.setattr(painting, "surface", spy)
+    monkeypatch.setattr(shapes, "surface", spy)
     looks = []
     for hard in (True, False):
         states.clear()
@@ -159,8 +159,8 @@ def test_the_picture_shows_what_the_masks_say(top: str, many: list[Scene], monke
         for seed, scene in enumerate(many)
         if CLASSES[scene.objects[-1].label] == top and len(scene.objects) > 3
     )
-    monkeypatch.setattr(painting, "background", lambda _rng, h, w: np.zeros((h, w, 3), dtype=np.float32))
-    monkeypatch.setattr(painting, "shade", lambda _slant, distance, *_, **__: np.ones_like(distance))
+    monkeypatch.setattr(shapes, "background", lambda _rng, h, w: np.zeros((h, w, 3), dtype=np.float32))
+    monkeypatch.setattr(shapes, "shade", lambda _slant, distance, *_, **__: np.ones_like(distance))
     monkeypatch.setattr(outlines, "seams", no_seams)
     for item in plain.objects:
         calls = iter(range(len(plain.objects)))
@@ -168,7 +168,7 @@ def test_the_picture_shows_what_the_masks_say(top: str, many: list[Scene], monke
         def surface(*args: np.ndarray, calls=calls, layer=item.layer) -> np.ndarray:  # noqa: ANN001
             return np.full((*args[1].shape, 3), float(next(calls) == layer))
 
-        monkeypatch.setattr(painting, "surface", surface)
+        monkeypatch.setattr(shapes, "surface", surface)
         shown = compose(seed).image[..., 0] / 255
         assert not (shown > 0.55)[~item.visible].any()
         inside = cv2.erode(item.visible.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)

@@ -18,9 +18,10 @@ from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.files.images import read_image
 from bcnet_core.reporting import Progress, SilentReporter
 from bcnet_core.synth import writer
+from bcnet_core.synth.bank import BANK_INDEX
+from bcnet_core.synth.outlines import CLASSES
 from bcnet_core.synth.sets import write_shapes
-from bcnet_core.synth.shapes import CLASSES
-from bcnet_core.synth.writer import BANK_INDEX, SplitSummary
+from bcnet_core.synth.writer import SplitSummary
 
 
 def write(root: Path, **options: Any) -> list[SplitSummary]:
@@ -161,7 +162,7 @@ def test_overwrite_replaces_an_own_set_but_no_other_coco_set(tmp_path: Path) -> 
     write(tmp_path / "set", images=1, overwrite=True)
     assert not derived.exists()
     json_path.write_text('{"info": {}, "images": [], "annotations": [], "categories": []}')
-    with pytest.raises(BCNetError, match="something else"):
+    with pytest.raises(BCNetError, match="something other"):
         write(tmp_path / "set", overwrite=True)
     assert json_path.exists()
 
@@ -172,7 +173,7 @@ def test_a_bank_that_names_other_files_is_no_own_set(tmp_path: Path, name: objec
     index = tmp_path / "set/bank/a" / BANK_INDEX
     index.parent.mkdir(parents=True)
     index.write_text(json.dumps({"disc": [{"file": name}]}))
-    with pytest.raises(BCNetError, match="something else"):
+    with pytest.raises(BCNetError, match="something other"):
         write(tmp_path / "set", overwrite=True)
 
 
@@ -204,7 +205,7 @@ def test_options_out_of_range(tmp_path: Path, options: dict[str, int], message: 
 
 def test_the_current_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BCNetError, match="cannot be made anew"):
+    with pytest.raises(BCNetError, match="cannot be created"):
         write(Path())
 
 

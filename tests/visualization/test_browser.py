@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from bcnet_core import masks
-from bcnet_core.visualization.gallery import write_gallery
-from bcnet_core.visualization.page import AT_ONCE
-from bcnet_core.visualization.picture import Instance, Picture, matched
+from bcnet_core.visualization.gallery import AT_ONCE, write_gallery
+from bcnet_core.visualization.picture import Instance, Picture, match_truth
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
@@ -40,7 +39,7 @@ def picture(number: int) -> Picture:
     else:
         true = [Instance("dog", (20, 20, 60, 60), whole), Instance("dog", (40, 20, 90, 60), other, part)]
         found = [replace(layers, score=score) for layers, score in zip(true, (0.9, 0.7), strict=True)]
-    instances, truth = matched(found, true)
+    instances, truth = match_truth(found, true)
     return Picture(f"{number}.jpg", image, instances, truth)
 
 
@@ -122,10 +121,10 @@ def test_filters_by_class_and_occlusion(page: Any, column: str, option: str, pic
 @pytest.mark.parametrize(
     ("name", "value", "pictures"),
     [
-        ("least score", "0.85", 12),
-        ("greatest score", "0.65", 12),
-        ("greatest IoU", "0.6", 12),
-        ("least IoU", "0.6", 12),
+        ("minimum score", "0.85", 12),
+        ("maximum score", "0.65", 12),
+        ("maximum IoU", "0.6", 12),
+        ("minimum IoU", "0.6", 12),
     ],
 )
 def test_filters_by_score_and_iou(page: Any, name: str, value: str, pictures: int) -> None:
@@ -133,7 +132,7 @@ def test_filters_by_score_and_iou(page: Any, name: str, value: str, pictures: in
     page.keyboard.press("Tab")
     assert shown(page, "article") == pictures
     page.locator("select[data-column='0']").select_option(label="cat (12)")
-    assert shown(page, "article") == (12 if name.startswith("greatest") else 0)  # both must hold
+    assert shown(page, "article") == (12 if name.startswith("maximum") else 0)  # both must hold
 
 
 def test_layers_are_toggled(page: Any) -> None:
@@ -141,7 +140,7 @@ def test_layers_are_toggled(page: Any) -> None:
     assert before == AT_ONCE == shown(page, "[data-panel~='occluder'][data-panel~='true']")
     page.get_by_label("occluder layer").uncheck()
     assert shown(page, "[data-panel~='occluder']") == 0 and shown(page, "[data-panel='occludee']") == AT_ONCE
-    page.get_by_label("true ones").uncheck()
+    page.get_by_label("ground truth").uncheck()
     assert shown(page, "[data-panel~='true']") == 0
     page.get_by_label("occluder layer").check()
     assert shown(page, "[data-panel='occluder']") == AT_ONCE

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bcnet_core import masks
-from bcnet_core.visualization import cards, draw, drawing
-from bcnet_core.visualization.drawing import Blank, Card, Color, Drawing, Heat, Image, Label, Mask, Shape, Tile
-from bcnet_core.visualization.labels import LINE, place_labels
+from bcnet_core.visualization import draw, drawing, layout
+from bcnet_core.visualization.drawing import Card, Color, Drawing, Image, Label, Mask, Shape, Tile
+from bcnet_core.visualization.layout import place_labels
 
 
 def disc(size: tuple[int, int], x: int, y: int, radius: int) -> Mask:
@@ -56,7 +56,7 @@ def test_what_is_seen_through_a_mask() -> None:
     mask = disc((120, 160), 80, 60, 30)
     image = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
     pale = draw.dim(image)
-    seen = draw.seen_through(image, [patch(mask)], pale)
+    seen = draw.reveal(image, [patch(mask)], pale)
     assert (seen[mask] == image[mask]).all()
     assert (seen[~mask] == pale[~mask]).all()
     assert (pale[..., 0] == pale[..., 2]).all()
@@ -184,21 +184,21 @@ def test_heatmap_keeps_its_cells() -> None:
 def test_a_card_holds_all_of_its_tiles() -> None:
     red, blue = gray(50, 40), gray(50, 40)
     red[:], blue[:] = (255, 0, 0), (0, 0, 255)
-    hot, cold = Heat(np.ones((28, 28), np.float32)), Heat(np.zeros((28, 28), np.float32))
+    hot, cold = (np.ones((28, 28), np.float32)), (np.zeros((28, 28), np.float32))
     card = Card(
         (50, 40),
         (
-            (Tile("box", Drawing(red)), Tile("occluder boundary", hot), Tile("true", Blank())),
+            (Tile("box", Drawing(red)), Tile("occluder boundary", hot), Tile("true", None)),
             (Tile("both layers", Drawing(blue)), Tile("occludee boundary", cold), Tile("true", hot)),
         ),
     )
-    sheet, plan = draw.paint(card), cards.lay_out(card)
+    sheet, plan = draw.paint(card), layout.lay_out(card)
     assert sheet.shape == (plan.height, plan.width, 3)
     assert labels_at(sheet, (255, 0, 0)).sum() == labels_at(sheet, (0, 0, 255)).sum() == 50 * 40
     for tile, cell in zip([tile for row in card.rows for tile in row], plan.cells, strict=True):
         shown = sheet[cell.y : cell.y + 50, cell.x : cell.x + 40]
         assert (shown == shown[0, 0]).all()
-        assert (sheet[cell.y - LINE - cards.CAPTION_GAP : cell.y, cell.text_x : cell.text_x + 20] < 128).any()
+        assert (sheet[cell.y - layout.LINE - layout.CAPTION_GAP : cell.y, cell.text_x : cell.text_x + 20] < 128).any()
         assert tile is cell.tile
     boxes = [(cell.x, cell.y) for cell in plan.cells]
     assert boxes[0][0] == boxes[3][0] and boxes[0][1] == boxes[2][1] and len(set(boxes)) == 6

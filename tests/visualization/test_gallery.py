@@ -16,8 +16,8 @@ from PIL import Image
 from bcnet_core import masks
 from bcnet_core.config.choices import PictureFormat
 from bcnet_core.errors import BCNetError, ExitCode
-from bcnet_core.visualization import drawing, gallery, page
-from bcnet_core.visualization.picture import Instance, Picture, matched
+from bcnet_core.visualization import drawing, gallery
+from bcnet_core.visualization.picture import Instance, Picture, match_truth
 
 HOSTILE = '"><script>alert(1)</script>\ud800'
 
@@ -59,7 +59,7 @@ def judged(name: str) -> Picture:
         Instance("dog", (20, 20, 60, 60), mask),
         Instance("cat", (0, 0, 20, 20), None, masks.from_box(0, 0, 9, 9, 90, 120)),
     )
-    instances, truth = matched(found.instances, true)
+    instances, truth = match_truth(found.instances, true)
     return replace(found, instances=instances, truth=truth)
 
 
@@ -103,7 +103,7 @@ def test_the_filters_know_every_instance(tmp_path: Path) -> None:
     summary, elements = write(tmp_path / "out", picture("a", "dog"), picture("b", "bird"), judged("c"))
     options = [option["value"] for option in elements.all("option")]
     assert options == ["", "1", "2", "0", "", "0", "1", "2"]  # by name: bird, cat, dog; then the three levels
-    heavy, none = page.LEVELS.index("heavy"), page.LEVELS.index("none")
+    heavy, none = gallery.LEVELS.index("heavy"), gallery.LEVELS.index("none")
     assert data_of(tmp_path / "out")["pictures"] == [
         [[0, heavy, 0.75, None]],
         [[1, heavy, 0.75, None]],
@@ -125,16 +125,16 @@ def test_what_is_not_there_cannot_be_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_page_of_many_holds_the_later_ones_as_text(tmp_path: Path) -> None:
-    count = page.AT_ONCE + 5
+    count = gallery.AT_ONCE + 5
     fault = f"no <{HOSTILE} 24"
     many = [picture(f"{number}.jpg", f"class </script> {number}") for number in range(count - 1)]
     _, elements = write(tmp_path / "out", *many, picture("z", fault=fault))
-    assert len(elements.all("article")) == page.AT_ONCE
+    assert len(elements.all("article")) == gallery.AT_ONCE
     assert len(elements.all("script")) == 2
     later = data_of(tmp_path / "out")["later"]
     assert len(later) == 5 and len(data_of(tmp_path / "out")["pictures"]) == count
     parsed = Elements("".join(later))
-    assert [article["id"] for article in parsed.all("article")] == [f"p{page.AT_ONCE + n}" for n in range(1, 6)]
+    assert [article["id"] for article in parsed.all("article")] == [f"p{gallery.AT_ONCE + n}" for n in range(1, 6)]
     assert not parsed.all("script") and len(images(parsed)) == 4 * 6 + 1
 
 
@@ -204,18 +204,18 @@ def test_a_gallery_of_nothing_is_an_error(tmp_path: Path) -> None:
 
 def test_only_galleries_are_replaced(tmp_path: Path) -> None:
     write(tmp_path / "out", picture("a"))
-    gallery.refuse_foreign(tmp_path / "out", overwrite=True)
-    gallery.refuse_foreign(tmp_path / "new", overwrite=False)
+    gallery.check_replaceable(tmp_path / "out", overwrite=True)
+    gallery.check_replaceable(tmp_path / "new", overwrite=False)
     with pytest.raises(BCNetError, match="exists already"):
-        gallery.refuse_foreign(tmp_path / "out", overwrite=False)
+        gallery.check_replaceable(tmp_path / "out", overwrite=False)
     precious = tmp_path / "photos"
     precious.mkdir()
-    gallery.refuse_foreign(precious, overwrite=False)  # empty
+    gallery.check_replaceable(precious, overwrite=False)  # empty
     (precious / "index.html").write_text("<html>mine</html>")
-    with pytest.raises(BCNetError, match="is no gallery"):
-        gallery.refuse_foreign(precious, overwrite=True)
+    with pytest.raises(BCNetError, match="is not a gallery"):
+        gallery.check_replaceable(precious, overwrite=True)
     with pytest.raises(BCNetError, match="is a file"):
-        gallery.refuse_foreign(precious / "index.html", overwrite=True)
+        gallery.check_replaceable(precious / "index.html", overwrite=True)
 
 
 def test_safe_stem() -> None:

@@ -16,13 +16,12 @@ from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.evaluation.coco import evaluate, ground_truth
-from bcnet_core.evaluation.image_scores import image_precisions, mean_ious
+from bcnet_core.evaluation.compare import image_precisions, mean_ious
 from bcnet_core.maps import MAPS
 from bcnet_core.structures import Detections
-from bcnet_core.visualization import annotated, sources
-from bcnet_core.visualization.annotated import annotated_pictures
-from bcnet_core.visualization.detected import detected_pictures, result_pictures
-from bcnet_core.visualization.worst import worst_images
+from bcnet_core.visualization import instances, sources
+from bcnet_core.visualization.instances import annotated_pictures, detected_pictures, result_pictures
+from bcnet_core.visualization.sources import worst_images
 
 
 def square(x0: int, y0: int, x1: int, y1: int) -> list[list[int]]:
@@ -115,13 +114,13 @@ def test_crowds_are_named_and_masks_may_be_missing(tmp_path: Path) -> None:
 def test_one_image_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     coco = make_set(tmp_path)
     read: list[str] = []
-    original = annotated.read_listed
+    original = instances.read_listed
 
     def counting(folder: Path, image: dict[str, Any]) -> Any:
         read.append(image["file_name"])
         return original(folder, image)
 
-    monkeypatch.setattr(annotated, "read_listed", counting)
+    monkeypatch.setattr(instances, "read_listed", counting)
     detector = FakeDetector(2)
     for pictures in (
         annotated_pictures(coco, coco.images, tmp_path / "val2017"),
@@ -179,8 +178,8 @@ def test_detections_become_layers(tmp_path: Path) -> None:
     ("count", "best", "shown", "note"),
     [
         (40, 0.9, 28, ""),
-        (40, 0.2, 5, "0 of these score 0.30 or more; the best 5 are shown in any case"),
-        (2, 0.2, 2, "0 of these score 0.30 or more; the best 5 are shown in any case"),
+        (40, 0.2, 5, "0 of these score 0.30 or more; the best 5 are always shown"),
+        (2, 0.2, 2, "0 of these score 0.30 or more; the best 5 are always shown"),
         (0, 0.9, 0, "nothing was found here"),
     ],
 )
@@ -214,7 +213,7 @@ def test_choose_images(tmp_path: Path) -> None:
     with pytest.raises(BCNetError, match="no image with the id 8") as error:
         chosen(ids=[5, 8])
     assert error.value.exit_code == ExitCode.USAGE
-    with pytest.raises(BCNetError, match="says of no instance how occluded it is"):
+    with pytest.raises(BCNetError, match="no annotations to rank images by occlusion"):
         sources.choose_images(CocoFile(coco.path, {**coco.content, "annotations": []}), most_occluded=1)
     with pytest.raises(BCNetError, match="no image to show"):
         sources.choose_images(CocoFile(coco.path, {**coco.content, "images": [], "annotations": []}))
@@ -232,42 +231,41 @@ def test_choose_images(tmp_path: Path) -> None:
 def test_images_that_the_coco_layout_implies(tmp_path: Path, name: str, folder: str) -> None:
     path = tmp_path / "annotations" / name
     path.parent.mkdir()
-    path.touch()
+    content = json.dumps({"images": [], "annotations": [], "categories": []}).encode()
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     with pytest.raises(BCNetError, match=folder) as error:
-        sources.locate(path)
+        sources.open_source(path)
     assert "--images" in error.value.hints[0]
     assert error.value.exit_code == ExitCode.USAGE
     (tmp_path / folder).mkdir()
-    assert sources.locate(path) == (path, tmp_path / folder, None, None)
+    found = sources.open_source(path)
+    assert found.coco.path == path and found[1:] == (tmp_path / folder, None, None)
     (tmp_path / "mine").mkdir()
-    assert sources.locate(path, images=tmp_path / "mine").images == tmp_path / "mine"
+    assert sources.open_source(path, images=tmp_path / "mine").images == tmp_path / "mine"
 
 
 def test_sources_that_are_not_there(tmp_path: Path) -> None:
     for source, images in ((tmp_path / "no", None), (tmp_path / "a.json", tmp_path / "no")):
         (tmp_path / "a.json").touch()
         with pytest.raises(BCNetError, match="no` does not exist") as error:
-            sources.locate(source, images=images)
+            sources.open_source(source, images=images)
         assert error.value.exit_code == ExitCode.BAD_DATA
 
 
 @pytest.mark.parametrize("name", ["val_results.json", "val_results.json.gz"])
-def test_results_without_their_ground_truth(tmp_path: Path, name: str) -> None:
+def test_results_need_their_ground_truth(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(gzip.compress(b" \n[]") if name.endswith(".gz") else b" \n[]")
-    with pytest.raises(BCNetError, match="is a results file") as error:
-        sources.locate(path)
+    with pytest.raises(BCNetError, match="val_results") as error:
+        sources.open_source(path)
     assert "--gt FILE" in error.value.hints[0] and error.value.exit_code == ExitCode.BAD_DATA
-    path.write_bytes(b"\x1f\x8b no gzip" if name.endswith(".gz") else b"{}")
-    with pytest.raises(BCNetError, match="are not in"):
-        sources.locate(path)
 
 
 def test_one_image_where_a_folder_is_wanted(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").touch()
     (tmp_path / "model.pt").touch()
     with pytest.raises(BCNetError, match="` is a file, not a folder") as error:
-        sources.locate(tmp_path / "model.pt", images=tmp_path / "photo.jpg")
+        sources.open_source(tmp_path / "model.pt", images=tmp_path / "photo.jpg")
     assert error.value.hints == (f"give the folder: --images {tmp_path}",)
 
 
@@ -276,14 +274,14 @@ def test_a_run_means_its_validation_set(tmp_path: Path) -> None:
     val = SimpleNamespace(annotations=Path("annotations/instances_val2017.json"), images=Path("val2017"))
     data = SimpleNamespace(root=tmp_path / "elsewhere", val=val)
     run = SimpleNamespace(recipe=SimpleNamespace(data=data))
-    locate = partial(sources.locate, open_run=lambda path: run)
+    open_source = partial(sources.open_source, open_run=lambda path: run)
     model = tmp_path / "run"
     model.mkdir()
     with pytest.raises(BCNetError, match="validation set") as error:
-        locate(model)
+        open_source(model)
     assert "--data-root" in error.value.hints[0]
-    place = locate(model, data_root=tmp_path / "data")
-    assert place == (coco.path, tmp_path / "data" / "val2017", model, None)
+    found = open_source(model, data_root=tmp_path / "data")
+    assert found.coco.path == coco.path and found[1:] == (tmp_path / "data" / "val2017", model, None)
 
 
 def test_results_of_any_model_become_layers(tmp_path: Path) -> None:
@@ -312,7 +310,7 @@ def own_precision(coco: CocoFile, results: list[dict[str, Any]], image: int) -> 
     images = [one for one in coco.images if one["id"] == image]
     alone = CocoFile(coco.path, {**coco.content, "images": images, "annotations": kept})
     found = [one for one in results if one["image_id"] == image]
-    return evaluate(ground_truth(alone), found, "segm", backend="pycocotools").AP
+    return evaluate(ground_truth(alone), found, "segm", backend="pycocotools").scores.AP
 
 
 def test_the_worst_images_come_first(tmp_path: Path) -> None:
@@ -333,5 +331,5 @@ def test_the_worst_images_come_first(tmp_path: Path) -> None:
     assert image_precisions(coco, results) == pytest.approx(alone)
     assert alone[5] == pytest.approx(1) and alone[6] == pytest.approx(51 / 101) and alone[7] == pytest.approx(0.55)
     assert [record["id"] for record in worst_images(coco, results, coco.images, 3, by="ap", score=0.5)] == [6, 7, 5]
-    with pytest.raises(BCNetError, match="no instance with a mask to judge by"):
+    with pytest.raises(BCNetError, match="no instance with a mask to rank images by"):
         worst_images(coco, results, [], 2, by="iou", score=0.5)

@@ -12,8 +12,8 @@ from PIL import Image
 
 from bcnet_core import masks
 from bcnet_core.visualization import draw, drawing
-from bcnet_core.visualization.drawing import Blank, Card, Drawing, Heat, Label, Patch, Shape, Tile
-from bcnet_core.visualization.svg import to_svg
+from bcnet_core.visualization.draw import to_svg
+from bcnet_core.visualization.drawing import Card, Drawing, Label, Patch, Shape, Tile
 
 NAMES = {"svg": "http://www.w3.org/2000/svg"}
 
@@ -63,7 +63,7 @@ def test_shapes_carry_their_color_and_labels_are_text() -> None:
 def test_maps_are_embedded_cell_by_cell() -> None:
     values = np.linspace(0, 1, 28 * 28, dtype=np.float32).reshape(28, 28)
     card = Card(
-        (84, 168), ((Tile("occludee mask", Heat(values)), Tile("none", Blank()), Tile("box", Drawing(gray(84, 168)))),)
+        (84, 168), ((Tile("occludee mask", (values)), Tile("none", None), Tile("box", Drawing(gray(84, 168)))),)
     )
     root = parsed(to_svg(card))
     embedded = list(root.iter(f"{{{NAMES['svg']}}}image"))

@@ -95,7 +95,7 @@ def test_colors_follow_their_instances() -> None:
     assert [[one.color for one in frame] for frame in (first, second, third)] == [[0, 1], [1, 0, 2], [3, 1]]
 
 
-def test_what_is_no_video_is_refused_by_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_not_videos_are_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     whole = make_video(tmp_path / "in.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "junk.mp4").write_bytes(b"no video " * 99)
@@ -104,7 +104,7 @@ def test_what_is_no_video_is_refused_by_name(tmp_path: Path, capfd: pytest.Captu
         with pytest.raises(BCNetError, match=name) as error:
             draw_it(tmp_path / name, tmp_path / "out.mp4", Mover())
         assert error.value.exit_code == ExitCode.BAD_DATA
-    with pytest.raises(BCNetError, match="no video can be written") as error:
+    with pytest.raises(BCNetError, match="cannot write a video") as error:
         draw_it(tmp_path / "in.mp4", tmp_path / "out.gif", Mover())
     assert error.value.exit_code == ExitCode.USAGE
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]

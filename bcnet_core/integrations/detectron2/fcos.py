@@ -19,27 +19,30 @@ from bcnet_core.config.schema import LossConfig, ModelConfig
 from bcnet_core.data.dataset import Targets
 from bcnet_core.integrations.detectron2.config import loss_from_config, loss_weights, model_from_config
 from bcnet_core.integrations.detectron2.data import CroppedMasks
-from bcnet_core.integrations.detectron2.heads import set_maps, without_occluders
-from bcnet_core.model.backbones import PixelStatistics, TinyBackbone
+from bcnet_core.integrations.detectron2.heads import require_occluders, set_maps
+from bcnet_core.model.backbones import TinyBackbone, pixel_format
 from bcnet_core.model.detectors import build_one_stage
-from bcnet_core.model.one_stage import Found, OneStageHeads
+from bcnet_core.model.mask_branch import Found
+from bcnet_core.model.one_stage import OneStageHeads
 
 STRIDES = (8, 16, 32, 64, 128)
-SAME_PLACE = (1.0, 0.0, 1.0, 0.0)
-"""The `Placement` of masks that are in the frame of the network's input already."""
+IDENTITY = (1.0, 0.0, 1.0, 0.0)
+"""`Placement` of masks that are in the frame of the network's input already."""
 
 
 @META_ARCH_REGISTRY.register()
 class BilayerFCOS(nn.Module):
-    """FCOS with the bilayer mask branch: detectron2's backbone, and the heads of our own one-stage detector.
+    """FCOS with the bilayer mask branch: a detectron2 backbone under the one-stage heads of the torchvision backend.
+
+    detectron2's own FCOS is not used: its assignment of targets and its losses differ from the official release's.
 
     Args:
-        backbone: of detectron2.
-        heads: the pyramid to losses, or to instances; the same module as in the torchvision backend.
-        in_features: the levels of the backbone that the heads look at, the finest first.
-        pixel_mean: that is taken off the values of each channel.
-        pixel_std: that they are divided by then.
-        loss_weights: by our names of the terms; one that is missing weighs 1.
+        backbone: backbone from detectron2.
+        heads: the torchvision backend's module for boxes and masks, `build_one_stage`.
+        in_features: levels of the backbone that the heads read, the finest first.
+        pixel_mean: mean of each channel.
+        pixel_std: standard deviation of each channel.
+        loss_weights: weights of the losses by name; missing ones are 1.
     """
 
     pixel_mean: Tensor
@@ -64,59 +67,60 @@ class BilayerFCOS(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:  # noqa: ANN401  (a CfgNode)
-        """The arguments that a yacs config stands for."""
-        backbone = build_backbone(cfg)
+        """Return the arguments for a yacs config."""
+        backbone, loss = build_backbone(cfg), loss_from_config(cfg)
         shapes: dict[str, ShapeSpec] = backbone.output_shape()
         names = sorted(shapes, key=lambda name: shapes[name].stride)
         return {
             "backbone": backbone,
             "heads": build_one_stage(
                 model_from_config(cfg, shapes[names[0]].channels),
-                loss_from_config(cfg),
+                loss,
                 tuple(shapes[name].stride for name in names),
                 cfg.MODEL.ROI_HEADS.NUM_CLASSES,
             ),
             "in_features": names,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "loss_weights": loss_weights(loss_from_config(cfg)),
+            "loss_weights": loss_weights(loss),
         }
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:  # noqa: ANN401  (detectron2's two-fold result)
-        """Train on, or predict, a batch.
+        """Compute the losses of a batch, or predict its instances.
 
         Args:
-            batched_inputs: of each image a dict with `image`, (3, h, w) in the config's channel order, and in training
+            batched_inputs: one dict an image with `image`, (3, h, w) in the config's channel order, and in training
                 `instances` with `gt_boxes`, `gt_classes`, `gt_masks` and, for two layers, `gt_occluders`.
 
         Returns:
-            In training the weighted losses `loss_classification`, `loss_occludee_mask`, ...; otherwise of each image a
-            dict with `instances`, at the image's own size.
+            In training the weighted losses `loss_classification`, `loss_occludee_mask`, ...; otherwise one dict an
+            image with `instances`, at the image's own size.
         """
         if not self.training:
             return self.inference(batched_inputs)
         images = self.preprocess_image(batched_inputs)
-        two_layers = self.heads.masks.head.occluder is not None
-        targets = [_targets(one["instances"].to(self.device), two_layers=two_layers) for one in batched_inputs]
+        instances = [one["instances"].to(self.device) for one in batched_inputs]
+        require_occluders(instances, self.heads.masks.head)
+        targets = [_targets(one) for one in instances]
         seeds = torch.randint(2**31, (len(targets),)).tolist()
         losses = self.heads(self._features(images), images, targets, seeds)
         return {f"loss_{name}": loss * self.loss_weights.get(name, 1.0) for name, loss in losses.items()}
 
     def inference(self, batched_inputs: list[dict[str, Any]], *, do_postprocess: bool = True) -> Any:  # noqa: ANN401
-        """Predict a batch.
+        """Predict the instances of a batch.
 
         Args:
             batched_inputs: see `forward`.
-            do_postprocess: whether to bring the instances to their images' own size and to paste the masks.
+            do_postprocess: whether to scale the instances to their images' own size and to paste the masks.
 
         Returns:
-            Of each image a dict with `instances`; without `do_postprocess` the `Instances` alone, in the network's
-            input.
+            One dict an image with `instances`; without `do_postprocess` the bare `Instances`, in pixels of the
+            network's input.
         """
         images = self.preprocess_image(batched_inputs)
         found = self.heads.detect(self._features(images), images)
@@ -129,7 +133,7 @@ class BilayerFCOS(nn.Module):
         ]
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalise, pad and batch the images."""
+        """Normalize, pad and batch the images."""
         images = [(one["image"].to(self.device) - self.pixel_mean) / self.pixel_std for one in batched_inputs]
         return ImageList.from_tensors(
             images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
@@ -144,7 +148,7 @@ class TinyPyramid(Backbone):
     """Our `TinyBackbone` as a backbone of detectron2.
 
     Args:
-        out_channels: C, of its levels `p3`, `p4`, `p5`.
+        out_channels: C, channels of its levels `p3`, `p4`, `p5`.
     """
 
     def __init__(self, out_channels: int) -> None:
@@ -152,16 +156,16 @@ class TinyPyramid(Backbone):
         self.pyramid, self._channels = TinyBackbone(out_channels), out_channels
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The levels by their names, of (B, 3, H, W) normalised images with sides that 32 divides."""
+        """Return the levels by name for (B, 3, H, W) normalized images whose sides are multiples of 32."""
         return dict(zip(self.output_shape(), self.pyramid(images), strict=True))
 
     @property
     def size_divisibility(self) -> int:
-        """What height and width of its input must be divisible by."""
-        return self.pyramid.strides[-1]
+        """Divisor of the height and width of the input."""
+        return self.pyramid.size_divisor
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of each level."""
+        """Return channels and stride of each level."""
         return {
             f"p{stride.bit_length() - 1}": ShapeSpec(channels=self._channels, stride=stride)
             for stride in self.pyramid.strides
@@ -170,13 +174,13 @@ class TinyPyramid(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_tiny_pyramid_backbone(cfg: Any, input_shape: ShapeSpec) -> TinyPyramid:  # noqa: ANN401
-    """The light backbone for CPUs, with `FPN.OUT_CHANNELS` channels."""
+    """Build the light backbone for CPUs, with `FPN.OUT_CHANNELS` channels."""
     return TinyPyramid(cfg.MODEL.FPN.OUT_CHANNELS)
 
 
 @BACKBONE_REGISTRY.register()
 def build_fcos_resnet_fpn_backbone_p5(cfg: Any, input_shape: ShapeSpec) -> FPN:  # noqa: ANN401
-    """detectron2's ResNet and FPN, with P6 made from P5 and P7 from P6, as FCOS has them."""
+    """Build detectron2's ResNet and FPN, with P6 from P5 and P7 from P6, as FCOS has them."""
     channels = cfg.MODEL.FPN.OUT_CHANNELS
     return FPN(
         bottom_up=build_resnet_backbone(cfg, input_shape),
@@ -188,20 +192,18 @@ def build_fcos_resnet_fpn_backbone_p5(cfg: Any, input_shape: ShapeSpec) -> FPN: 
     )
 
 
-def _targets(instances: Instances, *, two_layers: bool) -> Targets:
-    """What an image holds, as our own heads want it."""
-    if two_layers and not instances.has("gt_occluders"):
-        raise without_occluders()
+def _targets(instances: Instances) -> Targets:
+    """Convert the ground truth of an image to what our heads take."""
     boxes: Tensor = instances.gt_boxes.tensor
     occludees = CroppedMasks.from_masks(instances.gt_masks, *instances.image_size).to(boxes.device)
     occluders = occludees[:0]
     if instances.has("gt_occluders"):
         occluders = CroppedMasks.from_masks(instances.gt_occluders, *instances.image_size).to(boxes.device)
-    return Targets(boxes, instances.gt_classes, occludees.crops, occluders.crops, boxes.new_tensor(SAME_PLACE))
+    return Targets(boxes, instances.gt_classes, occludees.crops, occluders.crops, boxes.new_tensor(IDENTITY))
 
 
 def _instances(found: Found, size: tuple[int, int]) -> Instances:
-    """What was found in an image, as detectron2's structure."""
+    """Convert the detections of an image to detectron2's structure."""
     boxes, scores, labels = found.proposals
     instances = Instances(size)
     instances.pred_boxes, instances.scores, instances.pred_classes = Boxes(boxes), scores, labels
@@ -210,13 +212,13 @@ def _instances(found: Found, size: tuple[int, int]) -> Instances:
 
 
 def bilayer_fcos(*, num_classes: int = 80, depth: int = 50) -> Any:  # noqa: ANN401  (a LazyConfig)
-    """The one-stage version as the `model` of a LazyConfig, on an ImageNet backbone of MSRA.
+    """Return the one-stage detector as the `model` of a LazyConfig, on MSRA's ImageNet backbone.
 
     Args:
         num_classes: K; `heads.num_classes` can be changed later.
-        depth: of the ResNet, 50 or 101.
+        depth: depth of the ResNet, 50 or 101.
     """
-    statistics = PixelStatistics("r50", "caffe")
+    pixels = pixel_format("r50", "caffe")
     return LazyCall(BilayerFCOS)(
         backbone=LazyCall(FPN)(
             bottom_up=LazyCall(ResNet)(
@@ -236,7 +238,7 @@ def bilayer_fcos(*, num_classes: int = 80, depth: int = 50) -> Any:  # noqa: ANN
             num_classes=num_classes,
         ),
         in_features=["p3", "p4", "p5", "p6", "p7"],
-        pixel_mean=statistics.mean.flatten().tolist(),
-        pixel_std=statistics.std.flatten().tolist(),
-        loss_weights={name: value for name, value in LossConfig().model_dump().items() if isinstance(value, float)},
+        pixel_mean=list(pixels.mean),
+        pixel_std=list(pixels.std),
+        loss_weights=loss_weights(LossConfig()),
     )

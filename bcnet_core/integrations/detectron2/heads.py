@@ -20,7 +20,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from bcnet_core.config.choices import OccluderSampling, OccluderSource
-from bcnet_core.errors import BCNetError, usage_error
+from bcnet_core.errors import usage_error
 from bcnet_core.integrations.detectron2.config import head_from_config, loss_from_config, loss_weights
 from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper
 from bcnet_core.maps import LayerName, MapSpec, map_specs
@@ -40,16 +40,16 @@ def map_field(spec: MapSpec) -> str:
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class BilayerMaskRCNNHead(nn.Module):
-    """`BilayerMaskHead` for detectron2's RoI heads: losses in training, fields of `Instances` otherwise.
+    """`BilayerMaskHead` as a mask head of detectron2's RoI heads.
 
-    Weights of Mask R-CNN's head and of the official release's are taken under their own names: the convolutions of the
-    first train the occludee layer.
+    Weights of Mask R-CNN's head and of the official release's load under their own names: the convolutions of Mask
+    R-CNN's begin the occludee layer.
 
     Args:
-        head: RoI features to maps.
-        occluder_sampling: which RoIs enter the occluder losses.
-        loss_weights: by our names of the maps; one that is missing weighs 1.
-        rois_per_image: most RoIs of an image that train; 0 takes all.
+        head: the mask head.
+        occluder_sampling: RoIs that enter the occluder losses.
+        loss_weights: weights of the losses by map name; missing ones are 1.
+        rois_per_image: upper bound of the RoIs of an image that train; 0 takes all.
     """
 
     @configurable
@@ -68,7 +68,7 @@ class BilayerMaskRCNNHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: ShapeSpec) -> dict[str, Any]:  # noqa: ANN401  (a CfgNode)
-        """The arguments that a yacs config stands for."""
+        """Return the arguments for a yacs config."""
         return {
             "head": head_from_config(cfg, input_shape.channels),
             "occluder_sampling": cfg.MODEL.BCNET.OCCLUDER_SAMPLING,
@@ -77,12 +77,12 @@ class BilayerMaskRCNNHead(nn.Module):
         }
 
     def forward(self, x: Tensor, instances: list[Instances]) -> Any:  # noqa: ANN401  (detectron2's two-fold result)
-        """Train on, or predict in, the RoIs of a batch.
+        """Compute the losses of a batch, or predict its maps.
 
         Args:
             x: (R, C, S, S) float RoI features, those of the first image first.
-            instances: of each image. In training the positive proposals, with `proposal_boxes`, `gt_masks` and, for two
-                layers, `gt_occluders`; otherwise the boxes found.
+            instances: one entry an image. In training the positive proposals, with `proposal_boxes`, `gt_masks` and,
+                for two layers, `gt_occluders`; otherwise the predicted boxes.
 
         Returns:
             In training the weighted losses `loss_occludee_mask`, ...; otherwise the instances, with the fields of
@@ -95,8 +95,8 @@ class BilayerMaskRCNNHead(nn.Module):
             set_maps(instances, predict_maps(self.head, x))
             return instances
         if self.rois_per_image:
-            x, instances = self._some(x, instances)
-        targets = self._targets(instances, size=2 * x.shape[2])
+            x, instances = self._sample(x, instances)
+        targets = self._targets(instances, size=2 * x.shape[2], device=x.device)
         if len(x) and "occluder_mask" in targets:
             occluded = targets["occluder_mask"].flatten(1).any(1)
             get_event_storage().put_scalar("bilayer/rois_with_occluder", float(occluded.float().mean()))
@@ -104,41 +104,42 @@ class BilayerMaskRCNNHead(nn.Module):
         losses = bilayer_losses(predict_maps(self.head, x), targets, keys, sampling=self.occluder_sampling)
         return {f"loss_{name}": loss * self.loss_weights.get(name, 1.0) for name, loss in losses.items()}
 
-    def _some(self, x: Tensor, instances: list[Instances]) -> tuple[Tensor, list[Instances]]:
-        """A random choice of each image's RoIs where it has too many, with their features."""
+    def _sample(self, x: Tensor, instances: list[Instances]) -> tuple[Tensor, list[Instances]]:
+        """Choose RoIs at random where an image has too many, with their features."""
         kept = [torch.randperm(len(one))[: self.rois_per_image].sort().values for one in instances]
         parts = torch.split(x, [len(one) for one in instances])
         chosen = torch.cat([part[index.to(x.device)] for part, index in zip(parts, kept, strict=True)])
         return chosen, [one[index.to(x.device)] for one, index in zip(instances, kept, strict=True)]
 
-    def _targets(self, instances: Sequence[Instances], *, size: int) -> dict[str, Tensor]:
-        layers: dict[LayerName, list[Tensor]] = {"occludee": []}
+    def _targets(self, instances: Sequence[Instances], *, size: int, device: torch.device) -> dict[str, Tensor]:
+        images = [one for one in instances if len(one)]  # others may lack all fields
+        require_occluders(images, self.head)
+        fields: dict[LayerName, str] = {"occludee": "gt_masks"}
         if self.head.occluder is not None:
-            layers["occluder"] = []
-        for one in instances:
-            boxes: Tensor = one.proposal_boxes.tensor
-            if len(boxes) == 0:
-                continue
-            layers["occludee"].append(one.gt_masks.crop_and_resize(boxes, size).to(boxes.device))
-            if "occluder" in layers:
-                if not one.has("gt_occluders"):
-                    raise without_occluders()
-                layers["occluder"].append(one.gt_occluders.crop_and_resize(boxes, size).to(boxes.device))
-        nothing = [torch.zeros((0, size, size), dtype=torch.bool, device=next(self.parameters()).device)]
-        return target_maps({layer: torch.cat(parts or nothing) for layer, parts in layers.items()})
+            fields["occluder"] = "gt_occluders"
+        crops = {}
+        for layer, field in fields.items():
+            parts = [one.get(field).crop_and_resize(one.proposal_boxes.tensor, size).to(device) for one in images]
+            crops[layer] = torch.cat([torch.zeros((0, size, size), dtype=torch.bool, device=device), *parts])
+        return target_maps(crops)
 
 
-def without_occluders() -> BCNetError:
-    """The error for training data that layer 1 cannot learn from."""
-    return usage_error(
-        "the training data carries no occluder regions: its instances have no `gt_occluders`",
-        "take bcnet_core.integrations.detectron2.BilayerDatasetMapper as its mapper",
-        "or leave the occluder layer out: MODEL.BCNET.LAYERS 1",
-    )
+def require_occluders(images: Sequence[Instances], head: BilayerMaskHead) -> None:
+    """Check that instances have occluder regions if the head has a layer that learns from them.
+
+    Raises:
+        BCNetError: if they have none.
+    """
+    if head.occluder is not None and not all(one.has("gt_occluders") for one in images):
+        raise usage_error(
+            "the training data carries no occluder regions: its instances have no `gt_occluders`",
+            "take bcnet_core.integrations.detectron2.BilayerDatasetMapper as its mapper",
+            "or leave the occluder layer out: MODEL.BCNET.LAYERS 1",
+        )
 
 
 def set_maps(instances: Sequence[Instances], logits: Mapping[str, Tensor]) -> None:
-    """Put the maps of R RoIs into the instances of their images, as probabilities; see `map_field`."""
+    """Store the maps of R RoIs in the instances of their images, as probabilities; see `map_field`."""
     counts = [len(one) for one in instances]
     for spec in map_specs(logits):
         for one, part in zip(instances, torch.split(logits[spec.name].sigmoid()[:, None], counts), strict=True):
@@ -146,13 +147,13 @@ def set_maps(instances: Sequence[Instances], logits: Mapping[str, Tensor]) -> No
 
 
 def _rename(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
-    """Bring the names of the official release's mask head, or of Mask R-CNN's, under ours; drop what does not fit."""
-    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    """Rename tensors of the official release's mask head or of Mask R-CNN's to ours; drop those that do not fit."""
+    own = module.state_dict()
     for name in [name for name in state if name.startswith(prefix)]:
         ours = mask_head_name(name.removeprefix(prefix))
         if ours is not None:
             tensor, place = state.pop(name), own.get(f"head.{ours}")
-            if place is not None and place.shape == tensor.shape:  # not so a predictor of one mask a class
+            if place is not None and place.shape == tensor.shape:  # Mask R-CNN's predictor has one mask a class
                 state[f"{prefix}head.{ours}"] = tensor
 
 
@@ -161,7 +162,7 @@ class BilayerROIHeads(StandardROIHeads):
     """detectron2's `StandardROIHeads` with the bilayer mask head, whatever `MASK_ON` and `ROI_MASK_HEAD.NAME` say."""
 
     @classmethod
-    def _init_mask_head(cls, cfg: CfgNode, input_shape: Any) -> dict[str, Any]:  # noqa: ANN401  (of detectron2)
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: Any) -> dict[str, Any]:  # noqa: ANN401  (detectron2's)
         settings: dict[str, Any] = super()._init_mask_head(_with_masks(cfg), input_shape)
         return settings
 
@@ -177,7 +178,7 @@ class BilayerCascadeROIHeads(CascadeROIHeads):
 
 
 def _with_masks(cfg: CfgNode) -> CfgNode:
-    """The same config, asking for the bilayer mask head."""
+    """Return a copy of a config that asks for the bilayer mask head."""
     changed = cfg.clone()
     changed.defrost()
     changed.MODEL.MASK_ON = True
@@ -188,10 +189,9 @@ def _with_masks(cfg: CfgNode) -> CfgNode:
 def add_bilayer_head(cfg: Any, *, occluders: OccluderSource = "auto", **head: Any) -> None:  # noqa: ANN401  (a LazyConfig)
     """Give a LazyConfig of an R-CNN the bilayer mask head and a mapper that carries both layers, in place.
 
-    Configs with masks and without, cascades too, as long as their RoI heads take `mask_head`.
-
     Args:
-        cfg: with `model.roi_heads`, and with `dataloader.train.mapper` where it trains.
+        cfg: config with or without masks whose `model.roi_heads` take a `mask_head` (cascades, too); for training with
+            `dataloader.train.mapper`.
         occluders: see `BilayerDatasetMapper`.
         head: settings of `BilayerMaskHead`: `layers`, `attention`, `boundary`, `convs`.
 

@@ -1,4 +1,4 @@
-"""Detectors in files: what a run of detectron2 saves beside its tensors, and models on their way between backends."""
+"""Detectors in files of detectron2: what a run saves beside its tensors, and renaming between the two backends."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ from bcnet_core.weights.loading import check_shapes, model_shapes, shapes_of
 
 @dataclass
 class Origin:
-    """What a checkpoint of detectron2 carries beside its tensors; a "checkpointable" of detectron2's checkpointer.
+    """What bcnet adds to a checkpoint of detectron2; a "checkpointable" of detectron2's checkpointer.
 
     Attributes:
         config: the whole config, as yaml.
         categories: COCO categories in label order.
-        data: where the data is, as plain values of our `DataConfig`.
-        recipe: that the config was made of, as plain values; empty where it was a user's own.
+        data: location of the data, as plain values of `DataConfig`.
+        recipe: recipe that the config was made from, as plain values; empty if the config is a user's own.
     """
 
     config: str
@@ -56,15 +56,15 @@ class Origin:
     recipe: dict[str, Any]
 
     def state_dict(self) -> dict[str, Any]:
-        """What is saved."""
+        """Return the content to save."""
         return dict(self.__dict__)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing: what a resumed run is asked for now holds; it was compared before."""
+        """Do nothing: a resumed run keeps the settings it is asked for, which were compared before."""
 
 
 def origin_of(cfg: CfgNode) -> Origin:
-    """What the data sets that a config names, which are registered with detectron2, say of it.
+    """Return the origin of a config whose data sets are registered with detectron2.
 
     Raises:
         BCNetError: if one is not registered.
@@ -81,10 +81,10 @@ class Stored:
 
     Attributes:
         path: the file.
-        tensors: by detectron2's names.
-        origin: what they belong to.
-        steps: optimiser steps done.
-        native: whether the file is of detectron2, not one of our own checkpoints.
+        tensors: state dict under detectron2's names.
+        origin: config, categories and data of the detector.
+        steps: optimizer steps done.
+        native: whether the file is detectron2's, not a checkpoint of the torchvision backend.
     """
 
     path: Path
@@ -95,20 +95,20 @@ class Stored:
 
     @property
     def config(self) -> CfgNode:
-        """The config, to be changed at will."""
+        """A new copy of the config."""
         return config_from_yaml(self.origin.config)
 
     @property
     def data(self) -> DataConfig:
-        """Where its data is."""
+        """Location of its data."""
         return DataConfig.model_validate(self.origin.data)
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe that it was trained with, or one with its model and its data.
+        """Recipe that it was trained with, or one made from its config.
 
         Raises:
-            BCNetError: if its detector is none of the torchvision backend's.
+            BCNetError: if the torchvision backend has no such detector.
         """
         if self.origin.recipe:
             return Recipe.model_validate(self.origin.recipe)
@@ -117,7 +117,7 @@ class Stored:
         return found.model_copy(update={"data": self.data.model_copy(update=sizes)})
 
     def build(self, device: str) -> nn.Module:
-        """The detector itself, in evaluation mode.
+        """Build the detector in evaluation mode.
 
         Raises:
             BCNetError: if the tensors are not those of the config's model.
@@ -131,7 +131,7 @@ class Stored:
 
 
 def find_stored(path: Path) -> Path:
-    """The file that a user means by a run of detectron2, a run of ours, or a file.
+    """Return the file that a user means by a run of either backend, or by a file.
 
     Raises:
         BCNetError: if there is none.
@@ -143,20 +143,20 @@ def find_stored(path: Path) -> Path:
 
 
 def read_stored(path: Path, *, config: Path | None = None, categories: Sequence[Record] | None = None) -> Stored:
-    """Read a detector for detectron2: one that it trained, or one of ours, brought under its names.
+    """Read a detector of either backend, with its tensors under detectron2's names.
 
     Args:
         path: a file, or the folder of a run.
-        config: the yacs config of a checkpoint that detectron2 trained without `bcnet`.
-        categories: of such a checkpoint, in label order.
+        config: yacs config of a checkpoint that detectron2 trained without `bcnet`.
+        categories: categories of such a checkpoint, in label order.
 
     Raises:
-        BCNetError: if the file cannot be read, or does not say what it is of and nobody else does.
+        BCNetError: if the file cannot be read, or neither the file nor `config` says what detector it is.
     """
     file = find_stored(path)
     content = read_weight_file(file)
     if is_checkpoint(content):
-        return _of_ours(parse_checkpoint(content, file).for_inference(), file)
+        return _from_torchvision(parse_checkpoint(content, file).for_inference(), file)
     tensors = named_tensors(content, file)
     steps = int(content.get("iteration", -1)) + 1 if isinstance(content, dict) else 0
     if isinstance(content, dict) and isinstance(content.get(DETECTRON2_KEY), dict):
@@ -174,14 +174,14 @@ def read_stored(path: Path, *, config: Path | None = None, categories: Sequence[
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
-    """Read a yacs config of detectron2, with our settings in it or not.
+    """Read a yacs config of detectron2, with or without settings of bcnet.
 
     Args:
         path: the yaml file; its `_BASE_` is read, too.
-        overrides: `KEY=VALUE`, parsed as yacs does.
+        overrides: `KEY=VALUE` settings, parsed as yacs does.
 
     Raises:
-        BCNetError: if it cannot be read, or an override is none.
+        BCNetError: if the config cannot be read, or an override does not fit.
     """
     cfg, broken = fresh_config(), (OSError, KeyError, ValueError, AssertionError, AttributeError, YAMLError)
     if path.suffix not in {".yaml", ".yml"}:
@@ -206,12 +206,12 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
 
 
 def _first_line(error: Exception) -> str:
-    """What an error of yacs says, on one line."""
+    """Return the message of a yacs error on one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def to_torchvision(stored: Stored) -> Checkpoint:
-    """A detector of detectron2 as a checkpoint of ours.
+    """Convert a detector of detectron2 to a checkpoint of the torchvision backend.
 
     Raises:
         BCNetError: if the torchvision backend does not have such a detector.
@@ -227,18 +227,18 @@ def to_torchvision(stored: Stored) -> Checkpoint:
 
 
 def detectron2_tensors(ours: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Tensors of ours under the names of a model of detectron2, as far as they have a place there.
+    """Rename tensors of the torchvision backend to those of a model of detectron2; ones without a place are left out.
 
     Args:
-        ours: of the same detector, or of a part of it.
-        model: built from the config of the same recipe.
+        ours: tensors of the same detector, or of a part of it.
+        model: model built from the config of the same recipe.
     """
     name_of = bilayer_fcos_name if isinstance(model, BilayerFCOS) else detectron2_name
     named = ((name, name_of(name)) for name in model.state_dict())
     return {name: background_last(place, ours[place]) for name, place in named if place is not None and place in ours}
 
 
-def _of_ours(checkpoint: Checkpoint, file: Path) -> Stored:
+def _from_torchvision(checkpoint: Checkpoint, file: Path) -> Stored:
     recipe = recipe_of(checkpoint, file)
     cfg = config_from_recipe(recipe, num_classes=len(checkpoint.categories))
     with torch.device("meta"):
@@ -251,7 +251,7 @@ def _of_ours(checkpoint: Checkpoint, file: Path) -> Stored:
 
 
 def _origin(content: Mapping[str, Any], file: Path) -> Origin:
-    """What the file says of itself, checked."""
+    """Validate what a file says about itself."""
     try:
         origin = Origin(**content)
         DataConfig.model_validate(origin.data)
@@ -259,5 +259,5 @@ def _origin(content: Mapping[str, Any], file: Path) -> Origin:
             Recipe.model_validate(origin.recipe)
         config_from_yaml(origin.config)
     except (TypeError, ValueError, KeyError, ValidationError, AssertionError, AttributeError) as error:
-        raise data_error(f"`{file}` does not say in words of this bcnet what it is of: {error}") from None
+        raise data_error(f"`{file}` does not describe its detector as this bcnet expects: {error}") from None
     return origin

@@ -1,11 +1,11 @@
-"""detectron2's trainer for bilayer detectors: its hooks, its checkpointer, its evaluator."""
+"""detectron2's trainer for bilayer detectors, with its hooks, checkpointer and evaluator."""
 
 from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterator
-from itertools import chain, islice
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from bcnet_core import distributed as dist
 from bcnet_core.config.schema import Recipe, SolverConfig
@@ -29,7 +30,7 @@ from bcnet_core.engine.optim import build_optimizer, full_rate, learning_rate
 from bcnet_core.engine.state import AUTOCAST
 from bcnet_core.errors import usage_error
 from bcnet_core.files.outputs import atomic_file
-from bcnet_core.files.workers import deaf_children
+from bcnet_core.files.workers import obey_parent_only
 from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper
 from bcnet_core.integrations.detectron2.stored import Origin, origin_of
 from bcnet_core.model.global_batch import share_statistics
@@ -40,14 +41,13 @@ from bcnet_core.weights.checkpoint import DETECTRON2_FILE, DETECTRON2_KEY, save_
 class BilayerTrainer(DefaultTrainer):
     """detectron2's `DefaultTrainer` with a mapper that carries both layers, and `COCOEvaluator`.
 
-    It also trains on CPUs in several processes, which `DefaultTrainer` does not.
+    `DefaultTrainer.__init__` is not called: on a CPU it trains in one process only, and in half precision as fp16 only.
 
     Args:
-        cfg: with our settings in it.
-        recipe: that the config was made of; its optimiser and its learning rates are taken then. None takes the
-            config's own.
-        origin: what is saved beside the tensors, so that the file alone says what it is of; None asks the config.
-        stop: grows when somebody wants training to end; it is saved then, and `KeyboardInterrupt` raised.
+        cfg: config with our settings.
+        recipe: recipe that the config was made from; provides optimizer and learning rates. None uses the config's.
+        origin: description saved in every checkpoint; None derives it from the config.
+        stop: becomes non-empty to request a stop: the step is finished and saved, then `KeyboardInterrupt` is raised.
 
     Raises:
         BCNetError: if half precision is asked for on a CPU, where detectron2 has none.
@@ -63,7 +63,7 @@ class BilayerTrainer(DefaultTrainer):
     ) -> None:
         TrainerBase.__init__(self)
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
-            setup_logger()  # as `DefaultTrainer` does for programs that did not
+            setup_logger()
         self.recipe, self.stop = recipe, stop if stop is not None else []
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
@@ -75,7 +75,7 @@ class BilayerTrainer(DefaultTrainer):
                 share_statistics(head)
         optimizer = self.build_optimizer(cfg, model)
         if recipe is not None and recipe.solver.clip_norm:
-            _clip_all_together(optimizer, recipe.solver.clip_norm)
+            _clip_gradients(optimizer, recipe.solver.clip_norm)
         loader = self.build_train_loader(cfg)
         own_device = [comm.get_local_rank()] if on_gpu else None
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=own_device)
@@ -92,23 +92,23 @@ class BilayerTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """The config's model, which `DefaultTrainer` would also print, on hundreds of lines."""
+        """Build the config's model without logging it, as `DefaultTrainer` does on hundreds of lines."""
         model: nn.Module = build_model(cfg)
         return model
 
     def build_optimizer(self, cfg: CfgNode, model: nn.Module) -> Optimizer:
-        """The recipe's optimiser, or the config's."""
+        """Build the recipe's optimizer, or the config's."""
         if self.recipe is not None:
             return build_optimizer(model, self.recipe.solver)
         optimizer: Optimizer = super().build_optimizer(cfg, model)
         return optimizer
 
-    def build_lr_scheduler(self, cfg: CfgNode, optimizer: Optimizer) -> Any:  # noqa: ANN401  (of detectron2)
-        """The recipe's learning rates, or the config's."""
+    def build_lr_scheduler(self, cfg: CfgNode, optimizer: Optimizer) -> Any:  # noqa: ANN401  (detectron2's)
+        """Build the recipe's learning rate schedule, or the config's."""
         return super().build_lr_scheduler(cfg, optimizer) if self.recipe is None else RecipeRates(self.recipe.solver)
 
     def build_hooks(self) -> list[Any]:
-        """detectron2's hooks; as many checkpoints as the recipe keeps, and the best of a run that is evaluated."""
+        """Build detectron2's hooks, with the recipe's intervals, the best checkpoint and the stop request."""
         built: list[Any] = super().build_hooks()
         period = self.cfg.TEST.EVAL_PERIOD
         if self.recipe is not None:
@@ -117,34 +117,34 @@ class BilayerTrainer(DefaultTrainer):
                     hook.max_to_keep = self.recipe.solver.keep_checkpoints
                 if isinstance(hook, hooks.PeriodicWriter):
                     hook._period = self.recipe.solver.log_every
-        place = next(index for index, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
+        evaluation = next(index for index, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
         if period and comm.is_main_process():
-            built.insert(place + 1, hooks.BestCheckpointer(period, self.checkpointer, "segm/AP"))
-        if not period and self.recipe is not None:  # detectron2 would evaluate once, behind the last step
-            del built[place]
+            built.insert(evaluation + 1, hooks.BestCheckpointer(period, self.checkpointer, "segm/AP"))
+        if not period and self.recipe is not None:  # detectron2 would evaluate once after the last step
+            del built[evaluation]
         return [*built, StopHook(self.stop)]
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:  # noqa: ANN401
-        """detectron2's loader, with our mapper."""
-        return UndisturbedLoader(build_detection_train_loader(cfg, mapper=BilayerDatasetMapper(cfg, is_train=True)))
+        """Build detectron2's loader with our mapper."""
+        return shield_workers(build_detection_train_loader(cfg, mapper=BilayerDatasetMapper(cfg, is_train=True)))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:  # noqa: ANN401
-        """detectron2's loader."""
-        return UndisturbedLoader(super().build_test_loader(cfg, dataset_name))
+        """Build detectron2's loader."""
+        return shield_workers(super().build_test_loader(cfg, dataset_name))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
-        """detectron2's evaluator; its results go into the folder `inference` of the run."""
+        """Build detectron2's evaluator, which writes to the folder `inference` of the run."""
         return coco_evaluator(dataset_name, Path(cfg.OUTPUT_DIR) / "inference")
 
 
 class WholeCheckpointer(DetectionCheckpointer):
-    """detectron2's checkpointer, whose files are whole or absent when it is killed, or the disk is full."""
+    """detectron2's checkpointer with atomic writes: a kill or a full disk leaves no half file."""
 
-    def save(self, name: str, **kwargs: Any) -> None:  # noqa: ANN401  (of fvcore)
-        """Write `name`.pth with everything, then name it as the last checkpoint."""
+    def save(self, name: str, **kwargs: Any) -> None:  # noqa: ANN401  (fvcore's)
+        """Write `name`.pth, then record it as the last checkpoint."""
         if not self.save_dir or not self.save_to_disk:
             return
         parts = {"model": self.model, **self.checkpointables}
@@ -154,38 +154,38 @@ class WholeCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(file.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Write which checkpoint a resumed run reads."""
+        """Record the checkpoint that a resumed run reads."""
         with atomic_file(Path(self.save_dir) / DETECTRON2_FILE) as temporary:
             temporary.write_text(last_filename_basename, encoding="utf-8")
 
 
 class RecipeRates(ParamScheduler):
-    """The learning rates of a recipe as factors of the full one, where detectron2's scheduler looks for them.
+    """The learning rates of a recipe as multipliers for detectron2's scheduler.
 
     Args:
-        solver: of the recipe.
+        solver: solver settings of the recipe.
     """
 
     def __init__(self, solver: SolverConfig) -> None:
         self.solver = solver
 
     def __call__(self, where: float) -> float:
-        """The factor at a share of all steps, from 0 to 1."""
+        """Return the multiplier at a fraction of all steps, 0..1."""
         return learning_rate(round(where * self.solver.steps), self.solver) / full_rate(self.solver)
 
 
 class StopHook(hooks.HookBase):
-    """Ends training behind the step in which somebody asked for it, with everything saved.
+    """Stop training after the current step if requested, with a checkpoint.
 
     Args:
-        stop: grows then.
+        stop: becomes non-empty to request a stop.
     """
 
     def __init__(self, stop: list[int]) -> None:
         self.stop = stop
 
     def after_step(self) -> None:
-        """Ask all processes (a collective call), and save."""
+        """Save and raise `KeyboardInterrupt` if any process was asked to stop (a collective call)."""
         trainer = self.trainer
         (stopping,) = dist.any_process([bool(self.stop)], torch.device(trainer.cfg.MODEL.DEVICE))
         if stopping:
@@ -194,42 +194,37 @@ class StopHook(hooks.HookBase):
 
 
 def coco_evaluator(dataset_name: str, folder: Path) -> COCOEvaluator:
-    """detectron2's `COCOEvaluator`, which also takes COCO files without an `info`.
+    """Build detectron2's `COCOEvaluator`, which writes `coco_instances_results.json` to a folder.
 
-    Args:
-        dataset_name: of a registered set.
-        folder: where it writes `coco_instances_results.json`.
+    Unlike the original it accepts COCO files without an `info`.
     """
     evaluator = COCOEvaluator(dataset_name, output_dir=str(folder))
     evaluator._coco_api.dataset.setdefault("info", {})
     return evaluator
 
 
-def _clip_all_together(optimizer: Optimizer, most: float) -> None:
-    """Clip the norm of all gradients together before every step, which detectron2's own clipping does not."""
+def _clip_gradients(optimizer: Optimizer, max_norm: float) -> None:
+    """Clip the norm of all gradients together before every step, unlike detectron2, which clips each alone."""
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
 
     def clip(*_: object) -> None:
-        clip_grad_norm_(parameters, most)
+        clip_grad_norm_(parameters, max_norm)
 
     optimizer.register_step_pre_hook(clip)
 
 
-class UndisturbedLoader:
-    """A detectron2 loader whose worker processes ignore a Ctrl-C or SIGTERM that a whole process group receives.
+def shield_workers(loader: Any) -> Any:  # noqa: ANN401  (detectron2's)
+    """Make the worker processes of a detectron2 loader ignore a Ctrl-C or SIGTERM that a whole process group receives.
 
-    Args:
-        loader: the loader; it starts its processes for the first batch.
+    Returns:
+        The same loader.
     """
+    inner = loader if isinstance(loader, DataLoader) else loader.dataset  # training wraps it, to group aspect ratios
+    inner.worker_init_fn = partial(_start_worker, inner.worker_init_fn)
+    return loader
 
-    def __init__(self, loader: Any) -> None:  # noqa: ANN401  (detectron2's)
-        self.loader = loader
 
-    def __iter__(self) -> Iterator[Any]:
-        batches = iter(self.loader)
-        with deaf_children():
-            first = list(islice(batches, 1))
-        yield from chain(first, batches)
-
-    def __len__(self) -> int:
-        return len(self.loader)
+def _start_worker(start: Callable[[int], None] | None, worker: int) -> None:
+    obey_parent_only()
+    if start is not None:
+        start(worker)

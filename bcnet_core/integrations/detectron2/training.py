@@ -7,13 +7,14 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from itertools import product
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.logger import setup_logger
+from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from bcnet_core.config.schema import DataConfig, Recipe
@@ -49,15 +50,7 @@ CONFIG_FILE = "config.yaml"
 
 
 def train_recipe(recipe: Recipe, options: RunOptions, reporter: Reporter) -> Path:
-    """Train a recipe with detectron2's trainer.
-
-    Args:
-        recipe: resolved recipe, with its data root.
-        options: options of the run; `run_dir` becomes detectron2's output folder.
-        reporter: receives a summary of the training data.
-
-    Returns:
-        The last checkpoint.
+    """Train a recipe with detectron2's trainer, and return the last checkpoint; see `backends.train`.
 
     Raises:
         BCNetError: on bad data, settings that detectron2 does not have, a loss that is not finite, or an interruption.
@@ -70,16 +63,13 @@ def train_recipe(recipe: Recipe, options: RunOptions, reporter: Reporter) -> Pat
 
 
 def train_config(cfg: CfgNode, data: DataConfig | None, options: RunOptions, reporter: Reporter) -> Path:
-    """Train a user's own config of detectron2.
+    """Train a user's own config of detectron2, and return the last checkpoint; see `backends.train_config`.
 
     Args:
         cfg: config with its overrides, from `stored.read_config`.
         data: COCO sets that replace those of the config; None keeps them.
-        options: options of the run; `run_dir` becomes detectron2's output folder, `init_from` replaces `MODEL.WEIGHTS`.
+        options: options of the run; `run_dir` becomes `OUTPUT_DIR`, `init_from` replaces `MODEL.WEIGHTS`.
         reporter: receives a warning if the config has no bilayer head.
-
-    Returns:
-        The last checkpoint.
 
     Raises:
         BCNetError: see `train_recipe`.
@@ -149,8 +139,16 @@ def _train(origin: Origin, options: RunOptions) -> None:
                     write_header(folder, recipe, world_size=options.processes, device=device)
             seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
             cfg.freeze()
+            weights = _initial_weights(cfg, origin, options.init_from)
             trainer = BilayerTrainer(cfg, recipe=recipe, origin=origin, stop=stop)
-            _load_weights(trainer, origin, options)
+            checkpointer = trainer.checkpointer
+            if options.resume:
+                trainer.resume_or_load(resume=True)
+            elif weights is not None:
+                checkpointer.model.load_state_dict(detectron2_tensors(weights, checkpointer.model))
+            else:
+                source = cfg.MODEL.WEIGHTS if options.init_from is None else str(find_stored(options.init_from))
+                checkpointer.load(source, checkpointables=[])
             try:
                 trainer.train()
             except ZeroDivisionError:  # raised by detectron2's printer when a run stops within its first steps
@@ -161,21 +159,16 @@ def _train(origin: Origin, options: RunOptions) -> None:
         raise _interrupted(options) from None
 
 
-def _load_weights(trainer: BilayerTrainer, origin: Origin, options: RunOptions) -> None:
-    """Load the weights to resume from or to begin with; `init_from` may be of either backend."""
-    path = options.init_from
-    if options.resume:
-        trainer.resume_or_load(resume=True)
-    elif path is not None and (path.is_dir() or path.suffix == ".pt") and not (path / DETECTRON2_FILE).is_file():
-        file = find_checkpoint(path)
-        recipe = _recipe(origin) or recipe_from_config(trainer.cfg)
-        detector = build_detector(recipe, origin.categories)
-        load_weights(detector, recipe, read_checkpoint(file).for_inference(), file)
-        model = trainer.checkpointer.model
-        model.load_state_dict(detectron2_tensors(detector.state_dict(), model))
-    else:
-        source = trainer.cfg.MODEL.WEIGHTS if path is None else str(find_stored(path))
-        trainer.checkpointer.load(source, checkpointables=[])
+def _initial_weights(cfg: CfgNode, origin: Origin, init_from: Path | None) -> dict[str, Tensor] | None:
+    """Read the weights of a run or checkpoint of the torchvision backend; None for anything else."""
+    if init_from is None or not (init_from.is_dir() or init_from.suffix == ".pt"):
+        return None
+    if (init_from / DETECTRON2_FILE).is_file():
+        return None
+    file, recipe = find_checkpoint(init_from), _recipe(origin) or recipe_from_config(cfg)
+    detector = build_detector(recipe, origin.categories)
+    load_weights(detector, recipe, read_checkpoint(file).for_inference(), file)
+    return detector.state_dict()
 
 
 def _recipe(origin: Origin) -> Recipe | None:
@@ -250,11 +243,15 @@ def detectron2_output(folder: Path | None) -> Iterator[None]:
     Raises:
         BCNetError: if the loss is not finite.
     """
-    for name in ("fvcore", "detectron2"):
-        logger = setup_logger(None if folder is None else str(folder), distributed_rank=comm.get_rank(), name=name)
-        for handler in logger.handlers:
-            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
-                handler.setStream(sys.stderr)
+    rank = comm.get_rank()
+    handlers: list[logging.Handler] = [] if rank else [logging.StreamHandler(sys.stderr)]
+    if folder is not None:
+        handlers.append(logging.FileHandler(folder / (f"log.txt.rank{rank}" if rank else "log.txt"), encoding="utf-8"))
+    loggers = [logging.getLogger(name) for name in ("fvcore", "detectron2")]
+    for logger, handler in product(loggers, handlers):
+        handler.setFormatter(logging.Formatter("[%(asctime)s %(name)s]: %(message)s", "%m/%d %H:%M:%S"))
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
     try:
         with redirect_stdout(sys.stderr):
             yield
@@ -263,3 +260,7 @@ def detectron2_output(folder: Path | None) -> Iterator[None]:
             f"the loss is not finite: {str(error).splitlines()[0]}",
             "the last checkpoint is kept; try a smaller learning rate, a longer warm-up, or clipped gradients",
         ) from None
+    finally:
+        for logger, handler in product(loggers, handlers):
+            logger.removeHandler(handler)
+            handler.close()

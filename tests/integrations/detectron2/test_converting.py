@@ -143,7 +143,7 @@ def test_refusals(tmp_path: Path) -> None:
     assert error.value.hints == ("to the other: --to detectron2",)
     content: dict[str, Any] = {"model": {"a": torch.zeros(1)}, "bcnet": {"config": "A: 1"}}
     torch.save(content, tmp_path / "broken.pth")
-    with pytest.raises(BCNetError, match="does not say in words of this bcnet"):
+    with pytest.raises(BCNetError, match="does not describe its detector"):
         convert(tmp_path / "broken.pth", "torchvision")
     with pytest.raises(BCNetError, match="does not exist"):
         convert(tmp_path / "missing.pth", "torchvision")
@@ -165,7 +165,7 @@ def test_the_command(tmp_path: Path, bcnet: Bcnet) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours.pt"]
     ended = bcnet("weights", "convert", "ours.pt", "--to", "detectron2", "-o", "x.pth", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert "compared on 20 instances, all alike" in ended.stderr
+    assert "compared on 20 instances, which all match" in ended.stderr
     assert "next  bcnet eval x.pth --backend detectron2" in ended.stderr
     ended = bcnet("weights", "convert", "x.pth", "--to", "torchvision", "-o", "ours.pt", cwd=tmp_path)
     assert ended.returncode == 2

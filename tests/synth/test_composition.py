@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bcnet_core.errors import BCNetError, ExitCode
-from bcnet_core.synth.paste import LARGEST, SMALLEST, Cutout, PasteRule, compose_pasted, prepare
+from bcnet_core.synth.bank import LARGEST, Cutout
+from bcnet_core.synth.composition import SMALLEST, PasteRule, compose_pasted, prepare
 
 SIZE = (120, 160)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile
-from bcnet_core.synth.survey import FLAWS, Survey, survey
+from bcnet_core.synth.plan import FLAWS, Survey, survey
 
 SIZE = (100, 120)
 Mask = NDArray[np.bool_]

@@ -1,0 +1,193 @@
+"""Pictures with instances from ground truth, from a detector, or from the COCO results of any model.
+
+Pictures are made lazily, so that only one image is held at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
+from bcnet_core.annotations.occluder import occluder_regions
+from bcnet_core.errors import BCNetError
+from bcnet_core.files.images import read_listed
+from bcnet_core.masks.paste import paste_rles
+from bcnet_core.structures import Predictor
+from bcnet_core.visualization.drawing import BLANK, Image
+from bcnet_core.visualization.picture import Box, Instance, Picture, match_truth, numbered
+
+Found = tuple[Sequence[Instance], str]
+"""Instances of an image, and a remark on them."""
+AT_LEAST = 5
+"""Detections of an image that are shown even below the requested score."""
+
+
+class Truth:
+    """The true instances of a COCO file; occluders are stored ones where the file has them, else derived."""
+
+    def __init__(self, coco: CocoFile) -> None:
+        self.names = {category["id"]: str(category["name"]) for category in coco.categories}
+        self._grouped = coco.annotations_by_image()
+        self.is_known = bool(coco.annotations)
+
+    def instances(self, record: Record) -> tuple[Instance, ...]:
+        """Return the instances of an image in file order."""
+        annotations = self._grouped[record["id"]]
+        rles = [segmentation_rle(annotation, record) for annotation in annotations]
+        regions = occluder_regions(annotations, rles, record)
+        return tuple(
+            Instance(
+                category=self.names[one["category_id"]],
+                box=_corners(one["bbox"]),
+                occludee=rle,
+                occluder=region,
+                crowd=bool(one.get("iscrowd", 0)),
+            )
+            for one, rle, region in zip(annotations, rles, regions, strict=True)
+        )
+
+
+def annotated_pictures(coco: CocoFile, records: Sequence[Record], images: Path) -> Iterator[Picture]:
+    """Make pictures of the annotated instances of images.
+
+    Args:
+        coco: plain COCO or bilayer annotations; a test-dev list gives pictures without instances.
+        records: images to show.
+        images: folder that their file names are relative to.
+    """
+    truth = Truth(coco)
+
+    def find(record: Record, _: Image) -> Found:
+        instances = truth.instances(record)
+        return instances, "" if instances else "no instance is annotated here"
+
+    return _pictures(records, images, find, None)
+
+
+def detected_pictures(
+    detector: Predictor, coco: CocoFile, records: Sequence[Record], images: Path, *, score: float = 0.5
+) -> Iterator[Picture]:
+    """Make pictures of a detector's predictions, matched with the ground truth if there is any.
+
+    Args:
+        detector: predicts one image at a time.
+        coco: ground truth, or a list of images.
+        records: images to show.
+        images: folder that their file names are relative to.
+        score: lowest score of a detection; the best five of an image are always shown, so that an early run shows
+            what it has learned.
+    """
+
+    def find(_: Record, pixels: Image) -> Found:
+        instances, confident = detect(detector, pixels, score=score)
+        return instances, _note(confident, len(instances), score)
+
+    return _pictures(records, images, find, Truth(coco))
+
+
+def result_pictures(
+    coco: CocoFile, results: Sequence[Record], records: Sequence[Record], images: Path, *, score: float = 0.5
+) -> Iterator[Picture]:
+    """Make pictures of COCO results, matched with the ground truth if there is any.
+
+    Args:
+        coco: file whose images and categories the results name.
+        results: results with masks, from `read_results`, and with occluder masks if they have any.
+        records: images to show.
+        images: folder that their file names are relative to.
+        score: lowest score of a detection; the best five of an image are always shown.
+    """
+    truth, grouped = Truth(coco), dict[int, list[Record]]()
+    for result in results:
+        grouped.setdefault(result["image_id"], []).append(result)
+
+    def find(record: Record, _: Image) -> Found:
+        found = sorted(grouped.get(record["id"], []), key=lambda one: -one["score"])
+        confident, shown = _shown([one["score"] for one in found], score)
+        instances = [
+            Instance(
+                category=truth.names[one["category_id"]],
+                box=_corners(one["bbox"]),
+                occludee=one["segmentation"],
+                occluder=one.get("occluder"),
+                score=one["score"],
+            )
+            for one in found[:shown]
+        ]
+        return instances, _note(confident, shown, score)
+
+    return _pictures(records, images, find, truth)
+
+
+def _pictures(
+    records: Sequence[Record], images: Path, find: Callable[[Record, Image], Found], truth: Truth | None
+) -> Iterator[Picture]:
+    """Read images one by one and find the instances in each."""
+    for record in records:
+        name, size = record["file_name"], (record["height"], record["width"])
+        try:
+            pixels = read_listed(images, record)
+        except BCNetError as error:
+            blank = np.broadcast_to(np.array(BLANK, np.uint8), (*size, 3))
+            yield Picture(name, blank, fault=error.message)
+            continue
+        instances, note = find(record, pixels)
+        if truth is None or not truth.is_known:
+            yield Picture(name, pixels, numbered(instances), note=note)
+        else:
+            yield Picture(name, pixels, *match_truth(instances, truth.instances(record)), note=note)
+
+
+def detect(detector: Predictor, image: Image, *, score: float) -> tuple[tuple[Instance, ...], int]:
+    """Detect instances in an image.
+
+    Args:
+        detector: predicts one image at a time.
+        image: (H, W, 3) uint8 RGB.
+        score: lowest score of a detection; the best five are always returned.
+
+    Returns:
+        The instances to show, best first, and how many of them reach the score.
+    """
+    found = detector.predict([image])[0].to("cpu")
+    confident, shown = _shown(found.scores.tolist(), score)
+    boxes, size, layers = found.boxes[:shown], found.image_size, (found.occludee_mask, found.occluder_mask)
+    occludees, occluders = (
+        [None] * shown if maps is None else paste_rles(maps[:shown], boxes, *size) for maps in layers
+    )
+    instances = tuple(
+        Instance(
+            category=str(detector.categories[int(found.labels[index])]["name"]),
+            box=(x0, y0, x1, y1),
+            occludee=occludees[index],
+            occluder=occluders[index],
+            score=float(found.scores[index]),
+            maps={name: values[index].float().numpy() for name, values in found.maps.items()},
+        )
+        for index, (x0, y0, x1, y1) in enumerate(boxes.tolist())
+    )
+    return instances, confident
+
+
+def _corners(bbox: Sequence[float]) -> Box:
+    """Convert a box from [x, y, width, height] to xyxy."""
+    x, y, width, height = bbox
+    return x, y, x + width, y + height
+
+
+def _shown(scores: Sequence[float], score: float) -> tuple[int, int]:
+    """Count how many of these scores, best first, reach `score`, and how many detections to show."""
+    confident = sum(one >= score for one in scores)
+    return confident, min(max(confident, AT_LEAST), len(scores))
+
+
+def _note(confident: int, shown: int, score: float) -> str:
+    """Return a remark if nothing was found, or weaker detections than requested are shown."""
+    if shown == 0:
+        return "nothing was found here"
+    if shown > confident:
+        return f"{confident} of these score {score:.2f} or more; the best {AT_LEAST} are always shown"
+    return ""
