@@ -66,7 +66,7 @@ def test_the_requested_number_of_workers_is_used(
         asked.append((workers, most))
         yield map(work, tasks)
 
-    monkeypatch.setattr(parallel, "mapped", here)
+    monkeypatch.setattr(parallel, "parallel_map", here)
     run = partial(command, mixed, rule=OccluderRule())
     run()
     run(workers=5)
