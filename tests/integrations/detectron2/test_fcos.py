@@ -72,7 +72,7 @@ def test_the_official_checkpoint_finds_the_same(
     assert wrong <= 1e-4 * instances.pred_masks.numel()  # detectron2 pastes by itself
 
 
-def test_predict_gives_the_same_to_users(detector: Detectron2Detector, official: dict[str, Any]) -> None:
+def test_predict_equals_the_official_detections(detector: Detectron2Detector, official: dict[str, Any]) -> None:
     (found,) = detector.predict([rgb("a", 256, 320)], resize=False)
     np.testing.assert_allclose(found.boxes, official["a_boxes"], rtol=0, atol=1e-2)
     np.testing.assert_allclose(found.scores, official["a_scores"], rtol=0, atol=1e-5)
@@ -81,7 +81,7 @@ def test_predict_gives_the_same_to_users(detector: Detectron2Detector, official:
         torch.testing.assert_close(getattr(found, ours), probabilities, rtol=0, atol=1e-4)
 
 
-def test_a_training_step(
+def test_a_training_step_equals_the_official_one(
     detector: Detectron2Detector, official: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The official code rasterises polygons at 28 x 28 for its mask targets, which this project does not."""
