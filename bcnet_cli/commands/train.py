@@ -211,7 +211,7 @@ def _describe(job: TrainingJob, cluster: Cluster, library: Backend) -> None:
     console.out.print(text, end="")
     processes = cluster.processes * cluster.nodes
     needed = estimate_memory(recipe, num_classes=classes, processes=processes)
-    console.err.print(f"about {needed.total / 1e9:.1f} GB of memory in each process, processes: {processes}")
+    console.err.print(f"about {sum(needed) / 1e9:.1f} GB of memory in each process, processes: {processes}")
     console.err.print(f"{classes} classes; would write {job.run_dir}")
 
 

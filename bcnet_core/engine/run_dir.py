@@ -148,20 +148,6 @@ def write_header(path: Path, recipe: Recipe, *, world_size: int, device: torch.d
     write_json(path / ENV_FILE, environment)
 
 
-def remove_run(path: Path) -> None:
-    """Remove a run and its evaluation, if it exists.
-
-    Raises:
-        BCNetError: if the folder holds anything else.
-    """
-    known = HEADER | {CHECKPOINT_DIR, "eval", LOCK_FILE, TENSORBOARD_DIR}
-    if not path.is_dir():
-        return
-    if any(item.name not in known and not is_leftover(item) for item in path.iterdir()):
-        raise usage_error(f"`{path}` holds more than a run, so it is not removed", "remove it yourself")
-    shutil.rmtree(path)
-
-
 @contextmanager
 def exclusive_run(path: Path, command: str | None) -> Iterator[None]:
     """Lock a run directory against other training processes; a run that fails before its first checkpoint is removed.
@@ -174,8 +160,6 @@ def exclusive_run(path: Path, command: str | None) -> Iterator[None]:
         BCNetError: if another process trains there, the folder is not free, cannot be made, or holds a link where the
             run writes.
     """
-    if command is not None:
-        require_free_run_dir(path, command)
     for name in HEADER:
         if (path / name).is_symlink():  # in a downloaded folder it could lead to any file of the user's
             raise usage_error(f"`{path / name}` is a link, which would be written through", "remove it")
@@ -189,7 +173,7 @@ def exclusive_run(path: Path, command: str | None) -> Iterator[None]:
         except OSError as error:
             raise BCNetError(f"cannot write `{path}`: {error.strerror}", "choose another: --run-dir") from None
         if command is not None:
-            require_free_run_dir(path, command)  # another process may have trained here meanwhile
+            require_free_run_dir(path, command)
         _remove_partial_files(path)
         try:
             yield
