@@ -402,8 +402,8 @@ def test_an_interrupted_run_saves_and_goes_on(
     ]
     program = [sys.executable, "-c", "from bcnet_cli.app import main; main()", *words]
     with subprocess.Popen(program, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        deadline = time.monotonic() + 180
-        while time.monotonic() < deadline and not (path / "metrics.json").exists():
+        deadline, metrics = time.monotonic() + 180, path / "metrics.json"
+        while time.monotonic() < deadline and not (metrics.exists() and metrics.stat().st_size):
             time.sleep(0.2)
         os.killpg(process.pid, number)
         _, told = process.communicate(timeout=240)
