@@ -155,6 +155,6 @@ class TrainingState:
         load_scaler(self.scaler, checkpoint.scaler, path)
         self.step = checkpoint.step
         if self.averaged is not None:
-            check_shapes(shapes_of(self.averaged.module), checkpoint.averaged, path)
+            check_shapes(shapes_of(self.averaged.module.state_dict()), checkpoint.averaged, path)
             self.averaged.module.load_state_dict(checkpoint.averaged)
             self.averaged.n_averaged.fill_(self.step)
