@@ -1,4 +1,4 @@
-"""The start of `bcnet`: hears Ctrl-C and SIGTERM from the first moment on, while the program itself is still read."""
+"""Entry point of `bcnet`: handles Ctrl-C and SIGTERM and sets the environment before the program is imported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import FrameType
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """Nothing is under way yet, so nothing has to be cleared away; raising would end in a library's import."""
+    """Exit at once: nothing needs to be cleaned up yet, and an exception would surface in a library's import."""
     os.write(2, b"interrupted\n")
     os._exit(130)
 
@@ -16,12 +16,14 @@ def _end(number: int, frame: FrameType | None) -> None:
 def main() -> None:
     """Run the program, see `bcnet_cli.app.main`."""
     signal.signal(signal.SIGTERM, _end)
-    waits = signal.getsignal(signal.SIGINT)
-    if waits is signal.default_int_handler:  # not so in a job in the background, which is deaf
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:  # a background job ignores Ctrl-C, and continues to
         signal.signal(signal.SIGINT, _end)
+    # OpenMP threads that spin while they wait make training ten times slower beside another busy process.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # GOMP_SPINCOUNT and KMP_BLOCKTIME still override it
     from bcnet_cli.app import main as run
 
-    signal.signal(signal.SIGINT, waits)
+    signal.signal(signal.SIGINT, handler)
     run()
 
 

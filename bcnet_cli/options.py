@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +34,35 @@ TRAIN_ON_THESE_CATEGORIES = "or train on these: bcnet train RECIPE data.train.an
 """The last way out where data has other categories than a run."""
 
 
-def refuse_unused(context: typer.Context, *names: str, why: str) -> None:
+def reserve(context: typer.Context, *paths: Path, check: Callable[[Path], None], dry_run: bool) -> None:
+    """Check outputs and keep other processes from writing them until the command ends.
+
+    Args:
+        context: of the command.
+        paths: files or folders.
+        check: raises for an output that may not be written.
+        dry_run: whether to check only, because nothing is written.
+
+    Raises:
+        BCNetError: from `check`; or if another process writes one of them, or one cannot be written.
+    """
+    from bcnet_core.files.outputs import reserve_outputs
+
+    if not dry_run:
+        context.with_resource(reserve_outputs(*paths, check=check))
+        return
+    for path in paths:
+        check(path)
+
+
+def reserve_files(context: typer.Context, *paths: Path, overwrite: bool, dry_run: bool) -> None:
+    """`reserve` files that must not exist yet unless `overwrite`."""
+    from bcnet_core.files.outputs import check_output_file
+
+    reserve(context, *paths, check=partial(check_output_file, overwrite=overwrite), dry_run=dry_run)
+
+
+def check_unused_options(context: typer.Context, *names: str, why: str) -> None:
     """Refuse options that were typed, but have no meaning beside the others.
 
     Args:

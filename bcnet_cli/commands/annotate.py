@@ -12,8 +12,7 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
-from bcnet_cli.claims import claim_files
-from bcnet_cli.options import DryRun, Json, Overwrite, Workers, refuse_unused
+from bcnet_cli.options import DryRun, Json, Overwrite, Workers, check_unused_options, reserve_files
 from bcnet_cli.reporter import ConsoleReporter
 from bcnet_core.config.choices import RegionFormat
 from bcnet_core.errors import usage_error
@@ -86,17 +85,17 @@ def annotate(
     """
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.annotations.occluder import OccluderRule
-    from bcnet_core.files.outputs import refuse_input, refuse_same
+    from bcnet_core.files.outputs import check_distinct, check_not_input
 
     rule = OccluderRule(min_iou=min_iou, min_area=min_area, crowd=crowd, pixel=pixel)
     read, written = _files(source, output, check)
     if written is None:
-        refuse_unused(context, "output_format", "tolerance", why="with --check, which writes no regions")
+        check_unused_options(context, "output_format", "tolerance", why="with --check, which writes no regions")
     outputs = [path for path in (written, report) if path is not None]
-    refuse_same(*outputs)
+    check_distinct(*outputs)
     for path in outputs:
-        refuse_input(path, read)
-    claim_files(context, *outputs, overwrite=overwrite, dry_run=dry_run)
+        check_not_input(path, read)
+    reserve_files(context, *outputs, overwrite=overwrite, dry_run=dry_run)
     _announce("reading", read, read)
     coco = read_coco(read)
     if written is None:

@@ -1,4 +1,4 @@
-"""`bcnet demo`: the whole road on synthetic scenes, by the very commands a user would type."""
+"""`bcnet demo`: the full pipeline on synthetic scenes, through the commands that a user would type."""
 
 from __future__ import annotations
 
@@ -14,26 +14,23 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
-from bcnet_cli.claims import claim
-from bcnet_cli.options import DryRun, Overwrite
+from bcnet_cli.options import DryRun, Overwrite, reserve
 
 HEAD = "model.attention=false"
-"""So short a training does better without the non-local block: docs/evidence.md."""
+"""A training this short does better without the non-local block, see docs/evidence.md."""
 
 
 def demo(
     context: typer.Context,
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything the demo makes.")] = Path(
-        "demo"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for all outputs.")] = Path("demo"),
     images: Annotated[int, typer.Option("--images", min=1, help="Scenes to train on.")] = 2000,
     val_images: Annotated[int, typer.Option("--val-images", min=1, help="Held-out scenes.")] = 200,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps of 4 scenes.")] = 800,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Make scenes, annotate, split, train a small bilayer detector on the CPU, evaluate and draw: a few minutes.
+    """Make scenes, annotate, split, train a small bilayer detector on the CPU, evaluate and draw, in a few minutes.
 
     **Examples**
 
@@ -42,10 +39,10 @@ def demo(
     `bcnet demo -o quick --images 100 --val-images 20 --steps 50`
     """
     from bcnet_core.engine.run_dir import remove_run
-    from bcnet_core.files.outputs import refuse_existing_folder
+    from bcnet_core.files.outputs import check_output_folder
 
     started = time.perf_counter()
-    claim(context, output, refuse=partial(refuse_existing_folder, overwrite=overwrite), dry_run=dry_run)
+    reserve(context, output, check=partial(check_output_folder, overwrite=overwrite), dry_run=dry_run)
     lines = _commands(output, images=images, val_images=val_images, steps=steps)
     if dry_run:
         console.err.print(Text("\n".join(["would run", *lines])))
@@ -80,9 +77,9 @@ def _commands(output: Path, *, images: int, val_images: int, steps: int) -> list
 
 
 def _run(bcnet: Callable[..., int | None], line: str) -> None:
-    """Print a command line and run it, in this process, through the real parser."""
+    """Print a command line and run it in this process, through the real parser."""
     console.err.print(Text(f"\n$ {line}", style="bold"))
     program, *arguments = shlex.split(line)
     code = bcnet(arguments, prog_name=program, standalone_mode=False)
-    if code:  # typer makes one of an interruption, which would not end the demo
+    if code:  # typer turns an interruption into a code, which must end the demo
         raise typer.Exit(code)

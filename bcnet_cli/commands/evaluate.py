@@ -1,64 +1,90 @@
-"""`bcnet eval`: COCO scores of a run or of any results file, two models compared, or the file for test-dev."""
+"""`bcnet eval`: score a run or a results file, compare two results files, or prepare a test-dev submission."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.claims import claim_files
-from bcnet_cli.commands.evaluate_run import Place, Wanted, evaluate_run
-from bcnet_cli.options import BackendName, DataRoot, Device, DryRun, Gpus, Json, Overwrite, Seed, refuse_unused
+from bcnet_cli.commands.evaluate_run import Output, RunChoice, Wanted, score_run, submit_run
+from bcnet_cli.options import (
+    BackendName,
+    DataRoot,
+    Device,
+    DryRun,
+    Gpus,
+    Json,
+    Overwrite,
+    check_unused_options,
+    reserve_files,
+)
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
     from bcnet_cli.score_tables import Format
     from bcnet_core.annotations.coco import CocoFile
     from bcnet_core.evaluation.coco import Backend
-    from bcnet_core.evaluation.compare import Comparison
+
+files_option = partial(typer.Option, rich_help_panel="Results files")
+scores_option = partial(typer.Option, rich_help_panel="Scores")
 
 RunArgument = Annotated[Path | None, typer.Argument(help="A run directory, or a checkpoint.", show_default=False)]
-Results = Annotated[Path | None, typer.Option("--results", metavar="FILE", help="Score this COCO results file.")]
-Truth = Annotated[Path | None, typer.Option("--gt", metavar="FILE", help="Ground truth of --results or --compare.")]
+Results = Annotated[Path | None, files_option("--results", metavar="FILE", help="Score this COCO results file.")]
 Compare = Annotated[
-    tuple[Path, Path] | None, typer.Option("--compare", metavar="A B", help="Compare two COCO results files.")
+    tuple[Path, Path] | None, files_option("--compare", metavar="A B", help="Compare two COCO results files.")
 ]
-Occ = Annotated[bool, typer.Option("--occ", help="Also the occluded split, levels of occlusion, hidden objects.")]
+Truth = Annotated[
+    Path | None, files_option("--gt", metavar="FILE", help="Ground truth of --results or --compare; a run has its own.")
+]
+Resamples = Annotated[int, files_option("--resamples", min=1, help="Bootstrap samples of --compare.")]
+Seed = Annotated[int, files_option("--seed", min=0, help="Seed of the bootstrap samples.")]
+Occ = Annotated[bool, scores_option("--occ", help="Also the occluded split, occlusion levels, hidden objects.")]
 OccIds = Annotated[
-    Path | None, typer.Option("--occ-ids", metavar="FILE", help="The image ids of the occluded split, instead.")
+    Path | None, scores_option("--occ-ids", metavar="FILE", help="Image ids of the occluded split; implies --occ.")
 ]
 Objects = Annotated[
     list[Path] | None,
-    typer.Option("--objects", metavar="FILE", help="occluded_coco.pkl, separated_coco.pkl: whose recall to count."),
+    scores_option("--objects", metavar="FILE", help="occluded_coco.pkl, separated_coco.pkl: objects to recall."),
 ]
-BackendEval = Annotated[str, typer.Option("--backend-eval", help="faster-coco-eval, or pycocotools, the reference.")]
-Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Folder of what is written; default RUN/eval.", show_default=False)
+Boundary = Annotated[bool, scores_option("--boundary", help="Also boundary AP, which is slow.")]
+Layers = Annotated[bool, scores_option("--layers", help="Also score both layers of a run inside the true boxes.")]
+PerCategory = Annotated[bool, scores_option("--per-category", help="Also every category.")]
+BackendEval = Annotated[str, scores_option("--backend-eval", help="faster-coco-eval, or pycocotools, the reference.")]
+TestDev = Annotated[
+    bool, typer.Option("--test-dev", help="Write the zip of a run for the test-dev server; no ground truth.")
 ]
-Boundary = Annotated[bool, typer.Option("--boundary", help="Also boundary AP; it takes long.")]
-Layers = Annotated[bool, typer.Option("--layers", help="Also score both layers inside the true boxes.")]
-PerCategory = Annotated[bool, typer.Option("--per-category", help="Also every category.")]
-TestDev = Annotated[bool, typer.Option("--test-dev", help="Write the zip for the test-dev server; no ground truth.")]
-Resamples = Annotated[int, typer.Option("--resamples", min=1, help="Draws of images for --compare.")]
+Folder = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Output folder; default RUN/eval.", show_default=False)
+]
 Csv = Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the result as a Markdown table.")]
-OF_A_RUN = ("test_dev", "data_root", "gpus", "device", "backend")
-"""What a results file has no use for."""
-OF_SCORES = (
-    "occ", "occ_ids", "objects", "boundary", "per_category", "layers", "backend_eval", "output", "overwrite", "dry_run"
-)  # fmt: skip
-"""What the comparison of two results files has no use for."""
+
+_TABLES = {"as_csv", "as_markdown"}
+_SCORES = {"occ", "occ_ids", "objects", "boundary", "per_category", "backend_eval", *_TABLES}
+_WRITES = {"output", "overwrite", "dry_run"}
+_DETECTOR = {"data_root", "gpus", "device", "backend"}
+MODES = {
+    "a run": {"run", "layers", *_SCORES, *_WRITES, *_DETECTOR},
+    "--test-dev, which has no ground truth": {"run", "test_dev", *_WRITES, *_DETECTOR},
+    "--results": {"results", "gt", *_SCORES, *_WRITES},
+    "--compare": {"compare", "gt", "resamples", "seed", *_TABLES},
+}
+"""Options of each mode; --json belongs to all of them."""
 
 
 def evaluate(
     context: typer.Context,
     run: RunArgument = None,
     *,
+    test_dev: TestDev = False,
     results: Results = None,
     compare: Compare = None,
     gt: Truth = None,
+    resamples: Resamples = 500,
+    seed: Seed = 0,
     occ: Occ = False,
     occ_ids: OccIds = None,
     objects: Objects = None,
@@ -66,14 +92,11 @@ def evaluate(
     layers: Layers = False,
     per_category: PerCategory = False,
     backend_eval: BackendEval = "faster-coco-eval",
-    test_dev: TestDev = False,
-    output: Output = None,
     data_root: DataRoot = None,
     gpus: Gpus = 1,
     device: Device = "auto",
     backend: BackendName = "torchvision",
-    resamples: Resamples = 500,
-    seed: Seed = 0,
+    output: Folder = None,
     as_json: Json = False,
     as_csv: Csv = False,
     as_markdown: Markdown = False,
@@ -82,7 +105,7 @@ def evaluate(
 ) -> None:
     """Evaluate a run on its validation set, any results file, or two; or prepare a test-dev submission.
 
-    An evaluation that is interrupted goes on where it was with the same command.
+    After an interruption the same command resumes.
 
     **Examples**
 
@@ -92,25 +115,49 @@ def evaluate(
 
     `bcnet eval --compare mask_rcnn.json bcnet.json --gt coco/annotations/instances_val2017.json`
     """
+    from bcnet_core.annotations.coco import read_coco
     from bcnet_core.backends import named
     from bcnet_core.engine.elastic import Cluster
 
-    style: Format = _style(json=as_json, csv=as_csv, markdown=as_markdown)
-    wanted = Wanted(occ, occ_ids, tuple(objects or ()), boundary, layers, per_category, _backend(backend_eval), style)
-    truth = _truth_of(run, results, compare, gt)
-    if truth is not None:
-        refuse_unused(context, *OF_A_RUN, why="with a results file, only with RUN")
-    if compare is None:
-        refuse_unused(context, "resamples", "seed", why="without --compare")
-    else:
-        refuse_unused(context, *OF_SCORES, why="with --compare")
-    if truth is not None and compare is not None:
-        _compare_files(compare, truth, wanted, resamples=resamples, seed=seed)
-    elif truth is not None and results is not None:
-        _score_file(context, results, truth, wanted, output=output, overwrite=overwrite, dry_run=dry_run)
-    elif run is not None:
-        place = Place(run, output, data_root, device, Cluster(gpus), named(backend))
-        evaluate_run(context, place, wanted, test_dev=test_dev, overwrite=overwrite, dry_run=dry_run)
+    _check_options(context, run, results, compare, gt, test_dev=test_dev)
+    style = _style(json=as_json, csv=as_csv, markdown=as_markdown)
+    wanted = Wanted(occ, occ_ids, tuple(objects or ()), boundary, per_category, _backend(backend_eval))
+    out = Output(context, output, style, overwrite=overwrite, dry_run=dry_run)
+    if run is not None:
+        source = RunChoice(run, data_root, device, Cluster(gpus), named(backend))
+        if test_dev:
+            submit_run(source, out)
+        else:
+            score_run(source, wanted, out, layers=layers)
+    elif results is not None and gt is not None:
+        _score_file(results, read_coco(gt), wanted, out)
+    elif compare is not None and gt is not None:
+        _compare_files(compare, read_coco(gt), style, resamples=resamples, seed=seed)
+
+
+def _check_options(
+    context: typer.Context,
+    run: Path | None,
+    results: Path | None,
+    compare: tuple[Path, Path] | None,
+    gt: Path | None,
+    *,
+    test_dev: bool,
+) -> None:
+    """Require exactly one thing to evaluate, and no option of another mode."""
+    from bcnet_core.errors import usage_error
+
+    given = [name for name, value in (("RUN", run), ("--results", results), ("--compare", compare)) if value]
+    if len(given) != 1:
+        raise usage_error(
+            f"{' and '.join(given)} exclude each other" if given else "there is nothing to evaluate",
+            "bcnet eval RUN · bcnet eval --results FILE --gt FILE · bcnet eval --compare A B --gt FILE",
+        )
+    of_run, of_submission, *_ = MODES
+    mode = given[0] if run is None else of_submission if test_dev else of_run
+    check_unused_options(context, *set().union(*MODES.values()) - MODES[mode], why=f"with {mode}")
+    if run is None and gt is None:
+        raise usage_error(f"{mode} needs the ground truth", "--gt FILE, a COCO instances json")
 
 
 def _style(*, json: bool, csv: bool, markdown: bool) -> Format:
@@ -131,75 +178,39 @@ def _backend(name: str) -> Backend:
     raise usage_error(f"no library is called `{name}`", "--backend-eval " + " | ".join(BACKENDS))
 
 
-def _truth_of(
-    run: Path | None, results: Path | None, compare: tuple[Path, Path] | None, gt: Path | None
-) -> CocoFile | None:
-    """The ground truth of result files, None where a run brings its own; refuses contradictions."""
-    from bcnet_core.annotations.coco import read_coco
-    from bcnet_core.errors import usage_error
-
-    given = [name for name, value in (("RUN", run), ("--results", results), ("--compare", compare)) if value]
-    if len(given) != 1:
-        raise usage_error(
-            f"{' and '.join(given)} exclude each other" if given else "there is nothing to evaluate",
-            "bcnet eval RUN · bcnet eval --results FILE --gt FILE · bcnet eval --compare A B --gt FILE",
-        )
-    if (gt is None) == (run is None):
-        raise usage_error(
-            "a run has its own ground truth" if run else f"{given[0]} needs the ground truth",
-            "another data root: --data-root DIR" if run else "--gt FILE, a COCO instances json",
-        )
-    return None if gt is None else read_coco(gt)
-
-
-def _compare_files(files: tuple[Path, Path], coco: CocoFile, wanted: Wanted, *, resamples: int, seed: int) -> None:
-    from bcnet_cli.score_tables import print_comparison
-    from bcnet_core.evaluation.compare import compare_results
-    from bcnet_core.evaluation.image_list import refuse_other_images
-    from bcnet_core.evaluation.results import read_results
-
-    for path in files:
-        refuse_other_images(path, coco)
-    first, second = (read_results(path, coco) for path in files)
-    rows: dict[str, Comparison] = compare_results(
-        coco, first, second, resamples=resamples, seed=seed, reporter=ConsoleReporter()
-    )
-    print_comparison(rows, (str(files[0]), str(files[1])), wanted.style, resamples)
-
-
-def _score_file(
-    context: typer.Context,
-    path: Path,
-    coco: CocoFile,
-    wanted: Wanted,
-    *,
-    output: Path | None,
-    overwrite: bool,
-    dry_run: bool,
-) -> None:
-    """Score a results file, of whatever model."""
+def _score_file(path: Path, coco: CocoFile, wanted: Wanted, out: Output) -> None:
+    """Score a results file of any model."""
     from bcnet_cli.score_tables import print_report
-    from bcnet_core.errors import usage_error
-    from bcnet_core.evaluation.image_list import refuse_other_images
     from bcnet_core.evaluation.report import score_results
-    from bcnet_core.evaluation.results import read_results
+    from bcnet_core.evaluation.results import check_same_images, read_results
     from bcnet_core.files.json_files import write_json
-    from bcnet_core.files.outputs import refuse_input
+    from bcnet_core.files.outputs import check_not_input
 
-    if wanted.layers:
-        raise usage_error("--layers needs the detector itself, a results file is not enough", "bcnet eval RUN --layers")
-    target = None if output is None else output / f"{path.name.split('.')[0]}_scores.json"
+    target = None if out.folder is None else out.folder / f"{path.name.split('.')[0]}_scores.json"
     if target is not None:
-        refuse_input(target, path, coco.path)
-        claim_files(context, target, overwrite=overwrite, dry_run=dry_run)
-    refuse_other_images(path, coco)
+        check_not_input(target, path, coco.path)
+        reserve_files(out.context, target, overwrite=out.overwrite, dry_run=out.dry_run)
+    check_same_images(path, coco)
     results = read_results(path, coco)
     options = wanted.options(coco)
-    if dry_run:
+    if out.dry_run:
         console.err.print(f"would score {len(results):,} results" + (f" and write {target}" if target else ""))
         return
     report = score_results(coco, results, options)
-    print_report(report, wanted.style, per_category=wanted.per_category, layers={})
+    print_report(report, out.style, per_category=wanted.per_category, layers={})
     if target is not None:
         write_json(target, report.content())
         console.show_outputs(target)
+
+
+def _compare_files(files: tuple[Path, Path], coco: CocoFile, style: Format, *, resamples: int, seed: int) -> None:
+    """Compare two results files."""
+    from bcnet_cli.score_tables import print_comparison
+    from bcnet_core.evaluation.compare import compare_results
+    from bcnet_core.evaluation.results import check_same_images, read_results
+
+    for path in files:
+        check_same_images(path, coco)
+    first, second = (read_results(path, coco) for path in files)
+    rows = compare_results(coco, first, second, resamples=resamples, seed=seed, reporter=ConsoleReporter())
+    print_comparison(rows, (str(files[0]), str(files[1])), style, resamples)

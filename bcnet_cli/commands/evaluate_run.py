@@ -1,8 +1,10 @@
-"""`bcnet eval RUN`: predict, then score or pack."""
+"""`bcnet eval RUN`: predict, then score or pack a submission."""
 
 from __future__ import annotations
 
+import functools
 import shlex
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +13,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.claims import claim_files
-from bcnet_cli.options import TRAIN_ON_THESE_CATEGORIES, backend_option
+from bcnet_cli.options import TRAIN_ON_THESE_CATEGORIES, backend_option, reserve_files
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from bcnet_cli.score_tables import Format
     from bcnet_core.annotations.coco import CocoFile, Record
     from bcnet_core.config.choices import Backend
@@ -25,23 +24,22 @@ if TYPE_CHECKING:
     from bcnet_core.engine.run_dir import Run
     from bcnet_core.evaluation.coco import Backend as Scorer
     from bcnet_core.evaluation.report import ScoreOptions
+    from bcnet_core.model.detectors import Detector
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to score, and how to show it."""
+    """What to score."""
 
     occ: bool
     occ_ids: Path | None
     objects: tuple[Path, ...]
     boundary: bool
-    layers: bool
     per_category: bool
     backend: Scorer
-    style: Format
 
     def options(self, coco: CocoFile) -> ScoreOptions:
-        """The same for the scorer, its files read."""
+        """Read the files and return the options of the scorer."""
         from bcnet_core.annotations.split import read_ids
         from bcnet_core.evaluation.occluded import read_objects
         from bcnet_core.evaluation.report import ScoreOptions
@@ -56,146 +54,148 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Which run is evaluated, and where."""
+class RunChoice:
+    """A run to evaluate, and how to run its detector."""
 
     run: Path
-    output: Path | None
     data_root: Path | None
     device: str
     cluster: Cluster
     library: Backend
 
 
-def evaluate_run(
-    context: typer.Context, place: Place, wanted: Wanted, *, test_dev: bool, overwrite: bool, dry_run: bool
-) -> None:
-    """Predict, then score or pack."""
-    from bcnet_core.backends import open_run
-    from bcnet_core.data.loaders import read_annotations
-    from bcnet_core.engine.elastic import check_processes
-    from bcnet_core.evaluation.coco import ground_truth
-    from bcnet_core.evaluation.predict import check_categories
-    from bcnet_core.evaluation.submission import SUBMISSION_NAME
+@dataclass(frozen=True)
+class Output:
+    """What to print and where to write."""
 
-    _refuse_scores(wanted, test_dev=test_dev)
-    _refuse_layers(wanted, place)
-    opened = open_run(place.run, place.library)
-    data = opened.recipe.data
-    data = data if place.data_root is None else data.model_copy(update={"root": place.data_root})
-    dataset = data.test if test_dev else data.val
-    coco = read_annotations(data, dataset, need_annotations=not test_dev, configurable=False)
-    folder, stem = place.output or opened.path / "eval", dataset.annotations.stem
-    names = [f"{SUBMISSION_NAME}.zip"] if test_dev else [f"{stem}_results.json", f"{stem}_scores.json"]
-    targets = [folder / name for name in names]
-    claim_files(context, *targets, overwrite=overwrite, dry_run=dry_run)
-    check_processes(place.cluster, place.device)
-    check_categories(
-        opened.categories, coco, "evaluate on data with its categories: --data-root DIR", TRAIN_ON_THESE_CATEGORIES
-    )
-    if not test_dev:
-        ground_truth(coco)
-    options = wanted.options(coco)
-    if dry_run:
-        console.err.print(f"would run {opened.checkpoint} on {len(coco.images):,} images and write {targets[0]}")
-        return
-    images = data.locate(dataset)[1]
-    with _predicted(place, opened, coco, images, folder / f"{stem}_predictions") as results:
-        if test_dev:
-            _submit(targets[0], coco, results, as_json=wanted.style == "json")
-        else:
-            layers = _score_layers(opened, coco, images, place.device) if wanted.layers else {}
-            _score(targets, coco, results, options, wanted, layers)
-    if not test_dev:
-        root = "" if place.data_root is None else f" --data-root {shlex.quote(str(place.data_root))}"
-        then = f"bcnet viz {shlex.quote(str(place.run))} -o viz{backend_option(place.library)}{root}"
-        console.show_outputs(*targets, then=then)
+    context: typer.Context
+    folder: Path | None
+    style: Format
+    overwrite: bool
+    dry_run: bool
 
 
-@contextmanager
-def _predicted(
-    place: Place, opened: Run, coco: CocoFile, images: Path, folder: Path
-) -> Iterator[Iterable[list[Record]]]:
-    """The results of each image, kept in a folder on the way, so that an interrupted evaluation can go on.
+@dataclass(frozen=True)
+class Opened:
+    """A run, its data and its outputs, checked and read once.
 
-    Only the torchvision backend keeps them; what is kept goes when the block ends well.
+    Attributes:
+        run: the run.
+        coco: annotations, or the test-dev image list.
+        images: folder of the images.
+        folder: output folder.
+        targets: files to write.
+        build: returns the detector of the torchvision backend, built once.
     """
-    from bcnet_core.backends import predict_with_detectron2
-    from bcnet_core.evaluation.predict import PredictionJob, predict_to_disk, refuse_missing
 
-    if place.library == "detectron2":
-        refuse_missing(coco.images, images)
-        yield [
-            predict_with_detectron2(
-                opened, coco, images, device=place.device, cluster=place.cluster, reporter=ConsoleReporter()
-            )
-        ]
+    run: Run
+    coco: CocoFile
+    images: Path
+    folder: Path
+    targets: list[Path]
+    build: Callable[[], Detector] | None
+
+
+def score_run(source: RunChoice, wanted: Wanted, out: Output, *, layers: bool) -> None:
+    """Predict the validation set of a run and score the results."""
+    from bcnet_cli.score_tables import print_report
+    from bcnet_core.errors import usage_error
+    from bcnet_core.evaluation.coco import ground_truth
+    from bcnet_core.evaluation.report import score_results
+    from bcnet_core.evaluation.results import to_json
+    from bcnet_core.evaluation.true_boxes import score_true_boxes
+    from bcnet_core.files.json_files import write_together
+
+    if layers and source.library == "detectron2":  # whose detectors have other parts
+        raise usage_error(
+            "--layers needs a detector of the torchvision backend",
+            f"convert it: bcnet weights convert {shlex.quote(str(source.run))} --to torchvision -o bcnet.pt",
+        )
+    opened = _open(source, out, test_dev=False)
+    coco, truth, options = opened.coco, ground_truth(opened.coco), wanted.options(opened.coco)
+    if _planned(opened, out):
         return
-    job = PredictionJob(opened.checkpoint, place.device, coco.images, images, folder)
-    predicted = predict_to_disk(job, place.cluster, reporter=ConsoleReporter())
-    yield predicted.read(coco.images)
-    predicted.remove()
+    with _predicted(source, opened) as predicted:
+        results = [result for part in predicted for result in part]
+        inside: dict[str, float] = {}
+        if layers and opened.build is not None:
+            inside = score_true_boxes(opened.build(), coco, opened.images, reporter=ConsoleReporter()).means()
+        report = score_results(coco, results, options, truth=truth)
+        scores = {**report.content(), **({"layers": inside} if inside else {})}
+        write_together(dict(zip(opened.targets, ([to_json(one) for one in results], scores), strict=True)))
+        print_report(report, out.style, per_category=wanted.per_category, layers=inside)
+    root = "" if source.data_root is None else f" --data-root {shlex.quote(str(source.data_root))}"
+    then = f"bcnet viz {shlex.quote(str(source.run))} -o viz{backend_option(source.library)}{root}"
+    console.show_outputs(*opened.targets, then=then)
 
 
-def _submit(target: Path, coco: CocoFile, results: Iterable[list[Record]], *, as_json: bool) -> None:
-    from bcnet_core.evaluation.submission import write_submission
+def submit_run(source: RunChoice, out: Output) -> None:
+    """Predict test-dev and pack the results for its server."""
+    from bcnet_core.evaluation.results import write_submission
 
-    found, images = write_submission(target, coco, results), len(coco.images)
-    if as_json:
+    opened = _open(source, out, test_dev=True)
+    if _planned(opened, out):
+        return
+    with _predicted(source, opened) as predicted:
+        found, images = write_submission(opened.targets[0], opened.coco, predicted), len(opened.coco.images)
+    if out.style == "json":
         console.out.print_json(data={"images": images, "detections": found})
     else:
         console.out.print(f"{found:,} detections in {images:,} images")
-    console.show_outputs(target, then="upload the zip to the COCO test-dev server")
+    console.show_outputs(*opened.targets, then="upload the zip to the COCO test-dev server")
 
 
-def _score(
-    targets: list[Path],
-    coco: CocoFile,
-    predicted: Iterable[list[Record]],
-    options: ScoreOptions,
-    wanted: Wanted,
-    layers: dict[str, float],
-) -> None:
-    """Write results and scores, and show them."""
-    from bcnet_cli.score_tables import print_report
-    from bcnet_core.evaluation.report import score_results
-    from bcnet_core.files.json_files import write_together
+def _open(source: RunChoice, out: Output, *, test_dev: bool) -> Opened:
+    """Read a run and its data, claim the outputs, and check that the run can be evaluated on the data."""
+    from bcnet_core.backends import open_run
+    from bcnet_core.data.loaders import read_annotations
+    from bcnet_core.engine.elastic import check_processes
+    from bcnet_core.evaluation.predict import check_categories
+    from bcnet_core.evaluation.results import SUBMISSION_NAME
 
-    results = [result for part in predicted for result in part]
-    report = score_results(coco, results, options)
-    scores = {**report.content(), **({"layers": layers} if layers else {})}
-    write_together(dict(zip(targets, (results, scores), strict=True)))
-    print_report(report, wanted.style, per_category=wanted.per_category, layers=layers)
-
-
-def _score_layers(opened: Run, coco: CocoFile, images: Path, device: str) -> dict[str, float]:
-    from bcnet_core import load_detector
-    from bcnet_core.evaluation.true_boxes import score_true_boxes
-
-    detector = load_detector(opened.checkpoint, device=device)
-    return score_true_boxes(detector, coco, images, reporter=ConsoleReporter()).means()
+    run = open_run(source.run, source.library)
+    data = run.recipe.data
+    data = data if source.data_root is None else data.model_copy(update={"root": source.data_root})
+    dataset = data.test if test_dev else data.val
+    coco = read_annotations(data, dataset, need_annotations=not test_dev, configurable=False)
+    folder, stem = out.folder or run.path / "eval", dataset.annotations.stem
+    names = [f"{SUBMISSION_NAME}.zip"] if test_dev else [f"{stem}_results.json", f"{stem}_scores.json"]
+    targets = [folder / name for name in names]
+    reserve_files(out.context, *targets, overwrite=out.overwrite, dry_run=out.dry_run)
+    check_processes(source.cluster, source.device)
+    check_categories(
+        run.categories, coco, "evaluate on data with its categories: --data-root DIR", TRAIN_ON_THESE_CATEGORIES
+    )
+    build = None if run.trained is None else functools.cache(functools.partial(run.trained.build, source.device))
+    return Opened(run, coco, data.locate(dataset)[1], folder, targets, build)
 
 
-def _refuse_layers(wanted: Wanted, place: Place) -> None:
-    """Refuse to look into a detector of detectron2, whose parts have other names."""
-    from bcnet_core.errors import usage_error
-
-    if wanted.layers and place.library == "detectron2":
-        raise usage_error(
-            "--layers looks into a detector of the torchvision backend",
-            f"make it one: bcnet weights convert {shlex.quote(str(place.run))} --to torchvision -o bcnet.pt",
-        )
+def _planned(opened: Opened, out: Output) -> bool:
+    """Print the plan of a dry run, and return whether it is one."""
+    if out.dry_run:
+        images = len(opened.coco.images)
+        console.err.print(f"would run {opened.run.checkpoint} on {images:,} images and write {opened.targets[0]}")
+    return out.dry_run
 
 
-def _refuse_scores(wanted: Wanted, *, test_dev: bool) -> None:
-    """Refuse to score a submission, whose ground truth nobody here has."""
-    from bcnet_core.errors import usage_error
+@contextmanager
+def _predicted(source: RunChoice, opened: Opened) -> Iterator[Iterable[list[Record]]]:
+    """Predict, and yield the results of each image; what was kept to resume is removed when the block succeeds.
 
-    asked = {
-        "--occ": wanted.occ, "--occ-ids": wanted.occ_ids, "--objects": wanted.objects, "--boundary": wanted.boundary,
-        "--layers": wanted.layers, "--per-category": wanted.per_category, "--csv": wanted.style == "csv",
-        "--markdown": wanted.style == "markdown",
-    }  # fmt: skip
-    given = [name for name, value in asked.items() if value]
-    if test_dev and given:
-        raise usage_error(f"--test-dev has no ground truth, so {given[0]} says nothing", "leave one of them out")
+    Only the torchvision backend can resume.
+    """
+    from bcnet_core.backends import predict_with_detectron2
+    from bcnet_core.evaluation.predict import check_images
+    from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
+
+    run, coco, images, reporter = opened.run, opened.coco, opened.images, ConsoleReporter()
+    if source.library == "detectron2":
+        check_images(coco.images, images)
+        yield [
+            predict_with_detectron2(run, coco, images, device=source.device, cluster=source.cluster, reporter=reporter)
+        ]
+        return
+    file = PredictionFile(opened.folder / f"{opened.targets[0].stem.removesuffix('_results')}_predictions.jsonl")
+    job = PredictionJob(run.checkpoint, source.device, coco.images, images, file)
+    yield predict_to_disk(job, source.cluster, reporter=reporter, build=opened.build).read(coco.images)
+    file.remove()

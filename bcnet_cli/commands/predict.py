@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.claims import claim_files
-from bcnet_cli.options import Device, DryRun, Gpus, Json, Overwrite
+from bcnet_cli.options import Device, DryRun, Gpus, Json, Overwrite, reserve_files
 from bcnet_cli.reporter import ConsoleReporter
 
 
@@ -48,17 +48,17 @@ def predict(
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.engine.elastic import Cluster, check_processes
     from bcnet_core.engine.run_dir import open_run
-    from bcnet_core.evaluation.image_list import find_images, image_records, listing_path
-    from bcnet_core.evaluation.predict import PredictionJob, predict_to_disk
-    from bcnet_core.evaluation.results import write_results
-    from bcnet_core.files.outputs import atomic_file, refuse_input, refuse_same
+    from bcnet_core.evaluation.predict import find_images, image_records
+    from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
+    from bcnet_core.evaluation.results import listing_path, write_results
+    from bcnet_core.files.outputs import atomic_file, check_distinct, check_not_input
 
     paths = find_images(images)
     listing = listing_path(output)
-    refuse_same(output, listing)
+    check_distinct(output, listing)
     for target in (output, listing):
-        refuse_input(target, checkpoint, *paths, *([ids_from] if ids_from else []))
-    claim_files(context, output, listing, overwrite=overwrite, dry_run=dry_run)
+        check_not_input(target, checkpoint, *paths, *([ids_from] if ids_from else []))
+    reserve_files(context, output, listing, overwrite=overwrite, dry_run=dry_run)
     cluster = Cluster(gpus)
     check_processes(cluster, device)
     opened = open_run(checkpoint)
@@ -67,9 +67,10 @@ def predict(
     if dry_run:
         console.err.print(f"would run {opened.checkpoint} on {len(records):,} images and write {output}")
         return
-    folder = output.with_name(f"{output.stem}_predictions")
-    job = PredictionJob(opened.checkpoint, device, records, None, folder, layers)
-    predicted = predict_to_disk(job, cluster, reporter=ConsoleReporter())
+    file = PredictionFile(output.with_name(f"{output.stem}_predictions.jsonl"))
+    job = PredictionJob(opened.checkpoint, device, records, None, file, layers)
+    build = None if opened.trained is None else partial(opened.trained.build, device)
+    predicted = predict_to_disk(job, cluster, reporter=ConsoleReporter(), build=build)
     with atomic_file(listing) as temporary:  # on the disk before the results come into their place
         content = {"images": records, "categories": opened.categories}
         temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")

@@ -11,8 +11,7 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
-from bcnet_cli.claims import claim_files
-from bcnet_cli.options import DryRun, Json, Overwrite
+from bcnet_cli.options import DryRun, Json, Overwrite, reserve_files
 
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or a yaml file of your own.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="SECTION.KEY=VALUE", help="Settings to change.")]
@@ -94,7 +93,7 @@ def copy(
     if output.suffix not in {".yaml", ".yml"}:
         raise usage_error(f"`{output}` must end in .yaml, or it could not be told from a recipe's name")
     source = find_shipped(name)
-    claim_files(context, output, overwrite=overwrite, dry_run=dry_run)
+    reserve_files(context, output, overwrite=overwrite, dry_run=dry_run)
     if dry_run:
         console.err.print(Text(f"would write {output}"))
         return

@@ -12,8 +12,7 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
-from bcnet_cli.claims import claim_files
-from bcnet_cli.options import DryRun, Json, Overwrite
+from bcnet_cli.options import DryRun, Json, Overwrite, reserve_files
 from bcnet_cli.reporter import ConsoleReporter
 from bcnet_core.config.choices import Measure, Pairs
 from bcnet_core.errors import usage_error
@@ -76,19 +75,19 @@ def split_occ(
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.annotations.split import SplitRule, read_ids, split_occluded
     from bcnet_core.files.json_files import write_together
-    from bcnet_core.files.outputs import refuse_existing, refuse_input, refuse_same
+    from bcnet_core.files.outputs import check_distinct, check_not_input, check_output_file
 
     rule = SplitRule(threshold=threshold, measure=measure, pairs=pairs, same_class=same_class, crowd=crowd)
-    refuse_existing(output, overwrite=overwrite)
+    check_output_file(output, overwrite=overwrite)
     outputs = [output, output.with_name(output.name.removesuffix(".gz").removesuffix(".json") + ".manifest.json")]
     if plot is not None:
         if plot.suffix.lower() != ".png":
             raise usage_error(f"the picture is a PNG, `{plot}` does not end so", "--plot occlusion.png")
         outputs.append(plot)
-    refuse_same(*outputs)
+    check_distinct(*outputs)
     for path in outputs:
-        refuse_input(path, *(source,) if ids is None else (source, ids))
-    claim_files(context, *outputs, overwrite=overwrite, dry_run=dry_run)
+        check_not_input(path, *(source,) if ids is None else (source, ids))
+    reserve_files(context, *outputs, overwrite=overwrite, dry_run=dry_run)
     wanted = None if ids is None else read_ids(ids)
     content, manifest = split_occluded(read_coco(source), rule=rule, ids=wanted)
     if not dry_run:

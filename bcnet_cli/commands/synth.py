@@ -12,8 +12,7 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
-from bcnet_cli.claims import claim
-from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, Seed, Workers, parse_range, parse_size
+from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, Seed, Workers, parse_range, parse_size, reserve
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def shapes(
     from bcnet_core.synth.sets import check_shapes, write_shapes
 
     check = partial(check_shapes, images=images, val_images=val_images, size=size, seed=seed, overwrite=overwrite)
-    claim(context, output, refuse=check, dry_run=dry_run)
+    reserve(context, output, check=check, dry_run=dry_run)
     if dry_run:
         plan = f"would write {images:,} + {val_images:,} {'hard ' * hard}scenes of {size} x {size} pixels to {output}"
         console.err.print(Text(plan))
@@ -128,7 +127,7 @@ def paste(
     height, width = parse_size(size)
     request = PasteRequest(scenes, val_scenes, (height, width), seed)
     check = partial(check_pasted, source=source, images=images, request=request, overwrite=overwrite)
-    claim(context, output, refuse=check, dry_run=dry_run)
+    reserve(context, output, check=check, dry_run=dry_run)
     reporter = ConsoleReporter()
     plan = plan_pasted(
         read_coco(source), images, min_area=min_area, most_objects=bank, seed=seed, workers=workers, reporter=reporter

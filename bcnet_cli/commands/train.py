@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.options import COMPUTE, BackendName, DataRoot, Device, Gpus, backend_option, refuse_unused
+from bcnet_cli.options import COMPUTE, BackendName, DataRoot, Device, Gpus, backend_option, check_unused_options
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -19,84 +20,29 @@ if TYPE_CHECKING:
     from bcnet_core.engine.elastic import Cluster
     from bcnet_core.engine.job import RunOptions, TrainingJob
 
-RUN, CHECKS = "Run", "Before training"
+_run = partial(typer.Option, rich_help_panel="Run", show_default=False)
+_compute = partial(typer.Option, rich_help_panel=COMPUTE)
+_check = partial(typer.Option, rich_help_panel="Before training")
 RecipeArgument = Annotated[str | None, typer.Argument(help="Name of a recipe, or a yaml file.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Settings that override the recipe's.", show_default=False),
 ]
-RunDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--run-dir", help="Folder of the run; default runs/RECIPE-TIME.", show_default=False, rich_help_panel=RUN
-    ),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --run-dir.", rich_help_panel=RUN)]
-InitFrom = Annotated[
-    Path | None,
-    typer.Option(
-        "--init-from",
-        help="Start from the weights of this run or checkpoint.",
-        show_default=False,
-        rich_help_panel=RUN,
-    ),
-]
-Events = Annotated[
-    bool,
-    typer.Option(
-        "--tensorboard", help="Write TensorBoard's event files, with pictures of both layers.", rich_help_panel=RUN
-    ),
-]
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--d2-config",
-        help="Train this yaml config of detectron2, not a recipe.",
-        show_default=False,
-        rich_help_panel=RUN,
-    ),
-]
-Nodes = Annotated[
-    int,
-    typer.Option(
-        "--nnodes", min=1, help="Machines that train together; run the command on each.", rich_help_panel=COMPUTE
-    ),
-]
+RunDir = Annotated[Path | None, _run("--run-dir", help="Folder of the run; default runs/RECIPE-TIME.")]
+Resume = Annotated[bool, _run("--resume", help="Resume the run in --run-dir.")]
+InitFrom = Annotated[Path | None, _run("--init-from", help="Start from the weights of this run or checkpoint.")]
+Config = Annotated[Path | None, _run("--d2-config", help="Train this yaml config of detectron2, not a recipe.")]
+Events = Annotated[bool, _run("--tensorboard", help="Write TensorBoard's event files, with pictures of both layers.")]
+Nodes = Annotated[int, _compute("--nnodes", min=1, help="Machines that train together; run the command on each.")]
 Endpoint = Annotated[
     str | None,
-    typer.Option(
-        "--rdzv-endpoint",
-        metavar="HOST:PORT",
-        help="Where the machines meet: a free port of one of them.",
-        rich_help_panel=COMPUTE,
-    ),
+    _compute("--rdzv-endpoint", metavar="HOST:PORT", help="Where the machines meet: a free port of one of them."),
 ]
-Restarts = Annotated[
-    int,
-    typer.Option("--max-restarts", min=0, help="How often to restart when a process dies.", rich_help_panel=COMPUTE),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run", help="Check recipe and data, say what would be trained; write nothing.", rich_help_panel=CHECKS
-    ),
-]
-Smoke = Annotated[
-    bool,
-    typer.Option(
-        "--smoke", help="Rehearse: two real steps and a batch of evaluation; write nothing.", rich_help_panel=CHECKS
-    ),
-]
-ScanImages = Annotated[
-    bool,
-    typer.Option("--scan-images", help="Open every image first; name the unusable ones.", rich_help_panel=CHECKS),
-]
-ScanWorkers = Annotated[
-    int,
-    typer.Option(
-        "--workers", min=0, help="Processes of --scan-images; 0 means one per CPU core.", rich_help_panel=CHECKS
-    ),
-]
+Restarts = Annotated[int, _compute("--max-restarts", min=0, help="How often to restart when a process dies.")]
+DryRun = Annotated[bool, _check("--dry-run", help="Check recipe and data, say what would be trained; write nothing.")]
+Smoke = Annotated[bool, _check("--smoke", help="Rehearse: two real steps and a batch of evaluation; write nothing.")]
+ScanImages = Annotated[bool, _check("--scan-images", help="Open every image first; name the unusable ones.")]
+ScanWorkers = Annotated[int, _check("--workers", min=0, help="Processes of --scan-images; 0: one per CPU core.")]
 
 
 def train(
@@ -139,9 +85,9 @@ def train(
     from bcnet_core.evaluation.validation import VALIDATION
 
     if d2_config is not None:
-        refuse_unused(context, "scan_images", "workers", why="with --d2-config")
+        check_unused_options(context, "scan_images", "workers", why="with --d2-config")
     if not scan_images:
-        refuse_unused(context, "workers", why="without --scan-images; the data loader's are data.workers")
+        check_unused_options(context, "workers", why="without --scan-images; the data loader's are data.workers")
     library, cluster = backends.named(backend), Cluster(gpus, nnodes, rdzv_endpoint, max_restarts)
     _check_backend(library, d2_config, tensorboard=tensorboard, smoke=smoke)
     where = run_dir or Path("runs") / f"{Path(recipe or d2_config or '').stem}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -155,7 +101,7 @@ def train(
     command = _command(*words, gpus=gpus, data_root=data_root, device=device) + backend_option(library)
     job = TrainingJob(_recipe(recipe, overrides or [], data_root), where, device, command, resume, init_from,
                       VALIDATION, tensorboard)  # fmt: skip
-    _check(job, cluster, library, named_run_dir=run_dir is not None)
+    _check_job(job, cluster, library, named_run_dir=run_dir is not None)
     if scan_images:
         _scan(job.recipe, workers)
     if dry_run:
@@ -197,7 +143,7 @@ def _check_backend(library: Backend, d2_config: Path | None, *, tensorboard: boo
         raise usage_error("--smoke rehearses the torchvision backend", "rehearse with a few steps: solver.steps=2")
 
 
-def _check(job: TrainingJob, cluster: Cluster, library: Backend, *, named_run_dir: bool) -> None:
+def _check_job(job: TrainingJob, cluster: Cluster, library: Backend, *, named_run_dir: bool) -> None:
     """Reject contradictions and an occupied run directory before any data is read."""
     from bcnet_core.engine.launch import check_cluster
     from bcnet_core.errors import usage_error
@@ -270,7 +216,7 @@ def _describe(job: TrainingJob, cluster: Cluster, library: Backend) -> None:
 
 
 def _rehearse(job: TrainingJob, cluster: Cluster) -> None:
-    from bcnet_core.evaluation.smoke import rehearse
+    from bcnet_core.evaluation.validation import rehearse
 
     rehearse(job, cluster, reporter=ConsoleReporter())
     console.err.print("the rehearsal went well: two steps and a batch of evaluation; nothing was written")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.claims import claim, claim_files
 from bcnet_cli.options import (
     TRAIN_ON_THESE_CATEGORIES,
     BackendName,
@@ -19,7 +18,9 @@ from bcnet_cli.options import (
     Device,
     DryRun,
     Overwrite,
-    refuse_unused,
+    check_unused_options,
+    reserve,
+    reserve_files,
 )
 from bcnet_cli.reporter import ConsoleReporter
 from bcnet_core.config.choices import Judgement, LayerChoice, PictureFormat
@@ -126,11 +127,13 @@ def viz(
     choice, named = Choice(_parse_ids(ids), limit, most_occluded, worst, by, score), backends.named(backend)
     load, reporter = partial(backends.load_detector, source, device=device, backend=named), ConsoleReporter()
     if video is not None:
-        refuse_unused(context, *NOT_FOR_VIDEO, why="with --video, which has frames instead of a data set's images")
+        check_unused_options(
+            context, *NOT_FOR_VIDEO, why="with --video, which has frames instead of a data set's images"
+        )
         _draw_video(context, source, load, video, output, score, layer, overwrite=overwrite, dry_run=dry_run)
         return
     output = output.resolve()
-    claim(context, output, refuse=partial(check_replaceable, overwrite=overwrite), dry_run=dry_run)
+    reserve(context, output, check=partial(check_replaceable, overwrite=overwrite), dry_run=dry_run)
     open_run = partial(backends.open_run, backend=named)
     opened = open_source(source, images=images, data_root=data_root, gt=gt, open_run=open_run)
     pictures, records = _pictures(opened, choice, reporter, load, dry_run=dry_run)
@@ -150,9 +153,8 @@ def _pictures(
     source: Source, choice: Choice, reporter: ConsoleReporter, load: Load, *, dry_run: bool
 ) -> tuple[Iterable[Picture], list[Record]]:
     """Return the pictures to draw, made one at a time, and the records of their images."""
-    from bcnet_core.evaluation.image_list import refuse_other_images
     from bcnet_core.evaluation.predict import check_categories
-    from bcnet_core.evaluation.results import read_results
+    from bcnet_core.evaluation.results import check_same_images, read_results
     from bcnet_core.visualization.instances import annotated_pictures, detected_pictures, result_pictures
     from bcnet_core.visualization.sources import choose_images, worst_images
 
@@ -164,7 +166,7 @@ def _pictures(
     if choice.worst is not None and not ((source.results or source.model) and coco.annotations):
         raise usage_error("--worst compares predictions with the ground truth", "a run, or SOURCE --gt FILE")
     if source.results is not None:
-        refuse_other_images(source.results, coco)
+        check_same_images(source.results, coco)
         results = read_results(source.results, coco)
         if "segmentation" not in results[0]:
             raise usage_error(f"`{source.results}` holds boxes but no masks to draw", "give results with masks")
@@ -215,12 +217,12 @@ def _draw_video(
     overwrite: bool,
     dry_run: bool,
 ) -> None:
-    from bcnet_core.files.outputs import refuse_input
+    from bcnet_core.files.outputs import check_not_input
     from bcnet_core.visualization.video import check_video_suffix, draw_video
 
     check_video_suffix(output)
-    refuse_input(output, model, video)
-    claim_files(context, output, overwrite=overwrite, dry_run=dry_run)
+    check_not_input(output, model, video)
+    reserve_files(context, output, overwrite=overwrite, dry_run=dry_run)
     detector = load()
     if dry_run:
         console.err.print(f"would draw the predictions of `{model}` on `{video}` into `{output}`")

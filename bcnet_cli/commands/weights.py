@@ -12,8 +12,7 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
-from bcnet_cli.claims import claim_files
-from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, backend_option, parse_size
+from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, backend_option, parse_size, reserve_files
 from bcnet_cli.reporter import ConsoleReporter
 from bcnet_core.config.choices import Backend, ExportFormat
 
@@ -68,15 +67,15 @@ def import_(
 
     `bcnet weights import https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/MSRA/R-50.pkl -o r50.pt`
     """
-    from bcnet_core.files.outputs import refuse_existing, refuse_input
+    from bcnet_core.files.outputs import check_not_input, check_output_file
     from bcnet_core.weights.checkpoint import find_checkpoint, save_checkpoint
     from bcnet_core.weights.importing import import_weights
     from bcnet_core.weights.sources import fetch
 
-    refuse_existing(output, overwrite=overwrite)
+    check_output_file(output, overwrite=overwrite)
     path = find_checkpoint(fetch(source, ConsoleReporter()))
-    refuse_input(output, path, *([categories] if categories else []))
-    claim_files(context, output, overwrite=overwrite, dry_run=dry_run)
+    check_not_input(output, path, *([categories] if categories else []))
+    reserve_files(context, output, overwrite=overwrite, dry_run=dry_run)
     checkpoint, report = import_weights(path, categories=categories, drop_classes=drop_classes)
     if not dry_run:
         save_checkpoint(output, checkpoint)
@@ -114,14 +113,14 @@ def convert(
     """
     from bcnet_core import backends
     from bcnet_core.files.images import read_image
-    from bcnet_core.files.outputs import refuse_input
+    from bcnet_core.files.outputs import check_not_input
 
     backends.require_detectron2()
     picture = None if image is None else read_image(image)
     targets = backends.converted_files(output, to)
     for target in targets:
-        refuse_input(target, *(path for path in (source, d2_config, categories, image) if path is not None))
-    claim_files(context, *targets, overwrite=overwrite, dry_run=dry_run)
+        check_not_input(target, *(path for path in (source, d2_config, categories, image) if path is not None))
+    reserve_files(context, *targets, overwrite=overwrite, dry_run=dry_run)
     difference = backends.convert(
         source, to, config=d2_config, categories=categories, picture=picture, outputs=() if dry_run else targets
     )
@@ -160,13 +159,13 @@ def export(
     """
     from bcnet_core import load_detector
     from bcnet_core.files.images import read_image
-    from bcnet_core.files.outputs import refuse_input
+    from bcnet_core.files.outputs import check_not_input
     from bcnet_core.weights.checkpoint import find_checkpoint
     from bcnet_core.weights.export import export_detector
 
     height, width = parse_size(size)
-    refuse_input(output, find_checkpoint(source), *([image] if image else []))
-    claim_files(context, output, overwrite=overwrite, dry_run=dry_run)
+    check_not_input(output, find_checkpoint(source), *([image] if image else []))
+    reserve_files(context, output, overwrite=overwrite, dry_run=dry_run)
     picture = read_image(image) if image else None
     detector = load_detector(source, device="cpu")
     if dry_run:

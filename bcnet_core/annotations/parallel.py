@@ -8,7 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 from bcnet_core.annotations.coco import CocoFile, Record
-from bcnet_core.files.workers import Result, mapped
+from bcnet_core.files.workers import Result, parallel_map
 from bcnet_core.reporting import Reporter, SilentReporter
 
 CHUNK = 64
@@ -62,7 +62,9 @@ def map_images(
     tasks = (list(map(pack, chunk)) for chunk in chunks)
     with (
         (reporter or SilentReporter()).progress("images", len(coco.images)) as progress,
-        mapped(partial(_process_chunk, work), tasks, workers=workers, most=len(chunks) // WORTH_A_WORKER) as results,
+        parallel_map(
+            partial(_process_chunk, work), tasks, workers=workers, most=len(chunks) // WORTH_A_WORKER
+        ) as results,
     ):
 
         def one_by_one() -> Iterator[tuple[list[int], Result]]:

@@ -122,6 +122,7 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
     anchor_scale: Positive = Field(8, description="side of a Faster R-CNN anchor in strides of its level")
     proposals_per_image: Positive = Field(1000, description="proposals that Faster R-CNN's second stage looks at")
     box_rois_per_image: Positive = Field(512, description="of these, RoIs that train Faster R-CNN's box head")
+    box_head_channels: Channels = Field(1024, description="width of the two layers of Faster R-CNN's box head")
     layers: int = Field(2, ge=1, le=2, description="layers of the mask head; 1 has no occluder layer")
     mask_convs: Convs = Field(4, description="3x3 convolutions in each layer of the mask head")
     mask_channels: Channels | None = Field(

@@ -14,7 +14,7 @@ from bcnet_core.config.schema import DataConfig, DatasetConfig
 from bcnet_core.data.dataset import Sample, TrainingSet
 from bcnet_core.data.packing import pack, unpack
 from bcnet_core.errors import BCNetError, data_error, usage_error
-from bcnet_core.files.workers import deaf_children
+from bcnet_core.files.workers import obey_parent_only
 
 SHOWN = 6
 """Files of a data root that an error names, at most."""
@@ -207,18 +207,16 @@ def training_batches(dataset: TrainingSet, sampler: StepSampler, *, workers: int
     Args:
         dataset: what to load from.
         sampler: which items, step by step.
-        workers: loader processes; 0 loads in this one. They never hear of Ctrl-C and SIGTERM, which often go to all
-            processes of a group: they end with this one.
+        workers: number of loader processes, which ignore the Ctrl-C or SIGTERM of a whole group; 0 loads in this one.
 
     Raises:
         BCNetError: when the step comes whose image or annotation cannot be read.
     """
     loader = DataLoader(
-        _Guarded(dataset), batch_sampler=sampler, num_workers=workers, collate_fn=pack if workers else list
-    )
-    with deaf_children():
-        batches = iter(loader)
-    for batch in batches:
+        _Guarded(dataset), batch_sampler=sampler, num_workers=workers, collate_fn=pack if workers else list,
+        worker_init_fn=obey_parent_only,
+    )  # fmt: skip
+    for batch in loader:
         items = unpack(batch) if workers else batch
         for item in items:
             if isinstance(item, BCNetError):

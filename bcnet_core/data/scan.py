@@ -8,7 +8,7 @@ from pathlib import Path
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.files.images import read_listed
-from bcnet_core.files.workers import mapped
+from bcnet_core.files.workers import parallel_map
 from bcnet_core.reporting import Reporter
 
 CHUNK = 64
@@ -35,7 +35,7 @@ def scan_images(coco: CocoFile, image_dir: Path, *, workers: int, reporter: Repo
     work = partial(_faults, image_dir)
     with (
         reporter.progress(f"scanning {image_dir.name}", len(coco.images)) as progress,
-        mapped(work, tasks, workers=workers, most=len(tasks)) as done,
+        parallel_map(work, tasks, workers=workers, most=len(tasks)) as done,
     ):
         for task, found in zip(tasks, done, strict=True):
             faults += found

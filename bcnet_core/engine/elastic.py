@@ -172,7 +172,7 @@ def stop_requests() -> Iterator[list[int]]:
 @contextmanager
 def _environment(cluster: Cluster) -> Iterator[None]:
     """Set the environment variables that new processes inherit, until the block ends."""
-    # The processes share the cores: a thread that spins while it waits takes them from the others.
+    # The processes share the cores: OpenMP threads that spin while they wait would take them from each other.
     variables = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     if cluster.restarts:  # else gloo finds the addresses of dead processes in the store that elastic keeps
         variables["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"

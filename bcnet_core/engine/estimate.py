@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bcnet_core.config.schema import Recipe
-from bcnet_core.model.detectors import SIZE_DIVISOR, Detector, build_detector
+from bcnet_core.model.detectors import Detector, build_detector
 from bcnet_core.model.mask_branch import MASK_SIZE
 from bcnet_core.model.one_stage import OneStageHeads
 
@@ -70,7 +70,7 @@ def _activations(detector: Detector, recipe: Recipe, images: int) -> int:
     shorter, longer = max((data.min_size, *data.train_sizes)), data.max_size
     if data.scale_jitter is not None:
         shorter = longer
-    height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in (shorter, longer))
+    height, width = detector.padded_size(shorter, longer)
     rois = images * (model.mask_rois_per_image or model.detections_per_image)
     kept: dict[int, int] = {}
     weights = {id(parameter) for parameter in detector.parameters()}

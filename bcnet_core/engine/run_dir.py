@@ -25,18 +25,15 @@ from bcnet_core.annotations.coco import Record
 from bcnet_core.config.load import dump_recipe, format_value, settings
 from bcnet_core.config.schema import Recipe
 from bcnet_core.errors import BCNetError, usage_error
-from bcnet_core.files.claims import is_left_over, locked
 from bcnet_core.files.json_files import write_json
-from bcnet_core.files.outputs import atomic_file
-from bcnet_core.files.workers import undisturbed
+from bcnet_core.files.outputs import atomic_file, hold_lock, is_leftover
+from bcnet_core.files.workers import deferred_signals
 from bcnet_core.weights.checkpoint import (
     CHECKPOINT_DIR,
     DETECTRON2_FILE,
-    find_checkpoint,
     latest_checkpoint,
-    read_checkpoint,
-    recipe_of,
 )
+from bcnet_core.weights.loading import Trained, read_trained
 
 MAY_CHANGE = {
     "data.root", "data.workers", "solver.checkpoint_every", "solver.keep_checkpoints", "solver.log_every",
@@ -60,12 +57,14 @@ class Run:
         checkpoint: newest checkpoint, or the file that was asked for.
         recipe: recipe it was trained with.
         categories: categories it was trained on, in label order.
+        trained: its detector, which is built without reading the checkpoint again; None for the detectron2 backend.
     """
 
     path: Path
     checkpoint: Path
     recipe: Recipe
     categories: list[Record]
+    trained: Trained | None = None
 
 
 def open_run(path: Path) -> Run:
@@ -74,11 +73,10 @@ def open_run(path: Path) -> Run:
     Raises:
         BCNetError: if there is no checkpoint, or it cannot be read.
     """
-    checkpoint = find_checkpoint(path)
-    content = read_checkpoint(checkpoint)
+    trained = read_trained(path)
     folder = path if path.is_dir() else path.parent
     folder = folder.parent if folder.name == CHECKPOINT_DIR else folder
-    return Run(folder, checkpoint, recipe_of(content, checkpoint), content.categories)
+    return Run(folder, trained.path, trained.recipe, trained.categories, trained)
 
 
 def require_free_run_dir(path: Path, command: str) -> None:
@@ -93,7 +91,7 @@ def require_free_run_dir(path: Path, command: str) -> None:
     """
     if path.exists() and not path.is_dir():
         raise usage_error(f"the run directory `{path}` is a file", "choose another: --run-dir")
-    files = (item for item in path.rglob("*") if not item.is_dir() and not is_left_over(item))
+    files = (item for item in path.rglob("*") if not item.is_dir() and not is_leftover(item))
     names = {item.name for item in files if item.parent.name != TENSORBOARD_DIR} - {LOCK_FILE}
     is_run = RECIPE_FILE in names or (path / LOCK_FILE).exists()
     if names and not (is_run and all(map(_is_header, names))):
@@ -159,7 +157,7 @@ def remove_run(path: Path) -> None:
     known = HEADER | {CHECKPOINT_DIR, "eval", LOCK_FILE, TENSORBOARD_DIR}
     if not path.is_dir():
         return
-    if any(item.name not in known and not is_left_over(item) for item in path.iterdir()):
+    if any(item.name not in known and not is_leftover(item) for item in path.iterdir()):
         raise usage_error(f"`{path}` holds more than a run, so it is not removed", "remove it yourself")
     shutil.rmtree(path)
 
@@ -187,7 +185,7 @@ def exclusive_run(path: Path, command: str | None) -> Iterator[None]:
         try:
             path.mkdir(parents=True, exist_ok=True)
             busy = usage_error(f"another process is training in `{path}`", "choose another: --run-dir")
-            stack.enter_context(locked(path / LOCK_FILE, busy, owns=path))
+            stack.enter_context(hold_lock(path / LOCK_FILE, busy))
         except OSError as error:
             raise BCNetError(f"cannot write `{path}`: {error.strerror}", "choose another: --run-dir") from None
         if command is not None:
@@ -196,7 +194,7 @@ def exclusive_run(path: Path, command: str | None) -> Iterator[None]:
         try:
             yield
         finally:
-            with undisturbed():
+            with deferred_signals():
                 if latest_checkpoint(path) is None and not (path / DETECTRON2_FILE).exists():
                     _discard(path)
 
@@ -218,7 +216,7 @@ def _is_header(name: str) -> bool:
 def _remove_partial_files(path: Path) -> None:
     """Remove what a killed process left half-written."""
     for folder in (path, path / CHECKPOINT_DIR):
-        for item in filter(is_left_over, folder.glob(".*")):
+        for item in filter(is_leftover, folder.glob(".*")):
             item.unlink()
 
 

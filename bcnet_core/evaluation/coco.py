@@ -1,4 +1,4 @@
-"""COCO scores. The arithmetic is a library's, never our own: faster-coco-eval, or pycocotools, the reference."""
+"""COCO scores. AP is always computed by a library: faster-coco-eval, or pycocotools, the reference."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
 from bcnet_core.errors import data_error, usage_error
 
 Kind = Literal["bbox", "segm", "boundary"]
-"""What is compared: boxes, masks, or masks and their boundaries (Boundary IoU, Cheng et al., CVPR 2021)."""
+"""Overlap that is scored: of boxes, of masks, or the smaller of mask and boundary IoU (Cheng et al., CVPR 2021)."""
 
 Backend = Literal["faster-coco-eval", "pycocotools"]
-"""The library that scores; both give the same numbers."""
+"""Library that scores; both give the same numbers."""
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 IGNORED_AREA = 1e11
-"""Of an instance that is neither to be found nor to be missed: beyond every range of sizes that COCO scores."""
+"""Area of an instance that does not count: larger than every size range that COCO scores."""
 
 
 class Scores(NamedTuple):
-    """The COCO numbers of one kind of overlap, in [0, 1]; -1 where the ground truth has no such object."""
+    """COCO's twelve numbers for one kind of overlap, in [0, 1]; -1 where the ground truth has no such object."""
 
     AP: float
     AP50: float
@@ -47,31 +47,29 @@ class Scores(NamedTuple):
     ARl: float
 
 
-class Evaluation(NamedTuple):
-    """Scores, and where they come from.
+NO_SCORES = Scores(*[-1.0] * len(Scores._fields))
 
-    Attributes:
-        scores: over all categories.
-        categories: of each category by its id.
-    """
+
+class Evaluation(NamedTuple):
+    """Scores over all categories, and the scores of each category by its id."""
 
     scores: Scores
     categories: dict[int, Scores]
 
 
 def backend_name(backend: Backend) -> str:
-    """The library and its version, as a table names it."""
+    """Return the library and its version for display."""
     return f"{backend} {version(backend)}"
 
 
 def ground_truth(coco: CocoFile, *, need_masks: bool = True) -> Record:
-    """Ground truth as the scorer needs it: every annotation with a mask, an area and an id of its own.
+    """Convert annotations to what the scorers need: a mask, an area and a unique id for each.
 
-    The ids are numbered anew from 1, since the scorer takes 0 for "no match" and confuses two of the same.
+    Ids are renumbered from 1, since the scorers read 0 as "no match" and mix up annotations with the same id.
 
     Args:
         coco: instances with boxes and masks; crowds are ignored regions, as in COCO.
-        need_masks: whether an annotation without a mask is an error; it is none where only boxes are scored.
+        need_masks: whether an annotation without a mask is an error; pass False to score boxes only.
 
     Raises:
         BCNetError: if an annotation has no mask, or one that cannot be read.
@@ -83,14 +81,14 @@ def ground_truth(coco: CocoFile, *, need_masks: bool = True) -> Record:
         if rle is None and need_masks:
             raise data_error(
                 f"annotation {annotation['id']} of `{coco.path}` has no mask, so masks cannot be scored against it",
-                "drop it from the file, or give it a segmentation",
+                "remove it from the file, or give it a segmentation",
             )
         box = annotation["bbox"]
         area = annotation.get("area", box[2] * box[3] if rle is None else masks.area(rle))
         if type(area) not in {int, float} or not 0 <= area < np.inf:
             raise data_error(
                 f"annotation {annotation['id']} of `{coco.path}` has an `area` of {reprlib.repr(area)}",
-                "its pixels belong there; without the key they are counted",
+                "`area` is a number of pixels; without the key the pixels are counted",
             )
         kept = {key: annotation[key] for key in ("image_id", "category_id", "bbox")}
         kept |= {"id": number, "area": area, "iscrowd": annotation.get("iscrowd", 0)}
@@ -99,13 +97,13 @@ def ground_truth(coco: CocoFile, *, need_masks: bool = True) -> Record:
 
 
 def ignoring(truth: Record, kept: NDArray[np.bool_]) -> Record:
-    """The same ground truth where only some instances count.
+    """Return ground truth in which only some instances count.
 
-    What finds one of the others is neither right nor wrong, and nobody is blamed for missing one.
+    Finding one of the others is neither right nor wrong, and missing one costs nothing.
 
     Args:
         truth: from `ground_truth`.
-        kept: (N,) for each annotation whether it counts.
+        kept: (N,) whether each annotation counts.
     """
     annotations = [
         one if keep else {**one, "area": IGNORED_AREA}
@@ -121,63 +119,48 @@ def evaluate(
     *,
     image_ids: Sequence[int] | None = None,
     backend: Backend = "faster-coco-eval",
-) -> Scores:
+) -> Evaluation:
     """Score results against ground truth.
 
     Args:
         truth: from `ground_truth`.
         results: COCO results; may be empty.
-        kind: what is compared. For "segm" the size of a detection is that of its mask, not of its box.
-        image_ids: count only these images; all where None.
+        kind: overlap that is scored. For "segm" the size of a detection is that of its mask, not of its box.
+        image_ids: ids of the only images that count; all if None.
         backend: the library.
 
-    Returns:
-        COCO's twelve numbers.
-
     Raises:
-        BCNetError: if the library does not know this kind.
+        BCNetError: if the library does not support this kind.
     """
-    return evaluate_categories(truth, results, kind, image_ids=image_ids, backend=backend).scores
-
-
-def evaluate_categories(
-    truth: Record,
-    results: Sequence[Record],
-    kind: Kind,
-    *,
-    image_ids: Sequence[int] | None = None,
-    backend: Backend = "faster-coco-eval",
-) -> Evaluation:
-    """`evaluate`, with the scores of every category besides."""
     if image_ids is not None and not image_ids:
-        return Evaluation(Scores(*[-1.0] * len(Scores._fields)), {})
+        return Evaluation(NO_SCORES, {})
     evaluation = prepare(truth, results, kind, backend=backend)
     if image_ids is not None:
         evaluation.params.imgIds = sorted(image_ids)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     precision, recall = (np.asarray(evaluation.eval[name]) for name in ("precision", "recall"))
     categories = {
-        int(category): _of_category(precision[:, :, index], recall[:, index])
+        int(category): _category_scores(precision[:, :, index], recall[:, index])
         for index, category in enumerate(evaluation.params.catIds)
     }
     return Evaluation(Scores(*(float(value) for value in evaluation.stats[:12])), categories)
 
 
 def check_kind(kind: Kind, backend: Backend) -> None:
-    """Refuse what a library does not know.
+    """Check that a library can score a kind of overlap.
 
     Raises:
-        BCNetError: naming the one that does.
+        BCNetError: naming the library that can.
     """
     if backend == "pycocotools" and kind == "boundary":
-        raise usage_error("pycocotools knows no boundary AP", "--backend-eval faster-coco-eval does")
+        raise usage_error("pycocotools has no boundary AP", "use --backend-eval faster-coco-eval")
 
 
 def prepare(truth: Record, results: Sequence[Record], kind: Kind, *, backend: Backend) -> Any:  # noqa: ANN401
-    """The library's own evaluation object, before its first step; it shares nothing with what it is given."""
+    """Return the library's evaluation object before its first step; it shares no record with the arguments."""
     check_kind(kind, backend)
     own = {**truth, "annotations": [dict(one) for one in truth["annotations"]]}
     with contextlib.redirect_stdout(io.StringIO()):
@@ -195,7 +178,7 @@ def prepare(truth: Record, results: Sequence[Record], kind: Kind, *, backend: Ba
 
 
 def _detections(results: Sequence[Record], kind: Kind) -> list[Record]:
-    """Results as the libraries keep them once they have loaded them, sizes those of what is compared."""
+    """Return results as the libraries hold them after loading, with the area of what is scored."""
     key = "bbox" if kind == "bbox" else "segmentation"
     if kind == "bbox":
         areas = [result["bbox"][2] * result["bbox"][3] for result in results]
@@ -208,12 +191,12 @@ def _detections(results: Sequence[Record], kind: Kind) -> list[Record]:
     ]
 
 
-def _of_category(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> Scores:
-    """What the library says of one category, read as its summary reads it.
+def _category_scores(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> Scores:
+    """Summarize one category as the library summarizes all of them.
 
     Args:
-        precision: (thresholds, recalls, sizes, most) with -1 where nothing is to be found.
-        recall: (thresholds, sizes, most).
+        precision: (thresholds, recalls, sizes, most detections), -1 where there is nothing to find.
+        recall: (thresholds, sizes, most detections).
     """
     every, small, medium, large = range(4)
     return Scores(
@@ -225,6 +208,6 @@ def _of_category(precision: NDArray[np.float64], recall: NDArray[np.float64]) ->
 
 
 def mean_found(values: NDArray[np.float64]) -> float:
-    """The mean of what the libraries accumulate, without the -1 of where nothing is to be found; -1 of that alone."""
+    """Return the mean of accumulated values without the -1 entries; -1 if there are no others."""
     there = values[values > -1]
     return float(there.mean()) if there.size else -1.0

@@ -1,32 +1,37 @@
-"""Two models on the same images: the difference of their AP, and how sure it is (paired bootstrap over images)."""
+"""Scores of single images, and two models compared on the same images by a paired bootstrap."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import faster_coco_eval.faster_eval_api_cpp as coco_eval
 import numpy as np
+from numpy.typing import NDArray
 
-from bcnet_core.annotations.coco import CocoFile, Record
+from bcnet_core import masks
+from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
 from bcnet_core.annotations.rates import LEVEL_FROM
-from bcnet_core.evaluation.coco import Kind, ground_truth
-from bcnet_core.evaluation.matched import MatchedResults
+from bcnet_core.evaluation.coco import Kind, ground_truth, mean_found, prepare
 from bcnet_core.evaluation.occluded import annotation_levels, truth_of_level
 from bcnet_core.evaluation.report import ROWS
+from bcnet_core.masks import RLE
 from bcnet_core.reporting import Progress, Reporter
 
 PERCENTILES = (2.5, 97.5)
-"""Of the resampled differences: a 95 % interval."""
+"""Bounds of the 95 % interval of the resampled differences."""
 
 
 class Comparison(NamedTuple):
-    """Two models; all in [0, 1], or -1, both of them, where there is nothing to find.
+    """AP of two models, in [0, 1], or both -1 where there is nothing to find.
 
     Attributes:
-        first: AP of the first.
-        second: AP of the second.
-        low: of the 95 % interval of second - first.
-        high: of the same.
+        first: AP of the first model.
+        second: AP of the second model.
+        low: lower bound of the 95 % interval of second - first.
+        high: upper bound of that interval.
     """
 
     first: float
@@ -36,7 +41,7 @@ class Comparison(NamedTuple):
 
     @property
     def difference(self) -> float:
-        """How much better the second is."""
+        """AP of the second model minus AP of the first."""
         return self.second - self.first
 
     @property
@@ -46,7 +51,7 @@ class Comparison(NamedTuple):
 
     @property
     def is_certain(self) -> bool:
-        """Whether the interval excludes no difference at all."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
@@ -59,15 +64,15 @@ def compare_results(
     seed: int,
     reporter: Reporter,
 ) -> dict[str, Comparison]:
-    """Compare two models by mask AP (box AP where one of them has no masks), overall and by occlusion level.
+    """Compare two models by mask AP (box AP if one of them has no masks), overall and by occlusion level.
 
     Args:
         coco: ground truth.
         first: results from `read_results`.
-        second: the same.
-        resamples: how often images are drawn.
-        seed: of the draws.
-        reporter: told of the progress.
+        second: results from `read_results`.
+        resamples: number of bootstrap samples.
+        seed: seed of the samples.
+        reporter: receives the progress.
 
     Raises:
         BCNetError: if the ground truth lacks masks.
@@ -79,37 +84,16 @@ def compare_results(
     truths |= {f"{ROWS[kind]}, occlusion {level}": truth_of_level(truth, levels, level) for level in LEVEL_FROM}
     with reporter.progress("resampling", resamples * len(truths)) as progress:
         return {
-            name: compare(one, first, second, kind, resamples=resamples, seed=seed, progress=progress)
+            name: _compare(
+                [MatchedResults(one, results, kind) for results in (first, second)], resamples, seed, progress
+            )
             for name, one in truths.items()
         }
 
 
-def compare(
-    truth: Record,
-    first: Sequence[Record],
-    second: Sequence[Record],
-    kind: Kind,
-    *,
-    resamples: int,
-    seed: int,
-    progress: Progress,
-) -> Comparison:
-    """Compare two models by mask or box AP.
-
-    Images are drawn with replacement, as many as there are, the same for both models, and the library that computes
-    AP computes it again of what was matched in them.
-
-    Args:
-        truth: from `ground_truth`, or with some instances ignored.
-        first: COCO results.
-        second: COCO results.
-        kind: what is compared.
-        resamples: how often images are drawn.
-        seed: of the draws.
-        progress: advanced once for every draw.
-    """
-    models = [MatchedResults(truth, results, kind) for results in (first, second)]
-    everything = np.arange(models[0].images)
+def _compare(models: Sequence[MatchedResults], resamples: int, seed: int, progress: Progress) -> Comparison:
+    """Compare two models by AP over images drawn with replacement, as many as there are, the same for both."""
+    everything = np.arange(len(models[0].image_ids))
     rng = np.random.default_rng(seed)
     differences = []
     for _ in range(resamples):
@@ -120,3 +104,93 @@ def compare(
     low, high = np.percentile(differences, PERCENTILES).tolist()
     one, two = (model.precision(everything) for model in models)
     return Comparison(one, two, low, high)
+
+
+class MatchedResults:
+    """Detections of one model matched to ground truth image by image, for the AP of any selection of images.
+
+    Args:
+        truth: from `ground_truth`, possibly with ignored instances.
+        results: COCO results.
+        kind: overlap that is scored.
+    """
+
+    def __init__(self, truth: Record, results: Sequence[Record], kind: Kind) -> None:
+        evaluation: Any = prepare(truth, results, kind, backend="faster-coco-eval")
+        params = evaluation.params
+        params.areaRng, params.areaRngLbl, params.maxDets = params.areaRng[:1], params.areaRngLbl[:1], [100]
+        evaluation.separate_eval = True
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation.evaluate()
+        self.image_ids: list[int] = list(params.imgIds)
+        self._params = evaluation._paramsEval
+        matches = np.array(evaluation._evalImgs_cpp, dtype=object).reshape(-1, len(self.image_ids))
+        positions = {image: position for position, image in enumerate(params.imgIds)}
+        present: dict[int, set[int]] = {}
+        for one in (*truth["annotations"], *results):
+            present.setdefault(one["category_id"], set()).add(positions[one["image_id"]])
+        self._categories = [
+            (np.array(sorted(present[category])), row)
+            for category, row in zip(params.catIds, matches, strict=True)
+            if category in present
+        ]
+
+    def precision(self, drawn: NDArray[np.int64]) -> float:
+        """Return AP over the images at these positions, which may repeat; -1 if there is nothing to find.
+
+        Each category is accumulated over the images that contain it only: nine in ten do not.
+        """
+        times = np.bincount(drawn, minlength=len(self.image_ids))
+        parts = []
+        for positions, row in self._categories:
+            matches = row[np.repeat(positions, times[positions])].tolist()
+            if not matches:
+                continue
+            self._params.catIds, self._params.imgIds = [0], list(range(len(matches)))
+            parts.append(np.asarray(coco_eval.COCOevalAccumulate(self._params, matches)["precision"]))
+        return mean_found(np.concatenate(parts) if parts else np.zeros(0))
+
+
+def image_precisions(coco: CocoFile, results: Sequence[Record]) -> dict[int, float]:
+    """Return the mask AP of each image on its own, over the categories in it.
+
+    Args:
+        coco: ground truth.
+        results: COCO results with masks.
+
+    Returns:
+        AP by image id, in [0, 1]; without the images that have no instance.
+
+    Raises:
+        BCNetError: if the ground truth lacks masks.
+    """
+    matched = MatchedResults(ground_truth(coco), results, "segm")
+    precisions = {image: matched.precision(np.array([position])) for position, image in enumerate(matched.image_ids)}
+    return {image: precision for image, precision in precisions.items() if precision >= 0}
+
+
+def mean_ious(coco: CocoFile, results: Sequence[Record], *, score: float) -> dict[int, float]:
+    """Return for each image the mean over its instances of the IoU with the best detection of the same category.
+
+    Args:
+        coco: ground truth; crowds and instances without a mask do not count.
+        results: COCO results with masks.
+        score: lowest score of a detection that counts.
+
+    Returns:
+        Mean IoU by image id, in [0, 1]; without the images that have no instance.
+    """
+    found: dict[tuple[int, int], list[RLE]] = {}
+    for result in results:
+        if result["score"] >= score:
+            found.setdefault((result["image_id"], result["category_id"]), []).append(result["segmentation"])
+    images = {image["id"]: image for image in coco.images}
+    ious: dict[int, list[float]] = {}
+    for one in coco.annotations:
+        rle = segmentation_rle(one, images[one["image_id"]])
+        if one.get("iscrowd", 0) or rle is None or not masks.area(rle):
+            continue
+        candidates = found.get((one["image_id"], one["category_id"]), [])
+        best = max((masks.iou(candidate, rle) for candidate in candidates), default=0.0)
+        ious.setdefault(one["image_id"], []).append(best)
+    return {image: sum(values) / len(values) for image, values in ious.items()}

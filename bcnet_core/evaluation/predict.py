@@ -1,130 +1,132 @@
-"""Running a detector over images, in this process or in several, to COCO results."""
+"""From images to COCO results: find them, run a detector on one after the other."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.distributed.elastic.multiprocessing.errors import record
 
-from bcnet_core import distributed as dist
-from bcnet_core import masks
-from bcnet_core.annotations.coco import CocoFile, Record, category_difference, checksum
-from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes, stop_requests
-from bcnet_core.errors import BCNetError, ExitCode, data_error
-from bcnet_core.evaluation.prediction_folder import PredictionFolder
-from bcnet_core.files.images import missing_images, read_listed
+from bcnet_core.annotations.coco import CocoFile, Record, category_difference
+from bcnet_core.errors import data_error, usage_error
+from bcnet_core.files.images import image_size, missing_images, read_listed
 from bcnet_core.maps import map_specs
 from bcnet_core.masks.paste import paste_rles
-from bcnet_core.reporting import Reporter, SilentReporter
+from bcnet_core.reporting import Reporter
 from bcnet_core.structures import Detections, Predictor
-from bcnet_core.weights.loading import load_detector
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+"""Suffixes of the files that are taken from a folder."""
 
 READ_AHEAD = 4
 """Images that are read while the detector works on one."""
 
 
-@dataclass(frozen=True)
-class PredictionJob:
-    """What to predict, as it travels to every process.
-
-    Attributes:
-        checkpoint: of the detector.
-        device: "auto", "cpu", "cuda".
-        images: entries of a COCO file's `images`.
-        image_dir: the folder that their file names are relative to; None of files that the user named.
-        folder: where the predictions gather until all are there.
-        layers: whether a result also carries the other maps of the head, each under its key in `bcnet_core.maps`.
-    """
-
-    checkpoint: Path
-    device: str
-    images: Sequence[Record]
-    image_dir: Path | None
-    folder: Path
-    layers: bool = False
-
-
-def predict_to_disk(job: PredictionJob, cluster: Cluster, *, reporter: Reporter) -> PredictionFolder:
-    """Predict every image of a job that is not done yet.
-
-    Every image is predicted by itself, so the results do not depend on the number of processes.
+def find_images(names: Sequence[str]) -> list[Path]:
+    """Return the image files that a command line names, each once, in the order of the names.
 
     Args:
-        job: what to predict.
-        cluster: of this machine.
-        reporter: must be picklable when there are several processes.
-
-    Returns:
-        Where the predictions are.
+        names: files; folders, from which every image is taken, also from subfolders, sorted; patterns with `*` or `?`.
 
     Raises:
-        BCNetError: if images are missing or cannot be read, there are not enough GPUs, or it was interrupted; the same
-            job goes on where it was.
+        BCNetError: if one of them names nothing.
     """
-    check_processes(cluster, job.device)
-    refuse_missing(job.images, job.image_dir)
-    folder = PredictionFolder(job.folder)
-    names = json.dumps([[image["id"], image["file_name"]] for image in job.images])
-    images = {"folder": str((job.image_dir or Path()).resolve()), "sha256": hashlib.sha256(names.encode()).hexdigest()}
-    done = folder.open({"checkpoint": checksum(job.checkpoint), "layers": job.layers, "images": images})
-    left = [image for image in job.images if image["id"] not in done]
-    if len(left) < len(job.images):
-        reporter.info(f"{len(job.images) - len(left):,} of {len(job.images):,} images were predicted before")
-    try:
-        if left and cluster.in_place:
-            _predict_share(job, left, reporter)
-        elif left:
-            arguments = (job, left, cluster, reporter, torch.get_num_threads())
-            stopped = partial(_stopped, job)
-            run_processes(_worker, *arguments, cluster=cluster, name="predict", interrupted=stopped)
-    except BCNetError as error:
-        if error.exit_code != ExitCode.INTERRUPTED and not folder.done():
-            folder.remove()
-        raise
-    return folder
+    found: dict[Path, None] = {}
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            files = sorted(one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file())
+        elif path.exists():
+            files = [path]
+        else:
+            files = sorted(one for one in _matching(path) if one.is_file())
+        if not files:
+            what = "contains no image" if path.is_dir() else "names no file"
+            raise data_error(f"`{name}` {what}", "give image files, folders of them, or a pattern: 'photos/*.jpg'")
+        found |= dict.fromkeys(files)
+    return list(found)
 
 
-@record
-def _worker(job: PredictionJob, images: Sequence[Record], cluster: Cluster, reporter: Reporter, threads: int) -> str:
-    """Predict as one of several processes, on a CPU with as many threads as one alone: results depend on them."""
-    with process_of(cluster, job.device):
-        torch.set_num_threads(threads)
-        teller = reporter if dist.rank() == 0 else SilentReporter()
-        _predict_share(job, images[dist.rank() :: dist.world_size()], teller)
-        dist.barrier()
-    return ""
+def _matching(path: Path) -> list[Path]:
+    """Return the files that match a pattern."""
+    parts = path.parts
+    first = next((index for index, part in enumerate(parts) if any(mark in part for mark in "*?[")), None)
+    if first is None:
+        return []
+    return list(Path(*parts[:first]).glob(str(Path(*parts[first:]))))
 
 
-def _predict_share(job: PredictionJob, images: Sequence[Record], reporter: Reporter) -> None:
-    """Predict the images of this process; the process of rank 0 tells of its own."""
-    detector = load_detector(job.checkpoint, device=job.device)
-    with PredictionFolder(job.folder).writer() as writer, stop_requests() as stop:
-        for image, results in predictions(
-            detector, images, job.image_dir, reporter=reporter, layers=job.layers, stopping=lambda: bool(stop)
-        ):
-            writer.add(image["id"], results)
-    if stop:
-        raise _stopped(job)
+def image_records(paths: Sequence[Path], known: CocoFile | None) -> list[Record]:
+    """Make the `images` of a COCO file: `id`, `file_name` (as given), `width`, `height`.
+
+    Args:
+        paths: image files.
+        known: a COCO file to take ids from, by file name without folders; if None ids count from 1.
+
+    Raises:
+        BCNetError: if an image cannot be read, is not in `known`, or two have the same name there or here.
+    """
+    ids = {} if known is None else {Path(image["file_name"]).name: image["id"] for image in known.images}
+    counts = Counter(Path(image["file_name"]).name for image in known.images) if known is not None else Counter()
+    records, taken = [], set()
+    for number, path in enumerate(paths, start=1):
+        if known is not None and path.name not in ids:
+            raise data_error(f"`{path}` is not among the {len(ids):,} images of `{known.path}`")
+        if known is not None and counts[path.name] > 1:
+            raise data_error(
+                f"`{known.path}` lists several images called `{path.name}`, so the name does not tell the id",
+                "predict without --ids-from, and look at the results with --gt NAME_images.json",
+            )
+        own = ids.get(path.name, number)
+        if own in taken:
+            raise usage_error(
+                f"two of the images are called `{path.name}`", "predict them one by one, or without --ids-from"
+            )
+        taken.add(own)
+        height, width = image_size(path)
+        records.append({"id": own, "file_name": str(path), "width": width, "height": height})
+    return records
 
 
-def _stopped(job: PredictionJob) -> BCNetError:
-    done = len(PredictionFolder(job.folder).done())
-    return BCNetError(
-        f"interrupted; {done:,} of {len(job.images):,} images are predicted and kept in `{job.folder}`",
-        "the same command goes on from there",
-        exit_code=ExitCode.INTERRUPTED,
-    )
+def check_images(images: Sequence[Record], image_dir: Path | None) -> None:
+    """Require all images to exist.
+
+    Raises:
+        BCNetError: with the number of missing images and the first.
+    """
+    missing = missing_images(image_dir, (image["file_name"] for image in images))
+    if missing:
+        raise data_error(
+            f"{len(missing):,} of {len(images):,} images are not in `{image_dir or '.'}`, the first is `{missing[0]}`",
+            "is the folder of images right? (--data-root)",
+        )
+
+
+def check_categories(categories: Sequence[Record], coco: CocoFile, *hints: str) -> None:
+    """Require data to have the categories that a detector was trained on.
+
+    Args:
+        categories: categories of the detector, in label order.
+        coco: the data.
+        hints: further ways out for the error, one line each.
+
+    Raises:
+        BCNetError: naming what differs on both sides.
+    """
+    difference = category_difference(categories, coco.categories)
+    if difference is not None:
+        raise data_error(
+            f"the detector knows {len(categories)} categories, `{coco.path}` has {len(coco.categories)}, and they "
+            "differ",
+            f"only in the detector: {difference.only_first[:5] or 'none'}",
+            f"only in the file:     {difference.only_second[:5] or 'none'}",
+            *hints,
+        )
 
 
 def predict_images(
@@ -135,12 +137,12 @@ def predict_images(
     reporter: Reporter,
     stopping: Callable[[], bool] = lambda: False,
 ) -> list[Record]:
-    """The results of all images in one list; see `predictions`.
+    """Return the results of all images in one list; see `predictions`.
 
     Raises:
-        BCNetError: if images are missing (said before the first is read) or cannot be read.
+        BCNetError: if images are missing (before the first is read) or cannot be read.
     """
-    refuse_missing(images, image_dir)
+    check_images(images, image_dir)
     found = predictions(detector, images, image_dir, reporter=reporter, stopping=stopping)
     return [result for _, results in found for result in results]
 
@@ -154,19 +156,18 @@ def predictions(
     layers: bool = False,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Record, list[Record]]]:
-    """Detect in every image, one at a time, while the next ones are read.
+    """Detect in one image at a time while the next ones are read.
 
     Args:
         detector: in evaluation mode.
         images: entries of a COCO file's `images`.
-        image_dir: the folder that their file names are relative to; None of files that the user named.
-        reporter: told of the progress.
-        layers: whether a result also carries the other maps of the head.
-        stopping: asked before each image whether to leave out the rest.
+        image_dir: folder that their file names are relative to; None if the user named the files.
+        reporter: receives the progress.
+        layers: whether a result also has the other maps of the head.
+        stopping: called before each image; True ends the iteration.
 
     Yields:
-        The image and its COCO results: `image_id`, `category_id`, `bbox` (xywh, pixels), `score`, `segmentation`
-        (compressed RLE).
+        Each image with its results.
 
     Raises:
         BCNetError: if an image cannot be read.
@@ -181,7 +182,7 @@ def predictions(
 
 
 def _read_ahead(images: Sequence[Record], image_dir: Path | None) -> Iterator[tuple[Record, NDArray[np.uint8]]]:
-    """The images in their order, the next ones read by another thread."""
+    """Yield the images in their order, the next ones being read by another thread."""
     read = partial(read_listed, image_dir)
     with ThreadPoolExecutor(max_workers=1) as pool:
         coming = iter(images)
@@ -197,52 +198,16 @@ def _read_ahead(images: Sequence[Record], image_dir: Path | None) -> Iterator[tu
             pool.shutdown(cancel_futures=True)
 
 
-def refuse_missing(images: Sequence[Record], image_dir: Path | None) -> None:
-    """Refuse a folder in which images are missing, or which they are not in.
-
-    Raises:
-        BCNetError: with their number and the first.
-    """
-    missing = missing_images(image_dir, (image["file_name"] for image in images))
-    if missing:
-        raise data_error(
-            f"{len(missing):,} of {len(images):,} images are not in `{image_dir or '.'}`, the first is `{missing[0]}`",
-            "is the folder of images right? (--data-root)",
-        )
-
-
-def check_categories(categories: Sequence[Record], coco: CocoFile, *ways_out: str) -> None:
-    """Check that data has the categories that a detector was trained on.
-
-    Args:
-        categories: the detector's, in label order.
-        coco: the data.
-        ways_out: hints for the error, a line each.
-
-    Raises:
-        BCNetError: naming what differs on both sides.
-    """
-    difference = category_difference(categories, coco.categories)
-    if difference is not None:
-        raise data_error(
-            f"the detector knows {len(categories)} categories, `{coco.path}` has {len(coco.categories)}, and they "
-            "differ",
-            f"only in the detector: {difference.only_first[:5] or 'none'}",
-            f"only in the file:     {difference.only_second[:5] or 'none'}",
-            *ways_out,
-        )
-
-
 def to_results(
     found: Detections, image_id: int, categories: Sequence[Record], *, layers: bool = False
 ) -> Iterator[Record]:
-    """One COCO result a detection, best first.
+    """Yield one COCO result per detection, best first.
 
     Args:
-        found: in one image.
-        image_id: of the image.
-        categories: in label order.
-        layers: whether a result also carries the other maps of the head, each under its key in `bcnet_core.maps`.
+        found: detections in one image.
+        image_id: id of the image.
+        categories: categories in label order.
+        layers: whether a result also has the other maps of the head, each under its key in `bcnet_core.maps`.
     """
     boxes = found.boxes.cpu()
     sizes = boxes[:, 2:] - boxes[:, :2]
@@ -256,5 +221,5 @@ def to_results(
             "category_id": categories[label]["id"],
             "bbox": [round(value, 3) for value in (*boxes[index, :2].tolist(), *sizes[index].tolist())],
             "score": score,
-            **{key: masks.to_json(part[index]) for key, part in rles.items()},
+            **{key: part[index] for key, part in rles.items()},
         }

@@ -1,4 +1,4 @@
-"""Everything that `bcnet eval` says of results: COCO's numbers, by occlusion, by category, and what was recalled."""
+"""The scores that `bcnet eval` reports: COCO's numbers, by category and by occlusion, and recall of hidden objects."""
 
 from __future__ import annotations
 
@@ -8,17 +8,8 @@ from typing import NamedTuple
 
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.annotations.rates import LEVEL_FROM
-from bcnet_core.annotations.split import SplitRule, split_occluded
-from bcnet_core.evaluation.coco import (
-    Backend,
-    Kind,
-    Scores,
-    backend_name,
-    check_kind,
-    evaluate,
-    evaluate_categories,
-    ground_truth,
-)
+from bcnet_core.annotations.split import SplitRule, measure_images, occluded_image_ids
+from bcnet_core.evaluation.coco import Backend, Kind, Scores, backend_name, check_kind, evaluate, ground_truth
 from bcnet_core.evaluation.occluded import (
     HiddenObject,
     Recall,
@@ -29,7 +20,7 @@ from bcnet_core.evaluation.occluded import (
 )
 
 ROWS: dict[Kind, str] = {"bbox": "boxes", "segm": "masks", "boundary": "boundaries"}
-"""What a row of a table calls each kind."""
+"""Name of each kind in the rows of a table."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +28,14 @@ class ScoreOptions:
     """What to score.
 
     Attributes:
-        backend: the library.
-        boundary: also boundary AP, which takes several times as long as the rest.
-        occlusion: also the occluded split, each level of occlusion, and the recall of hidden objects.
-        occluded_ids: the images of the occluded split; those of `SplitRule()` where None.
-        objects: lists of hidden objects by name; derived from the ground truth where there are none.
+        backend: library that computes AP.
+        boundary: whether to score boundaries too, which takes several times as long as the rest.
+        occlusion: whether to score the occluded split, each occlusion level, and the recall of hidden objects too.
+        occluded_ids: image ids of the occluded split; chosen by `SplitRule()` if None.
+        objects: lists of hidden objects by name; derived from the ground truth if empty.
 
     Raises:
-        BCNetError: if the library does not know what is asked for.
+        BCNetError: if the library does not support this.
     """
 
     backend: Backend = "faster-coco-eval"
@@ -59,15 +50,15 @@ class ScoreOptions:
 
 
 class ScoreReport(NamedTuple):
-    """What came of it.
+    """Scores of a set of results.
 
     Attributes:
         backend: library and version.
-        images: of the ground truth.
-        detections: that were scored.
+        images: number of images in the ground truth.
+        detections: number of results.
         rows: COCO's numbers by what was scored.
-        categories: by kind and then by category name.
-        recall: of hidden objects, by the name of their list.
+        categories: the same by kind, then by category name.
+        recall: recall of hidden objects by the name of their list.
     """
 
     backend: str
@@ -78,7 +69,7 @@ class ScoreReport(NamedTuple):
     recall: dict[str, Recall]
 
     def content(self) -> Record:
-        """The report as json."""
+        """Return the report as JSON data."""
         return {
             "backend": self.backend,
             "images": self.images,
@@ -91,49 +82,44 @@ class ScoreReport(NamedTuple):
         }
 
 
-def score_results(coco: CocoFile, results: Sequence[Record], options: ScoreOptions) -> ScoreReport:
+def score_results(
+    coco: CocoFile, results: Sequence[Record], options: ScoreOptions, *, truth: Record | None = None
+) -> ScoreReport:
     """Score COCO results.
 
     Args:
         coco: ground truth.
-        results: from `read_results`, or of a detector. Without masks only boxes are scored.
+        results: from `read_results`, or from a detector. Without masks only boxes are scored.
         options: what to score.
+        truth: `ground_truth(coco)` if the caller has it already.
 
     Raises:
         BCNetError: if results have masks and the ground truth lacks one.
     """
     with_masks = not results or "segmentation" in results[0]
-    truth = ground_truth(coco, need_masks=with_masks)
+    truth = ground_truth(coco, need_masks=with_masks) if truth is None else truth
     kinds: list[Kind] = ["bbox"]
     if with_masks:
         kinds += ["segm", "boundary"] if options.boundary else ["segm"]
     rows, categories = {}, {}
     names = {category["id"]: str(category["name"]) for category in coco.categories}
     for kind in kinds:
-        found = evaluate_categories(truth, results, kind, backend=options.backend)
+        found = evaluate(truth, results, kind, backend=options.backend)
         rows[ROWS[kind]] = found.scores
         categories[ROWS[kind]] = {names[one]: scores for one, scores in found.categories.items()}
     recall: dict[str, Recall] = {}
     if options.occlusion:
-        rows |= _by_occlusion(coco, truth, results, kinds, options)
+        rates = measure_images(coco, measure=SplitRule().measure)
+        ids, levels = options.occluded_ids, annotation_levels(coco, rates)
+        ids = occluded_image_ids(rates, rule=SplitRule()) if ids is None else ids
+        for kind in kinds:
+            split = evaluate(truth, results, kind, image_ids=ids, backend=options.backend)
+            rows[f"{ROWS[kind]}, occluded split"] = split.scores
+        kind = "segm" if with_masks else "bbox"
+        for level in LEVEL_FROM:
+            of_level = truth_of_level(truth, levels, level)
+            rows[f"{ROWS[kind]}, occlusion {level}"] = evaluate(of_level, results, kind, backend=options.backend).scores
         if with_masks:
-            objects = options.objects or dict(zip(("occluded", "separated"), hidden_objects(coco), strict=True))
+            objects = options.objects or dict(zip(("occluded", "separated"), hidden_objects(coco, levels), strict=True))
             recall = {name: count_recall(one, results) for name, one in objects.items()}
     return ScoreReport(backend_name(options.backend), len(coco.images), len(results), rows, categories, recall)
-
-
-def _by_occlusion(
-    coco: CocoFile, truth: Record, results: Sequence[Record], kinds: Sequence[Kind], options: ScoreOptions
-) -> dict[str, Scores]:
-    """The rows of the occluded split, and of the instances of each level."""
-    ids, rows = options.occluded_ids, {}
-    if ids is None:
-        ids = [image["id"] for image in split_occluded(coco, rule=SplitRule()).content["images"]]
-    for kind in kinds:
-        name = f"{ROWS[kind]}, occluded split"
-        rows[name] = evaluate(truth, results, kind, image_ids=ids, backend=options.backend)
-    levels, kind = annotation_levels(coco), kinds[min(1, len(kinds) - 1)]
-    for level in LEVEL_FROM:
-        name = f"{ROWS[kind]}, occlusion {level}"
-        rows[name] = evaluate(truth_of_level(truth, levels, level), results, kind, backend=options.backend)
-    return rows

@@ -1,45 +1,67 @@
-"""COCO results files, of this and of any other model: read, checked, written image by image.
+"""COCO results of this and of any other model: read, checked, written image by image, packed for test-dev.
 
-The format: https://cocodataset.org/#format-results. Besides its keys a detection may carry `occluder`,
-`occluder_boundary` and `occludee_boundary`, masks as RLE of the image's size, which `bcnet predict --layers` writes.
+The format: https://cocodataset.org/#format-results. In memory a result is a `Record` with `image_id`, `category_id`,
+`bbox` (xywh, pixels), `score` and, if the model predicts masks, `segmentation`. It may also have the other maps of the
+head, each under its key in `bcnet_core.maps`, as `bcnet predict --layers` writes them. All masks are compressed RLEs of
+the image's size: with bytes in memory, with text in files (`to_json`, `from_json`).
 """
 
 from __future__ import annotations
 
 import json
 import reprlib
+import shlex
+import zipfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bcnet_core import masks
-from bcnet_core.annotations.coco import CocoFile, Record
-from bcnet_core.errors import data_error
+from bcnet_core.annotations.coco import CocoFile, Record, read_coco
+from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.files.json_files import paused_collector, read_json
 from bcnet_core.files.outputs import atomic_file
-from bcnet_core.maps import map_specs
+from bcnet_core.maps import MAPS
+
+MASK_KEYS = tuple(spec.key for spec in MAPS)
+"""Keys under which a result keeps a mask."""
 
 MOST_DETECTIONS = 100
-"""Detections of an image that COCO counts, the best ones."""
+"""Detections per image that COCO counts, those with the highest scores."""
 
-MOST = 1e18
-"""Of a score or a coordinate: json has whole numbers that no float can hold."""
+LARGEST = 1e18
+"""Bound of scores and coordinates: JSON has integers that no float can hold."""
+
+SUBMISSION_NAME = "detections_test-dev2017_bcnet_results"
+
+
+def to_json(result: Record) -> Record:
+    """Return a result as files hold it."""
+    return {key: masks.to_json(value) if key in MASK_KEYS else value for key, value in result.items()}
+
+
+def from_json(result: Record) -> Record:
+    """Return a result from a file of our own, which needs no check, as it is in memory."""
+    return {
+        key: {**value, "counts": value["counts"].encode()} if key in MASK_KEYS else value
+        for key, value in result.items()
+    }
 
 
 def read_results(path: Path, coco: CocoFile) -> list[Record]:
-    """Read a results file and check it against the images and categories that it speaks of.
+    """Read a results file and check it against the images and categories that it refers to.
 
     Args:
-        path: `.json`, or gzip by the ending `.gz`.
+        path: `.json`, or gzip if the name ends in `.gz`.
         coco: ground truth, or an image list.
 
     Returns:
-        The results in the order of the file. Either all of them have a `segmentation`, a compressed RLE, or none has;
-        a `bbox` that is missing is that of the mask. Masks under the other keys of
-        `bcnet_core.maps` are RLEs, too; all further keys are dropped.
+        The results in the order of the file. Either all of them have a `segmentation` or none has; a missing `bbox` is
+        derived from the mask; keys that are not in the module's docstring are dropped.
 
     Raises:
-        BCNetError: if the file is not such a list, holds nothing, or names what the ground truth does not have; the
+        BCNetError: if the file is not such a list, is empty, or refers to what the ground truth does not have; the
             message names the first fault and counts them.
     """
     content = read_json(path)
@@ -48,12 +70,12 @@ def read_results(path: Path, coco: CocoFile) -> list[Record]:
         is_truth = isinstance(content, dict) and "annotations" in content
         raise data_error(f"`{path}` is not a results file", f"{hint}; is this the ground truth?" if is_truth else hint)
     if not content:
-        raise data_error(f"`{path}` holds no results: its list is empty", "did the model find nothing at all?")
+        raise data_error(f"`{path}` has no results: its list is empty", "did the model find nothing at all?")
     images = {image["id"]: (image["height"], image["width"]) for image in coco.images}
     categories = {category["id"] for category in coco.categories}
     checked, faults = [], []
     with paused_collector():
-        for index, (result, sound) in enumerate(zip(content, _with_sound_masks(content, images), strict=True)):
+        for index, (result, sound) in enumerate(zip(content, _sound_masks(content, images), strict=True)):
             found = check_result(result, images, categories, sound=sound)
             if isinstance(found, str):
                 faults.append(f"result {index}: {found}")
@@ -68,19 +90,19 @@ def read_results(path: Path, coco: CocoFile) -> list[Record]:
     return checked
 
 
-def check_result(  # noqa: PLR0911  (one for each fault)
+def check_result(  # noqa: PLR0911  (one return per fault)
     result: Any,  # noqa: ANN401
     images: dict[int, tuple[int, int]],
     categories: set[int],
     *,
     sound: bool = False,
 ) -> Record | str:
-    """One detection as the scorers take it, or what is wrong with it.
+    """Return a detection as it is in memory, or what is wrong with it.
 
     Args:
-        result: as it stands in the file.
-        images: (height, width) by id.
-        categories: ids.
+        result: one entry of a results file.
+        images: (height, width) by image id.
+        categories: category ids.
         sound: whether its mask is known to be a compressed RLE of the image's size.
     """
     if not isinstance(result, dict):
@@ -91,28 +113,28 @@ def check_result(  # noqa: PLR0911  (one for each fault)
     if type(category) is not int or category not in categories:
         return f"category {reprlib.repr(category)} is not in the ground truth"
     try:
-        rle = _mask(result.get("segmentation"), *images[image], sound=sound)
-        keys = [spec.key for spec in map_specs() if spec.key != "segmentation" and spec.key in result]
-        layers = {key: _mask(result[key], *images[image], sound=False) for key in keys}
+        found = {key: _mask(result[key], *images[image], sound=sound and key == "segmentation")
+                 for key in MASK_KEYS if result.get(key) is not None}  # fmt: skip
     except (ValueError, TypeError) as error:
         return f"its mask cannot be used: {error}"
-    box = masks.bounding_box(rle).tolist() if rle is not None and "bbox" not in result else result.get("bbox")
+    box = result.get("bbox")
+    if "bbox" not in result and "segmentation" in found:
+        box = masks.bounding_box(found["segmentation"]).tolist()
     if not _is_number(score):
         return f"its score is {reprlib.repr(score)}"
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)) or min(box[2:]) < 0:
         return f"its `bbox` is {reprlib.repr(box)}, not [x, y, width, height]"
-    kept = {"image_id": image, "category_id": category, "bbox": box, "score": score, **layers}
-    return kept if rle is None else {**kept, "segmentation": rle}
+    return {"image_id": image, "category_id": category, "bbox": box, "score": score, **found}
 
 
 def _is_number(value: Any) -> bool:  # noqa: ANN401
-    return type(value) in {int, float} and abs(value) < MOST
+    return type(value) in {int, float} and abs(value) < LARGEST
 
 
-def _with_sound_masks(results: Sequence[Any], images: dict[int, tuple[int, int]]) -> list[bool]:
-    """Which results have a compressed RLE of the size of their image; all at once, since one by one it takes long."""
-    found = [False] * len(results)
-    texts, sizes, places = [], [], []
+def _sound_masks(results: Sequence[Any], images: dict[int, tuple[int, int]]) -> list[bool]:
+    """Return which results have a compressed RLE of the image's size: all at once, since one by one is slow."""
+    texts: dict[int, bytes] = {}
+    sizes = []
     for index, result in enumerate(results):
         image = result.get("image_id") if isinstance(result, dict) else None
         segmentation = result.get("segmentation") if isinstance(result, dict) else None
@@ -120,44 +142,139 @@ def _with_sound_masks(results: Sequence[Any], images: dict[int, tuple[int, int]]
             continue
         counts, size = segmentation.get("counts"), segmentation.get("size")
         if isinstance(counts, str) and counts.isascii() and size == list(images[image]):
-            texts.append(counts.encode())
+            texts[index] = counts.encode()
             sizes.append(images[image])
-            places.append(index)
-    for place, sound in zip(places, masks.are_sound(texts, sizes).tolist(), strict=True):
-        found[place] = sound
-    return found
+    sound = dict(zip(texts, masks.are_sound(list(texts.values()), sizes).tolist(), strict=True))
+    return [sound.get(index, False) for index in range(len(results))]
 
 
-def _mask(segmentation: Any, height: int, width: int, *, sound: bool) -> masks.RLE | None:  # noqa: ANN401
-    """A detection's mask; one that is there but empty is a mask without pixels.
+def _mask(segmentation: Any, height: int, width: int, *, sound: bool) -> masks.RLE:  # noqa: ANN401
+    """Return a mask as it is in memory; an empty segmentation is a mask without pixels.
 
     Raises:
         ValueError: if it is no segmentation, or of another size.
     """
-    if segmentation is None:
-        return None
     if sound:
         return {"size": [height, width], "counts": segmentation["counts"].encode()}
     rle = masks.from_segmentation(segmentation, height, width)
     return masks.from_box(0, 0, 0, 0, height, width) if rle is None else rle
 
 
-def write_results(path: Path, predictions: Iterable[list[Record]]) -> int:
-    """Write a results file, atomically, holding no more than one image's results at a time.
+def listing_path(results: Path) -> Path:
+    """Return where `bcnet predict` writes the images and categories that its results refer to."""
+    return results.with_name(f"{results.stem}_images.json")
+
+
+def check_same_images(results: Path, coco: CocoFile) -> None:
+    """Require the image list beside a results file, if there is one, to use the ids of the ground truth.
+
+    Args:
+        results: a results file; without a readable list beside it there is nothing to check.
+        coco: the ground truth.
+
+    Raises:
+        BCNetError: with the number of ids that stand for another image, and the first.
+    """
+    listing = listing_path(results)
+    if not listing.is_file():
+        return
+    try:
+        listed = read_coco(listing, need_annotations=False).images
+    except BCNetError:  # a file that bcnet did not write
+        return
+    known = {image["id"]: image["file_name"] for image in coco.images}
+    shared = [(image["id"], image["file_name"], known[image["id"]]) for image in listed if image["id"] in known]
+    different = [one for one in shared if not _may_be_same(*one[1:])]
+    if different:
+        number, predicted, true = different[0]
+        raise data_error(
+            f"`{results}` is about other images than `{coco.path}`: {len(different):,} of {len(shared):,} ids stand "
+            f"for another image; the first, {number}, is `{predicted}` there, not `{true}`",
+            f"predict with the ids of the ground truth: bcnet predict ... --ids-from {shlex.quote(str(coco.path))}",
+            f"or, if they are the same images by other names, remove `{listing}`",
+        )
+
+
+def _may_be_same(one: str, other: str) -> bool:
+    """Return whether two paths may name one image: they agree from the end, as far as both have folders."""
+    ends = [[part for part in reversed(Path(name).parts) if part not in {"/", ".."}] for name in (one, other)]
+    return all(first == second for first, second in zip(*ends, strict=False))
+
+
+def write_results(path: Path, predictions: Iterable[Sequence[Record]]) -> int:
+    """Write a results file atomically, holding the results of one image at a time.
 
     Args:
         path: the file.
-        predictions: the results of one image after the other.
+        predictions: the results of each image.
 
     Returns:
-        How many there were.
+        The number of results.
     """
-    count = 0
-    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as out:
-        out.write("[")
+    with atomic_file(path) as temporary, temporary.open("wb") as out:
+        return _write(out, predictions)
+
+
+def write_submission(path: Path, coco: CocoFile, predictions: Iterable[Sequence[Record]]) -> int:
+    """Check results and write the zip for the COCO test-dev server, with one JSON file in it.
+
+    Args:
+        path: the zip.
+        coco: the test-dev image list.
+        predictions: the results of each image.
+
+    Returns:
+        The number of results.
+
+    Raises:
+        BCNetError: if a result is about an image or category that is not in the list, has no mask or one of another
+            size, or a score outside [0, 1], or an image has more than 100. Nothing is written then.
+    """
+    images = {image["id"]: (image["height"], image["width"]) for image in coco.images}
+    categories = {category["id"] for category in coco.categories}
+    entry = zipfile.ZipInfo(f"{SUBMISSION_NAME}.json")  # with a fixed time, so that equal results give equal bytes
+    entry.compress_type = zipfile.ZIP_DEFLATED
+
+    def checked() -> Iterable[Sequence[Record]]:
+        counts: Counter[int] = Counter()
         for results in predictions:
             for result in results:
-                out.write(("," if count else "") + json.dumps(result, separators=(",", ":")))
-                count += 1
-        out.write("]")
+                fault = _submission_fault(result, images, categories)
+                if fault is not None:
+                    raise data_error(f"a result of image {result.get('image_id')} cannot be submitted: {fault}")
+                counts[result["image_id"]] += 1
+                if counts[result["image_id"]] > MOST_DETECTIONS:
+                    raise data_error(
+                        f"image {result['image_id']} has more than {MOST_DETECTIONS} detections",
+                        f"model.detections_per_image={MOST_DETECTIONS}",
+                    )
+            yield results
+
+    with (
+        atomic_file(path) as temporary,
+        zipfile.ZipFile(temporary, "w") as archive,
+        archive.open(entry, "w", force_zip64=True) as out,
+    ):
+        return _write(out, checked())
+
+
+def _submission_fault(result: Record, images: dict[int, tuple[int, int]], categories: set[int]) -> str | None:
+    """Return why the server would reject a result, None if it would not."""
+    found = check_result(result, images, categories)
+    if isinstance(found, str):
+        return found
+    if "segmentation" not in found:
+        return "it has no mask"
+    return None if 0 <= found["score"] <= 1 else f"its score is {found['score']}"
+
+
+def _write(out: IO[bytes], predictions: Iterable[Sequence[Record]]) -> int:
+    """Write results as one JSON list, and return their number."""
+    count = 0
+    out.write(b"[")
+    for results in predictions:
+        for result in results:
+            out.write((b"," if count else b"") + json.dumps(to_json(result), separators=(",", ":")).encode())
+            count += 1
+    out.write(b"]")
     return count

@@ -1,35 +1,43 @@
-"""The evaluation in the middle of a training run: COCO scores on the held-out images, every process its share."""
+"""Evaluation during a training run, and the rehearsal of a whole run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import CocoFile, Record, category_difference
 from bcnet_core.config.schema import Recipe
 from bcnet_core.data.loaders import read_annotations
-from bcnet_core.engine.job import Validation
+from bcnet_core.engine.elastic import Cluster
+from bcnet_core.engine.job import TrainingJob, Validation
+from bcnet_core.engine.launch import launch
 from bcnet_core.evaluation.coco import evaluate, ground_truth
-from bcnet_core.evaluation.predict import check_categories, predict_images, refuse_missing
+from bcnet_core.evaluation.predict import check_categories, check_images, predict_images
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Reporter
+from bcnet_core.weights.loading import load_detector
+
+REHEARSED_STEPS = 2
 
 
 def validate(
     detector: Detector, recipe: Recipe, reporter: Reporter, stopping: Callable[[], bool]
 ) -> dict[str, float] | None:
-    """Score a detector; see `bcnet_core.engine.job.Validation`.
+    """Score a detector on the validation set, every process its share; see `bcnet_core.engine.job.Validation`.
 
     Returns:
-        On rank 0 `mask_AP`, `mask_AP50`, `box_AP` in [0, 1], elsewhere nothing; None where it was stopped.
+        On rank 0 `mask_AP`, `mask_AP50`, `box_AP` in [0, 1], an empty dict on other ranks; None if it was stopped.
 
     Raises:
         BCNetError: if images or masks are missing or cannot be read.
     """
     coco = read_annotations(recipe.data, recipe.data.val)
     _, image_dir = recipe.data.locate(recipe.data.val)
-    mine = coco.images[dist.rank() :: dist.world_size()]
-    found = predict_images(detector, mine, image_dir, reporter=reporter, stopping=stopping)
+    share = coco.images[dist.rank() :: dist.world_size()]
+    found = predict_images(detector, share, image_dir, reporter=reporter, stopping=stopping)
     (stopped,) = dist.any_process([stopping()], detector.device)
     if stopped:
         return None
@@ -38,14 +46,14 @@ def validate(
         return {}
     results = [result for part in parts for result in part]
     order = {image["id"]: position for position, image in enumerate(coco.images)}
-    results.sort(key=lambda result: order[result["image_id"]])  # so that ties fall as in one process
-    return score(coco, results)
+    results.sort(key=lambda result: order[result["image_id"]])  # ties are broken as in one process
+    return _score(coco, results)
 
 
-def score(coco: CocoFile, results: list[Record], *, image_ids: list[int] | None = None) -> dict[str, float]:
-    """`mask_AP`, `mask_AP50`, `box_AP` of COCO results, in [0, 1]; of some images only, where these are given."""
+def _score(coco: CocoFile, results: Sequence[Record], *, image_ids: Sequence[int] | None = None) -> dict[str, float]:
+    """Return `mask_AP`, `mask_AP50` and `box_AP` of results, in [0, 1], over all images or over those given."""
     truth = ground_truth(coco)
-    masks, boxes = (evaluate(truth, results, kind, image_ids=image_ids) for kind in ("segm", "bbox"))
+    masks, boxes = (evaluate(truth, results, kind, image_ids=image_ids).scores for kind in ("segm", "bbox"))
     return {"mask_AP": masks.AP, "mask_AP50": masks.AP50, "box_AP": boxes.AP}
 
 
@@ -66,7 +74,7 @@ def check_validation(recipe: Recipe, training: CocoFile, reporter: Reporter) -> 
         return
     coco = read_annotations(recipe.data, recipe.data.val)
     check_categories(training.categories, coco)
-    refuse_missing(coco.images, recipe.data.locate(recipe.data.val)[1])
+    check_images(coco.images, recipe.data.locate(recipe.data.val)[1])
     ground_truth(coco)
 
 
@@ -95,3 +103,32 @@ def _compare(recipe: Recipe, training: CocoFile, reporter: Reporter) -> None:
 
 
 VALIDATION = Validation(check=check_validation, score=validate)
+
+
+def rehearse(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> dict[str, float]:
+    """Train two steps with a job's own settings in a temporary folder, and evaluate one batch of images.
+
+    Args:
+        job: what is to be trained; nothing is written to its run directory.
+        cluster: processes on one machine.
+        reporter: must be picklable if there are several processes.
+
+    Returns:
+        The scores. After two steps they mean nothing; that they can be computed is the point.
+
+    Raises:
+        BCNetError: whatever would end the real run in its first two steps or its evaluation.
+    """
+    solver = job.recipe.solver.model_copy(
+        update={"steps": REHEARSED_STEPS, "log_every": 1, "checkpoint_every": REHEARSED_STEPS, "eval_every": 0}
+    )
+    recipe: Recipe = job.recipe.model_copy(update={"solver": solver})
+    coco = read_annotations(recipe.data, recipe.data.val)
+    with tempfile.TemporaryDirectory(prefix="bcnet-smoke-") as folder:
+        short = replace(job, recipe=recipe, run_dir=Path(folder) / "run", resume=False, validation=None)
+        detector = load_detector(launch(short, cluster, reporter=reporter), device=job.device)
+    check_categories(detector.categories, coco)
+    images = coco.images[: solver.batch_size]
+    _, image_dir = recipe.data.locate(recipe.data.val)
+    results = predict_images(detector, images, image_dir, reporter=reporter)
+    return _score(coco, results, image_ids=[image["id"] for image in images])

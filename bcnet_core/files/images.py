@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from bcnet_core.errors import BCNetError, data_error
-from bcnet_core.files.inputs import refuse_special
+from bcnet_core.files.inputs import check_regular_file
 
 # From 90 million pixels on pillow warns, from twice as many on it refuses, which is what we keep.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -139,7 +139,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 def _opened(path: Path, expect_size: tuple[int, int] | None = None) -> Image.Image:
     """An image of which only the header is read as yet; refused where that says another size than the annotations."""
-    refuse_special(path)
+    check_regular_file(path)
     Image.init()
     try:
         stored = Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])

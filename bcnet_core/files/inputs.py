@@ -27,7 +27,7 @@ def is_special(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def refuse_special(path: Path) -> None:
+def check_regular_file(path: Path) -> None:
     """Refuse a pipe, a device or a socket.
 
     Raises:
@@ -45,7 +45,7 @@ def read_whole(path: Path) -> bytes | bytearray:
         BCNetError: if it is no file, or larger than memory should hold.
         OSError: if it cannot be read; of a packed file also EOFError and zlib.error.
     """
-    refuse_special(path)
+    check_regular_file(path)
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise _too_large(path, f"has {size / 2**30:.1f} GiB")

@@ -1,125 +1,221 @@
-"""Outputs that are complete or absent: write beside the target, flush to disk, rename."""
+"""Outputs that are complete or absent: locked, written beside the target, flushed to disk, renamed."""
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from bcnet_core.errors import BCNetError, usage_error
-from bcnet_core.files.claims import claimed, clear, old_of, part_of
-from bcnet_core.files.workers import undisturbed
+from bcnet_core.files.workers import deferred_signals
+
+LOCK_SECONDS = 1.0
+"""How long to wait for a lock: a process that was killed a moment ago may still be exiting."""
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+"""Errors of file systems without locks, as some network file systems are mounted."""
 
 
-def refuse_input(path: Path, *inputs: Path) -> None:
-    """Refuse to write over an input, under whatever name: no command changes what it reads.
+def check_not_input(path: Path, *inputs: Path) -> None:
+    """Reject an output that would overwrite an input, also through a link.
 
     Raises:
-        BCNetError: if `path` is one of `inputs`, also through a link.
+        BCNetError: if `path` is one of `inputs`.
     """
+    place = _resolve(path)
     for source in inputs:
-        place = _real(path)
-        same = place == _real(source)
-        if same or (place.exists() and source.exists() and place.samefile(source)):
+        other = _resolve(source)
+        if place == other or (place.exists() and other.exists() and place.samefile(other)):
             raise usage_error(f"`{path}` is the input itself", "choose another output")
 
 
-def refuse_around(folder: Path, *inputs: Path) -> None:
-    """Refuse to write a folder that holds an input, or that would lie in a folder of inputs.
+def check_apart(folder: Path, *inputs: Path) -> None:
+    """Reject an output folder that contains an input or lies inside one, also through a link.
 
     Raises:
-        BCNetError: if `folder` is one of `inputs`, above one, or inside one, also through a link.
+        BCNetError: if `folder` is one of `inputs`, above one, or inside one.
     """
-    place = _real(folder)
+    place = _resolve(folder)
     for source in inputs:
-        other = _real(source)
-        if place == other or place in other.parents:
+        other = _resolve(source)
+        if other.is_relative_to(place):
             raise usage_error(
                 f"`{folder}` holds the input `{source}`, which would be replaced", "choose another output"
             )
-        if other in place.parents:
+        if place.is_relative_to(other):
             raise usage_error(f"`{folder}` lies in the input `{source}`", "choose another output")
 
 
-def refuse_same(*paths: Path) -> None:
-    """Refuse to write two outputs to one file.
+def check_distinct(*paths: Path) -> None:
+    """Reject outputs that lead to the same file.
 
     Raises:
-        BCNetError: if two of the paths lead to the same file.
+        BCNetError: if two of the paths are the same.
     """
-    places = [_real(path) for path in paths]
+    places = [_resolve(path) for path in paths]
     for path, place in zip(paths, places, strict=True):
         if places.count(place) > 1:
             raise usage_error(f"two outputs would be written to `{path}`", "give each a name of its own")
 
 
-def _real(path: Path) -> Path:
-    """Where a path leads to.
+def check_output_file(path: Path, *, overwrite: bool = False) -> None:
+    """Reject an output file that exists already or cannot be a file.
 
     Raises:
-        BCNetError: if it leads round in a circle, or cannot be a path.
+        BCNetError: if `path` exists and `overwrite` is false, if it is a folder or a device, or if no file can
+            be there.
     """
-    circle, reason = "its links lead round in a circle", None
-    try:
-        place = path.resolve()
-        place.exists()
-        if any(part.is_symlink() for part in (place, *place.parents)):  # as Python 3.13 leaves them
-            reason = circle
-    except OSError as error:
-        reason = error.strerror
-    except RuntimeError:
-        reason = circle
-    except ValueError as error:
-        reason = str(error)
-    if reason is not None:
-        raise usage_error(f"`{path}` cannot be used: {reason}", "choose another path")
-    return place
-
-
-def refuse_existing(path: Path, *, overwrite: bool = False) -> None:
-    """Refuse to write a file where something is already, or where no file can be.
-
-    Raises:
-        BCNetError: if `path` exists and `overwrite` is false; in any case if it is a folder or a device, or lies in
-            what is no folder.
-    """
-    try:
-        _refuse_below_file(path)
-        if path.is_dir():
-            raise usage_error(f"`{path}` is a folder, a file is to be written", f"name a file in it: -o {path}/NAME")
-        if path.exists() and not path.is_file():
-            raise usage_error(f"`{path}` is not a regular file", "choose another output")
-        taken = path.exists() or path.is_symlink()
-    except OSError as error:
-        raise usage_error(f"`{path}` cannot be written: {error.strerror}", "choose another output") from None
-    if taken and not overwrite:
+    _resolve(path)
+    if path.is_dir():
+        raise usage_error(f"`{path}` is a folder, a file is to be written", f"name a file in it: -o {path}/NAME")
+    if path.exists() and not path.is_file():
+        raise usage_error(f"`{path}` is not a regular file", "choose another output")
+    if not overwrite and (path.exists() or path.is_symlink()):
         raise usage_error(f"`{path}` exists already", "write over it: --overwrite", "or choose another output")
 
 
-def refuse_existing_folder(path: Path, *, overwrite: bool = False) -> None:
-    """Refuse to write a folder where something is already; an empty folder is nothing.
+def check_output_folder(path: Path, *, overwrite: bool = False) -> None:
+    """Reject an output folder that is in use already or cannot be a folder; an empty folder is fine.
 
     Raises:
-        BCNetError: if `path` is a folder with something in it and `overwrite` is false, is anything but a folder, or
-            lies in what is no folder.
+        BCNetError: if `path` is a folder with something in it and `overwrite` is false, if it is anything but a folder,
+            or if no folder can be there.
     """
-    _real(path)
-    _refuse_below_file(path)
+    _resolve(path)
     if path.exists() and not path.is_dir():
         raise usage_error(f"`{path}` is a file, a folder is to be written", "choose another output")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise usage_error(f"`{path}` exists already", "write over it: --overwrite", "or choose another output")
 
 
-def _refuse_below_file(path: Path) -> None:
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir():
-        raise usage_error(f"`{path}` cannot be written: `{parent}` is a file", "choose another output")
+def _resolve(path: Path) -> Path:
+    """Follow the links of a path, which need not exist.
+
+    Raises:
+        BCNetError: if nothing can be there: a circle of links, a name that is too long, a file in place of a folder.
+    """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise usage_error(f"`{path}` cannot be used: {reason}", "choose another path") from None
+    return path.resolve()
 
 
 @contextmanager
-def _told_if_unwritable(path: Path) -> Iterator[None]:
+def reserve_outputs(*paths: Path, check: Callable[[Path], None]) -> Iterator[None]:
+    """Check outputs and lock them until the block ends, so that no other process writes them.
+
+    Raises:
+        BCNetError: if `check` rejects one, another process writes one, or one cannot be written.
+    """
+    for path in paths:
+        check(path)
+    with ExitStack() as stack:
+        for path in sorted(paths, key=Path.resolve):  # the same order in every process, so that one of them wins
+            with _write_errors(path):
+                stack.enter_context(locked_output(path))
+        for path in paths:
+            check(path)  # another process may have written it in the meantime
+        yield
+
+
+@contextmanager
+def locked_output(path: Path) -> Iterator[Path]:
+    """Lock a file or folder until the block ends, and clear what a killed process left of it.
+
+    Missing parent directories are created, and removed again if they stay empty. Blocks for the same output may be
+    nested within a thread.
+
+    Yields:
+        The path behind its links.
+
+    Raises:
+        BCNetError: if another process, or another thread, has locked it.
+        OSError: if its folder cannot be written.
+    """
+    place = path.resolve()
+    missing = [folder for folder in place.parents if not folder.exists()]
+    busy = usage_error(
+        f"`{path}` is being written by another process", "wait until it has ended, or choose another output"
+    )
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with hold_lock(place.with_name(f".{place.name}.lock"), busy):
+            clear_partial(place)
+            yield place
+    finally:
+        for folder in missing:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+@contextmanager
+def hold_lock(path: Path, busy: BCNetError) -> Iterator[None]:
+    """Hold a lock file until the block ends, then remove it. The system frees the lock of a process that is killed.
+
+    Args:
+        path: the lock file; its folder exists.
+        busy: the error for a lock that another process keeps for `LOCK_SECONDS`.
+
+    Raises:
+        BCNetError: `busy`.
+        OSError: if the file cannot be made.
+    """
+    lock = FileLock(path, timeout=LOCK_SECONDS, is_singleton=True, fallback_to_soft=False)  # singleton: may be nested
+    try:
+        try:
+            with deferred_signals():
+                lock.acquire()
+        except Timeout:
+            raise busy from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            path.unlink(missing_ok=True)  # writing without a lock is better than not at all
+        yield
+    finally:
+        with deferred_signals():
+            if lock.is_locked and lock.lock_counter == 1:
+                path.unlink(missing_ok=True)
+            lock.release()
+
+
+def partial_path(place: Path) -> Path:
+    """Return where an output is written until it is complete; the suffix stays, because some writers go by it."""
+    return place.with_name(f".part.{place.name}")
+
+
+def _backup_path(place: Path) -> Path:
+    """Return where a folder is kept while another one takes its place."""
+    return place.with_name(f".old.{place.name}")
+
+
+def is_leftover(path: Path) -> bool:
+    """Return whether a killed process may have left a file of this name beside an output."""
+    return path.name.startswith((".part.", ".old.")) or (path.name.startswith(".") and path.suffix == ".lock")
+
+
+def clear_partial(place: Path) -> None:
+    """Remove what is half-written of an output; restore a folder that was moved away but not replaced."""
+    part, backup = partial_path(place), _backup_path(place)
+    if backup.exists() and not place.exists():
+        backup.replace(place)
+    for leftover in (part, backup):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
     """Turn the system's errors of the block into one that names `path`."""
     try:
         yield
@@ -131,31 +227,17 @@ def _told_if_unwritable(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def claim_together(*paths: Path) -> Iterator[None]:
-    """Be the only process that writes some outputs until the block ends, as `claims.claimed` says.
-
-    Raises:
-        BCNetError: if another process writes one of them, or one cannot be written.
-    """
-    with ExitStack() as stack:
-        for path in sorted(paths, key=Path.resolve):  # two processes claim in one order, so that one of them wins
-            with _told_if_unwritable(path):
-                stack.enter_context(claimed(path))
-        yield
-
-
-@contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` that replaces `path` when the block ends well.
+    """Give a temporary path beside `path` that replaces it when the block succeeds.
 
-    Missing parent directories are made. If the block raises, nothing is left behind; what a process that is killed
-    leaves, the next one that writes `path` removes. A link stays: what it leads to is replaced.
+    Missing parent directories are created. If the block raises, nothing is left behind; leftovers of a killed process
+    are removed by the next one that writes `path`. A link stays: its target is replaced.
 
     Raises:
         BCNetError: if the directory cannot be written, the disk is full, or another process writes `path`.
     """
-    with _told_if_unwritable(path), claimed(path) as place:
-        temporary = part_of(place)
+    with _write_errors(path), locked_output(path) as place:
+        temporary = partial_path(place)
         try:
             temporary.touch(exist_ok=False)
             yield temporary
@@ -163,29 +245,30 @@ def atomic_file(path: Path) -> Iterator[Path]:
                 os.fsync(written.fileno())
             temporary.replace(place)
         finally:
-            with undisturbed():
+            with deferred_signals():
                 temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Give a temporary directory beside `path` that takes its place when the block ends well.
+    """Give a temporary directory beside `path` that takes its place when the block succeeds.
 
-    An existing `path` is replaced as a whole (call `refuse_existing_folder` first). If the block raises, nothing is
-    left behind and an existing `path` stays as it was. A folder cannot be exchanged in one go: a process that is killed
-    between the two renames leaves none, and the next one that writes `path` brings the old one back.
+    An existing `path` is replaced as a whole (call `check_output_folder` first). If the block raises, nothing is left
+    behind and an existing `path` stays as it was. A folder cannot be exchanged in one step: a process that is killed
+    between the two renames leaves none, and the next one that writes `path` restores the old one.
 
     Raises:
         BCNetError: if the parent cannot be written, the disk is full, or another process writes `path`.
     """
-    with _told_if_unwritable(path), claimed(path) as place:
+    with _write_errors(path), locked_output(path) as place:
+        part = partial_path(place)
         try:
-            part_of(place).mkdir()
-            yield part_of(place)
-            with undisturbed():
+            part.mkdir()
+            yield part
+            with deferred_signals():
                 if place.exists():
-                    place.replace(old_of(place))
-                part_of(place).replace(place)
+                    place.replace(_backup_path(place))
+                part.replace(place)
         finally:
-            with undisturbed():
-                clear(place)
+            with deferred_signals():
+                clear_partial(place)

@@ -1,9 +1,14 @@
-"""Feature extractors: an image batch in, a feature pyramid out."""
+"""Feature extractors: an image batch in, a feature pyramid out.
+
+A backbone carries everything that others need to know of it: the strides of its levels, the format of the pixels that
+its weights expect, and which sizes its input may have. A new one needs a name in `config.choices` and a case in
+`build_backbone` (and in `pixel_format`, if its convention is new).
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +20,24 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxP
 from bcnet_core.config.choices import BackboneName, BackboneStyle
 
 Levels = Literal["p3_p7", "p2_p6"]
-"""Which levels a ResNet's pyramid has: those of FCOS, or those of Faster R-CNN."""
+"""Levels of a ResNet's pyramid: those of FCOS, or those of Faster R-CNN."""
+
+
+class PixelFormat(NamedTuple):
+    """The pixels that a backbone expects.
+
+    Attributes:
+        mean: of each channel in the backbone's order, for values from 0 to 255; subtracted.
+        std: of each channel; divided by.
+        bgr: whether the order is blue, green, red.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    bgr: bool = False
+
+
+IMAGENET = PixelFormat((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 
 class ResidualBlock(nn.Module):
@@ -42,13 +64,15 @@ class ResidualBlock(nn.Module):
 class TinyBackbone(nn.Module):
     """A light pyramid for CPUs: a stem, four GroupNorm blocks (48, 64, 96, 128 channels), and an FPN over P3-P5.
 
-    Batch statistics play no part in it, so it trains from scratch at any batch size.
+    It has no batch statistics, so it trains from scratch at any batch size.
 
     Args:
         out_channels: C, of every pyramid level.
     """
 
     strides = (8, 16, 32)
+    size_divisor = 32
+    pixels = IMAGENET
 
     def __init__(self, out_channels: int) -> None:
         super().__init__()
@@ -62,7 +86,7 @@ class TinyBackbone(nn.Module):
         """Extract the pyramid.
 
         Args:
-            images: (B, 3, H, W) float, normalised; H and W divisible by 32.
+            images: (B, 3, H, W) float, normalized; H and W divisible by 32.
 
         Returns:
             P3, P4, P5: (B, C, H / 8, W / 8), (B, C, H / 16, W / 16), (B, C, H / 32, W / 32).
@@ -91,13 +115,19 @@ class ResNetFPN(nn.Module):
         out_channels: C, of every pyramid level.
         levels: "p3_p7", where P6 is made from P5 and P7 from ReLU(P6) by strided convolutions (FCOS), or "p2_p6",
             where P6 is every second pixel of P5 (Faster R-CNN).
-        frozen_stages: how many of stem and four stages do not train.
+        frozen_stages: number of stages that do not train; stem and four stages are counted.
+        pixels: that the weights expect.
     """
 
-    def __init__(self, body: ResNet, out_channels: int, *, levels: Levels, frozen_stages: int) -> None:
+    size_divisor = 32
+
+    def __init__(
+        self, body: ResNet, out_channels: int, *, levels: Levels, frozen_stages: int, pixels: PixelFormat
+    ) -> None:
         super().__init__()
         first = 3 if levels == "p3_p7" else 2
         self.strides = tuple(2**level for level in range(first, first + 5))
+        self.pixels = pixels
         self.body = body
         body.fc = nn.Identity()
         widths = [_width(stage) for stage in (body.layer1, body.layer2, body.layer3, body.layer4)][first - 2 :]
@@ -111,7 +141,7 @@ class ResNetFPN(nn.Module):
         """Extract the pyramid.
 
         Args:
-            images: (B, 3, H, W) float, normalised; H and W divisible by 32.
+            images: (B, 3, H, W) float, normalized; H and W divisible by 32.
 
         Returns:
             Five levels, (B, C, H / stride, W / stride) each, rounded up, for the strides in `strides`.
@@ -136,15 +166,15 @@ def build_backbone(
     levels: Levels = "p3_p7",
     frozen_stages: int = 0,
 ) -> Backbone:
-    """The backbone of a recipe, with fresh weights.
+    """Build the backbone of a recipe, with fresh weights.
 
     Args:
-        name: which; x101 is ResNeXt-101 32x8d. "tiny" has three levels of its own and no style.
+        name: x101 is ResNeXt-101 32x8d. "tiny" has three levels of its own and no style.
         out_channels: of every pyramid level.
         style: "caffe" strides in the first 1x1 convolution of the bottlenecks of r50 and r101 (the published x101 of
             either origin strides in the 3x3, r18 has no bottlenecks).
         levels: of the pyramid of a ResNet.
-        frozen_stages: of stem and four stages, how many do not train.
+        frozen_stages: number of stages that do not train; stem and four stages are counted.
     """
     bottleneck = CaffeBottleneck if style == "caffe" else Bottleneck
     norm = FrozenBatchNorm2d
@@ -159,43 +189,48 @@ def build_backbone(
             body = ResNet(bottleneck, [3, 4, 23, 3], norm_layer=norm)
         case "x101":
             body = ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=8, norm_layer=norm)
-    return ResNetFPN(body, out_channels, levels=levels, frozen_stages=frozen_stages)
+    pixels = pixel_format(name, style)
+    return ResNetFPN(body, out_channels, levels=levels, frozen_stages=frozen_stages, pixels=pixels)
 
 
-class PixelStatistics(nn.Module):
-    """What images are normalised with before a backbone sees them.
+def pixel_format(name: BackboneName, style: BackboneStyle) -> PixelFormat:
+    """Return the pixels that a backbone expects: "caffe" means BGR and, but for x101, a deviation of 1."""
+    if style == "torchvision" or name == "tiny":
+        return IMAGENET
+    std = IMAGENET.std[::-1] if name == "x101" else (1.0, 1.0, 1.0)
+    return PixelFormat(IMAGENET.mean[::-1], std, bgr=True)
+
+
+class NormalizePixels(nn.Module):
+    """Bring images to the pixel format of a backbone.
 
     Args:
-        backbone: whose convention.
-        style: "caffe" means BGR with the mean alone (x101: with a deviation, too), "torchvision" RGB.
+        pixels: the format.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: BackboneName, style: BackboneStyle) -> None:
+    def __init__(self, pixels: PixelFormat) -> None:
         super().__init__()
-        self.bgr = style == "caffe" and backbone != "tiny"
-        mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, RGB, for values from 0 to 255
-        if self.bgr:
-            mean, std = mean[::-1], (std[::-1] if backbone == "x101" else (1.0, 1.0, 1.0))
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.bgr = pixels.bgr
+        self.register_buffer("mean", torch.tensor(pixels.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(pixels.std).view(3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalise a (3, h, w) uint8 RGB image to (3, h, w) float32 in the backbone's channel order."""
+        """Normalize a (3, h, w) uint8 RGB image to (3, h, w) float32 in the backbone's channel order."""
         channels = image.flip(0) if self.bgr else image
         return (channels - self.mean) / self.std
 
 
 def _pyramid(fpn: FeaturePyramidNetwork, maps: list[Tensor]) -> list[Tensor]:
-    """The levels of a pyramid over some maps, finest first."""
+    """Return the levels of a pyramid over some maps, finest first."""
     levels: dict[str, Tensor] = fpn(OrderedDict((str(index), x) for index, x in enumerate(maps)))
     return list(levels.values())
 
 
 def _width(stage: nn.Sequential) -> int:
-    """The channels that a stage of a ResNet puts out."""
+    """Return the output channels of a stage of a ResNet."""
     block = stage[-1]
     convolution = block.conv3 if isinstance(block, Bottleneck) else block.conv2
     assert isinstance(convolution, nn.Conv2d)

@@ -1,4 +1,4 @@
-"""The detectors, put together from their parts: the one composition file."""
+"""The detectors, composed from their parts."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from bcnet_core.data.transforms import resize as resize_image
 from bcnet_core.data.transforms import target_size
 from bcnet_core.errors import usage_error
 from bcnet_core.files.images import read_image
-from bcnet_core.model.backbones import Backbone, PixelStatistics, build_backbone
-from bcnet_core.model.faster_rcnn import TwoStageHeads, build_two_stage_heads
+from bcnet_core.model.backbones import Backbone, NormalizePixels, build_backbone
+from bcnet_core.model.faster_rcnn import TwoStageHeads, build_roi_heads
 from bcnet_core.model.fcos import FCOSHead
 from bcnet_core.model.head import BilayerMaskHead
-from bcnet_core.model.mask_branch import MaskBranch
-from bcnet_core.model.one_stage import Found, OneStageHeads
+from bcnet_core.model.mask_branch import Found, MaskBranch
+from bcnet_core.model.one_stage import OneStageHeads
+from bcnet_core.model.rpn import build_rpn
 from bcnet_core.structures import Detections
-
-SIZE_DIVISOR = 32
 
 
 class Detector(nn.Module):
@@ -38,12 +37,11 @@ class Detector(nn.Module):
     Args:
         backbone: images to a pyramid.
         heads: the pyramid to losses, or to instances.
-        statistics: what images are normalised with.
         categories: the COCO categories, in label order.
         min_size: shorter side that `predict` resizes images to, pixels.
         max_size: bound of the longer side.
         loss_weights: by the names of the terms.
-        channels_last: whether batches lie in memory channels last, as the weights should then.
+        channels_last: whether batches are laid out in memory with channels last; the weights should match.
     """
 
     def __init__(
@@ -51,7 +49,6 @@ class Detector(nn.Module):
         *,
         backbone: Backbone,
         heads: OneStageHeads | TwoStageHeads,
-        statistics: PixelStatistics,
         categories: Sequence[Record],
         min_size: int,
         max_size: int,
@@ -59,7 +56,7 @@ class Detector(nn.Module):
         channels_last: bool = True,
     ) -> None:
         super().__init__()
-        self.backbone, self.heads, self.statistics = backbone, heads, statistics
+        self.backbone, self.heads, self.normalize = backbone, heads, NormalizePixels(backbone.pixels)
         self.categories = list(categories)
         self.min_size, self.max_size, self.loss_weights = min_size, max_size, loss_weights
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -71,11 +68,11 @@ class Detector(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.statistics.mean.device
+        """The device of the weights."""
+        return self.normalize.mean.device
 
     def forward(self, images: list[Tensor], targets: list[Targets], seeds: list[int]) -> dict[str, Tensor]:
-        """The weighted losses of a batch; their sum is what training minimises.
+        """Return the weighted losses of a batch; training minimizes their sum.
 
         Args:
             images: of any sizes, each (3, h, w) uint8 RGB.
@@ -92,14 +89,22 @@ class Detector(nn.Module):
         return {name: loss * getattr(self.loss_weights, name) for name, loss in losses.items()}
 
     def preprocess(self, images: Sequence[Tensor]) -> ImageList:
-        """Normalise (3, h, w) uint8 RGB images and pad them right and below to (B, 3, H, W) float, sides of 32 n."""
+        """Normalize (3, h, w) uint8 RGB images and pad them right and below to one (B, 3, H, W) float batch.
+
+        H and W are multiples of the backbone's `size_divisor`.
+        """
         sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
-        height, width = (-(-max(size) // SIZE_DIVISOR) * SIZE_DIVISOR for size in zip(*sizes, strict=True))
+        height, width = self.padded_size(*(max(side) for side in zip(*sizes, strict=True)))
         padded = [
-            functional.pad(self.statistics(image.to(self.device)), (0, width - w, 0, height - h))
+            functional.pad(self.normalize(image.to(self.device)), (0, width - w, 0, height - h))
             for image, (h, w) in zip(images, sizes, strict=True)
         ]
         return ImageList(torch.stack(padded).contiguous(memory_format=self.memory_format), sizes)
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width of the batch that an image of this size is padded to."""
+        divisor = self.backbone.size_divisor
+        return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
     @torch.no_grad()
     def predict(self, images: Sequence[NDArray[np.uint8] | str | Path], *, resize: bool = True) -> list[Detections]:
@@ -110,7 +115,7 @@ class Detector(nn.Module):
             resize: whether to resize to the detector's `min_size` and `max_size` first.
 
         Returns:
-            One `Detections` an image, in pixels of that image.
+            One `Detections` per image, in pixels of that image.
 
         Raises:
             BCNetError: if an array is no such image, or a path cannot be read.
@@ -127,7 +132,7 @@ class Detector(nn.Module):
         return to_detections(found, batch.image_sizes[0], (image.shape[0], image.shape[1]))
 
     def prepare(self, image: NDArray[np.uint8], *, resize: bool = True) -> ImageList:
-        """Make an (H, W, 3) uint8 RGB image the network's input, a batch of one.
+        """Turn an (H, W, 3) uint8 RGB image into a batch of one.
 
         Args:
             image: of any size.
@@ -141,7 +146,7 @@ class Detector(nn.Module):
 
 
 def to_detections(found: Found, network_size: tuple[int, int], image_size: tuple[int, int]) -> Detections:
-    """Bring what was found in the network's input to an image's own size.
+    """Scale the instances of the network's input to an image's own size.
 
     Args:
         found: the instances.
@@ -154,7 +159,7 @@ def to_detections(found: Found, network_size: tuple[int, int], image_size: tuple
 
 
 def boxes_in_image(boxes: Tensor, network_size: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
-    """Bring (N, 4) xyxy boxes of the network's input to an image's own size, and clip them to it.
+    """Scale (N, 4) xyxy boxes of the network's input to an image's own size, and clip them to it.
 
     Args:
         boxes: float, pixels of the network's input.
@@ -185,11 +190,10 @@ def build_detector(recipe: Recipe, categories: Sequence[Record]) -> Detector:
         levels="p3_p7" if model.detector == "fcos" else "p2_p6",
         frozen_stages=model.frozen_stages,
     )
-    build_heads = build_one_stage if model.detector == "fcos" else _two_stage
+    build_heads = build_one_stage if model.detector == "fcos" else build_two_stage
     detector = Detector(
         backbone=backbone,
         heads=build_heads(model, recipe.loss, backbone.strides, len(categories)),
-        statistics=PixelStatistics(model.backbone, model.backbone_style),
         categories=categories,
         min_size=recipe.data.min_size,
         max_size=recipe.data.max_size,
@@ -200,7 +204,7 @@ def build_detector(recipe: Recipe, categories: Sequence[Record]) -> Detector:
 
 
 def build_mask_branch(model: ModelConfig, strides: tuple[int, ...]) -> MaskBranch:
-    """The mask branch of a recipe, pooling from levels of these strides."""
+    """Build the mask branch of a recipe, pooling from levels of these strides."""
     head = BilayerMaskHead(
         model.channels,
         layers=model.layers,
@@ -213,7 +217,7 @@ def build_mask_branch(model: ModelConfig, strides: tuple[int, ...]) -> MaskBranc
 
 
 def build_one_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ...], num_classes: int) -> OneStageHeads:
-    """FCOS's heads of a recipe, over a pyramid of these strides."""
+    """Build FCOS's heads of a recipe, over a pyramid of these strides."""
     return OneStageHeads(
         boxes=FCOSHead(channels=model.channels, num_classes=num_classes, convs=model.tower_convs, strides=strides),
         masks=build_mask_branch(model, strides),
@@ -228,27 +232,36 @@ def build_one_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ..
     )
 
 
-def _two_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ...], num_classes: int) -> TwoStageHeads:
-    assert model.mask_proposals != "official"  # the schema refuses it
-    return build_two_stage_heads(
-        masks=build_mask_branch(model, strides[:4]),  # P6 proposes, but nothing is pooled from it
+def build_two_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ...], num_classes: int) -> TwoStageHeads:
+    """Build Faster R-CNN's heads of a recipe, over a pyramid of these strides."""
+    masks = build_mask_branch(model, strides[:4])  # P6 proposes, but nothing is pooled from it
+    rpn = build_rpn(
         channels=model.channels,
-        num_classes=num_classes,
         strides=strides,
         anchor_scale=model.anchor_scale,
-        proposals_per_image=model.proposals_per_image,
-        box_rois_per_image=model.box_rois_per_image,
-        mask_proposals=model.mask_proposals,
-        mask_rois_per_image=model.mask_rois_per_image,
+        candidates_per_level=model.candidates_per_level,
+        proposals=model.proposals_per_image,
+    )
+    roi_heads = build_roi_heads(
+        channels=model.channels,
+        num_classes=num_classes,
+        box_head_channels=model.box_head_channels,
+        rois_per_image=model.box_rois_per_image,
         score_threshold=model.score_threshold,
         nms_iou=model.nms_iou,
-        candidates_per_level=model.candidates_per_level,
         detections_per_image=model.detections_per_image,
+    )
+    return TwoStageHeads(
+        rpn=rpn,
+        roi_heads=roi_heads,
+        masks=masks,
+        mask_proposals=model.mask_proposals,
+        mask_rois_per_image=model.mask_rois_per_image,
     )
 
 
 def as_image(image: NDArray[np.uint8] | str | Path) -> NDArray[np.uint8]:
-    """An (H, W, 3) uint8 RGB image as it is, or read from a path.
+    """Return an (H, W, 3) uint8 RGB image unchanged, or read it from a path.
 
     Raises:
         BCNetError: if it is no such image, or cannot be read.

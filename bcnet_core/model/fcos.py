@@ -1,6 +1,6 @@
-"""FCOS (Tian et al., 2019) as the official release has it: centerness on the regression branch, normalised targets.
+"""FCOS (Tian et al., 2019) as the official release has it: centerness on the regression branch, normalized targets.
 
-Levels are those of the backbone; a location is the centre of a feature cell, at x * stride + stride // 2.
+Levels are those of the backbone; a location is the center of a feature cell, at x * stride + stride // 2.
 """
 
 from __future__ import annotations
@@ -10,14 +10,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import batched_nms
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+
+from bcnet_core.config.choices import GIoU, Normalizer
+from bcnet_core.model.global_batch import global_divisor
 
 PRIOR_BIAS = -4.595
-"""Where the class logits begin: at a probability of 0.01."""
+"""Initial class logits: a probability of 0.01."""
+SIZE_BOUNDS = (64, 128, 256, 512)
+"""The largest regression distance of P3, P4, ... in pixels; the last level of a pyramid has no bound."""
+CENTER_RADIUS = 1.5
+"""Positive locations lie within this many strides of an instance's center."""
 
 
 class Outputs(NamedTuple):
-    """What the head says about L locations of B images, all levels one behind the other.
+    """The outputs of the head for L locations of B images, the levels joined.
 
     Attributes:
         classes: (B, L, K) float logits.
@@ -36,16 +43,8 @@ class Outputs(NamedTuple):
     levels: list[int]
 
     def boxes(self) -> Tensor:
-        """(B, L, 4) xyxy in pixels of the network's input, not clipped."""
+        """Return the (B, L, 4) boxes, xyxy in pixels of the network's input, not clipped."""
         return distances_to_boxes(self.distances * self.strides[:, None], self.locations)
-
-
-class Proposals(NamedTuple):
-    """The boxes found in one image, best first: (D, 4) boxes xyxy, (D,) scores, (D,) int64 labels."""
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
 
 
 class FCOSHead(nn.Module):
@@ -73,7 +72,7 @@ class FCOSHead(nn.Module):
                 nn.init.constant_(conv.bias, PRIOR_BIAS if conv is self.classes else 0.0)
 
     def forward(self, features: list[Tensor]) -> Outputs:
-        """Look at every location of the pyramid; `features` are L levels of (B, C, H / stride, W / stride)."""
+        """Predict at every location of a pyramid: L levels of (B, C, H / stride, W / stride)."""
         classes, distances, centerness, locations, strides = [], [], [], [], []
         for level, (feature, stride) in enumerate(zip(features, self.strides, strict=True)):
             class_features, box_features = self.class_tower(feature), self.box_tower(feature)
@@ -92,40 +91,111 @@ class FCOSHead(nn.Module):
         )
 
 
-@torch.no_grad()
-def select(
-    outputs: Outputs, boxes: Tensor, *, score_threshold: float, nms_iou: float, candidates_per_level: int, most: int
-) -> list[Proposals]:
-    """The detections of each image, best first, after per-class NMS; boxes are not clipped.
+def assign(outputs: Outputs, boxes: Tensor, labels: Tensor, *, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Assign to each location of one image the smallest instance that is near enough and fits its level.
+
+    Args:
+        outputs: only their locations, strides and levels are used.
+        boxes: (N, 4) float xyxy in pixels of the network's input.
+        labels: (N,) int64.
+        num_classes: K, the label of the background.
+
+    Returns:
+        (L,) int64 labels and (L, 4) float target distances in strides (arbitrary where the label is K).
+    """
+    locations, strides = outputs.locations, outputs.strides
+    if len(boxes) == 0:
+        return torch.full_like(strides, num_classes, dtype=torch.int64), locations.new_zeros((len(locations), 4))
+    points, radius = locations[:, None, :], CENTER_RADIUS * strides[:, None, None]
+    distances = torch.cat([points - boxes[:, :2], boxes[:, 2:] - points], dim=2)  # (L, N, 4)
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    from_corner = points - torch.maximum(centers - radius, boxes[:, :2])
+    to_corner = torch.minimum(centers + radius, boxes[:, 2:]) - points
+    near = torch.cat([from_corner, to_corner], dim=2).amin(2) > 0  # (L, N)
+    reach = distances.amax(2)
+    lower, upper = _size_bounds(outputs.levels, reach)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    candidates = torch.where(near & (reach >= lower) & (reach <= upper), area, torch.inf)  # (L, N)
+    smallest, chosen = candidates.min(1)
+    targets = distances.gather(1, chosen[:, None, None].expand(-1, 1, 4))[:, 0] / strides[:, None]
+    return torch.where(smallest.isfinite(), labels[chosen], num_classes), targets
+
+
+def fcos_losses(
+    outputs: Outputs,
+    boxes: list[Tensor],
+    labels: list[Tensor],
+    *,
+    normalizer: Normalizer = "floored",
+    giou: GIoU = "exact",
+) -> dict[str, Tensor]:
+    """Compute the focal loss of the classes, the GIoU loss of the boxes and the cross-entropy of the centerness.
+
+    Focal loss: Lin et al., 2017, alpha 0.25, gamma 2. GIoU: Rezatofighi et al., 2019, weighted by centerness.
 
     Args:
         outputs: of B images.
-        boxes: (B, L, 4) float xyxy in pixels, decoded from the outputs.
-        score_threshold: the class probability that a candidate needs.
-        nms_iou: IoU above which the weaker of two boxes of a class goes.
-        candidates_per_level: kept of each level before NMS.
-        most: detections of an image.
+        boxes: of each image, (N, 4) xyxy in pixels of the network's input; N may be 0.
+        labels: of each image, (N,) int64.
+        normalizer: divisor of the class and centerness terms: the number of positives, at least 1 ("floored"), or
+            without that floor, which gives no finite numbers if nothing is positive ("official").
+        giou: "exact", or "official", which adds 1 to intersection and union, in strides.
 
     Returns:
-        The proposals of each image. A score is sqrt(class probability x centerness); the threshold is on the class.
+        Unweighted scalars `classification`, `box`, `centerness`. Where nothing is positive, with a floor, the last two
+        are zero with a graph.
     """
-    probabilities = outputs.classes.sigmoid()
-    scores = (probabilities * outputs.centerness.sigmoid()[..., None]).sqrt()
-    found = []
-    for image in range(len(scores)):
-        kept = []
-        start = 0
-        for count in outputs.levels:
-            part = slice(start, start + count)
-            place, label = (probabilities[image, part] > score_threshold).nonzero(as_tuple=True)
-            best = scores[image, part][place, label].sort(descending=True).indices[:candidates_per_level]
-            kept.append((place[best] + start, label[best]))
-            start += count
-        place, label = (torch.cat(parts) for parts in zip(*kept, strict=True))
-        score, box = scores[image, place, label], boxes[image, place]
-        order = batched_nms(box, score, label, nms_iou)[:most]
-        found.append(Proposals(box[order], score[order], label[order]))
-    return found
+    num_classes = outputs.classes.shape[2]
+    assigned = [assign(outputs, b, n, num_classes=num_classes) for b, n in zip(boxes, labels, strict=True)]
+    label = torch.stack([part[0] for part in assigned])  # (B, L)
+    target = torch.stack([part[1] for part in assigned])  # (B, L, 4)
+    positive = label < num_classes
+    onehot = functional.one_hot(label, num_classes + 1)[..., :num_classes].to(outputs.classes.dtype)
+    target, predicted = target[positive], outputs.distances[positive]
+    centerness = centerness_of(target)
+    positives = global_divisor(len(target), label.device, floor=float(normalizer == "floored"))
+    weight = global_divisor(centerness.sum(), label.device, floor=1e-6)
+    origin = target.new_zeros((len(target), 2))
+    predicted, target = distances_to_boxes(predicted, origin), distances_to_boxes(target, origin)
+    overlap = (
+        generalized_box_iou_loss(predicted, target, reduction="none")
+        if giou == "exact"
+        else official_giou_loss(predicted, target)
+    )
+    centerness_loss = functional.binary_cross_entropy_with_logits(
+        outputs.centerness[positive], centerness, reduction="sum"
+    )
+    return {
+        "classification": sigmoid_focal_loss(outputs.classes, onehot, reduction="sum") / positives,
+        "box": (overlap * centerness).sum() / weight,
+        "centerness": centerness_loss / positives,
+    }
+
+
+def centerness_of(distances: Tensor) -> Tensor:
+    """Return how central a location is in its box: (P, 4) distances to (P,) values in [0, 1] (FCOS, equation 3)."""
+    horizontal, vertical = distances[:, 0::2], distances[:, 1::2]
+    ratio = horizontal.amin(1) * vertical.amin(1) / (horizontal.amax(1) * vertical.amax(1)).clamp(min=1e-9)
+    return ratio.clamp(min=0).sqrt()
+
+
+def official_giou_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """Compute 1 - GIoU like the official release, with (intersection + 1) / (union + 1) for the IoU; for parity only.
+
+    Args:
+        predicted: (P, 4) float xyxy in strides, around the location.
+        target: (P, 4) float xyxy in strides, around the location.
+
+    Returns:
+        (P,) float.
+    """
+    inner = torch.minimum(predicted[:, 2:], target[:, 2:]) - torch.maximum(predicted[:, :2], target[:, :2])
+    outer = torch.maximum(predicted[:, 2:], target[:, 2:]) - torch.minimum(predicted[:, :2], target[:, :2])
+    intersection, hull = inner.prod(1), outer.prod(1) + 1e-7
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (predicted, target)]
+    union = areas[0] + areas[1] - intersection
+    giou = (intersection + 1) / (union + 1) - (hull - union) / hull
+    return 1 - giou
 
 
 def distances_to_boxes(distances: Tensor, locations: Tensor) -> Tensor:
@@ -133,8 +203,20 @@ def distances_to_boxes(distances: Tensor, locations: Tensor) -> Tensor:
     return torch.cat([locations - distances[..., :2], locations + distances[..., 2:]], dim=-1)
 
 
+def _size_bounds(levels: list[int], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the least and largest regression distance of each location, (L, 1) each, in pixels."""
+    upper = [*SIZE_BOUNDS[: len(levels) - 1], torch.inf]
+    lower = [-1.0, *upper[:-1]]
+    counts = torch.tensor(levels, device=like.device)
+    lowest, highest = (
+        torch.tensor(bounds, dtype=like.dtype, device=like.device).repeat_interleave(counts)[:, None]
+        for bounds in (lower, upper)
+    )
+    return lowest, highest
+
+
 def _tower(channels: int, convs: int) -> nn.Sequential:
-    groups = min(32, channels // 2)  # one value a group, as a level of a single cell would have, is no statistic
+    groups = min(32, channels // 2)  # a group of one value, in a level of a single cell, has no statistics
     layers: list[nn.Module] = []
     for _ in range(convs):
         layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.GroupNorm(groups, channels), nn.ReLU()]
@@ -142,12 +224,12 @@ def _tower(channels: int, convs: int) -> nn.Sequential:
 
 
 def _flatten(x: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, H * W, C) float32: under autocast, too, scores need more than 8 bits to be sorted."""
+    """Bring (B, C, H, W) to (B, H * W, C) float32: scores need more than 8 bits to be sorted."""
     return x.flatten(2).transpose(1, 2).float()
 
 
 def _locations(feature: Tensor, stride: int) -> Tensor:
-    """The centre of every cell of a level in row-major order: (H * W, 2) float, x and y in pixels."""
+    """Return the centers of the cells of a level in row-major order: (H * W, 2) float, x and y in pixels."""
     height, width = feature.shape[-2:]
     y, x = torch.meshgrid(
         torch.arange(height, device=feature.device), torch.arange(width, device=feature.device), indexing="ij"

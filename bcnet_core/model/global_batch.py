@@ -1,7 +1,7 @@
-"""What the processes of a run agree on inside of the model, so that their number does not change what is trained.
+"""Quantities of the whole batch, however it is spread over processes, so that their number does not change training.
 
-Divisors, draws and batch statistics are those of the whole batch, however it is spread. Alone, a process agrees with
-itself. The functions that talk are collective: every process calls them, in the same order.
+Divisors, draws and batch statistics are those of all processes together. The functions and layers here are no-ops when
+not distributed; otherwise they are collective: call them on every rank in the same order.
 """
 
 from __future__ import annotations
@@ -11,41 +11,38 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-
-def processes() -> int:
-    """How many processes share a batch."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+from bcnet_core.distributed import world_size
 
 
 def global_divisor(count: Tensor | float, device: torch.device, *, floor: float = 1.0) -> Tensor:
-    """What a summed loss is divided by, so that averaged gradients are those of one process with the whole batch.
+    """Return the divisor of a summed loss for which averaged gradients are those of one process with the whole batch.
 
     Args:
         count: of this process: positives, RoIs, a sum of weights.
         device: of the loss.
-        floor: the least that the total over all processes counts as.
+        floor: least value of the total over all processes.
 
     Returns:
         The total over all processes divided by their number, a float32 scalar.
     """
     total = torch.as_tensor(count, dtype=torch.float32, device=device).clone()
-    if processes() > 1:
+    if world_size() > 1:
         distributed.all_reduce(total)
-    return total.clamp(min=floor) / processes()
+    return total.clamp(min=floor) / world_size()
 
 
 def smallest_of_all(keys: Tensor, count: int) -> Tensor:
-    """Which of this process's keys are among the smallest of all processes together.
+    """Return which of this process's keys are among the smallest of all processes together.
 
     Args:
         keys: (N,) float32, distinct in practice; N may differ from process to process, and be 0.
-        count: how many this process contributes to the number that is chosen; the numbers of all are added.
+        count: this process's share of the number that is chosen; the shares of all processes are added.
 
     Returns:
         (M,) int64 indices into `keys`, the smallest key first.
     """
     order = keys.argsort()
-    if processes() == 1:
+    if world_size() == 1:
         return order[:count]
     sizes = torch.tensor([len(keys), count], device=keys.device)
     most, total = sizes[:1].clone(), sizes[1:].clone()
@@ -53,7 +50,7 @@ def smallest_of_all(keys: Tensor, count: int) -> Tensor:
     distributed.all_reduce(total)
     padded = keys.new_full((int(most),), torch.inf)
     padded[: len(keys)] = keys
-    gathered = [torch.empty_like(padded) for _ in range(processes())]
+    gathered = [torch.empty_like(padded) for _ in range(world_size())]
     distributed.all_gather(gathered, padded)
     everyone = torch.cat(gathered).sort().values
     if int(total) >= len(everyone):
@@ -62,29 +59,29 @@ def smallest_of_all(keys: Tensor, count: int) -> Tensor:
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm whose statistics in training are those of all processes together; also on the CPU, with gloo.
+    """BatchNorm whose training statistics are those of all processes together; also on the CPU, with gloo.
 
-    PyTorch's `SyncBatchNorm` does this on GPUs alone. Names and shapes in the state dict are those of `BatchNorm2d`.
+    PyTorch's `SyncBatchNorm` works on GPUs only. Names and shapes in the state dict are those of `BatchNorm2d`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (N, C, H, W) features; N may differ from process to process, and be 0."""
-        if not self.training or processes() == 1:
+        """Normalize (N, C, H, W) features; N may differ from process to process, and be 0."""
+        if not self.training or world_size() == 1:
             return super().forward(x)
         count = torch.tensor([float(x.numel() // x.shape[1])], device=x.device)
         distributed.all_reduce(count)
         divisor = count.clamp(min=1)
         values = x.float()
         mean: Tensor = _Sum.apply(values.sum((0, 2, 3))) / divisor
-        centred = values - mean[:, None, None]
-        variance: Tensor = _Sum.apply(centred.square().sum((0, 2, 3))) / divisor
-        self._remember(mean.detach(), variance.detach(), count)
+        centered = values - mean[:, None, None]
+        variance: Tensor = _Sum.apply(centered.square().sum((0, 2, 3))) / divisor
+        self._update(mean.detach(), variance.detach(), count)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        return (centered * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        """Move the running statistics, unless there was nothing to see."""
+    def _update(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        """Update the running statistics, unless the batch was empty."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -97,7 +94,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
 
 def share_statistics(module: nn.Module) -> None:
-    """Make every `BatchNorm2d` below a module a `GlobalBatchNorm2d`, with its weights and statistics."""
+    """Replace every `BatchNorm2d` below a module by a `GlobalBatchNorm2d` with its weights and statistics."""
     for parent in module.modules():
         for name, child in parent.named_children():
             if type(child) is nn.BatchNorm2d:
@@ -107,7 +104,7 @@ def share_statistics(module: nn.Module) -> None:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of a tensor over all processes, whose gradient is summed over them, too."""
+    """The sum of a tensor over all processes; its gradient is summed over them, too."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ANN401  (autograd's context)

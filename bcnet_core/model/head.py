@@ -9,17 +9,51 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bcnet_core.maps import LayerName, map_specs
-from bcnet_core.model.attention import NonLocalBlock
+
+
+class NonLocalBlock(nn.Module):
+    """Attention among the positions of a RoI: the graph convolution of a layer (section 3.2; Wang et al., 2018).
+
+    Query, key, value and output are 1x1 convolutions without bias; scores are scaled by 1 / sqrt(C). The output passes
+    a BatchNorm (eps 1e-4) and is added to the input; no ReLU follows.
+
+    Args:
+        channels: C, of input and output.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(channels, channels, 1, bias=False)
+        self.key = nn.Conv2d(channels, channels, 1, bias=False)
+        self.value = nn.Conv2d(channels, channels, 1, bias=False)
+        self.output = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels, eps=1e-4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, S, S) features to (N, C, S, S) features."""
+        count, channels, height, width = x.shape
+        query, key, value = (
+            part(x).reshape(count, 1, channels, height * width).transpose(2, 3)  # no -1, so that N may be 0 in ONNX
+            for part in (self.query, self.key, self.value)
+        )  # each (N, 1, S*S, C): with one head, as the fused kernels expect
+        if query.dtype == torch.float16:  # scores of trained weights exceed 65,504, the largest half-precision number
+            with torch.autocast(x.device.type, enabled=False):
+                attended = functional.scaled_dot_product_attention(query.float(), key.float(), value.float()).half()
+        else:
+            attended = functional.scaled_dot_product_attention(query, key, value)  # (N, 1, S*S, C)
+        attended = attended.transpose(2, 3).reshape_as(x)  # (N, C, S, S)
+        residual: Tensor = self.norm(self.output(attended))
+        return x + residual
 
 
 class Layer(nn.Module):
-    """One layer: 3x3 convolutions with ReLU, and a non-local block half-way (of four, behind the second).
+    """One layer: 3x3 convolutions with ReLU, and a non-local block halfway (of four, behind the second).
 
     Args:
         in_channels: of the input.
         channels: of the output.
         attention: whether there is a non-local block ("GCN" in the paper; without it, "FCN").
-        convs: how many convolutions; four in the paper.
+        convs: number of convolutions; four in the paper.
     """
 
     def __init__(self, in_channels: int, channels: int, *, attention: bool = True, convs: int = 4) -> None:
@@ -52,8 +86,8 @@ class MaskPredictor(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, S, S) features to (N, 2S, 2S) logits.
 
-        A transposed 2x2 convolution of stride 2 is four 1x1 convolutions, one for each corner of a cell. Taken to their
-        logits one after the other, and put in their places only then, they need half the time.
+        A transposed 2x2 convolution of stride 2 is four 1x1 convolutions, one for each corner of a cell. Computing the
+        logits of each corner before interleaving them takes half the time.
         """
         corners = self.upsample.weight.permute(2, 3, 1, 0).flatten(0, 1)  # (4, channels, channels)
         upsampled = (functional.conv2d(x, corner[..., None, None], self.upsample.bias) for corner in corners)
@@ -64,7 +98,7 @@ class MaskPredictor(nn.Module):
 class BilayerMaskHead(nn.Module):
     """Two overlapping layers over the same RoI; 6,296,580 parameters at 256 channels.
 
-    Layer 2 reads the RoI feature plus layer 1's output, so that it knows what is in front. The ablations of the paper
+    Layer 2 reads the RoI features plus layer 1's output, so that it knows what is in front. The ablations of the paper
     are arguments: with one layer, no attention and no boundary it is Mask R-CNN's class-agnostic head (2,622,977).
 
     Args:
@@ -73,7 +107,7 @@ class BilayerMaskHead(nn.Module):
         attention: whether each layer has a non-local block.
         boundary: whether each layer also predicts a boundary.
         convs: convolutions of each layer.
-        width: channels of the layer where there is only one, if they are not C.
+        width: channels of a single layer, if they are not C.
 
     Raises:
         ValueError: if two layers, whose features are added, are to have another width than C.
@@ -102,7 +136,7 @@ class BilayerMaskHead(nn.Module):
         ]
         for spec in self.maps:
             self.add_module(spec.name, MaskPredictor(channels))
-        self._initialise()
+        self._initialize()
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -125,8 +159,8 @@ class BilayerMaskHead(nn.Module):
         layers["occludee"] = self.occludee(features)
         return {spec.name: getattr(self, spec.name)(layers[spec.layer]) for spec in self.maps}
 
-    def _initialise(self) -> None:
-        """MSRA (He, fan-out) for every convolution, normal(0, 0.001) for the predictors; biases zero."""
+    def _initialize(self) -> None:
+        """Draw MSRA (He, fan-out) weights for every convolution, normal(0, 0.001) for the logits; biases are zero."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""The four losses of the bilayer mask head (BCNet section 3.3).
+"""The losses of the bilayer mask head (BCNet section 3.3).
 
 Every term is a scalar that always exists and always carries a graph. Sums are divided by counts over *all* processes.
 """
@@ -23,13 +23,13 @@ def bilayer_losses(
     *,
     sampling: OccluderSampling = "balanced",
 ) -> dict[str, Tensor]:
-    """Binary cross-entropy of each map, averaged over pixels and RoIs.
+    """Compute the binary cross-entropy of each map, averaged over pixels and RoIs.
 
     Args:
         logits: (R, S, S) float by name; R may be 0.
         targets: (R, S, S) bool by name, for each of the logits.
         keys: (R,) random numbers that decide which RoIs without an occluder are drawn.
-        sampling: which RoIs enter the two occluder terms, see `occluder_rois`.
+        sampling: which RoIs enter the occluder terms, see `occluder_rois`.
 
     Returns:
         Unweighted scalars by the names of the logits.
@@ -42,12 +42,12 @@ def bilayer_losses(
 
 
 def occluder_rois(occluder_masks: Tensor, keys: Tensor, *, sampling: OccluderSampling) -> Tensor:
-    """The RoIs that train layer 1.
+    """Return the RoIs that train layer 1.
 
     With k RoIs whose occluder crop is not empty: "balanced" takes these and up to k empty ones at random (the paper:
-    half of the RoIs are occlusion cases), k and the draw being those of the whole batch, however many processes share
-    it; "nonempty" takes only these; "official" takes these and then the first k RoIs of this process, as the released
-    code does, counting some twice.
+    half of the RoIs are occlusion cases), where k and the draw are those of the whole batch over all processes;
+    "nonempty" takes only these; "official" takes these and then the first k RoIs of this process, like the released
+    code, counting some twice.
 
     Args:
         occluder_masks: (R, S, S) bool.
@@ -55,7 +55,7 @@ def occluder_rois(occluder_masks: Tensor, keys: Tensor, *, sampling: OccluderSam
         sampling: the rule.
 
     Returns:
-        (M,) int64 indices into the RoIs; none where k is 0.
+        (M,) int64 indices into the RoIs; none if k is 0.
     """
     occluded = occluder_masks.flatten(1).any(1)
     nonempty = occluded.nonzero()[:, 0]
@@ -71,6 +71,6 @@ def occluder_rois(occluder_masks: Tensor, keys: Tensor, *, sampling: OccluderSam
 
 
 def _mean_bce(logits: Tensor, target: Tensor, rois: Tensor) -> Tensor:
-    """The mean over pixels and chosen RoIs of all processes; zero, with a graph, where none is chosen."""
+    """Average over the pixels and chosen RoIs of all processes; zero, with a graph, if none is chosen."""
     pixels = functional.binary_cross_entropy_with_logits(logits[rois], target[rois].float(), reduction="sum")
     return pixels / (global_divisor(len(rois), logits.device) * logits.shape[-1] * logits.shape[-2])

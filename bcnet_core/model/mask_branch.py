@@ -1,6 +1,8 @@
-"""The mask branch that both detectors share: RoIs in, maps of both layers out, or their losses."""
+"""The mask branch of both detectors: RoIs in, maps of both layers out, or their losses."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +12,28 @@ from bcnet_core.data.dataset import Targets
 from bcnet_core.model.global_batch import GlobalBatchNorm2d
 from bcnet_core.model.head import BilayerMaskHead
 from bcnet_core.model.losses import bilayer_losses
-from bcnet_core.model.pooler import pool_rois
-from bcnet_core.model.rois import RoIs
+from bcnet_core.model.rois import RoIs, pool_rois
 from bcnet_core.model.targets import bilayer_targets
 
 MASK_SIZE = 28
 """Side of the predicted maps; RoIs are pooled at half of it."""
 CACHED_ROIS = 16
-"""RoIs that a CPU looks at together in evaluation, so that what is between two layers stays in its cache."""
+"""RoIs that a CPU processes together in evaluation, so that the features between two layers stay in its cache."""
+
+
+class Proposals(NamedTuple):
+    """The boxes found in one image, best first: (D, 4) boxes xyxy, (D,) scores, (D,) int64 labels."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+class Found(NamedTuple):
+    """The instances of one image: boxes in pixels of the network's input, and the (D, 28, 28) logits of each map."""
+
+    proposals: Proposals
+    logits: dict[str, Tensor]
 
 
 class MaskBranch(nn.Module):
@@ -25,7 +41,7 @@ class MaskBranch(nn.Module):
 
     Args:
         head: RoI features to maps.
-        strides: of the pyramid levels that RoIs are pooled from, the finest first; coarser ones are not looked at.
+        strides: of the pyramid levels that RoIs are pooled from, finest first; coarser levels are ignored.
         occluder_sampling: which RoIs enter the occluder losses.
     """
 
@@ -42,15 +58,13 @@ class MaskBranch(nn.Module):
             images: (R,) int64, the image of each box.
 
         Returns:
-            (R, 28, 28) float32 logits by name, also under autocast. Without a RoI they are empty, and in training
-            keep the graph of the weights.
+            (R, 28, 28) float32 logits by name, also under autocast.
         """
         levels = features[: len(self.strides)]
-        pooled = pool_rois(levels, boxes, images, strides=self.strides, size=MASK_SIZE // 2)
-        return predict_maps(self.head, pooled)
+        return predict_maps(self.head, pool_rois(levels, boxes, images, strides=self.strides, size=MASK_SIZE // 2))
 
     def losses(self, features: list[Tensor], rois: RoIs, targets: list[Targets]) -> dict[str, Tensor]:
-        """The unweighted losses of the maps of R RoIs, by name; each is a scalar with a graph.
+        """Return the unweighted losses of the maps of R RoIs, by name; each is a scalar with a graph.
 
         Args:
             features: the pyramid, (B, C, H / stride, W / stride) each.
@@ -61,18 +75,33 @@ class MaskBranch(nn.Module):
         wanted = bilayer_targets(targets, rois, size=MASK_SIZE)
         return bilayer_losses(logits, wanted, rois.keys, sampling=self.occluder_sampling)
 
+    def find(self, features: list[Tensor], proposals: list[Proposals]) -> list[Found]:
+        """Predict the maps inside the boxes of all images at once.
+
+        Args:
+            features: the pyramid, (B, C, H / stride, W / stride) each.
+            proposals: of each image.
+        """
+        images = torch.cat([torch.full_like(one.labels, index) for index, one in enumerate(proposals)])
+        logits = self(features, torch.cat([one.boxes for one in proposals]), images)
+        if len(proposals) == 1:  # lengths are not numbers yet while a detector is exported
+            return [Found(proposals[0], logits)]
+        parts = {name: maps.split([len(one.boxes) for one in proposals]) for name, maps in logits.items()}
+        return [Found(one, {name: part[index] for name, part in parts.items()}) for index, one in enumerate(proposals)]
+
 
 def predict_maps(head: BilayerMaskHead, pooled: Tensor) -> dict[str, Tensor]:
-    """The maps of R RoIs whose features are pooled already, however many there are.
+    """Predict the maps of R pooled RoIs.
 
     Args:
         head: in training or evaluation mode.
         pooled: (R, C, S, S) float, from aligned RoIAlign.
 
     Returns:
-        (R, 2S, 2S) float32 logits by name, see `MaskBranch.forward`.
+        (R, 2S, 2S) float32 logits by name. Without a RoI they are empty; in training they still carry the graph of the
+        weights.
     """
-    if head.training and len(pooled) == 0 and not _shares_statistics(head):  # those of nothing are undefined
+    if head.training and len(pooled) == 0 and not _shares_statistics(head):  # batch statistics of nothing are undefined
         weights = sum(parameter.sum() for parameter in head.parameters()) * 0
         empty = pooled.new_zeros((0, 2 * pooled.shape[2], 2 * pooled.shape[3])) + weights
         return dict.fromkeys(head.outputs, empty)
@@ -83,5 +112,5 @@ def predict_maps(head: BilayerMaskHead, pooled: Tensor) -> dict[str, Tensor]:
 
 
 def _shares_statistics(head: BilayerMaskHead) -> bool:
-    """Whether other processes wait for this one's part of their batch statistics, even if it has no RoI."""
+    """Return whether other processes wait for this one's part of their batch statistics, even if it has no RoI."""
     return any(isinstance(module, GlobalBatchNorm2d) for module in head.modules())

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import batched_nms
 
 from bcnet_core.config.choices import GIoU, MaskProposals, Normalizer
 from bcnet_core.data.dataset import Targets
-from bcnet_core.model.fcos import FCOSHead, Outputs, Proposals, distances_to_boxes, select
-from bcnet_core.model.fcos_losses import fcos_losses
-from bcnet_core.model.mask_branch import MaskBranch
+from bcnet_core.model.fcos import FCOSHead, Outputs, distances_to_boxes, fcos_losses
+from bcnet_core.model.mask_branch import Found, MaskBranch, Proposals
 from bcnet_core.model.rois import RoIs, jittered_rois, matched_rois
-
-
-class Found(NamedTuple):
-    """The instances of one image: boxes in pixels of the network's input, and the (D, 28, 28) logits of each map."""
-
-    proposals: Proposals
-    logits: dict[str, Tensor]
 
 
 class OneStageHeads(nn.Module):
@@ -29,13 +20,13 @@ class OneStageHeads(nn.Module):
     Args:
         boxes: the FCOS head.
         masks: the mask branch.
-        mask_proposals: which boxes train the masks: the head's own and the ground truth ("decoded"), the ground truth
+        mask_proposals: boxes that train the masks: the head's own and the ground truth ("decoded"), the ground truth
             jittered, or the head's own decoded without the stride, as the official code does in training.
-        mask_rois_per_image: of these, most of an image; 0 takes all.
-        score_threshold: class probability that a candidate needs.
-        nms_iou: IoU above which the weaker of two boxes of a class goes.
-        candidates_per_level: kept before NMS.
-        detections_per_image: kept after it.
+        mask_rois_per_image: largest number of these in an image; 0 takes all.
+        score_threshold: least class probability of a candidate.
+        nms_iou: IoU above which the weaker of two boxes of a class is dropped.
+        candidates_per_level: candidates of a level that are kept before NMS.
+        detections_per_image: detections of an image that are kept after it.
         normalizer: see `fcos_losses`.
         giou: see `fcos_losses`.
     """
@@ -64,11 +55,11 @@ class OneStageHeads(nn.Module):
     def forward(
         self, features: list[Tensor], images: ImageList, targets: list[Targets], seeds: list[int]
     ) -> dict[str, Tensor]:
-        """The unweighted losses of a batch.
+        """Return the unweighted losses of a batch.
 
         Args:
             features: the pyramid, (B, C, H / stride, W / stride) each.
-            images: the network's input; locations follow from the features, so it is not looked at.
+            images: not used, locations follow from the features.
             targets: of each image.
             seeds: of each image, for the choice of RoIs.
 
@@ -87,7 +78,7 @@ class OneStageHeads(nn.Module):
 
     @torch.no_grad()
     def training_rois(self, outputs: Outputs, targets: list[Targets], seeds: list[int]) -> RoIs:
-        """The boxes that train the mask branch, chosen as `mask_proposals` says."""
+        """Choose the boxes that train the mask branch by `mask_proposals`."""
         if self.mask_proposals == "jittered":
             return jittered_rois(targets, seeds, most=self.mask_rois_per_image)
         decoded = self.mask_proposals == "decoded"
@@ -100,14 +91,13 @@ class OneStageHeads(nn.Module):
 
         Args:
             features: the pyramid.
-            images: the network's input; not looked at, boxes may reach beyond it.
+            images: not used; boxes may reach beyond them.
 
         Returns:
-            What was found in each image, best first.
+            The instances of each image, best first.
         """
         outputs = self.boxes(features)
-        found = self._select(outputs, outputs.boxes())
-        return with_maps(self.masks, features, found)
+        return self.masks.find(features, self._select(outputs, outputs.boxes()))
 
     def _select(self, outputs: Outputs, boxes: Tensor) -> list[Proposals]:
         return select(
@@ -120,15 +110,38 @@ class OneStageHeads(nn.Module):
         )
 
 
-def with_maps(masks: MaskBranch, features: list[Tensor], found: list[Proposals]) -> list[Found]:
-    """Predict the maps inside the boxes of all images at once, and hand them back to their images."""
-    images = torch.cat([torch.full_like(one.labels, index) for index, one in enumerate(found)])
-    logits = masks(features, torch.cat([one.boxes for one in found]), images)
-    if len(found) == 1:  # and in an exported detector, where lengths are not numbers yet
-        return [Found(found[0], logits)]
-    results, start = [], 0
-    for one in found:
-        part = slice(start, start + len(one.boxes))
-        results.append(Found(one, {name: maps[part] for name, maps in logits.items()}))
-        start += len(one.boxes)
-    return results
+@torch.no_grad()
+def select(
+    outputs: Outputs, boxes: Tensor, *, score_threshold: float, nms_iou: float, candidates_per_level: int, most: int
+) -> list[Proposals]:
+    """Select the detections of each image with per-class NMS; boxes are not clipped.
+
+    Args:
+        outputs: of B images.
+        boxes: (B, L, 4) float xyxy in pixels, decoded from the outputs.
+        score_threshold: least class probability of a candidate.
+        nms_iou: IoU above which the weaker of two boxes of a class is dropped.
+        candidates_per_level: candidates of a level that are kept before NMS.
+        most: largest number of detections of an image.
+
+    Returns:
+        The detections of each image, best first. A score is sqrt(class probability x centerness); the threshold is on
+        the class probability.
+    """
+    probabilities = outputs.classes.sigmoid()
+    scores = (probabilities * outputs.centerness.sigmoid()[..., None]).sqrt()
+    found = []
+    for image in range(len(scores)):
+        kept = []
+        start = 0
+        for count in outputs.levels:
+            part = slice(start, start + count)
+            place, label = (probabilities[image, part] > score_threshold).nonzero(as_tuple=True)
+            best = scores[image, part][place, label].sort(descending=True).indices[:candidates_per_level]
+            kept.append((place[best] + start, label[best]))
+            start += count
+        place, label = (torch.cat(parts) for parts in zip(*kept, strict=True))
+        score, box = scores[image, place, label], boxes[image, place]
+        order = batched_nms(box, score, label, nms_iou)[:most]
+        found.append(Proposals(box[order], score[order], label[order]))
+    return found

@@ -1,4 +1,4 @@
-"""Which boxes train the mask head."""
+"""The RoIs of the box and mask heads: which boxes train the masks, and the pooling of their features."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, roi_align
 
 from bcnet_core.data.dataset import Targets
 
 FOREGROUND_IOU = 0.5
-"""A proposal is a RoI of the instance that it overlaps most, if by this much."""
+"""Least IoU of a proposal with an instance for which it becomes a RoI."""
+CANONICAL_SIZE, CANONICAL_LEVEL = 224.0, 4
+"""A box of 224 x 224 pixels pools from P4."""
 
 
 class RoIs(NamedTuple):
-    """The RoIs that train the mask head: R over all images of a batch.
+    """The RoIs that train the mask head, R over all images of a batch.
 
     Attributes:
         boxes: (R, 4) float32, xyxy in pixels of the network's input.
-        images: (R,) int64, the image of each.
-        instances: (R,) int64, the instance of each, counted over the batch.
-        keys: (R,) float32 in [0, 1), a random number of each, for sampling.
+        images: (R,) int64, the image of each RoI.
+        instances: (R,) int64, the instance of each RoI, counted over the batch.
+        keys: (R,) float32 in [0, 1), a random number of each RoI, for sampling.
     """
 
     boxes: Tensor
@@ -31,62 +33,116 @@ class RoIs(NamedTuple):
     keys: Tensor
 
 
-def jittered_rois(targets: list[Targets], seeds: list[int], *, most: int, amount: float = 0.1) -> RoIs:
-    """One RoI an instance: its box, moved and scaled by up to `amount` of its size on each side.
+def random_numbers(seed: int, shape: tuple[int, int], device: torch.device) -> Tensor:
+    """Draw uniform numbers from the seed of one image, so that they do not depend on how images are spread."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(device)
 
-    Every image draws from its own seed, so that the RoIs do not depend on how images are spread over processes.
+
+def choose_rois(
+    boxes: Sequence[Tensor], matches: Sequence[Tensor], draws: Sequence[Tensor], targets: list[Targets], *, most: int
+) -> RoIs:
+    """Choose up to `most` RoIs of each image among the boxes that match an instance, and join the images.
+
+    Args:
+        boxes: (D, 4) float of each image, xyxy in pixels of the network's input.
+        matches: (D,) int64 of each image: the instance of each box, or -1.
+        draws: (D, 2) random numbers of each image: those with the smallest first ones are chosen, the others are kept
+            as keys.
+        targets: of each image.
+        most: largest number of RoIs of an image; 0 takes all.
+
+    Returns:
+        R RoIs in the order of images and boxes.
+    """
+    parts, first = [], 0
+    for image, (box, match, draw, target) in enumerate(zip(boxes, matches, draws, targets, strict=True)):
+        kept = (match >= 0).nonzero()[:, 0]
+        if most:
+            kept = kept[draw[kept, 0].argsort()[:most]].sort().values
+        parts.append((box[kept], torch.full_like(kept, image), match[kept] + first, draw[kept, 1]))
+        first += len(target.boxes)
+    return RoIs(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def jittered_rois(targets: list[Targets], seeds: list[int], *, most: int, amount: float = 0.1) -> RoIs:
+    """Make one RoI of each instance: its box, each edge moved by up to `amount` of the box's width or height.
 
     Args:
         targets: of each image.
         seeds: of each image.
-        most: RoIs of an image at the most; beyond that a random choice is taken. 0 takes all.
+        most: largest number of RoIs of an image; 0 takes all.
         amount: largest shift of an edge, as a share of the box's width or height.
-
-    Returns:
-        R RoIs, in the order of the images and their instances.
     """
-    boxes, images, instances, keys = [], [], [], []
-    first = 0
-    for image, (target, seed) in enumerate(zip(targets, seeds, strict=True)):
-        count, device = len(target.boxes), target.boxes.device
-        draws = torch.rand((count, 6), generator=torch.Generator().manual_seed(seed)).to(device)
-        kept = draws[:, 4].argsort()[: most or count].sort().values
-        size = (target.boxes[:, 2:] - target.boxes[:, :2]).repeat(1, 2)
-        boxes.append((target.boxes + (2 * draws[:, :4] - 1) * amount * size)[kept])
-        images.append(torch.full_like(kept, image))
-        instances.append(kept + first)
-        keys.append(draws[kept, 5])
-        first += count
-    return RoIs(torch.cat(boxes), torch.cat(images), torch.cat(instances), torch.cat(keys))
+    boxes = [target.boxes for target in targets]
+    draws = [random_numbers(seed, (len(box), 6), box.device) for box, seed in zip(boxes, seeds, strict=True)]
+    moved = [
+        box + (2 * draw[:, :4] - 1) * amount * (box[:, 2:] - box[:, :2]).repeat(1, 2)
+        for box, draw in zip(boxes, draws, strict=True)
+    ]
+    everyone = [torch.arange(len(box), device=box.device) for box in boxes]
+    return choose_rois(moved, everyone, [draw[:, 4:] for draw in draws], targets, most=most)
 
 
 def matched_rois(proposals: Sequence[Tensor], targets: list[Targets], seeds: list[int], *, most: int) -> RoIs:
-    """The proposals that lie on an instance, and behind them the ground-truth boxes themselves.
+    """Choose among the proposals that lie on an instance and, behind them, the ground-truth boxes.
 
     Args:
-        proposals: of each image, (D, 4) float xyxy in pixels of the network's input, best first.
+        proposals: (D, 4) float of each image, xyxy in pixels of the network's input, best first.
         targets: of each image.
-        seeds: of each image, for the choice where there are too many.
-        most: RoIs of an image at the most; beyond that a random choice is taken. 0 takes all.
+        seeds: of each image.
+        most: largest number of RoIs of an image; 0 takes all.
+    """
+    boxes = [torch.cat([proposal, target.boxes]) for proposal, target in zip(proposals, targets, strict=True)]
+    draws = [random_numbers(seed, (len(box), 2), box.device) for box, seed in zip(boxes, seeds, strict=True)]
+    matches = [_best_match(box, target.boxes) for box, target in zip(boxes, targets, strict=True)]
+    return choose_rois(boxes, matches, draws, targets, most=most)
+
+
+def _best_match(boxes: Tensor, instances: Tensor) -> Tensor:
+    """Return the instance that each box overlaps most, (D,) int64; -1 below `FOREGROUND_IOU`."""
+    if len(instances) == 0:
+        return torch.full_like(boxes[:, 0], -1, dtype=torch.int64)
+    overlap, best = box_iou(instances, boxes).max(0)
+    return torch.where(overlap >= FOREGROUND_IOU, best, -1)
+
+
+def pooling_levels(boxes: Tensor, *, first: int, last: int) -> Tensor:
+    """Return the pyramid level of each box: floor(4 + log2(sqrt(area) / 224)), within [first, last] (FPN, equation 1).
+
+    Args:
+        boxes: (R, 4) float xyxy in pixels of the network's input.
+        first: the finest level (3 for P3).
+        last: the coarsest level.
 
     Returns:
-        R RoIs, in the order of the images, in each proposals before ground truth.
+        (R,) int64.
     """
-    boxes, images, instances, keys = [], [], [], []
-    first = 0
-    for image, (proposal, target, seed) in enumerate(zip(proposals, targets, seeds, strict=True)):
-        candidates = torch.cat([proposal, target.boxes])
-        draws = torch.rand((len(candidates), 2), generator=torch.Generator().manual_seed(seed)).to(candidates.device)
-        if len(target.boxes):
-            overlap, instance = box_iou(target.boxes, candidates).max(0)
-            kept = (overlap >= FOREGROUND_IOU).nonzero()[:, 0]
-        else:
-            kept = instance = torch.zeros(0, dtype=torch.int64, device=candidates.device)
-        if most:
-            kept = kept[draws[kept, 0].argsort()[:most]].sort().values
-        boxes.append(candidates[kept])
-        images.append(torch.full_like(kept, image))
-        instances.append(instance[kept] + first)
-        keys.append(draws[kept, 1])
-        first += len(target.boxes)
-    return RoIs(torch.cat(boxes), torch.cat(images), torch.cat(instances), torch.cat(keys))
+    side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp(min=0).sqrt()
+    level = torch.floor(CANONICAL_LEVEL + torch.log2(side / CANONICAL_SIZE + 1e-8))
+    return level.clamp(first, last).long()
+
+
+def pool_rois(
+    features: list[Tensor], boxes: Tensor, images: Tensor, *, strides: tuple[int, ...], size: int = 14
+) -> Tensor:
+    """Pool an S x S feature map for every RoI from the pyramid level that fits it, with aligned RoIAlign.
+
+    Args:
+        features: L levels, each (B, C, H / stride, W / stride).
+        boxes: (R, 4) float xyxy in pixels of the network's input.
+        images: (R,) int64, the image of each box.
+        strides: of the levels, powers of two.
+        size: S.
+
+    Returns:
+        (R, C, S, S), in the order of the boxes.
+    """
+    first = strides[0].bit_length() - 1
+    levels = pooling_levels(boxes, first=first, last=first + len(strides) - 1) - first
+    rois = torch.cat([images[:, None].to(boxes.dtype), boxes], dim=1)  # (R, 5)
+    pooled = features[0].new_zeros((boxes.shape[0], features[0].shape[1], size, size))
+    for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
+        chosen = (levels == level).nonzero()[:, 0]
+        crops = roi_align(feature, rois[chosen], size, spatial_scale=1 / stride, sampling_ratio=0, aligned=True)
+        pooled = pooled.index_put((chosen,), crops)
+    return pooled

@@ -1,4 +1,4 @@
-"""The region proposal network of Faster R-CNN: torchvision's, with anchors where detectron2 has them."""
+"""The region proposal network of Faster R-CNN: torchvision's, with detectron2's anchors and one seed per image."""
 
 from __future__ import annotations
 
@@ -15,20 +15,18 @@ ASPECT_RATIOS = (0.5, 1.0, 2.0)
 
 
 class SeededSampler(BalancedPositiveNegativeSampler):  # type: ignore[misc]  # torchvision has no types
-    """torchvision's sampler, drawing for every image from a seed of its own.
-
-    So what is drawn for an image does not depend on the others that its process has.
+    """torchvision's sampler, seeded for each image: the draw for an image does not depend on the other images.
 
     Attributes:
-        seeds: of the images of the batch, set before it is called.
-        drawn: anchors or proposals that the last call chose.
+        seeds: one for each image of the batch; set before each call.
+        drawn: number of anchors or proposals that the last call chose.
     """
 
     seeds: Sequence[int] = ()
     drawn: int = 0
 
     def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Masks of what was chosen, positives and negatives of each image; see torchvision."""
+        """Return masks of the chosen positives and negatives of each image; see torchvision."""
         positives: list[Tensor] = []
         negatives: list[Tensor] = []
         with torch.random.fork_rng(devices=[one.device for one in matched_idxs[:1] if one.is_cuda]):
@@ -42,7 +40,7 @@ class SeededSampler(BalancedPositiveNegativeSampler):  # type: ignore[misc]  # t
 
 
 class StridedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has no types
-    """Anchors centred at the corners of feature cells, at the strides that the levels have.
+    """Anchors centered at the corners of feature cells, at the exact strides of the levels.
 
     torchvision rounds the anchors to whole pixels and divides the padded image by the size of a level, which is not its
     stride where a level was rounded up; weights of detectron2 expect neither.
@@ -63,7 +61,7 @@ class StridedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has 
         dtype: torch.dtype = torch.float32,
         device: torch.device = torch.device("cpu"),  # noqa: B008  (torchvision's signature)
     ) -> Tensor:
-        """The (A, 4) xyxy anchors around the origin, not rounded."""
+        """Return the (A, 4) xyxy anchors around the origin, not rounded."""
         height = torch.as_tensor(aspect_ratios, dtype=dtype, device=device).sqrt()
         sides = torch.as_tensor(scales, dtype=dtype, device=device)
         half_width = (sides[None, :] / height[:, None]).flatten() / 2
@@ -71,7 +69,7 @@ class StridedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has 
         return torch.stack([-half_width, -half_height, half_width, half_height], dim=1)
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        """The (M, 4) anchors of all levels, one behind the other, the same for each image."""
+        """Return the (M, 4) anchors of all levels, the same for each image."""
         first = feature_maps[0]
         self.set_cell_anchors(first.dtype, first.device)
         strides = [[torch.tensor(stride, device=first.device)] * 2 for stride in self.strides]
@@ -80,13 +78,13 @@ class StridedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has 
 
 
 class FullPrecisionRPNHead(RPNHead):  # type: ignore[misc]  # torchvision has no types
-    """torchvision's head of the proposals, whose answers are float32 under autocast, too.
+    """torchvision's head of the proposals, with float32 outputs also under autocast.
 
-    torchvision decodes boxes in the precision of their deltas; pixels beyond 256 are no whole numbers in bfloat16.
+    torchvision decodes boxes in the precision of their deltas, and bfloat16 cannot tell pixels beyond 256 apart.
     """
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """The (B, A, H, W) objectness and (B, 4 A, H, W) deltas of every level."""
+        """Return the (B, A, H, W) objectness and (B, 4 A, H, W) deltas of every level."""
         objectness, deltas = super().forward(x)
         return [part.float() for part in objectness], [part.float() for part in deltas]
 
@@ -94,21 +92,21 @@ class FullPrecisionRPNHead(RPNHead):  # type: ignore[misc]  # torchvision has no
 def build_rpn(
     *, channels: int, strides: tuple[int, ...], anchor_scale: int, candidates_per_level: int, proposals: int
 ) -> RegionProposalNetwork:
-    """Put torchvision's parts together; what is not an argument is as in Faster R-CNN with FPN (Lin et al., 2017).
+    """Build a region proposal network; what is not an argument is as in Faster R-CNN with FPN (Lin et al., 2017).
 
     Args:
         channels: of the pyramid.
         strides: of the levels that propose.
         anchor_scale: side of an anchor in strides.
-        candidates_per_level: kept of a level before NMS; twice as many in training.
-        proposals: of an image, kept after it.
+        candidates_per_level: candidates of a level that are kept before NMS; twice as many in training.
+        proposals: proposals of an image that are kept after it.
     """
     rpn = RegionProposalNetwork(
         StridedAnchors(strides, scale=anchor_scale),
         FullPrecisionRPNHead(channels, len(ASPECT_RATIOS)),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
-        batch_size_per_image=0,  # and the next: of the sampler, which is ours
+        batch_size_per_image=0,  # this and the next are the sampler's, which is replaced below
         positive_fraction=0.0,
         pre_nms_top_n={"training": 2 * candidates_per_level, "testing": candidates_per_level},
         post_nms_top_n={"training": proposals, "testing": proposals},

@@ -1,4 +1,4 @@
-"""What the mask head should answer inside each RoI: batched tensor expressions, on the device of the RoIs."""
+"""The true maps inside each RoI: batched tensor expressions, on the device of the RoIs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bcnet_core.masks.crops import MaskCrops, concatenate
 from bcnet_core.model.rois import RoIs
 
 CHUNK = 64
-"""RoIs that are cropped at once, which bounds the memory that it takes to some 30 MB."""
+"""RoIs that are cropped at once, which bounds the memory to some 30 MB."""
 
 
 def bilayer_targets(targets: list[Targets], rois: RoIs, *, size: int) -> dict[str, Tensor]:
@@ -31,9 +31,8 @@ def bilayer_targets(targets: list[Targets], rois: RoIs, *, size: int) -> dict[st
     placement = torch.stack([target.placement for target in targets])[rois.images]  # (R, 4)
     scale, shift = placement[:, 0::2].repeat(1, 2), placement[:, 1::2].repeat(1, 2)
     source = (rois.boxes - shift) / scale  # a mirrored image gives x0 > x1, which reads the crop backwards
-    occludees, occluders = (
-        concatenate([getattr(target, name) for target in targets]) for name in ("occludees", "occluders")
-    )
+    occludees = concatenate([target.occludees for target in targets])
+    occluders = concatenate([target.occluders for target in targets])
     return target_maps(
         {
             "occludee": crop_to_boxes(occludees, rois.instances, source, size=size),
@@ -43,7 +42,7 @@ def bilayer_targets(targets: list[Targets], rois: RoIs, *, size: int) -> dict[st
 
 
 def target_maps(masks: Mapping[LayerName, Tensor]) -> dict[str, Tensor]:
-    """Make the true maps of the mask of each layer.
+    """Make the true maps of each layer from its mask.
 
     Args:
         masks: (R, S, S) bool by layer.
@@ -59,13 +58,13 @@ def target_maps(masks: Mapping[LayerName, Tensor]) -> dict[str, Tensor]:
 
 
 def crop_to_boxes(crops: MaskCrops, instances: Tensor, boxes: Tensor, *, size: int, samples: int = 3) -> Tensor:
-    """Sample one mask per box on an S x S grid; outside of its crop a mask is empty.
+    """Sample one mask per box on an S x S grid; a mask is empty outside of its crop.
 
-    Each cell looks at `samples` x `samples` pixels and is set where half or more of them are.
+    Each cell looks at `samples` x `samples` pixels and is set if at least half of them are.
 
     Args:
         crops: the masks of all instances.
-        instances: (R,) int64, which mask belongs to each box.
+        instances: (R,) int64, the mask of each box.
         boxes: (R, 4) float, xyxy in source pixels.
         size: S.
         samples: per cell and axis.
@@ -80,7 +79,7 @@ def crop_to_boxes(crops: MaskCrops, instances: Tensor, boxes: Tensor, *, size: i
 
 
 def _sample(crops: MaskCrops, instances: Tensor, boxes: Tensor, side: int, samples: int) -> Tensor:
-    """`crop_to_boxes` of a few RoIs, on a grid of `side` x `side` pixels."""
+    """Do the work of `crop_to_boxes` for a few RoIs, on a grid of `side` x `side` pixels."""
     steps = (torch.arange(side, device=boxes.device) + 0.5) / side
     x = (boxes[:, 0:1] + (boxes[:, 2:3] - boxes[:, 0:1]) * steps).floor().long()  # (R, side)
     y = (boxes[:, 1:2] + (boxes[:, 3:4] - boxes[:, 1:2]) * steps).floor().long()
@@ -97,9 +96,9 @@ def _sample(crops: MaskCrops, instances: Tensor, boxes: Tensor, side: int, sampl
 
 
 def boundary(masks: Tensor) -> Tensor:
-    """The contour band, about two pixels wide: dilation xor erosion with a 3 x 3 cross.
+    """Return the contour band, about two pixels wide: dilation xor erosion with a 3 x 3 cross.
 
-    Outside of the map counts as empty for the dilation and as full for the erosion, so the border of a crop is no
+    Pixels beyond the map count as empty for the dilation and as set for the erosion, so the border of a crop is no
     boundary. Source: recordings of the official code, 0 mismatches.
 
     Args:

@@ -19,7 +19,7 @@ from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, read_mask
 from bcnet_core.files.images import image_path, read_image
 from bcnet_core.files.json_files import read_json, write_json
-from bcnet_core.files.workers import mapped
+from bcnet_core.files.workers import parallel_map
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.synth.plan import PasteSources
 from bcnet_core.synth.scene import Floats, Image, Mask
@@ -153,7 +153,7 @@ def cut_bank(
     content: dict[str, list[Record]] = {"objects": [], "backgrounds": []}
     with (
         (reporter or SilentReporter()).progress("cut out", len(sheets)) as progress,
-        mapped(_cut_sheet, sheets, workers=workers, most=len(sheets)) as results,
+        parallel_map(_cut_sheet, sheets, workers=workers, most=len(sheets)) as results,
     ):
         for sheet, found in zip(sheets, results, strict=True):
             content["objects"] += [asdict(one) for one in found]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from bcnet_core.annotations.coco import checksum
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.files.json_files import read_json
-from bcnet_core.files.outputs import atomic_directory, refuse_around, refuse_existing_folder
+from bcnet_core.files.outputs import atomic_directory, check_apart, check_output_folder
 from bcnet_core.reporting import Reporter
 from bcnet_core.synth.bank import BANK_INDEX, cut_bank
 from bcnet_core.synth.composition import PasteRule, compose_from_bank
@@ -176,7 +176,7 @@ def check_pasted(root: Path, source: Path, images: Path, request: PasteRequest, 
         sides = f"{MIN_SIDE} to {MOST_SIDE}"
         raise usage_error(f"scenes cannot have {height} x {width} pixels", f"sides of {sides} pixels: --size")
     _check_counts(request.scenes, request.val_scenes, request.seed)
-    refuse_around(root, source, images)
+    check_apart(root, source, images)
     if not images.is_dir():
         raise data_error(f"the folder of images `{images}` does not exist", "say where they are: --images DIR")
     _check_replaceable(root, overwrite=overwrite)
@@ -193,7 +193,7 @@ def _check_replaceable(root: Path, *, overwrite: bool) -> None:
     """Check that a set may be written to `root`: `-o ~ --overwrite` must not remove a home folder."""
     if not root.name:
         raise usage_error(f"`{root}` cannot be created", "name a new folder: -o scenes")
-    refuse_existing_folder(root, overwrite=overwrite)
+    check_output_folder(root, overwrite=overwrite)
     if root.is_dir() and any(root.iterdir()) and not _is_own_set(root):
         raise usage_error(
             f"`{root}` holds something other than a set that `{GENERATOR}` wrote, so it is not replaced",

@@ -20,7 +20,7 @@ from numpy.random import Generator
 from bcnet_core import __version__
 from bcnet_core.annotations.coco import Record
 from bcnet_core.files.json_files import write_json
-from bcnet_core.files.workers import mapped
+from bcnet_core.files.workers import parallel_map
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.synth.scene import Image, Scene, annotate_scene
 
@@ -128,7 +128,7 @@ def write_scenes(folder: Path, scenes: SceneSet, *, workers: int, reporter: Repo
     total = sum(split.scenes for split in scenes.splits)
     with (
         (reporter or SilentReporter()).progress("scenes", total) as progress,
-        mapped(partial(_write_chunk, scenes, folder), chunks, workers=workers, most=len(chunks)) as written,
+        parallel_map(partial(_write_chunk, scenes, folder), chunks, workers=workers, most=len(chunks)) as written,
     ):
         for chunk, found in zip(chunks, written, strict=True):
             records[chunk.split] += found

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from bcnet_core.annotations.rates import LEVEL_FROM
 from bcnet_core.config.choices import LayerChoice, PictureFormat
 from bcnet_core.errors import data_error, usage_error
-from bcnet_core.files.outputs import refuse_existing_folder
+from bcnet_core.files.outputs import check_output_folder
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.visualization.draw import save
 from bcnet_core.visualization.drawing import OCCLUDEE, OCCLUDER, Color, instance_color
@@ -62,7 +62,7 @@ def check_replaceable(folder: Path, *, overwrite: bool) -> None:
     Raises:
         BCNetError: if the folder is taken.
     """
-    refuse_existing_folder(folder, overwrite=overwrite)
+    check_output_folder(folder, overwrite=overwrite)
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     index = folder / "index.html"
     if names and not (

@@ -13,7 +13,6 @@ import numpy as np
 from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.errors import BCNetError
-from bcnet_core.evaluation.image_scores import result_rle
 from bcnet_core.files.images import read_listed
 from bcnet_core.masks.paste import paste_rles
 from bcnet_core.structures import Predictor
@@ -112,8 +111,8 @@ def result_pictures(
             Instance(
                 category=truth.names[one["category_id"]],
                 box=_corners(one["bbox"]),
-                occludee=result_rle(one),
-                occluder=result_rle(one, "occluder") if one.get("occluder") else None,
+                occludee=one["segmentation"],
+                occluder=one.get("occluder"),
                 score=one["score"],
             )
             for one in found[:shown]

@@ -11,8 +11,8 @@ from bcnet_core.annotations.coco import CocoFile, Record, read_coco
 from bcnet_core.config.choices import Judgement
 from bcnet_core.engine.run_dir import Run, open_run
 from bcnet_core.errors import BCNetError, data_error, usage_error
-from bcnet_core.evaluation.image_list import find_images
-from bcnet_core.evaluation.image_scores import image_precisions, mean_ious
+from bcnet_core.evaluation.compare import image_precisions, mean_ious
+from bcnet_core.evaluation.predict import find_images
 from bcnet_core.files.images import image_size
 from bcnet_core.visualization.instances import Truth
 from bcnet_core.visualization.picture import Instance

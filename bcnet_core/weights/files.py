@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bcnet_core.errors import BCNetError, data_error
-from bcnet_core.files.inputs import refuse_special
+from bcnet_core.files.inputs import check_regular_file
 
 LEGACY_MAGIC = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
 """First bytes of a file of PyTorch before 1.6."""
@@ -54,7 +54,7 @@ def read_weight_file(
         BCNetError: if the file is missing, damaged, or asks for code to be run.
     """
     try:
-        refuse_special(path)
+        check_regular_file(path)
         with path.open("rb") as file:
             return _read(file)
     except BCNetError:

@@ -10,8 +10,7 @@ import typer
 from rich.text import Text
 
 from bcnet_cli import console
-from bcnet_cli.claims import claim_files
-from bcnet_cli.options import Device, DryRun, Json, Workers
+from bcnet_cli.options import Device, DryRun, Json, Workers, reserve_files
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def evidence(
     if dry_run:
         _show_plan(output, plan, seeds, equal_time=equal_time)
         return
-    claim_files(context, *(output / name for name in REPORT_FILES), overwrite=True, dry_run=False)
+    reserve_files(context, *(output / name for name in REPORT_FILES), overwrite=True, dry_run=False)
     trials = None
     if not report_only:
         trials = _run(output, plan, seeds, equal_time=equal_time, workers=workers, device=device)

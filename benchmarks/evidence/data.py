@@ -9,7 +9,7 @@ from typing import NamedTuple
 from bcnet_core.annotations.coco import Record, checksum, read_coco
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.files.json_files import read_json, write_json
-from bcnet_core.files.outputs import refuse_existing_folder
+from bcnet_core.files.outputs import check_output_folder
 from bcnet_core.reporting import Reporter
 from bcnet_core.synth.composition import PasteRule
 from bcnet_core.synth.plan import PASTE_SPLITS, plan_pasted
@@ -85,7 +85,7 @@ def check_folder(folder: Path, plan: EvidencePlan) -> Record:
     Raises:
         BCNetError: if the folder was begun with other sizes, steps or another source, or cannot be one.
     """
-    refuse_existing_folder(folder, overwrite=True)
+    check_output_folder(folder, overwrite=True)
     source = None if plan.source is None else {"file": plan.source.name, "sha256": checksum(plan.source)}
     wanted: Record = {"scenes": plan.scenes, "held_out": plan.held_out, "steps": plan.steps, "source": source}
     path = folder / PLAN_FILE

@@ -28,7 +28,7 @@ from bcnet_core.evaluation.coco import evaluate, ground_truth
 from bcnet_core.evaluation.predict import predict_images
 from bcnet_core.evaluation.true_boxes import score_true_boxes
 from bcnet_core.files.json_files import write_json
-from bcnet_core.files.workers import mapped
+from bcnet_core.files.workers import parallel_map
 from bcnet_core.reporting import Progress, Reporter, SilentReporter
 from bcnet_core.weights.checkpoint import latest_checkpoint
 from bcnet_core.weights.loading import load_detector
@@ -75,7 +75,7 @@ def run_trials(
     work = partial(_run_trial, folder, dict(data), device)
     with (
         reporter.progress("trials", len(missing)) as progress,
-        mapped(work, missing, workers=workers, most=len(missing)) as done,
+        parallel_map(work, missing, workers=workers, most=len(missing)) as done,
     ):
         for note in done:
             progress.advance(note=note)
@@ -135,9 +135,9 @@ def measure(checkpoint: Path, root: Path, split: str, device: str) -> Record:
     truth = ground_truth(coco)
     occluded = [image["id"] for image in split_occluded(coco, rule=SplitRule()).content["images"]]
     return {
-        "mask_AP": evaluate(truth, results, "segm").AP,
-        "box_AP": evaluate(truth, results, "bbox").AP,
-        "occluded_mask_AP": evaluate(truth, results, "segm", image_ids=occluded).AP if occluded else np.nan,
+        "mask_AP": evaluate(truth, results, "segm").scores.AP,
+        "box_AP": evaluate(truth, results, "bbox").scores.AP,
+        "occluded_mask_AP": evaluate(truth, results, "segm", image_ids=occluded).scores.AP if occluded else np.nan,
         "head_parameters": sum(parameter.numel() for parameter in detector.heads.masks.parameters()),
         "images": scores.images.tolist(),
         "visible": np.round(scores.visible, 5).tolist(),

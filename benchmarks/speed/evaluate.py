@@ -138,7 +138,7 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
 def _score(truth_path: Path, results_path: Path) -> list[Scores]:
     coco = read_coco(truth_path)
     results, truth = read_results(results_path, coco), ground_truth(coco)
-    return [evaluate(truth, results, "bbox"), evaluate(truth, results, "segm")]
+    return [evaluate(truth, results, kind).scores for kind in ("bbox", "segm")]
 
 
 def _score_with_reference(truth_path: Path, results_path: Path) -> list[Any]:

@@ -66,7 +66,7 @@ def test_the_wanted_number_of_workers_is_asked_for(
         asked.append((workers, most))
         yield map(work, tasks)
 
-    monkeypatch.setattr(parallel, "mapped", here)
+    monkeypatch.setattr(parallel, "parallel_map", here)
     run = partial(command, mixed, rule=OccluderRule())
     run()
     run(workers=5)

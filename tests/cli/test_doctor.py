@@ -1,13 +1,18 @@
-"""`bcnet doctor` on machines that are well, and on some that are not."""
+"""`bcnet doctor` on working and broken machines, and the environment that every command sets."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from bcnet_cli import __main__
 from bcnet_core.engine import doctor
 from bcnet_core.engine.doctor import Check, examine
 from tests.conftest import Bcnet
@@ -25,22 +30,22 @@ def test_this_machine_can_train(bcnet: Bcnet, tmp_path: Path) -> None:
     assert found["torch"]["text"] == torch.__version__ and found["torchvision"]["state"] == "ok"
     assert "has train2017; not: annotations/instances_train2017.json" in found["data root"]["text"]
     assert list(tmp_path.iterdir()) == [tmp_path / "train2017"]
-    told = bcnet("doctor", "--data-root", tmp_path / "gone")
-    assert told.returncode == 1 and "is no folder" in told.stdout and "Traceback" not in told.stderr
+    gone = bcnet("doctor", "--data-root", tmp_path / "gone")
+    assert gone.returncode == 1 and "is not a folder" in gone.stdout and "Traceback" not in gone.stderr
 
 
-def test_a_broken_driver_is_an_error_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_driver_is_reported_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> int:
         raise RuntimeError("the driver is out of order\nand more")
 
     monkeypatch.setattr(torch.cuda, "device_count", broken)
     found = by_name(examine(None))
-    expected = Check("GPUs", "error", "looking at it failed: RuntimeError: the driver is out of order")
+    expected = Check("GPUs", "error", "the check failed: RuntimeError: the driver is out of order")
     assert found["GPUs"] == expected
     assert found["disk"].state in {"ok", "warning"} and found["data root"].state == "ok"
 
 
-def test_what_is_missing_or_little_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_and_little_space_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
     monkeypatch.setattr(doctor, "REQUIRED", ("numpy", "no-such-package"))
@@ -53,3 +58,37 @@ def test_what_is_missing_or_little_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     )
     assert found["GPUs"].state == "warning" and "--device cpu" in str(found["GPUs"].hint)
     assert found["C++ compiler"].state == found["disk"].state == "warning"
+
+
+def test_speed_is_measured_for_training_and_inference(
+    bcnet: Bcnet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor, "SECONDS", 0.0)
+    monkeypatch.setattr(doctor, "WARM_UP", 1)
+    done = bcnet("doctor", "--speed", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    checks = json.loads(done.stdout)
+    assert [check["name"] for check in checks] == ["training speed", "inference speed"]
+    assert all(check["images_per_second"] > 0 and "recipe shapes" in check["text"] for check in checks)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("chosen", [None, "ACTIVE"])
+def test_threads_wait_passively_unless_the_user_chooses(monkeypatch: pytest.MonkeyPatch, chosen: str | None) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr("bcnet_cli.app.main", lambda: seen.append(os.environ["OMP_WAIT_POLICY"]))
+    monkeypatch.setenv("OMP_WAIT_POLICY", chosen or "")
+    if chosen is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        __main__.main()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert seen == [chosen or "PASSIVE"]
+
+
+def test_importing_the_package_leaves_the_environment_alone() -> None:
+    code = "import os; before = dict(os.environ); import bcnet_core, bcnet_core.errors; assert before == os.environ"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from bcnet_cli.commands.predict import predict
 from bcnet_cli.commands.viz import viz
 from bcnet_core.annotations.coco import read_coco, segmentation_rle
 from bcnet_core.errors import BCNetError, ExitCode
+from bcnet_core.evaluation.results import to_json
 from bcnet_core.files.json_files import write_json
 from tests.conftest import Bcnet
 from tests.evaluation.test_coco import perturbed
@@ -58,7 +61,7 @@ def truth(scenes: Path) -> Path:
 @pytest.fixture(scope="module")
 def results(truth: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("results") / "others.json"
-    write_json(path, perturbed(read_coco(truth)))
+    write_json(path, list(map(to_json, perturbed(read_coco(truth)))))
     return path
 
 
@@ -97,7 +100,7 @@ def test_scores_as_csv_and_markdown(results: Path, truth: Path) -> None:
 
 
 def test_two_models_are_compared(results: Path, truth: Path, tmp_path: Path) -> None:
-    write_json(tmp_path / "half.json", perturbed(read_coco(truth))[::2])
+    write_json(tmp_path / "half.json", list(map(to_json, perturbed(read_coco(truth))[::2])))
     arguments = ("eval", "--compare", tmp_path / "half.json", results, "--gt", truth, "--resamples", "20")
     content = json.loads(good(*arguments, "--json").stdout)
     row = content["AP"]["masks, all"]
@@ -129,12 +132,15 @@ def test_contradictions_are_refused(results: Path, truth: Path, untrained: Path,
         (("eval",), "there is nothing to evaluate"),
         (("eval", untrained, "--results", results), "RUN and --results exclude each other"),
         (("eval", "--results", results), "--results needs the ground truth"),
-        (("eval", untrained, "--gt", truth), "a run has its own ground truth"),
+        (("eval", untrained, "--gt", truth), "--gt has no meaning with a run"),
         (("eval", "--results", results, "--gt", truth, "--json", "--csv"), "exclude each other"),
-        (("eval", "--results", results, "--gt", truth, "--layers"), "needs the detector itself"),
+        (("eval", "--results", results, "--gt", truth, "--layers"), "--layers has no meaning with --results"),
         (("eval", "--results", results, "--gt", truth, "--backend-eval", "mine"), "no library is called `mine`"),
         (("eval", untrained, "--gpus", "2", "--device", "cuda"), "this machine has"),
-        (("eval", untrained, "--test-dev", "--occ"), "so --occ says nothing"),
+        (("eval", untrained, "--test-dev", "--occ", "--csv"), "--occ and --csv have no meaning with --test-dev"),
+        (("eval", untrained, "--resamples", "3"), "--resamples has no meaning with a run"),
+        (("eval", "--results", results, "--gt", truth, "--test-dev"), "--test-dev has no meaning with --results"),
+        (("eval", "--compare", results, results, "--gt", truth, "-o", "x"), "--output has no meaning with --compare"),
     ):
         error = refused(*arguments)
         assert word in error.message and error.exit_code == ExitCode.USAGE and error.hints
@@ -179,6 +185,33 @@ def test_a_checkpoint_is_evaluated_with_its_layers(untrained: Path, scenes: Path
     again = good("eval", "--results", tmp_path / "out/instances_val_results.json",
                  "--gt", scenes / "annotations/instances_val.json", "--json")  # fmt: skip
     assert json.loads(again.stdout)["scores"] == content["scores"]
+
+
+def test_everything_is_read_and_measured_once(
+    untrained: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Counter[str] = Counter()
+
+    def count(module: str, name: str) -> None:
+        original = getattr(importlib.import_module(module), name)
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            calls[name] += 1
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(f"{module}.{name}", counted)
+
+    count("torch", "load")
+    count("bcnet_core.weights.loading", "build_detector")
+    count("bcnet_core.annotations.coco", "read_json")
+    for module in ("bcnet_core.evaluation.coco", "bcnet_core.evaluation.report"):
+        count(module, "ground_truth")
+    for module in ("bcnet_core.evaluation.report", "bcnet_core.evaluation.occluded"):
+        count(module, "measure_images")
+    count("bcnet_core.annotations.split", "checksum")
+    good("eval", untrained, "--data-root", scenes, "-o", tmp_path, "--device", "cpu", "--occ", "--layers")
+    once = ("load", "read_json", "ground_truth", "measure_images")
+    assert calls == {**dict.fromkeys(once, 1), "build_detector": 2}  # shapes are checked on a detector without data
 
 
 def test_images_are_predicted(untrained: Path, scenes: Path, tmp_path: Path) -> None:
@@ -251,11 +284,12 @@ def test_a_prediction_in_two_processes_that_is_cut_off_goes_on(
     assert whole.returncode == 0, whole.stderr
     command = [sys.executable, "-c", "from bcnet_cli.app import main; main()", "predict", untrained]
     command += [tmp_path / "images", "-o", tmp_path / "parts.json", "--device", "cpu", "--gpus", "2"]
+    parts = tmp_path / "parts_predictions.jsonl"
     with subprocess.Popen(
         list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         deadline = time.monotonic() + 120
-        while not any(path.stat().st_size for path in (tmp_path / "parts_predictions").glob("*.jsonl")):
+        while not (parts.exists() and parts.read_bytes().count(b"\n") > 1):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
         (process.send_signal if number != signal.SIGINT else lambda n: os.killpg(process.pid, n))(number)
@@ -267,4 +301,4 @@ def test_a_prediction_in_two_processes_that_is_cut_off_goes_on(
     again = bcnet("predict", untrained, tmp_path / "images", "-o", tmp_path / "parts.json", "--device", "cpu")
     assert again.returncode == 0 and "images were predicted before" in again.stderr, again.stderr
     assert (tmp_path / "parts.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
-    assert not (tmp_path / "parts_predictions").exists()
+    assert not parts.exists()

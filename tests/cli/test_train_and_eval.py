@@ -224,7 +224,7 @@ def planned(bcnet: Bcnet, root: Path, *arguments: str | Path) -> subprocess.Comp
     return bcnet("train", "shapes", *SMALL, "--data-root", root, "--run-dir", root / "new", *arguments)
 
 
-def test_the_validation_set_is_looked_at_before_training(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
+def test_a_dry_run_checks_the_validation_set(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     shutil.copytree(scenes, root)
     held_out, scanning = root / "annotations/instances_val.json", ("--dry-run", "--scan-images", "--workers", "1")
@@ -249,7 +249,7 @@ def test_the_validation_set_is_looked_at_before_training(bcnet: Bcnet, scenes: P
     assert damaged.returncode == 3 and "1 of the 6 images" in damaged.stderr
 
 
-def test_without_a_validation_set_training_is_planned_all_the_same(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
+def test_a_dry_run_does_not_need_a_validation_set(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     shutil.copytree(scenes, root)
     shutil.rmtree(root / "val")
@@ -265,7 +265,21 @@ def test_without_a_validation_set_training_is_planned_all_the_same(bcnet: Bcnet,
         assert planned(bcnet, root, *options, "solver.eval_every=1").returncode == 3
 
 
-def test_a_run_is_evaluated_under_way_and_on_the_right_classes(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
+def test_a_real_start_checks_the_validation_set_like_a_dry_run(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
+    content = json.loads((scenes / "annotations/instances_val.json").read_text())
+    content["categories"][0]["name"] = "cow"
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    arguments = ("train", "shapes", *SMALL, "solver.steps=1", "--data-root", scenes, "--device", "cpu")
+    for name, override, words in (
+        ("a", f"data.val.annotations={tmp_path / 'other.json'}", "have different categories"),
+        ("b", "data.val.annotations=gone.json", "there is no validation set at"),
+        ("c", "data.val.images=gone", "the validation images are not in"),
+    ):
+        done = bcnet(*arguments, override, "--run-dir", tmp_path / name)
+        assert done.returncode == 0 and done.stderr.count(words) == 1, done.stderr
+
+
+def test_a_run_is_evaluated_during_training(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
     arguments = ("train", "shapes", *SMALL, "solver.steps=2", "solver.eval_every=1", "--data-root", scenes,
                  "--run-dir", tmp_path / "run", "--device", "cpu")  # fmt: skip
     content = json.loads((scenes / "annotations/instances_val.json").read_text())

@@ -199,7 +199,7 @@ def test_a_model_on_any_images(untrained: Path, scenes: Path, tmp_path: Path) ->
     assert damaged.exit_code == 0 and rows(damaged)["images that could not be read"] == "1", damaged.exception
     (tmp_path / "none").mkdir()
     error = refused(untrained, "--images", tmp_path / "none", "-o", tmp_path / "no")
-    assert "holds no image" in error.message and not (tmp_path / "no").exists()
+    assert "contains no image" in error.message and not (tmp_path / "no").exists()
 
 
 def test_a_model_on_a_video(untrained: Path, tmp_path: Path) -> None:

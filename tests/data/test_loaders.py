@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from bcnet_core import BCNetError
+from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import DataConfig, DatasetConfig
-from bcnet_core.data.loaders import StepSampler, open_training_set
+from bcnet_core.data.loaders import StepSampler, open_training_set, read_annotations
 
 
 def sampler(**options: Any) -> StepSampler:
@@ -96,3 +97,33 @@ def test_missing_images_are_counted_before_training(scenes: Path, tmp_path: Path
     with pytest.raises(BCNetError, match="12 of 12 training images do not exist") as caught:
         open_training_set(DataConfig(root=scenes, train=train))
     assert caught.value.exit_code == 3
+
+
+def test_a_missing_annotation_file_names_the_files_of_the_data_root(tmp_path: Path) -> None:
+    for name in ("instances_train2017.json", "captions_train2017.json", "instances_val2017.json"):
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        (tmp_path / "annotations" / name).write_text("{}")
+    (tmp_path / "train2017").mkdir()
+    shapes = load_recipe("shapes", data_root=tmp_path).data
+    with pytest.raises(BCNetError, match=r"has no `annotations/instances_train\.json`, which `data\.train") as caught:
+        open_training_set(shapes)
+    assert caught.value.exit_code == 3
+    assert "annotations/instances_val2017.json" in caught.value.hints[0] and "train2017" in caught.value.hints[0]
+    assert caught.value.hints[1] == (
+        "name them: data.train.annotations=annotations/instances_train2017.json data.train.images=train2017"
+    )
+    with pytest.raises(BCNetError, match=r"`data\.val\.annotations` names") as caught:
+        read_annotations(shapes, shapes.val)
+    assert "data.val.annotations=annotations/instances_val2017.json data.val.images=FOLDER" in caught.value.hints[1]
+    with pytest.raises(BCNetError, match=r"`data\.test\.annotations` names") as caught:
+        read_annotations(shapes, shapes.test, configurable=False)
+    assert "data.test.annotations=" not in "".join(caught.value.hints)
+
+
+def test_a_missing_data_root_and_a_missing_absolute_path_are_named(tmp_path: Path) -> None:
+    data = DataConfig(root=tmp_path / "gone")
+    with pytest.raises(BCNetError, match=r"the data root `.*gone` does not exist"):
+        read_annotations(data, data.train)
+    train = DatasetConfig(annotations=tmp_path / "my.json", images=tmp_path)
+    with pytest.raises(BCNetError, match=r"the annotation file `.*my\.json` of the recipe does not exist"):
+        read_annotations(DataConfig(train=train), train)

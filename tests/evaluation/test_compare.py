@@ -1,4 +1,4 @@
-"""Two models compared: the numbers are the library's, the interval is honest."""
+"""Comparison of two models: AP is the library's, and the interval covers chance."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 
 from bcnet_core.annotations.coco import CocoFile, read_coco
 from bcnet_core.evaluation.coco import Kind, evaluate, ground_truth
-from bcnet_core.evaluation.compare import compare_results
-from bcnet_core.evaluation.matched import MatchedResults
+from bcnet_core.evaluation.compare import MatchedResults, compare_results
 from bcnet_core.reporting import SilentReporter
 from tests.evaluation.test_coco import perturbed
 
@@ -22,11 +21,11 @@ def coco(scenes: Path) -> CocoFile:
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_a_draw_scores_like_a_file_with_the_drawn_images(coco: CocoFile, kind: Kind) -> None:
-    """An image that is drawn twice is one that is there twice."""
+    """An image that is drawn twice counts as two images."""
     results = perturbed(coco)
     matched = MatchedResults(ground_truth(coco), results, kind)
     assert matched.precision(np.arange(len(coco.images))) == pytest.approx(
-        evaluate(ground_truth(coco), results, kind).AP, abs=1e-12
+        evaluate(ground_truth(coco), results, kind).scores.AP, abs=1e-12
     )
     drawn = np.array([3, 1, 1, 7, 7, 7, 0, 2, 5, 5, 3, 9])
     images, annotations, copies = [], [], []
@@ -36,12 +35,12 @@ def test_a_draw_scores_like_a_file_with_the_drawn_images(coco: CocoFile, kind: K
         annotations += [{**one, "image_id": number} for one in coco.annotations if one["image_id"] == source["id"]]
         copies += [{**one, "image_id": number} for one in results if one["image_id"] == source["id"]]
     drawn_file = CocoFile(coco.path, {**coco.content, "images": images, "annotations": annotations})
-    expected = evaluate(ground_truth(drawn_file), copies, kind).AP
+    expected = evaluate(ground_truth(drawn_file), copies, kind).scores.AP
     assert matched.precision(drawn) == pytest.approx(expected, abs=1e-12)
     assert matched.precision(np.zeros(0, np.int64)) == -1
 
 
-def test_the_better_model_is_found_and_equals_are_not(coco: CocoFile) -> None:
+def test_a_better_model_is_certain_and_an_equal_one_is_not(coco: CocoFile) -> None:
     good = perturbed(coco)
     rng = np.random.default_rng(1)
     worse = [one for one in good if rng.random() < 0.6]
@@ -63,8 +62,8 @@ def test_one_model_without_masks_is_compared_by_boxes(coco: CocoFile) -> None:
     assert rows["boxes, all"].difference == 0
 
 
-def test_chance_is_covered(coco: CocoFile) -> None:
-    """Two models with the same faults at other places: the interval of nearly every pair holds no difference."""
+def test_the_interval_covers_chance(coco: CocoFile) -> None:
+    """For two models with equally frequent faults, nearly every interval includes no difference."""
     certain = 0
     for seed in range(12):
         rng = np.random.default_rng(seed)

@@ -59,44 +59,48 @@ CUT = file_of(
 )
 
 
+def derived(coco: CocoFile) -> tuple[list[HiddenObject], list[HiddenObject]]:
+    return hidden_objects(coco, annotation_levels(coco))
+
+
 def test_levels_of_annotations() -> None:
     assert annotation_levels(CUT) == ["light", "light", "heavy", "heavy", "none", None]
     assert annotation_levels(file_of()) == []
 
 
 def test_a_beam_behind_a_bar_is_separated_and_a_covered_box_is_occluded() -> None:
-    occluded, separated = hidden_objects(CUT)
+    occluded, separated = derived(CUT)
     assert [masks.bounding_box(one.mask).tolist()[:2] for one in separated] == [[10, 10]]
     assert [masks.bounding_box(one.mask).tolist()[:2] for one in occluded] == [[60, 30], [70, 30]]
 
 
 def test_an_object_in_two_parts_with_nothing_between_them_is_not_separated() -> None:
     two_parts = rectangle(1, (10, 10, 50, 15), minus=BAR)
-    assert hidden_objects(file_of(two_parts, rectangle(2, (80, 5, 10, 10)))) == ([], [])
+    assert derived(file_of(two_parts, rectangle(2, (80, 5, 10, 10)))) == ([], [])
 
 
-def test_specks_are_no_pieces() -> None:
+def test_small_specks_are_not_pieces() -> None:
     speckled = rectangle(2, (10, 10, 50, 15), minus=(12, 10, 48, 15))  # 30 pixels in one piece
-    assert hidden_objects(file_of(rectangle(1, BAR), speckled)) == ([], [])
+    assert derived(file_of(rectangle(1, BAR), speckled)) == ([], [])
 
 
-def test_recall_wants_class_score_and_overlap() -> None:
+def test_recall_needs_the_right_class_score_and_overlap() -> None:
     one = HiddenObject(1, 1, masks.from_box(10, 10, 30, 30, HEIGHT, WIDTH))
 
     def hit(**changes: Any) -> int:
-        result = {"image_id": 1, "category_id": 1, "score": 0.3, "segmentation": masks.to_json(one.mask)} | changes
+        result = {"image_id": 1, "category_id": 1, "score": 0.3, "segmentation": one.mask} | changes
         return count_recall([one, one], [result]).found
 
     assert hit() == 2
     assert hit(score=0.29) == hit(category_id=2) == hit(image_id=2) == 0
-    assert hit(segmentation=masks.to_json(masks.from_box(10, 10, 30, 25, HEIGHT, WIDTH))) == 2  # IoU of exactly 0.75
-    assert hit(segmentation=masks.to_json(masks.from_box(10, 10, 30, 24, HEIGHT, WIDTH))) == 0
+    assert hit(segmentation=masks.from_box(10, 10, 30, 25, HEIGHT, WIDTH)) == 2  # IoU of exactly 0.75
+    assert hit(segmentation=masks.from_box(10, 10, 30, 24, HEIGHT, WIDTH)) == 0
     assert count_recall([], []).share == -1
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_levels_equal_the_reference_with_the_others_ignored(scenes: Path, kind: Any) -> None:
-    """The reference is told by area, as COCO's sizes are: others lie outside of its only range."""
+    """In the reference, instances of other levels have an area outside of its only range."""
     coco = read_coco(scenes / "annotations/instances_train.json")
     results, levels, truth = perturbed(coco), annotation_levels(coco), ground_truth(coco)
     for level in ("none", "light", "heavy"):
@@ -113,13 +117,13 @@ def test_levels_equal_the_reference_with_the_others_ignored(scenes: Path, kind: 
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-        scores = evaluate(truth_of_level(truth, levels, level), results, kind)
+        scores = evaluate(truth_of_level(truth, levels, level), results, kind).scores
         expected = [*evaluation.stats[:3], *evaluation.stats[6:9]]
         assert [*scores[:3], *scores[6:9]] == pytest.approx(expected, abs=1e-9)
         assert scores.AP > 0.1 or levels.count(level) == 0
 
 
-def test_finding_an_instance_of_another_level_is_no_false_positive() -> None:
+def test_a_detection_of_another_level_is_no_false_positive() -> None:
     truth = ground_truth(CUT)
     levels = annotation_levels(CUT)
     results = [
@@ -127,12 +131,12 @@ def test_finding_an_instance_of_another_level_is_no_false_positive() -> None:
          "segmentation": one["segmentation"]}
         for index, one in enumerate(CUT.annotations[:5])
     ]  # fmt: skip
-    assert pytest.approx(1) == evaluate(truth_of_level(truth, levels, "none"), results, "segm").AP
+    assert pytest.approx(1) == evaluate(truth_of_level(truth, levels, "none"), results, "segm").scores.AP
     assert truth["annotations"][0]["area"] < IGNORED_AREA, "the ground truth itself was changed"
-    everywhere = masks.to_json(masks.from_box(90, 0, 99, 9, HEIGHT, WIDTH))
+    everywhere = masks.from_box(90, 0, 99, 9, HEIGHT, WIDTH)
     nonsense = {**results[0], "score": 1.0, "segmentation": everywhere}
     no_crowd = ground_truth(file_of(*CUT.annotations[:5]))
-    score = evaluate(truth_of_level(no_crowd, levels[:5], "none"), [nonsense, *results], "segm").AP
+    score = evaluate(truth_of_level(no_crowd, levels[:5], "none"), [nonsense, *results], "segm").scores.AP
     assert score == pytest.approx(0.5, abs=0.01)
 
 
@@ -156,7 +160,7 @@ def test_a_report_has_what_was_asked_for() -> None:
     assert none.rows["masks, occluded split"].AP == -1
     boxes = score_results(CUT, [{k: v for k, v in one.items() if k != "segmentation"} for one in results], options)
     assert list(boxes.rows)[-1] == "boxes, occlusion heavy" and boxes.recall == {}
-    with pytest.raises(BCNetError, match="pycocotools knows no boundary AP"):
+    with pytest.raises(BCNetError, match="pycocotools has no boundary AP"):
         ScoreOptions(backend="pycocotools", boundary=True)
 
 
@@ -167,7 +171,7 @@ def entry(**changes: Any) -> list[Any]:
     )
 
 
-def test_public_lists_are_read(tmp_path: Path) -> None:
+def test_published_lists_are_read(tmp_path: Path) -> None:
     path = tmp_path / "occluded_coco.pkl"
     path.write_bytes(pickle.dumps([entry(), entry(bbox=np.array([1.0, 2, 3, 4]))]))
     first, second = read_objects(path, CUT)
@@ -175,7 +179,7 @@ def test_public_lists_are_read(tmp_path: Path) -> None:
 
 
 class Evil:
-    """Would make a folder."""
+    """A pickled object that makes a folder when it is read."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -196,14 +200,14 @@ class Evil:
         (pickle.dumps([entry(rle={"size": [5, 5], "counts": b"i0"})]), "a mask in `1.jpg` cannot be read"),
     ],
 )
-def test_other_pickles_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_other_pickles_are_rejected(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "list.pkl").write_bytes(content)
     with pytest.raises(BCNetError, match=message) as caught:
         read_objects(tmp_path / "list.pkl", CUT)
     assert caught.value.exit_code == ExitCode.BAD_DATA
 
 
-def test_a_pickle_cannot_run_anything(tmp_path: Path) -> None:
+def test_a_pickle_cannot_run_code(tmp_path: Path) -> None:
     (tmp_path / "list.pkl").write_bytes(pickle.dumps([Evil(tmp_path / "made")]))
     with pytest.raises(BCNetError, match="is refused: reading it would call"):
         read_objects(tmp_path / "list.pkl", CUT)

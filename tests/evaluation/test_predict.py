@@ -4,13 +4,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bcnet_core import BCNetError, masks
 from bcnet_core.annotations.coco import CocoFile, read_coco
-from bcnet_core.evaluation.predict import check_categories, predict_images, to_results
+from bcnet_core.evaluation.predict import check_categories, find_images, image_records, predict_images, to_results
 from bcnet_core.maps import MAPS
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.structures import Detections
+from bcnet_core.weights.loading import load_detector
 
 
 def two_detections() -> Detections:
@@ -26,8 +28,7 @@ def test_results_are_in_the_coco_format() -> None:
     first, second = to_results(two_detections(), 42, [{"id": 3, "name": "a"}, {"id": 8, "name": "b"}])
     assert (first["image_id"], first["category_id"], first["bbox"]) == (42, 8, [2, 1, 4, 2])
     assert first["score"] == pytest.approx(0.9) and second["category_id"] == 3
-    rle: Any = {**first["segmentation"], "counts": first["segmentation"]["counts"].encode()}
-    assert np.argwhere(masks.decode(rle)).tolist() == [[y, x] for y in (1, 2) for x in range(2, 6)]
+    assert np.argwhere(masks.decode(first["segmentation"])).tolist() == [[y, x] for y in (1, 2) for x in range(2, 6)]
 
 
 def test_missing_images_are_counted_before_the_first_is_read(scenes: Path, tmp_path: Path) -> None:
@@ -41,7 +42,7 @@ class Knows:
     categories = ({"id": 1, "name": "cat"}, {"id": 2, "name": "dog"})
 
 
-def test_other_categories_name_both_sides() -> None:
+def test_different_categories_are_named_on_both_sides() -> None:
     def file(*categories: dict[str, Any]) -> CocoFile:
         return CocoFile(Path("x.json"), {"images": [], "categories": list(categories)})
 
@@ -52,3 +53,60 @@ def test_other_categories_name_both_sides() -> None:
         "only in the detector: [(1, 'cat'), (2, 'dog')]",
         "only in the file:     [(2, 'cow')]",
     )
+
+
+def test_reading_ahead_keeps_images_and_results_together(untrained: Path, scenes: Path) -> None:
+    images = read_coco(scenes / "annotations/instances_val.json").images
+    detector = load_detector(untrained, device="cpu")
+    every = predict_images(detector, images, scenes / "val", reporter=SilentReporter())
+    for image in images:
+        alone = predict_images(detector, [image], scenes / "val", reporter=SilentReporter())
+        assert alone == [one for one in every if one["image_id"] == image["id"]]
+
+
+def test_images_are_named_by_files_folders_and_patterns(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "deep/c.jpeg", "notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (6, 4)).save(path, "PNG")
+    found = find_images([str(tmp_path / "b.png"), str(tmp_path), str(tmp_path / "*.png")])
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["b.png", "a.JPG", "deep/c.jpeg"]
+    assert [one["id"] for one in image_records(found, None)] == [1, 2, 3]
+    (tmp_path / "empty").mkdir()
+    for name, word in (("empty", "contains no image"), ("gone.jpg", "names no file"), ("*.gif", "names no file")):
+        with pytest.raises(BCNetError, match=word):
+            find_images([str(tmp_path / name)])
+
+
+def test_ids_can_be_taken_from_a_coco_file(tmp_path: Path, scenes: Path) -> None:
+    coco = read_coco(scenes / "annotations/instances_val.json")
+    paths = sorted((scenes / "val").iterdir(), reverse=True)
+    records = image_records(paths, coco)
+    assert {one["id"]: Path(one["file_name"]).name for one in records} == {
+        one["id"]: one["file_name"] for one in coco.images
+    }
+    assert all((one["height"], one["width"]) == (128, 128) for one in records)
+    other = tmp_path / "other.png"
+    Image.new("RGB", (6, 4)).save(other)
+    with pytest.raises(BCNetError, match=r"other\.png` is not among the 6 images"):
+        image_records([other], coco)
+    twin = tmp_path / paths[0].name
+    twin.write_bytes(paths[0].read_bytes())
+    with pytest.raises(BCNetError, match="two of the images are called"):
+        image_records([paths[0], twin], coco)
+    first = {**coco.images[0], "file_name": f"deep/{coco.images[1]['file_name']}"}
+    doubled = CocoFile(coco.path, {**coco.content, "images": [first, *coco.images[1:]]})
+    with pytest.raises(BCNetError, match="lists several images called"):
+        image_records(paths, doubled)
+
+
+def test_sizes_are_those_of_the_upright_image(tmp_path: Path) -> None:
+    turned = Image.new("RGB", (8, 6))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    (record,) = image_records([tmp_path / "turned.jpg"], None)
+    assert (record["height"], record["width"]) == (8, 6)
+    (tmp_path / "text.jpg").write_text("no image")
+    with pytest.raises(BCNetError, match="cannot be read"):
+        image_records([tmp_path / "text.jpg"], None)

@@ -1,9 +1,10 @@
-"""COCO results files of any model: what is taken, and what is refused by name."""
+"""COCO results files of any model: what is accepted, what is rejected, and what is written."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ import pytest
 
 from bcnet_core import BCNetError, ExitCode, masks
 from bcnet_core.annotations.coco import CocoFile
-from bcnet_core.evaluation.results import read_results, write_results
+from bcnet_core.evaluation.results import (
+    check_same_images,
+    from_json,
+    listing_path,
+    read_results,
+    write_results,
+    write_submission,
+)
+from bcnet_core.files.json_files import write_json
 
 COCO = CocoFile(
     Path("gt.json"),
@@ -36,7 +45,7 @@ def write(folder: Path, content: Any, name: str = "results.json") -> Path:
     return path
 
 
-def test_results_come_as_the_scorers_take_them(tmp_path: Path) -> None:
+def test_results_are_converted_for_the_scorers(tmp_path: Path) -> None:
     polygon = result(segmentation=[[1, 1, 4, 1, 4, 5, 1, 5]], extra="is dropped")
     runs = result(segmentation={"size": [6, 8], "counts": [7, 4, 2, 4, 2, 4, 25]})
     only_mask = result()
@@ -50,7 +59,7 @@ def test_results_come_as_the_scorers_take_them(tmp_path: Path) -> None:
     assert fourth["bbox"] == [1, 1, 3, 4]
 
 
-def test_layers_are_kept_and_checked(tmp_path: Path) -> None:
+def test_other_maps_are_kept_and_checked(tmp_path: Path) -> None:
     other = masks.to_json(masks.from_box(0, 0, 2, 2, 6, 8))
     (found,) = read_results(write(tmp_path, [result(occluder=other)]), COCO)
     assert found["occluder"] == {"size": [6, 8], "counts": other["counts"].encode()}
@@ -71,7 +80,7 @@ def test_a_mask_without_a_pixel_is_a_mask(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "holds no results: its list is empty"),
+        ([], "has no results: its list is empty"),
         ({"annotations": []}, "is not a results file"),
         ([result(), 7], "result 1: a int where a detection should be"),
         ([result(image_id=5)], "result 0: image 5 is not in the ground truth"),
@@ -99,27 +108,68 @@ def test_a_mask_without_a_pixel_is_a_mask(tmp_path: Path) -> None:
         ([result(image_id=5)] * 3, "and 2 more such faults"),
     ],
 )
-def test_bad_results_are_one_sentence(tmp_path: Path, content: Any, message: str) -> None:
+def test_bad_results_are_rejected_in_one_sentence(tmp_path: Path, content: Any, message: str) -> None:
     with pytest.raises(BCNetError, match=message) as caught:
         read_results(write(tmp_path, content), COCO)
     assert caught.value.exit_code == ExitCode.BAD_DATA
 
 
-def test_ground_truth_is_recognised(tmp_path: Path) -> None:
+def test_ground_truth_given_as_results_is_recognized(tmp_path: Path) -> None:
     with pytest.raises(BCNetError) as caught:
         read_results(write(tmp_path, {"annotations": []}), COCO)
     assert "is this the ground truth?" in caught.value.hints[0]
 
 
-def test_what_is_written_comes_back(tmp_path: Path) -> None:
+def found(**changes: Any) -> dict[str, Any]:
+    """A result as it is in memory."""
+    return from_json(result()) | changes
+
+
+def test_written_results_are_read_back(tmp_path: Path) -> None:
     path = tmp_path / "out.json"
-    assert write_results(path, [[result(), result(score=0.1)], [], [result(score=0.2)]]) == 3
-    assert json.loads(path.read_text()) == [result(), result(score=0.1), result(score=0.2)]
+    written = [found(), found(score=0.1, occluder=found()["segmentation"]), found(score=0.2)]
+    assert write_results(path, [written[:2], [], written[2:]]) == 3
+    assert json.loads(path.read_text())[::2] == [result(), result(score=0.2)]
+    assert read_results(path, COCO) == written
     assert write_results(path, []) == 0 and json.loads(path.read_text()) == []
 
 
-def test_many_texts_are_judged_like_one_by_one() -> None:
-    """Random masks, a third of whose texts are damaged, some of the wrong size."""
+def test_a_submission_is_a_zip_with_one_file_and_reproducible_bytes(tmp_path: Path) -> None:
+    for name in ("a.zip", "b.zip"):
+        write_submission(tmp_path / name, COCO, [[found()]])
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.namelist() == ["detections_test-dev2017_bcnet_results.json"]
+        assert json.loads(archive.read(archive.namelist()[0])) == [result()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_id": 5}, "image 5 is not in"),
+        ({"category_id": 2}, "category 2 is not in"),
+        ({"segmentation": {"size": [8, 6], "counts": b"0k1"}}, r"an RLE of size \[8, 6\] in an image of 6 x 8"),
+        ({"score": float("nan")}, "its score is nan"),
+        ({"score": 1.5}, "its score is 1.5"),
+        ({"segmentation": None}, "it has no mask"),
+    ],
+)
+def test_a_result_that_the_server_would_reject_is_not_submitted(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BCNetError, match=message):
+        write_submission(tmp_path / "a.zip", COCO, [[found()], [found(**changes)]])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_has_at_most_a_hundred_submitted_detections(tmp_path: Path) -> None:
+    write_submission(tmp_path / "a.zip", COCO, [[found()]] * 100)
+    with pytest.raises(BCNetError, match="image 4 has more than 100 detections"):
+        write_submission(tmp_path / "b.zip", COCO, [[found()] * 101])
+
+
+def test_many_masks_are_checked_as_one_by_one() -> None:
+    """Random masks, a third of them with damaged text, some of the wrong size."""
     rng = np.random.default_rng(0)
     texts, sizes, expected = [], [], []
     for number in range(1200):
@@ -137,3 +187,40 @@ def test_many_texts_are_judged_like_one_by_one() -> None:
     found = masks.are_sound(texts, sizes)
     assert found.tolist() == expected and 200 < found.sum() < 1100
     assert masks.are_sound([], []).tolist() == []
+
+
+def listed(*names: str) -> dict[str, list[dict[str, object]]]:
+    images = [{"id": number, "file_name": name, "width": 4, "height": 3} for number, name in enumerate(names, 1)]
+    return {"images": list(images), "annotations": [], "categories": []}
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true", "alike"),
+    [
+        ("a.png", "a.png", True),
+        ("/data/val/a.png", "a.png", True),
+        ("/data/val/a.png", "val/a.png", True),
+        ("../val/a.png", "coco/val/a.png", True),
+        ("b.png", "a.png", False),
+        ("val/b.png", "val/a.png", False),
+        ("train/a.png", "val/a.png", False),
+    ],
+)
+def test_file_names_of_one_id_are_compared(tmp_path: Path, predicted: str, true: str, alike: bool) -> None:
+    results = tmp_path / "found.json"
+    write_json(listing_path(results), listed("same.png", predicted, "more.png"))
+    truth = CocoFile(tmp_path / "truth.json", listed("same.png", true))
+    if alike:
+        check_same_images(results, truth)
+        return
+    with pytest.raises(BCNetError, match="1 of 2 ids") as caught:
+        check_same_images(results, truth)
+    assert f"the first, 2, is `{predicted}` there, not `{true}`" in caught.value.message
+    assert caught.value.exit_code == ExitCode.BAD_DATA and "--ids-from" in caught.value.hints[0]
+
+
+def test_without_a_listing_nothing_is_checked(tmp_path: Path) -> None:
+    results, truth = tmp_path / "found.json", CocoFile(tmp_path / "truth.json", listed("a.png"))
+    check_same_images(results, truth)
+    listing_path(results).write_text("[1, 2]")
+    check_same_images(results, truth)

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from bcnet_core.engine.run_dir import LOCK_FILE
-from bcnet_core.files.claims import is_left_over
+from bcnet_core.files.outputs import is_leftover
 from bcnet_core.weights.checkpoint import read_checkpoint
 from tests.conftest import REPO
 
@@ -63,7 +63,7 @@ COMMANDS = {
     "eval-results": Command("eval --results {results} --gt {json} -o {out}/e", ("e",), kept=("e",)),
     "test-dev": Command("eval {model} -o {out}/e --device cpu --test-dev --data-root {dev}", ("e",), kept=("e",)),
     "predict": Command("predict {model} {images} -o {out}/p.json --layers --device cpu", ("p.json", "p_images.json"),
-                       kept=("p_predictions",)),
+                       kept=("p_predictions.jsonl",)),
     "viz": Command("viz {json} -o {out}/v --limit 2 --rois 1", ("v",), older="--layer occluder"),
     "viz-video": Command("viz {model} --video {video} -o {out}/v.mp4 --device cpu", ("v.mp4",)),
     "import": Command("weights import {model} -o {out}/w.pt --drop-classes", ("w.pt",)),
@@ -169,7 +169,7 @@ def contents(folder: Path) -> dict[str, str]:
         if (
             path.is_file()
             and path.name != LOCK_FILE
-            and not any(map(is_left_over, map(Path, path.relative_to(folder).parts)))
+            and not any(map(is_leftover, map(Path, path.relative_to(folder).parts)))
         ):
             data = b"" if path.name in {"env.json", "curves.png"} else path.read_bytes()
             data = re.sub(rb'"speed": \{.*?\}', b"", data) if path.name == "metrics.jsonl" else data

@@ -14,7 +14,7 @@ SLOW = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for 
 def assert_nothing_there(name: str, out: Path) -> None:
     """No output, and nothing half-written; of an evaluation or a prediction, the images that are done."""
     assert not left_overs(out)
-    assert all("_predictions/" in file for file in contents(out)), contents(out)
+    assert all("_predictions.jsonl" in file for file in contents(out)), contents(out)
 
 
 @pytest.mark.parametrize("name", SLOW)

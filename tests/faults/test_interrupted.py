@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bcnet_core.files.claims import is_left_over
+from bcnet_core.files.outputs import is_leftover
 from tests.faults.conftest import COMMANDS, QUICK, Server
 from tests.faults.test_killed import assert_complete_or_absent
 
@@ -26,7 +26,7 @@ def assert_interrupted(server: Server, name: str, out: Path, fault: str, at: int
     if end.code:
         assert sum(line.startswith(("interrupted", "error: interrupted")) for line in end.told.splitlines()) == 1
     assert_complete_or_absent(name, out, server.undisturbed(name))
-    assert not list(filter(is_left_over, out.rglob(".*")))
+    assert not list(filter(is_leftover, out.rglob(".*")))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
@@ -47,14 +47,14 @@ def test_ctrl_c_once_more_just_before_the_clearing_away(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from bcnet_core import outputs\n"
-        "undisturbed, told = outputs.undisturbed, []\n"
+        "from bcnet_core.files import outputs\n"
+        "deferred_signals, told = outputs.deferred_signals, []\n"
         "def late():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return undisturbed()\n"
+        "    return deferred_signals()\n"
         "def hook(event, arguments):\n"
         "    if event == 'open' and '.part.s/' in str(arguments[0]) and not told:\n"
-        "        told.append(outputs.__dict__.update(undisturbed=late))\n"
+        "        told.append(outputs.__dict__.update(deferred_signals=late))\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.addaudithook(hook)\n"
         "from bcnet_cli.app import main\n"

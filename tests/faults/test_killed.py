@@ -32,7 +32,7 @@ def assert_complete_or_absent(name: str, out: Path, *states: Whole) -> None:
     for file in {file for file in found if Path(file).parts[0] in COMMANDS[name].kept}:
         if file.endswith(".pt"):
             read_checkpoint(out / file)
-        elif not file.endswith("metrics.jsonl") and "_predictions/" not in file:
+        elif not file.endswith("metrics.jsonl") and "_predictions.jsonl" not in file:
             assert any(state.files.get(file) == found[file] for state in states), file
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from bcnet_core import BCNetError
 from bcnet_core.files.json_files import write_json
-from bcnet_core.files.outputs import atomic_directory, atomic_file, refuse_existing, refuse_existing_folder
+from bcnet_core.files.outputs import atomic_directory, atomic_file, check_output_file, check_output_folder
 
 
 def test_a_file_is_complete_or_absent(tmp_path: Path) -> None:
@@ -37,14 +37,14 @@ def test_what_exists_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": [1, "é"]})
     assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{"a":[1,"\\u00e9"]}'
     with pytest.raises(BCNetError, match=r"x\.json` exists already") as caught:
-        refuse_existing(tmp_path / "x.json")
+        check_output_file(tmp_path / "x.json")
     assert caught.value.exit_code == 2
-    refuse_existing(tmp_path / "x.json", overwrite=True)
+    check_output_file(tmp_path / "x.json", overwrite=True)
     (tmp_path / "empty").mkdir()
-    refuse_existing_folder(tmp_path / "empty")
+    check_output_folder(tmp_path / "empty")
     with pytest.raises(BCNetError, match="exists already"):
-        refuse_existing_folder(tmp_path)
-    refuse_existing_folder(tmp_path, overwrite=True)
+        check_output_folder(tmp_path)
+    check_output_folder(tmp_path, overwrite=True)
 
 
 def test_where_no_file_can_be_is_refused_even_with_overwrite(tmp_path: Path) -> None:
@@ -52,15 +52,15 @@ def test_where_no_file_can_be_is_refused_even_with_overwrite(tmp_path: Path) -> 
     os.mkfifo(tmp_path / "pipe")
     for path, words in (
         (tmp_path, "is a folder"),
-        (tmp_path / "file/x.json", "is a file"),
+        (tmp_path / "file/x.json", "Not a directory"),
         (tmp_path / "pipe", "not a regular file"),
-        (tmp_path / ("x" * 300), "cannot be written"),
+        (tmp_path / ("x" * 300), "cannot be used"),
     ):
         with pytest.raises(BCNetError, match=words) as caught:
-            refuse_existing(path, overwrite=True)
+            check_output_file(path, overwrite=True)
         assert caught.value.exit_code == 2
     with pytest.raises(BCNetError, match="is a file"):
-        refuse_existing_folder(tmp_path / "file", overwrite=True)
+        check_output_folder(tmp_path / "file", overwrite=True)
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:

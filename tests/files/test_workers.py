@@ -11,7 +11,7 @@ import pytest
 
 from bcnet_core.errors import BCNetError, ExitCode, data_error
 from bcnet_core.files import workers
-from bcnet_core.files.workers import mapped
+from bcnet_core.files.workers import parallel_map
 
 
 def double(number: int) -> int:
@@ -30,7 +30,7 @@ def die(number: int) -> int:
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_results_come_in_order(count: int) -> None:
-    with mapped(double, range(20), workers=count, most=8) as results:
+    with parallel_map(double, range(20), workers=count, most=8) as results:
         assert list(results) == [2 * number for number in range(20)]
     assert multiprocessing.active_children() == []
 
@@ -39,7 +39,7 @@ def test_results_come_in_order(count: int) -> None:
 def test_an_error_keeps_its_hints_and_stops_the_rest(count: int) -> None:
     with (
         pytest.raises(BCNetError, match="three is bad") as caught,
-        mapped(fail_at_three, range(100), workers=count, most=8) as results,
+        parallel_map(fail_at_three, range(100), workers=count, most=8) as results,
     ):
         list(results)
     assert caught.value.hints == ("take four",)
@@ -48,7 +48,10 @@ def test_an_error_keeps_its_hints_and_stops_the_rest(count: int) -> None:
 
 
 def test_a_dead_worker_is_one_sentence() -> None:
-    with pytest.raises(BCNetError, match="worker process died"), mapped(die, [1, 2], workers=2, most=2) as results:
+    with (
+        pytest.raises(BCNetError, match="worker process died"),
+        parallel_map(die, [1, 2], workers=2, most=2) as results,
+    ):
         list(results)
     assert multiprocessing.active_children() == []
 
@@ -61,7 +64,7 @@ def test_leaving_early_stops_the_workers_and_takes_no_more_tasks() -> None:
             taken.append(number)
             yield number
 
-    with mapped(double, tasks(), workers=2, most=8) as results:
+    with parallel_map(double, tasks(), workers=2, most=8) as results:
         assert next(results) == 0
     assert multiprocessing.active_children() == []
     assert len(taken) <= 2 * workers.PENDING + 1
@@ -71,12 +74,12 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(
         "import os, time\n"
-        "from bcnet_core.files.workers import mapped\n"
+        "from bcnet_core.files.workers import parallel_map\n"
         "def tell(number):\n"
         "    print(os.getpid(), flush=True)\n"
         "    time.sleep(0.2)\n"
         "if __name__ == '__main__':\n"
-        "    with mapped(tell, range(10_000), workers=2, most=2) as results:\n"
+        "    with parallel_map(tell, range(10_000), workers=2, most=2) as results:\n"
         "        list(results)\n"
     )
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
@@ -89,7 +92,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
 
 
 def test_few_tasks_are_not_worth_a_process() -> None:
-    with mapped(os.getpgid, [0], workers=0, most=0) as results:
+    with parallel_map(os.getpgid, [0], workers=0, most=0) as results:
         assert list(results) == [os.getpgid(0)]
     assert isinstance(results, map), "no pool was started"
 
@@ -98,14 +101,14 @@ def test_leaving_does_not_wait_for_a_task_that_nobody_takes(tmp_path: Path) -> N
     script = tmp_path / "script.py"
     script.write_text("""
 import time
-from bcnet_core.files.workers import mapped
+from bcnet_core.files.workers import parallel_map
 
 def work(task):
     time.sleep(1)
 
 if __name__ == "__main__":
     large = [b"x" * 2_000_000] * 20  # more than a pipe holds, so that one is always half sent
-    with mapped(work, large, workers=2, most=2) as results:
+    with parallel_map(work, large, workers=2, most=2) as results:
         next(results)
         raise ZeroDivisionError
 """)
@@ -113,26 +116,26 @@ if __name__ == "__main__":
     assert done.stderr.endswith("ZeroDivisionError\n")
 
 
-def test_children_that_hear_no_signal_end_with_their_parent_all_the_same(tmp_path: Path) -> None:
+def test_workers_ignore_the_signals_of_a_group_and_end_with_their_parent(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("""
-import os, signal
+import os, signal, subprocess
 from torch.utils.data import DataLoader
-from bcnet_core.files.workers import deaf_children
+from bcnet_core.files.workers import obey_parent_only
 
 if __name__ == "__main__":
-    with deaf_children():
-        batches = iter(DataLoader(range(1000), num_workers=2))
-    signal.signal(signal.SIGTERM, lambda *_: print("heard", flush=True))
-    os.killpg(0, signal.SIGTERM)
+    batches = iter(DataLoader(range(1000), num_workers=2, worker_init_fn=obey_parent_only))
+    next(batches), next(batches)  # one of each worker, so that both have started
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: print("received", flush=True))
+        subprocess.run(["kill", f"-{number}", "--", f"-{os.getpgrp()}"])
     print(len(list(batches)), flush=True)
-    with deaf_children():
-        batches = iter(DataLoader(range(1000), num_workers=1))
+    batches = iter(DataLoader(range(1000), num_workers=1, worker_init_fn=obey_parent_only))
     next(batches)
     raise ZeroDivisionError
 """)
     done = subprocess.run(
         [sys.executable, script], timeout=120, capture_output=True, text=True, check=False, start_new_session=True
     )
-    assert done.stdout == "heard\n1000\n"
+    assert done.stdout == "received\nreceived\n998\n"
     assert done.stderr.endswith("ZeroDivisionError\n")

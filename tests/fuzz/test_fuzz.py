@@ -134,7 +134,7 @@ def test_a_results_file(file: Path, content: bytes) -> None:
     if results is None:
         return
     for kind in ("bbox", "segm") if "segmentation" in results[0] else ("bbox",):
-        scores = evaluate(ground_truth(truth, need_masks=True), results, kind)
+        scores = evaluate(ground_truth(truth, need_masks=True), results, kind).scores
         assert all(-1 <= value <= 1 for value in scores)
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet50
 
-from bcnet_core.model.backbones import PixelStatistics, ResNetFPN, build_backbone
+from bcnet_core.model.backbones import NormalizePixels, ResNetFPN, build_backbone, pixel_format
 
 
 @pytest.mark.parametrize(("levels", "strides"), [("p3_p7", (8, 16, 32, 64, 128)), ("p2_p6", (4, 8, 16, 32, 64))])
@@ -58,10 +58,10 @@ def test_stages_are_frozen(stages: int, frozen: set[str]) -> None:
 
 def test_images_are_normalised_as_the_weights_expect() -> None:
     image = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1)
-    rgb = PixelStatistics("r50", "torchvision")(image).flatten()
+    rgb = NormalizePixels(pixel_format("r50", "torchvision"))(image).flatten()
     torch.testing.assert_close(rgb[0], torch.tensor((10 - 123.675) / 58.395))
-    bgr = PixelStatistics("r50", "caffe")(image).flatten()
+    bgr = NormalizePixels(pixel_format("r50", "caffe"))(image).flatten()
     torch.testing.assert_close(bgr, torch.tensor([30 - 103.53, 20 - 116.28, 10 - 123.675]))
-    with_deviation = PixelStatistics("x101", "caffe")(image).flatten()
+    with_deviation = NormalizePixels(pixel_format("x101", "caffe"))(image).flatten()
     torch.testing.assert_close(with_deviation[0], torch.tensor((30 - 103.53) / 57.375))
-    assert torch.equal(PixelStatistics("tiny", "caffe")(image).flatten(), rgb)
+    assert torch.equal(NormalizePixels(pixel_format("tiny", "caffe"))(image).flatten(), rgb)

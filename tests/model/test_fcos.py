@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from bcnet_core.model.fcos import FCOSHead, Outputs, select
-from bcnet_core.model.fcos_losses import assign, centerness_of, fcos_losses
+from bcnet_core.model.fcos import FCOSHead, Outputs, assign, centerness_of, fcos_losses
+from bcnet_core.model.one_stage import select
 
 STRIDES = (8, 16, 32)
 

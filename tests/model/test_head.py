@@ -5,9 +5,8 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 
 from bcnet_core import BCNetError
 from bcnet_core.config.load import load_recipe
-from bcnet_core.model.attention import NonLocalBlock
 from bcnet_core.model.detectors import build_detector
-from bcnet_core.model.head import BilayerMaskHead
+from bcnet_core.model.head import BilayerMaskHead, NonLocalBlock
 
 
 def test_the_published_size_is_met() -> None:

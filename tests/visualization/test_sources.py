@@ -16,7 +16,7 @@ from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.evaluation.coco import evaluate, ground_truth
-from bcnet_core.evaluation.image_scores import image_precisions, mean_ious
+from bcnet_core.evaluation.compare import image_precisions, mean_ious
 from bcnet_core.maps import MAPS
 from bcnet_core.structures import Detections
 from bcnet_core.visualization import instances, sources
@@ -310,7 +310,7 @@ def own_precision(coco: CocoFile, results: list[dict[str, Any]], image: int) -> 
     images = [one for one in coco.images if one["id"] == image]
     alone = CocoFile(coco.path, {**coco.content, "images": images, "annotations": kept})
     found = [one for one in results if one["image_id"] == image]
-    return evaluate(ground_truth(alone), found, "segm", backend="pycocotools").AP
+    return evaluate(ground_truth(alone), found, "segm", backend="pycocotools").scores.AP
 
 
 def test_the_worst_images_come_first(tmp_path: Path) -> None:

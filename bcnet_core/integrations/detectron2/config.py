@@ -14,7 +14,7 @@ from bcnet_core.config.choices import BackboneName, BackboneStyle
 from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
 from bcnet_core.engine.optim import full_rate
 from bcnet_core.errors import BCNetError, usage_error
-from bcnet_core.model.backbones import PixelStatistics
+from bcnet_core.model.backbones import PixelFormat, pixel_format
 from bcnet_core.model.detectors import build_mask_branch
 from bcnet_core.model.head import BilayerMaskHead
 
@@ -145,10 +145,9 @@ def _check_supported(recipe: Recipe) -> None:
 
 def _set_model(cfg: CfgNode, recipe: Recipe, num_classes: int) -> None:
     model = recipe.model
-    statistics = PixelStatistics(model.backbone, model.backbone_style)
-    cfg.INPUT.FORMAT = "BGR" if statistics.bgr else "RGB"
-    cfg.MODEL.PIXEL_MEAN = statistics.mean.flatten().tolist()
-    cfg.MODEL.PIXEL_STD = statistics.std.flatten().tolist()
+    pixels = pixel_format(model.backbone, model.backbone_style)
+    cfg.INPUT.FORMAT = "BGR" if pixels.bgr else "RGB"
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(pixels.mean), list(pixels.std)
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.MASK_ON = True
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
@@ -197,7 +196,8 @@ def _set_faster_rcnn(cfg: CfgNode, recipe: Recipe) -> None:
     heads.BATCH_SIZE_PER_IMAGE = model.box_rois_per_image
     heads.SCORE_THRESH_TEST, heads.NMS_THRESH_TEST = float(model.score_threshold), float(model.nms_iou)
     box = cfg.MODEL.ROI_BOX_HEAD
-    box.NAME, box.NUM_FC, box.FC_DIM, box.POOLER_RESOLUTION = "FastRCNNConvFCHead", 2, 1024, 7
+    box.NAME, box.NUM_FC, box.POOLER_RESOLUTION = "FastRCNNConvFCHead", 2, 7
+    box.FC_DIM = model.box_head_channels
     box.SMOOTH_L1_BETA = SMOOTH_L1_BETA
     box.BBOX_REG_LOSS_WEIGHT = float(loss.box)
     cfg.MODEL.ROI_MASK_HEAD.NAME = "BilayerMaskRCNNHead"
@@ -239,7 +239,7 @@ def recipe_from_config(cfg: CfgNode) -> Recipe:
             "it has FCOS and Faster R-CNN on ResNet-18, 50, 101 and ResNeXt-101 32x8d with frozen BatchNorm and FPN",
         )
     style: BackboneStyle = "caffe" if cfg.INPUT.FORMAT == "BGR" else "torchvision"
-    _check_statistics(cfg, name, PixelStatistics(name, style))
+    _check_pixels(cfg, name, pixel_format(name, style))
     settings: dict[str, Any] = {key: cfg.MODEL.BCNET[key.upper()] for key in MODEL_KEYS}
     settings |= {
         "detector": "fcos" if fcos else "faster_rcnn", "backbone": name, "backbone_style": style,
@@ -252,7 +252,8 @@ def recipe_from_config(cfg: CfgNode) -> Recipe:
         settings |= {
             "anchor_scale": cfg.MODEL.ANCHOR_GENERATOR.SIZES[0][0] // stride,
             "proposals_per_image": rpn.POST_NMS_TOPK_TEST, "candidates_per_level": rpn.PRE_NMS_TOPK_TEST,
-            "box_rois_per_image": heads.BATCH_SIZE_PER_IMAGE, "score_threshold": heads.SCORE_THRESH_TEST,
+            "box_rois_per_image": heads.BATCH_SIZE_PER_IMAGE,
+            "box_head_channels": cfg.MODEL.ROI_BOX_HEAD.FC_DIM, "score_threshold": heads.SCORE_THRESH_TEST,
             "nms_iou": heads.NMS_THRESH_TEST, "mask_proposals": "decoded",
         }  # fmt: skip
     sizes = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": max(cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST)}
@@ -262,9 +263,9 @@ def recipe_from_config(cfg: CfgNode) -> Recipe:
         raise _invalid(error, "as a recipe") from None
 
 
-def _check_statistics(cfg: CfgNode, name: BackboneName, statistics: PixelStatistics) -> None:
+def _check_pixels(cfg: CfgNode, name: BackboneName, pixels: PixelFormat) -> None:
     given = (*cfg.MODEL.PIXEL_MEAN, *cfg.MODEL.PIXEL_STD)
-    wanted = (*statistics.mean.flatten().tolist(), *statistics.std.flatten().tolist())
+    wanted = (*pixels.mean, *pixels.std)
     if any(abs(one - other) > 0.01 for one, other in zip(wanted, given, strict=True)):
         raise usage_error(
             "the torchvision backend does not normalize images by this config's PIXEL_MEAN and PIXEL_STD",

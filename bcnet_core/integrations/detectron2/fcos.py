@@ -20,9 +20,10 @@ from bcnet_core.data.dataset import Targets
 from bcnet_core.integrations.detectron2.config import loss_from_config, loss_weights, model_from_config
 from bcnet_core.integrations.detectron2.data import CroppedMasks
 from bcnet_core.integrations.detectron2.heads import require_occluders, set_maps
-from bcnet_core.model.backbones import PixelStatistics, TinyBackbone
+from bcnet_core.model.backbones import TinyBackbone, pixel_format
 from bcnet_core.model.detectors import build_one_stage
-from bcnet_core.model.one_stage import Found, OneStageHeads
+from bcnet_core.model.mask_branch import Found
+from bcnet_core.model.one_stage import OneStageHeads
 
 STRIDES = (8, 16, 32, 64, 128)
 IDENTITY = (1.0, 0.0, 1.0, 0.0)
@@ -161,7 +162,7 @@ class TinyPyramid(Backbone):
     @property
     def size_divisibility(self) -> int:
         """Divisor of the height and width of the input."""
-        return self.pyramid.strides[-1]
+        return self.pyramid.size_divisor
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of each level."""
@@ -217,7 +218,7 @@ def bilayer_fcos(*, num_classes: int = 80, depth: int = 50) -> Any:  # noqa: ANN
         num_classes: K; `heads.num_classes` can be changed later.
         depth: depth of the ResNet, 50 or 101.
     """
-    statistics = PixelStatistics("r50", "caffe")
+    pixels = pixel_format("r50", "caffe")
     return LazyCall(BilayerFCOS)(
         backbone=LazyCall(FPN)(
             bottom_up=LazyCall(ResNet)(
@@ -237,7 +238,7 @@ def bilayer_fcos(*, num_classes: int = 80, depth: int = 50) -> Any:  # noqa: ANN
             num_classes=num_classes,
         ),
         in_features=["p3", "p4", "p5", "p6", "p7"],
-        pixel_mean=statistics.mean.flatten().tolist(),
-        pixel_std=statistics.std.flatten().tolist(),
+        pixel_mean=list(pixels.mean),
+        pixel_std=list(pixels.std),
         loss_weights=loss_weights(LossConfig()),
     )

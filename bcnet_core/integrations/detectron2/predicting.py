@@ -22,10 +22,11 @@ from bcnet_core.data.transforms import resize as resize_image
 from bcnet_core.data.transforms import target_size
 from bcnet_core.distributed import choose_device
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
+from bcnet_core.evaluation.results import from_json
 from bcnet_core.integrations.detectron2.data import register_bilayer_coco
 from bcnet_core.integrations.detectron2.heads import map_field
 from bcnet_core.integrations.detectron2.stored import Stored, read_stored
-from bcnet_core.integrations.detectron2.trainer import UndisturbedLoader, coco_evaluator
+from bcnet_core.integrations.detectron2.trainer import coco_evaluator, shield_workers
 from bcnet_core.integrations.detectron2.training import VAL_SET, detectron2_output, device_name, launch
 from bcnet_core.maps import map_specs
 from bcnet_core.model.detectors import as_image, boxes_in_image
@@ -148,7 +149,7 @@ def predict_set(
             _predict, checkpoint, coco.path, images, list(categories), device_name(device, processes=processes), folder,
             processes=processes, device=device, interrupted=_interrupted,
         )  # fmt: skip
-        results: list[Record] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+        results = [from_json(one) for one in json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))]
         scores: dict[str, dict[str, float]] = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))
     place = {image["id"]: position for position, image in enumerate(coco.images)}
     return sorted(results, key=lambda one: (place[one["image_id"]], -one["score"])), scores
@@ -173,7 +174,7 @@ def _predict(
         stored = read_stored(checkpoint)
         cfg = stored.config
         cfg.DATASETS.TEST, cfg.DATALOADER.NUM_WORKERS = (VAL_SET,), min(cfg.DATALOADER.NUM_WORKERS, 2)
-        loader = UndisturbedLoader(build_detection_test_loader(cfg, VAL_SET))
+        loader = shield_workers(build_detection_test_loader(cfg, VAL_SET))
         scores = inference_on_dataset(stored.build(device), loader, coco_evaluator(VAL_SET, folder))
         if comm.is_main_process():
             (folder / SCORES_FILE).write_text(json.dumps(scores), encoding="utf-8")

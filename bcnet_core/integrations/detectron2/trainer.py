@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterator
-from itertools import chain, islice
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from bcnet_core import distributed as dist
 from bcnet_core.config.schema import Recipe, SolverConfig
@@ -29,7 +30,7 @@ from bcnet_core.engine.optim import build_optimizer, full_rate, learning_rate
 from bcnet_core.engine.state import AUTOCAST
 from bcnet_core.errors import usage_error
 from bcnet_core.files.outputs import atomic_file
-from bcnet_core.files.workers import deaf_children
+from bcnet_core.files.workers import obey_parent_only
 from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper
 from bcnet_core.integrations.detectron2.stored import Origin, origin_of
 from bcnet_core.model.global_batch import share_statistics
@@ -126,12 +127,12 @@ class BilayerTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:  # noqa: ANN401
         """Build detectron2's loader with our mapper."""
-        return UndisturbedLoader(build_detection_train_loader(cfg, mapper=BilayerDatasetMapper(cfg, is_train=True)))
+        return shield_workers(build_detection_train_loader(cfg, mapper=BilayerDatasetMapper(cfg, is_train=True)))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:  # noqa: ANN401
         """Build detectron2's loader."""
-        return UndisturbedLoader(super().build_test_loader(cfg, dataset_name))
+        return shield_workers(super().build_test_loader(cfg, dataset_name))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
@@ -212,21 +213,18 @@ def _clip_gradients(optimizer: Optimizer, max_norm: float) -> None:
     optimizer.register_step_pre_hook(clip)
 
 
-class UndisturbedLoader:
-    """A detectron2 loader whose worker processes ignore a Ctrl-C or SIGTERM that a whole process group receives.
+def shield_workers(loader: Any) -> Any:  # noqa: ANN401  (detectron2's)
+    """Make the worker processes of a detectron2 loader ignore a Ctrl-C or SIGTERM that a whole process group receives.
 
-    Args:
-        loader: the loader; it starts its processes for the first batch.
+    Returns:
+        The same loader.
     """
+    inner = loader if isinstance(loader, DataLoader) else loader.dataset  # training wraps it, to group aspect ratios
+    inner.worker_init_fn = partial(_start_worker, inner.worker_init_fn)
+    return loader
 
-    def __init__(self, loader: Any) -> None:  # noqa: ANN401  (detectron2's)
-        self.loader = loader
 
-    def __iter__(self) -> Iterator[Any]:
-        batches = iter(self.loader)
-        with deaf_children():
-            first = list(islice(batches, 1))
-        yield from chain(first, batches)
-
-    def __len__(self) -> int:
-        return len(self.loader)
+def _start_worker(start: Callable[[int], None] | None, worker: int) -> None:
+    obey_parent_only()
+    if start is not None:
+        start(worker)

@@ -1,4 +1,4 @@
-"""The whole road: the demo on synthetic scenes, and the commands of the README on real images."""
+"""The full pipeline: the demo on synthetic scenes, and the commands of the README on real images."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 from tests.conftest import Bcnet
 
 
-def test_a_small_demo_walks_the_whole_road(bcnet: Bcnet, tmp_path: Path) -> None:
-    """Over what an earlier one left, which takes a word of its own; a stranger's file in the folder stays."""
+def test_a_small_demo_runs_the_full_pipeline(bcnet: Bcnet, tmp_path: Path) -> None:
+    """An earlier demo is only replaced with --overwrite; other files in the folder stay."""
     arguments = ("demo", "-o", tmp_path / "demo", "--images", "8", "--val-images", "4", "--steps", "2")
     earlier = tmp_path / "demo/run/checkpoints/step_00000009.pt"
     earlier.parent.mkdir(parents=True)
@@ -39,7 +39,7 @@ def test_the_demo_model_learns(bcnet: Bcnet, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_command_of_the_road_runs_on_real_images(bcnet: Bcnet, coco_mini: Path, tmp_path: Path) -> None:
+def test_every_command_of_the_pipeline_runs_on_real_images(bcnet: Bcnet, coco_mini: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in coco_mini.rglob("*")}
     for line in (
         f"annotate {coco_mini}/annotations/instances_train2017.json -o out/bilayer_train.json",

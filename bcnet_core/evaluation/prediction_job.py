@@ -1,0 +1,220 @@
+"""Predict many images in one process or several; finished images are kept on disk, so that a second start resumes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from bcnet_core import distributed as dist
+from bcnet_core.annotations.coco import Record
+from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes, stop_requests
+from bcnet_core.errors import BCNetError, ExitCode, data_error, usage_error
+from bcnet_core.evaluation.predict import check_images, predictions
+from bcnet_core.evaluation.results import from_json, to_json
+from bcnet_core.files.outputs import atomic_file, check_output_file, reserve_outputs
+from bcnet_core.model.detectors import Detector
+from bcnet_core.reporting import Reporter, SilentReporter
+from bcnet_core.weights.loading import load_detector
+
+HEADER_KEY = "bcnet_predictions"
+
+
+@dataclass(frozen=True)
+class PredictionFile:
+    """Predictions of one job as JSON Lines: a header with what they depend on, then `[image id, results]` per image.
+
+    Processes share the file: each appends an image in one write. An incomplete line, left by a process that was killed,
+    only means that its image is predicted again. Memory does not grow with the number of images.
+    """
+
+    path: Path
+
+    def open(self, job: Record) -> set[int]:
+        """Start a job, or resume it if the file is of the same one; predictions of another job are discarded.
+
+        Args:
+            job: what the predictions depend on, as JSON data.
+
+        Returns:
+            The ids of the images that are done.
+
+        Raises:
+            BCNetError: if the file cannot be written, or is something else.
+        """
+        header = json.dumps({HEADER_KEY: job}).encode() + b"\n"
+        check = partial(check_output_file, overwrite=True)
+        with reserve_outputs(self.path, check=check):  # even to resume: a killed process may have left its lock
+            first = b""
+            if self.path.exists():
+                with self.path.open("rb") as lines:
+                    first = lines.readline()
+                if HEADER_KEY.encode() not in first:
+                    raise usage_error(
+                        f"predictions would be kept in `{self.path}`, which is something else", "choose another output"
+                    )
+            if first != header:
+                with atomic_file(self.path) as temporary:
+                    temporary.write_bytes(header)
+        return self.done()
+
+    def done(self) -> set[int]:
+        """Return the ids of the images that are done."""
+        return set(self._offsets())
+
+    def _offsets(self) -> dict[int, int]:
+        """Return where the line of each image begins."""
+        offsets = {}
+        with self.path.open("rb") as lines:
+            start = len(lines.readline())
+            for line in lines:
+                with suppress(ValueError):  # blank or incomplete
+                    image_id, _ = json.loads(line)
+                    offsets[image_id] = start
+                start += len(line)
+        return offsets
+
+    @contextmanager
+    def writer(self) -> Iterator[Callable[[int, Sequence[Record]], None]]:
+        """Open the file for one process; yield a function that appends the results of an image id."""
+        with self.path.open("ab", buffering=0) as out:
+
+            def add(image_id: int, results: Sequence[Record]) -> None:
+                text = json.dumps([image_id, [to_json(one) for one in results]], separators=(",", ":"))
+                line = f"\n{text}\n".encode()  # the first newline ends a line that was cut off
+                while line:
+                    line = line[out.write(line) :]
+
+            yield add
+
+    def read(self, images: Sequence[Record]) -> Iterator[list[Record]]:
+        """Yield the results of every image, in this order.
+
+        Raises:
+            BCNetError: if an image is not done.
+        """
+        offsets = self._offsets()
+        with self.path.open("rb") as lines:
+            for image in images:
+                if image["id"] not in offsets:
+                    raise data_error(f"image {image['id']} was not predicted", "run the same command again")
+                lines.seek(offsets[image["id"]])
+                _, results = json.loads(lines.readline())
+                yield [from_json(one) for one in results]
+
+    def remove(self) -> None:
+        """Remove the file once its predictions are where they belong."""
+        self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class PredictionJob:
+    """What to predict.
+
+    Attributes:
+        checkpoint: checkpoint of the detector.
+        device: "auto", "cpu", "cuda".
+        images: entries of a COCO file's `images`.
+        image_dir: folder that their file names are relative to; None if the user named the files.
+        file: where the predictions are kept until all are done.
+        layers: whether a result also has the other maps of the head, each under its key in `bcnet_core.maps`.
+    """
+
+    checkpoint: Path
+    device: str
+    images: Sequence[Record]
+    image_dir: Path | None
+    file: PredictionFile
+    layers: bool = False
+
+    def identity(self) -> Record:
+        """Return what the predictions depend on, as JSON data."""
+        names = json.dumps([[image["id"], image["file_name"]] for image in self.images])
+        stat = self.checkpoint.stat()
+        return {
+            "checkpoint": [stat.st_size, stat.st_mtime_ns],
+            "layers": self.layers,
+            "folder": str((self.image_dir or Path()).resolve()),
+            "images": hashlib.sha256(names.encode()).hexdigest(),
+        }
+
+
+def predict_to_disk(
+    job: PredictionJob, cluster: Cluster, *, reporter: Reporter, build: Callable[[], Detector] | None = None
+) -> PredictionFile:
+    """Predict every image of a job that is not done yet.
+
+    Every image is predicted by itself, so the results do not depend on the number of processes.
+
+    Args:
+        job: what to predict.
+        cluster: processes on this machine.
+        reporter: receives the progress; must be picklable if there are several processes.
+        build: returns the detector of the job if the caller has read its checkpoint; used if there is one process.
+
+    Returns:
+        The file with the predictions.
+
+    Raises:
+        BCNetError: if images are missing or cannot be read, there are not enough GPUs, or it was interrupted; the same
+            job then resumes.
+    """
+    check_processes(cluster, job.device)
+    check_images(job.images, job.image_dir)
+    done = job.file.open(job.identity())
+    left = [image for image in job.images if image["id"] not in done]
+    if len(left) < len(job.images):
+        reporter.info(f"{len(job.images) - len(left):,} of {len(job.images):,} images were predicted before")
+    try:
+        if left and cluster.in_place:
+            detector = build() if build is not None else load_detector(job.checkpoint, device=job.device)
+            _predict_share(job, detector, left, reporter)
+        elif left:
+            run_processes(
+                _worker, job, left, cluster, reporter, torch.get_num_threads(),
+                cluster=cluster, name="predict", interrupted=partial(_stopped, job),
+            )  # fmt: skip
+    except BCNetError as error:
+        if error.exit_code != ExitCode.INTERRUPTED and not job.file.done():
+            job.file.remove()
+        raise
+    return job.file
+
+
+@record
+def _worker(job: PredictionJob, images: Sequence[Record], cluster: Cluster, reporter: Reporter, threads: int) -> str:
+    """Predict as one of several processes, on a CPU with as many threads as one alone: results depend on them."""
+    with process_of(cluster, job.device):
+        torch.set_num_threads(threads)
+        share = images[dist.rank() :: dist.world_size()]
+        detector = load_detector(job.checkpoint, device=job.device)
+        _predict_share(job, detector, share, reporter if dist.rank() == 0 else SilentReporter())
+        dist.barrier()
+    return ""
+
+
+def _predict_share(job: PredictionJob, detector: Detector, images: Sequence[Record], reporter: Reporter) -> None:
+    """Predict the images of this process."""
+    with job.file.writer() as add, stop_requests() as stop:
+        for image, results in predictions(
+            detector, images, job.image_dir, reporter=reporter, layers=job.layers, stopping=lambda: bool(stop)
+        ):
+            add(image["id"], results)
+    if stop:
+        raise _stopped(job)
+
+
+def _stopped(job: PredictionJob) -> BCNetError:
+    return BCNetError(
+        f"interrupted; {len(job.file.done()):,} of {len(job.images):,} images are predicted and kept in "
+        f"`{job.file.path}`",
+        "the same command resumes there",
+        exit_code=ExitCode.INTERRUPTED,
+    )

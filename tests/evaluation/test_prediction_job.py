@@ -1,0 +1,150 @@
+"""Predictions kept on disk: complete, in order, resumed after interruptions, equal from any number of processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bcnet_core import BCNetError, ExitCode, masks
+from bcnet_core.annotations.coco import read_coco
+from bcnet_core.engine.elastic import Cluster
+from bcnet_core.evaluation import predict
+from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
+from bcnet_core.reporting import SilentReporter
+from bcnet_core.weights.checkpoint import read_checkpoint, save_checkpoint
+
+IMAGES = [{"id": number} for number in (5, 3, 9)]
+
+
+def fill(file: PredictionFile, *numbers: int) -> None:
+    with file.writer() as add:
+        for number in numbers:
+            rle = masks.from_box(0, 0, number, 2, 4, 12)
+            add(number, [{"image_id": number, "score": number / 10, "segmentation": rle}])
+
+
+def test_results_come_back_in_the_order_of_the_images(tmp_path: Path) -> None:
+    file = PredictionFile(tmp_path / "parts.jsonl")
+    assert file.open({"checkpoint": "a"}) == set()
+    fill(file, 9)
+    fill(file, 3, 5)
+    assert file.open({"checkpoint": "a"}) == {3, 5, 9}
+    results = [result for (result,) in file.read(IMAGES)]
+    assert [one["image_id"] for one in results] == [5, 3, 9]
+    assert results[0]["segmentation"] == masks.from_box(0, 0, 5, 2, 4, 12)
+    file.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("cut", [1, 2, 30])
+def test_an_incomplete_line_is_not_done_and_spoils_no_other(tmp_path: Path, cut: int) -> None:
+    file = PredictionFile(tmp_path / "parts.jsonl")
+    file.open({})
+    fill(file, 5, 3)
+    file.path.write_bytes(file.path.read_bytes()[: -cut - 1])
+    assert file.open({}) == {5}
+    fill(file, 9)
+    assert file.open({}) == {5, 9}
+    with pytest.raises(BCNetError, match="image 3 was not predicted"):
+        list(file.read(IMAGES))
+    fill(file, 3)
+    assert [one["image_id"] for (one,) in file.read(IMAGES)] == [5, 3, 9]
+
+
+def test_another_job_starts_over(tmp_path: Path) -> None:
+    file = PredictionFile(tmp_path / "parts.jsonl")
+    file.open({"checkpoint": "a"})
+    fill(file, 5)
+    assert file.open({"checkpoint": "b"}) == set()
+
+
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    file = PredictionFile(tmp_path / "parts.jsonl")
+    file.path.write_text("years of work")
+    with pytest.raises(BCNetError, match="which is something else"):
+        file.open({})
+    assert file.path.read_text() == "years of work"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(BCNetError, match="is a folder"):
+        PredictionFile(tmp_path / "folder").open({})
+
+
+def job(untrained: Path, scenes: Path, path: Path, **changes: Any) -> PredictionJob:
+    images = read_coco(scenes / "annotations/instances_val.json").images
+    return PredictionJob(untrained, "cpu", images, scenes / "val", PredictionFile(path), **changes)
+
+
+def results_of(asked: PredictionJob, cluster: Cluster) -> list[Any]:
+    return list(predict_to_disk(asked, cluster, reporter=SilentReporter()).read(asked.images))
+
+
+@pytest.mark.slow
+def test_two_processes_predict_what_one_does(untrained: Path, scenes: Path, tmp_path: Path) -> None:
+    one = results_of(job(untrained, scenes, tmp_path / "one"), Cluster())
+    assert len(one) == 6 and all(len(results) == 5 for results in one)
+    assert results_of(job(untrained, scenes, tmp_path / "two"), Cluster(2)) == one
+
+
+def test_other_maps_are_masks_of_the_image(untrained: Path, scenes: Path, tmp_path: Path) -> None:
+    first = results_of(job(untrained, scenes, tmp_path / "layers", layers=True), Cluster())[0][0]
+    for key in ("segmentation", "occludee_boundary", "occluder", "occluder_boundary"):
+        assert first[key]["size"] == [128, 128] and isinstance(first[key]["counts"], bytes)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_checkpoint_that_does_not_fit_leaves_no_file(
+    untrained: Path, scenes: Path, tmp_path: Path, exists: bool
+) -> None:
+    if exists:
+        results_of(job(untrained, scenes, tmp_path / "parts"), Cluster())
+    checkpoint = read_checkpoint(untrained)
+    del checkpoint.model["heads.masks.head.occludee.convs.0.weight"]
+    save_checkpoint(tmp_path / "broken.pt", checkpoint)
+    with pytest.raises(BCNetError, match="broken"):
+        results_of(job(tmp_path / "broken.pt", scenes, tmp_path / "parts"), Cluster())
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.pt"]
+
+
+def test_an_interrupted_prediction_resumes(
+    untrained: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = job(untrained, scenes, tmp_path / "parts")
+    expected = results_of(job(untrained, scenes, tmp_path / "whole"), Cluster())
+    seen: list[int] = []
+    original = predict.to_results
+
+    def stop_at_two(found: Any, image_id: int, *rest: Any, **options: Any) -> Any:
+        seen.append(image_id)
+        if len(seen) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(found, image_id, *rest, **options)
+
+    monkeypatch.setattr(predict, "to_results", stop_at_two)
+    with pytest.raises(BCNetError, match="interrupted; 2 of 6 images are predicted and kept") as caught:
+        results_of(asked, Cluster())
+    assert caught.value.exit_code == ExitCode.INTERRUPTED
+    seen.clear()
+    seen.extend([0, 0])  # no more interruptions
+    assert results_of(asked, Cluster()) == expected and len(seen) == 2 + 4
+
+
+def test_a_job_resumes_only_with_the_same_checkpoint_images_and_maps(
+    untrained: Path, scenes: Path, tmp_path: Path
+) -> None:
+    asked = job(untrained, scenes, tmp_path / "parts")
+    copy = tmp_path / "copy.pt"
+    copy.write_bytes(untrained.read_bytes())
+    others = [
+        job(copy, scenes, tmp_path / "parts"),
+        job(untrained, scenes, tmp_path / "parts", layers=True),
+        PredictionJob(untrained, "cpu", asked.images[1:], scenes / "val", asked.file),
+        PredictionJob(untrained, "cpu", asked.images, scenes / "train", asked.file),
+    ]
+    assert asked.identity() == job(untrained, scenes, tmp_path / "elsewhere").identity()
+    assert all(other.identity() != asked.identity() for other in others)
+    assert json.loads(json.dumps(asked.identity())) == asked.identity()
