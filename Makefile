@@ -58,7 +58,7 @@ coverage: $(MEASURING) ## the lines of bcnet_core that the tests run, which fail
 mutants: $(MEASURING) ## small faults in annotations, occlusion, losses and targets: which do tests miss? Up to an hour: out/mutants
 	@rm -rf out/mutants && mkdir -p out/mutants
 	@cp -R bcnet_core bcnet_cli recipes tests pyproject.toml out/mutants
-	@cd out/mutants && OMP_NUM_THREADS=1 ../../$(BIN)/mutmut run --max-children 2 > mutmut.log
+	@cd out/mutants && OMP_NUM_THREADS=1 BCNET_MAX_EXAMPLES=40 ../../$(BIN)/mutmut run --max-children 2 > mutmut.log
 	@cd out/mutants && ../../$(BIN)/mutmut results --all true | ../../$(BIN)/python tests/mutants.py
 
 lint: $(INSTALLED) ## style, format and types

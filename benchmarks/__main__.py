@@ -9,7 +9,10 @@ import typer
 from bcnet_cli import console
 from bcnet_core.errors import BCNetError
 from benchmarks.evidence.cli import evidence
-from benchmarks.speed.cli import annotate, drawing, evaluation, model
+from benchmarks.speed.annotate import annotate
+from benchmarks.speed.evaluate import evaluate
+from benchmarks.speed.model import model
+from benchmarks.speed.viz import viz
 
 app = typer.Typer(
     help="Measure how fast bcnet is on this machine, and what the bilayer head is worth.",
@@ -20,8 +23,8 @@ app = typer.Typer(
 )
 app.command()(model)
 app.command()(annotate)
-app.command("eval")(evaluation)
-app.command("viz")(drawing)
+app.command("eval")(evaluate)
+app.command()(viz)
 app.command()(evidence)
 
 

@@ -77,7 +77,7 @@ def test_a_new_map_is_detected_written_shown_and_exported(detector: Detector) ->
     (result, *_) = to_results(found, 3, CATEGORIES, layers=True)
     assert result["hidden"]["size"] == [64, 64]
     assert "hidden" not in next(iter(to_results(found, 3, CATEGORIES)))
-    layers, _ = detect(detector, pixels, score=0.5)
+    layers = detect(detector, pixels, score=0.5)
     card = roi_card(Picture("a", pixels, layers), 0)
     assert "hidden boundary" in [tile.caption for tile in card.rows[0]]
     assert TensorDetector(detector).outputs[-1] == "hidden_boundary"

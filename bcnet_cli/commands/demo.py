@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import time
 from collections.abc import Callable
 from functools import partial
@@ -38,7 +39,6 @@ def demo(
 
     `bcnet demo -o quick --images 100 --val-images 20 --steps 50`
     """
-    from bcnet_core.engine.run_dir import remove_run
     from bcnet_core.files.outputs import check_output_folder
 
     started = time.perf_counter()
@@ -47,7 +47,8 @@ def demo(
     if dry_run:
         console.err.print(Text("\n".join(["would run", *lines])))
         return
-    remove_run(output / "run")
+    if (output / "run/checkpoints").is_dir():  # of an earlier demo
+        shutil.rmtree(output / "run")
     for line in lines:
         _run(context.find_root().command.main, line + (" --overwrite" if overwrite and " train " not in line else ""))
     scores = json.loads((output / "run/eval/instances_val_scores.json").read_text(encoding="utf-8"))["scores"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.commands.evaluate_run import Output, RunChoice, Wanted, score_run, submit_run
+from bcnet_cli.commands.evaluate_run import Output, RunChoice, score_run, submit_run
 from bcnet_cli.options import (
     BackendName,
     DataRoot,
@@ -20,42 +20,36 @@ from bcnet_cli.options import (
     Overwrite,
     check_unused_options,
     reserve_files,
-)
+)  # fmt: skip
 from bcnet_cli.reporter import ConsoleReporter
+from bcnet_core.config.choices import Scorer
 
 if TYPE_CHECKING:
+    from bcnet_cli.commands.evaluate_run import ReadOptions
     from bcnet_cli.score_tables import Format
     from bcnet_core.annotations.coco import CocoFile
-    from bcnet_core.evaluation.coco import Backend
+    from bcnet_core.evaluation.report import ScoreOptions
 
-files_option = partial(typer.Option, rich_help_panel="Results files")
-scores_option = partial(typer.Option, rich_help_panel="Scores")
-
+_files, _scores = (partial(typer.Option, rich_help_panel=title) for title in ("Results files", "Scores"))
 RunArgument = Annotated[Path | None, typer.Argument(help="A run directory, or a checkpoint.", show_default=False)]
-Results = Annotated[Path | None, files_option("--results", metavar="FILE", help="Score this COCO results file.")]
-Compare = Annotated[
-    tuple[Path, Path] | None, files_option("--compare", metavar="A B", help="Compare two COCO results files.")
-]
+TestDev = Annotated[bool, typer.Option("--test-dev", help="Write the zip for the test-dev server; no ground truth.")]
+Results = Annotated[Path | None, _files("--results", metavar="FILE", help="Score this COCO results file.")]
+Compare = Annotated[tuple[Path, Path] | None, _files(metavar="A B", help="Compare two COCO results files.")]
 Truth = Annotated[
-    Path | None, files_option("--gt", metavar="FILE", help="Ground truth of --results or --compare; a run has its own.")
+    Path | None, _files("--gt", metavar="FILE", help="Ground truth of --results or --compare; a run has its own.")
 ]
-Resamples = Annotated[int, files_option("--resamples", min=1, help="Bootstrap samples of --compare.")]
-Seed = Annotated[int, files_option("--seed", min=0, help="Seed of the bootstrap samples.")]
-Occ = Annotated[bool, scores_option("--occ", help="Also the occluded split, occlusion levels, hidden objects.")]
-OccIds = Annotated[
-    Path | None, scores_option("--occ-ids", metavar="FILE", help="Image ids of the occluded split; implies --occ.")
-]
+Resamples = Annotated[int, _files(min=1, help="Bootstrap samples of --compare.")]
+Seed = Annotated[int, _files(min=0, help="Seed of the bootstrap samples.")]
+Occ = Annotated[bool, _scores("--occ", help="Also the occluded split, occlusion levels, hidden objects.")]
+OccIds = Annotated[Path | None, _scores(metavar="FILE", help="Image ids of the occluded split; implies --occ.")]
 Objects = Annotated[
     list[Path] | None,
-    scores_option("--objects", metavar="FILE", help="occluded_coco.pkl, separated_coco.pkl: objects to recall."),
+    _scores(metavar="FILE", help="occluded_coco.pkl, separated_coco.pkl: hidden objects to find; implies --occ."),
 ]
-Boundary = Annotated[bool, scores_option("--boundary", help="Also boundary AP, which is slow.")]
-Layers = Annotated[bool, scores_option("--layers", help="Also score both layers of a run inside the true boxes.")]
-PerCategory = Annotated[bool, scores_option("--per-category", help="Also every category.")]
-BackendEval = Annotated[str, scores_option("--backend-eval", help="faster-coco-eval, or pycocotools, the reference.")]
-TestDev = Annotated[
-    bool, typer.Option("--test-dev", help="Write the zip of a run for the test-dev server; no ground truth.")
-]
+Boundary = Annotated[bool, _scores("--boundary", help="Also boundary AP, which is slow.")]
+Layers = Annotated[bool, _scores("--layers", help="Also both layers of a run inside the true boxes.")]
+PerCategory = Annotated[bool, _scores("--per-category", help="Also every category.")]
+ScorerOption = Annotated[Scorer, _scores("--backend-eval", help="Library of AP; pycocotools is the reference.")]
 Folder = Annotated[
     Path | None, typer.Option("--output", "-o", help="Output folder; default RUN/eval.", show_default=False)
 ]
@@ -63,13 +57,13 @@ Csv = Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the result as a Markdown table.")]
 
 _TABLES = {"as_csv", "as_markdown"}
-_SCORES = {"occ", "occ_ids", "objects", "boundary", "per_category", "backend_eval", *_TABLES}
-_WRITES = {"output", "overwrite", "dry_run"}
+_SCORES = {"occ", "occ_ids", "objects", "boundary", "per_category", "scorer", *_TABLES}
+_OUTPUT = {"output", "overwrite", "dry_run"}
 _DETECTOR = {"data_root", "gpus", "device", "backend"}
 MODES = {
-    "a run": {"run", "layers", *_SCORES, *_WRITES, *_DETECTOR},
-    "--test-dev, which has no ground truth": {"run", "test_dev", *_WRITES, *_DETECTOR},
-    "--results": {"results", "gt", *_SCORES, *_WRITES},
+    "a run": {"run", "layers", *_SCORES, *_OUTPUT, *_DETECTOR},
+    "--test-dev": {"run", "test_dev", *_OUTPUT, *_DETECTOR},
+    "--results": {"results", "gt", *_SCORES, *_OUTPUT},
     "--compare": {"compare", "gt", "resamples", "seed", *_TABLES},
 }
 """Options of each mode; --json belongs to all of them."""
@@ -91,7 +85,7 @@ def evaluate(
     boundary: Boundary = False,
     layers: Layers = False,
     per_category: PerCategory = False,
-    backend_eval: BackendEval = "faster-coco-eval",
+    scorer: ScorerOption = "faster-coco-eval",
     data_root: DataRoot = None,
     gpus: Gpus = 1,
     device: Device = "auto",
@@ -119,44 +113,37 @@ def evaluate(
     from bcnet_core.backends import named
     from bcnet_core.engine.elastic import Cluster
 
-    _check_options(context, run, results, compare, gt, test_dev=test_dev)
+    given = [name for name, value in (("RUN", run), ("--results", results), ("--compare", compare)) if value]
+    _check_options(context, given, has_truth=gt is not None, test_dev=test_dev)
     style = _style(json=as_json, csv=as_csv, markdown=as_markdown)
-    wanted = Wanted(occ, occ_ids, tuple(objects or ()), boundary, per_category, _backend(backend_eval))
-    out = Output(context, output, style, overwrite=overwrite, dry_run=dry_run)
+    out = Output(context, output, style, per_category=per_category, overwrite=overwrite, dry_run=dry_run)
+    options = partial(
+        _read_options, scorer=scorer, boundary=boundary, occ=occ, occ_ids=occ_ids, objects=objects or []
+    )  # fmt: skip
     if run is not None:
-        source = RunChoice(run, data_root, device, Cluster(gpus), named(backend))
+        choice = RunChoice(run, data_root, device, Cluster(gpus), named(backend))
         if test_dev:
-            submit_run(source, out)
+            submit_run(choice, out)
         else:
-            score_run(source, wanted, out, layers=layers)
+            score_run(choice, out, options, layers=layers)
     elif results is not None and gt is not None:
-        _score_file(results, read_coco(gt), wanted, out)
+        _score_file(results, read_coco(gt), out, options)
     elif compare is not None and gt is not None:
         _compare_files(compare, read_coco(gt), style, resamples=resamples, seed=seed)
 
 
-def _check_options(
-    context: typer.Context,
-    run: Path | None,
-    results: Path | None,
-    compare: tuple[Path, Path] | None,
-    gt: Path | None,
-    *,
-    test_dev: bool,
-) -> None:
-    """Require exactly one thing to evaluate, and no option of another mode."""
+def _check_options(context: typer.Context, given: list[str], *, has_truth: bool, test_dev: bool) -> None:
+    """Require exactly one thing to evaluate, its ground truth, and no option of another mode."""
     from bcnet_core.errors import usage_error
 
-    given = [name for name, value in (("RUN", run), ("--results", results), ("--compare", compare)) if value]
     if len(given) != 1:
         raise usage_error(
             f"{' and '.join(given)} exclude each other" if given else "there is nothing to evaluate",
             "bcnet eval RUN · bcnet eval --results FILE --gt FILE · bcnet eval --compare A B --gt FILE",
         )
-    of_run, of_submission, *_ = MODES
-    mode = given[0] if run is None else of_submission if test_dev else of_run
+    mode = ("--test-dev" if test_dev else "a run") if given == ["RUN"] else given[0]
     check_unused_options(context, *set().union(*MODES.values()) - MODES[mode], why=f"with {mode}")
-    if run is None and gt is None:
+    if "gt" in MODES[mode] and not has_truth:
         raise usage_error(f"{mode} needs the ground truth", "--gt FILE, a COCO instances json")
 
 
@@ -168,17 +155,24 @@ def _style(*, json: bool, csv: bool, markdown: bool) -> Format:
     return "json" if json else "csv" if csv else "markdown" if markdown else "table"
 
 
-def _backend(name: str) -> Backend:
-    from bcnet_core.errors import usage_error
-    from bcnet_core.evaluation.coco import BACKENDS
+def _read_options(
+    coco: CocoFile, *, scorer: Scorer, boundary: bool, occ: bool, occ_ids: Path | None, objects: list[Path]
+) -> ScoreOptions:
+    """Read the lists of images and objects that options name, and return what to score."""
+    from bcnet_core.annotations.split import read_ids
+    from bcnet_core.evaluation.occluded import read_objects
+    from bcnet_core.evaluation.report import ScoreOptions
 
-    for backend in BACKENDS:
-        if backend == name:
-            return backend
-    raise usage_error(f"no library is called `{name}`", "--backend-eval " + " | ".join(BACKENDS))
+    return ScoreOptions(
+        scorer=scorer,
+        boundary=boundary,
+        occlusion=occ or occ_ids is not None or bool(objects),
+        occluded_ids=None if occ_ids is None else read_ids(occ_ids),
+        objects={path.stem: read_objects(path, coco) for path in objects},
+    )
 
 
-def _score_file(path: Path, coco: CocoFile, wanted: Wanted, out: Output) -> None:
+def _score_file(path: Path, coco: CocoFile, out: Output, read_options: ReadOptions) -> None:
     """Score a results file of any model."""
     from bcnet_cli.score_tables import print_report
     from bcnet_core.evaluation.report import score_results
@@ -191,13 +185,12 @@ def _score_file(path: Path, coco: CocoFile, wanted: Wanted, out: Output) -> None
         check_not_input(target, path, coco.path)
         reserve_files(out.context, target, overwrite=out.overwrite, dry_run=out.dry_run)
     check_same_images(path, coco)
-    results = read_results(path, coco)
-    options = wanted.options(coco)
+    results, options = read_results(path, coco), read_options(coco)
     if out.dry_run:
         console.err.print(f"would score {len(results):,} results" + (f" and write {target}" if target else ""))
         return
     report = score_results(coco, results, options)
-    print_report(report, out.style, per_category=wanted.per_category, layers={})
+    print_report(report, out.style, per_category=out.per_category, layers={})
     if target is not None:
         write_json(target, report.content())
         console.show_outputs(target)

@@ -6,9 +6,8 @@ import functools
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
@@ -22,39 +21,13 @@ if TYPE_CHECKING:
     from bcnet_core.config.choices import Backend
     from bcnet_core.engine.elastic import Cluster
     from bcnet_core.engine.run_dir import Run
-    from bcnet_core.evaluation.coco import Backend as Scorer
     from bcnet_core.evaluation.report import ScoreOptions
     from bcnet_core.model.detectors import Detector
 
-
-@dataclass(frozen=True)
-class Wanted:
-    """What to score."""
-
-    occ: bool
-    occ_ids: Path | None
-    objects: tuple[Path, ...]
-    boundary: bool
-    per_category: bool
-    backend: Scorer
-
-    def options(self, coco: CocoFile) -> ScoreOptions:
-        """Read the files and return the options of the scorer."""
-        from bcnet_core.annotations.split import read_ids
-        from bcnet_core.evaluation.occluded import read_objects
-        from bcnet_core.evaluation.report import ScoreOptions
-
-        return ScoreOptions(
-            backend=self.backend,
-            boundary=self.boundary,
-            occlusion=self.occ or self.occ_ids is not None or bool(self.objects),
-            occluded_ids=None if self.occ_ids is None else read_ids(self.occ_ids),
-            objects={path.stem: read_objects(path, coco) for path in self.objects},
-        )
+    ReadOptions = Callable[[CocoFile], ScoreOptions]
 
 
-@dataclass(frozen=True)
-class RunChoice:
+class RunChoice(NamedTuple):
     """A run to evaluate, and how to run its detector."""
 
     run: Path
@@ -64,39 +37,28 @@ class RunChoice:
     library: Backend
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """What to print and where to write."""
 
     context: typer.Context
     folder: Path | None
     style: Format
+    per_category: bool
     overwrite: bool
     dry_run: bool
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A run, its data and its outputs, checked and read once.
-
-    Attributes:
-        run: the run.
-        coco: annotations, or the test-dev image list.
-        images: folder of the images.
-        folder: output folder.
-        targets: files to write.
-        build: returns the detector of the torchvision backend, built once.
-    """
+class Opened(NamedTuple):
+    """A run with its data and outputs, all checked; `build` makes the detector of the torchvision backend once."""
 
     run: Run
     coco: CocoFile
     images: Path
-    folder: Path
     targets: list[Path]
     build: Callable[[], Detector] | None
 
 
-def score_run(source: RunChoice, wanted: Wanted, out: Output, *, layers: bool) -> None:
+def score_run(choice: RunChoice, out: Output, read_options: ReadOptions, *, layers: bool) -> None:
     """Predict the validation set of a run and score the results."""
     from bcnet_cli.score_tables import print_report
     from bcnet_core.errors import usage_error
@@ -106,16 +68,16 @@ def score_run(source: RunChoice, wanted: Wanted, out: Output, *, layers: bool) -
     from bcnet_core.evaluation.true_boxes import score_true_boxes
     from bcnet_core.files.json_files import write_together
 
-    if layers and source.library == "detectron2":  # whose detectors have other parts
+    if layers and choice.library == "detectron2":  # its detectors have other parts
         raise usage_error(
             "--layers needs a detector of the torchvision backend",
-            f"convert it: bcnet weights convert {shlex.quote(str(source.run))} --to torchvision -o bcnet.pt",
+            f"convert it: bcnet weights convert {shlex.quote(str(choice.run))} --to torchvision -o bcnet.pt",
         )
-    opened = _open(source, out, test_dev=False)
-    coco, truth, options = opened.coco, ground_truth(opened.coco), wanted.options(opened.coco)
-    if _planned(opened, out):
+    opened = _open(choice, out, test_dev=False)
+    coco, truth, options = opened.coco, ground_truth(opened.coco), read_options(opened.coco)
+    if _is_planned(opened, out):
         return
-    with _predicted(source, opened) as predicted:
+    with _predicted(choice, opened) as predicted:
         results = [result for part in predicted for result in part]
         inside: dict[str, float] = {}
         if layers and opened.build is not None:
@@ -123,20 +85,20 @@ def score_run(source: RunChoice, wanted: Wanted, out: Output, *, layers: bool) -
         report = score_results(coco, results, options, truth=truth)
         scores = {**report.content(), **({"layers": inside} if inside else {})}
         write_together(dict(zip(opened.targets, ([to_json(one) for one in results], scores), strict=True)))
-        print_report(report, out.style, per_category=wanted.per_category, layers=inside)
-    root = "" if source.data_root is None else f" --data-root {shlex.quote(str(source.data_root))}"
-    then = f"bcnet viz {shlex.quote(str(source.run))} -o viz{backend_option(source.library)}{root}"
+        print_report(report, out.style, per_category=out.per_category, layers=inside)
+    root = "" if choice.data_root is None else f" --data-root {shlex.quote(str(choice.data_root))}"
+    then = f"bcnet viz {shlex.quote(str(choice.run))} -o viz{backend_option(choice.library)}{root}"
     console.show_outputs(*opened.targets, then=then)
 
 
-def submit_run(source: RunChoice, out: Output) -> None:
+def submit_run(choice: RunChoice, out: Output) -> None:
     """Predict test-dev and pack the results for its server."""
     from bcnet_core.evaluation.results import write_submission
 
-    opened = _open(source, out, test_dev=True)
-    if _planned(opened, out):
+    opened = _open(choice, out, test_dev=True)
+    if _is_planned(opened, out):
         return
-    with _predicted(source, opened) as predicted:
+    with _predicted(choice, opened) as predicted:
         found, images = write_submission(opened.targets[0], opened.coco, predicted), len(opened.coco.images)
     if out.style == "json":
         console.out.print_json(data={"images": images, "detections": found})
@@ -145,33 +107,33 @@ def submit_run(source: RunChoice, out: Output) -> None:
     console.show_outputs(*opened.targets, then="upload the zip to the COCO test-dev server")
 
 
-def _open(source: RunChoice, out: Output, *, test_dev: bool) -> Opened:
-    """Read a run and its data, claim the outputs, and check that the run can be evaluated on the data."""
+def _open(choice: RunChoice, out: Output, *, test_dev: bool) -> Opened:
+    """Read a run and its data, reserve the outputs, and check that the run can be evaluated on the data."""
     from bcnet_core.backends import open_run
     from bcnet_core.data.loaders import read_annotations
     from bcnet_core.engine.elastic import check_processes
     from bcnet_core.evaluation.predict import check_categories
     from bcnet_core.evaluation.results import SUBMISSION_NAME
 
-    run = open_run(source.run, source.library)
+    run = open_run(choice.run, choice.library)
     data = run.recipe.data
-    data = data if source.data_root is None else data.model_copy(update={"root": source.data_root})
+    data = data if choice.data_root is None else data.model_copy(update={"root": choice.data_root})
     dataset = data.test if test_dev else data.val
     coco = read_annotations(data, dataset, need_annotations=not test_dev, configurable=False)
     folder, stem = out.folder or run.path / "eval", dataset.annotations.stem
     names = [f"{SUBMISSION_NAME}.zip"] if test_dev else [f"{stem}_results.json", f"{stem}_scores.json"]
     targets = [folder / name for name in names]
     reserve_files(out.context, *targets, overwrite=out.overwrite, dry_run=out.dry_run)
-    check_processes(source.cluster, source.device)
+    check_processes(choice.cluster, choice.device)
     check_categories(
         run.categories, coco, "evaluate on data with its categories: --data-root DIR", TRAIN_ON_THESE_CATEGORIES
     )
-    build = None if run.trained is None else functools.cache(functools.partial(run.trained.build, source.device))
-    return Opened(run, coco, data.locate(dataset)[1], folder, targets, build)
+    build = None if run.trained is None else functools.cache(functools.partial(run.trained.build, choice.device))
+    return Opened(run, coco, data.locate(dataset)[1], targets, build)
 
 
-def _planned(opened: Opened, out: Output) -> bool:
-    """Print the plan of a dry run, and return whether it is one."""
+def _is_planned(opened: Opened, out: Output) -> bool:
+    """Return whether this is a dry run, and print what would be done."""
     if out.dry_run:
         images = len(opened.coco.images)
         console.err.print(f"would run {opened.run.checkpoint} on {images:,} images and write {opened.targets[0]}")
@@ -179,23 +141,20 @@ def _planned(opened: Opened, out: Output) -> bool:
 
 
 @contextmanager
-def _predicted(source: RunChoice, opened: Opened) -> Iterator[Iterable[list[Record]]]:
-    """Predict, and yield the results of each image; what was kept to resume is removed when the block succeeds.
-
-    Only the torchvision backend can resume.
-    """
+def _predicted(choice: RunChoice, opened: Opened) -> Iterator[Iterable[list[Record]]]:
+    """Predict, and yield the results of each image; the file to resume from is removed when the block succeeds."""
     from bcnet_core.backends import predict_with_detectron2
     from bcnet_core.evaluation.predict import check_images
     from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
 
-    run, coco, images, reporter = opened.run, opened.coco, opened.images, ConsoleReporter()
-    if source.library == "detectron2":
+    run, coco, images, _, build = opened
+    device, cluster, reporter = choice.device, choice.cluster, ConsoleReporter()
+    if choice.library == "detectron2":  # it cannot resume
         check_images(coco.images, images)
-        yield [
-            predict_with_detectron2(run, coco, images, device=source.device, cluster=source.cluster, reporter=reporter)
-        ]
+        yield [predict_with_detectron2(run, coco, images, device=device, cluster=cluster, reporter=reporter)]
         return
-    file = PredictionFile(opened.folder / f"{opened.targets[0].stem.removesuffix('_results')}_predictions.jsonl")
-    job = PredictionJob(run.checkpoint, source.device, coco.images, images, file)
-    yield predict_to_disk(job, source.cluster, reporter=reporter, build=opened.build).read(coco.images)
+    target = opened.targets[0]
+    file = PredictionFile(target.with_name(f"{target.stem.removesuffix('_results')}_predictions.jsonl"))
+    job = PredictionJob(run.checkpoint, device, coco.images, images, file)
+    yield predict_to_disk(job, cluster, reporter=reporter, build=build).read(coco.images)
     file.remove()

@@ -29,9 +29,9 @@ def list_recipes(*, as_json: Json = False) -> None:
 
     `bcnet recipes list --json`
     """
-    from bcnet_core.config import paths
+    from bcnet_core.config import recipe_files
 
-    first_lines = {path.stem: " ".join(paths.read_header(path)[:1]) for path in paths.list_recipes()}
+    first_lines = {path.stem: " ".join(recipe_files.read_header(path)[:1]) for path in recipe_files.list_recipes()}
     titles = {name: line.removeprefix("Trains:").strip() for name, line in first_lines.items()}
     if as_json:
         console.out.print(json.dumps(titles, ensure_ascii=False))
@@ -52,7 +52,7 @@ def show(name: Name, overrides: Overrides = None, *, as_json: Json = False) -> N
     `bcnet recipes show tiny solver.lr=0.02 solver.steps=200 --json`
     """
     from bcnet_core.config.load import format_value, load_recipe, settings
-    from bcnet_core.config.paths import find_recipe, read_header
+    from bcnet_core.config.recipe_files import find_recipe, read_header
 
     recipe = load_recipe(name, overrides or ())
     if as_json:
@@ -86,7 +86,7 @@ def copy(
 
     `bcnet recipes copy tiny -o my_recipe.yaml --overwrite`
     """
-    from bcnet_core.config.paths import find_shipped
+    from bcnet_core.config.recipe_files import find_shipped
     from bcnet_core.errors import usage_error
     from bcnet_core.files.outputs import atomic_file
 

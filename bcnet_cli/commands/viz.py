@@ -40,30 +40,18 @@ if TYPE_CHECKING:
 _data, _choice, _drawing = (
     partial(typer.Option, rich_help_panel=title) for title in ("Data", "Which images", "What is drawn")
 )
-Images = Annotated[
-    Path | None, _data(help="Folder of the images, if not that of the COCO layout; for a model, any images.")
-]
-Truth = Annotated[
-    Path | None, _data("--gt", metavar="FILE", help="Ground truth of a results file or a model, a COCO json.")
-]
-Video = Annotated[
-    Path | None, _data(help="Draw a model's predictions on this video; --output is then a video: .mp4 or .avi.")
-]
+Images = Annotated[Path | None, _data(help="Image folder, if not that of COCO's layout; for a model, any images.")]
+Truth = Annotated[Path | None, _data("--gt", metavar="FILE", help="Ground truth (COCO json) of results or a model.")]
+Video = Annotated[Path | None, _data(help="Video to draw a model's predictions on; --output is then an .mp4 or .avi.")]
 Ids = Annotated[str | None, _choice(help="Ids of the images to show: 1,2,3.")]
 Limit = Annotated[int, _choice(min=1, help="Images to show without --ids.")]
 MostOccluded = Annotated[int | None, _choice(min=1, help="Show this many images, the most occluded first.")]
 Worst = Annotated[int | None, _choice(min=1, help="Show this many images, the worst results first.")]
-By = Annotated[
-    Judgement, _choice(help="Rank images for --worst by the mean IoU of their true instances, or by their own AP.")
-]
-Score = Annotated[
-    float, _drawing(min=0, max=1, help="Lowest score of a detection; the best 5 of an image are always shown.")
-]
+By = Annotated[Judgement, _choice(help="Rank --worst by the mean IoU of an image's true instances, or by its own AP.")]
+Score = Annotated[float, _drawing(min=0, max=1, help="Lowest score of a detection, but for an image's best 5.")]
 LayerOption = Annotated[LayerChoice, _drawing("--layer", help="Layer to draw, or both.")]
 Rois = Annotated[int, _drawing(min=0, help="Close-ups per image, of its most occluded instances.")]
-FormatOption = Annotated[
-    PictureFormat, _drawing("--format", help="Format of the pictures; svg keeps shapes and text as such.")
-]
+FormatOption = Annotated[PictureFormat, _drawing("--format", help="Picture format; svg keeps shapes and text as such.")]
 
 NOT_FOR_VIDEO = ("images", "gt", "ids", "limit", "most_occluded", "worst", "by", "rois", "form", "data_root")
 """Options without meaning for a video."""
@@ -124,6 +112,8 @@ def viz(
     from bcnet_core.visualization.gallery import check_replaceable, write_gallery
     from bcnet_core.visualization.sources import open_source
 
+    if worst is not None and most_occluded is not None:
+        raise usage_error("--worst and --most-occluded exclude each other", "give one of them")
     choice, named = Choice(_parse_ids(ids), limit, most_occluded, worst, by, score), backends.named(backend)
     load, reporter = partial(backends.load_detector, source, device=device, backend=named), ConsoleReporter()
     if video is not None:
@@ -158,8 +148,6 @@ def _pictures(
     from bcnet_core.visualization.instances import annotated_pictures, detected_pictures, result_pictures
     from bcnet_core.visualization.sources import choose_images, worst_images
 
-    if choice.worst is not None and choice.most_occluded is not None:
-        raise usage_error("--worst and --most-occluded exclude each other", "give one of them")
     coco = source.coco
     limit = len(coco.images) if choice.worst else choice.limit
     records = choose_images(coco, ids=choice.ids, limit=limit, most_occluded=choice.most_occluded)
@@ -241,9 +229,7 @@ def _parse_ids(text: str | None) -> list[int] | None:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise usage_error(
-            f"--ids `{text}` is not a list of image ids", "whole numbers with commas: --ids 139,785"
-        ) from None
+        raise usage_error(f"--ids `{text}` is no list of ids", "whole numbers with commas: --ids 139,785") from None
 
 
 def _show(summary: Summary, reporter: ConsoleReporter) -> None:

@@ -32,5 +32,7 @@ ExportFormat = Literal["torchscript", "onnx"]
 LayerChoice = Literal["both", "occludee", "occluder"]
 """Layers that are drawn."""
 PictureFormat = Literal["jpg", "png", "svg"]
+Scorer = Literal["faster-coco-eval", "pycocotools"]
+"""Library that computes AP; both give the same numbers."""
 Judgement = Literal["iou", "ap"]
 """Measure by which images are ranked from worst to best."""

@@ -1,17 +1,16 @@
-"""Recipes: read from yaml, overridden from the command line, validated, written back.
+"""Recipes: read from YAML, overridden from the command line, validated, written back.
 
 A recipe is handled as a flat table `section.key -> value`: the defaults of the schema, then the `base:` file,
-the file itself, the data root and the overrides, each over the one before. Whatever is wrong with any setting
-is collected and told in one error.
+the file itself, the data root and the overrides, each over the one before. Everything that is wrong with any setting
+is collected and reported in one error.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_args, get_origin
@@ -20,9 +19,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from bcnet_core.config.paths import find_recipe, list_recipes
+from bcnet_core.config.recipe_files import TextLoader, find_recipe, list_recipes, read_recipe_files
 from bcnet_core.config.schema import Recipe
-from bcnet_core.config.yaml_file import read_recipe_files
 from bcnet_core.errors import BCNetError, usage_error
 
 _EXPECTED = {
@@ -32,14 +30,12 @@ _EXPECTED = {
     "tuple": "a list such as [1, 2]",
     "path": "a path",
 }
-
-
 MOST_UNKNOWN = 20
-"""Unknown settings that an error names."""
+"""Most unknown settings that an error names; finding similar settings for each takes a while."""
 
 
 class Setting(NamedTuple):
-    """One setting of a recipe: its dotted key, its value and what it means."""
+    """One setting of a recipe: its dotted key, its value and its meaning."""
 
     key: str
     value: Any
@@ -47,7 +43,9 @@ class Setting(NamedTuple):
 
 
 class _Problem(NamedTuple):
-    key: str  # empty where no single value is wrong
+    """One thing that is wrong; `key` is empty where it is not a single value."""
+
+    key: str
     sentence: str
     hint: str | None
 
@@ -56,9 +54,9 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = (), *, data_root:
     """Read a recipe, apply overrides and validate it.
 
     Args:
-        source: the name of a recipe of this installation, or a yaml file. A file may name one `base:` (a
+        source: the name of a recipe of this installation, or a YAML file. A file may name one `base:` (a
             recipe name, or a file relative to it) whose settings it changes; that one may not name another.
-        overrides: `section.key=value`, split on the first `=` and parsed by the type of the setting; lists
+        overrides: `section.key=value`, split on the first `=` and converted to the type of the setting; lists
             are written `[1,2]`, and `none` empties an optional setting. The last one of a key wins.
         data_root: replaces the file's `data.root`; an override of `data.root` wins over it.
 
@@ -72,32 +70,36 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = (), *, data_root:
     values: dict[str, Any] = {}
     origins: dict[str, Path] = {}
     for file, mapping in read_recipe_files(path):
-        of_file = _settings_of(mapping, file)
-        values |= of_file
-        origins |= dict.fromkeys(of_file, file)
-    if data_root is not None:
-        values["data.root"] = data_root
-        origins.pop("data.root", None)
+        in_file: dict[str, Any] = {}
+        for key, value in _flatten(mapping):
+            if key in in_file:
+                raise usage_error(f"`{file}` sets `{key}` twice, as `{key}:` and inside its section")
+            in_file[key] = value
+        values |= in_file
+        origins |= dict.fromkeys(in_file, file)
     given, problems = _parse_overrides(overrides)
+    if data_root is not None:
+        given = {"data.root": data_root} | given
     values |= given
-    for key in given.keys() & origins.keys():
-        del origins[key]
-    problems += _not_settings([key for key in values if key not in _fields()])
+    problems += _unknown_settings([key for key in values if key not in _fields()])
     recipe, invalid = _validate({key: value for key, value in values.items() if key in _fields()})
     problems += invalid
     if problems or recipe is None:
-        raise _report(problems, origins, source if overrides else None)
+        in_files = {key: file for key, file in origins.items() if key not in given}
+        raise _report(problems, in_files, source if overrides else None)
     return recipe
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """Write a recipe as yaml that `load_recipe` reads back to an equal one."""
+    """Write a recipe as YAML that `load_recipe` reads back to an equal one."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def settings(recipe: Recipe) -> list[Setting]:
-    """Every setting of a recipe, in the order of the schema."""
-    return [Setting(key, _get(recipe, key), info.description or "") for key, info in _fields().items()]
+    """Return every setting of a recipe, in the order of the schema."""
+    return [
+        Setting(key, reduce(getattr, key.split("."), recipe), info.description or "") for key, info in _fields().items()
+    ]
 
 
 def format_value(value: Any) -> str:  # noqa: ANN401  (whatever a setting holds)
@@ -110,13 +112,6 @@ def format_value(value: Any) -> str:  # noqa: ANN401  (whatever a setting holds)
         case tuple():
             return f"[{','.join(map(format_value, value))}]"
     return str(value)
-
-
-def _get(recipe: Recipe, key: str) -> Any:  # noqa: ANN401  (whatever the setting holds)
-    value: Any = recipe
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
 
 
 @cache
@@ -143,30 +138,14 @@ def _is_section(key: str) -> bool:
     return any(known.startswith(f"{key}.") for known in _fields())
 
 
-def _settings_of(mapping: Mapping[Any, Any], file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in _flatten(mapping):
-        if key in found:
-            raise usage_error(f"`{file}` sets `{key}` twice, as `{key}:` and inside of its section")
-        found[key] = value
-    return found
-
-
 def _flatten(mapping: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key -> value. An empty section holds nothing; an unknown one is told setting by setting."""
+    """Yield dotted keys and values. An empty section holds nothing; an unknown one is reported setting by setting."""
     for name, value in mapping.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict) and value:
             yield from _flatten(value, f"{key}.")
         elif not (_is_section(key) and value in (None, {})):
-            yield key, _without_booleans(value)
-
-
-def _without_booleans(value: Any) -> Any:  # noqa: ANN401  (whatever yaml can hold)
-    """Booleans as text, which is read as a boolean where one is meant, but never as the number 1 or 0."""
-    if isinstance(value, list):
-        return [_without_booleans(item) for item in value]
-    return str(value).lower() if isinstance(value, bool) else value
+            yield key, value
 
 
 def _parse_overrides(overrides: Iterable[str]) -> tuple[dict[str, Any], list[_Problem]]:
@@ -192,8 +171,8 @@ def _parse(key: str, text: str) -> Any:  # noqa: ANN401  (validated by the schem
     if tuple not in {get_origin(kind) for kind in (info.annotation, *get_args(info.annotation))}:
         return text
     try:
-        return _without_booleans(yaml.safe_load(text))
-    except (yaml.YAMLError, ValueError, RecursionError):
+        return yaml.load(text, Loader=TextLoader)
+    except (yaml.YAMLError, RecursionError):
         return text
 
 
@@ -206,15 +185,13 @@ def _validate(values: Mapping[str, Any]) -> tuple[Recipe | None, list[_Problem]]
             node = node.setdefault(section, {})
         node[name] = value
     try:
-        recipe = Recipe.model_validate(nested)
+        return Recipe.model_validate(nested), []
     except ValidationError as error:
         return None, [_invalid(details) for details in error.errors()]
-    infinite = [key for key, value, _ in settings(recipe) if isinstance(value, float) and not math.isfinite(value)]
-    return recipe, [_Problem(key, f"`{key}` must be a finite number", _meaning(key)) for key in infinite]
 
 
 def _invalid(details: Mapping[str, Any]) -> _Problem:
-    """One of pydantic's errors as a sentence."""
+    """Turn one of pydantic's errors into a sentence."""
     if details["type"] == "value_error":
         return _Problem("", str(details["ctx"]["error"]), None)
     key = ".".join(part for part in details["loc"] if isinstance(part, str))
@@ -224,13 +201,12 @@ def _invalid(details: Mapping[str, Any]) -> _Problem:
     return _Problem(key, f"`{place}` must be {expected}, not `{value}`", _meaning(key))
 
 
-def _not_settings(keys: Sequence[str]) -> list[_Problem]:
-    """All of them, though only some with the settings that they resemble: to look for those takes a while."""
+def _unknown_settings(keys: Sequence[str]) -> list[_Problem]:
     more = [_Problem("", f"and {len(keys) - MOST_UNKNOWN:,} more unknown settings", None)]
-    return [_not_a_setting(key) for key in keys[:MOST_UNKNOWN]] + (more if len(keys) > MOST_UNKNOWN else [])
+    return [_unknown_setting(key) for key in keys[:MOST_UNKNOWN]] + (more if len(keys) > MOST_UNKNOWN else [])
 
 
-def _not_a_setting(key: str) -> _Problem:
+def _unknown_setting(key: str) -> _Problem:
     if _is_section(key):
         first = next(known for known in _fields() if known.startswith(f"{key}."))
         return _Problem(key, f"`{key}` is a section, not a setting", f"it holds:     {first}, ...")
@@ -239,7 +215,7 @@ def _not_a_setting(key: str) -> _Problem:
 
 
 def _nearest(key: str) -> list[str]:
-    """Up to three settings whose name, or the words of whose description, resemble the key."""
+    """Return up to three settings whose name, or whose description's words, resemble the key."""
     section, _, name = key.rpartition(".")
     asked = _words(name)
 
@@ -272,7 +248,7 @@ def _meaning(key: str) -> str | None:
 
 
 def _report(problems: Sequence[_Problem], origins: Mapping[str, Path], source: str | Path | None) -> BCNetError:
-    """One problem as its sentence, several as a list; `source` is the recipe if it may be fine by itself."""
+    """Report one problem as its sentence, several as a list; `source` is the recipe if it may be fine by itself."""
     if source is None or any(problem.key in origins for problem in problems):
         source = next((path.stem for path in list_recipes()), None)
     see_all = [f"see all:      bcnet recipes show {source}"] if source else []

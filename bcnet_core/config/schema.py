@@ -34,14 +34,14 @@ Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 
 
-class DatasetConfig(BaseModel, frozen=True, extra="forbid"):
+class DatasetConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """One COCO data set; both paths are relative to the data root."""
 
     annotations: Path = Field(description="COCO json file, plain or bilayer")
     images: Path = Field(description="folder that the file names in the json are relative to")
 
 
-class DataConfig(BaseModel, frozen=True, extra="forbid"):
+class DataConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """What is read and how it is prepared."""
 
     root: Path | None = Field(None, description="data root; usually given as --data-root or $BCNET_DATA")
@@ -99,7 +99,7 @@ class DataConfig(BaseModel, frozen=True, extra="forbid"):
         return root / dataset.annotations, root / dataset.images
 
 
-class ModelConfig(BaseModel, frozen=True, extra="forbid"):
+class ModelConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """The detector and its bilayer mask head; the defaults are the FCOS R50 release's, mended."""
 
     detector: DetectorName = Field("fcos", description="the detector that proposes the boxes")
@@ -155,7 +155,7 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class LossConfig(BaseModel, frozen=True, extra="forbid"):
+class LossConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Forms and weights of the loss terms; the weights are the official FCOS release's."""
 
     normalizer: Normalizer = Field(
@@ -175,7 +175,7 @@ class LossConfig(BaseModel, frozen=True, extra="forbid"):
     occluder_boundary: NonNegative = Field(1.0, description="boundary of layer 1 (the release's 0.5 x 2 BCE)")
 
 
-class SolverConfig(BaseModel, frozen=True, extra="forbid"):
+class SolverConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """The optimisation."""
 
     steps: Positive = Field(90_000, description="optimiser steps")
@@ -207,7 +207,7 @@ class SolverConfig(BaseModel, frozen=True, extra="forbid"):
     log_every: Positive = Field(20, description="steps between two rows of metrics.jsonl")
 
 
-class Recipe(BaseModel, frozen=True, extra="forbid"):
+class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Everything that determines a training run."""
 
     seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, order, augmentation and sampling")

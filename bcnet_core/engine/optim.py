@@ -7,15 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from bcnet_core.config.schema import SolverConfig
-from bcnet_core.errors import BCNetError, data_error
-
-STATE_NAMES: dict[type[Optimizer], set[str]] = {SGD: {"momentum_buffer"}, AdamW: {"step", "exp_avg", "exp_avg_sq"}}
-"""Names of the state that each optimizer keeps per parameter."""
+from bcnet_core.errors import data_error
 
 
 def build_optimizer(model: nn.Module, solver: SolverConfig) -> Optimizer:
@@ -64,38 +60,11 @@ def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any], path: Path) -
         path: checkpoint, for the message.
 
     Raises:
-        BCNetError: if it is the state of another optimizer or of other parameters, as in a file put there by hand.
+        BCNetError: if there is no state, as in a file of weights that was put into the run directory.
     """
-    parameters = dict(enumerate(parameter for group in optimizer.param_groups for parameter in group["params"]))
-    kept = state.get("state")
-    if not isinstance(kept, dict) or not all(
-        number in parameters and _fits(values, parameters[number], STATE_NAMES[type(optimizer)])
-        for number, values in kept.items()
-    ):
-        raise _mismatch(path, "optimizer")
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": kept})
-
-
-def _fits(values: object, parameter: Tensor, names: set[str]) -> bool:
-    if not isinstance(values, dict) or values.keys() != names:
-        return False
-    shapes = {name: () if name == "step" else parameter.shape for name in names}
-    return all(isinstance(value, Tensor) and value.shape == shapes[name] for name, value in values.items())
-
-
-def load_scaler(scaler: torch.amp.GradScaler, state: Mapping[str, Any], path: Path) -> None:
-    """Restore the state of a loss scaler from a checkpoint; a disabled one has none.
-
-    Raises:
-        BCNetError: if it is not the state of a loss scaler.
-    """
-    if state.keys() != scaler.state_dict().keys() or not all(isinstance(one, int | float) for one in state.values()):
-        raise _mismatch(path, "loss scaler")
-    scaler.load_state_dict(dict(state))
-
-
-def _mismatch(path: Path, owner: str) -> BCNetError:
-    return data_error(
-        f"the state of the {owner} in `{path}` is damaged, or belongs to another one",
-        "start a new run from its weights: --init-from",
-    )
+    if "state" not in state:
+        raise data_error(
+            f"`{path}` holds weights without the state of their optimizer",
+            "start a new run from these weights: --init-from",
+        )
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state["state"]})

@@ -148,20 +148,6 @@ def write_header(path: Path, recipe: Recipe, *, world_size: int, device: torch.d
     write_json(path / ENV_FILE, environment)
 
 
-def remove_run(path: Path) -> None:
-    """Remove a run and its evaluation, if it exists.
-
-    Raises:
-        BCNetError: if the folder holds anything else.
-    """
-    known = HEADER | {CHECKPOINT_DIR, "eval", LOCK_FILE, TENSORBOARD_DIR}
-    if not path.is_dir():
-        return
-    if any(item.name not in known and not is_leftover(item) for item in path.iterdir()):
-        raise usage_error(f"`{path}` holds more than a run, so it is not removed", "remove it yourself")
-    shutil.rmtree(path)
-
-
 @contextmanager
 def exclusive_run(path: Path, command: str | None) -> Iterator[None]:
     """Lock a run directory against other training processes; a run that fails before its first checkpoint is removed.

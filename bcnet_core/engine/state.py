@@ -15,7 +15,7 @@ from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import Record
 from bcnet_core.data.dataset import Sample
 from bcnet_core.engine.job import TrainingJob
-from bcnet_core.engine.optim import build_optimizer, learning_rate, load_optimizer, load_scaler
+from bcnet_core.engine.optim import build_optimizer, learning_rate, load_optimizer
 from bcnet_core.engine.run_dir import require_same_recipe
 from bcnet_core.model.detectors import Detector, build_detector
 from bcnet_core.model.global_batch import share_statistics
@@ -28,7 +28,7 @@ from bcnet_core.weights.checkpoint import (
     recipe_of,
     save_checkpoint,
 )
-from bcnet_core.weights.loading import check_shapes, load_weights, shapes_of
+from bcnet_core.weights.loading import load_weights
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -152,9 +152,8 @@ class TrainingState:
         require_same_recipe(path, recipe_of(checkpoint, path), self.job.recipe)
         load_weights(self.detector, self.job.recipe, checkpoint, path)
         load_optimizer(self.optimizer, checkpoint.optimizer, path)
-        load_scaler(self.scaler, checkpoint.scaler, path)
+        self.scaler.load_state_dict(checkpoint.scaler)
         self.step = checkpoint.step
         if self.averaged is not None:
-            check_shapes(shapes_of(self.averaged.module.state_dict()), checkpoint.averaged, path)
             self.averaged.module.load_state_dict(checkpoint.averaged)
             self.averaged.n_averaged.fill_(self.step)

@@ -6,8 +6,7 @@ import contextlib
 import io
 import reprlib
 from collections.abc import Sequence
-from importlib.metadata import version
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import faster_coco_eval
 import numpy as np
@@ -17,14 +16,11 @@ from numpy.typing import NDArray
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
+from bcnet_core.config.choices import Scorer
 from bcnet_core.errors import data_error, usage_error
 
 Kind = Literal["bbox", "segm", "boundary"]
 """Overlap that is scored: of boxes, of masks, or the smaller of mask and boundary IoU (Cheng et al., CVPR 2021)."""
-
-Backend = Literal["faster-coco-eval", "pycocotools"]
-"""Library that scores; both give the same numbers."""
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 IGNORED_AREA = 1e11
 """Area of an instance that does not count: larger than every size range that COCO scores."""
@@ -55,11 +51,6 @@ class Evaluation(NamedTuple):
 
     scores: Scores
     categories: dict[int, Scores]
-
-
-def backend_name(backend: Backend) -> str:
-    """Return the library and its version for display."""
-    return f"{backend} {version(backend)}"
 
 
 def ground_truth(coco: CocoFile, *, need_masks: bool = True) -> Record:
@@ -118,7 +109,7 @@ def evaluate(
     kind: Kind,
     *,
     image_ids: Sequence[int] | None = None,
-    backend: Backend = "faster-coco-eval",
+    scorer: Scorer = "faster-coco-eval",
 ) -> Evaluation:
     """Score results against ground truth.
 
@@ -127,14 +118,14 @@ def evaluate(
         results: COCO results; may be empty.
         kind: overlap that is scored. For "segm" the size of a detection is that of its mask, not of its box.
         image_ids: ids of the only images that count; all if None.
-        backend: the library.
+        scorer: library that computes AP.
 
     Raises:
         BCNetError: if the library does not support this kind.
     """
     if image_ids is not None and not image_ids:
         return Evaluation(NO_SCORES, {})
-    evaluation = prepare(truth, results, kind, backend=backend)
+    evaluation = prepare(truth, results, kind, scorer)
     if image_ids is not None:
         evaluation.params.imgIds = sorted(image_ids)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
@@ -149,32 +140,32 @@ def evaluate(
     return Evaluation(Scores(*(float(value) for value in evaluation.stats[:12])), categories)
 
 
-def check_kind(kind: Kind, backend: Backend) -> None:
+def check_kind(kind: Kind, scorer: Scorer) -> None:
     """Check that a library can score a kind of overlap.
 
     Raises:
         BCNetError: naming the library that can.
     """
-    if backend == "pycocotools" and kind == "boundary":
+    if scorer == "pycocotools" and kind == "boundary":
         raise usage_error("pycocotools has no boundary AP", "use --backend-eval faster-coco-eval")
 
 
-def prepare(truth: Record, results: Sequence[Record], kind: Kind, *, backend: Backend) -> Any:  # noqa: ANN401
+def prepare(truth: Record, results: Sequence[Record], kind: Kind, scorer: Scorer) -> Any:  # noqa: ANN401
     """Return the library's evaluation object before its first step; it shares no record with the arguments."""
-    check_kind(kind, backend)
+    check_kind(kind, scorer)
     own = {**truth, "annotations": [dict(one) for one in truth["annotations"]]}
     with contextlib.redirect_stdout(io.StringIO()):
-        if backend == "pycocotools":
-            reference, coco, scorer = pycocotools.coco.COCO(), pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval
+        if scorer == "pycocotools":
+            reference, coco, evaluator = pycocotools.coco.COCO(), pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval
             reference.dataset = own
             reference.createIndex()
         else:
-            coco, scorer = faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster
+            coco, evaluator = faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster
             reference = coco(own)
         found = coco()
         found.dataset = {**own, "annotations": _detections(results, kind)}
         found.createIndex()
-        return scorer(reference, found, kind)
+        return evaluator(reference, found, kind)
 
 
 def _detections(results: Sequence[Record], kind: Kind) -> list[Record]:

@@ -116,7 +116,7 @@ class MatchedResults:
     """
 
     def __init__(self, truth: Record, results: Sequence[Record], kind: Kind) -> None:
-        evaluation: Any = prepare(truth, results, kind, backend="faster-coco-eval")
+        evaluation: Any = prepare(truth, results, kind, "faster-coco-eval")
         params = evaluation.params
         params.areaRng, params.areaRngLbl, params.maxDets = params.areaRng[:1], params.areaRngLbl[:1], [100]
         evaluation.separate_eval = True

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import NamedTuple
 
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.annotations.rates import LEVEL_FROM
 from bcnet_core.annotations.split import SplitRule, measure_images, occluded_image_ids
-from bcnet_core.evaluation.coco import Backend, Kind, Scores, backend_name, check_kind, evaluate, ground_truth
+from bcnet_core.config.choices import Scorer
+from bcnet_core.evaluation.coco import Kind, Scores, check_kind, evaluate, ground_truth
 from bcnet_core.evaluation.occluded import (
     HiddenObject,
     Recall,
@@ -28,7 +30,7 @@ class ScoreOptions:
     """What to score.
 
     Attributes:
-        backend: library that computes AP.
+        scorer: library that computes AP.
         boundary: whether to score boundaries too, which takes several times as long as the rest.
         occlusion: whether to score the occluded split, each occlusion level, and the recall of hidden objects too.
         occluded_ids: image ids of the occluded split; chosen by `SplitRule()` if None.
@@ -38,7 +40,7 @@ class ScoreOptions:
         BCNetError: if the library does not support this.
     """
 
-    backend: Backend = "faster-coco-eval"
+    scorer: Scorer = "faster-coco-eval"
     boundary: bool = False
     occlusion: bool = False
     occluded_ids: Sequence[int] | None = None
@@ -46,7 +48,7 @@ class ScoreOptions:
 
     def __post_init__(self) -> None:
         if self.boundary:
-            check_kind("boundary", self.backend)
+            check_kind("boundary", self.scorer)
 
 
 class ScoreReport(NamedTuple):
@@ -104,7 +106,7 @@ def score_results(
     rows, categories = {}, {}
     names = {category["id"]: str(category["name"]) for category in coco.categories}
     for kind in kinds:
-        found = evaluate(truth, results, kind, backend=options.backend)
+        found = evaluate(truth, results, kind, scorer=options.scorer)
         rows[ROWS[kind]] = found.scores
         categories[ROWS[kind]] = {names[one]: scores for one, scores in found.categories.items()}
     recall: dict[str, Recall] = {}
@@ -113,13 +115,15 @@ def score_results(
         ids, levels = options.occluded_ids, annotation_levels(coco, rates)
         ids = occluded_image_ids(rates, rule=SplitRule()) if ids is None else ids
         for kind in kinds:
-            split = evaluate(truth, results, kind, image_ids=ids, backend=options.backend)
+            split = evaluate(truth, results, kind, image_ids=ids, scorer=options.scorer)
             rows[f"{ROWS[kind]}, occluded split"] = split.scores
         kind = "segm" if with_masks else "bbox"
         for level in LEVEL_FROM:
             of_level = truth_of_level(truth, levels, level)
-            rows[f"{ROWS[kind]}, occlusion {level}"] = evaluate(of_level, results, kind, backend=options.backend).scores
+            rows[f"{ROWS[kind]}, occlusion {level}"] = evaluate(of_level, results, kind, scorer=options.scorer).scores
         if with_masks:
             objects = options.objects or dict(zip(("occluded", "separated"), hidden_objects(coco, levels), strict=True))
             recall = {name: count_recall(one, results) for name, one in objects.items()}
-    return ScoreReport(backend_name(options.backend), len(coco.images), len(results), rows, categories, recall)
+    return ScoreReport(
+        f"{options.scorer} {version(options.scorer)}", len(coco.images), len(results), rows, categories, recall
+    )

@@ -1,7 +1,7 @@
-"""Masks inside true boxes: what the mask branch is worth, whatever the detector in front of it finds.
+"""Masks inside true boxes: the quality of the mask branch, whatever the detector in front of it finds.
 
-COCO's AP judges boxes, classes, scores and masks at once, and scatters by several points from one run to the next. The
-IoU of the masks that are predicted inside the boxes of the ground truth scatters by less than one.
+COCO's AP judges boxes, classes, scores and masks together, and varies by several points from run to run. The IoU of
+masks that are predicted inside the boxes of the ground truth varies by less than one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.errors import data_error
 from bcnet_core.files.images import read_listed
-from bcnet_core.maps import map_specs
+from bcnet_core.maps import LayerName, map_specs
 from bcnet_core.masks import RLE
 from bcnet_core.masks.crops import crop_rles
 from bcnet_core.masks.paste import paste_rles
@@ -31,14 +31,13 @@ from bcnet_core.reporting import Reporter
 
 
 class TrueBoxScores(NamedTuple):
-    """One row for each of N instances, in the order of images and annotations.
+    """Scores of N instances, in the order of images and annotations.
 
     Attributes:
-        images: (N,) int64, the position of the image in the file.
-        visible: (N,) float64, the share of the instance that is not hidden: 1 - `occlusion_rate`; nan where the
-            annotation does not say.
-        scores: (N,) float64 for each map that the head predicts: under `occludee` and `occluder` the IoU of the masks,
-            pasted into the image, with the visible mask and the occluder region; under the names of boundaries
+        images: (N,) int64, position of the image in the file.
+        visible: (N,) float64, 1 - `occlusion_rate`; nan if the annotation has none.
+        scores: (N,) float64 for each map that the head predicts. Under `occludee` and `occluder`: IoU of the mask,
+            pasted into the image, with the visible mask and the occluder region. Under the names of boundaries:
             `boundary_f`. nan where there is nothing to compare with.
     """
 
@@ -47,22 +46,22 @@ class TrueBoxScores(NamedTuple):
     scores: dict[str, NDArray[np.float64]]
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each score over the instances that have it; without those that none has."""
-        there = {name: values[~np.isnan(values)] for name, values in self.scores.items()}
-        return {name: float(values.mean()) for name, values in there.items() if len(values)}
+        """Return the mean of each score over the instances that have it, without scores that no instance has."""
+        present = {name: values[~np.isnan(values)] for name, values in self.scores.items()}
+        return {name: float(values.mean()) for name, values in present.items() if len(values)}
 
 
 @torch.no_grad()
 def score_true_boxes(detector: Detector, coco: CocoFile, image_dir: Path, *, reporter: Reporter) -> TrueBoxScores:
     """Predict the masks of every instance inside its true box, and compare them with the true ones.
 
-    Crowds, instances without a mask and boxes without an extent are left out.
+    Crowds, instances without a mask and empty boxes are left out.
 
     Args:
         detector: in evaluation mode.
-        coco: annotations; an occluder region that is not stored is derived from the masks.
-        image_dir: the folder of the images.
-        reporter: told of the progress.
+        coco: annotations; occluder regions that are not stored are derived from the masks.
+        image_dir: folder of the images.
+        reporter: receives the progress.
 
     Raises:
         BCNetError: if an image cannot be read, or no instance can be scored.
@@ -77,11 +76,15 @@ def score_true_boxes(detector: Detector, coco: CocoFile, image_dir: Path, *, rep
             scored = [index for index, one in enumerate(annotations) if _is_scored(one)]
             if scored:
                 rles = [segmentation_rle(one, image) for one in annotations]
-                truth = list(zip(rles, occluder_regions(annotations, rles, image), strict=True))
-                instances = [annotations[index] for index in scored]
-                chosen = [truth[index] for index in scored]
-                scores.append(_score_image(detector, image, instances, chosen, image_dir))
-                visible += [1 - one.get("occlusion_rate", np.nan) for one in instances]
+                regions = occluder_regions(annotations, rles, image)
+                true: dict[LayerName, list[RLE | None]] = {
+                    "occludee": [rles[index] for index in scored],
+                    "occluder": [regions[index] for index in scored],
+                }
+                boxes = torch.tensor([annotations[index]["bbox"] for index in scored], dtype=torch.float32)
+                boxes[:, 2:] += boxes[:, :2]
+                scores.append(_score_image(detector, image, boxes, true, image_dir))
+                visible += [1 - annotations[index].get("occlusion_rate", np.nan) for index in scored]
                 positions += [position] * len(scored)
             progress.advance()
     if not scores:
@@ -96,44 +99,36 @@ def _is_scored(annotation: Record) -> bool:
 
 
 def _score_image(
-    detector: Detector,
-    image: Record,
-    instances: Sequence[Record],
-    truth: Sequence[tuple[RLE | None, RLE | None]],
-    image_dir: Path,
+    detector: Detector, image: Record, boxes: Tensor, true: dict[LayerName, list[RLE | None]], image_dir: Path
 ) -> dict[str, list[float]]:
-    """Score each map of the instances of one image; the masks come first."""
+    """Score each map of the N instances of one image, the masks first.
+
+    Args:
+        detector: in evaluation mode.
+        image: entry of `images`.
+        boxes: (N, 4) float32 xyxy in pixels of the image.
+        true: N masks for each layer.
+        image_dir: folder of the images.
+    """
     height, width = image["height"], image["width"]
-    pixels = read_listed(image_dir, image)
-    batch = detector.prepare(pixels)
+    batch = detector.prepare(read_listed(image_dir, image))
     new_height, new_width = batch.image_sizes[0]
-    x, y, w, h = torch.tensor([one["bbox"] for one in instances], dtype=torch.float32).unbind(1)
-    boxes = torch.stack([x, y, x + w, y + h], dim=1).to(detector.device)
+    boxes = boxes.to(detector.device)
     scale = boxes.new_tensor([new_width / width, new_height / height]).repeat(2)
-    features = detector.backbone(batch.tensors)
     first = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-    logits = detector.heads.masks(features, boxes * scale, first)
-    rles, regions = zip(*truth, strict=True)
-    true = {"occludee": rles, "occluder": regions}
-    specs = map_specs(logits)
-    ious: dict[str, list[float]] = {
-        spec.layer: _mask_ious(logits[spec.name], boxes, true[spec.layer], height, width)
-        for spec in specs
-        if spec.kind == "mask"
-    }
-    return ious | {
-        spec.name: _boundary_scores(logits[spec.name], boxes, true[spec.layer])
-        for spec in specs
-        if spec.kind == "boundary"
-    }
+    logits = detector.heads.masks(detector.backbone(batch.tensors), boxes * scale, first)
+    scores: dict[str, list[float]] = {}
+    for spec in sorted(map_specs(logits), key=lambda spec: spec.kind == "boundary"):
+        if spec.kind == "mask":
+            found = paste_rles(logits[spec.name].sigmoid(), boxes, height, width)
+            scores[spec.layer] = [_iou(one, other) for one, other in zip(found, true[spec.layer], strict=True)]
+        else:
+            scores[spec.name] = _boundary_scores(logits[spec.name], boxes, true[spec.layer])
+    return scores
 
 
-def _mask_ious(logits: Tensor, boxes: Tensor, true: Sequence[RLE | None], height: int, width: int) -> list[float]:
-    found = paste_rles(logits.sigmoid(), boxes, height, width)
-    return [
-        np.nan if other is None or masks.area(other) == 0 else masks.iou(one, other)
-        for one, other in zip(found, true, strict=True)
-    ]
+def _iou(found: RLE, true: RLE | None) -> float:
+    return np.nan if true is None or masks.area(true) == 0 else masks.iou(found, true)
 
 
 def _boundary_scores(logits: Tensor, boxes: Tensor, true: Sequence[RLE | None]) -> list[float]:
@@ -143,7 +138,7 @@ def _boundary_scores(logits: Tensor, boxes: Tensor, true: Sequence[RLE | None]) 
 
 
 def boundary_f(predicted: Tensor, true: Tensor) -> Tensor:
-    """How well boundaries agree, give or take one cell: the F-score of the cells of one that are near the other.
+    """Return the F-score of boundaries, where a cell counts as found if the other boundary is within one cell.
 
     Args:
         predicted: (N, S, S) bool.

@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from bcnet_core import distributed as dist
-from bcnet_core.annotations.coco import CocoFile, Record, category_difference
+from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.config.schema import Recipe
 from bcnet_core.data.loaders import read_annotations
 from bcnet_core.engine.elastic import Cluster
 from bcnet_core.engine.job import TrainingJob, Validation
 from bcnet_core.engine.launch import launch
+from bcnet_core.errors import BCNetError
 from bcnet_core.evaluation.coco import evaluate, ground_truth
 from bcnet_core.evaluation.predict import check_categories, check_images, predict_images
 from bcnet_core.model.detectors import Detector
@@ -58,48 +59,32 @@ def _score(coco: CocoFile, results: Sequence[Record], *, image_ids: Sequence[int
 
 
 def check_validation(recipe: Recipe, training: CocoFile, reporter: Reporter) -> None:
-    """Check before the first step that the validation set goes with the training set.
+    """Check before the first step that the validation set is complete and goes with the training set.
 
     Args:
         recipe: recipe whose `data.val` is checked.
         training: training set.
-        reporter: warned where training goes without, but `bcnet eval` would fail.
+        reporter: receiver of what only a later `bcnet eval` would fail at.
 
     Raises:
         BCNetError: if the recipe evaluates during training and the set or its images are missing, it has no masks, or
             its categories differ.
     """
-    if not recipe.solver.eval_every:
-        _compare(recipe, training, reporter)
-        return
-    coco = read_annotations(recipe.data, recipe.data.val)
-    check_categories(training.categories, coco)
-    check_images(coco.images, recipe.data.locate(recipe.data.val)[1])
-    ground_truth(coco)
-
-
-def _compare(recipe: Recipe, training: CocoFile, reporter: Reporter) -> None:
-    """Report what `bcnet eval` would fail at, and training does not need."""
     annotations, images = recipe.data.locate(recipe.data.val)
-    if not annotations.exists():
-        reporter.info(
-            f"there is no validation set at {annotations}; training does without, `bcnet eval` will need one: "
-            "data.val.annotations=FILE data.val.images=FOLDER"
-        )
+    settings = "data.val.annotations=FILE data.val.images=FOLDER"
+    if not recipe.solver.eval_every and not annotations.exists():
+        reporter.info(f"there is no validation set at {annotations}, which `bcnet eval` will need: {settings}")
         return
-    if not images.is_dir():
-        reporter.info(f"the validation images are not in {images}; `bcnet eval` will need them: data.val.images=FOLDER")
-    coco = read_annotations(recipe.data, recipe.data.val, need_annotations=False)
-    difference = category_difference(training.categories, coco.categories)
-    if difference is not None:
-        sides = ", ".join(
-            f"only in `{side.path}`: " + (f"`{only[0][1]}` (id {only[0][0]})" if only else "nothing")
-            for side, only in zip((training, coco), difference, strict=True)
-        )
-        reporter.warning(
-            f"training and validation set have different categories ({sides}); training goes on, `bcnet eval` will "
-            "refuse that validation set: data.val.annotations=FILE"
-        )
+    try:
+        coco = read_annotations(recipe.data, recipe.data.val)
+        check_categories(training.categories, coco)
+        check_images(coco.images, images)
+        ground_truth(coco)
+    except BCNetError as error:
+        if recipe.solver.eval_every:
+            raise
+        reason = " · ".join((error.message, *error.hints))
+        reporter.warning(f"`bcnet eval` will refuse the validation set ({settings}): {reason}")
 
 
 VALIDATION = Validation(check=check_validation, score=validate)

@@ -38,6 +38,8 @@ from bcnet_core.visualization.drawing import (
 JPEG_QUALITY = 88
 SVG_JPEG_QUALITY = 90
 """JPEG quality of photographs embedded in SVG."""
+PALENESS = 0.72
+"""How far `dim` moves gray levels towards white."""
 BASELINE = 12
 """Pixels from the top of a line of text to its baseline."""
 _RAMP = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_VIRIDIS)
@@ -55,9 +57,8 @@ def paint(drawing: Drawing | Card) -> Image:
         _paint_shape(canvas, shape)
     for placed in layout.place_labels(drawing.labels, canvas.shape[:2]):
         color, (pad_x, pad_y) = placed.label.color, layout.PADDING
-        part = canvas[placed.y : placed.y + placed.height, placed.x : placed.x + placed.width]
-        part[:] = color
-        part[pad_y:-pad_y, pad_x:-pad_x] = _line(placed.text, color, text_color(color))
+        canvas[placed.y : placed.y + placed.height, placed.x : placed.x + placed.width] = color
+        write(canvas, placed.text, placed.x + pad_x, placed.y + pad_y, color, text_color(color))
     return canvas
 
 
@@ -71,13 +72,12 @@ def save(drawing: Drawing | Card, path: Path) -> tuple[int, int]:
     return layout.drawn_size(drawing)
 
 
-def dim(image: Image, *, strength: float = 0.72) -> Image:
+def dim(image: Image) -> Image:
     """Return the image in pale gray, as a background that makes colored layers stand out."""
     levels = np.arange(256.0)
-    pale = cv2.LUT(
-        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.rint(levels + (255 - levels) * strength).astype(np.uint8)
-    )
-    return np.asarray(cv2.cvtColor(pale, cv2.COLOR_GRAY2RGB), np.uint8)
+    pale = np.rint(levels + (255 - levels) * PALENESS).astype(np.uint8)
+    gray = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), pale)
+    return np.asarray(cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB), np.uint8)
 
 
 def reveal(image: Image, patches: list[Patch], ground: Image) -> Image:
@@ -121,12 +121,20 @@ def scale_bar(height: int) -> Image:
     return bar
 
 
-def write(canvas: Image, text: str, x: int, y: int, color: Color = INK) -> None:
-    """Write one line with its upper left corner at (x, y), in place; clip it to the canvas."""
-    glyphs = layout.glyphs(layout.clean(text))
-    area = canvas[max(y, 0) : y + glyphs.shape[0], max(x, 0) : x + glyphs.shape[1]]
-    ink = glyphs[: area.shape[0], : area.shape[1], None]
-    area[:] = np.rint(area * (1 - ink) + np.array(color, np.float32) * ink)
+def write(canvas: Image, text: str, x: int, y: int, ground: Color, ink: Color = INK) -> None:
+    """Write one line on a plain background, its upper left corner at (x, y), in place; clip it to the canvas."""
+    line = _line(text, ground, ink)
+    part = canvas[y : y + line.shape[0], x : x + line.shape[1]]
+    part[:] = line[: part.shape[0], : part.shape[1]]
+
+
+@lru_cache(maxsize=1024)
+def _line(text: str, ground: Color, ink: Color) -> Image:
+    """Return one line of text on a plain background, as large as its `layout.glyphs`."""
+    glyphs = layout.glyphs(layout.clean(text))[..., None]
+    line = np.rint(np.array(ground, np.float32) * (1 - glyphs) + np.array(ink, np.float32) * glyphs).astype(np.uint8)
+    line.setflags(write=False)
+    return line
 
 
 def _paint_shape(canvas: Image, shape: Shape) -> None:
@@ -140,27 +148,16 @@ def _paint_shape(canvas: Image, shape: Shape) -> None:
         cv2.copyTo(plain, boundary_band(patch.mask, shape.outline).view(np.uint8), part)
 
 
-@lru_cache(maxsize=1024)
-def _line(text: str, ground: Color, ink: Color) -> Image:
-    """Return one line of text on a plain background, as large as its `layout.glyphs`."""
-    line = np.full((*layout.glyphs(layout.clean(text)).shape, 3), ground, np.uint8)
-    write(line, text, 0, 0, ink)
-    line.setflags(write=False)
-    return line
-
-
 def _paint_card(card: Card) -> Image:
     plan = layout.lay_out(card)
     sheet = np.full((plan.height, plan.width, 3), PAPER[0], np.uint8)
     for cell in plan.cells:
-        line = _line(cell.tile.caption, PAPER, INK)
-        above = sheet[cell.y - layout.LINE - layout.CAPTION_GAP :, cell.text_x :]
-        above[: line.shape[0], : line.shape[1]] = line
+        write(sheet, cell.tile.caption, cell.text_x, cell.y - layout.LINE - layout.CAPTION_GAP, PAPER)
         sheet[cell.y : cell.y + card.size[0], cell.x : cell.x + card.size[1]] = _content(cell.tile.content, card.size)
     for y in plan.bars:
         sheet[y : y + card.size[0], plan.bar_x : plan.bar_x + layout.BAR] = scale_bar(card.size[0])
         for text, below in (("1", 0), ("0", card.size[0] - layout.LINE)):
-            write(sheet, text, plan.bar_x + layout.BAR + 4, y + below)
+            write(sheet, text, plan.bar_x + layout.BAR + 4, y + below, PAPER)
     return sheet
 
 

@@ -130,35 +130,20 @@ class Page:
     """The index.html of a gallery: one article per picture; holds no pixels."""
 
     def __init__(self, title: str) -> None:
-        self._title, self._articles = title, list[str]()
+        self._title, self._articles, self._summaries = title, list[str](), list[Summary]()
         self._rows: list[list[tuple[int, int, float | None, float | None]]] = []  # the script filters by these
         self._classes: dict[str, int] = {}
         self._counts: Counter[str] = Counter()
         self._panels: set[str] = set()
-        self._occluded = self._true = self._missed = 0
-        self._has_truth = False
-        self._faults: list[str] = []
 
     def add(self, picture: Picture, files: Mapping[str | int, File]) -> None:
-        """Add a picture whose files are written.
-
-        Args:
-            picture: the picture.
-            files: panels by key, close-ups by index of their instance.
-        """
-        missed = picture.missed
+        """Add a picture whose files are written: panels by key, close-ups by index of their instance."""
+        self._summaries.append(_summary(picture))
         self._counts.update(instance.category for instance in picture.instances)
-        self._occluded += sum(instance.occlusion > 0 for instance in picture.instances)
-        if picture.truth is not None:
-            self._has_truth = True
-            self._true += sum(not instance.crowd for instance in picture.truth)
-            self._missed += len(missed)
-        if picture.fault is not None:
-            self._faults.append(picture.fault)
         self._panels.update("rois" if isinstance(key, int) else key for key in files)
         self._rows.append(
             [(*self._kind(one), one.score, one.iou) for one in picture.instances]
-            + [(*self._kind(one), None, 0.0) for one in missed]
+            + [(*self._kind(one), None, 0.0) for one in picture.missed]
         )
         self._articles.append(_article(len(self._rows), picture, files))
 
@@ -168,9 +153,15 @@ class Page:
 
     def summary(self) -> Summary:
         """Return the counts so far."""
-        true = self._true if self._has_truth else None
-        instances = self._counts.total()
-        return Summary(len(self._rows), instances, self._occluded, true, self._missed, tuple(self._faults))
+        true = [one.true for one in self._summaries if one.true is not None]
+        return Summary(
+            pictures=len(self._summaries),
+            instances=sum(one.instances for one in self._summaries),
+            occluded=sum(one.occluded for one in self._summaries),
+            true=sum(true) if true else None,
+            missed=sum(one.missed for one in self._summaries),
+            faults=tuple(fault for one in self._summaries for fault in one.faults),
+        )
 
     def html(self) -> str:
         """Return the whole document."""
@@ -180,11 +171,9 @@ class Page:
         )
         later = [article.encode("utf-8", "xmlcharrefreplace").decode() for article in self._articles[AT_ONCE:]]
         data = json.dumps({"pictures": self._rows, "later": later}, separators=(",", ":")).replace("</", "<\\/")
-        facts = f"{len(self._rows):,} pictures, {self._counts.total():,} instances, {self._occluded:,} with an occluder"
-        if self._has_truth:
-            facts += f"; {self._missed:,} of {self._true:,} true instances were missed"
         return Template(document).substitute(
-            generator=GENERATOR, title=escape(self._title), facts=facts, style=style, data=data, script=script,
+            generator=GENERATOR, title=escape(self._title), style=style, data=data, script=script,
+            facts=f"{len(self._rows):,} pictures, {_facts(self.summary())}",
             occludee=_swatch(OCCLUDEE), occluder=_swatch(OCCLUDER), articles="".join(self._articles[:AT_ONCE]),
             more=f"<p>The other {len(later):,} pictures need JavaScript.</p>" if later else "", **self._controls(),
         )  # fmt: skip
@@ -192,7 +181,7 @@ class Page:
     def _controls(self) -> dict[str, str]:
         """Return the options, ranges and toggles of the page's navigation by their names in gallery.html."""
         kinds = {key: title for key, title in PANELS.items() if key in self._panels}
-        kinds |= {"true": "ground truth"} if self._has_truth else {}
+        kinds |= {"true": "ground truth"} if self.summary().true is not None else {}
         kinds |= {"rois": "RoIs"} if "rois" in self._panels else {}
         return {
             "classes": "".join(
@@ -214,7 +203,7 @@ class Page:
 
 
 def _article(number: int, picture: Picture, files: Mapping[str | int, File]) -> str:
-    facts, panels, rois = _facts(picture), "", ""
+    facts, panels, rois = picture.fault or _facts(_summary(picture)), "", ""
     for key, file in files.items():
         if isinstance(key, int):
             rois += _figure(f'data-instance="{key}"', file, picture, _roi_title(picture.instances[key]))
@@ -228,15 +217,21 @@ def _article(number: int, picture: Picture, files: Mapping[str | int, File]) -> 
     )
 
 
-def _facts(picture: Picture) -> str:
-    """Return one sentence on a picture."""
-    if picture.fault is not None:
-        return picture.fault
-    occluded = sum(instance.occlusion > 0 for instance in picture.instances)
-    facts = f"{len(picture.instances)} instances, {occluded} with an occluder"
-    if picture.truth is not None:
-        true = sum(not instance.crowd for instance in picture.truth)
-        facts += f"; {true - len(picture.missed)} of {true} true instances found"
+def _summary(picture: Picture) -> Summary:
+    return Summary(
+        pictures=1,
+        instances=len(picture.instances),
+        occluded=sum(instance.occlusion > 0 for instance in picture.instances),
+        true=None if picture.truth is None else sum(not instance.crowd for instance in picture.truth),
+        missed=len(picture.missed),
+        faults=() if picture.fault is None else (picture.fault,),
+    )
+
+
+def _facts(summary: Summary) -> str:
+    facts = f"{summary.instances:,} instances, {summary.occluded:,} with an occluder"
+    if summary.true is not None:
+        facts += f"; {summary.true - summary.missed:,} of {summary.true:,} true instances found"
     return facts
 
 

@@ -19,8 +19,6 @@ from bcnet_core.structures import Predictor
 from bcnet_core.visualization.drawing import BLANK, Image
 from bcnet_core.visualization.picture import Box, Instance, Picture, match_truth, numbered
 
-Found = tuple[Sequence[Instance], str]
-"""Instances of an image, and a remark on them."""
 AT_LEAST = 5
 """Detections of an image that are shown even below the requested score."""
 
@@ -59,12 +57,7 @@ def annotated_pictures(coco: CocoFile, records: Sequence[Record], images: Path) 
         images: folder that their file names are relative to.
     """
     truth = Truth(coco)
-
-    def find(record: Record, _: Image) -> Found:
-        instances = truth.instances(record)
-        return instances, "" if instances else "no instance is annotated here"
-
-    return _pictures(records, images, find, None)
+    return _pictures(records, images, lambda record, _: truth.instances(record))
 
 
 def detected_pictures(
@@ -80,34 +73,20 @@ def detected_pictures(
         score: lowest score of a detection; the best five of an image are always shown, so that an early run shows
             what it has learned.
     """
-
-    def find(_: Record, pixels: Image) -> Found:
-        instances, confident = detect(detector, pixels, score=score)
-        return instances, _note(confident, len(instances), score)
-
-    return _pictures(records, images, find, Truth(coco))
+    return _pictures(records, images, lambda _, pixels: detect(detector, pixels, score=score), Truth(coco), score)
 
 
 def result_pictures(
     coco: CocoFile, results: Sequence[Record], records: Sequence[Record], images: Path, *, score: float = 0.5
 ) -> Iterator[Picture]:
-    """Make pictures of COCO results, matched with the ground truth if there is any.
-
-    Args:
-        coco: file whose images and categories the results name.
-        results: results with masks, from `read_results`, and with occluder masks if they have any.
-        records: images to show.
-        images: folder that their file names are relative to.
-        score: lowest score of a detection; the best five of an image are always shown.
-    """
+    """Make pictures of results from `read_results` that have masks, as `detected_pictures` does of predictions."""
     truth, grouped = Truth(coco), dict[int, list[Record]]()
     for result in results:
         grouped.setdefault(result["image_id"], []).append(result)
 
-    def find(record: Record, _: Image) -> Found:
+    def find(record: Record, _: Image) -> Sequence[Instance]:
         found = sorted(grouped.get(record["id"], []), key=lambda one: -one["score"])
-        confident, shown = _shown([one["score"] for one in found], score)
-        instances = [
+        return [
             Instance(
                 category=truth.names[one["category_id"]],
                 box=_corners(one["bbox"]),
@@ -115,17 +94,20 @@ def result_pictures(
                 occluder=one.get("occluder"),
                 score=one["score"],
             )
-            for one in found[:shown]
+            for one in found[: _shown([one["score"] for one in found], score, AT_LEAST)]
         ]
-        return instances, _note(confident, shown, score)
 
-    return _pictures(records, images, find, truth)
+    return _pictures(records, images, find, truth, score)
 
 
 def _pictures(
-    records: Sequence[Record], images: Path, find: Callable[[Record, Image], Found], truth: Truth | None
+    records: Sequence[Record],
+    images: Path,
+    find: Callable[[Record, Image], Sequence[Instance]],
+    truth: Truth | None = None,
+    score: float | None = None,
 ) -> Iterator[Picture]:
-    """Read images one by one and find the instances in each."""
+    """Read images one by one and find the instances in each; `score` is None for annotations."""
     for record in records:
         name, size = record["file_name"], (record["height"], record["width"])
         try:
@@ -134,31 +116,30 @@ def _pictures(
             blank = np.broadcast_to(np.array(BLANK, np.uint8), (*size, 3))
             yield Picture(name, blank, fault=error.message)
             continue
-        instances, note = find(record, pixels)
+        instances = find(record, pixels)
+        note = _note(instances, score)
         if truth is None or not truth.is_known:
             yield Picture(name, pixels, numbered(instances), note=note)
         else:
             yield Picture(name, pixels, *match_truth(instances, truth.instances(record)), note=note)
 
 
-def detect(detector: Predictor, image: Image, *, score: float) -> tuple[tuple[Instance, ...], int]:
-    """Detect instances in an image.
+def detect(detector: Predictor, image: Image, *, score: float, at_least: int = AT_LEAST) -> tuple[Instance, ...]:
+    """Detect instances in an image, best first.
 
     Args:
         detector: predicts one image at a time.
         image: (H, W, 3) uint8 RGB.
-        score: lowest score of a detection; the best five are always returned.
-
-    Returns:
-        The instances to show, best first, and how many of them reach the score.
+        score: lowest score of a detection.
+        at_least: number of detections that are returned even below it.
     """
     found = detector.predict([image])[0].to("cpu")
-    confident, shown = _shown(found.scores.tolist(), score)
+    shown = _shown(found.scores.tolist(), score, at_least)
     boxes, size, layers = found.boxes[:shown], found.image_size, (found.occludee_mask, found.occluder_mask)
     occludees, occluders = (
         [None] * shown if maps is None else paste_rles(maps[:shown], boxes, *size) for maps in layers
     )
-    instances = tuple(
+    return tuple(
         Instance(
             category=str(detector.categories[int(found.labels[index])]["name"]),
             box=(x0, y0, x1, y1),
@@ -169,7 +150,6 @@ def detect(detector: Predictor, image: Image, *, score: float) -> tuple[tuple[In
         )
         for index, (x0, y0, x1, y1) in enumerate(boxes.tolist())
     )
-    return instances, confident
 
 
 def _corners(bbox: Sequence[float]) -> Box:
@@ -178,16 +158,16 @@ def _corners(bbox: Sequence[float]) -> Box:
     return x, y, x + width, y + height
 
 
-def _shown(scores: Sequence[float], score: float) -> tuple[int, int]:
-    """Count how many of these scores, best first, reach `score`, and how many detections to show."""
-    confident = sum(one >= score for one in scores)
-    return confident, min(max(confident, AT_LEAST), len(scores))
+def _shown(scores: Sequence[float], score: float, at_least: int) -> int:
+    """Count the detections to show of these scores, best first."""
+    return min(max(sum(one >= score for one in scores), at_least), len(scores))
 
 
-def _note(confident: int, shown: int, score: float) -> str:
-    """Return a remark if nothing was found, or weaker detections than requested are shown."""
-    if shown == 0:
-        return "nothing was found here"
-    if shown > confident:
+def _note(instances: Sequence[Instance], score: float | None) -> str:
+    """Return a remark if there is nothing to show, or weaker detections than requested are shown."""
+    if score is None:
+        return "" if instances else "no instance is annotated here"
+    confident = sum((one.score or 0.0) >= score for one in instances)
+    if confident < len(instances):
         return f"{confident} of these score {score:.2f} or more; the best {AT_LEAST} are always shown"
-    return ""
+    return "" if instances else "nothing was found here"

@@ -199,7 +199,7 @@ def _placeholder(picture: Picture) -> Drawing:
     blank = np.full((*display_size(*picture.image.shape[:2]), 3), BLANK, np.uint8)
     middle = blank.shape[0] // 2
     for line, text in enumerate(("no image", picture.name[-MAX_TEXT:])):
-        draw.write(blank, text, 16, middle + line * (LINE + 4))
+        draw.write(blank, text, 16, middle + line * (LINE + 4), BLANK)
     return Drawing(blank)
 
 

@@ -128,13 +128,12 @@ def _drawn_frames(
     before: tuple[Instance, ...] = ()
     fresh = count()
     while (frame := _read(capture)) is not None:
-        found, confident = detect(detector, frame, score=score)
-        before = follow(before, found[:confident], fresh)
+        before = follow(before, detect(detector, frame, score=score, at_least=0), fresh)
         height, width = frame.shape[:2]
         panels = render(Picture("", frame, before), layer=layer, rois=0, size=(height, width)).panels
         image = np.concatenate([paint(panels[key]) for key in PANEL_KEYS[layer]], axis=1)
         bottom, right = height % 2, image.shape[1] % 2  # codecs reject odd sizes
-        yield np.asarray(cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE), np.uint8), confident
+        yield np.asarray(cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE), np.uint8), len(before)
 
 
 def _open_writer(path: Path, image: Image, rate: float) -> cv2.VideoWriter:

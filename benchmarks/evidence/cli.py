@@ -1,4 +1,4 @@
-"""`python -m benchmarks evidence`: what the bilayer head is worth, by trials on this machine."""
+"""`python -m benchmarks evidence`: trials that show what the bilayer head is worth."""
 
 from __future__ import annotations
 
@@ -24,37 +24,36 @@ def evidence(
     context: typer.Context,
     *,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder of the trials; a new one, or to go on in.")
+        Path, typer.Option("--output", "-o", help="The folder of the trials; an existing one is resumed.")
     ],
     coco: Annotated[
-        Path | None, typer.Option("--coco", metavar="FILE", help="Also try scenes pasted of this COCO set's objects.")
+        Path | None,
+        typer.Option("--coco", metavar="FILE", help="Also run scenes pasted from this COCO set."),
     ] = None,
     images: Annotated[Path | None, typer.Option("--images", metavar="DIR", help="The folder of its images.")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings of each head on each set.")] = 3,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps of 4 scenes.")] = 1500,
-    scenes: Annotated[int, typer.Option("--scenes", min=1, help="Scenes of a set to train on.")] = 2000,
-    held_out: Annotated[int, typer.Option("--held-out", min=1, help="Scenes of a set to measure on.")] = 400,
+    scenes: Annotated[int, typer.Option("--scenes", min=1, help="Training scenes of a set.")] = 2000,
+    held_out: Annotated[int, typer.Option("--held-out", min=1, help="Held-out scenes of a set.")] = 400,
     equal_time: Annotated[
         bool,
-        typer.Option(
-            "--equal-time/--no-equal-time", help="Also train the cheaper heads for the time that bilayer takes."
-        ),
+        typer.Option("--equal-time/--no-equal-time", help="Also train the cheaper heads for as long as bilayer takes."),
     ] = True,
     workers: Workers = 0,
     device: Device = "auto",
     report_only: Annotated[
-        bool, typer.Option("--report-only", help="Only report what is there so far; of the options -o counts alone.")
+        bool, typer.Option("--report-only", help="Only report the results so far; other options are ignored.")
     ] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Try whether the bilayer head and its occluder supervision help: train it, its ablations and plain heads.
+    """Test whether the bilayer head and its occluder supervision help: train it, its ablations and plain heads.
 
-    Every head is trained in the same small detector on easy, hard (heaps of one class in one look) and, with --coco,
-    pasted scenes, with several seeds. Measured is the IoU of masks in true boxes by visible fraction, with paired
-    intervals over seeds and images, and AP; at equal steps and, for heads that cost less a step, at equal time.
+    Every head is trained in the same small detector on easy, hard (heaps of objects of one class and look) and, with
+    --coco, pasted scenes, with several seeds. Measures are the IoU of masks in true boxes by visible fraction, with
+    paired intervals over seeds and images, and AP; at equal steps and, for cheaper heads, at equal time.
 
-    A training takes minutes on one CPU core: hours in all. Ctrl-C stops; the same command goes on.
+    A training takes minutes on one CPU core: hours in all. Ctrl-C stops; the same command resumes.
 
     **Examples**
 
@@ -81,7 +80,7 @@ def evidence(
 def _run(
     output: Path, plan: EvidencePlan, seeds: int, *, equal_time: bool, workers: int, device: str
 ) -> Sequence[Trial]:
-    """Make the data, run what was not run yet, and return all trials."""
+    """Make the data, run the trials without a result, and return all trials."""
     from benchmarks.evidence.data import prepare_data
     from benchmarks.evidence.run import measure_costs, run_trials
     from benchmarks.evidence.trials import plan_matched, plan_trials
@@ -99,7 +98,7 @@ def _run(
 
 
 def _show_plan(output: Path, plan: EvidencePlan, seeds: int, *, equal_time: bool) -> None:
-    """Say what would be run, after the checks that a run begins with."""
+    """Check the folder and print what would be run."""
     from benchmarks.evidence.data import check_folder, data_sets
     from benchmarks.evidence.trials import CHEAPER, is_measured, plan_trials
 
@@ -109,5 +108,5 @@ def _show_plan(output: Path, plan: EvidencePlan, seeds: int, *, equal_time: bool
     missing = sum(not is_measured(output, trial) for trial in trials)
     lines = [f"would train and measure {missing} of {len(trials)} trials of {plan.steps:,} steps on {', '.join(sets)}"]
     if equal_time:
-        lines.append(f"then {len(CHEAPER) * len(sets) * seeds} trials of equal time, less those that are there")
+        lines.append(f"then {len(CHEAPER) * len(sets) * seeds} trials of equal time, less those with a result")
     console.err.print(Text("\n".join([*lines, f"and write their report to {output}"])))

@@ -17,24 +17,26 @@ from bcnet_core.synth.sets import SHAPES_SPLITS, PasteRequest, write_pasted, wri
 
 PLAN_FILE = "plan.json"
 SIDE = 128
-"""Of the scenes in pixels."""
+"""Side of the scenes, pixels."""
 SEED = 0
-"""Of the scenes: every trial sees the same."""
+"""Seed of the scenes, which all trials share."""
 MIN_AREA = 256
-"""Pixels of an object that is cut out; scenes this small make it smaller still."""
+"""Area of the smallest object that is cut out, pixels; small scenes shrink it further."""
 BANK = 5000
+"""Upper bound of the objects that are cut out."""
+WAYS_OUT = ("choose another folder: -o", "or remove this one, with everything that was measured in it")
 
 
 @dataclass(frozen=True)
 class EvidencePlan:
-    """How large the sets are, and how long the reference is trained.
+    """Size of the sets, and length of the reference's training.
 
     Attributes:
-        scenes: to train on.
-        held_out: to measure on.
-        steps: of the optimiser.
-        source: a COCO file to paste objects of, None for no pasted set.
-        images: the folder of its images.
+        scenes: number of training scenes.
+        held_out: number of held-out scenes.
+        steps: number of optimizer steps.
+        source: COCO file to paste objects of; None for no pasted set.
+        images: folder of its images.
 
     Raises:
         BCNetError: if only one of `source` and `images` is given.
@@ -55,13 +57,7 @@ class EvidencePlan:
 
 
 class DataSet(NamedTuple):
-    """A set of scenes.
-
-    Attributes:
-        root: its data root.
-        train: the name of its training split.
-        held_out: the name of the split that is measured on.
-    """
+    """A set of scenes: its data root, and the names of its training and held-out splits."""
 
     root: Path
     train: str
@@ -69,21 +65,18 @@ class DataSet(NamedTuple):
 
 
 def data_sets(folder: Path, plan: EvidencePlan) -> dict[str, DataSet]:
-    """Where the sets of a plan are, or will be."""
+    """Return the sets of a plan, which may not exist yet, by name."""
     names = {"easy": SHAPES_SPLITS, "hard": SHAPES_SPLITS, **({"pasted": PASTE_SPLITS} if plan.source else {})}
     return {name: DataSet(folder / "data" / name, *splits) for name, splits in names.items()}
 
 
 def check_folder(folder: Path, plan: EvidencePlan) -> Record:
-    """Refuse a folder that holds what another plan gave; changes nothing.
+    """Check that a folder was not begun with another plan, and return the content of its plan file.
 
-    A pasted set may be added to a folder that has none, and left out of one that has.
-
-    Returns:
-        What belongs into the folder's plan file.
+    A pasted set may be added to a folder that has none, or be left out.
 
     Raises:
-        BCNetError: if the folder was begun with other sizes, steps or another source, or cannot be one.
+        BCNetError: if the folder was begun with other sizes, steps or another source.
     """
     check_output_folder(folder, overwrite=True)
     source = None if plan.source is None else {"file": plan.source.name, "sha256": checksum(plan.source)}
@@ -91,39 +84,29 @@ def check_folder(folder: Path, plan: EvidencePlan) -> Record:
     path = folder / PLAN_FILE
     if not path.exists():
         if any((folder / name).exists() for name in ("data", "runs", "results")):
-            raise usage_error(f"`{folder}` holds trials, but not by what plan: it has no {PLAN_FILE}", *_ways_out())
+            raise usage_error(f"`{folder}` holds trials of an unknown plan: it has no {PLAN_FILE}", *WAYS_OUT)
         return wanted
     found = read_json(path)
     if not isinstance(found, dict) or found.keys() != wanted.keys():
-        raise data_error(f"`{path}` is not the plan of `python -m benchmarks evidence`", *_ways_out())
+        raise data_error(f"`{path}` is not the plan of `python -m benchmarks evidence`", *WAYS_OUT)
     either = found["source"] is None or source is None
     differ = [key for key in wanted if found[key] != wanted[key] and not (key == "source" and either)]
     if differ:
         raise usage_error(
             f"`{folder}` was begun with another plan",
             *(f"{key.replace('_', '-')} was {_short(found[key])}, now {_short(wanted[key])}" for key in differ),
-            *_ways_out(),
+            *WAYS_OUT,
         )
     return {**wanted, "source": source or found["source"]}
 
 
-def _ways_out() -> tuple[str, ...]:
-    return ("choose another folder: -o", "or remove this one, with everything that was measured in it")
-
-
 def _short(value: object) -> str:
-    """A value of a plan, for a person."""
+    """Format a value of a plan."""
     return f"{value['file']} ({value['sha256'][:12]})" if isinstance(value, dict) else f"{value:,}"
 
 
 def prepare_data(folder: Path, plan: EvidencePlan, *, workers: int, reporter: Reporter) -> dict[str, DataSet]:
-    """Write down the plan, and make the sets that are not there yet.
-
-    Args:
-        folder: of the trials.
-        plan: what is made.
-        workers: processes that compose scenes, 0 for one per CPU core; the scenes do not depend on it.
-        reporter: told of the progress.
+    """Write the plan file, and make the sets that do not exist.
 
     Raises:
         BCNetError: if the folder was begun with another plan, or a set cannot be made.

@@ -1,4 +1,4 @@
-"""A picture of the evidence: how every arm differs from the bilayer head, by visible fraction."""
+"""A figure of the evidence: the difference of every arm to the bilayer head, by visible fraction."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmarks.evidence.intervals import BINS
-from benchmarks.evidence.summary import Difference
+from benchmarks.evidence.summary import BINS, Difference
 from benchmarks.evidence.trials import ARMS, REFERENCE
 
 LOOKS = {
@@ -23,19 +22,15 @@ LOOKS = {
     "plain": ("#d55e00", "v"),
     "plain_deep": ("#cc79a7", "P"),
 }
-"""Colour and mark of each arm, the same everywhere: the palette of Okabe and Ito, for every kind of colour vision."""
+"""Color and marker of each arm: the palette of Okabe and Ito, which suits every kind of color vision."""
 WIDTH = 0.7
-"""Of a bin's arms side by side, as a share of the room that a bin has."""
+"""Width of the arms side by side in a bin, as a fraction of the bin."""
 
 
 def plot_differences(differences: Sequence[Difference]) -> bytes:
-    """Draw the differences in mask IoU: a column a set, equal steps above, equal time below where there is any.
+    """Draw the differences in mask IoU as a PNG: one column a set, equal steps above equal time.
 
-    Args:
-        differences: of `summarise`; may be empty.
-
-    Returns:
-        A PNG; the same differences give the same bytes.
+    The same differences give the same bytes.
     """
     sets = list(dict.fromkeys(one.data for one in differences)) or [""]
     kinds = sorted({one.matched for one in differences}) or [False]
@@ -62,16 +57,16 @@ def plot_differences(differences: Sequence[Difference]) -> bytes:
 
 
 def _draw(axes: Axes, differences: Sequence[Difference]) -> None:
-    """One panel; each arm has its place in a bin, whether the others are there or not."""
+    """Draw one panel; each arm has a fixed place in a bin."""
     others = [arm for arm in ARMS if arm != REFERENCE]
     for one in differences:
         offset = WIDTH * (others.index(one.arm) / (len(others) - 1) - 0.5)
         mean, low, high = 100 * np.array([one.iou[name] for name in BINS]).T
-        colour, mark = LOOKS[one.arm]
-        reach = np.maximum((mean - low, high - mean), 0)  # of few images the mean may lie outside
+        color, mark = LOOKS[one.arm]
+        reach = np.maximum((mean - low, high - mean), 0)  # with few images the mean may lie outside
         axes.errorbar(
             np.arange(len(BINS)) + offset, mean, reach,
-            color=colour, marker=mark, markersize=5, linestyle="", elinewidth=1.5,
+            color=color, marker=mark, markersize=5, linestyle="", elinewidth=1.5,
         )  # fmt: skip
     axes.axhline(0, color=LOOKS[REFERENCE][0], linewidth=0.8)
     for edge in np.arange(1, len(BINS)) - 0.5:

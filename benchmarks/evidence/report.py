@@ -12,30 +12,29 @@ from typing import Any, NamedTuple
 from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import data_error
 from bcnet_core.files.json_files import write_together
-from benchmarks.evidence.intervals import BINS, RESAMPLES, Interval, Range, Spread
 from benchmarks.evidence.plot import plot_differences
-from benchmarks.evidence.summary import Difference, Row, Summary, summarise
+from benchmarks.evidence.summary import BINS, RESAMPLES, Difference, Interval, Range, Row, Spread, Summary, summarize
 from benchmarks.evidence.trials import ARMS, REFERENCE, Trial, TrialResult, read_costs, read_results
 
 REPORT_FILES = ("report.md", "report.json", "report.png")
 ABSENT = "-"
 
 HOW_TO_READ = f"""\
-All shares in points of 100. IoU: of the masks that are predicted inside the true boxes of held-out instances, by the
-visible fraction of the instance. ± is the standard deviation over seeds. A difference is that of an arm less
-{ARMS[REFERENCE].title}, seed by seed and instance by instance; in brackets the 95 % interval of a paired bootstrap
-over seeds and images ({RESAMPLES:,} resamples), and of AP the smallest and largest difference of a seed. An * marks an
-interval that excludes 0: of twenty comparisons without any difference, one has it by chance. The intervals say nothing
-of other training scenes; with few seeds they are too narrow, and with one they know of its images alone."""
+All numbers are percentages. IoU is that of the masks predicted inside the true boxes of held-out instances, by the
+visible fraction of the instance. ± is the standard deviation over seeds. Differences are an arm minus
+{ARMS[REFERENCE].title}, seed by seed and instance by instance; brackets hold the 95 % interval of a paired bootstrap
+over seeds and images ({RESAMPLES:,} resamples), and for AP the smallest and largest difference of a seed. An * marks an
+interval that excludes 0: one of twenty comparisons without any difference has it by chance. The intervals do not cover
+other training scenes; with few seeds they are too narrow, and with one seed they cover its images only."""
 
 
 class Report(NamedTuple):
-    """A report that was written.
+    """A written report.
 
     Attributes:
-        text: its tables, as Markdown that can be read as it is.
-        content: the same numbers, as json holds them: shares, not points; null where there is none.
-        files: where both are, and the picture.
+        text: the tables as Markdown.
+        content: the same numbers for json: fractions, not percentages; null where there is none.
+        files: the files of text, content and figure.
     """
 
     text: str
@@ -44,15 +43,12 @@ class Report(NamedTuple):
 
 
 def write_report(folder: Path, expected: Sequence[Trial] | None = None) -> Report:
-    """Write report.md, report.json and report.png of the results that are in a folder so far.
+    """Write report.md, report.json and report.png of the results in a folder.
 
     Args:
-        folder: of the trials.
-        expected: trials that should be there; by default those of every arm with every set and seed of which there is
-            any.
-
-    Returns:
-        What was written.
+        folder: folder of the trials.
+        expected: trials to report as missing if they have no result; by default every arm with every set and seed that
+            has a result.
 
     Raises:
         BCNetError: if there is no result, one is damaged, or the files cannot be written.
@@ -61,7 +57,7 @@ def write_report(folder: Path, expected: Sequence[Trial] | None = None) -> Repor
     if not results:
         raise data_error(f"`{folder}` holds no results yet", "run the trials: python -m benchmarks evidence -o FOLDER")
     costs = read_costs(folder)
-    summary = summarise(results, costs)
+    summary = summarize(results, costs)
     measured = {_slot(one.trial) for one in results}
     wanted = [_slot(trial) for trial in expected or _usual(results)]
     missing = [slot for slot in wanted if slot not in measured]
@@ -77,7 +73,7 @@ def write_report(folder: Path, expected: Sequence[Trial] | None = None) -> Repor
 
 
 class _Slot(NamedTuple):
-    """A trial, however many steps it has."""
+    """A trial without its number of steps."""
 
     data: str
     matched: bool
@@ -90,7 +86,7 @@ def _slot(trial: Trial) -> _Slot:
 
 
 def _usual(results: Sequence[TrialResult]) -> list[Trial]:
-    """Every arm, and every arm of equal time of which there is any, with every set and seed of which there is any."""
+    """Return the trials of all arms, for equal time of those with results, on all sets and seeds with results."""
     matched = {one.arm for one in results if one.matched}
     return [
         Trial(data, arm, seed, results[0].steps, matched=equal_time)
@@ -103,7 +99,7 @@ def _usual(results: Sequence[TrialResult]) -> list[Trial]:
 
 
 def _as_json(value: Any) -> Any:  # noqa: ANN401  (whatever json holds)
-    """The same with null for nan, and names for what named tuples hold."""
+    """Replace nan by null, and named tuples by objects."""
     if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, dict):
@@ -116,7 +112,7 @@ def _as_json(value: Any) -> Any:  # noqa: ANN401  (whatever json holds)
 
 
 def _paragraphs(summary: Summary, missing: Sequence[_Slot], *, wanted: int) -> Iterator[str]:
-    """The tables of every set, and what lies around them."""
+    """Yield the introduction, the missing trials and the tables of every set."""
     yield HOW_TO_READ
     if missing:
         yield f"{wanted - len(missing)} of {wanted} trials are there. Missing (seeds in brackets):\n\n" + "\n".join(
@@ -135,7 +131,7 @@ def _paragraphs(summary: Summary, missing: Sequence[_Slot], *, wanted: int) -> I
 
 
 def _counted(slots: Sequence[_Slot]) -> Iterator[str]:
-    """Arms with their seeds."""
+    """Yield arms with their seeds in brackets."""
     by_arm: dict[str, list[int]] = {}
     for slot in slots:
         by_arm.setdefault(_title(slot.arm, matched=slot.matched), []).append(slot.seed)
@@ -179,7 +175,7 @@ def _difference_cells(one: Difference) -> tuple[str, ...]:
 
 
 def _spread(value: Spread, digits: int) -> str:
-    """Mean and deviation in points."""
+    """Format mean and deviation as percentages."""
     if math.isnan(value.mean):
         return ABSENT
     deviation = "" if math.isnan(value.std) else f" ± {100 * value.std:.{digits}f}"
@@ -187,7 +183,7 @@ def _spread(value: Spread, digits: int) -> str:
 
 
 def _around(value: Interval | Range, digits: int, *, star: bool = False) -> str:
-    """A difference and its ends in points."""
+    """Format a difference and its ends as percentages."""
     if math.isnan(value.mean):
         return ABSENT
     mean, low, high = (f"{100 * part:+.{digits}f}" for part in value)
@@ -195,7 +191,7 @@ def _around(value: Interval | Range, digits: int, *, star: bool = False) -> str:
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table with columns of one width, the first of text and the others of numbers."""
+    """Format an aligned Markdown table whose first column is text and whose others are numbers."""
     lines = [titles, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = [

@@ -1,7 +1,7 @@
-"""Does the method work? The bilayer head, its ablations and plain heads: same detector, same data, several seeds.
+"""Training and measurement of the trials.
 
 Every trial trains `recipes/shapes.yaml` with other settings of the mask head, and is measured on the same held-out
-scenes. A trial that was measured is never repeated, and one that was cut off goes on where it was.
+scenes. A measured trial is never repeated, and an interrupted one resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from benchmarks.evidence.trials import (
 )
 
 ROUNDS, ROUND_STEPS, WARM_UP = 5, 20, 4
-"""How costs are measured: every arm trains `ROUND_STEPS` steps in turn, of which the first `WARM_UP` do not count."""
+"""Measurement of costs: in every round each arm trains `ROUND_STEPS` steps; the first `WARM_UP` do not count."""
 
 
 def run_trials(
@@ -57,19 +57,18 @@ def run_trials(
     device: str,
     reporter: Reporter,
 ) -> None:
-    """Train and measure what is not there yet.
+    """Train and measure the trials that have no result yet.
 
     Args:
-        folder: where runs and results are.
-        trials: all of them; those with a result are left alone.
-        data: the sets, by name.
-        workers: trainings at a time, 0 for one per CPU core.
+        folder: folder of runs and results.
+        trials: all trials.
+        data: the sets by name.
+        workers: concurrent trainings, 0 for one per CPU core.
         device: "auto", "cpu", "cuda"; on a CPU each training has one thread.
-        reporter: told of the progress.
+        reporter: receives progress.
 
     Raises:
-        BCNetError: if a training fails or is interrupted, or a result that is there is damaged. No trial leaves a
-            result that is not complete.
+        BCNetError: if a training fails or is interrupted, or a result is damaged. Results are never partial.
     """
     missing = [trial for trial in trials if not is_measured(folder, trial)]
     work = partial(_run_trial, folder, dict(data), device)
@@ -82,7 +81,7 @@ def run_trials(
 
 
 def _run_trial(folder: Path, data: dict[str, DataSet], device: str, trial: Trial) -> str:
-    """Train, measure, write; returns a word on it."""
+    """Train, measure, write the result, and return a one-line summary."""
     with _one_thread(device):
         started = time.perf_counter()
         run_dir = folder / "runs" / trial.data / trial.name
@@ -95,7 +94,7 @@ def _run_trial(folder: Path, data: dict[str, DataSet], device: str, trial: Trial
 
 
 def _train(trial: Trial, data: DataSet, run_dir: Path, device: str, reporter: Reporter) -> Path:
-    """Train to the last step, from the newest checkpoint if there is one; returns the last checkpoint."""
+    """Train from the newest checkpoint, if there is one, and return the last."""
     overrides = [
         f"seed={trial.seed}", f"solver.steps={trial.steps}", "data.workers=0",
         f"data.train.annotations=annotations/instances_{data.train}.json", f"data.train.images={data.train}",
@@ -113,20 +112,13 @@ def _train(trial: Trial, data: DataSet, run_dir: Path, device: str, reporter: Re
         return run_training(job, reporter)
     except BCNetError as error:
         stopped = error.exit_code == ExitCode.INTERRUPTED
-        hints = ("give the same command again; it goes on from here",) if stopped else error.hints
+        hints = ("give the same command again to resume",) if stopped else error.hints
         message = f"trial {trial.data} {trial.name}: {error.message}"
         raise BCNetError(message, *hints, exit_code=error.exit_code) from None
 
 
 def measure(checkpoint: Path, root: Path, split: str, device: str) -> Record:
-    """Every measure of a trained detector on a held-out split.
-
-    Returns:
-        What `TrialResult` says, apart from the trial and its seconds.
-
-    Raises:
-        BCNetError: if the checkpoint or the data cannot be read.
-    """
+    """Measure a trained detector on a held-out split: the fields of `TrialResult` but for the trial and its seconds."""
     detector = load_detector(checkpoint, device=device)
     coco = read_coco(root / "annotations" / f"instances_{split}.json")
     scores = score_true_boxes(detector, coco, root / split, reporter=SilentReporter())
@@ -147,7 +139,7 @@ def measure(checkpoint: Path, root: Path, split: str, device: str) -> Record:
 
 @contextmanager
 def _one_thread(device: str) -> Iterator[None]:
-    """Let torch compute with one thread on a CPU: the sum of a tensor depends on their number."""
+    """Limit torch to one thread on a CPU: sums of tensors depend on the number of threads."""
     before = torch.get_num_threads()
     if choose_device(device).type == "cpu":
         torch.set_num_threads(1)
@@ -158,23 +150,23 @@ def _one_thread(device: str) -> Iterator[None]:
 
 
 class _Clock:
-    """Notes when each step of a training ends; what a training is told to report to."""
+    """A reporter that records when each training step ends."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
     def info(self, message: str) -> None:
-        """Drop the message."""
+        """Ignore the message."""
 
     def warning(self, message: str) -> None:
-        """Drop the message."""
+        """Ignore the message."""
 
     def progress(self, title: str, total: int) -> AbstractContextManager[Progress]:
-        """Count the steps of the training, and nothing else."""
+        """Record the steps of the training and ignore other tasks."""
         return nullcontext(self) if title == "training" else SilentReporter().progress(title, total)
 
     def advance(self, amount: int = 1, *, note: str = "", values: Mapping[str, str] | None = None) -> None:
-        """Note the time."""
+        """Record the time."""
         self.ends.append(time.perf_counter())
 
 
@@ -187,25 +179,13 @@ def measure_costs(
     rounds: int = ROUNDS,
     steps: int = ROUND_STEPS,
 ) -> Costs:
-    """Time a training step of every arm on every set, once and for all: a folder keeps what was measured first.
+    """Time a training step of every arm on every set, and keep the costs in the folder's `costs.json`.
 
-    The arms take turns in one process, on a CPU with one thread, so that whatever else the machine does meets them
-    alike. A step is that of the training itself, with its data. A round is the mean of the steps of one short
-    training, of the same scenes for every arm.
-
-    Args:
-        folder: of the trials; it gets `costs.json`.
-        data: the sets, by name. One with more instances has more to do in the mask head.
-        device: "auto", "cpu", "cuda".
-        reporter: told of the progress.
-        rounds: of which the median is taken.
-        steps: of a round, more than `WARM_UP`, of which it does not count the first.
-
-    Returns:
-        Seconds a step.
+    The arms alternate in one process, on a CPU with one thread, so that other load on the machine affects them alike.
+    A round is the mean step of one short training on the same scenes; the median of the rounds is taken.
 
     Raises:
-        BCNetError: if a training fails or is interrupted, or the costs that are there cannot be read.
+        BCNetError: if a training fails or is interrupted, or existing costs cannot be read.
     """
     costs = read_costs(folder)
     missing = [name for name in data if name not in costs]
@@ -222,7 +202,7 @@ def measure_costs(
 
 
 def _step_seconds(trial: Trial, data: DataSet, device: str) -> float:
-    """The mean seconds of a training's steps, from the end of one to the end of the next."""
+    """Return the mean seconds from the end of one training step to the end of the next."""
     clock = _Clock()
     with tempfile.TemporaryDirectory(prefix="bcnet-costs-") as name:
         _train(trial, data, Path(name) / "run", device, clock)

@@ -1,4 +1,4 @@
-"""The trials in numbers: the scores of every arm and their differences from the reference. Pure."""
+"""Statistics of the trials: scores by visible fraction, paired differences and their uncertainty. Pure functions."""
 
 from __future__ import annotations
 
@@ -6,38 +6,165 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks.evidence.intervals import (
-    BINS,
-    Interval,
-    Range,
-    Spread,
-    bin_means,
-    paired_intervals,
-    span,
-    spread,
-)
 from benchmarks.evidence.trials import REFERENCE, Costs, TrialResult
+
+Floats = NDArray[np.float64]
+
+BINS = {"all": (-1.0, 1.0), "visible > .98": (0.98, 1.0), ".7-.98": (0.7, 0.98), "<= .7": (-1.0, 0.7)}
+"""Bins of the visible fraction v: low < v <= high. Instances with an unknown fraction count in "all" only."""
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+class Spread(NamedTuple):
+    """A measure over several seeds.
+
+    Attributes:
+        mean: mean; nan if no seed has the measure.
+        std: standard deviation with N - 1; nan for less than two seeds.
+    """
+
+    mean: float
+    std: float
+
+
+class Interval(NamedTuple):
+    """A difference of means and its 95 % interval; nan where nothing can be compared."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.low > 0 or self.high < 0
+
+
+class Range(NamedTuple):
+    """Mean, smallest and largest difference over several seeds; nan where nothing can be compared."""
+
+    mean: float
+    least: float
+    most: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return mean and standard deviation, ignoring nan."""
+    known = [value for value in values if not math.isnan(value)]
+    return Spread(
+        float(np.mean(known)) if known else math.nan, float(np.std(known, ddof=1)) if len(known) > 1 else math.nan
+    )
+
+
+def span(values: Sequence[float]) -> Range:
+    """Return mean, smallest and largest value, ignoring nan."""
+    known = [value for value in values if not math.isnan(value)]
+    return Range(float(np.mean(known)), min(known), max(known)) if known else Range(math.nan, math.nan, math.nan)
+
+
+def bin_means(visible: Floats, values: Floats) -> dict[str, float]:
+    """Return the mean of N instances' values in every bin, ignoring nan; nan for an empty bin."""
+    totals, counts = sum_by_image(np.zeros(len(values), np.int64), visible, values, images=1)
+    return dict(zip(BINS, _ratio(totals[0], counts[0]).tolist(), strict=True))
+
+
+def paired_intervals(
+    images: NDArray[np.int64], visible: Floats, values: Floats, reference: Floats, *, resamples: int = RESAMPLES
+) -> dict[str, Interval]:
+    """Return the mean difference between two arms in every bin, with the 95 % interval of a paired bootstrap.
+
+    The bootstrap is hierarchical: seeds and images are resampled with replacement, the same images for both arms and
+    all seeds. The mean is taken over instances, so images with more of them weigh more. With few seeds the interval is
+    too narrow: resampling S seeds shows (S - 1) / S of the variance between them, and none of it for a single seed.
+
+    Args:
+        images: (N,) the image of each instance.
+        visible: (N,) its visible fraction, 0..1, or nan.
+        values: (S, N) values of the arm for S seeds; nan excludes the instance for both arms.
+        reference: (S, N) values of the reference, with the same seeds in the same order.
+        resamples: number of resamples, drawn with a fixed seed: the same values give the same interval.
+
+    Returns:
+        The difference values - reference in each bin; exactly 0 between an arm and itself.
+    """
+    _, positions = np.unique(images, return_inverse=True)
+    count = int(positions.max()) + 1
+    sums = [sum_by_image(positions, visible, one, images=count) for one in values - reference]
+    totals, counts = (np.stack(parts) for parts in zip(*sums, strict=True))  # (S, I, K) each
+    rng = np.random.default_rng(0)
+    seed_draws = rng.multinomial(len(totals), np.full(len(totals), 1 / len(totals)), size=resamples)
+    image_draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    drawn = [_weigh(part, seed_draws, image_draws) for part in (totals, counts)]
+    means = _ratio(totals.sum((0, 1)), counts.sum((0, 1)))
+    intervals = {}
+    for name, mean, samples in zip(BINS, means.tolist(), _ratio(drawn[0], drawn[1]).T, strict=True):
+        known = samples[~np.isnan(samples)]
+        tail = (1 - LEVEL) / 2
+        low, high = np.quantile(known, (tail, 1 - tail)).tolist() if len(known) else (math.nan, math.nan)
+        intervals[name] = Interval(mean, low, high)
+    return intervals
+
+
+def sum_by_image(
+    positions: NDArray[np.int64], visible: Floats, values: Floats, *, images: int
+) -> tuple[Floats, Floats]:
+    """Sum and count N instances' values in each of I images and K bins, ignoring nan.
+
+    Args:
+        positions: (N,) the image of each instance, 0..I - 1.
+        visible: (N,) its visible fraction, 0..1, or nan.
+        values: (N,) values.
+        images: I.
+
+    Returns:
+        (I, K) sums and (I, K) counts.
+    """
+    known = ~np.isnan(values)
+    totals, counts = np.zeros((images, len(BINS))), np.zeros((images, len(BINS)))
+    for column, (name, (low, high)) in enumerate(BINS.items()):
+        inside = known & ((visible > low) & (visible <= high) | (name == "all"))
+        totals[:, column] = np.bincount(positions[inside], values[inside], minlength=images)
+        counts[:, column] = np.bincount(positions[inside], minlength=images)
+    return totals, counts
+
+
+def _weigh(parts: Floats, seed_draws: NDArray[np.int64], image_draws: NDArray[np.int64]) -> Floats:
+    """Return the (R, K) sums of (S, I, K) parts, each weighted by how often its seed and image are drawn."""
+    seeds, images, bins = parts.shape
+    by_image = image_draws @ parts.transpose(1, 0, 2).reshape(images, seeds * bins)  # (R, S K)
+    weighed: Floats = (seed_draws[..., None] * by_image.reshape(-1, seeds, bins)).sum(axis=1)
+    return weighed
+
+
+def _ratio(totals: Floats, counts: Floats) -> Floats:
+    """Return totals / counts, nan where the count is 0."""
+    means = np.full(totals.shape, math.nan)
+    np.divide(totals, counts, out=means, where=counts > 0)
+    return means
 
 
 @dataclass(frozen=True)
 class Row:
-    """What an arm reaches on a set. Shares are 0..1.
+    """Scores of an arm on a set, 0..1.
 
     Attributes:
-        data: the name of the set.
+        data: name of the data set.
         arm: key of `ARMS`.
         matched: whether it was trained for the reference's time instead of its steps.
-        seeds: that were measured.
-        steps: of the optimiser.
-        head_parameters: of the mask head.
-        cost_ratio: a step's time by that of the reference; nan where it was not measured.
-        iou: of each bin of `BINS`, mask IoU in true boxes.
+        seeds: measured seeds.
+        steps: number of optimizer steps.
+        head_parameters: number of parameters of the mask head.
+        cost_ratio: time of a step relative to the reference; nan if it was not measured.
+        iou: mask IoU in true boxes, by bin of `BINS`.
         occluder: IoU of the occluder layer.
         ap: mask AP.
-        occluded_ap: on the occluded split.
+        occluded_ap: mask AP on the occluded split.
     """
 
     data: str
@@ -55,18 +182,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm less the reference, seed by seed. Shares are -1..1.
-
-    Attributes:
-        data: the name of the set.
-        arm: key of `ARMS`.
-        matched: whether the arm was trained for the reference's time instead of its steps.
-        seeds: that both were measured with; of no other.
-        steps: of the arm.
-        iou: of each bin of `BINS`, mask IoU in true boxes.
-        ap: mask AP.
-        occluded_ap: on the occluded split.
-    """
+    """Difference of an arm to the reference, seed by seed, -1..1; `seeds` are those that both have, else see `Row`."""
 
     data: str
     arm: str
@@ -80,22 +196,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that the results say, set by set in the order of `ARMS`, those of equal time behind the others."""
+    """Scores and differences by set, in the order of `ARMS`; arms of equal time come last."""
 
     rows: list[Row]
     differences: list[Difference]
 
 
-def summarise(results: Sequence[TrialResult], costs: Costs) -> Summary:
-    """Put results together.
-
-    Args:
-        results: in the order of `read_results`, of any trials; those of one set were measured on the same instances.
-        costs: of the sets whose costs were measured.
-
-    Returns:
-        A row for each arm that was measured, and its difference where a seed of the reference was, too.
-    """
+def summarize(results: Sequence[TrialResult], costs: Costs) -> Summary:
+    """Summarize results in the order of `read_results`; a difference needs a seed that the reference has, too."""
     groups = {key: list(group) for key, group in groupby(results, key=lambda one: (one.data, one.matched, one.arm))}
     rows, differences = [], []
     for (data, matched, arm), group in groups.items():
@@ -127,7 +235,7 @@ def _row(group: Sequence[TrialResult], seconds: dict[str, float]) -> Row:
 
 
 def _difference(pairs: Sequence[tuple[TrialResult, TrialResult]]) -> Difference:
-    """An arm less the reference, of the same seeds."""
+    """Compare an arm with the reference on the same seeds."""
     first = pairs[0][0]
     own, reference = (np.stack([pair[side].column("occludee") for pair in pairs]) for side in (0, 1))
     return Difference(
@@ -143,5 +251,5 @@ def _difference(pairs: Sequence[tuple[TrialResult, TrialResult]]) -> Difference:
 
 
 def _share(score: float) -> float:
-    """An AP; the scorer gives -1 where there is nothing to find."""
+    """Return an AP, nan for the scorer's -1 (no ground truth)."""
     return score if score >= 0 else math.nan

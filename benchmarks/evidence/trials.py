@@ -19,12 +19,7 @@ from bcnet_core.files.json_files import read_json
 
 @dataclass(frozen=True)
 class Arm:
-    """One variant of the mask head.
-
-    Attributes:
-        title: for tables.
-        overrides: of the recipe.
-    """
+    """One variant of the mask head: its title in tables, and its overrides of the recipe."""
 
     title: str
     overrides: tuple[str, ...] = ()
@@ -42,25 +37,25 @@ ARMS = {
         "plain, depth and parameters of bilayer", (*PLAIN, "model.mask_convs=8", "model.mask_channels=72")
     ),
 }
-"""The first is what the others are compared with."""
+"""The first is the reference that the others are compared with."""
 REFERENCE = next(iter(ARMS))
 CHEAPER = ("single_layer", "plain", "plain_deep")
-"""Arms without a second layer, which cost less a step, so that equal time gives them more steps."""
+"""Arms without a second layer, whose steps cost less, so that equal time gives them more steps."""
 
 COSTS_FILE = "costs.json"
 Costs = dict[str, dict[str, float]]
-"""Of each set and arm, seconds a training step."""
+"""Seconds of a training step by set and arm."""
 
 
 class Trial(NamedTuple):
     """One training.
 
     Attributes:
-        data: the name of the set.
+        data: name of the data set.
         arm: key of `ARMS`.
-        seed: of weights, order and augmentation.
-        steps: of the optimiser.
-        matched: whether the number of steps is that which takes the reference's time.
+        seed: seed of weights, order and augmentation.
+        steps: number of optimizer steps.
+        matched: whether the steps are chosen to take as long as the reference.
     """
 
     data: str
@@ -71,24 +66,17 @@ class Trial(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """Name of its files."""
         return f"{self.arm}{'-time' * self.matched}-{self.seed}"
 
 
 def plan_trials(data: Sequence[str], seeds: int, steps: int) -> list[Trial]:
-    """The trials of equal steps, seed by seed, so that what is there first can be compared."""
+    """Return the trials of equal steps, seed by seed, so that early results can be compared."""
     return [Trial(name, arm, seed, steps) for seed in range(seeds) for name in data for arm in ARMS]
 
 
 def plan_matched(data: Sequence[str], seeds: int, steps: int, costs: Mapping[str, Mapping[str, float]]) -> list[Trial]:
-    """The trials of equal time: those of the `CHEAPER` arms, with as many steps as take the reference's time.
-
-    Args:
-        data: the names of the sets.
-        seeds: from 0.
-        steps: of the reference.
-        costs: of each set and arm, seconds a step.
-    """
+    """Return the trials of equal time: the `CHEAPER` arms, with steps that take as long as the reference's."""
     return [
         Trial(name, arm, seed, round(steps * costs[name][REFERENCE] / costs[name][arm]), matched=True)
         for seed in range(seeds)
@@ -102,27 +90,27 @@ def _nan_of_null(value: object) -> object:
 
 
 Share = Annotated[float, BeforeValidator(_nan_of_null)]
-"""A number that may be unknown: null in a file, since json has no nan."""
+"""A number that may be unknown: nan in Python, null in json."""
 
 
 class TrialResult(BaseModel):
-    """What a trial's file holds; the lists have one entry for each held-out instance, see `TrueBoxScores`.
+    """Result of a trial; the lists have one entry for each held-out instance, see `TrueBoxScores`.
 
     Attributes:
-        data: the name of the set.
+        data: see `Trial`, as for the next four.
         arm: key of `ARMS`.
-        seed: of the trial.
-        steps: that it was trained for.
-        matched: whether it is of equal time.
-        seconds: that the training took, beside whatever else ran.
-        mask_AP: 0..1; nan where there is nothing to find, as with the other two.
+        seed: seed of the trial.
+        steps: number of optimizer steps.
+        matched: whether it is a trial of equal time.
+        seconds: duration of the training.
+        mask_AP: 0..1; nan without ground truth, like the other two.
         box_AP: 0..1.
-        occluded_mask_AP: on the images of the occluded split.
-        head_parameters: of the mask head.
+        occluded_mask_AP: mask AP on the images of the occluded split.
+        head_parameters: number of parameters of the mask head.
         images: position of the image in the file.
-        visible: share of the instance that is not hidden, nan where unknown.
-        occludee: IoU of the mask in the true box, nan where there is no true mask.
-        occluder: IoU of the occluder region in the true box, nan where there is none.
+        visible: visible fraction of the instance, nan where unknown.
+        occludee: IoU of the mask in the true box, nan without a true mask.
+        occluder: IoU of the occluder region in the true box, nan without one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -144,28 +132,28 @@ class TrialResult(BaseModel):
 
     @property
     def trial(self) -> Trial:
-        """Which one it was."""
+        """The trial that it belongs to."""
         return Trial(self.data, self.arm, self.seed, self.steps, self.matched)
 
     def content(self) -> Any:  # noqa: ANN401
-        """The result as json."""
+        """Return the result as json values."""
         return json.loads(self.model_dump_json())
 
     def column(self, name: str) -> NDArray[np.float64]:
-        """One of the four lists as (N,) float64."""
+        """Return one of the lists as (N,) float64."""
         return np.asarray(getattr(self, name), np.float64)
 
 
 def result_path(folder: Path, trial: Trial) -> Path:
-    """Where the measures of a trial are."""
+    """Return the file of a trial's result."""
     return folder / "results" / trial.data / f"{trial.name}.json"
 
 
 def is_measured(folder: Path, trial: Trial) -> bool:
-    """Whether the result of a trial is there.
+    """Return whether a trial has a result.
 
     Raises:
-        BCNetError: if it is damaged, or one of another number of steps.
+        BCNetError: if the result is damaged, or of another number of steps.
     """
     path = result_path(folder, trial)
     if not path.exists():
@@ -180,10 +168,10 @@ def is_measured(folder: Path, trial: Trial) -> bool:
 
 
 def read_result(path: Path) -> TrialResult:
-    """Read what a trial measured.
+    """Read the result of a trial.
 
     Raises:
-        BCNetError: if the file is damaged, is that of another trial, or of an arm that this bcnet does not know.
+        BCNetError: if the file is damaged, or of another trial or an unknown arm.
     """
     way_out = "delete the file; the next run measures that trial again"
     try:
@@ -194,32 +182,18 @@ def read_result(path: Path) -> TrialResult:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "content"
         raise data_error(f"`{path}` is not the result of a trial: its {place}: {first['msg']}", way_out) from None
-    if wrong := _what_is_wrong(result, path):
-        raise data_error(f"`{path}` is not the result of a trial: {wrong}", way_out)
+    if result.arm not in ARMS:
+        raise data_error(f"`{path}` is not the result of a trial: there is no arm `{result.arm}`", way_out)
+    if (result.data, result.trial.name) != (path.parent.name, path.stem):
+        raise data_error(f"`{path}` holds the result of {result.data} {result.trial.name}", way_out)
     return result
 
 
-def _what_is_wrong(result: TrialResult, path: Path) -> str | None:
-    if result.arm not in ARMS:
-        return f"this bcnet knows no arm `{result.arm}`"
-    if (result.data, result.trial.name) != (path.parent.name, path.stem):
-        return f"it holds that of {result.data} {result.trial.name}"
-    lengths = {len(values) for values in (result.images, result.visible, result.occludee, result.occluder)}
-    if len(lengths) > 1 or 0 in lengths:
-        return "its lists differ in length, or are empty"
-    if min(result.images) < 0:
-        return "an image has a negative position"
-    shares = np.concatenate([result.column(name) for name in ("visible", "occludee", "occluder")])
-    if not (np.isnan(shares) | ((shares >= 0) & (shares <= 1))).all():
-        return "a share lies outside of 0..1"
-    return None
-
-
 def read_results(folder: Path) -> list[TrialResult]:
-    """Read every result that is there, set by set, in the order of `ARMS` and seeds.
+    """Read all results, sorted by set, arm and seed.
 
     Raises:
-        BCNetError: if one is damaged, or two of a set were measured on other instances.
+        BCNetError: if one is damaged, or two of a set were measured on different instances.
     """
     found = [read_result(path) for path in sorted((folder / "results").glob("*/*.json"))]
     firsts: dict[str, TrialResult] = {}
@@ -231,7 +205,7 @@ def read_results(folder: Path) -> list[TrialResult]:
         if not same:
             paths = [result_path(folder, one.trial) for one in (result, first)]
             raise data_error(
-                f"`{paths[0]}` and `{paths[1]}` were measured on other instances",
+                f"`{paths[0]}` and `{paths[1]}` were measured on different instances",
                 "they cannot be compared; delete the one that is not of this folder's data",
             )
     names = list(ARMS)
@@ -239,7 +213,7 @@ def read_results(folder: Path) -> list[TrialResult]:
 
 
 def read_costs(folder: Path) -> Costs:
-    """The costs that `measure_costs` left in a folder; empty if there are none.
+    """Read the costs that `measure_costs` wrote; empty if there are none.
 
     Raises:
         BCNetError: if they cannot be read, or lack an arm.

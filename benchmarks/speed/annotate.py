@@ -1,15 +1,20 @@
-"""What annotating costs on this machine: seconds, images a second, memory."""
+"""`python -m benchmarks annotate`: speed and memory of `bcnet annotate`."""
 
 from __future__ import annotations
 
+import json
+import os
 import tempfile
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
+from bcnet_cli import console
+from bcnet_cli.options import Json
 from bcnet_core import masks
 from bcnet_core.annotations.build import annotate_coco
 from bcnet_core.annotations.coco import CocoFile, Record, read_coco
@@ -23,51 +28,31 @@ from bcnet_core.synth.shapes import compose_scene
 from benchmarks.memory import in_fresh_process, watch_memory
 
 SCENES = 40
-"""Composed scenes, at most, that stand for a file where none is given; they are repeated."""
+"""Upper bound of the composed scenes that are repeated where no file is given."""
 
 
-@dataclass(frozen=True)
-class AnnotateCosts:
-    """What one run costs.
+def annotate(
+    source: Annotated[
+        Path | None, typer.Argument(metavar="COCO.json", help="A file to repeat; default composed scenes.")
+    ] = None,
+    *,
+    images: Annotated[int, typer.Option("--images", min=1, help="Images to annotate.")] = 5000,
+    workers: Annotated[
+        list[int] | None, typer.Option("--workers", min=1, help="Processes; may be repeated; default 1 and all cores.")
+    ] = None,
+    output_format: Annotated[RegionFormat, typer.Option("--format", help="Format of occluder regions.")] = "polygon",
+    tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="Tolerance of polygons, pixels.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Measure `bcnet annotate`: images per second and peak memory, reading and writing the json included.
 
-    Attributes:
-        workers: processes.
-        images: in the file.
-        instances: in the file.
-        read: seconds to read and check the file.
-        annotate: seconds to find and trace the occluders.
-        write: seconds to write the result.
-        memory: most memory of all processes together, in bytes.
-    """
+    The file is repeated with new ids until it has enough images; train2017 has 118,287.
 
-    workers: int
-    images: int
-    instances: int
-    read: float
-    annotate: float
-    write: float
-    memory: int
+    **Examples**
 
-    @property
-    def images_per_second(self) -> float:
-        """Of the whole run, reading and writing included."""
-        return self.images / (self.read + self.annotate + self.write)
+    `python -m benchmarks annotate`
 
-
-def bench_annotate(
-    source: Path | None, *, images: int, workers: list[int], output_format: RegionFormat, tolerance: float
-) -> list[AnnotateCosts]:
-    """Annotate a file that is repeated to a number of images, once for every number of workers.
-
-    Args:
-        source: a COCO file with annotations; composed scenes of 480 x 640 pixels where it is None.
-        images: of the repeated file.
-        workers: processes of each run.
-        output_format: as in `annotate_coco`.
-        tolerance: as in `annotate_coco`.
-
-    Raises:
-        BCNetError: if the source cannot be read or has no images.
+    `python -m benchmarks annotate annotations/instances_val2017.json --images 118287 --workers 2 --json`
     """
     coco = CocoFile(Path("composed.json"), composed_file(min(images, SCENES))) if source is None else read_coco(source)
     if not coco.images:
@@ -76,11 +61,25 @@ def bench_annotate(
     with tempfile.TemporaryDirectory(prefix="bcnet-bench-") as folder:
         path = Path(folder) / "repeated.json"
         write_json(path, repeat(coco, images))
-        return [in_fresh_process(run, path, count) for count in workers]
+        counts = workers or sorted({1, os.cpu_count() or 1})
+        results = [{"workers": count, **in_fresh_process(run, path, count)} for count in counts]
+    if as_json:
+        console.out.print(json.dumps(results))
+        return
+    first = results[0]
+    title = f"annotate {first['images']:,} images, {first['instances']:,} instances"
+    table = console.make_table(title, "processes", *(f"{one['workers']}" for one in results))
+    table.add_row("read, s", *(f"{one['read']:.1f}" for one in results))
+    table.add_row("annotate, s", *(f"{one['annotate']:.1f}" for one in results))
+    table.add_row("write, s", *(f"{one['write']:.1f}" for one in results))
+    table.add_row("images/s, all of it", *(f"{one['images_per_second']:,.0f}" for one in results))
+    table.add_row("images/s, annotate", *(f"{one['images'] / one['annotate']:,.0f}" for one in results))
+    table.add_row("peak memory, MB", *(f"{one['memory'] / 1e6:,.0f}" for one in results))
+    console.out.print(table)
 
 
 def repeat(coco: CocoFile, images: int) -> Record:
-    """The same images and annotations over and over with new ids, up to a number of images."""
+    """Repeat images and annotations with new ids up to a number of images."""
     by_image = coco.annotations_by_image()
     records: list[Record] = []
     annotations: list[Record] = []
@@ -96,7 +95,7 @@ def repeat(coco: CocoFile, images: int) -> Record:
 
 
 def composed_file(scenes: int = SCENES) -> Record:
-    """A small COCO file with polygons, as COCO's own annotations are."""
+    """Compose a small COCO file with polygons, like COCO's own annotations."""
     images: list[Record] = []
     annotations: list[Record] = []
     for number in range(1, scenes + 1):
@@ -115,7 +114,7 @@ def composed_file(scenes: int = SCENES) -> Record:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _run(path: Path, workers: int, *, output_format: RegionFormat, tolerance: float) -> AnnotateCosts:
+def _run(path: Path, workers: int, *, output_format: RegionFormat, tolerance: float) -> dict[str, float]:
     with watch_memory() as peak:
         start = time.perf_counter()
         coco = read_coco(path)
@@ -126,6 +125,12 @@ def _run(path: Path, workers: int, *, output_format: RegionFormat, tolerance: fl
         annotated = time.perf_counter()
         write_json(path.with_name("annotated.json"), content)
         written = time.perf_counter()
-    return AnnotateCosts(
-        workers, summary.images, summary.instances, read - start, annotated - read, written - annotated, peak.bytes
-    )
+    return {
+        "images": summary.images,
+        "instances": summary.instances,
+        "read": read - start,
+        "annotate": annotated - read,
+        "write": written - annotated,
+        "images_per_second": summary.images / (written - start),
+        "memory": peak.bytes,
+    }

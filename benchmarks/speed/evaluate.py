@@ -1,83 +1,79 @@
-"""What evaluating costs on this machine, beside the libraries that everybody uses."""
+"""`python -m benchmarks eval`: speed of `bcnet eval --results` beside pycocotools, and of masks beside torchvision."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from bcnet_cli import console
+from bcnet_cli.options import Json
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, read_coco, segmentation_rle
 from bcnet_core.errors import data_error
-from bcnet_core.evaluation.coco import Scores, evaluate, ground_truth
+from bcnet_core.evaluation.coco import Scores, ground_truth
+from bcnet_core.evaluation.coco import evaluate as score
 from bcnet_core.evaluation.results import read_results
 from bcnet_core.files.json_files import write_json
 from bcnet_core.masks.paste import paste_rles
 from benchmarks.speed.annotate import composed_file, repeat
 
-KINDS = ("bbox", "segm")
 
+def evaluate(
+    source: Annotated[
+        Path | None, typer.Argument(metavar="COCO.json", help="A file to repeat; default composed scenes.")
+    ] = None,
+    *,
+    images: Annotated[int, typer.Option("--images", min=1, help="Images to score.")] = 5000,
+    detections: Annotated[int, typer.Option("--detections", min=1, help="Detections of an image.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Measure `bcnet eval --results` beside pycocotools, and the masks of an image beside torchvision's paste.
 
-@dataclass(frozen=True)
-class EvalCosts:
-    """What scoring costs, reading both files and converting results included.
+    Scores boxes and masks, reading both files and converting results included; then encodes the masks of 100 detections
+    in an image of 480 x 640 pixels.
 
-    Attributes:
-        images: of the ground truth.
-        instances: of the ground truth.
-        detections: of the results.
-        ours: seconds.
-        reference: seconds that pycocotools takes for the same.
-        difference: the largest between the twelve numbers of both, boxes and masks.
+    **Examples**
+
+    `python -m benchmarks eval`
+
+    `python -m benchmarks eval coco/annotations/instances_val2017.json --images 1000 --json`
     """
-
-    images: int
-    instances: int
-    detections: int
-    ours: float
-    reference: float
-    difference: float
-
-
-@dataclass(frozen=True)
-class PasteCosts:
-    """What it costs to make run-length encoded masks of the image's size.
-
-    Attributes:
-        ours: seconds an image.
-        reference: seconds that torchvision's paste and pycocotools' encoder take.
-        differing: share of the image's pixels in which the two differ, since torchvision rounds boxes outwards.
-    """
-
-    ours: float
-    reference: float
-    differing: float
+    scoring = _compare_scoring(source, images, detections)
+    pasting = _compare_pasting(100, 480, 640)
+    if as_json:
+        console.out.print(json.dumps({"scoring": scoring, "pasting": pasting}))
+        return
+    title = f"{images:,} images, {scoring['instances']:,} instances, {scoring['detections']:,} detections"
+    table = console.make_table(title, "", "library", "bcnet", "times as fast")
+    for name, one, digits in (("score, s", scoring, 1), ("100 masks, s", pasting, 4)):
+        values = (
+            f"{one['reference']:.{digits}f}",
+            f"{one['ours']:.{digits}f}",
+            f"{one['reference'] / one['ours']:.1f}",
+        )
+        table.add_row(name, *values)
+    console.out.print(table)
+    console.out.print(f"largest difference of the scores: {scoring['difference']:.1e}")
+    console.out.print(f"pixels in which the masks differ: {pasting['differing']:.3%}")
 
 
-def bench_eval(source: Path | None, *, images: int, detections: int) -> EvalCosts:
-    """Score perturbed ground truth with our readers and pycocotools.
-
-    Args:
-        source: a COCO file with masks, repeated to a number of images; composed scenes where it is None.
-        images: of the ground truth.
-        detections: of an image.
-
-    Raises:
-        BCNetError: if the source cannot be read, or has no instance with a mask.
-    """
+def _compare_scoring(source: Path | None, images: int, detections: int) -> dict[str, float]:
+    """Score perturbed ground truth with both libraries; returns seconds and the largest difference of a score."""
     coco = CocoFile(Path("composed.json"), composed_file()) if source is None else read_coco(source)
     found = perturbed(coco, detections)
     by_image: dict[int, list[Record]] = {}
@@ -97,15 +93,18 @@ def bench_eval(source: Path | None, *, images: int, detections: int) -> EvalCost
         ours, own = _timed(lambda: _score(truth_path, results_path))
         reference, theirs = _timed(lambda: _score_with_reference(truth_path, results_path))
     difference = max(float(np.abs(np.array(a) - b).max()) for a, b in zip(own, theirs, strict=True))
-    return EvalCosts(images, len(repeated["annotations"]), len(results), ours, reference, difference)
+    return {
+        "images": images, "instances": len(repeated["annotations"]), "detections": len(results),
+        "ours": ours, "reference": reference, "difference": difference,
+    }  # fmt: skip
 
 
 def perturbed(coco: CocoFile, detections: int) -> list[Record]:
-    """Ground truth as results: shifted by a few pixels, one in ten of another category, with scores by chance.
+    """Turn ground truth into results: shifted by a few pixels, one in ten mislabeled, with random scores.
 
     Args:
-        coco: with masks.
-        detections: of an image that has an instance with a mask.
+        coco: a file with masks.
+        detections: number of detections of an image that has an instance with a mask.
     """
     rng = np.random.default_rng(0)
     categories = [category["id"] for category in coco.categories]
@@ -138,15 +137,15 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
 def _score(truth_path: Path, results_path: Path) -> list[Scores]:
     coco = read_coco(truth_path)
     results, truth = read_results(results_path, coco), ground_truth(coco)
-    return [evaluate(truth, results, kind).scores for kind in ("bbox", "segm")]
+    return [score(truth, results, kind).scores for kind in ("bbox", "segm")]
 
 
 def _score_with_reference(truth_path: Path, results_path: Path) -> list[Any]:
-    """As its documentation says; boxes are left out of the results for masks, or they would give the sizes."""
+    """Score with pycocotools; the areas of masks are set, which it would take from the boxes."""
     stats = []
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(truth_path))
-        for kind in KINDS:
+        for kind in ("bbox", "segm"):
             found = truth.loadRes(str(results_path))
             if kind == "segm":
                 for one in found.dataset["annotations"]:
@@ -159,18 +158,11 @@ def _score_with_reference(truth_path: Path, results_path: Path) -> list[Any]:
     return stats
 
 
-def bench_paste(*, detections: int, height: int, width: int, repeats: int) -> PasteCosts:
-    """Make the masks of one image's detections, in turns with torchvision.
-
-    Args:
-        detections: round objects from 12 to 400 pixels across.
-        height: of the image.
-        width: of the image.
-        repeats: of which the median is taken.
-    """
+def _compare_pasting(detections: int, height: int, width: int, *, repeats: int = 5) -> dict[str, float]:
+    """Encode the masks of one image's detections, alternating with torchvision; returns medians of seconds."""
     maps, boxes = _round_objects(detections, height, width)
 
-    def reference() -> Sequence[masks.RLE]:
+    def reference() -> list[masks.RLE]:
         dense = paste_masks_in_image(maps[:, None], boxes, (height, width))[:, 0] >= 0.5
         return [masks.encode(mask) for mask in dense.numpy()]
 
@@ -181,11 +173,11 @@ def bench_paste(*, detections: int, height: int, width: int, repeats: int) -> Pa
         seconds, other = _timed(reference)
         theirs.append(seconds)
     differing = np.mean([(masks.decode(a) != masks.decode(b)).mean() for a, b in zip(own, other, strict=True)])
-    return PasteCosts(median(ours), median(theirs), float(differing))
+    return {"ours": median(ours), "reference": median(theirs), "differing": float(differing)}
 
 
 def _round_objects(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Maps of discs with uneven rims, and boxes of all sizes: (N, 28, 28) and (N, 4) xyxy."""
+    """Draw maps of discs with uneven rims, (N, 28, 28), in boxes of 12 to 400 pixels, (N, 4) xyxy."""
     generator = torch.Generator().manual_seed(0)
     limit = torch.tensor([width, height], dtype=torch.float32)
     centres = torch.rand(count, 2, generator=generator) * (limit - 24) + 12

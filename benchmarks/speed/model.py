@@ -1,23 +1,28 @@
-"""What the bilayer head costs: the same detector with it and with torchvision's plain mask head, side by side."""
+"""`python -m benchmarks model`: cost of the bilayer head beside torchvision's plain mask head in the same detector."""
 
 from __future__ import annotations
 
 import ctypes
+import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from itertools import product
 from statistics import median
-from typing import Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+import typer
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from bcnet_cli import console
+from bcnet_cli.options import Device, ImageSize, Json, parse_size
 from bcnet_core import masks
+from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import ModelConfig, Recipe
 from bcnet_core.data.dataset import Targets
 from bcnet_core.distributed import choose_device
@@ -33,20 +38,22 @@ from benchmarks.memory import in_fresh_process
 
 Autocast = Literal["off", "bf16", "fp16"]
 
+RELEASE = ("model.channels=256", "model.tower_convs=4", "model.mask_rois_per_image=64")
+"""Size of the release's heads."""
 CANDIDATES = 1000
-"""Boxes of an image that are sure enough, before NMS."""
+"""Boxes of an image above the score threshold, before NMS."""
 PIXEL_DEVIATION = 58.0
-"""Of pixel values in pictures, about."""
+"""Approximate standard deviation of pixel values in pictures."""
 M_MMAP_THRESHOLD = -3
-"""glibc's name of the setting from which size on freed memory goes back to the system at once."""
+"""glibc's number of the setting above whose size freed memory returns to the system at once."""
 CATEGORIES = [{"id": index + 1, "name": f"class {index + 1}"} for index in range(80)]
 
 
 class PlainMaskHead(nn.Module):
-    """torchvision's mask head of Mask R-CNN, for one mask of no class, where ours would be.
+    """torchvision's mask head of Mask R-CNN with one class-agnostic mask, in place of ours.
 
     Args:
-        channels: of the RoI features.
+        channels: channels of the RoI features.
     """
 
     outputs = ("occludee_mask",)
@@ -57,16 +64,12 @@ class PlainMaskHead(nn.Module):
         self.predictor = MaskRCNNPredictor(channels, channels, 1)
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
-        """Map (N, channels, S, S) features to (N, 2S, 2S) logits of the instance, and no other map."""
+        """Map (N, channels, S, S) features to (N, 2S, 2S) logits of the instance's mask."""
         return {"occludee_mask": self.predictor(self.convs(features))[:, 0]}
 
 
-@dataclass(frozen=True)
-class Workload:
-    """What is timed: `images` images of `height` x `width` pixels with `instances` instances each.
-
-    Both heads are run under autocast, or compiled, where that is asked for.
-    """
+class Workload(NamedTuple):
+    """A batch of `images` images of `height` x `width` pixels with `instances` instances each, and how it is run."""
 
     height: int
     width: int
@@ -78,40 +81,74 @@ class Workload:
     compiled: bool = False
 
 
-@dataclass(frozen=True)
-class ModelCosts:
-    """Medians in seconds, peak memory in bytes, of the plain head and of the bilayer head (in this order).
+def model(
+    *,
+    detector: Annotated[
+        list[str] | None, typer.Option("--detector", help="fcos or faster_rcnn; may be repeated; default both.")
+    ] = None,
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option("--backbone", help="tiny, r18, r50, r101, x101; may be repeated; default r50."),
+    ] = None,
+    size: ImageSize = "800x1067",
+    images: Annotated[int, typer.Option("--images", min=1, help="Images of a step.")] = 1,
+    instances: Annotated[int, typer.Option("--instances", min=1, help="Instances of an image.")] = 10,
+    detections: Annotated[int, typer.Option("--detections", min=1, help="Detections of an image in inference.")] = 100,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed rounds; the median is shown.")] = 5,
+    device: Device = "auto",
+    autocast: Annotated[Autocast, typer.Option("--autocast", help="Run both heads in this precision.")] = "off",
+    compiled: Annotated[bool, typer.Option("--compile", help="Run both heads through torch.compile.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare the bilayer head with torchvision's plain mask head in the same detector, side by side in one run.
 
-    Attributes:
-        step: the forward and backward pass of a training step.
-        inference: of one image after the other.
-        memory: of a process that does one step.
-        targets: building the targets of both layers.
-        detections: the instances that were found in each image, on average.
+    Both heads alternate: forward and backward pass of a training step, inference of one image after the other, and the
+    peak memory of a process that runs one step. "targets" is the share of the bilayer step that builds the targets.
+
+    **Examples**
+
+    `python -m benchmarks model --backbone r18 --size 256x256`
+
+    `python -m benchmarks model --detector fcos --backbone r50 --backbone r101 --instances 64 --autocast bf16 --json`
     """
+    height, width = parse_size(size)
+    work = Workload(height, width, images, instances, repeats, device, autocast, compiled)
+    title = f"{images} x {size}, {instances} instances, median of {repeats}"
+    table, results = console.make_table(title, "", "plain", "bilayer", "ratio"), []
+    choices = product(detector or ["fcos", "faster_rcnn"], backbone or ["r50"])
+    settings = [(f"model.detector={one}", f"model.backbone={other}") for one, other in choices]
+    shared = [*RELEASE, f"model.detections_per_image={detections}"]
+    for config in [load_recipe("tiny", [*chosen, *shared]).model for chosen in settings]:
+        costs = _measure(config, work)
+        results.append({"detector": config.detector, "backbone": config.backbone, **costs})
+        for row, (name, unit, digits) in ROWS.items():
+            plain, bilayer = (value / unit for value in (costs[name] if name != "targets" else (0, costs[name])))
+            values = (f"{plain:.{digits}f}" if plain else "", f"{bilayer:.{digits}f}")
+            ratio = f"{bilayer / plain:.2f}" if plain else f"{costs['target_share']:.1%}"
+            table.add_row(f"{config.detector} {config.backbone}: {row}", *values, ratio)
+        table.add_section()
+    console.out.print(json.dumps(results) if as_json else table)
 
-    step: tuple[float, float]
-    inference: tuple[float, float]
-    memory: tuple[int, int]
-    targets: float
-    detections: tuple[float, float]
 
-    @property
-    def target_share(self) -> float:
-        """Building the targets of both layers as a share of the bilayer step."""
-        return self.targets / self.step[1]
+ROWS = {
+    "training step, s": ("step", 1, 3),
+    "of it targets, s": ("targets", 1, 4),
+    "inference, s": ("inference", 1, 3),
+    "detections an image": ("detections", 1, 0),
+    "peak memory, MB": ("memory", 1e6, 0),
+}
+"""Rows of the table: key of the costs, unit and digits."""
 
 
-def bench_model(model: ModelConfig, work: Workload) -> ModelCosts:
-    """Time one detector with both heads, alternately.
+def _measure(model: ModelConfig, work: Workload) -> dict[str, Any]:
+    """Measure one detector with both heads, alternately.
 
-    Args:
-        model: the detector; its mask RoIs are taken to be jittered ground truth, so that both heads see the same, and
-            its score threshold so low that an image has `detections_per_image` detections.
-        work: what is timed.
+    The mask RoIs are jittered ground truth, so that both heads see the same, and the score threshold is so low that an
+    image has `detections_per_image` detections.
 
     Returns:
-        The costs.
+        Medians in seconds and peak memory in bytes, each of the plain and of the bilayer head; the share of the bilayer
+        step that builds its targets.
     """
     device = choose_device(work.device)
     detectors = [_build(model, work, plain=plain).to(device) for plain in (True, False)]
@@ -124,18 +161,19 @@ def bench_model(model: ModelConfig, work: Workload) -> ModelCosts:
         build = _alternate([lambda: bilayer_targets(wanted, rois, size=MASK_SIZE)], work.repeats, device)
         pictures = [image.permute(1, 2, 0).numpy() for image in images]
         for detector in detectors:
-            _be_sure_of_some(detector, pictures[0])
+            _lower_threshold(detector, pictures[0])
         inference = [_inference(detector, pictures) for detector in detectors]
         seconds = _alternate(inference, work.repeats, device)
         found = [infer() / work.images for infer in inference]
     memory = [_peak_memory(model, work, plain=plain) for plain in (True, False)]
-    return ModelCosts(
-        (steps[0], steps[1]), (seconds[0], seconds[1]), (memory[0], memory[1]), build[0], (found[0], found[1])
-    )
+    return {
+        "step": steps, "targets": build[0], "target_share": build[0] / steps[1], "inference": seconds,
+        "detections": found, "memory": memory,
+    }  # fmt: skip
 
 
 def _build(model: ModelConfig, work: Workload, *, plain: bool) -> Detector:
-    """A detector whose fresh weights keep the size of what passes through them, as trained ones do."""
+    """Build a detector whose fresh weights keep activations in the range that trained ones have."""
     torch.manual_seed(0)
     settings = {**model.model_dump(), "mask_proposals": "jittered"}
     detector = build_detector(Recipe(model=ModelConfig.model_validate(settings)), CATEGORIES)
@@ -153,8 +191,8 @@ def _build(model: ModelConfig, work: Workload, *, plain: bool) -> Detector:
     return detector
 
 
-def _be_sure_of_some(detector: Detector, picture: NDArray[np.uint8]) -> None:
-    """Set the score threshold so that `CANDIDATES` pass it in a picture: fresh weights are sure of all or nothing."""
+def _lower_threshold(detector: Detector, picture: NDArray[np.uint8]) -> None:
+    """Set the score threshold so that `CANDIDATES` boxes of a picture pass it; with fresh weights all or none would."""
     heads, seen = detector.heads, list[Tensor]()
     layer = heads.boxes.classes if isinstance(heads, OneStageHeads) else heads.roi_heads.box_predictor.cls_score
     hook = layer.register_forward_hook(lambda _, __, logits: seen.append(logits.float()))
@@ -167,23 +205,18 @@ def _be_sure_of_some(detector: Detector, picture: NDArray[np.uint8]) -> None:
 
 
 def _threshold(probabilities: list[Tensor]) -> float:
-    """What `CANDIDATES` of the probabilities of a picture lie above."""
+    """Return the score that `CANDIDATES` of the probabilities of a picture exceed."""
     scores = torch.cat([part.flatten() for part in probabilities])
     return float(scores.topk(min(CANDIDATES, len(scores))).values[-1]) * 0.999
 
 
 def _autocast(work: Workload, device: torch.device) -> AbstractContextManager[object]:
-    match work.autocast:
-        case "off":
-            return nullcontext()
-        case "bf16":
-            return torch.autocast(device.type, torch.bfloat16)
-        case "fp16":
-            return torch.autocast(device.type, torch.float16)
+    types = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return nullcontext() if work.autocast == "off" else torch.autocast(device.type, types[work.autocast])
 
 
 def _batch(work: Workload) -> tuple[list[Tensor], list[Targets]]:
-    """Noise with rectangular instances, the left half of each occluded."""
+    """Make noise with rectangular instances, the left half of each occluded."""
     draw = np.random.default_rng(0)
     images, targets = [], []
     for _ in range(work.images):
@@ -209,7 +242,7 @@ def _rectangles(boxes: NDArray[np.float64], work: Workload) -> MaskCrops:
 
 
 def _step(detector: Detector, images: list[Tensor], targets: list[Targets]) -> Callable[[], object]:
-    """The forward and backward pass of a training step."""
+    """Return a function that runs the forward and backward pass of a training step."""
 
     def step() -> None:
         detector.train()
@@ -221,7 +254,7 @@ def _step(detector: Detector, images: list[Tensor], targets: list[Targets]) -> C
 
 
 def _inference(detector: Detector, pictures: list[NDArray[np.uint8]]) -> Callable[[], int]:
-    """Finding the instances of all pictures; it returns how many there were."""
+    """Return a function that predicts all pictures and returns the number of instances."""
 
     def infer() -> int:
         return sum(len(found.scores) for found in detector.eval().predict(pictures, resize=False))
@@ -230,7 +263,7 @@ def _inference(detector: Detector, pictures: list[NDArray[np.uint8]]) -> Callabl
 
 
 def _alternate(calls: Sequence[Callable[[], object]], repeats: int, device: torch.device) -> list[float]:
-    """The median seconds of each call; they take turns, after one round to warm up."""
+    """Return the median seconds of each call; they alternate, after one round of warm-up."""
     seconds: list[list[float]] = [[] for _ in calls]
     for repeat in range(repeats + 1):
         for call, spent in zip(calls, seconds, strict=True):
@@ -249,12 +282,12 @@ def _finish(device: torch.device) -> None:
 
 
 def _peak_memory(model: ModelConfig, work: Workload, *, plain: bool) -> int:
-    """The peak of a process that does nothing but one training step: of the GPU, or of the process itself."""
+    """Return the peak memory of a process that runs one training step: of the GPU, or of the process itself."""
     return in_fresh_process(_measure_memory, model, work, plain)
 
 
 def _measure_memory(model: ModelConfig, work: Workload, plain: bool) -> int:  # noqa: FBT001  (a pool passes positions)
-    if hasattr(libc := ctypes.CDLL(None), "mallopt"):  # else the peak is that of glibc's pools, and another each time
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):  # otherwise the peak depends on glibc's pools, and varies
         libc.mallopt(M_MMAP_THRESHOLD, 2**20)
     device = choose_device(work.device)
     images, targets = _batch(work)

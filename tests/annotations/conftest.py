@@ -1,4 +1,4 @@
-"""The occluder rule on dense pixels, as slow and plain as its definition; and a reporter that counts."""
+"""A slow reference of the occluder rule on dense pixels, and a reporter that counts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ DenseOccluders = Callable[
 
 
 class CountingReporter(SilentReporter):
-    """Counts what is reported as done."""
+    """Counts the reported progress."""
 
     done = total = 0
     title = ""
@@ -38,7 +38,7 @@ class CountingReporter(SilentReporter):
 
 @pytest.fixture(scope="session")
 def dense_occluders() -> DenseOccluders:
-    """The occluder region of every instance, None where there is none."""
+    """Return the occluder region of every instance by definition, None where there is none."""
 
     def derive(
         dense: Sequence[Mask | None],

@@ -1,4 +1,4 @@
-"""Whole files: what is added, what stays, what is counted, and that the number of processes does not matter."""
+"""`annotate_coco` on whole files: regions, untouched keys, counts, and independence of the number of processes."""
 
 import copy
 import json
@@ -87,13 +87,13 @@ def test_annotating_again_changes_nothing(pair: CocoFile) -> None:
     assert json.dumps(again) == json.dumps(once)
 
 
-def test_an_old_region_is_replaced_in_its_place(pair: CocoFile) -> None:
+def test_a_stored_region_is_replaced_in_its_position(pair: CocoFile) -> None:
     stale = {OCCLUDER_KEY: [[1, 1, 2, 2, 3, 3]], **pair.annotations[2]}
     content, _ = annotate_coco(coco_of(stale), rule=RULE)
     assert next(iter(content["annotations"][0].items())) == (OCCLUDER_KEY, [])
 
 
-def test_what_has_no_mask_is_counted_and_keeps_its_entry() -> None:
+def test_annotations_without_a_mask_are_counted_and_kept() -> None:
     coco = coco_of(
         annotation(1),
         annotation(2, segmentation=None),
@@ -116,7 +116,7 @@ def test_what_has_no_mask_is_counted_and_keeps_its_entry() -> None:
     assert summary.with_occluder == 10
 
 
-def test_what_the_rule_leaves_out_is_counted_too() -> None:
+def test_annotations_skipped_by_the_rule_are_counted() -> None:
     coco = coco_of(
         annotation(1, segmentation=square(0, 0), iscrowd=1),
         annotation(2, segmentation=square(0, 0)),
@@ -134,7 +134,7 @@ def test_what_the_rule_leaves_out_is_counted_too() -> None:
     assert entries(content)[2] != []
 
 
-def test_repeated_ids_do_no_harm() -> None:
+def test_repeated_ids_are_allowed() -> None:
     coco = coco_of(
         annotation(1, segmentation=square(0, 0)), annotation(1, segmentation=square(10, 0), bbox=[10, 0, 20, 20])
     )
@@ -143,8 +143,8 @@ def test_repeated_ids_do_no_harm() -> None:
     assert [masks.area(masks.from_segmentation(entry, 48, 64)) for entry in entries(content)] == [200, 200]  # type: ignore[arg-type]
 
 
-def test_the_default_polygons_are_near_and_small(coco_mini: Path) -> None:
-    """Against the regions themselves, and against the size of what the official script wrote for the same images."""
+def test_default_polygons_are_close_and_small(coco_mini: Path) -> None:
+    """Compare with the exact regions, and with the size of the official script's file for the same images."""
     coco = read_coco(coco_mini / "annotations" / "instances_val2017.json")
     exact, _ = annotate_coco(coco, rule=RULE, output_format="rle")
     close, _ = annotate_coco(coco, rule=RULE)
@@ -167,7 +167,7 @@ def test_the_default_polygons_are_near_and_small(coco_mini: Path) -> None:
 
 
 @pytest.mark.parametrize("output_format", ["polygon", "rle"])
-def test_a_very_wide_image_takes_no_memory_of_its_own(output_format: RegionFormat) -> None:
+def test_a_very_wide_image_takes_no_extra_memory(output_format: RegionFormat) -> None:
     far = 900_000
     coco = coco_of(
         annotation(1, segmentation=square(far, 0), bbox=[far, 0, 20, 20]),
@@ -185,15 +185,15 @@ def test_a_very_wide_image_takes_no_memory_of_its_own(output_format: RegionForma
 
 
 @pytest.mark.parametrize("tolerance", [-0.1, float("inf"), float("nan")])
-def test_a_tolerance_is_a_number_of_pixels(pair: CocoFile, tolerance: float) -> None:
+def test_an_invalid_tolerance_is_an_error(pair: CocoFile, tolerance: float) -> None:
     with pytest.raises(BCNetError) as caught:
         annotate_coco(pair, rule=RULE, tolerance=tolerance)
     assert caught.value.message == f"the tolerance is 0 pixels or more, not {tolerance}"
     assert caught.value.exit_code == ExitCode.USAGE
 
 
-def test_polygons_are_near_by_default_and_exact_on_request() -> None:
-    """A staircase of pixels, which needs fewer corners when it may be a slope."""
+def test_polygons_are_simplified_by_default_and_exact_on_request() -> None:
+    """A staircase of pixels needs fewer corners if it may become a slope."""
     stairs = [[0, 0, 20, 0, 20, 20, *(value for step in range(19, 0, -1) for value in (step, step + 1, step, step))]]
     coco = coco_of(annotation(1, segmentation=square(0, 0)), annotation(2, segmentation=stairs))
     (default,) = entries(annotate_coco(coco, rule=RULE)[0])[0]
@@ -204,7 +204,7 @@ def test_polygons_are_near_by_default_and_exact_on_request() -> None:
     assert all(type(value) is int for value in default)
 
 
-def test_a_region_as_large_as_the_smallest_area_is_small() -> None:
+def test_a_region_of_exactly_min_area_is_small() -> None:
     coco = coco_of(
         annotation(1, segmentation=square(0, 0)), annotation(2, segmentation=square(18, 10), bbox=[18, 10, 20, 20])
     )
@@ -214,8 +214,8 @@ def test_a_region_as_large_as_the_smallest_area_is_small() -> None:
         assert (summary.with_occluder, skipped_ids(summary)) == ((2, {}) if kept else (0, {"small": [1, 2]}))
 
 
-def test_what_was_skipped_is_told_by_reason_with_its_image() -> None:
-    """The reasons in their own order, the annotations in the order of the images, whatever the order of the file."""
+def test_skipped_annotations_are_grouped_by_reason_with_their_image() -> None:
+    """Reasons have a fixed order; annotations follow the order of the images."""
     coco = coco_of(
         annotation(5, image=2, bbox=[0, 99, 20, 20]),
         annotation(6, image=1, segmentation=square(0, 0), bbox=[64, 0, 5, 5]),
@@ -226,7 +226,7 @@ def test_what_was_skipped_is_told_by_reason_with_its_image() -> None:
     assert list(summary.skipped.items()) == [("missing", [(5, 2)]), ("empty", [(7, 2)]), ("outside", [(6, 1), (5, 2)])]
 
 
-def test_only_what_is_no_crowd_for_another_reason_counts_as_a_crowd() -> None:
+def test_a_crowd_without_a_mask_is_not_counted_as_a_crowd() -> None:
     coco = coco_of(annotation(1, iscrowd=1), annotation(2, iscrowd=1, segmentation=square(0, 0)))
     del coco.annotations[0]["iscrowd"]
     assert skipped_ids(annotate_coco(coco, rule=RULE)[1]) == {"missing": [1], "crowd": [2]}
@@ -253,12 +253,12 @@ def test_a_box_without_a_pixel_of_the_image_is_outside(box: list[float], outside
     assert ("outside" in summary.skipped) == outside
 
 
-def test_ids_that_several_share_are_named_once() -> None:
+def test_each_repeated_id_is_listed_once() -> None:
     coco = coco_of(*(annotation(number, segmentation=square(0, 0)) for number in (3, 1, 3, 2, 1, 3)))
     assert annotate_coco(coco, rule=RULE)[1].repeated_ids == [3, 1]
 
 
-def test_a_single_shared_pixel_is_enough_for_a_rule_that_says_so() -> None:
+def test_one_shared_pixel_is_enough_without_thresholds() -> None:
     coco = coco_of(
         annotation(1, segmentation=square(0, 0)), annotation(2, segmentation=square(19, 19), bbox=[19, 19, 20, 20])
     )
@@ -268,8 +268,8 @@ def test_a_single_shared_pixel_is_enough_for_a_rule_that_says_so() -> None:
 
 
 @pytest.mark.parametrize("right", [600, 19_999, 20_000, 20_001, 20_002])
-def test_equal_coordinates_are_one_object_where_images_are_not_huge(right: int) -> None:
-    """Thousands of polygons would be a gigabyte of numbers otherwise."""
+def test_polygons_share_equal_coordinates_unless_images_are_huge(right: int) -> None:
+    """Otherwise the numbers of a large file take a gigabyte."""
     left = right - 20
     two = (annotation(one, segmentation=square(left, 0), bbox=[left, 0, 20, 20]) for one in (1, 2))
     coco = coco_of(*two)
@@ -279,7 +279,7 @@ def test_equal_coordinates_are_one_object_where_images_are_not_huge(right: int) 
     assert all(one is other for one, other in zip(first, second, strict=True)) == (right <= 20_000)
 
 
-def test_progress_is_told_in_images(pair: CocoFile) -> None:
+def test_progress_is_reported_in_images(pair: CocoFile) -> None:
     reporter = CountingReporter()
     annotate_coco(pair, rule=RULE, reporter=reporter)
     assert (reporter.title, reporter.total, reporter.done) == ("images", 1, 1)

@@ -1,4 +1,4 @@
-"""What a check says of a bilayer file: of an exact one, of a damaged one, and of the official one."""
+"""`check_occluders` on an exact file, on damaged ones, and on the official one."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ def square(number: int, x: float) -> dict[str, Any]:
 
 @pytest.fixture
 def exact() -> CocoFile:
-    """Two squares that share half of their pixels, and one alone."""
+    """Two squares that share half of their pixels, and one apart."""
     content = {
         "images": [{"id": 1, "file_name": "a.jpg", "width": 100, "height": 50}],
         "annotations": [square(7, 0), square(8, 10), square(9, 60)],
@@ -45,7 +45,7 @@ def findings(coco: CocoFile, **rule: Any) -> dict[str, list[int]]:
     return {name: [one.annotation for one in those] for name, those in found.items()}
 
 
-def test_an_exact_file_has_nothing_wrong(exact: CocoFile) -> None:
+def test_an_exact_file_has_no_findings(exact: CocoFile) -> None:
     summary = check_occluders(exact, rule=RULE)
     assert (summary.images, summary.instances, summary.with_occluder) == (1, 3, 2)
     assert (summary.ious, summary.farthest, summary.findings) == ([1.0, 1.0], 0, {})
@@ -65,7 +65,7 @@ def test_an_exact_file_has_nothing_wrong(exact: CocoFile) -> None:
         ([[10, 0, 20, 0, 20, 10, 10, 10]], {"inexact": [7]}, 0.5),
     ],
 )
-def test_what_is_wrong_is_named(exact: CocoFile, occluder: Any, expected: dict[str, list[int]], iou: float) -> None:
+def test_each_fault_is_found(exact: CocoFile, occluder: Any, expected: dict[str, list[int]], iou: float) -> None:
     coco = changed(exact, 0, occluder)
     assert findings(coco) == expected
     assert check_occluders(coco, rule=RULE).ious == pytest.approx([1.0] if iou is None else [iou, 1.0])
@@ -84,7 +84,7 @@ def rectangle(x0: float, y0: float, x1: float, y1: float) -> list[list[float]]:
 
 @pytest.fixture
 def inside() -> CocoFile:
-    """Two rectangles in the middle of an image, which share the 400 pixels of (30, 20, 50, 40)."""
+    """Two rectangles in the middle of an image that share the 400 pixels of (30, 20, 50, 40)."""
     boxes = [[30, 20, 30, 20], [20, 20, 30, 20]]
     annotations = [
         {
@@ -113,8 +113,8 @@ def inside() -> CocoFile:
         ((25, 18, 66, 43), 6),
     ],
 )
-def test_how_far_an_occluder_leaves_its_box(inside: CocoFile, corners: tuple[int, ...], beyond: int) -> None:
-    """On each of the four sides, and the farthest of them; a pixel is allowed."""
+def test_the_distance_beyond_the_box_is_measured(inside: CocoFile, corners: tuple[int, ...], beyond: int) -> None:
+    """The farthest of the four sides counts; one pixel is allowed."""
     x0, y0, x1, y1 = corners
     coco = changed(inside, 0, rectangle(*corners))
     summary = check_occluders(coco, rule=RULE)
@@ -125,7 +125,7 @@ def test_how_far_an_occluder_leaves_its_box(inside: CocoFile, corners: tuple[int
     assert list(summary.findings) == expected
 
 
-def test_an_occluder_can_be_wrong_in_two_ways(inside: CocoFile) -> None:
+def test_an_occluder_can_have_two_findings(inside: CocoFile) -> None:
     coco = changed(inside, 0, rectangle(0, 0, 5, 5))
     assert findings(coco) == {"outside": [7], "inexact": [7]}
     summary = check_occluders(coco, rule=OccluderRule(min_iou=1))
@@ -135,7 +135,7 @@ def test_an_occluder_can_be_wrong_in_two_ways(inside: CocoFile) -> None:
     assert (summary.with_occluder, summary.ious, summary.farthest) == (2, [], 30)
 
 
-def test_an_iou_of_nine_tenths_is_near_enough(inside: CocoFile) -> None:
+def test_an_iou_of_nine_tenths_is_exact_enough(inside: CocoFile) -> None:
     assert findings(changed(inside, 0, rectangle(30, 20, 50, 38))) == {}
     assert findings(changed(inside, 0, rectangle(30, 20, 50, 37))) == {"inexact": [7]}
 
@@ -147,28 +147,28 @@ def test_without_an_occluder_there_are_no_figures(inside: CocoFile) -> None:
     assert findings(changed(changed(inside, 0, []), 1, []), min_iou=1) == {}
 
 
-def test_a_file_without_annotations_has_nothing_wrong(inside: CocoFile) -> None:
+def test_a_file_without_annotations_has_no_findings(inside: CocoFile) -> None:
     summary = check_occluders(CocoFile(inside.path, {**inside.content, "annotations": []}), rule=RULE)
     assert summary == CheckSummary(1, 0, 0, [], 0, {})
 
 
-def test_a_pixel_is_an_occluder(inside: CocoFile) -> None:
+def test_one_pixel_is_an_occluder(inside: CocoFile) -> None:
     summary = check_occluders(changed(inside, 0, rectangle(30, 20, 31, 21)), rule=RULE)
     assert (summary.with_occluder, summary.ious) == (2, [1 / 400, 1.0])
 
 
-def test_occluders_deep_in_their_boxes_reach_nothing_beyond(inside: CocoFile) -> None:
+def test_occluders_deep_inside_their_boxes_have_distance_zero(inside: CocoFile) -> None:
     deep = rectangle(35, 25, 45, 35)
     assert check_occluders(changed(changed(inside, 0, deep), 1, deep), rule=RULE).farthest == 0
 
 
-def test_figures_of_several() -> None:
+def test_iou_figures() -> None:
     figures = CheckSummary(1, 3, 3, [1.0, 0.5, 0.9], 0, {}).iou_figures()
     assert figures == {"mean": pytest.approx(0.8), "median": 0.9, "least": 0.5}
 
 
-def test_findings_name_annotation_and_image_in_the_order_of_the_file(inside: CocoFile) -> None:
-    """Also where the annotations of two images are mixed, and the images stand the other way round."""
+def test_findings_list_annotation_and_image_in_image_order(inside: CocoFile) -> None:
+    """Also if the annotations of two images are interleaved and the images are in reverse order."""
     content = copy.deepcopy(inside.content)
     first, second = content["annotations"]
     third, fourth = (copy.deepcopy(one) | {"image_id": 2, "id": one["id"]} for one in (first, second))
@@ -182,20 +182,20 @@ def test_findings_name_annotation_and_image_in_the_order_of_the_file(inside: Coc
     assert (summary.images, summary.instances, summary.with_occluder, summary.ious) == (2, 4, 1, [1.0])
 
 
-def test_crowds_occlude_where_the_rule_says_so(inside: CocoFile) -> None:
+def test_crowds_occlude_if_the_rule_says_so(inside: CocoFile) -> None:
     inside.annotations[1]["iscrowd"] = 1
     assert findings(inside) == {"unexpected": [7]}
     assert findings(inside, crowd=True) == {}
 
 
-def test_progress_is_told_in_images(inside: CocoFile) -> None:
+def test_progress_is_reported_in_images(inside: CocoFile) -> None:
     reporter = CountingReporter()
     check_occluders(inside, rule=RULE, reporter=reporter)
     assert (reporter.title, reporter.total, reporter.done) == ("images", 1, 1)
 
 
-def test_the_official_file_is_as_far_off_as_was_measured(coco_mini: Path) -> None:
-    """Its occluders, as the official script wrote them for val2017, have the IoU that tests/parity says."""
+def test_the_official_file_has_the_measured_ious(coco_mini: Path) -> None:
+    """The occluders that the official script wrote for val2017 have the IoUs recorded in tests/parity."""
     coco = read_coco(coco_mini / "annotations" / "instances_val2017.json")
     official = json.loads((PARITY / "official_annotate.json").read_text())["occluders"]
     content = copy.deepcopy(coco.content)

@@ -29,7 +29,7 @@ def content(**changes: Any) -> dict[str, Any]:
     return {"images": [IMAGE], "categories": [CATEGORY], "annotations": [ANNOTATION], "mine": {"x": 1}, **changes}
 
 
-def test_a_file_is_kept_as_it_is(tmp_path: Path) -> None:
+def test_content_is_kept_unchanged(tmp_path: Path) -> None:
     for name in ("a.json", "a.json.gz"):
         write_json(tmp_path / name, content())
         coco = read_coco(tmp_path / name)
@@ -90,7 +90,7 @@ LARGE = {**IMAGE, "width": 40_000, "height": 30_000}
         ({"annotations": [{}] * 1501}, "annotations[0]: needs an integer `id`, has None (and 1,500 more such faults)"),
     ],
 )
-def test_faults_are_named(tmp_path: Path, changes: dict[str, Any], fault: str) -> None:
+def test_each_fault_has_its_message(tmp_path: Path, changes: dict[str, Any], fault: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(content(**{"annotations": [], **changes})))
     with pytest.raises(BCNetError) as caught:
@@ -112,7 +112,7 @@ def test_faults_are_named(tmp_path: Path, changes: dict[str, Any], fault: str) -
         None,
     ],
 )
-def test_a_box_is_four_finite_numbers(tmp_path: Path, box: Any) -> None:
+def test_a_box_that_is_not_four_finite_numbers_is_an_error(tmp_path: Path, box: Any) -> None:
     (tmp_path / "a.json").write_text(json.dumps(content(annotations=[{**ANNOTATION, "bbox": box}])))
     fault = r"annotation 5 needs a `bbox` of four finite numbers \[x, y, width, height\], has "
     with pytest.raises(BCNetError, match=fault) as caught:
@@ -120,7 +120,7 @@ def test_a_box_is_four_finite_numbers(tmp_path: Path, box: Any) -> None:
     assert caught.value.message.endswith(f"has {reprlib.repr(box)}")
 
 
-def test_the_largest_numbers_that_go_through(tmp_path: Path) -> None:
+def test_the_largest_allowed_numbers(tmp_path: Path) -> None:
     images = [{**IMAGE, "id": 2**63 - 1, "width": 2**20, "height": 2**10}, {**IMAGE, "id": -1, "width": 1, "height": 1}]
     annotation = {**ANNOTATION, "id": 1 - 2**63, "image_id": -1, "bbox": [-999999999, 0.5, 999999999, 0]}
     crowd = {**annotation, "iscrowd": 1, "image_id": 2**63 - 1}
@@ -128,8 +128,8 @@ def test_the_largest_numbers_that_go_through(tmp_path: Path) -> None:
     assert read_coco(tmp_path / "a.json").annotations_by_image() == {2**63 - 1: [crowd], -1: [annotation]}
 
 
-def test_a_category_that_is_wrong_is_not_known(tmp_path: Path) -> None:
-    """Each fault is counted once, and what stands after it is still looked at."""
+def test_annotations_of_an_invalid_category_are_faults_too(tmp_path: Path) -> None:
+    """Each fault is counted once, and later entries are still checked."""
     wrong = content(
         images=[7, IMAGE, {**IMAGE, "id": 2}, {**IMAGE, "id": 2}],
         categories=[{"id": 3}, {"id": 3}, {"id": 9, "name": "x"}],
@@ -159,7 +159,7 @@ def test_a_test_dev_list_needs_no_annotations(tmp_path: Path) -> None:
         (b"7", "`{}` is not a COCO instances file: its top level is of type int, not an object"),
     ],
 )
-def test_what_is_no_json_is_refused(tmp_path: Path, data: bytes, words: str) -> None:
+def test_invalid_json_is_an_error(tmp_path: Path, data: bytes, words: str) -> None:
     (tmp_path / "a.json").write_bytes(data)
     with pytest.raises(BCNetError) as caught:
         read_coco(tmp_path / "a.json")
@@ -168,7 +168,7 @@ def test_what_is_no_json_is_refused(tmp_path: Path, data: bytes, words: str) -> 
     assert caught.value.hints == ((FORMAT,) if data == b"7" else ())
 
 
-def test_a_results_file_goes_somewhere_else(tmp_path: Path) -> None:
+def test_a_results_file_gets_a_hint(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b"[]")
     with pytest.raises(BCNetError, match=r"its top level is of type list, not an object$") as caught:
         read_coco(tmp_path / "a.json")
@@ -184,7 +184,7 @@ def test_a_list_that_is_missing_is_named(tmp_path: Path, name: str) -> None:
     assert caught.value.hints == (FORMAT,)
 
 
-def test_a_missing_file_says_what_lies_beside_it(tmp_path: Path) -> None:
+def test_the_error_of_a_missing_file_lists_its_neighbors(tmp_path: Path) -> None:
     def refusal(path: Path) -> tuple[str, tuple[str, ...]]:
         with pytest.raises(BCNetError) as caught:
             read_json(path)
@@ -210,7 +210,7 @@ def test_the_checksum_of_a_file(tmp_path: Path) -> None:
     assert caught.value.exit_code == 3
 
 
-def test_damaged_gzip_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
+def test_damaged_gzip_missing_files_and_folders_are_errors(tmp_path: Path) -> None:
     whole = gzip.compress(json.dumps(content()).encode())
     for data in (whole[:-20], whole[:15] + b"????" + whole[19:], b"plain"):
         (tmp_path / "a.json.gz").write_bytes(data)
@@ -223,7 +223,7 @@ def test_damaged_gzip_missing_files_and_folders_are_refused(tmp_path: Path) -> N
         read_json(tmp_path)
 
 
-def test_text_that_utf8_cannot_hold_comes_back(tmp_path: Path) -> None:
+def test_lone_surrogates_survive_a_round_trip(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(content(mine="\ud800 [/] :car:")))
     write_json(tmp_path / "b.json", read_coco(tmp_path / "a.json").content)
     assert read_coco(tmp_path / "b.json").content["mine"] == "\ud800 [/] :car:"
@@ -251,7 +251,7 @@ def test_one_annotation_with_the_key_makes_a_bilayer_file(tmp_path: Path) -> Non
     assert has_occluders(CocoFile(tmp_path, content(annotations=[ANNOTATION, {**ANNOTATION, OCCLUDER_KEY: []}])))
 
 
-def test_the_categories_of_coco_are_eighty_in_the_order_of_their_ids() -> None:
+def test_coco_has_eighty_categories_ordered_by_id() -> None:
     categories = coco_categories()
     assert len(categories) == 80
     assert categories[0] == {"id": 1, "name": "person"} and categories[-1] == {"id": 90, "name": "toothbrush"}

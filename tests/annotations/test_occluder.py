@@ -91,7 +91,7 @@ def test_the_order_of_instances_does_not_matter(scene: Scene, random: object) ->
 
 @settings(max_examples=100, deadline=None)
 @given(scenes())
-def test_being_near_is_symmetric(scene: Scene) -> None:
+def test_box_iou_is_symmetric(scene: Scene) -> None:
     iou = box_iou(scene.boxes, pixel=1.0)
     assert (iou == iou.T).all()
     assert ((iou >= 0) & (iou <= 1)).all()
@@ -105,7 +105,7 @@ def two_squares(**rule: object) -> Scene:
     return Scene([left, right], boxes, np.array([False, True]), OccluderRule(**rule))  # type: ignore[arg-type]
 
 
-def test_a_crowd_is_occluded_but_occludes_only_when_told_to() -> None:
+def test_a_crowd_is_occluded_but_occludes_only_if_the_rule_says_so() -> None:
     first, second = two_squares().derive()
     assert first is None
     assert second is not None
@@ -116,11 +116,11 @@ def test_a_crowd_is_occluded_but_occludes_only_when_told_to() -> None:
 
 
 @pytest.mark.parametrize(("min_area", "kept"), [(31, True), (32, False)])
-def test_a_region_needs_more_pixels_than_the_smallest_area(min_area: int, kept: bool) -> None:
+def test_a_region_must_exceed_min_area(min_area: int, kept: bool) -> None:
     assert (two_squares(min_area=min_area).derive()[1] is not None) == kept
 
 
-def test_boxes_must_overlap_by_more_than_the_smallest_iou() -> None:
+def test_boxes_must_exceed_min_iou() -> None:
     scene = two_squares()
     iou = float(box_iou(scene.boxes, pixel=1.0)[0, 1])
     assert iou == 45 / (81 + 81 - 45)
@@ -138,7 +138,7 @@ def test_no_instances() -> None:
     assert derive_occluders([], [], H, W) == []
 
 
-def test_boxes_without_an_extent_do_no_harm() -> None:
+def test_boxes_without_area_overlap_nothing() -> None:
     boxes = np.array([[3.0, 3, 0, 0], [3, 3, -5, 4], [3, 3, -1, -1]])
     assert box_iou(boxes).tolist() == np.zeros((3, 3)).tolist()
     assert derive_occluders(records(boxes), [None] * 3, H, W) == [None] * 3
@@ -155,13 +155,13 @@ def test_boxes_without_an_extent_do_no_harm() -> None:
         ({"pixel": 2}, "boxes are counted larger by 0 to 1 pixel, not by 2"),
     ],
 )
-def test_senseless_rules_are_refused(wrong: dict[str, float], message: str) -> None:
+def test_invalid_rules_are_errors(wrong: dict[str, float], message: str) -> None:
     with pytest.raises(BCNetError) as caught:
         OccluderRule(**wrong)  # type: ignore[arg-type]
     assert (caught.value.message, caught.value.exit_code) == (message, ExitCode.USAGE)
 
 
-def test_the_ends_of_what_a_rule_may_say() -> None:
+def test_the_limits_of_a_rule_are_allowed() -> None:
     assert OccluderRule(min_iou=0, min_area=0, pixel=0) != OccluderRule(min_iou=1, pixel=1)
 
 
@@ -177,14 +177,14 @@ def test_the_rule_is_the_official_one_by_default() -> None:
     assert derive_occluders(pair, rles, H, W, rule=OccluderRule(min_area=32)) == [None, None]
 
 
-def test_boxes_of_whole_numbers_are_numbers_like_the_others() -> None:
+def test_integer_boxes_become_floats() -> None:
     for some in ([], [{"bbox": [1, 2, 3, 4]}], [{"bbox": [1, 2, 3, 4]}, {"bbox": [0.5, 2, 3, 4]}]):
         boxes = record_boxes(some)
         assert boxes.dtype == np.float64 and boxes.shape == (len(some), 4)
         assert boxes.tolist() == [record["bbox"] for record in some]
 
 
-def test_boxes_that_only_touch_overlap_by_the_pixel_that_is_counted_more() -> None:
+def test_touching_boxes_overlap_by_the_added_pixel() -> None:
     boxes = np.array([[0.0, 0, 4, 4], [4, 0, 4, 4], [5, 5, 4, 4]])
     assert box_intersections(boxes)[0].tolist() == [[16, 0, 0], [0, 16, 0], [0, 0, 16]]
     shared, areas = box_intersections(boxes, pixel=1.0)
@@ -194,7 +194,7 @@ def test_boxes_that_only_touch_overlap_by_the_pixel_that_is_counted_more() -> No
     assert box_iou(boxes, pixel=1.0)[0].tolist() == [1, 5 / 45, 0]
 
 
-def test_pixels_of_boxes_are_whole_and_in_the_image() -> None:
+def test_pixel_corners_are_truncated_and_clipped() -> None:
     boxes = np.array([[1.9, 2.9, 3.2, 4.0], [-3, -2, 5, 1], [10, 9, 99, 99]])
     assert pixel_corners(boxes, H, W) == [(1, 2, 5, 6), (0, 0, 2, 0), (10, 9, W, H)]
 
@@ -216,12 +216,12 @@ def test_every_region_of_real_images_has_the_official_area(coco_mini: Path) -> N
 
 
 def crowd(count: int) -> NDArray[np.float64]:
-    """Boxes of one image in which each overlaps a few others."""
+    """Return boxes of one image that each overlap a few others."""
     corners = np.random.default_rng(1).integers(0, 40 * int(count**0.5), (count, 2))
     return np.concatenate([corners, np.full((count, 2), 50)], axis=1).astype(np.float64)
 
 
-def test_pairs_are_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_pairs_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     boxes = crowd(60)
     rles = [masks.from_box(*corners, 400, 400) for corners in pixel_corners(boxes, 400, 400)]
     at_once = derive_occluders(records(boxes), rles, 400, 400)
@@ -233,8 +233,8 @@ def test_pairs_are_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(row_blocks(0)) == []
 
 
-def test_a_crowd_of_thousands_fits_into_memory() -> None:
-    """All pairs of 6,000 boxes together take 1.4 GB."""
+def test_an_image_of_thousands_of_instances_fits_in_memory() -> None:
+    """All pairs of 6,000 boxes at once would take 1.4 GB."""
     boxes = crowd(6000)
     tracemalloc.start()
     try:

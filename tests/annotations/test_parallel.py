@@ -1,4 +1,4 @@
-"""Going through a file: what a worker is given, in which order results come back, and what is told on the way."""
+"""`map_images`: what a worker gets, the order of results, and the progress; and `read_mask`."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from tests.annotations.conftest import CountingReporter
 
 @pytest.fixture
 def mixed() -> CocoFile:
-    """Three images, whose annotations stand in no order; the second image has none."""
+    """Three images with unordered annotations; the second image has none."""
     annotations = [
         {"id": 10 + place, "image_id": image, "bbox": [place, 0, 1, 1], "iscrowd": 0, "secret": 1}
         for place, image in enumerate((3, 1, 3, 1, 1))
@@ -46,7 +46,7 @@ def test_images_come_in_the_order_of_the_file(mixed: CocoFile, monkeypatch: pyte
     assert (reporter.title, reporter.total, reporter.done) == ("images", 3, 3)
 
 
-def test_progress_goes_on_while_the_results_are_read(mixed: CocoFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_advances_while_results_are_read(mixed: CocoFile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "CHUNK", 2)
     reporter = CountingReporter()
     with map_images(mixed, (), itself, workers=1, reporter=reporter) as found:
@@ -55,10 +55,10 @@ def test_progress_goes_on_while_the_results_are_read(mixed: CocoFile, monkeypatc
 
 
 @pytest.mark.parametrize("command", [annotate_coco, check_occluders])
-def test_the_wanted_number_of_workers_is_asked_for(
+def test_the_requested_number_of_workers_is_used(
     mixed: CocoFile, monkeypatch: pytest.MonkeyPatch, command: Callable[..., object]
 ) -> None:
-    """One by default; and no more than have eight tasks of 64 images each."""
+    """The default is one; a worker needs eight tasks of 64 images."""
     asked: list[tuple[int, int]] = []
 
     @contextmanager
@@ -89,10 +89,10 @@ def test_the_wanted_number_of_workers_is_asked_for(
         ([[1, 1, 5, 1, 3, None]], "unreadable"),
     ],
 )
-def test_why_there_is_no_mask(segmentation: Any, flaw: str) -> None:
+def test_a_missing_mask_has_a_reason(segmentation: Any, flaw: str) -> None:
     assert read_mask({"segmentation": segmentation}, 8, 9) == (None, flaw)
 
 
-def test_a_mask_of_one_pixel_is_one() -> None:
+def test_one_pixel_is_a_mask() -> None:
     assert read_mask({}, 8, 9) == (None, "missing")
     assert read_mask({"segmentation": [[3, 2, 4, 2, 4, 3, 3, 3]]}, 8, 9) == (masks.from_box(3, 2, 4, 3, 8, 9), None)

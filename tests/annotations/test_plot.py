@@ -1,4 +1,4 @@
-"""What the picture of a split shows: read off the figure that it was drawn from."""
+"""The histogram plot of a split, read from its matplotlib figure."""
 
 from io import BytesIO
 from itertools import combinations
@@ -25,7 +25,7 @@ MANIFEST: dict[str, Any] = {
 
 @pytest.fixture
 def figure(monkeypatch: pytest.MonkeyPatch) -> Figure:
-    """The figure behind the picture of `MANIFEST`."""
+    """The figure of the plot of `MANIFEST`."""
     drawn: list[Figure] = []
 
     def remembered(**options: Any) -> Figure:
@@ -48,7 +48,7 @@ def test_the_bars_are_the_histograms(figure: Figure) -> None:
     assert instances.get_position().x1 < images.get_position().x0
 
 
-def test_source_and_split_stand_side_by_side_in_their_colours(figure: Figure) -> None:
+def test_source_and_split_are_side_by_side_in_their_colors(figure: Figure) -> None:
     for axes in figure.axes:
         source, split = axes.containers
         for number, (left, right) in enumerate(zip(source, split, strict=True)):
@@ -59,7 +59,7 @@ def test_source_and_split_stand_side_by_side_in_their_colours(figure: Figure) ->
         assert axes.get_xticks().tolist() == [0, 1, 2, 3]
 
 
-def test_everything_says_what_it_is(figure: Figure) -> None:
+def test_titles_labels_and_legend(figure: Figure) -> None:
     instances, images = figure.axes
     assert instances.get_title() == "9,780 instances, 230 in the split"
     assert images.get_title() == "91 images, 28 in the split"
@@ -74,7 +74,7 @@ def test_everything_says_what_it_is(figure: Figure) -> None:
     assert legend.get_window_extent().y1 < min(axes.get_window_extent().y0 for axes in figure.axes)
 
 
-def test_no_text_is_cut_or_covers_another(figure: Figure) -> None:
+def test_no_text_is_cut_off_or_covered(figure: Figure) -> None:
     texts = [text for axes in figure.axes for text in (axes.title, axes.xaxis.label, axes.yaxis.label)]
     texts += [*figure.texts, *figure.legends[0].get_texts()]
     frames = [text.get_window_extent() for text in texts] + [axes.get_window_extent() for axes in figure.axes]
@@ -85,7 +85,7 @@ def test_no_text_is_cut_or_covers_another(figure: Figure) -> None:
         assert 0 <= frame.x0 < frame.x1 <= figure.bbox.width and 0 <= frame.y0 < frame.y1 <= figure.bbox.height
 
 
-def test_the_file_is_a_png_that_does_not_depend_on_the_program() -> None:
+def test_the_png_is_reproducible() -> None:
     with Image.open(BytesIO(plot_histogram(MANIFEST))) as picture:
         assert picture.format == "PNG"
         assert picture.width > 1000 and "Software" not in picture.info

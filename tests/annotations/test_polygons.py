@@ -1,4 +1,4 @@
-"""Polygons rasterise back to the mask they came from, and are valid polygons."""
+"""Polygons are valid and rasterize back to their mask."""
 
 from pathlib import Path
 
@@ -39,12 +39,12 @@ def check(mask: NDArray[np.bool_]) -> list[list[int]]:
 
 @settings(max_examples=500, deadline=None)
 @given(DENSE_MASKS)
-def test_any_mask_comes_back(mask: NDArray[np.bool_]) -> None:
+def test_any_mask_survives_a_round_trip(mask: NDArray[np.bool_]) -> None:
     check(mask)
 
 
 @pytest.mark.parametrize("density", [0.1, 0.5, 0.9, 0.98])
-def test_noise_of_the_size_of_an_image_comes_back(density: float) -> None:
+def test_image_sized_noise_survives_a_round_trip(density: float) -> None:
     check(np.random.default_rng(0).random((120, 90)) < density)
 
 
@@ -57,7 +57,7 @@ def test_known_shapes() -> None:
     assert check(single) == [[3, 2, 3, 3, 4, 3, 4, 2]]
 
 
-def test_coordinates_are_whole_numbers() -> None:
+def test_coordinates_are_integers() -> None:
     ring = np.ones((40, 40), dtype=bool)
     ring[10:20, 15:30] = ring[30:, :5] = False
     for tolerance in (0, 1, 3):
@@ -65,7 +65,7 @@ def test_coordinates_are_whole_numbers() -> None:
         assert len(polygons) == 2 and {type(value) for polygon in polygons for value in polygon} == {int}
 
 
-def test_diagonal_pixels_are_taken_apart() -> None:
+def test_diagonal_pixels_are_separated() -> None:
     assert len(check(np.eye(4, dtype=bool))) == 4
 
 
@@ -82,14 +82,14 @@ def test_a_contour_that_touches_itself_is_cut() -> None:
 
 
 def blots(seed: int, height: int, width: int, coarse: int) -> NDArray[np.bool_]:
-    """A mask like that of an object: smooth outlines, now and then a hole or several parts."""
+    """Return a mask like that of an object: smooth outlines, sometimes a hole or several parts."""
     noise = np.random.default_rng(seed).standard_normal((height, width))
     return gaussian_filter(noise, coarse) > 0.02 / coarse
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 80), st.integers(2, 80), st.integers(1, 8), st.floats(0.3, 20))
-def test_simplified_polygons_stay_near(seed: int, height: int, width: int, coarse: int, tolerance: float) -> None:
+def test_simplified_polygons_stay_close(seed: int, height: int, width: int, coarse: int, tolerance: float) -> None:
     mask = blots(seed, height, width, coarse)
     polygons = to_polygons(masks.encode(mask), tolerance=tolerance)
     shapes = [shapely.Polygon(np.reshape(polygon, (-1, 2))) for polygon in polygons]
@@ -104,7 +104,7 @@ def test_simplified_polygons_stay_near(seed: int, height: int, width: int, coars
 
 @settings(max_examples=200, deadline=None)
 @given(DENSE_MASKS)
-def test_simplified_polygons_of_any_mask_stay_near(mask: NDArray[np.bool_]) -> None:
+def test_simplified_polygons_of_any_mask_stay_close(mask: NDArray[np.bool_]) -> None:
     drawn = masks.from_segmentation(to_polygons(masks.encode(mask), tolerance=2.0), *mask.shape)
     assert (drawn is None) == (not mask.any())
     assert drawn is None or masks.iou(drawn, masks.encode(mask)) >= MIN_IOU
@@ -118,7 +118,7 @@ def test_a_smooth_outline_needs_few_points() -> None:
     assert set(zip(fewer[::2], fewer[1::2], strict=True)) <= set(zip(exact[::2], exact[1::2], strict=True))
 
 
-def test_a_tolerance_that_is_too_large_is_halved_until_the_mask_is_near() -> None:
+def test_a_tolerance_that_is_too_large_is_halved() -> None:
     y, x = np.mgrid[:60, :60]
     disc = masks.encode(np.hypot(x - 30, y - 30) < 10)
     assert [len(to_polygons(disc, tolerance=tolerance)[0]) for tolerance in (0, 1, 8, 3)] == [72, 56, 56, 72]
@@ -134,12 +134,12 @@ def test_a_mask_with_many_holes_is_cut_in_reasonable_time() -> None:
     assert masks.iou(drawn, masks.encode(sieve)) >= MIN_IOU
 
 
-def test_a_mask_of_very_many_pieces_stays_exact() -> None:
+def test_a_mask_of_very_many_pieces_is_traced_exactly() -> None:
     board = np.indices((120, 120)).sum(axis=0) % 2 == 0
     assert to_polygons(masks.encode(board), tolerance=1.0) == to_polygons(masks.encode(board))
 
 
-def test_real_masks_come_back(coco_mini: Path) -> None:
+def test_real_masks_survive_a_round_trip(coco_mini: Path) -> None:
     coco = read_coco(coco_mini / "annotations" / "instances_val2017.json")
     images = {image["id"]: image for image in coco.images}
     for annotation in coco.annotations[::3]:

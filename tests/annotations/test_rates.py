@@ -1,4 +1,4 @@
-"""Occlusion rates against a dense reference and by hand."""
+"""Occlusion rates against a dense reference and against values computed by hand."""
 
 from random import Random
 
@@ -36,17 +36,17 @@ def dense_boxes(boxes: list[tuple[int, int, int, int]]) -> NDArray[np.bool_]:
 def reference(
     boxes: list[tuple[int, int, int, int]], masks_of: NDArray[np.bool_], kinds: list[int], measure: Measure
 ) -> list[float]:
-    """On dense pixels: boxes filled, masks as they are; only instances of one kind are neighbours."""
+    """Compute the rates on dense pixels; only instances of one kind are neighbors."""
     dense = dense_boxes(boxes)
     rates = []
     for i, one in enumerate(dense):
-        neighbours = [j for j in range(len(dense)) if j != i and kinds[j] == kinds[i]]
+        neighbors = [j for j in range(len(dense)) if j != i and kinds[j] == kinds[i]]
         if measure == "mask":
-            region = np.any([masks_of[j] for j in neighbours], axis=0) & one[:H, :W] if neighbours else np.zeros((H, W))
+            region = np.any([masks_of[j] for j in neighbors], axis=0) & one[:H, :W] if neighbors else np.zeros((H, W))
             rates.append(min(region.sum() / max(masks_of[i].sum(), 1), 1.0) if masks_of[i].any() else 0.0)
             continue
         best = 0.0
-        for j in neighbours:
+        for j in neighbors:
             shared = (one & dense[j]).sum()
             if shared:
                 smaller = min(one.sum(), dense[j].sum())
@@ -60,7 +60,7 @@ def reference(
 def test_equals_the_dense_reference(
     boxes: list[tuple[int, int, int, int]], measure: Measure, random: Random, same_class: bool
 ) -> None:
-    """Every mask is a random half of its box within the image, so that it differs from the box."""
+    """Every mask is a random half of its box, so that it differs from the box."""
     dense = dense_boxes(boxes)[:, :H, :W]
     noise = np.random.default_rng(random.randrange(1000)).random(dense.shape) < 0.5
     kinds = [random.randrange(2) if same_class else 0 for _ in boxes]
@@ -72,7 +72,7 @@ def test_equals_the_dense_reference(
     np.testing.assert_allclose(found, reference(boxes, dense & noise, kinds, measure), atol=1e-12)
 
 
-def test_by_hand() -> None:
+def test_values_computed_by_hand() -> None:
     boxes = np.array([[0.0, 0, 10, 10], [5, 0, 10, 10], [0, 0, 5, 4]])
     mask = masks.from_box(5, 0, 8, 10, H, W)  # 30 pixels, all of them in the first two boxes
     small = masks.from_box(0, 0, 5, 4, H, W)  # 20 pixels, in the first box alone
@@ -89,13 +89,13 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize(("gap", "rate"), [(0.05, 30 / 40), (0.95, 20 / 40), (1.5, 0)])
 def test_boxes_meet_up_to_a_pixel_apart(gap: float, rate: float) -> None:
-    """A mask may leave its box by a fraction of a pixel; who lies farther away is no neighbour, whatever its mask."""
+    """A mask may leave its box by a fraction of a pixel; boxes farther apart are no neighbors."""
     boxes = np.array([[0, 0, 10.9, 10], [10.9 + gap, 0, 8, 10]])
     rles = [masks.from_box(0, 0, 13, 10, H, W), masks.from_box(14, 0, 18, 10, H, W)]
     assert occlusion_rates(boxes, rles, H, W, measure="mask").tolist() == [0, rate]
 
 
-def test_small_things_count_and_empty_masks_do_not() -> None:
+def test_small_instances_count_and_empty_masks_do_not() -> None:
     boxes = np.array([[0, 0, 9, 9], [2, 2, 0.5, 0.5], [2, 2, 1, 1]])
     assert occlusion_rates(boxes, [None] * 3, H, W, measure="min").tolist() == [1, 1, 1]
     rles = [masks.from_box(0, 0, 9, 9, H, W), masks.from_box(0, 0, 0, 0, H, W), masks.from_box(2, 2, 3, 3, H, W)]
@@ -103,7 +103,7 @@ def test_small_things_count_and_empty_masks_do_not() -> None:
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_nobody_and_one_alone(measure: Measure) -> None:
+def test_zero_instances_and_one(measure: Measure) -> None:
     assert occlusion_rates(np.zeros((0, 4)), [], H, W, measure=measure).tolist() == []
     assert occlusion_rates(np.array([[0.0, 0, 5, 5]]), [None], H, W, measure=measure).tolist() == [0]
 
@@ -122,7 +122,7 @@ def test_the_order_of_instances_does_not_matter(
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_rates_are_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch, measure: Measure) -> None:
+def test_blocks_of_pairs_do_not_change_the_rates(monkeypatch: pytest.MonkeyPatch, measure: Measure) -> None:
     random = np.random.default_rng(1)
     boxes = np.concatenate([random.integers(0, 30, (25, 2)), random.integers(3, 10, (25, 2))], axis=1).astype(float)
     rles = [masks.encode(mask[:H, :W]) for mask in dense_boxes(boxes.astype(int).tolist())]
@@ -133,7 +133,7 @@ def test_rates_are_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch, measure: 
     assert (at_once > 0).sum() > 5
 
 
-def test_levels_begin_where_they_say() -> None:
+def test_levels_include_their_lower_bound() -> None:
     assert [occlusion_level(rate) for rate in (0.0, 0.0499, 0.05, 0.1999, 0.2, 1.0)] == [
         "none", "none", "light", "light", "heavy", "heavy",
     ]  # fmt: skip

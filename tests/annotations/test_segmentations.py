@@ -1,4 +1,4 @@
-"""Segmentations that pycocotools would crash on, or misread, are refused or put right when they are read."""
+"""Segmentations that would crash pycocotools or that it would misread are rejected or repaired."""
 
 import numpy as np
 import pytest
@@ -37,19 +37,19 @@ def test_damaged_compressed_counts_never_reach_pycocotools(counts: bytes | str) 
 @pytest.mark.parametrize(
     "counts", ["", "zzzz", "o", "1" * 50, [1, 2], [21, -1], [10.0, 10.0], [True, 19], None, 20, "é"]
 )
-def test_wrong_counts_are_refused(counts: object) -> None:
+def test_invalid_counts_are_errors(counts: object) -> None:
     with pytest.raises(ValueError, match="RLE"):
         masks.from_segmentation({"size": [4, 5], "counts": counts}, 4, 5)
 
 
 @pytest.mark.parametrize("coordinate", [float("nan"), float("inf"), 1e7, -1e300, 10**400])
-def test_coordinates_beyond_reason_are_refused(coordinate: float) -> None:
+def test_extreme_coordinates_are_errors(coordinate: float) -> None:
     for polygon in ([coordinate, 0, 5, 0, 5, 5], [5, 5, 0, coordinate, 5, 0]):
         with pytest.raises(ValueError, match="coordinate"):
             masks.from_segmentation([polygon], 10, 10)
 
 
-def test_empty_runs_do_not_cut_a_mask_short() -> None:
+def test_empty_runs_do_not_truncate_a_mask() -> None:
     striped = {"size": [4, 4], "counts": [0, 4, 0, 4, 0, 4, 4]}
     rle = masks.from_segmentation(striped, 4, 4)
     assert rle is not None

@@ -1,4 +1,4 @@
-"""Which images a split takes, what the manifest says, and what is refused."""
+"""The images of an occluded split, its manifest, lists of ids, and errors."""
 
 import gzip
 import hashlib
@@ -66,7 +66,7 @@ def coco(tmp_path: Path) -> CocoFile:
         ({"same_class": True, "measure": "mask"}, [6, 2]),
     ],
 )
-def test_which_images(coco: CocoFile, options: dict[str, Any], expected: list[int]) -> None:
+def test_each_rule_takes_its_images(coco: CocoFile, options: dict[str, Any], expected: list[int]) -> None:
     content, manifest = split_occluded(coco, rule=SplitRule(**options))
     assert [image["id"] for image in content["images"]] == manifest["image_ids"] == expected
     kept = [one for one in coco.annotations if one["image_id"] in expected]
@@ -109,7 +109,7 @@ def test_the_manifest(coco: CocoFile) -> None:
     }  # fmt: skip
 
 
-def test_exactly_these_images(coco: CocoFile) -> None:
+def test_ids_override_the_rule(coco: CocoFile) -> None:
     content, manifest = split_occluded(coco, rule=SplitRule(), ids=[3, 5, 3])
     assert [image["id"] for image in content["images"]] == manifest["image_ids"] == [5, 3]
     assert manifest["chosen_by"] == "ids"
@@ -124,7 +124,7 @@ def test_exactly_these_images(coco: CocoFile) -> None:
         (range(6, 1507), "1,500 of the 1,501 image ids are not in `{}`: 7, 8, 9, 10, 11, ..."),
     ],
 )
-def test_images_that_are_not_there_are_named(coco: CocoFile, ids: list[int], message: str) -> None:
+def test_unknown_ids_are_listed(coco: CocoFile, ids: list[int], message: str) -> None:
     with pytest.raises(BCNetError) as caught:
         split_occluded(coco, rule=SplitRule(), ids=ids)
     assert caught.value.message == message.format(coco.path)
@@ -132,7 +132,7 @@ def test_images_that_are_not_there_are_named(coco: CocoFile, ids: list[int], mes
     assert caught.value.exit_code == ExitCode.BAD_DATA
 
 
-def test_same_input_same_bytes(coco: CocoFile, tmp_path: Path) -> None:
+def test_the_same_input_gives_the_same_bytes(coco: CocoFile, tmp_path: Path) -> None:
     for name in ("a.json", "b.json"):
         write_json(tmp_path / name, split_occluded(read_coco(coco.path), rule=SplitRule())._asdict())
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
@@ -148,14 +148,14 @@ def test_same_input_same_bytes(coco: CocoFile, tmp_path: Path) -> None:
         ({"pairs": "some"}, "pairs cannot be `some`", ("pairs: any · all",)),
     ],
 )
-def test_senseless_rules_are_refused(wrong: dict[str, Any], message: str, hints: tuple[str, ...]) -> None:
+def test_invalid_rules_are_errors(wrong: dict[str, Any], message: str, hints: tuple[str, ...]) -> None:
     with pytest.raises(BCNetError) as caught:
         SplitRule(**wrong)
     assert (caught.value.message, caught.value.hints) == (message, hints)
     assert caught.value.exit_code == ExitCode.USAGE
 
 
-def test_who_reaches_the_threshold_is_counted_as_occluded(coco: CocoFile) -> None:
+def test_an_instance_at_the_threshold_is_occluded(coco: CocoFile) -> None:
     for threshold, occluded in ((0.1, 6), (0.2, 4), (1 / 3, 4), (0.34, 0)):
         counts = split_occluded(coco, rule=SplitRule(threshold=threshold)).manifest["counts"]
         assert counts["source"]["occluded"] == counts["split"]["occluded"] == occluded
@@ -180,7 +180,7 @@ def test_ids_are_read(tmp_path: Path, name: str, text: str) -> None:
     assert read_ids(tmp_path / name) == [3, 1]
 
 
-def test_ids_are_read_from_gzip_and_behind_a_mark_of_byte_order(tmp_path: Path) -> None:
+def test_ids_are_read_from_gzip_and_after_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "ids.json.gz").write_bytes(gzip.compress(b"[3, 1]"))
     (tmp_path / "ids.txt").write_bytes(b"\xef\xbb\xbf3 1")
     assert read_ids(tmp_path / "ids.json.gz") == read_ids(tmp_path / "ids.txt") == [3, 1]
@@ -208,7 +208,7 @@ LISTS = ("it can be a list of numbers, a manifest, or a COCO file with `images`"
         ("ids.json", b'{"images": 7}', "`{}` holds no image ids", LISTS),
     ],
 )
-def test_other_files_are_no_ids(
+def test_a_file_without_ids_is_an_error(
     tmp_path: Path, name: str, data: bytes | None, message: str, hints: tuple[str, ...]
 ) -> None:
     if data is not None:
@@ -219,7 +219,7 @@ def test_other_files_are_no_ids(
     assert caught.value.exit_code == ExitCode.BAD_DATA
 
 
-def test_a_list_that_the_system_keeps_back_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_list_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> bytes:
         raise PermissionError(13, "Permission denied")
 
@@ -230,13 +230,13 @@ def test_a_list_that_the_system_keeps_back_says_why(tmp_path: Path, monkeypatch:
     assert caught.value.message == f"cannot read the image ids in `{tmp_path / 'ids.txt'}`: Permission denied"
 
 
-def test_ids_are_whole_numbers_with_or_without_a_sign(tmp_path: Path) -> None:
+def test_ids_are_integers_with_an_optional_sign(tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("-7\n3 " + "9" * 19)
     assert read_ids(tmp_path / "ids.txt") == [-7, 3, 10**19 - 1]
 
 
-def test_crowds_and_classes_count_only_where_they_are_asked_for(coco: CocoFile) -> None:
-    """Which instances each image has rates of, and that the classes of neighbours matter."""
+def test_crowds_and_classes_count_only_on_request(coco: CocoFile) -> None:
+    """Check which instances have rates, and that the classes of neighbors matter."""
     assert {image: len(rates) for image, rates in measure_images(coco, measure="iou").items()} == {
         1: 2, 2: 3, 3: 2, 4: 0, 5: 1, 6: 2,
     }  # fmt: skip
@@ -246,14 +246,14 @@ def test_crowds_and_classes_count_only_where_they_are_asked_for(coco: CocoFile) 
     assert measure_images(coco, measure="iou", same_class=True)[1].tolist() == [0, 0]
 
 
-def test_an_annotation_that_says_nothing_of_crowds_is_none(coco: CocoFile) -> None:
+def test_iscrowd_defaults_to_zero(coco: CocoFile) -> None:
     for annotation in coco.annotations:
         if annotation["iscrowd"] == 0:
             del annotation["iscrowd"]
     assert split_occluded(coco, rule=SplitRule()).manifest["counts"]["source"]["instances"] == 10
 
 
-def test_only_masks_need_to_be_readable_and_only_for_the_measure_of_masks(coco: CocoFile) -> None:
+def test_unreadable_masks_matter_only_to_the_mask_measure(coco: CocoFile) -> None:
     coco.annotations[0]["segmentation"] = "no mask"
     assert split_occluded(coco, rule=SplitRule()).manifest["image_ids"] == [2, 1]
     with pytest.raises(BCNetError, match=r"annotation 100 \(image 1\)"):

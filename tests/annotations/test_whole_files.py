@@ -1,4 +1,4 @@
-"""Whole files, random ones and damaged ones: the result is right, or the error is clear."""
+"""Random and damaged files give a correct result or a clear error."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ DAMAGES = 700
 
 
 def blot(rng: np.random.Generator) -> NDArray[np.bool_]:
-    """A mask of one or two ellipses, sometimes with a hole."""
+    """Return a mask of one or two ellipses, sometimes with a hole."""
     y, x = np.mgrid[:H, :W]
     mask = np.zeros((H, W), dtype=bool)
     for _ in range(rng.integers(1, 3)):
@@ -39,7 +39,7 @@ def blot(rng: np.random.Generator) -> NDArray[np.bool_]:
 
 
 def stored(mask: NDArray[np.bool_], kind: str) -> Any:
-    """One mask in one of the ways in which COCO files hold it."""
+    """Return a mask in one of the forms of COCO files."""
     rle = masks.encode(mask)
     match kind:
         case "compressed":
@@ -56,7 +56,7 @@ def stored(mask: NDArray[np.bool_], kind: str) -> Any:
 
 
 def random_content(rng: np.random.Generator, annotations: int) -> dict[str, Any]:
-    """A file of three images whose annotations are of every kind."""
+    """Return a file of three images with annotations of every kind."""
     records = []
     for number in range(annotations):
         mask = blot(rng)
@@ -78,7 +78,7 @@ def random_content(rng: np.random.Generator, annotations: int) -> dict[str, Any]
 
 
 def regions_of(content: dict[str, Any]) -> list[NDArray[np.bool_] | None]:
-    """What the occluder keys of a file say, rasterised by pycocotools alone."""
+    """Rasterize the stored occluders of a file with pycocotools alone."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     found: list[NDArray[np.bool_] | None] = []
     for annotation in content["annotations"]:
@@ -93,7 +93,7 @@ def regions_of(content: dict[str, Any]) -> list[NDArray[np.bool_] | None]:
 
 
 def expected_regions(content: dict[str, Any], dense_occluders: DenseOccluders) -> list[NDArray[np.bool_] | None]:
-    """By the dense rule, image after image, in the order of the annotations."""
+    """Return the regions of the dense rule in the order of the annotations."""
     found: list[NDArray[np.bool_] | None] = [None] * len(content["annotations"])
     for image in content["images"]:
         size = image["height"], image["width"]
@@ -118,7 +118,7 @@ def same(left: NDArray[np.bool_] | None, right: NDArray[np.bool_] | None) -> boo
 
 
 def without_occluders(content: dict[str, Any]) -> str:
-    """Everything but the occluder key, as text, so that order and number types count too."""
+    """Return everything but the occluder key as text, so that order and number types count too."""
     annotations = [{key: one[key] for key in one if key != OCCLUDER_KEY} for one in content["annotations"]]
     return json.dumps({**content, "annotations": annotations})
 
@@ -161,7 +161,7 @@ def test_the_order_of_a_file_does_not_matter(seed: int, annotations: int, random
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 100_000))
-def test_of_two_that_fill_their_boxes_either_occludes_the_other_or_neither_does(seed: int) -> None:
+def test_occlusion_between_two_filled_boxes_is_mutual(seed: int) -> None:
     rng = np.random.default_rng(seed)
     content = random_content(rng, 2)
     for record in content["annotations"]:
@@ -181,7 +181,7 @@ ODD: tuple[Any, ...] = (
 
 
 def damage_tree(random: Random, content: dict[str, Any]) -> bytes:
-    """Replace, drop, double or swap something somewhere in the json."""
+    """Replace, drop, duplicate or swap something in the json."""
     content = copy.deepcopy(content)
     for _ in range(random.choice([1, 1, 1, 2, 4])):
         holder: Any = content
@@ -227,7 +227,7 @@ def damage_bytes(random: Random, data: bytes) -> bytes:
 
 
 def annotate_file(source: Path, output: Path) -> BCNetError | None:
-    """As the command does; returns the error, if it was one that a person can act on."""
+    """Annotate as the command does and return the error if it is one that a user can act on."""
     try:
         result, _ = annotate_coco(read_coco(source), rule=RULE, tolerance=0)
         write_json(output, result)
@@ -237,7 +237,7 @@ def annotate_file(source: Path, output: Path) -> BCNetError | None:
 
 
 @pytest.mark.parametrize("part", range(7))
-def test_damaged_files_end_in_a_clear_error_or_a_correct_file(
+def test_damaged_files_give_a_clear_error_or_a_correct_file(
     dense_occluders: DenseOccluders, tmp_path: Path, part: int
 ) -> None:
     refused = 0

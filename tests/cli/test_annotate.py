@@ -1,4 +1,4 @@
-"""`bcnet annotate` from outside."""
+"""The command `bcnet annotate`."""
 
 import gzip
 import json
@@ -67,7 +67,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_writes_the_file_and_tells_what_it_found(source: Path, tmp_path: Path) -> None:
+def test_writes_the_file_and_a_summary(source: Path, tmp_path: Path) -> None:
     before = source.read_bytes()
     output = tmp_path / "new folder" / "out.json"
     result = run(source, "-o", output)
@@ -88,7 +88,7 @@ def test_writes_the_file_and_tells_what_it_found(source: Path, tmp_path: Path) -
     ("name", "recipe"),
     [("instances_train2017.json", "tiny"), ("instances_train.json", "shapes"), ("instances_val2017.json", None)],
 )
-def test_what_follows_fits_the_source(source: Path, tmp_path: Path, name: str, recipe: str | None) -> None:
+def test_the_next_command_fits_the_source(source: Path, tmp_path: Path, name: str, recipe: str | None) -> None:
     root, output = tmp_path / "root", tmp_path / "out.json"
     (root / "annotations").mkdir(parents=True)
     (root / "val2017").mkdir()
@@ -99,7 +99,7 @@ def test_what_follows_fits_the_source(source: Path, tmp_path: Path, name: str, r
         assert f"bcnet train {recipe} --data-root {root} data.train.annotations={output}" in told
 
 
-def test_json_goes_to_stdout_alone(source: Path, tmp_path: Path) -> None:
+def test_stdout_holds_only_the_json(source: Path, tmp_path: Path) -> None:
     result = run(source, "-o", tmp_path / "out.json", "--json", "--format", "rle")
     assert json.loads(result.stdout) == {
         "images": 1, "instances": 3, "with_occluder": 2, "skipped": MISSING, "repeated_ids": [],
@@ -124,7 +124,7 @@ def test_a_dry_run_writes_nothing(source: Path, tmp_path: Path) -> None:
     assert names(tmp_path) == ["in.json"]
 
 
-def test_a_dry_run_tells_the_exact_size(source: Path, tmp_path: Path) -> None:
+def test_a_dry_run_shows_the_exact_size(source: Path, tmp_path: Path) -> None:
     for name in ("out.json", "out.json.gz"):
         result = run(source, "-o", tmp_path / name, "--dry-run", "--json")
         run(source, "-o", tmp_path / name)
@@ -132,7 +132,7 @@ def test_a_dry_run_tells_the_exact_size(source: Path, tmp_path: Path) -> None:
     assert "expected size" in run(source, "-o", tmp_path / "new.json", "--dry-run").stdout
 
 
-def test_the_report_names_what_was_skipped(source: Path, tmp_path: Path) -> None:
+def test_the_report_lists_skipped_annotations(source: Path, tmp_path: Path) -> None:
     result = run(source, "-o", tmp_path / "out.json", "--report", tmp_path / "report.json", "--min-area", "500")
     assert "report.json" in result.stderr
     report = json.loads((tmp_path / "report.json").read_text())
@@ -159,7 +159,7 @@ def test_all_outputs_are_written_or_none(source: Path, tmp_path: Path) -> None:
     assert names(tmp_path) == ["file", "in.json"]
 
 
-def test_paths_that_lead_nowhere_are_one_sentence(source: Path, tmp_path: Path) -> None:
+def test_unusable_paths_are_one_sentence(source: Path, tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     long = tmp_path / ("x" * 300)
     for output in (tmp_path / "loop", tmp_path / "loop" / "x.json", long):
@@ -169,7 +169,7 @@ def test_paths_that_lead_nowhere_are_one_sentence(source: Path, tmp_path: Path) 
     assert names(tmp_path) == ["in.json", "loop"]
 
 
-def test_ids_that_are_there_twice_are_said(source: Path, tmp_path: Path) -> None:
+def test_repeated_ids_are_a_warning(source: Path, tmp_path: Path) -> None:
     source.write_text(source.read_text().replace('"id": 11', '"id": 12'))
     result = run(source, "-o", tmp_path / "out.json")
     assert "shares its id with another: annotation 12" in result.stderr
@@ -177,7 +177,7 @@ def test_ids_that_are_there_twice_are_said(source: Path, tmp_path: Path) -> None
     assert found == [[[10, 0, 10, 20, 20, 20, 20, 0]], [[10, 0, 10, 20, 20, 20, 20, 0]], []]
 
 
-def test_a_check_tells_how_far_a_file_is_from_exact(source: Path, tmp_path: Path) -> None:
+def test_a_check_shows_the_iou_with_exact_regions(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.json"
     run(source, "-o", output)
     before = output.read_bytes()
@@ -190,7 +190,7 @@ def test_a_check_tells_how_far_a_file_is_from_exact(source: Path, tmp_path: Path
     assert report["findings"] == {}
 
 
-def test_a_check_refuses_what_is_no_bilayer_file(source: Path, tmp_path: Path) -> None:
+def test_a_check_fails_on_an_invalid_file(source: Path, tmp_path: Path) -> None:
     error = refused("--check", source)
     assert error.exit_code == ExitCode.BAD_DATA
     assert "3 annotations have no `bg_object_segmentation`" in error.message
@@ -221,7 +221,9 @@ def test_a_check_refuses_what_is_no_bilayer_file(source: Path, tmp_path: Path) -
         (["in.json", "-o", "out.json", "--tolerance", "nan"], "tolerance"),
     ],
 )
-def test_what_cannot_be_obeyed(source: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str) -> None:
+def test_contradictory_arguments_are_usage_errors(
+    source: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
     monkeypatch.chdir(source.parent)
     error = refused(*arguments)
     assert words in error.message
@@ -229,7 +231,7 @@ def test_what_cannot_be_obeyed(source: Path, monkeypatch: pytest.MonkeyPatch, ar
     assert names(source.parent) == ["in.json"]
 
 
-def test_gzip_by_name_with_the_same_bytes_every_time(source: Path, tmp_path: Path) -> None:
+def test_gzip_by_name_with_reproducible_bytes(source: Path, tmp_path: Path) -> None:
     for name in ("a.json.gz", "b.json.gz", "c.json"):
         assert run(source, "-o", tmp_path / name).exit_code == 0
     assert (tmp_path / "a.json.gz").read_bytes() == (tmp_path / "b.json.gz").read_bytes()
@@ -248,7 +250,7 @@ def test_an_output_that_exists_needs_overwrite(source: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("link", ["same", "relative", "symlink", "hardlink", "link_as_input"])
-def test_the_input_is_never_written_over(source: Path, tmp_path: Path, link: str) -> None:
+def test_the_input_is_never_overwritten(source: Path, tmp_path: Path, link: str) -> None:
     before = source.read_bytes()
     other = tmp_path / "other.json"
     if link == "hardlink":
@@ -274,11 +276,11 @@ def test_bad_input_leaves_nothing_behind(tmp_path: Path, text: str) -> None:
     assert names(tmp_path) == ["in.json"]
 
 
-def test_a_missing_input(tmp_path: Path) -> None:
+def test_a_missing_input_is_an_error(tmp_path: Path) -> None:
     assert refused(tmp_path / "none.json", "-o", tmp_path / "out.json").exit_code == ExitCode.BAD_DATA
 
 
-def test_a_senseless_rule(source: Path, tmp_path: Path) -> None:
+def test_an_invalid_rule_is_a_usage_error(source: Path, tmp_path: Path) -> None:
     assert refused(source, "-o", tmp_path / "out.json", "--min-iou", "nan").exit_code == ExitCode.USAGE
 
 

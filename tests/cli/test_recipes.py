@@ -19,7 +19,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     (folder / "tiny.yaml").write_text(TINY)
     (folder / "large_one.yaml").write_text("# Trains: a large one\n")
-    monkeypatch.setattr("bcnet_core.config.paths.SHIPPED", folder)
+    monkeypatch.setattr("bcnet_core.config.recipe_files.SHIPPED", folder)
     monkeypatch.chdir(tmp_path)
 
 

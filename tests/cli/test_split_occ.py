@@ -1,4 +1,4 @@
-"""`bcnet split-occ` from outside."""
+"""The command `bcnet split-occ`."""
 
 import json
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_the_same_input_and_options_give_the_same_bytes(source: Path, tmp_path: 
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_stats_is_a_histogram(source: Path, tmp_path: Path) -> None:
+def test_stats_prints_histograms(source: Path, tmp_path: Path) -> None:
     lines = run(source, "-o", tmp_path / "occ.json", "--stats", "--dry-run").stdout.splitlines()
     row = next(line for line in lines if "0.3 - 0.4" in line)
     assert row.split()[5:9:2] == ["2", "2"]
@@ -74,7 +74,7 @@ def test_stats_is_a_histogram(source: Path, tmp_path: Path) -> None:
     assert levels == [["heavy", "(from", "0.2)", "2", "2"], ["heavy", "(from", "0.2)", "1", "1"]]
 
 
-def test_plot_is_a_picture_with_the_same_bytes_every_time(source: Path, tmp_path: Path) -> None:
+def test_the_plot_has_reproducible_bytes(source: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         result = run(source, "-o", tmp_path / f"{name}.json", "--plot", tmp_path / f"{name}.png")
         assert result.exit_code == 0
@@ -85,7 +85,7 @@ def test_plot_is_a_picture_with_the_same_bytes_every_time(source: Path, tmp_path
     assert (pixels == (0xBB, 0xBB, 0xBB)).all(axis=2).sum() > 1000, "bars of the source"
 
 
-def test_a_name_with_signs_of_mathematics_can_be_plotted(source: Path, tmp_path: Path) -> None:
+def test_a_file_name_with_math_symbols_can_be_plotted(source: Path, tmp_path: Path) -> None:
     odd = tmp_path / "a$x_$.json"
     odd.write_bytes(source.read_bytes())
     assert run(odd, "-o", tmp_path / "occ.json", "--plot", tmp_path / "occ.png").exit_code == 0
@@ -99,7 +99,7 @@ def test_all_outputs_are_written_or_none(source: Path, tmp_path: Path) -> None:
     assert names(tmp_path) == before
 
 
-def test_a_plot_that_cannot_be_written_is_refused_first(source: Path, tmp_path: Path) -> None:
+def test_a_plot_that_cannot_be_written_is_an_early_error(source: Path, tmp_path: Path) -> None:
     for plot in (tmp_path / "occ.jpg", tmp_path / "occ.json"):
         error = refused(source, "-o", tmp_path / "occ.json", "--plot", plot)
         assert (error.exit_code, error.hints) == (ExitCode.USAGE, ("--plot occlusion.png",))
@@ -148,7 +148,7 @@ def test_outputs_that_exist_need_overwrite(source: Path, tmp_path: Path, taken: 
     assert run(source, "-o", tmp_path / "occ.json", "--overwrite").exit_code == 0
 
 
-def test_no_input_is_written_over(source: Path, tmp_path: Path) -> None:
+def test_no_input_is_overwritten(source: Path, tmp_path: Path) -> None:
     before = source.read_bytes()
     (tmp_path / "link.json").symlink_to(source)
     ids = tmp_path / "occ.manifest.json"
@@ -159,5 +159,5 @@ def test_no_input_is_written_over(source: Path, tmp_path: Path) -> None:
     assert ids.read_text() == "[1]"
 
 
-def test_a_senseless_threshold(source: Path, tmp_path: Path) -> None:
+def test_an_invalid_threshold_is_a_usage_error(source: Path, tmp_path: Path) -> None:
     assert refused(source, "-o", tmp_path / "occ.json", "--threshold", "0").exit_code == ExitCode.USAGE

@@ -1,4 +1,4 @@
-"""`bcnet synth` on the command line, and that what it makes goes through every other command."""
+"""The command `bcnet synth`, and the use of its sets by every other command."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_json_holds_the_summary_of_both_splits(tmp_path: Path) -> None:
     assert summary["splits"][0]["instances"] == len(coco["annotations"])
 
 
-def test_dry_run_writes_nothing_but_still_refuses(tmp_path: Path) -> None:
+def test_a_dry_run_writes_nothing_but_still_checks(tmp_path: Path) -> None:
     result = run("-o", tmp_path / "set", "--dry-run")
     assert result.exit_code == 0
     assert "2,000 + 300 scenes of 128 x 128" in result.stderr
@@ -51,7 +51,7 @@ def test_dry_run_writes_nothing_but_still_refuses(tmp_path: Path) -> None:
     assert isinstance(run("-o", tmp_path, "--dry-run").exception, BCNetError)
 
 
-def test_hard_scenes_are_of_one_class_each_and_their_file_says_so(tmp_path: Path) -> None:
+def test_hard_scenes_have_one_class_each_and_are_marked_in_the_file(tmp_path: Path) -> None:
     assert "2,000 + 300 hard scenes" in run("-o", tmp_path / "set", "--hard", "--dry-run").stderr
     assert run("-o", tmp_path / "set", *SMALL, "--hard").exit_code == 0
     coco = json.loads((tmp_path / "set" / "annotations" / "instances_train.json").read_text())
@@ -79,7 +79,7 @@ def test_options_out_of_range_are_usage_errors(tmp_path: Path, wrong: tuple[str,
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A COCO set of which some things lie alone."""
+    """A COCO set in which some objects lie alone."""
     root = tmp_path_factory.mktemp("source") / "shapes"
     write_shapes(root, images=150, val_images=1, workers=1)
     return root
@@ -91,7 +91,7 @@ def paste(source: Path, *arguments: str | Path) -> Any:
     return run(annotations, "--images", source / "train", *options, command="paste")
 
 
-def test_a_pasted_set_trains_evaluates_and_shows_without_a_flag(source: Path, tmp_path: Path, bcnet: Bcnet) -> None:
+def test_a_pasted_set_works_in_every_command_without_options(source: Path, tmp_path: Path, bcnet: Bcnet) -> None:
     root, small = tmp_path / "my set", ["--scenes", "6", "--val-scenes", "3", "--objects", "2..4"]
     result = paste(source, "-o", root, *small)
     assert result.exit_code == 0, result.output
@@ -112,7 +112,7 @@ def test_a_pasted_set_trains_evaluates_and_shows_without_a_flag(source: Path, tm
     assert "1.0000" in done[-1].stdout, "its occluders are exact"
 
 
-def test_a_dry_paste_tells_what_the_set_offers(source: Path, tmp_path: Path) -> None:
+def test_a_dry_paste_shows_what_the_set_offers(source: Path, tmp_path: Path) -> None:
     result = paste(source, "-o", tmp_path / "set", "--dry-run")
     assert result.exit_code == 0, result.output
     assert "train2017: objects" in result.stdout
@@ -120,7 +120,7 @@ def test_a_dry_paste_tells_what_the_set_offers(source: Path, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_json_of_a_dry_run_tells_the_plan(source: Path, tmp_path: Path) -> None:
+def test_json_of_a_dry_run_is_the_plan(source: Path, tmp_path: Path) -> None:
     plan = json.loads(paste(source, "-o", tmp_path / "set", "--dry-run", "--json").stdout)
     assert plan["annotations"] == plan["complete"] + sum(plan["left_out"].values())
     assert plan["splits"]["train2017"]["objects"] + plan["splits"]["val2017"]["objects"] == plan["complete"]
@@ -129,7 +129,7 @@ def test_json_of_a_dry_run_tells_the_plan(source: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dry_run_misses_the_images_that_a_real_one_would(source: Path, tmp_path: Path) -> None:
+def test_a_dry_run_reports_missing_images_too(source: Path, tmp_path: Path) -> None:
     annotations = source / "annotations" / "instances_train.json"
     for extra in ([], ["--dry-run"]):
         options = ["--images", source / "val", "-o", tmp_path / "set", "--min-area", "200", "--workers", "1", *extra]
@@ -139,7 +139,7 @@ def test_a_dry_run_misses_the_images_that_a_real_one_would(source: Path, tmp_pat
         assert error.exit_code == ExitCode.BAD_DATA
 
 
-def test_json_of_a_paste_holds_the_summary_alone(source: Path, tmp_path: Path) -> None:
+def test_json_of_a_paste_is_the_summary(source: Path, tmp_path: Path) -> None:
     result = paste(source, "-o", tmp_path / "set", "--scenes", "2", "--val-scenes", "1", "--objects", "2..3", "--json")
     summary = json.loads(result.stdout)
     assert [(row["split"], row["images"]) for row in summary["splits"]] == [("train2017", 2), ("val2017", 1)]
@@ -159,7 +159,9 @@ def test_json_of_a_paste_holds_the_summary_alone(source: Path, tmp_path: Path) -
         (("--size", "70000x100"), "70000 x 100"),
     ],
 )
-def test_senseless_options_of_a_paste(source: Path, tmp_path: Path, wrong: tuple[str, str], words: str) -> None:
+def test_invalid_options_of_a_paste_are_usage_errors(
+    source: Path, tmp_path: Path, wrong: tuple[str, str], words: str
+) -> None:
     error = paste(source, "-o", tmp_path / "set", *wrong).exception
     assert isinstance(error, BCNetError)
     assert words in error.message
@@ -167,7 +169,7 @@ def test_senseless_options_of_a_paste(source: Path, tmp_path: Path, wrong: tuple
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_folder_of_images(source: Path, tmp_path: Path) -> None:
+def test_a_missing_folder_of_images_is_an_error(source: Path, tmp_path: Path) -> None:
     annotations = source / "annotations" / "instances_train.json"
     error = run(annotations, "--images", tmp_path / "none", "-o", tmp_path / "set", command="paste").exception
     assert isinstance(error, BCNetError)

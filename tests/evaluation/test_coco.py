@@ -1,6 +1,6 @@
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -9,7 +9,8 @@ from pycocotools.cocoeval import COCOeval
 
 from bcnet_core import BCNetError, masks
 from bcnet_core.annotations.coco import CocoFile, read_coco, segmentation_rle
-from bcnet_core.evaluation.coco import BACKENDS, evaluate, ground_truth
+from bcnet_core.config.choices import Scorer
+from bcnet_core.evaluation.coco import evaluate, ground_truth
 
 
 def perturbed(coco: CocoFile) -> list[dict[str, Any]]:
@@ -62,7 +63,7 @@ def test_real_images_score_like_the_reference(coco_mini: Path, kind: Literal["bb
     """COCO's own annotations, including crowds: both libraries agree on all categories."""
     coco = read_coco(coco_mini / "annotations/instances_val2017.json")
     truth, results = ground_truth(coco), perturbed(coco)
-    ours, theirs = (evaluate(truth, results, kind, backend=backend) for backend in BACKENDS)
+    ours, theirs = (evaluate(truth, results, kind, scorer=scorer) for scorer in get_args(Scorer))
     assert list(ours.scores) == pytest.approx(list(theirs.scores), abs=1e-9) and 0.2 < ours.scores.AP < 0.95
     assert ours.categories.keys() == theirs.categories.keys() and len(ours.categories) == 80
     for category, scores in ours.categories.items():

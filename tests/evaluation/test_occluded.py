@@ -161,7 +161,7 @@ def test_a_report_has_what_was_asked_for() -> None:
     boxes = score_results(CUT, [{k: v for k, v in one.items() if k != "segmentation"} for one in results], options)
     assert list(boxes.rows)[-1] == "boxes, occlusion heavy" and boxes.recall == {}
     with pytest.raises(BCNetError, match="pycocotools has no boundary AP"):
-        ScoreOptions(backend="pycocotools", boundary=True)
+        ScoreOptions(scorer="pycocotools", boundary=True)
 
 
 def entry(**changes: Any) -> list[Any]:

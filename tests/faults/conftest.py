@@ -1,15 +1,12 @@
-"""Commands that write, on tiny data, and the server that runs and breaks them."""
+"""Commands that write, on tiny data, and ways to break them."""
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,9 +18,8 @@ import pytest
 from bcnet_core.engine.run_dir import LOCK_FILE
 from bcnet_core.files.outputs import is_leftover
 from bcnet_core.weights.checkpoint import read_checkpoint
-from tests.conftest import REPO
-
-DROP_FROM_BOUNDING_SET, OVERRIDE_PERMISSIONS = 24, 1
+from tests.conftest import REPO, run_inside
+from tests.faults.breaking import Action, Watcher
 
 
 @dataclass(frozen=True)
@@ -31,10 +27,10 @@ class Command:
     """A command that writes.
 
     Attributes:
-        arguments: of bcnet; {out} is the folder it writes into, {json}, {images}, {model}, {video} what it reads.
-        outputs: what is in {out} at its end.
-        older: further arguments that make other outputs, for --overwrite to replace.
-        kept: what an interruption leaves on purpose.
+        arguments: arguments of bcnet; {out} is its output folder, the other names are inputs.
+        outputs: content of {out} when it is done.
+        older: further arguments for a different output, which `--overwrite` replaces.
+        kept: outputs that an interruption leaves on purpose.
     """
 
     arguments: str
@@ -63,7 +59,7 @@ COMMANDS = {
     "eval-results": Command("eval --results {results} --gt {json} -o {out}/e", ("e",), kept=("e",)),
     "test-dev": Command("eval {model} -o {out}/e --device cpu --test-dev --data-root {dev}", ("e",), kept=("e",)),
     "predict": Command("predict {model} {images} -o {out}/p.json --layers --device cpu", ("p.json", "p_images.json"),
-                       kept=("p_predictions.jsonl",)),
+                       kept=("p_predictions",)),
     "viz": Command("viz {json} -o {out}/v --limit 2 --rois 1", ("v",), older="--layer occluder"),
     "viz-video": Command("viz {model} --video {video} -o {out}/v.mp4 --device cpu", ("v.mp4",)),
     "import": Command("weights import {model} -o {out}/w.pt --drop-classes", ("w.pt",)),
@@ -73,128 +69,115 @@ COMMANDS = {
 if find_spec("detectron2"):
     COMMANDS["convert"] = Command("weights convert {model} --to detectron2 -o {out}/w.pth", ("w.pth", "w.yaml"))
 QUICK = ("annotate", "shapes", "viz")
-"""Those of every test run: a fraction of a second each, and each way of writing."""
+"""Commands tested by default: a fraction of a second each, covering every way of writing."""
+ALL = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in COMMANDS]
 
 
 @dataclass
 class End:
-    """How a command ended."""
+    """The end of a command: exit code, everything it printed, and the changes it made on disk."""
 
     code: int
-    told: str
-    events: list[str] = field(default_factory=list)
+    output: str
+    events: list[str]
 
 
 @dataclass(frozen=True)
 class Whole:
-    """An undisturbed run: its folder, what is in it, and its events."""
+    """An undisturbed run: its folder, checksums of its files, and its events."""
 
     folder: Path
     files: dict[str, str]
     events: list[str]
 
     @property
-    def claimed(self) -> int:
-        """The first event behind that which makes the first lock."""
-        return next(number for number, event in enumerate(self.events) if event.endswith(".lock")) + 1
-
-    @property
     def moments(self) -> list[int]:
-        """The events around which something comes into its place, and the first and last ones."""
+        """Events around which an output takes its place, plus the first and last ones."""
         renames = [number for number, event in enumerate(self.events) if event.startswith(("os.rename", "os.link"))]
         near = {number + step for number in renames for step in (0, 1)}
         return sorted({0, 1, len(self.events) - 1, *near} & set(range(len(self.events))))
 
 
 @dataclass
-class Server:
-    """The process of `tests/server.py`; it runs one command after the other, or several at once."""
+class Bench:
+    """Runs commands in this process, undisturbed or with a fault, or in one that is killed."""
 
-    process: subprocess.Popen[str]
     places: dict[str, str]
-    logs: Path
+    folder: Path
+    watcher: Watcher
     whole: dict[tuple[str, str], Whole] = field(default_factory=dict)
-    started: int = 0
 
-    def start(
-        self, name: str, out: Path, more: str = "", *, fault: str = "none", at: int = 0, number: int = 0
-    ) -> tuple[int, Path]:
-        """Start a command that writes into a folder, with a fault."""
-        self.started += 1
-        log = self.logs / f"{self.started}.log"
+    def arguments(self, name: str, out: Path, more: str = "") -> list[str]:
+        """Return the arguments of a command that writes into a folder."""
         words = f"{COMMANDS[name].arguments} {more}".split()
-        request = {"argv": [word.format(out=out, **self.places) for word in words], "watch": str(out),
-                   "fault": [fault, at, number], "log": str(log)}  # fmt: skip
-        return self._ask(request), log
+        return [word.format(out=out, **self.places) for word in words]
 
-    def wait(self, started: tuple[int, Path]) -> End:
-        """Wait for the end of what was started."""
-        pid, log = started
-        code = self._ask({"pid": pid})
-        events = Path(f"{log}.events")
-        listed = events.read_text(encoding="utf-8").splitlines() if events.exists() else []
-        return End(code, log.read_text(encoding="utf-8"), listed)
+    def run(self, name: str, out: Path, more: str = "", *, action: Action = lambda number, event: None) -> End:
+        """Run a command in this process; `action` is called at every change below `out`."""
+        with self.watcher.watching(out, action) as events:
+            done = run_inside(self.arguments(name, out, more), None)
+        return End(done.returncode, done.stdout + done.stderr, events)
 
-    def run(self, name: str, out: Path, more: str = "", *, fault: str = "none", at: int = 0, number: int = 0) -> End:
-        """Start a command, and wait for its end."""
-        return self.wait(self.start(name, out, more, fault=fault, at=at, number=number))
+    def run_killed(self, name: str, out: Path, more: str = "", *, moment: int) -> int:
+        """Run a command in a process that is killed at an event; returns its exit code."""
+        program = [sys.executable, REPO / "tests/faults/breaking.py", str(out), str(moment)]
+        return subprocess.run([*program, *self.arguments(name, out, more)], capture_output=True, check=False).returncode
+
+    def start(self, name: str, out: Path, more: str = "") -> subprocess.Popen[str]:
+        """Start a command in a process of its own."""
+        program = [sys.executable, "-m", "bcnet_cli", *self.arguments(name, out, more)]
+        return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=REPO)
 
     def undisturbed(self, name: str, more: str = "") -> Whole:
-        """What a command writes when nothing happens."""
+        """Return what a command writes without any fault."""
         if (name, more) not in self.whole:
-            out = self.logs / f"whole-{self.started}"
+            out = self.folder / f"whole-{len(self.whole)}"
             out.mkdir()
             end = self.run(name, out, more)
-            assert end.code == 0, end.told
+            assert end.code == 0, end.output
             assert sorted(path.name for path in out.iterdir()) == sorted(COMMANDS[name].outputs)
-            assert not left_overs(out)
+            assert not leftovers(out)
             self.whole[name, more] = Whole(out, contents(out), end.events)
         return self.whole[name, more]
 
-    def stopped(self, started: tuple[int, Path]) -> bool:
-        """Wait until what was started stands still."""
-        return bool(self._ask({"stopped": started[0]}))
-
-    def _ask(self, request: dict[str, object]) -> int:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
 
 def contents(folder: Path) -> dict[str, str]:
-    """Every file below a folder with its checksum, less what depends on where and when it was written."""
+    """Return the checksum of every file below a folder, ignoring what depends on place and time."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if (
-            path.is_file()
-            and path.name != LOCK_FILE
-            and not any(map(is_leftover, map(Path, path.relative_to(folder).parts)))
-        ):
-            data = b"" if path.name in {"env.json", "curves.png"} else path.read_bytes()
-            data = re.sub(rb'"speed": \{.*?\}', b"", data) if path.name == "metrics.jsonl" else data
-            if (
-                path.parent.name == "checkpoints"
-            ):  # what was read and is written again has the same tensors in other bytes
-                tensors = read_checkpoint(path).model
-                data = b"".join(name.encode() + tensor.numpy().tobytes() for name, tensor in tensors.items())
-            found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
+        inside = path.relative_to(folder)
+        if not path.is_file() or path.name == LOCK_FILE or any(map(is_leftover, map(Path, inside.parts))):
+            continue
+        data = b"" if path.name in {"env.json", "curves.png"} else path.read_bytes()
+        data = re.sub(rb'"speed": \{.*?\}', b"", data) if path.name == "metrics.jsonl" else data
+        if path.parent.name == "checkpoints":  # tensors that were read and written again have other bytes
+            tensors = read_checkpoint(path).model
+            data = b"".join(name.encode() + tensor.numpy().tobytes() for name, tensor in tensors.items())
+        found[str(inside)] = hashlib.sha256(data).hexdigest()
     return found
 
 
-def left_overs(folder: Path) -> list[str]:
-    """What a killed process left below a folder."""
+def leftovers(folder: Path) -> list[str]:
+    """Return the hidden files that a killed process left below a folder."""
     return [str(path.relative_to(folder)) for path in folder.rglob(".*")]
 
 
-def _keep_permissions() -> None:
-    """Let the permissions of files hold for root, too."""
-    if os.geteuid() == 0:
-        ctypes.CDLL(None).prctl(DROP_FROM_BOUNDING_SET, OVERRIDE_PERMISSIONS, 0, 0, 0)
+def assert_complete_or_absent(name: str, out: Path, *states: Whole) -> None:
+    """Check that every output equals that of an undisturbed run; of kept outputs, every file that such a run has."""
+    found = contents(out)
+    for output in {Path(file).parts[0] for file in found} - {*COMMANDS[name].kept}:
+        own = {file: checksum for file, checksum in found.items() if Path(file).parts[0] == output}
+        assert any(own.items() <= state.files.items() for state in states), (output, leftovers(out))
+        assert any({file for file in state.files if Path(file).parts[0] == output} == own.keys() for state in states)
+    for file in {file for file in found if Path(file).parts[0] in COMMANDS[name].kept}:
+        if file.endswith(".pt"):
+            read_checkpoint(out / file)
+        elif not file.endswith("metrics.jsonl") and "_predictions/" not in file:
+            assert any(state.files.get(file) == found[file] for state in states), file
 
 
-def _lonely_squares(folder: Path) -> None:
-    """A COCO set of objects that touch nothing: what scenes can be pasted from."""
+def _separate_squares(folder: Path) -> None:
+    """Write a COCO set of objects that touch nothing, from which scenes can be composed."""
     (folder / "images").mkdir(parents=True)
     images, annotations = [], []
     for number in range(1, 13):
@@ -211,14 +194,14 @@ def _lonely_squares(folder: Path) -> None:
 
 
 @pytest.fixture(scope="package")
-def server(scenes: Path, untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The server; it ends with the tests of this folder."""
+def bench(scenes: Path, untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Inputs of all commands, and what breaks them."""
     from tests.visualization.test_video import make_video
 
     folder = tmp_path_factory.mktemp("faults")
     (folder / "dev/annotations").mkdir(parents=True)
     (folder / "dev/test2017").symlink_to(scenes / "val")
-    _lonely_squares(folder / "squares")
+    _separate_squares(folder / "squares")
     truth = scenes / "annotations/instances_val.json"
     content = json.loads(truth.read_text())
     del content["annotations"]
@@ -233,11 +216,4 @@ def server(scenes: Path, untrained: Path, tmp_path_factory: pytest.TempPathFacto
         "dev": str(folder / "dev"), "results": str(folder / "results.json"),
         "video": str(make_video(folder / "in.mp4", frames=2, size=(64, 48))),
     }  # fmt: skip
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    process = subprocess.Popen(
-        [sys.executable, REPO / "tests/server.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, **threads, "PYTHONWARNINGS": "ignore"}, preexec_fn=_keep_permissions,  # noqa: PLW1509
-    )  # fmt: skip
-    yield Server(process, places, folder)
-    process.communicate()
-    assert process.returncode == 0
+    return Bench(places, folder, Watcher())

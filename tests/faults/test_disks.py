@@ -1,58 +1,72 @@
-"""Disks that are full or read-only: the command says so, and what it could not write whole is absent."""
+"""Full and read-only disks: the command says so, and outputs that could not be completed are absent."""
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import COMMANDS, QUICK, Server, contents, left_overs
-
-SLOW = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in COMMANDS]
+from tests.faults.conftest import ALL, Bench, contents, leftovers
 
 
-def assert_nothing_there(name: str, out: Path) -> None:
-    """No output, and nothing half-written; of an evaluation or a prediction, the images that are done."""
-    assert not left_overs(out)
-    assert all("_predictions.jsonl" in file for file in contents(out)), contents(out)
+def assert_no_output(out: Path) -> None:
+    """Check that there is no output and nothing half-written; predictions of finished images may stay."""
+    assert not leftovers(out)
+    assert all("_predictions/" in file for file in contents(out)), contents(out)
 
 
-@pytest.mark.parametrize("name", SLOW)
-def test_a_disk_that_is_full_from_some_moment_on(server: Server, tmp_path: Path, name: str) -> None:
-    """Nothing can be made any more from then on; what there was before it stays, and is cleared away."""
-    events = server.undisturbed(name).events
-    places = [number for number, event in enumerate(events) if " new " in event]
-    for moment in {places[0], places[len(places) // 2], places[-1]}:
+@pytest.mark.parametrize("name", ALL)
+def test_a_disk_that_becomes_full(bench: Bench, tmp_path: Path, name: str) -> None:
+    """From some moment on nothing can be created; existing files stay and can be removed."""
+    events = bench.undisturbed(name).events
+    creations = [number for number, event in enumerate(events) if " new " in event]
+    for moment in {creations[0], creations[len(creations) // 2], creations[-1]}:
         out = tmp_path / f"{moment}"
         out.mkdir()
-        end = server.run(name, out, fault="full", at=moment)
-        assert end.code == 1, end.told
-        assert "No space left on device" in end.told
-        assert "Traceback" not in end.told
+
+        def fill(number: int, event: str, moment: int = moment) -> None:
+            if number >= moment and " new " in event:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), event.rsplit(maxsplit=1)[-1])
+
+        end = bench.run(name, out, action=fill)
+        assert end.code == 1, end.output
+        assert "No space left on device" in end.output
+        assert "Traceback" not in end.output
         if name == "train" and (out / "run").exists():  # its first steps are saved
-            assert not [one for one in left_overs(out) if not one.endswith("run/.lock")]
+            assert not [one for one in leftovers(out) if not one.endswith("run/.lock")]
         else:
-            assert_nothing_there(name, out)
+            assert_no_output(out)
 
 
-@pytest.mark.parametrize("name", SLOW)
-def test_files_that_may_not_grow(server: Server, tmp_path: Path, name: str) -> None:
-    """The system itself refuses, in whatever language the file is written."""
-    end = server.run(name, tmp_path, fault="limit", number=10)
-    assert end.code == 1, end.told
-    assert "cannot write" in end.told or "could not be written" in end.told
-    assert "Traceback" not in end.told
-    assert_nothing_there(name, tmp_path)
+@pytest.mark.parametrize("name", ALL)
+def test_files_that_cannot_grow(bench: Bench, tmp_path: Path, name: str) -> None:
+    """The system itself refuses to write more, whichever library writes the file."""
+    bench.undisturbed(name)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        end = bench.run(name, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert end.code == 1, end.output
+    assert "cannot write" in end.output or "could not be written" in end.output
+    assert "Traceback" not in end.output
+    assert_no_output(tmp_path)
 
 
-@pytest.mark.parametrize("name", SLOW)
-def test_a_folder_that_is_read_only(server: Server, tmp_path: Path, name: str) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    out.chmod(0o500)
-    end = server.run(name, out)
-    assert end.code == 1, end.told
-    assert "cannot write" in end.told
-    assert "Permission denied" in end.told
-    assert "Traceback" not in end.told
-    assert not list(out.iterdir())
+@pytest.mark.parametrize("name", ALL)
+def test_a_read_only_folder(bench: Bench, tmp_path: Path, name: str) -> None:
+    bench.undisturbed(name)
+
+    def deny(_: int, event: str) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), event.rsplit(maxsplit=1)[-1])
+
+    end = bench.run(name, tmp_path, action=deny)
+    assert end.code == 1, end.output
+    assert "cannot write" in end.output
+    assert "Permission denied" in end.output
+    assert "Traceback" not in end.output
+    assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Documents like valid ones: the fuzz tests of the four readers change one in a few places, or break its bytes."""
+"""Strategies for the fuzz tests of the four readers: valid documents with a few changes or damaged bytes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ values = st.one_of(st.sampled_from(NUMBERS), st.sampled_from(ODD), st.integers()
 
 @st.composite
 def mutated(draw: Callable[..., Any], valid: Any) -> Any:
-    """A document with one to four changes: another type or number, something less, twice, or under another name."""
+    """Return a document with one to four changes: other types or numbers, removed, repeated or renamed entries."""
     document = copy.deepcopy(valid)
     for _ in range(draw(st.integers(1, 4))):
         holder = document
@@ -68,7 +68,7 @@ def _change(draw: Callable[..., Any], holder: Any, key: Any) -> None:
 
 @st.composite
 def broken(draw: Callable[..., Any], content: bytes) -> bytes:
-    """Bytes that are cut off, flipped, put in, or there again."""
+    """Return bytes with parts cut off, flipped, inserted or repeated."""
     data = bytearray(content)
     for _ in range(draw(st.integers(1, 4))):
         place = draw(st.integers(0, max(len(data) - 1, 0)))
@@ -85,5 +85,5 @@ def broken(draw: Callable[..., Any], content: bytes) -> bytes:
 
 
 def as_bytes(document: Any) -> bytes:
-    """A document as json, with the numbers that are none."""
+    """Return a document as json, including NaN and infinity."""
     return json.dumps(document).encode()

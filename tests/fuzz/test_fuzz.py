@@ -1,4 +1,4 @@
-"""Whatever is in a file, the four readers read it or say what is wrong with it; what they read can be worked with."""
+"""The four readers read any file or raise a clear error, and what they read is usable."""
 
 import io
 import json
@@ -61,7 +61,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def attempt(read: Callable[[], Any]) -> tuple[Any, BCNetError | None]:
-    """What comes of it: a value, or an error of ours; every other error, and every warning, ends the test."""
+    """Return a value or our own error; any other error or warning fails the test."""
     try:
         return read(), None
     except BCNetError as error:
@@ -69,7 +69,7 @@ def attempt(read: Callable[[], Any]) -> tuple[Any, BCNetError | None]:
 
 
 def read_or_refused(read: Callable[[], Any], path: Path) -> Any:
-    """What is read; None where a clear error says why not."""
+    """Return what is read, None after a clear error."""
     value, error = attempt(read)
     if error is not None:
         assert error.exit_code == ExitCode.BAD_DATA
@@ -79,12 +79,12 @@ def read_or_refused(read: Callable[[], Any], path: Path) -> Any:
 
 
 def strict(path: Path) -> Any:
-    """A json that is one."""
+    """Read valid json."""
     return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(f"{name} in {path}"))
 
 
 def use_coco(coco: CocoFile, file: Path) -> None:
-    """Derive, split and write back: a file that was read gives files that can be read."""
+    """Annotate, split and write a file that was read; the results can be read again."""
     if any(image["width"] * image["height"] > 10**6 for image in coco.images):
         return
     annotated, summary = annotate_coco(coco, rule=OccluderRule(min_area=0))
@@ -161,7 +161,7 @@ def test_a_recipe(file: Path, content: bytes) -> None:
 
 
 def checkpoint_content() -> dict[str, Any]:
-    """A small checkpoint with all that one has."""
+    """Return a small complete checkpoint."""
     weights = {"backbone.w": torch.arange(6.0).view(2, 3), "n": torch.tensor(3)}
     state = {
         "state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(2, 3)}},
@@ -175,7 +175,7 @@ def checkpoint_content() -> dict[str, Any]:
 
 
 def use_checkpoint(file: Path) -> None:
-    """Read it as ours and as anybody's; what is read says what it is of, and is saved again."""
+    """Read a file as our checkpoint and as foreign weights; what is read can be saved again."""
     checkpoint: Checkpoint | None = read_or_refused(lambda: read_checkpoint(file), file)
     if checkpoint is not None:
         read_or_refused(lambda: recipe_of(checkpoint, file), file)
@@ -205,7 +205,7 @@ def test_a_broken_checkpoint(file: Path, content: bytes) -> None:
 
 
 def program() -> bytes:
-    """The pickle in a checkpoint."""
+    """Return the pickle in a checkpoint."""
     import zipfile
 
     with zipfile.ZipFile(io.BytesIO(saved(checkpoint_content()))) as archive:
@@ -220,7 +220,7 @@ def program() -> bytes:
     )
 )
 def test_a_checkpoint_with_another_program(file: Path, content: bytes) -> None:
-    """The zip is whole, its pickle is not: what a flipped byte of the file seldom comes to, for its checksums."""
+    """Damage the pickle inside an intact zip, which flipped bytes of the file rarely reach because of checksums."""
     from tests.hostile.rows import packed_again
 
     file.write_bytes(packed_again(saved(checkpoint_content()), program=content))
@@ -230,7 +230,7 @@ def test_a_checkpoint_with_another_program(file: Path, content: bytes) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
-def test_readers_wait_for_nobody(tmp_path: Path) -> None:
+def test_readers_do_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.yaml")
     for read in (read_coco, load_recipe, read_weight_file):
         _, error = attempt(partial(read, tmp_path / "x.yaml"))

@@ -11,7 +11,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from bcnet_core.annotations.coco import read_coco
 from bcnet_core.config.load import load_recipe
-from bcnet_core.config.paths import list_recipes
+from bcnet_core.config.recipe_files import list_recipes
 from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.launch import run_training
 from bcnet_core.files.images import read_image

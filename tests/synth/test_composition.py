@@ -1,4 +1,4 @@
-"""Pasted scenes: what hides what, by how much, and what the picture shows."""
+"""Pasted scenes: layer order, hidden shares and pictures."""
 
 import numpy as np
 import pytest
@@ -13,17 +13,17 @@ from bcnet_core.synth.composition import SMALLEST, PasteRule, compose_pasted, pr
 SIZE = (120, 160)
 
 
-def disc(height: int, width: int, *, colour: int = 200, source: int = 7, soft: bool = False) -> Cutout:
+def disc(height: int, width: int, *, color: int = 200, source: int = 7, soft: bool = False) -> Cutout:
     """An ellipse that fills its window."""
     y, x = np.mgrid[:height, :width]
     far = np.hypot((y - (height - 1) / 2) / (height / 2), (x - (width - 1) / 2) / (width / 2))
     alpha = np.clip((1 - far) * min(height, width) / 4 + 0.5, 0, 1) if soft else (far < 1).astype(float)
-    return Cutout(np.full((height, width, 3), colour, np.uint8), alpha.astype(np.float32), label=1, source=source)
+    return Cutout(np.full((height, width, 3), color, np.uint8), alpha.astype(np.float32), label=1, source=source)
 
 
 def random_discs(rng: np.random.Generator, count: int) -> list[Cutout]:
     sides = rng.integers(15, 70, size=(count, 2)).tolist()
-    return [disc(h, w, colour=20 * number + 20, source=number, soft=True) for number, (h, w) in enumerate(sides)]
+    return [disc(h, w, color=20 * number + 20, source=number, soft=True) for number, (h, w) in enumerate(sides)]
 
 
 def background() -> NDArray[np.uint8]:
@@ -32,7 +32,7 @@ def background() -> NDArray[np.uint8]:
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 100_000), st.integers(2, 7), st.sampled_from([(0.2, 0.6), (0.05, 0.2), (0.5, 0.9), (0.3, 0.31)]))
-def test_every_object_is_free_or_hidden_as_asked(seed: int, count: int, occlusion: tuple[float, float]) -> None:
+def test_every_object_is_unhidden_or_hidden_as_requested(seed: int, count: int, occlusion: tuple[float, float]) -> None:
     rng = np.random.default_rng(seed)
     cutouts = random_discs(rng, count)
     scene = compose_pasted(rng, cutouts, background(), occlusion=occlusion)
@@ -62,7 +62,7 @@ def test_most_requests_can_be_met() -> None:
     assert quarters.min() > 0.1 * quarters.sum(), "all rates occur"
 
 
-def test_the_picture_shows_what_the_masks_say() -> None:
+def test_the_picture_agrees_with_the_masks() -> None:
     rng = np.random.default_rng(3)
     behind = background()
     before = behind.copy()
@@ -71,10 +71,10 @@ def test_the_picture_shows_what_the_masks_say() -> None:
     assert np.array_equal(behind, before)
     for item in scene.objects:
         seen = scene.image[item.visible].astype(int)
-        colour = 20 * (item.source or 0) + 20
-        assert np.abs(np.median(seen) - colour) <= 1
+        color = 20 * (item.source or 0) + 20
+        assert np.abs(np.median(seen) - color) <= 1
         # a pixel of the mask shows the object to half or more
-        assert np.mean(np.abs(seen - colour) <= 0.5 * np.abs(colour - 130) + 75) > 0.95
+        assert np.mean(np.abs(seen - color) <= 0.5 * np.abs(color - 130) + 75) > 0.95
     covered = np.any([item.amodal for item in scene.objects], axis=0)
     changed = (scene.image != behind).any(axis=2)
     assert changed[covered].mean() > 0.99
@@ -97,7 +97,7 @@ def test_the_same_state_gives_the_same_scene() -> None:
     [[], [disc(40, 40)], [disc(60, 60), disc(16, 16)], [disc(200, 40), disc(40, 40)]],
     ids=["nothing", "one alone", "too small to hide half", "too large for the scene"],
 )
-def test_what_cannot_be_hidden_gives_no_scene(cutouts: list[Cutout]) -> None:
+def test_an_impossible_request_gives_no_scene(cutouts: list[Cutout]) -> None:
     for seed in range(10):
         assert compose_pasted(np.random.default_rng(seed), cutouts, background(), occlusion=(0.5, 0.9)) is None
 
@@ -153,7 +153,7 @@ def test_half_of_the_objects_are_mirrored() -> None:
         ({"objects": (5, 4)}, "5 to 4"),
     ],
 )
-def test_senseless_rules_are_refused(wrong: dict[str, tuple[float, float]], words: str) -> None:
+def test_invalid_rules_are_errors(wrong: dict[str, tuple[float, float]], words: str) -> None:
     with pytest.raises(BCNetError, match=words) as caught:
         PasteRule(**wrong)  # type: ignore[arg-type]
     assert caught.value.exit_code == ExitCode.USAGE

@@ -1,4 +1,4 @@
-"""Which objects count as complete, and why the others do not."""
+"""Which objects count as complete, and why others do not."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def block(y: int, x: int, height: int = 30, width: int = 30) -> Mask:
 
 
 def survey_of(*shown: Mask | None, crowd: tuple[int, ...] = (), min_area: int = 400) -> Survey:
-    """Of one image with these masks; the boxes are nonsense on purpose, masks decide."""
+    """Survey one image with these masks; the boxes are wrong on purpose, since masks decide."""
     annotations: list[dict[str, Any]] = [
         {
             "id": number, "image_id": 5, "category_id": 1, "bbox": [0, 0, 1, 1], "iscrowd": int(number in crowd),
@@ -48,20 +48,20 @@ def test_an_object_alone_is_complete() -> None:
 
 
 @pytest.mark.parametrize(("gap", "complete"), [(0, []), (1, []), (2, [0, 1])])
-def test_objects_that_touch_are_left_out_both(gap: int, complete: list[int]) -> None:
+def test_objects_that_touch_are_both_left_out(gap: int, complete: list[int]) -> None:
     found = survey_of(block(20, 20), block(20, 50 + gap))
     assert found.complete == complete
     assert flaws(found) == ({} if complete else {"touched": 2})
 
 
-def test_a_crowd_or_a_small_thing_can_hide_too() -> None:
+def test_a_crowd_or_a_small_object_can_hide_others() -> None:
     found = survey_of(block(20, 20), block(10, 51, 50, 10), block(60, 25, 4, 4), crowd=(1,))
     assert (found.complete, flaws(found)) == ([], {"touched": 1, "crowd": 1, "small": 1})
     below = survey_of(block(20, 20), block(50, 25, 4, 4))
     assert (below.complete, flaws(below)) == ([], {"touched": 1, "small": 1})
 
 
-def test_overlapping_boxes_do_no_harm_where_the_masks_keep_apart() -> None:
+def test_boxes_may_overlap_if_the_masks_are_apart() -> None:
     corner = block(10, 10, 60, 60) & ~block(10, 30, 40, 40)
     found = survey_of(corner, block(12, 45, 30, 30))
     assert found.complete == [0, 1]
@@ -74,14 +74,14 @@ def test_objects_at_the_border_are_left_out(y: int, x: int) -> None:
     assert survey_of(block(*inside)).complete == [0]
 
 
-def test_objects_in_pieces_are_left_out_but_not_for_a_speck() -> None:
+def test_objects_in_pieces_are_left_out_except_for_specks() -> None:
     assert flaws(survey_of(block(20, 20) | block(20, 60, 30, 4))) == {"pieces": 1}
     assert survey_of(block(20, 20) | block(20, 60, 2, 2)).complete == [0]
     ring = block(20, 20, 40, 40) & ~block(30, 30, 10, 10)
     assert survey_of(ring).complete == [0], "a hole is no cut"
 
 
-def test_the_rest_is_counted_by_reason() -> None:
+def test_other_objects_are_counted_by_reason() -> None:
     found = survey_of(block(20, 20), None, block(60, 60, 19, 21), block(60, 60, 20, 20), np.zeros(SIZE, bool))
     assert (found.complete, flaws(found)) == ([0], {"unmasked": 2, "small": 1, "touched": 1})
     assert set(found.flaws) == set(FLAWS)

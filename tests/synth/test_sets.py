@@ -1,4 +1,4 @@
-"""Pasted sets on disk: the bank, exact annotations, the same bytes, whole or absent."""
+"""Pasted sets on disk: the bank, exact annotations, reproducible bytes, complete or absent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HEIGHT, WIDTH = 110, 150
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve green pictures with two red things each, one above 200 and one below, and a blue crowd at the border."""
+    """Twelve green pictures with two red objects each and a blue crowd at the border."""
     root = tmp_path_factory.mktemp("source")
     (root / "photos" / "sub").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -107,7 +107,7 @@ def test_the_layout_is_that_of_coco(pasted: Path, source: Path) -> None:
             read_image(pasted / name / image["file_name"], expect_size=REQUEST.size)
 
 
-def test_annotations_say_what_their_masks_say(pasted: Path, source: Path) -> None:
+def test_annotations_agree_with_their_masks(pasted: Path, source: Path) -> None:
     categories = {one["id"]: one["category_id"] for one in read_coco(source / "own.json").annotations}
     hidden = 0
     for name in ("train2017", "val2017"):
@@ -137,7 +137,7 @@ def test_annotations_say_what_their_masks_say(pasted: Path, source: Path) -> Non
 
 
 def test_the_pictures_show_the_objects_and_no_others(pasted: Path) -> None:
-    """All things of the source are red; they and the blue crowd were painted over in the green backgrounds."""
+    """All objects of the source are red; they and the blue crowd are painted over in the green backgrounds."""
     for name in ("train2017", "val2017"):
         coco = split(pasted, name)
         for image, records in zip(coco.images, coco.annotations_by_image().values(), strict=True):
@@ -163,7 +163,7 @@ def test_the_splits_share_no_source_image(pasted: Path) -> None:
     assert not sources["train2017"] & sources["val2017"]
 
 
-def test_the_bank_holds_the_objects_as_they_were(pasted: Path, source: Path) -> None:
+def test_the_bank_holds_the_unchanged_objects(pasted: Path, source: Path) -> None:
     original = read_coco(source / "own.json")
     annotations = {one["id"]: one for one in original.annotations}
     folder = pasted / "bank" / "train2017"
@@ -204,8 +204,8 @@ def test_folders_that_only_look_like_a_set_are_not_replaced(source: Path, tmp_pa
         write(source, tmp_path / "set", overwrite=True)
 
 
-def test_a_source_is_never_written_over(pasted: Path, tmp_path: Path) -> None:
-    """A pasted set may be the source of another one, but not be replaced by it."""
+def test_a_source_is_never_overwritten(pasted: Path, tmp_path: Path) -> None:
+    """A pasted set may be the source of another one but not its output."""
     copied = tmp_path / "copied"
     shutil.copytree(pasted, copied)
     before = files(copied)
@@ -237,7 +237,7 @@ def test_very_long_images_make_backgrounds_of_bounded_size(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("fault", ["missing", "damaged", "other size"])
-def test_a_bad_image_is_named_and_leaves_nothing(source: Path, tmp_path: Path, fault: str) -> None:
+def test_a_bad_image_is_named_and_nothing_is_left(source: Path, tmp_path: Path, fault: str) -> None:
     photos = tmp_path / "photos" / "sub"
     photos.mkdir(parents=True)
     for number in range(1, 13):
@@ -255,7 +255,7 @@ def test_a_bad_image_is_named_and_leaves_nothing(source: Path, tmp_path: Path, f
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
-def test_an_impossible_rule_is_said(source: Path, tmp_path: Path) -> None:
+def test_an_impossible_rule_is_an_error(source: Path, tmp_path: Path) -> None:
     plan = plan_of(source)
     rule = PasteRule(occlusion=(0.50001, 0.50002))
     with pytest.raises(BCNetError, match="no object could be hidden"):
@@ -263,7 +263,7 @@ def test_an_impossible_rule_is_said(source: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_set_without_complete_objects_is_said(source: Path) -> None:
+def test_a_set_without_complete_objects_is_an_error(source: Path) -> None:
     words = r"would have 0 complete objects .* of all 36 .*12 a crowd, 24 too small"
     with pytest.raises(BCNetError, match=words) as caught:
         plan_of(source, min_area=3000)
@@ -271,7 +271,7 @@ def test_a_set_without_complete_objects_is_said(source: Path) -> None:
     assert "--min-area" in caught.value.hints[0]
 
 
-def test_the_bank_is_no_larger_than_asked_for(source: Path) -> None:
+def test_the_bank_is_no_larger_than_requested(source: Path) -> None:
     coco = read_coco(source / "own.json")
     plan = plan_pasted(coco, source / "photos", min_area=300, most_objects=10, seed=3, workers=1)
     assert [len(objects) for objects, _ in plan.sources.values()] == [8, 2]
@@ -289,7 +289,7 @@ def test_the_bank_is_no_larger_than_asked_for(source: Path) -> None:
         ({"seed": -1}, "seed"),
     ],
 )
-def test_requests_out_of_range(source: Path, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+def test_requests_out_of_range_are_errors(source: Path, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     plan = plan_of(source)
     request = REQUEST._replace(**changes)
     with pytest.raises(BCNetError, match=words) as caught:

@@ -1,4 +1,4 @@
-"""Composed scenes: masks, layers and picture tell the same story."""
+"""Composed scenes: masks, layers and picture agree."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def pose_of(kind: str, seed: int) -> Pose:
 
 
 def jointed(kind: str, seed: int, diameter: float) -> Shape:
-    """A shape with room around it, at a place and an angle that no axis of the grid shares."""
+    """Return a shape with room around it, not aligned with the pixel grid."""
     rng = np.random.default_rng(seed)
     x, y = 64 + rng.uniform(-0.5, 0.5, size=2)
     return Shape(kind, x, y, diameter / 2, angle=rng.uniform(0, 6), pose=POSES[kind](rng))
@@ -65,7 +65,7 @@ def test_every_pixel_belongs_to_the_topmost_amodal_mask(hard: bool, seed: int, h
     assert np.sum([item.visible for item in scene.objects], axis=0).max() == 1
 
 
-def test_no_object_is_hidden_and_rates_are_the_hidden_share(many: list[Scene], heaps: list[Scene]) -> None:
+def test_no_object_is_fully_hidden_and_rates_are_hidden_shares(many: list[Scene], heaps: list[Scene]) -> None:
     for scene in many + heaps:
         assert scene.objects[-1].occlusion_rate == 0
         for item in scene.objects:
@@ -74,14 +74,14 @@ def test_no_object_is_hidden_and_rates_are_the_hidden_share(many: list[Scene], h
             assert hidden <= 1 - MIN_VISIBLE
 
 
-def test_same_state_same_scene_other_seed_other_scene() -> None:
+def test_the_same_seed_gives_the_same_scene() -> None:
     first, again, other = compose(5), compose(5), compose(6)
     assert np.array_equal(first.image, again.image)
     assert all(np.array_equal(a.visible, b.visible) for a, b in zip(first.objects, again.objects, strict=True))
     assert not np.array_equal(first.image, other.image)
 
 
-def test_number_size_and_classes_are_as_promised(many: list[Scene]) -> None:
+def test_number_size_and_classes_are_as_documented(many: list[Scene]) -> None:
     counts = [len(scene.objects) for scene in many]
     assert set(counts) <= {1, 2, 3, 4, 5, 6}
     assert np.mean([count >= 3 for count in counts]) > 0.95
@@ -116,7 +116,7 @@ def test_a_hard_scene_is_a_heap_of_one_class(many: list[Scene], heaps: list[Scen
 
 
 def test_a_hard_scene_has_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every object is painted from the same state: the same colours and the same texture."""
+    """Every object is painted from the same state: the same colors and the same texture."""
     states: list[dict[str, object]] = []
     surface = shapes.surface
 
@@ -134,7 +134,7 @@ def test_a_hard_scene_has_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
     assert looks == [3, len(states)]
 
 
-def test_a_scene_is_not_hard_unless_it_is_asked_for() -> None:
+def test_a_scene_is_not_hard_by_default() -> None:
     default = compose_scene(np.random.default_rng(5), height=128, width=128)
     normal, hard = compose(5, hard=False), compose(5, hard=True)
     assert np.array_equal(default.image, normal.image)
@@ -143,17 +143,15 @@ def test_a_scene_is_not_hard_unless_it_is_asked_for() -> None:
     assert not np.array_equal(default.image, hard.image)
 
 
-def test_colours_do_not_tell_the_class(many: list[Scene]) -> None:
+def test_colors_do_not_reveal_the_class(many: list[Scene]) -> None:
     objects = [(scene.image[item.visible].mean(0), item.label) for scene in many for item in scene.objects]
-    means = [
-        np.mean([colour for colour, label in objects if label == wanted], axis=0) for wanted in range(len(CLASSES))
-    ]
+    means = [np.mean([color for color, label in objects if label == wanted], axis=0) for wanted in range(len(CLASSES))]
     assert np.ptp(means, axis=0).max() < 40
 
 
 @pytest.mark.parametrize("top", CLASSES)
-def test_the_picture_shows_what_the_masks_say(top: str, many: list[Scene], monkeypatch: pytest.MonkeyPatch) -> None:
-    """One layer drawn white, all else black: the white pixels are the layer's visible mask."""
+def test_the_picture_agrees_with_the_masks(top: str, many: list[Scene], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one layer drawn white and all else black, the white pixels are the layer's visible mask."""
     seed, plain = next(
         (seed, scene)
         for seed, scene in enumerate(many)
@@ -179,15 +177,15 @@ def test_the_picture_shows_what_the_masks_say(top: str, many: list[Scene], monke
 
 
 def test_objects_stand_out_from_the_background(many: list[Scene]) -> None:
-    def colourfulness(pixels: np.ndarray) -> float:
+    def colorfulness(pixels: np.ndarray) -> float:
         return float(np.ptp(pixels.astype(int), axis=-1).mean())
 
     for scene in many[:20]:
         covered = np.any([item.amodal for item in scene.objects], axis=0)
-        assert colourfulness(scene.image[covered]) > 1.3 * colourfulness(scene.image[~covered])
+        assert colorfulness(scene.image[covered]) > 1.3 * colorfulness(scene.image[~covered])
 
 
-def test_a_side_too_short_is_refused() -> None:
+def test_a_side_that_is_too_short_is_an_error() -> None:
     with pytest.raises(ValueError, match="64 pixels or more"):
         compose(0, MIN_SIDE - 1, 200)
 
@@ -198,14 +196,14 @@ def test_a_side_too_short_is_refused() -> None:
 @pytest.mark.parametrize("kind", POSES)
 @pytest.mark.parametrize("diameter", [18, 19, 34, 66])
 def test_a_jointed_object_is_in_one_piece(kind: str, diameter: float) -> None:
-    """From the smallest one of the smallest scene; where it is drawn larger, no piece hangs on by a corner."""
+    """Larger ones are connected by more than a corner."""
     for seed in range(60):
         mask = jointed(kind, seed, diameter).mask(128, 128)
         assert joined(mask, connectivity=4 if diameter > 30 else 8)
 
 
 def test_jointed_objects_of_a_scene_are_in_one_piece(many: list[Scene]) -> None:
-    """Also where they touch the border of the image, and before anything hides a part of them."""
+    """Also at the border of the image."""
     found = [item for scene in many for item in scene.objects if CLASSES[item.label] in POSES]
     assert len(found) > 80
     assert all(joined(item.amodal, connectivity=8) for item in found)
@@ -233,7 +231,7 @@ def test_poses_differ_and_the_limbs_are_thick(kind: str) -> None:
     assert thinnest * 40 > 5.5  # pixels of width in a figure of 40
 
 
-def test_every_joint_of_a_figure_bends() -> None:
+def test_every_joint_of_a_figure_varies() -> None:
     """The angle between the two parts of each limb differs from figure to figure."""
     poses = np.array([pose_of("figure", seed)[2:] for seed in range(40)]).reshape(40, 4, 2, 2, 3)
     along = poses[..., 1, :2] - poses[..., 0, :2]  # (40, limbs, parts of a limb, (u, v))
@@ -245,7 +243,7 @@ def test_every_joint_of_a_figure_bends() -> None:
 
 
 @pytest.mark.parametrize("kind", POSES)
-def test_turning_the_last_joint_moves_that_part_alone(kind: str) -> None:
+def test_turning_the_last_joint_moves_only_that_part(kind: str) -> None:
     shape = jointed(kind, 3, 60)
     *rest, last = shape.pose
     turned = last._replace(end_u=2 * last.u - last.end_u, end_v=2 * last.v - last.end_v)
@@ -265,7 +263,7 @@ def test_a_capsule_is_the_union_of_its_discs(part: Capsule) -> None:
     assert np.allclose(outlines.capsule(u, v, 25, part), by_hand, atol=1e-3)
 
 
-def test_a_seam_runs_where_a_part_ends_on_a_lower_one_and_nowhere_else() -> None:
+def test_seams_run_only_where_a_part_ends_on_a_lower_one() -> None:
     v, u = (np.mgrid[-20:21, -20:21]).astype(np.float32)
     lower, upper = np.hypot(u, v) - 15, np.hypot(u - 12, v) - 10
     lines = outlines.seams([lower, upper], width=1.0)
@@ -278,7 +276,7 @@ def test_a_seam_runs_where_a_part_ends_on_a_lower_one_and_nowhere_else() -> None
     assert outlines.seams([lower, upper, third], width=1.0)[20, 36] == 1
 
 
-def test_the_drawing_darkens_the_seams(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seams_are_drawn_darker(monkeypatch: pytest.MonkeyPatch) -> None:
     with_seams = compose(5)
     monkeypatch.setattr(outlines, "seams", no_seams)
     plain = compose(5)

@@ -1,4 +1,4 @@
-"""The set on disk: COCO, exact, reproducible, whole or absent."""
+"""Sets of shapes on disk: exact COCO annotations, reproducible bytes, complete or absent."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_layout_and_images(shapes_set: Path) -> None:
         assert (info["split"], info["options"]) == (split, {"size": 96, "images": 40, "val_images": 5})
 
 
-def test_the_picture_on_disk_is_the_composed_one(shapes_set: Path) -> None:
+def test_the_image_on_disk_is_the_composed_one(shapes_set: Path) -> None:
     from bcnet_core.synth.shapes import compose_scene
 
     seeds = np.random.SeedSequence(0, spawn_key=(1, 3))
@@ -74,7 +74,7 @@ def test_the_picture_on_disk_is_the_composed_one(shapes_set: Path) -> None:
     assert np.array_equal(read_image(shapes_set / "val" / "000004.png"), scene.image)
 
 
-def test_annotations_say_what_their_masks_say(train: CocoFile) -> None:
+def test_annotations_agree_with_their_masks(train: CocoFile) -> None:
     for image in train.images:
         records = train.annotations_by_image()[image["id"]]
         visible, amodal = dense(train, image, "segmentation"), dense(train, image, "amodal_segmentation")
@@ -114,7 +114,7 @@ def official_iou(a: list[float], b: list[float]) -> float:
     return shared / (sum(areas) - shared)
 
 
-def test_summary_counts_what_is_written(tmp_path: Path) -> None:
+def test_the_summary_counts_the_written_set(tmp_path: Path) -> None:
     first, second = write(tmp_path / "set", images=6)
     assert (first.split, first.images, second.split, second.images) == ("train", 6, "val", 2)
     coco = read_coco(tmp_path / "set" / "annotations" / "instances_train.json")
@@ -124,25 +124,25 @@ def test_summary_counts_what_is_written(tmp_path: Path) -> None:
     assert first.mean_occlusion_rate == pytest.approx(rates.mean())
 
 
-def test_same_bytes_with_any_number_of_workers(shapes_set: Path, tmp_path: Path) -> None:
+def test_the_bytes_do_not_depend_on_the_number_of_workers(shapes_set: Path, tmp_path: Path) -> None:
     write(tmp_path / "two", images=40, val_images=5, workers=2)
     assert files(tmp_path / "two") == files(shapes_set)
 
 
-def test_scenes_do_not_depend_on_how_many_there_are(shapes_set: Path, tmp_path: Path) -> None:
+def test_a_scene_does_not_depend_on_the_number_of_scenes(shapes_set: Path, tmp_path: Path) -> None:
     write(tmp_path / "few", images=2)
     for name in ("train/000001.png", "train/000002.png", "val/000002.png"):
         assert (tmp_path / "few" / name).read_bytes() == (shapes_set / name).read_bytes()
 
 
-def test_another_seed_and_the_other_split_are_other_scenes(shapes_set: Path, tmp_path: Path) -> None:
+def test_seeds_and_splits_give_different_scenes(shapes_set: Path, tmp_path: Path) -> None:
     write(tmp_path / "other", seed=1)
     first = (shapes_set / "train" / "000001.png").read_bytes()
     assert (tmp_path / "other" / "train" / "000001.png").read_bytes() != first
     assert (shapes_set / "val" / "000001.png").read_bytes() != first
 
 
-def test_an_existing_folder_is_refused_and_untouched(tmp_path: Path) -> None:
+def test_an_existing_folder_is_kept(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     for overwrite in (False, True):
@@ -152,7 +152,7 @@ def test_an_existing_folder_is_refused_and_untouched(tmp_path: Path) -> None:
     assert files(tmp_path) == {"mine/notes.txt": b"keep"}
 
 
-def test_overwrite_replaces_an_own_set_but_no_other_coco_set(tmp_path: Path) -> None:
+def test_overwrite_replaces_an_earlier_set_but_no_other_coco_set(tmp_path: Path) -> None:
     write(tmp_path / "set", images=5)
     write(tmp_path / "set", images=1, overwrite=True)
     assert [path.name for path in (tmp_path / "set" / "train").iterdir()] == ["000001.png"]
@@ -168,7 +168,7 @@ def test_overwrite_replaces_an_own_set_but_no_other_coco_set(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["a/b", "", "../../mine.txt", 5])
-def test_a_bank_that_names_other_files_is_no_own_set(tmp_path: Path, name: object) -> None:
+def test_a_bank_that_lists_other_files_is_not_replaced(tmp_path: Path, name: object) -> None:
     write(tmp_path / "set", images=1)
     index = tmp_path / "set/bank/a" / BANK_INDEX
     index.parent.mkdir(parents=True)
@@ -177,7 +177,7 @@ def test_a_bank_that_names_other_files_is_no_own_set(tmp_path: Path, name: objec
         write(tmp_path / "set", overwrite=True)
 
 
-def test_an_empty_folder_is_filled_and_a_file_is_refused(tmp_path: Path) -> None:
+def test_an_empty_folder_is_filled_and_a_file_is_kept(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     write(tmp_path / "empty")
     assert (tmp_path / "empty" / "val" / "000002.png").exists()
@@ -196,20 +196,20 @@ def test_an_empty_folder_is_filled_and_a_file_is_refused(tmp_path: Path) -> None
         ({"seed": -1}, "seed"),
     ],
 )
-def test_options_out_of_range(tmp_path: Path, options: dict[str, int], message: str) -> None:
+def test_options_out_of_range_are_errors(tmp_path: Path, options: dict[str, int], message: str) -> None:
     with pytest.raises(BCNetError, match=message) as caught:
         write(tmp_path / "set", **options)
     assert caught.value.exit_code == ExitCode.USAGE
     assert files(tmp_path) == {}
 
 
-def test_the_current_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_current_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BCNetError, match="cannot be created"):
         write(Path())
 
 
-def test_a_failure_leaves_nothing_and_keeps_the_old_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_leaves_nothing_behind_and_keeps_the_old_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "old")
     before = files(tmp_path)
 
@@ -225,7 +225,7 @@ def test_a_failure_leaves_nothing_and_keeps_the_old_set(tmp_path: Path, monkeypa
 
 
 class Interrupting(SilentReporter):
-    """Raises on the second report; until then it counts."""
+    """Counts, and raises on the second report."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -241,7 +241,7 @@ class Interrupting(SilentReporter):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_interruption_leaves_nothing(tmp_path: Path, workers: int) -> None:
+def test_an_interruption_leaves_nothing_behind(tmp_path: Path, workers: int) -> None:
     reporter = Interrupting()
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "set", images=100, workers=workers, reporter=reporter)

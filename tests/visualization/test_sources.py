@@ -310,7 +310,7 @@ def own_precision(coco: CocoFile, results: list[dict[str, Any]], image: int) -> 
     images = [one for one in coco.images if one["id"] == image]
     alone = CocoFile(coco.path, {**coco.content, "images": images, "annotations": kept})
     found = [one for one in results if one["image_id"] == image]
-    return evaluate(ground_truth(alone), found, "segm", backend="pycocotools").scores.AP
+    return evaluate(ground_truth(alone), found, "segm", scorer="pycocotools").scores.AP
 
 
 def test_the_worst_images_come_first(tmp_path: Path) -> None:

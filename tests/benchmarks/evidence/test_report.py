@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.evidence.intervals import (
+from benchmarks.evidence.plot import LOOKS
+from benchmarks.evidence.report import write_report
+from benchmarks.evidence.summary import (
     BINS,
     Interval,
     Spread,
@@ -19,10 +21,8 @@ from benchmarks.evidence.intervals import (
     span,
     spread,
     sum_by_image,
+    summarize,
 )  # fmt: skip
-from benchmarks.evidence.plot import LOOKS
-from benchmarks.evidence.report import write_report
-from benchmarks.evidence.summary import summarise
 from benchmarks.evidence.trials import ARMS, Trial, TrialResult, plan_trials, read_results, result_path
 
 TRUE_DIFFERENCE = 0.02
@@ -163,7 +163,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_summary_compares_the_seeds_that_both_have(folder: Path) -> None:
-    summary = summarise(read_results(folder), {"easy": dict.fromkeys(ARMS, 0.1) | {"plain": 0.06}})
+    summary = summarize(read_results(folder), {"easy": dict.fromkeys(ARMS, 0.1) | {"plain": 0.06}})
     rows = {(row.data, row.arm, row.matched): row for row in summary.rows}
     plain = rows["easy", "plain", False]
     assert plain.seeds == (0, 1, 2) and plain.ap == pytest.approx(Spread(0.4, 0.1)) and plain.cost_ratio == 0.6

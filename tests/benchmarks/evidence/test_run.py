@@ -73,14 +73,14 @@ def test_a_trial_that_fails_leaves_no_result_and_says_which(
     trial = Trial("easy", "plain", 0, 2)
 
     def stop(job: Any, reporter: Any) -> Path:
-        hints = ("go on with it: python -m benchmarks evidence --run-dir x --resume",)
+        hints = ("resume: python -m benchmarks evidence --run-dir x --resume",)
         raise BCNetError("interrupted; saved step 1 of 2", *hints, exit_code=ExitCode.INTERRUPTED)
 
     monkeypatch.setattr(evidence, "run_training", stop)
     with pytest.raises(BCNetError, match="trial easy plain-0: interrupted") as caught:
         run(folder, [trial], data)
     assert caught.value.exit_code == ExitCode.INTERRUPTED
-    assert caught.value.hints == ("give the same command again; it goes on from here",)
+    assert caught.value.hints == ("give the same command again to resume",)
     assert not result_path(folder, trial).exists()
     monkeypatch.undo()
 
@@ -117,11 +117,8 @@ def written(folder: Path, text: str) -> Path:
         ("[]", "not the result of a trial"),
         (json.dumps({key: value for key, value in GOOD.items() if key != "visible"}), "visible: Field required"),
         (json.dumps({**GOOD, "occludee": [0.5, "x"]}), r"occludee\.1"),
-        (json.dumps({**GOOD, "occludee": [0.5, 1.5]}), r"outside of 0\.\.1"),
-        (json.dumps({**GOOD, "occluder": [0.5]}), "differ in length"),
-        (json.dumps({**GOOD, "images": [0, -1]}), "negative position"),
-        (json.dumps({**GOOD, "seed": 1}), "holds that of easy plain-1"),
-        (json.dumps({**GOOD, "arm": "round"}), "knows no arm `round`"),
+        (json.dumps({**GOOD, "seed": 1}), "holds the result of easy plain-1"),
+        (json.dumps({**GOOD, "arm": "round"}), "no arm `round`"),
     ],
 )
 def test_a_damaged_result_is_named_with_the_way_out(tmp_path: Path, text: str, word: str) -> None:
@@ -144,7 +141,7 @@ def test_a_result_of_other_steps_is_refused(tmp_path: Path) -> None:
 def test_results_on_other_instances_are_not_compared(tmp_path: Path) -> None:
     path = written(tmp_path, json.dumps(GOOD))
     path.with_name("bilayer-0.json").write_text(json.dumps({**GOOD, "arm": "bilayer", "visible": [1, 0.6]}))
-    with pytest.raises(BCNetError, match="measured on other instances"):
+    with pytest.raises(BCNetError, match="measured on different instances"):
         write_report(tmp_path)
 
 
@@ -160,7 +157,7 @@ def test_a_folder_of_another_plan_is_refused(begun: tuple[Path, dict[str, DataSe
             prepare_data(folder, plan, workers=1, reporter=SILENT)
         assert caught.value.exit_code == ExitCode.USAGE and words in caught.value.hints
     (tmp_path / "data").mkdir()
-    with pytest.raises(BCNetError, match="not by what plan"):
+    with pytest.raises(BCNetError, match="of an unknown plan"):
         check_folder(tmp_path, PLAN)
     (tmp_path / "plan.json").write_text('{"scenes": 6}')
     with pytest.raises(BCNetError, match="not the plan of"):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from bcnet_core.config.load import load_recipe
 from bcnet_core.engine.job import RunOptions
-from bcnet_core.engine.run_dir import exclusive_run, require_free_run_dir
+from bcnet_core.engine.run_dir import LOCK_FILE, exclusive_run, require_free_run_dir
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2.trainer import WholeCheckpointer
 from bcnet_core.integrations.detectron2.training import train_recipe
@@ -49,13 +50,14 @@ def test_a_checkpoint_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.Mon
 def test_two_runs_cannot_share_a_folder(scenes: Path, tmp_path: Path) -> None:
     recipe = load_recipe("shapes", ["solver.steps=1"], data_root=scenes)
     options = RunOptions(tmp_path / "run", "cpu", 1, "bcnet train shapes --backend detectron2")
+    (tmp_path / "run").mkdir()
     with (
-        exclusive_run(tmp_path / "run", "bcnet train shapes"),
+        FileLock(tmp_path / "run" / LOCK_FILE),  # as another process holds it
         pytest.raises(BCNetError, match="another process is training in") as caught,
     ):
         train_recipe(recipe, options, SilentReporter())
     assert caught.value.exit_code == 2
-    assert not (tmp_path / "run").exists()
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name != LOCK_FILE]
 
 
 def test_a_run_that_was_killed_before_it_saved_is_no_obstacle(tmp_path: Path) -> None:

@@ -29,9 +29,19 @@ from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, save_chec
 from bcnet_core.weights.loading import load_detector
 from tests.conftest import Bcnet
 
-SETTINGS = ["model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64", "data.workers=0",
-            "solver.batch_size=2", "solver.warmup_steps=0", "solver.log_every=1", "solver.checkpoint_every=2",
-            "model.score_threshold=0", "model.detections_per_image=5"]  # fmt: skip
+SETTINGS = [
+    "model.channels=32",
+    "model.tower_convs=1",
+    "data.min_size=64",
+    "data.max_size=64",
+    "data.workers=0",
+    "solver.batch_size=2",
+    "solver.warmup_steps=0",
+    "solver.log_every=1",
+    "solver.checkpoint_every=2",
+    "model.score_threshold=0",
+    "model.detections_per_image=5",
+]
 D2 = ["--backend", "detectron2", "--device", "cpu"]
 
 
@@ -55,8 +65,16 @@ def run(scenes: Path, bcnet: Bcnet, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.mark.slow
 def test_a_run_of_detectron2(run: Path, scenes: Path) -> None:
     names = {path.name for path in run.iterdir()}
-    assert {"config.yaml", "recipe.resolved.yaml", "env.json", "metrics.json", "log.txt", "model_final.pth",
-            "last_checkpoint", "model_0000001.pth"} <= names  # fmt: skip
+    assert {
+        "config.yaml",
+        "recipe.resolved.yaml",
+        "env.json",
+        "metrics.json",
+        "log.txt",
+        "model_final.pth",
+        "last_checkpoint",
+        "model_0000001.pth",
+    } <= names
     logged = rows(run)
     assert [row["iteration"] for row in logged] == [0, 1, 2]
     assert {"loss_occluder_mask", "loss_occludee_boundary", "loss_centerness", "lr"} <= logged[0].keys()
@@ -76,16 +94,16 @@ def test_learning_rates_are_the_recipe_s(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_goes_on_where_it_was(run: Path, scenes: Path, bcnet: Bcnet, tmp_path: Path) -> None:
+def test_it_goes_on_where_it_was(run: Path, scenes: Path, bcnet_process: Bcnet, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     words = ["train", "shapes", *SETTINGS, *D2, "--data-root", scenes, "--run-dir", tmp_path / "run"]
-    taken = bcnet(*words, "solver.steps=3")
+    taken = bcnet_process(*words, "solver.steps=3")
     assert taken.returncode == 2
     assert "--backend detectron2 --run-dir" in taken.stderr  # how to go on
-    other = bcnet(*words, "solver.steps=3", "solver.lr=0.5", "--resume")
+    other = bcnet_process(*words, "solver.steps=3", "solver.lr=0.5", "--resume")
     assert other.returncode == 2
     assert "solver.lr was 0.002, now 0.5" in other.stderr
-    ended = bcnet(*words, "solver.steps=3", "--resume", "solver.schedule=cosine")
+    ended = bcnet_process(*words, "solver.steps=3", "--resume", "solver.schedule=cosine")
     assert ended.returncode == 0, ended.stderr  # nothing is left to do
     before = read_stored(run).tensors
     assert all(torch.equal(tensor, before[name]) for name, tensor in read_stored(tmp_path / "run").tensors.items())
@@ -93,9 +111,9 @@ def test_it_goes_on_where_it_was(run: Path, scenes: Path, bcnet: Bcnet, tmp_path
 
 @pytest.mark.slow
 def test_evaluation_says_what_the_evaluator_of_detectron2_says(
-    run: Path, scenes: Path, bcnet: Bcnet, tmp_path: Path
+    run: Path, scenes: Path, bcnet_process: Bcnet, tmp_path: Path
 ) -> None:
-    ended = bcnet("eval", run, *D2, "-o", tmp_path / "eval", "--json", "--occ")
+    ended = bcnet_process("eval", run, *D2, "-o", tmp_path / "eval", "--json", "--occ")
     assert ended.returncode == 0, ended.stderr
     report = json.loads(ended.stdout)
     told = ended.stderr.split("detectron2's COCOEvaluator: ")[1].splitlines()[0]
@@ -104,56 +122,82 @@ def test_evaluation_says_what_the_evaluator_of_detectron2_says(
     assert scores["bbox"] == pytest.approx(100 * report["scores"]["boxes"]["AP"], abs=0.01)
     results = json.loads((tmp_path / "eval/instances_val_results.json").read_text())
     assert 0 < len(results) <= 5 * 6
-    refused = bcnet("eval", run, *D2, "-o", tmp_path / "x", "--layers")
+    refused = bcnet_process("eval", run, *D2, "-o", tmp_path / "x", "--layers")
     assert refused.returncode == 2
     assert "bcnet weights convert" in refused.stderr
-    wrong = bcnet("eval", run, "-o", tmp_path / "x", "--device", "cpu")
+    wrong = bcnet_process("eval", run, "-o", tmp_path / "x", "--device", "cpu")
     assert wrong.returncode == 3
     assert "is a run of detectron2" in wrong.stderr
     assert "--backend detectron2" in wrong.stderr
 
 
 @pytest.mark.slow
-def test_a_submission_needs_no_truth(run: Path, scenes: Path, bcnet: Bcnet, tmp_path: Path) -> None:
+def test_a_submission_needs_no_truth(run: Path, scenes: Path, bcnet_process: Bcnet, tmp_path: Path) -> None:
     content = json.loads((scenes / "annotations/instances_val.json").read_text())
     del content["annotations"]
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations/image_info_test-dev2017.json").write_text(json.dumps(content))
     (tmp_path / "test2017").symlink_to(scenes / "val")
-    ended = bcnet("eval", run, *D2, "-o", tmp_path / "eval", "--test-dev", "--data-root", tmp_path)
+    ended = bcnet_process("eval", run, *D2, "-o", tmp_path / "eval", "--test-dev", "--data-root", tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert [path.suffix for path in (tmp_path / "eval").iterdir()] == [".zip"]
 
 
 @pytest.mark.slow
-def test_a_gallery_of_it(run: Path, bcnet: Bcnet, tmp_path: Path) -> None:
-    ended = bcnet("viz", run, *D2, "-o", tmp_path / "viz", "--limit", "2", "--worst", "2")
+def test_a_gallery_of_it(run: Path, bcnet_process: Bcnet, tmp_path: Path) -> None:
+    ended = bcnet_process("viz", run, *D2, "-o", tmp_path / "viz", "--limit", "2", "--worst", "2")
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "viz/index.html").is_file()
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_ours_begins_a_run_there(untrained: Path, scenes: Path, bcnet: Bcnet, tmp_path: Path) -> None:
+def test_a_checkpoint_of_ours_begins_a_run_there(
+    untrained: Path, scenes: Path, bcnet_process: Bcnet, tmp_path: Path
+) -> None:
     words = [*SETTINGS, "solver.steps=1", "solver.lr=1e-12", "solver.weight_decay=0"]
-    ended = bcnet("train", "shapes", *words, *D2, "--data-root", scenes, "--run-dir", tmp_path / "run",
-                  "--init-from", untrained)  # fmt: skip
+    ended = bcnet_process(
+        "train", "shapes", *words, *D2, "--data-root", scenes, "--run-dir", tmp_path / "run", "--init-from", untrained
+    )
     assert ended.returncode == 0, ended.stderr
     before, after = read_checkpoint(untrained).model, read_stored(tmp_path / "run").tensors
     for name, tensor in before.items():
         ours = after[name if name.startswith("heads.") else name.replace("backbone.", "backbone.pyramid.", 1)]
         if "running" not in name and "tracked" not in name:
             torch.testing.assert_close(ours, tensor, rtol=0, atol=1e-9)
-    ended = bcnet("train", "shapes", *words, "model.detector=faster_rcnn", "model.mask_proposals=decoded", *D2,
-                  "--data-root", scenes, "--run-dir", tmp_path / "other", "--init-from", untrained)  # fmt: skip
+    ended = bcnet_process(
+        "train",
+        "shapes",
+        *words,
+        "model.detector=faster_rcnn",
+        "model.mask_proposals=decoded",
+        *D2,
+        "--data-root",
+        scenes,
+        "--run-dir",
+        tmp_path / "other",
+        "--init-from",
+        untrained,
+    )
     assert ended.returncode == 3
     assert "holds weights of fcos tiny, this model is faster_rcnn tiny" in ended.stderr
     assert not (tmp_path / "other").exists()
 
 
 def test_dry_run_prints_the_config(scenes: Path, bcnet: Bcnet, tmp_path: Path) -> None:
-    ended = bcnet("train", "fcos_r50", "data.val.annotations=annotations/instances_val.json", "data.val.images=val",
-                  "data.train.annotations=annotations/instances_train.json", "data.train.images=train", *D2,
-                  "--data-root", scenes, "--run-dir", tmp_path / "run", "--dry-run")  # fmt: skip
+    ended = bcnet(
+        "train",
+        "fcos_r50",
+        "data.val.annotations=annotations/instances_val.json",
+        "data.val.images=val",
+        "data.train.annotations=annotations/instances_train.json",
+        "data.train.images=train",
+        *D2,
+        "--data-root",
+        scenes,
+        "--run-dir",
+        tmp_path / "run",
+        "--dry-run",
+    )
     assert ended.returncode == 0, ended.stderr
     assert "META_ARCHITECTURE: BilayerFCOS" in ended.stdout
     assert not (tmp_path / "run").exists()
@@ -180,14 +224,26 @@ def test_what_it_cannot_do_is_said(bcnet: Bcnet, scenes: Path, tmp_path: Path, w
 
 
 @pytest.mark.slow
-def test_a_failed_run_leaves_nothing(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
-    ended = bcnet("train", "shapes", *SETTINGS, "solver.precision=fp16", *D2, "--data-root", scenes, "--run-dir",
-                  tmp_path / "run")  # fmt: skip
+def test_a_failed_run_leaves_nothing(bcnet_process: Bcnet, scenes: Path, tmp_path: Path) -> None:
+    ended = bcnet_process(
+        "train", "shapes", *SETTINGS, "solver.precision=fp16", *D2, "--data-root", scenes, "--run-dir", tmp_path / "run"
+    )
     assert ended.returncode == 2
     assert "half precision on GPUs only" in ended.stderr
     assert not (tmp_path / "run").exists()
-    ended = bcnet("train", "shapes", *SETTINGS, "solver.lr=1e30", "solver.clip_norm=0", *D2, "--data-root", scenes,
-                  "--run-dir", tmp_path / "run", "solver.checkpoint_every=100")  # fmt: skip
+    ended = bcnet_process(
+        "train",
+        "shapes",
+        *SETTINGS,
+        "solver.lr=1e30",
+        "solver.clip_norm=0",
+        *D2,
+        "--data-root",
+        scenes,
+        "--run-dir",
+        tmp_path / "run",
+        "solver.checkpoint_every=100",
+    )
     assert ended.returncode == 1
     assert "the loss is not finite" in ended.stderr
     assert not (tmp_path / "run").exists()
@@ -234,21 +290,23 @@ def coco_root(folder: Path, scenes: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_config_of_one_s_own(scenes: Path, bcnet: Bcnet, tmp_path: Path) -> None:
+def test_a_config_of_one_s_own(scenes: Path, bcnet_process: Bcnet, tmp_path: Path) -> None:
     root = coco_root(tmp_path / "coco", scenes)
     (tmp_path / "rcnn.yaml").write_text(ZOO_LIKE)
     words = ["train", "--d2-config", tmp_path / "rcnn.yaml", *D2, "--data-root", root, "--run-dir", tmp_path / "run"]
-    printed = bcnet(*words, "SOLVER.MAX_ITER=2", "--dry-run")
+    printed = bcnet_process(*words, "SOLVER.MAX_ITER=2", "--dry-run")
     assert printed.returncode == 0, printed.stderr
     assert "MAX_ITER: 2" in printed.stdout
-    ended = bcnet(*words, "SOLVER.MAX_ITER=2")
+    ended = bcnet_process(*words, "SOLVER.MAX_ITER=2")
     assert ended.returncode == 0, ended.stderr
     stored = read_stored(tmp_path / "run")
     assert stored.steps == 2
     assert not stored.origin.recipe
-    evaluated = bcnet("eval", tmp_path / "run", *D2, "-o", tmp_path / "eval")
+    evaluated = bcnet_process("eval", tmp_path / "run", *D2, "-o", tmp_path / "eval")
     assert evaluated.returncode == 0, evaluated.stderr
-    converted = bcnet("weights", "convert", tmp_path / "run", "--to", "torchvision", "-o", tmp_path / "bcnet.pt")
+    converted = bcnet_process(
+        "weights", "convert", tmp_path / "run", "--to", "torchvision", "-o", tmp_path / "bcnet.pt"
+    )
     assert converted.returncode == 0, converted.stderr
     assert load_detector(tmp_path / "bcnet.pt", device="cpu").class_names == [
         one["name"] for one in stored.origin.categories
@@ -256,31 +314,66 @@ def test_a_config_of_one_s_own(scenes: Path, bcnet: Bcnet, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_config_without_the_head_is_told(scenes: Path, bcnet: Bcnet, tmp_path: Path) -> None:
+def test_a_config_without_the_head_is_told(scenes: Path, bcnet_process: Bcnet, tmp_path: Path) -> None:
     root = coco_root(tmp_path / "coco", scenes)
     (tmp_path / "rcnn.yaml").write_text(ZOO_LIKE.replace("NAME: BilayerROIHeads", "NAME: StandardROIHeads"))
-    ended = bcnet("train", "--d2-config", tmp_path / "rcnn.yaml", *D2, "--data-root", root, "--run-dir",
-                  tmp_path / "run", "SOLVER.MAX_ITER=1", "MODEL.MASK_ON=True")  # fmt: skip
+    ended = bcnet_process(
+        "train",
+        "--d2-config",
+        tmp_path / "rcnn.yaml",
+        *D2,
+        "--data-root",
+        root,
+        "--run-dir",
+        tmp_path / "run",
+        "SOLVER.MAX_ITER=1",
+        "MODEL.MASK_ON=True",
+    )
     assert ended.returncode == 0, ended.stderr
     assert "this config has no bilayer head" in ended.stderr
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_evaluate(scenes: Path, bcnet: Bcnet, tmp_path: Path) -> None:
+def test_two_processes_train_and_evaluate(scenes: Path, bcnet_process: Bcnet, tmp_path: Path) -> None:
     path = tmp_path / "run"
-    ended = bcnet("train", "shapes", *SETTINGS, "solver.steps=4", "solver.eval_every=2", *D2, "--gpus", "2",
-                  "--data-root", scenes, "--run-dir", path)  # fmt: skip
+    ended = bcnet_process(
+        "train",
+        "shapes",
+        *SETTINGS,
+        "solver.steps=4",
+        "solver.eval_every=2",
+        *D2,
+        "--gpus",
+        "2",
+        "--data-root",
+        scenes,
+        "--run-dir",
+        path,
+    )
     assert ended.returncode == 0, ended.stderr
     assert [row["iteration"] for row in rows(path) if "total_loss" in row] == [0, 1, 2, 3]
     assert (path / "model_best.pth").is_file()
     reports = []
     for processes in ("1", "2"):
-        told = bcnet("eval", path, *D2, "--gpus", processes, "-o", tmp_path / processes, "--json")
+        told = bcnet_process("eval", path, *D2, "--gpus", processes, "-o", tmp_path / processes, "--json")
         assert told.returncode == 0, told.stderr
         reports.append(json.loads(told.stdout))
     assert reports[0]["scores"]["masks"]["AP"] == pytest.approx(reports[1]["scores"]["masks"]["AP"], abs=1e-3)
-    broken = bcnet("train", "shapes", *SETTINGS, "solver.lr=1e30", "solver.clip_norm=0", *D2, "--gpus", "2",
-                   "--data-root", scenes, "--run-dir", tmp_path / "broken", "solver.checkpoint_every=100")  # fmt: skip
+    broken = bcnet_process(
+        "train",
+        "shapes",
+        *SETTINGS,
+        "solver.lr=1e30",
+        "solver.clip_norm=0",
+        *D2,
+        "--gpus",
+        "2",
+        "--data-root",
+        scenes,
+        "--run-dir",
+        tmp_path / "broken",
+        "solver.checkpoint_every=100",
+    )
     assert broken.returncode == 1
     assert "error: the loss is not finite" in broken.stderr
     assert not (tmp_path / "broken").exists()
@@ -289,11 +382,24 @@ def test_two_processes_train_and_evaluate(scenes: Path, bcnet: Bcnet, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "number"), [("1", signal.SIGINT), ("2", signal.SIGTERM)])
 def test_an_interrupted_run_saves_and_goes_on(
-    scenes: Path, bcnet: Bcnet, tmp_path: Path, processes: str, number: signal.Signals
+    scenes: Path, bcnet_process: Bcnet, tmp_path: Path, processes: str, number: signal.Signals
 ) -> None:
     path = tmp_path / "run"
-    words = ["train", "shapes", *SETTINGS, "solver.steps=400", "solver.checkpoint_every=1000", "data.workers=2", *D2,
-             "--data-root", str(scenes), "--run-dir", str(path), "--gpus", processes]  # fmt: skip
+    words = [
+        "train",
+        "shapes",
+        *SETTINGS,
+        "solver.steps=400",
+        "solver.checkpoint_every=1000",
+        "data.workers=2",
+        *D2,
+        "--data-root",
+        str(scenes),
+        "--run-dir",
+        str(path),
+        "--gpus",
+        processes,
+    ]
     program = [sys.executable, "-c", "from bcnet_cli.app import main; main()", *words]
     with subprocess.Popen(program, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         deadline = time.monotonic() + 180
@@ -306,10 +412,19 @@ def test_an_interrupted_run_saves_and_goes_on(
     assert "--resume" in told
     done = read_stored(path).steps
     assert 0 < done < 400
-    ended = bcnet(*words, f"solver.steps={done + 2}", "solver.schedule=cosine", "--resume")
+    ended = bcnet_process(*words, f"solver.steps={done + 2}", "solver.schedule=cosine", "--resume")
     assert ended.returncode == 2  # a cosine that ends elsewhere is another one
-    ended = bcnet("train", "shapes", *SETTINGS, *words[words.index("--backend") :], "solver.steps=400", "--resume",
-                  "--dry-run", "solver.checkpoint_every=1000", "data.workers=2")  # fmt: skip
+    ended = bcnet_process(
+        "train",
+        "shapes",
+        *SETTINGS,
+        *words[words.index("--backend") :],
+        "solver.steps=400",
+        "--resume",
+        "--dry-run",
+        "solver.checkpoint_every=1000",
+        "data.workers=2",
+    )
     assert ended.returncode == 0, ended.stderr
 
 
@@ -329,37 +444,52 @@ def few(coco_mini: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["faster_rcnn_r50", "fcos_r50"])
-def test_twenty_steps_on_real_images(recipe: str, few: Path, bcnet: Bcnet, tmp_path: Path) -> None:
+def test_twenty_steps_on_real_images(recipe: str, few: Path, bcnet_process: Bcnet, tmp_path: Path) -> None:
     """Train, evaluate, resume, convert to the other backend and back."""
-    settings = ["model.backbone=r18", "model.channels=64", "model.mask_rois_per_image=16",
-                "model.score_threshold=0.01", "data.min_size=128", "data.max_size=192",
-                "data.train_sizes=[]", "data.workers=0", "data.flip=0", "solver.batch_size=2", "solver.optimizer=adamw",
-                "solver.lr=0.0005", "solver.lr_batch_size=none", "solver.warmup_steps=0", "solver.milestones=[]",
-                "solver.clip_norm=5", "solver.eval_every=0", "solver.log_every=1",
-                "solver.checkpoint_every=10"]  # fmt: skip
+    settings = [
+        "model.backbone=r18",
+        "model.channels=64",
+        "model.mask_rois_per_image=16",
+        "model.score_threshold=0.01",
+        "data.min_size=128",
+        "data.max_size=192",
+        "data.train_sizes=[]",
+        "data.workers=0",
+        "data.flip=0",
+        "solver.batch_size=2",
+        "solver.optimizer=adamw",
+        "solver.lr=0.0005",
+        "solver.lr_batch_size=none",
+        "solver.warmup_steps=0",
+        "solver.milestones=[]",
+        "solver.clip_norm=5",
+        "solver.eval_every=0",
+        "solver.log_every=1",
+        "solver.checkpoint_every=10",
+    ]
     if recipe == "faster_rcnn_r50":
         settings += ["model.box_rois_per_image=64", "model.proposals_per_image=100"]
     words = ["train", recipe, *settings, *D2, "--data-root", few, "--run-dir", tmp_path / "run"]
     for steps, more in (("20", []), ("22", ["--resume"])):
-        ended = bcnet(*words, f"solver.steps={steps}", *more)
+        ended = bcnet_process(*words, f"solver.steps={steps}", *more)
         assert ended.returncode == 0, ended.stderr
     logged = rows(tmp_path / "run")
     assert [row["iteration"] for row in logged] == list(range(22))
     for name in ("total_loss", "loss_occludee_mask"):
         losses = [row[name] for row in logged]
         assert sum(losses[-5:]) < sum(losses[:5]), losses
-    told = bcnet("eval", tmp_path / "run", *D2, "-o", tmp_path / "eval", "--json")
+    told = bcnet_process("eval", tmp_path / "run", *D2, "-o", tmp_path / "eval", "--json")
     assert told.returncode == 0, told.stderr
     there, back = tmp_path / "there.pt", tmp_path / "back.pth"
     picture = next((few / "val2017").glob("*.jpg"))
     for source, to, target in ((tmp_path / "run", "torchvision", there), (there, "detectron2", back)):
-        ended = bcnet("weights", "convert", source, "--to", to, "-o", target, "--image", picture)
+        ended = bcnet_process("weights", "convert", source, "--to", to, "-o", target, "--image", picture)
         assert ended.returncode == 0, ended.stderr
         if "all match" not in ended.stderr:  # after 20 steps many scores are equal
             found = re.search(r"finds (\d+) instances, the other (\d+), and (\d+) of them", ended.stderr)
             assert found, ended.stderr
             assert int(found[3]) >= 0.9 * max(int(found[1]), int(found[2]))
-    told = bcnet("eval", there, "-o", tmp_path / "ours", "--json", "--device", "cpu", "--data-root", few)
+    told = bcnet_process("eval", there, "-o", tmp_path / "ours", "--json", "--device", "cpu", "--data-root", few)
     assert told.returncode == 0, told.stderr
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bcnet_core.config import paths
+from bcnet_core.config import recipe_files
 from bcnet_core.config.load import dump_recipe, load_recipe
 from bcnet_core.errors import BCNetError, ExitCode
 
@@ -20,37 +20,37 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name in ("tiny", "shapes"):
         (folder / f"{name}.yaml").write_text(f"# {name}\n# Trains: x\n\n# not the header\nseed: 1\n")
-    monkeypatch.setattr(paths, "SHIPPED", folder)
+    monkeypatch.setattr(recipe_files, "SHIPPED", folder)
     return folder
 
 
 def test_a_checkout_offers_its_top_level_recipes() -> None:
-    assert paths.list_recipes() == RECIPES
+    assert recipe_files.list_recipes() == RECIPES
     assert RECIPES, "no recipes at the top of the repository"
 
 
 def test_the_wheel_offers_what_it_carries(shipped: Path) -> None:
-    assert [path.name for path in paths.list_recipes()] == ["shapes.yaml", "tiny.yaml"]
-    assert paths.find_recipe("tiny") == shipped / "tiny.yaml"
+    assert [path.name for path in recipe_files.list_recipes()] == ["shapes.yaml", "tiny.yaml"]
+    assert recipe_files.find_recipe("tiny") == shipped / "tiny.yaml"
 
 
 def test_the_wheel_carries_the_recipes_where_they_are_looked_for() -> None:
     assert '\nrecipes = "bcnet_core/recipes"\n' in (ROOT / "pyproject.toml").read_text()
-    assert ROOT / "bcnet_core/recipes" == paths.SHIPPED
+    assert ROOT / "bcnet_core/recipes" == recipe_files.SHIPPED
 
 
 @pytest.mark.parametrize("name", ["own.yaml", "own.yml"])
 def test_a_file_of_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shipped: Path, name: str) -> None:
     (tmp_path / name).write_text("seed: 1")
     monkeypatch.chdir(tmp_path)
-    assert paths.find_recipe(name) == Path(name)
-    assert paths.find_recipe(str(tmp_path / name)) == tmp_path / name
+    assert recipe_files.find_recipe(name) == Path(name)
+    assert recipe_files.find_recipe(str(tmp_path / name)) == tmp_path / name
 
 
 @pytest.mark.parametrize("name", ["tinny", "tinny.yaml", "some/where/tinny.yaml"])
 def test_an_unknown_recipe_names_the_nearest_and_all(shipped: Path, name: str) -> None:
     with pytest.raises(BCNetError) as caught:
-        paths.find_recipe(name)
+        recipe_files.find_recipe(name)
     assert name in caught.value.message
     assert caught.value.exit_code == ExitCode.USAGE
     assert caught.value.hints[:2] == ("did you mean: tiny", "all recipes:  shapes · tiny")
@@ -58,16 +58,16 @@ def test_an_unknown_recipe_names_the_nearest_and_all(shipped: Path, name: str) -
 
 def test_a_folder_is_no_recipe(shipped: Path) -> None:
     with pytest.raises(BCNetError, match="is a folder, not a recipe"):
-        paths.find_recipe(str(shipped))
+        recipe_files.find_recipe(str(shipped))
 
 
 def test_only_names_find_shipped_recipes(shipped: Path) -> None:
     with pytest.raises(BCNetError, match="unknown recipe"):
-        paths.find_shipped(str(shipped / "tiny.yaml"))
+        recipe_files.find_shipped(str(shipped / "tiny.yaml"))
 
 
 def test_the_header_is_the_comment_at_the_top(shipped: Path) -> None:
-    assert paths.read_header(shipped / "tiny.yaml") == ["tiny", "Trains: x"]
+    assert recipe_files.read_header(shipped / "tiny.yaml") == ["tiny", "Trains: x"]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -80,7 +80,7 @@ def test_every_recipe_loads_and_reads_back(recipe: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_says_what_it_is_for(recipe: Path) -> None:
-    missing = [word for word in HEADER if not any(line.startswith(word) for line in paths.read_header(recipe))]
+    missing = [word for word in HEADER if not any(line.startswith(word) for line in recipe_files.read_header(recipe))]
     assert not missing
 
 
