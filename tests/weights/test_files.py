@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -120,6 +121,13 @@ def test_harmful_pickles_are_rejected(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(BCNetError) as caught:
         read_weight_file(tmp_path / "x.pkl")
     assert caught.value.exit_code == 3
+
+
+def test_a_damaged_memo_index_does_not_fill_the_memory(tmp_path: Path) -> None:
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x02}r\xff\xff\xff\x7f.")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert read_weight_file(tmp_path / "x.pkl") == {}
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kB"
 
 
 @pytest.mark.parametrize("array", [np.array([None]), np.zeros(2, [("x", "f4")]), np.array(["x"]), np.zeros(2, "M8[s]")])
