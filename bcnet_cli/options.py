@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -55,10 +55,15 @@ def reserve(context: typer.Context, *paths: Path, check: Callable[[Path], None],
         check(path)
 
 
-def reserve_files(context: typer.Context, *paths: Path, overwrite: bool, dry_run: bool) -> None:
-    """`reserve` files that must not exist yet unless `overwrite`."""
-    from bcnet_core.files.outputs import check_output_file
+def reserve_files(
+    context: typer.Context, *paths: Path, inputs: Sequence[Path] = (), overwrite: bool, dry_run: bool
+) -> None:
+    """`reserve` distinct files that are not inputs and, unless `overwrite`, do not exist yet."""
+    from bcnet_core.files.outputs import check_distinct, check_not_input, check_output_file
 
+    check_distinct(*paths)
+    for path in paths:
+        check_not_input(path, *inputs)
     reserve(context, *paths, check=partial(check_output_file, overwrite=overwrite), dry_run=dry_run)
 
 

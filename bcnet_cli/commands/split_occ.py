@@ -1,4 +1,4 @@
-"""`bcnet split-occ`: the images of a COCO file in which objects occlude each other."""
+"""`bcnet split-occ`: the images of a COCO file in which instances occlude each other."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bcnet_core.config.choices import Measure, Pairs
 from bcnet_core.errors import usage_error
 
 BAR = 30
-"""Characters of the longest bar of the histogram."""
+"""Length of the longest bar of the histogram, in characters."""
 
 Source = Annotated[Path, typer.Argument(metavar="IN.json", help="COCO instances file (.json, .json.gz).")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write; OUT.manifest.json appears beside it.")]
@@ -26,19 +26,18 @@ Threshold = Annotated[float, typer.Option("--threshold", help="The rate from whi
 MeasureOption = Annotated[
     Measure,
     typer.Option(
-        "--measure", help="Box IoU; box overlap by the smaller box; neighbours' masks in the box by the own mask."
+        "--measure", help="Box IoU; box overlap by the smaller box; neighbors' masks in the box by the own mask."
     ),
 ]
 PairsOption = Annotated[
-    Pairs,
-    typer.Option("--pairs", help="Take images with any occluded instance, or with all occluded."),
+    Pairs, typer.Option("--pairs", help="Take images with any occluded instance, or with all occluded.")
 ]
 Ids = Annotated[
     Path | None, typer.Option("--ids", help="Take exactly these images: numbers, a manifest, or a COCO file.")
 ]
 Stats = Annotated[bool, typer.Option("--stats", help="Print histograms of the occlusion of instances and images.")]
 Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the histograms.")]
-SameClass = Annotated[bool, typer.Option("--same-class", help="Only neighbours of the same category occlude.")]
+SameClass = Annotated[bool, typer.Option("--same-class", help="Only neighbors of the same category occlude.")]
 Crowd = Annotated[bool, typer.Option("--crowd", help="Count crowd annotations as instances.")]
 
 
@@ -61,8 +60,8 @@ def split_occ(
 ) -> None:
     """Write the occluded images of a COCO file with all their annotations, as COCO-OCC does, and a manifest.
 
-    Which images COCO-OCC holds was never published as a rule, so the manifest records the rule, the checksum of
-    the source, and the image ids. The same input and options give the same bytes.
+    The rule behind COCO-OCC was never published, so the manifest records the rule, the checksum of the source, and
+    the image ids. The same input and options give the same bytes.
 
     **Examples**
 
@@ -73,30 +72,24 @@ def split_occ(
     `bcnet split-occ instances_val2017.json -o occ.json --ids official_image_ids.txt`
     """
     from bcnet_core.annotations.coco import read_coco
-    from bcnet_core.annotations.split import SplitRule, read_ids, split_occluded
+    from bcnet_core.annotations.split import SplitRule, plot_histogram, read_ids, split_occluded
     from bcnet_core.files.json_files import write_together
-    from bcnet_core.files.outputs import check_distinct, check_not_input, check_output_file
+    from bcnet_core.files.outputs import check_output_file
 
     rule = SplitRule(threshold=threshold, measure=measure, pairs=pairs, same_class=same_class, crowd=crowd)
     check_output_file(output, overwrite=overwrite)
     outputs = [output, output.with_name(output.name.removesuffix(".gz").removesuffix(".json") + ".manifest.json")]
     if plot is not None:
         if plot.suffix.lower() != ".png":
-            raise usage_error(f"the picture is a PNG, `{plot}` does not end so", "--plot occlusion.png")
+            raise usage_error(f"the plot is a PNG, but `{plot}` has another suffix", "--plot occlusion.png")
         outputs.append(plot)
-    check_distinct(*outputs)
-    for path in outputs:
-        check_not_input(path, *(source,) if ids is None else (source, ids))
-    reserve_files(context, *outputs, overwrite=overwrite, dry_run=dry_run)
+    inputs = [source] if ids is None else [source, ids]
+    reserve_files(context, *outputs, inputs=inputs, overwrite=overwrite, dry_run=dry_run)
     wanted = None if ids is None else read_ids(ids)
     content, manifest = split_occluded(read_coco(source), rule=rule, ids=wanted)
     if not dry_run:
-        values: dict[Path, Any] = dict(zip(outputs, (content, manifest), strict=False))
-        if plot is not None:
-            from bcnet_core.annotations.split import plot_histogram
-
-            values[plot] = plot_histogram(manifest)
-        write_together(values)
+        pictures = [] if plot is None else [plot_histogram(manifest)]
+        write_together(dict(zip(outputs, [content, manifest, *pictures], strict=True)))
     _show(manifest, stats=stats, as_json=as_json)
     if not content["images"] and ids is None:
         ConsoleReporter().warning("no image is occluded by this rule; a lower --threshold takes more")

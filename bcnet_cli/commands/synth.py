@@ -1,4 +1,4 @@
-"""`bcnet synth`: data sets whose true layer order is known, because they are composed here."""
+"""`bcnet synth`: composed data sets with a known layer order."""
 
 from __future__ import annotations
 
@@ -25,12 +25,27 @@ app = typer.Typer(
     help="Compose data sets that know what hides what: visible, amodal and occluder masks, true layers.",
 )
 
+Output = Annotated[Path, typer.Option("--output", "-o", help="The folder to create.")]
+Occlusion = Annotated[
+    str, typer.Option("--occlusion", metavar="A..B", help="The hidden share of an object, if others hide any of it.")
+]
+Scale = Annotated[
+    str, typer.Option("--scale", metavar="A..B", help="Factor on the size an object had in its own image.")
+]
+Objects = Annotated[
+    str, typer.Option("--objects", metavar="A..B", help="Objects in a scene; those that do not fit are left out.")
+]
+MinArea = Annotated[
+    int, typer.Option("--min-area", min=16, help="Smallest area of an object in its own image, in pixels.")
+]
+Bank = Annotated[int, typer.Option("--bank", min=10, help="Maximum number of objects to cut out, chosen at random.")]
+
 
 @app.command()
 def shapes(
     context: typer.Context,
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.")],
+    output: Output,
     images: Annotated[int, typer.Option("--images", min=1, help="Scenes to train on.")] = 2000,
     val_images: Annotated[int, typer.Option("--val-images", min=1, help="Scenes to evaluate on.")] = 300,
     size: Annotated[int, typer.Option("--size", min=64, max=4096, help="Side of the images in pixels.")] = 128,
@@ -43,7 +58,7 @@ def shapes(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Compose scenes of overlapping things (disc, box, star, figure, worm) and write them as a COCO data set.
+    """Compose scenes of overlapping shapes (disc, box, star, figure, worm) and write them as a COCO data set.
 
     The folder holds train/ and val/ with PNG images, and annotations/instances_train.json and
     annotations/instances_val.json. Every annotation has the visible mask, the whole (amodal) mask, the occluder
@@ -80,23 +95,15 @@ def paste(
     source: Annotated[Path, typer.Argument(metavar="COCO.json", help="The set to cut from, with masks.")],
     *,
     images: Annotated[Path, typer.Option("--images", metavar="DIR", help="The folder of its images.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.")],
+    output: Output,
     scenes: Annotated[int, typer.Option("--scenes", min=1, help="Scenes to train on.")] = 2000,
     val_scenes: Annotated[int, typer.Option("--val-scenes", min=1, help="Scenes to evaluate on.")] = 300,
     size: ImageSize = "480x640",
-    occlusion: Annotated[
-        str, typer.Option("--occlusion", metavar="A..B", help="The share of an object that others hide, if any do.")
-    ] = "0.2..0.6",
-    scale: Annotated[
-        str, typer.Option("--scale", metavar="A..B", help="Factor on the size an object had in its own image.")
-    ] = "0.7..1.4",
-    objects: Annotated[
-        str, typer.Option("--objects", metavar="A..B", help="Objects of a scene; what finds no place is left out.")
-    ] = "3..6",
-    min_area: Annotated[
-        int, typer.Option("--min-area", min=16, help="Pixels that an object has at least in its own image.")
-    ] = 1024,
-    bank: Annotated[int, typer.Option("--bank", min=10, help="Objects to cut out at most, chosen at random.")] = 5000,
+    occlusion: Occlusion = "0.2..0.6",
+    scale: Scale = "0.7..1.4",
+    objects: Objects = "3..6",
+    min_area: MinArea = 1024,
+    bank: Bank = 5000,
     seed: Seed = 0,
     workers: Workers = 0,
     overwrite: Overwrite = False,
@@ -105,9 +112,10 @@ def paste(
 ) -> None:
     """Cut complete objects out of a COCO data set and compose scenes in which they hide each other.
 
-    Complete is what nothing can hide: not at the border, in one piece, touching no other object. The set's own images,
-    their objects painted over, are the backgrounds. A fifth of them is kept for the val scenes alone. The folder is
-    laid out as COCO is (annotations/, train2017/, val2017/), so every recipe finds it; bank/ holds what was cut out.
+    An object is complete if nothing can hide it: not at the border, in one piece, touching no other object. The
+    backgrounds are the set's own images with their objects painted over; a fifth of the images is reserved for the val
+    scenes. The folder has the layout of COCO (annotations/, train2017/, val2017/), so every recipe finds it; bank/
+    holds what was cut out.
 
     **Examples**
 
@@ -145,25 +153,20 @@ def paste(
 def _show_plan(plan: PastePlan, *, as_json: bool) -> None:
     from bcnet_core.synth.plan import FLAWS
 
+    counts = plan.as_json()
     if as_json:
-        sources = {
-            name: {"objects": len(objects), "backgrounds": len(backgrounds)}
-            for name, (objects, backgrounds) in plan.sources.items()
-        }
-        found = {"complete": len(plan.found.complete), "left_out": plan.found.flaws}
-        images, annotations = len(plan.coco.images), len(plan.coco.annotations)
-        console.out.print(json.dumps({"images": images, "annotations": annotations, **found, "splits": sources}))
+        console.out.print(json.dumps(counts))
         return
-    table = console.make_table("What the set offers", "", "count")
-    table.add_row("images", f"{len(plan.coco.images):,}")
-    table.add_row("annotations", f"{len(plan.coco.annotations):,}")
-    table.add_row("complete objects", f"{len(plan.found.complete):,}")
+    table = console.make_table("Contents of the set", "", "count")
+    table.add_row("images", f"{counts['images']:,}")
+    table.add_row("annotations", f"{counts['annotations']:,}")
+    table.add_row("complete objects", f"{counts['complete']:,}")
     for flaw, count in plan.found.flaws.items():
         table.add_row(f"left out: {FLAWS[flaw]}", f"{count:,}")
     table.add_section()
-    for name, (objects, backgrounds) in plan.sources.items():
-        table.add_row(f"{name}: objects", f"{len(objects):,}")
-        table.add_row(f"{name}: backgrounds", f"{len(backgrounds):,}")
+    for name, parts in counts["splits"].items():
+        for part, count in parts.items():
+            table.add_row(f"{name}: {part}", f"{count:,}")
     console.out.print(table)
 
 

@@ -182,8 +182,7 @@ def _check_run_dir(run_dir: Path, command: str, library: Backend, *, resume: boo
 
 def _scan(recipe: Recipe, workers: int) -> None:
     """Open every image of the training set, and of the validation set if it exists."""
-    from bcnet_core.data.loaders import read_annotations
-    from bcnet_core.data.scan import scan_images
+    from bcnet_core.data.loaders import read_annotations, scan_images
 
     data = recipe.data
     sets = [data.train]
@@ -211,7 +210,7 @@ def _describe(job: TrainingJob, cluster: Cluster, library: Backend) -> None:
     console.out.print(text, end="")
     processes = cluster.processes * cluster.nodes
     needed = estimate_memory(recipe, num_classes=classes, processes=processes)
-    console.err.print(f"about {needed.total / 1e9:.1f} GB of memory in each process, processes: {processes}")
+    console.err.print(f"about {sum(needed) / 1e9:.1f} GB of memory in each process, processes: {processes}")
     console.err.print(f"{classes} classes; would write {job.run_dir}")
 
 

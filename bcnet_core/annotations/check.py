@@ -17,6 +17,7 @@ from bcnet_core.annotations.build import AnnotationId, describe_groups
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, read_mask
 from bcnet_core.annotations.occluder import OccluderRule, derive_occluders, pixel_corners, record_boxes
 from bcnet_core.annotations.parallel import ImageRecords, map_images
+from bcnet_core.errors import data_error
 from bcnet_core.masks import RLE
 from bcnet_core.reporting import Reporter
 
@@ -118,6 +119,22 @@ def check_occluders(
         farthest=max((verdict.beyond for verdict in seen), default=0),
         findings={finding: those for finding, those in findings.items() if those},
     )
+
+
+def require_valid(coco: CocoFile, summary: CheckSummary) -> None:
+    """Raise an error if a check found that a file is not a valid bilayer file.
+
+    Raises:
+        BCNetError: listing the `INVALID` findings.
+    """
+    faults = [
+        f"{len(summary.findings[one]):,} annotations {FINDINGS[one]}" for one in INVALID if one in summary.findings
+    ]
+    if faults:
+        raise data_error(
+            f"`{coco.path}` is not a valid bilayer file: {', '.join(faults)}",
+            "make one: bcnet annotate IN.json -o OUT.json",
+        )
 
 
 def _judge_image(image: ImageRecords, *, rule: OccluderRule) -> list[_Verdict]:

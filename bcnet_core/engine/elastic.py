@@ -188,7 +188,7 @@ def _environment(cluster: Cluster) -> Iterator[None]:
 
 
 def _silence_elastic() -> None:
-    """Mute elastic's own log, since the user gets one message, ours."""
+    """Mute elastic's log: the user gets one error message."""
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,7 @@ CLASS_LOSS_COPIES = 4
 """Tensors as large as the class logits that their loss keeps: one-hot targets, probabilities and factors."""
 
 
-@dataclass(frozen=True)
-class MemoryEstimate:
+class MemoryEstimate(NamedTuple):
     """Peak memory of one process in a step, in bytes, without PyTorch itself, data loader workers and workspaces.
 
     Attributes:
@@ -31,11 +30,6 @@ class MemoryEstimate:
     gradients: int
     optimizer: int
     activations: int
-
-    @property
-    def total(self) -> int:
-        """Return the sum."""
-        return self.weights + self.gradients + self.optimizer + self.activations
 
 
 def estimate_memory(recipe: Recipe, *, num_classes: int, processes: int) -> MemoryEstimate:

@@ -1,4 +1,4 @@
-"""What a training run is asked to do; it is pickled and sent to every process."""
+"""The description of a training run, which is pickled and sent to every process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What to train, and where.
+    """A training run: recipe, folder, device and start.
 
     Attributes:
         recipe: resolved recipe, with its data root.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional
+from torchvision.utils import make_grid
 
 from bcnet_core.data.dataset import Sample
 from bcnet_core.maps import map_specs
@@ -85,7 +87,7 @@ def layers_picture(detector: Detector, sample: Sample) -> Tensor:
 
     Returns:
         (3, H, W) uint8. Each instance has two rows, predicted above true; the columns are its part of the image, then
-        boundary and mask of each layer, occluder first.
+        boundary and mask of each layer, occluder first as in the paper. A missing map is gray.
     """
     training, targets = detector.training, sample.targets.to(detector.device)
     count = len(targets.boxes)
@@ -97,31 +99,20 @@ def layers_picture(detector: Detector, sample: Sample) -> Tensor:
     batch = detector.eval().preprocess([sample.image])
     logits = detector.heads.masks(detector.backbone(batch.tensors), targets.boxes[chosen], torch.zeros_like(chosen))
     detector.train(training)
-    image = sample.image.to(detector.device).float() / 255
-    rows = []
-    for index, instance in enumerate(chosen.tolist()):
-        cutout = _cutout(image, targets.boxes[instance])
-        wanted = {name: maps[instance].float() for name, maps in true.items()}
-        predicted = {name: maps[index].sigmoid() for name, maps in logits.items()}
-        rows += [_row(cutout, predicted), _row(cutout, wanted)]
-    picture = functional.pad(torch.cat(rows, dim=1), (GAP, 0, GAP, 0), value=1.0)
+    predicted = {name: maps.sigmoid() for name, maps in logits.items()}
+    wanted = {name: maps[chosen].float() for name, maps in true.items()}
+    gray = torch.full((INSTANCES, 1, 1), 0.5, device=detector.device)
+    tiles = []
+    for index, (left, top, right, bottom) in enumerate(targets.boxes[chosen].tolist()):
+        x, y = int(max(left, 0)), int(max(top, 0))
+        crop = sample.image[:, y : max(math.ceil(bottom), y + 1), x : max(math.ceil(right), x + 1)]
+        for maps in (predicted, wanted):
+            columns = [maps.get(spec.name, gray)[index] for spec in reversed(map_specs())]
+            tiles.append(_tile(crop.to(detector.device).float() / 255, mode="bilinear"))
+            tiles += [_tile(column.expand(3, -1, -1), mode="nearest") for column in columns]
+    picture: Tensor = make_grid(torch.stack(tiles), nrow=1 + len(map_specs()), padding=GAP, pad_value=1.0)
     return (picture * 255).round().to(torch.uint8).cpu()
 
 
-def _row(cutout: Tensor, maps: dict[str, Tensor]) -> Tensor:
-    """Join a cutout and its maps side by side, occluder first as in the paper; a missing map is gray."""
-    tiles = [cutout]
-    for spec in reversed(map_specs()):
-        values = maps.get(spec.name)
-        gray = torch.full((1, 1, TILE, TILE), 0.5, device=cutout.device)
-        tile = gray if values is None else functional.interpolate(values[None, None], size=(TILE, TILE))
-        tiles.append(tile[0].expand(3, -1, -1))
-    return torch.cat([functional.pad(tile, (0, GAP, 0, GAP), value=1.0) for tile in tiles], dim=2)
-
-
-def _cutout(image: Tensor, box: Tensor) -> Tensor:
-    """Crop a box from a (3, h, w) image and resize it to a tile."""
-    x0, y0 = box[:2].floor().clamp(min=0).long().tolist()
-    x1, y1 = box[2:].ceil().long().tolist()
-    part = image[:, y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
-    return functional.interpolate(part[None], size=(TILE, TILE), mode="bilinear")[0]
+def _tile(image: Tensor, *, mode: str) -> Tensor:
+    return functional.interpolate(image[None], size=(TILE, TILE), mode=mode)[0]

@@ -160,8 +160,6 @@ def exclusive_run(path: Path, command: str | None) -> Iterator[None]:
         BCNetError: if another process trains there, the folder is not free, cannot be made, or holds a link where the
             run writes.
     """
-    if command is not None:
-        require_free_run_dir(path, command)
     for name in HEADER:
         if (path / name).is_symlink():  # in a downloaded folder it could lead to any file of the user's
             raise usage_error(f"`{path / name}` is a link, which would be written through", "remove it")
@@ -175,7 +173,7 @@ def exclusive_run(path: Path, command: str | None) -> Iterator[None]:
         except OSError as error:
             raise BCNetError(f"cannot write `{path}`: {error.strerror}", "choose another: --run-dir") from None
         if command is not None:
-            require_free_run_dir(path, command)  # another process may have trained here meanwhile
+            require_free_run_dir(path, command)
         _remove_partial_files(path)
         try:
             yield

@@ -93,6 +93,19 @@ class PastePlan(NamedTuple):
     sources: dict[str, PasteSources]
     options: Record
 
+    def as_json(self) -> Record:
+        """Return the counts that `bcnet synth paste --dry-run --json` prints."""
+        return {
+            "images": len(self.coco.images),
+            "annotations": len(self.coco.annotations),
+            "complete": len(self.found.complete),
+            "left_out": self.found.flaws,
+            "splits": {
+                name: {"objects": len(objects), "backgrounds": len(backgrounds)}
+                for name, (objects, backgrounds) in self.sources.items()
+            },
+        }
+
 
 def plan_pasted(
     coco: CocoFile,

@@ -105,12 +105,7 @@ def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
 
 
 def heatmap(values: NDArray[np.floating], size: tuple[int, int] | None = None) -> Image:
-    """Color a map in viridis (0 is dark purple, 1 is yellow), with its cells left visible.
-
-    Args:
-        values: (S, S); clipped to [0, 1].
-        size: (height, width) of the result in pixels; None for one pixel per cell.
-    """
+    """Color an (S, S) map, clipped to [0, 1], in viridis, at (height, width) pixels or one pixel per cell."""
     colors: Image = _HEAT[(np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)]
     return colors if size is None else np.asarray(cv2.resize(colors, size[::-1], interpolation=cv2.INTER_NEAREST))
 
@@ -154,10 +149,10 @@ def _paint_card(card: Card) -> Image:
     for cell in plan.cells:
         write(sheet, cell.tile.caption, cell.text_x, cell.y - layout.LINE - layout.CAPTION_GAP, PAPER)
         sheet[cell.y : cell.y + card.size[0], cell.x : cell.x + card.size[1]] = _content(cell.tile.content, card.size)
-    for y in plan.bars:
-        sheet[y : y + card.size[0], plan.bar_x : plan.bar_x + layout.BAR] = scale_bar(card.size[0])
+    for x, y in plan.bars:
+        sheet[y : y + card.size[0], x : x + layout.BAR] = scale_bar(card.size[0])
         for text, below in (("1", 0), ("0", card.size[0] - layout.LINE)):
-            write(sheet, text, plan.bar_x + layout.BAR + 4, y + below, PAPER)
+            write(sheet, text, x + layout.BAR + 4, y + below, PAPER)
     return sheet
 
 
@@ -200,8 +195,8 @@ def _svg_card(card: Card) -> Iterator[str]:
         else:
             yield _pixels(heatmap(cell.tile.content), card.size, ".png", [])
         yield "</g>"
-    for y in plan.bars:
-        yield f'<g transform="translate({plan.bar_x} {y})">'
+    for x, y in plan.bars:
+        yield f'<g transform="translate({x} {y})">'
         yield _pixels(scale_bar(height)[:, :1], (height, layout.BAR), ".png", [])
         yield _text("1", layout.BAR + 4, 0, INK)
         yield _text("0", layout.BAR + 4, height - layout.LINE, INK)

@@ -135,14 +135,9 @@ def patch_of_mask(mask: Mask) -> Patch | None:
 
 
 def patch_of_rle(rle: RLE | None, size: tuple[int, int]) -> Patch | None:
-    """Resample a mask to the displayed size by nearest neighbor.
+    """Resample a mask of the original image to the displayed (height, width) by nearest neighbor.
 
-    Args:
-        rle: mask of the original image.
-        size: displayed (height, width).
-
-    Returns:
-        The patch, or None if there is no mask, or it is empty or falls between the displayed pixels.
+    None if there is no mask, or it is empty or falls between the displayed pixels.
     """
     if rle is None:
         return None
@@ -167,12 +162,9 @@ def _sampled(first: int, count: int, old: int, new: int) -> tuple[int, NDArray[n
 
 
 def boundary_band(mask: Mask, width: int = 2, *, closed: bool = True) -> Mask:
-    """Return the outermost `width` pixels inside a mask.
+    """Return the outermost `width` pixels inside an (H, W) mask.
 
-    Args:
-        mask: (H, W) bool.
-        width: width of the band in pixels.
-        closed: whether the band also runs along the border of the array, where the mask is merely cut off.
+    `closed` bands also run along the border of the array, where the mask is merely cut off.
     """
     beyond = 0 if closed else 1
     core = cv2.erode(mask.view(np.uint8), CROSS, iterations=width, borderType=cv2.BORDER_CONSTANT, borderValue=beyond)

@@ -84,17 +84,9 @@ def write_gallery(
     suffix: PictureFormat = "jpg",
     reporter: Reporter | None = None,
 ) -> Summary:
-    """Draw pictures into an empty folder, with an index.html that shows them.
+    """Draw pictures into an empty folder, with an index.html that shows them; one picture is held at a time.
 
-    Args:
-        folder: an empty folder.
-        pictures: consumed once; only one picture is held at a time.
-        title: title of the page.
-        total: number of pictures, for the progress display.
-        layer: layer to draw, or both.
-        rois: number of close-ups per picture.
-        suffix: file format of the pictures; "svg" keeps shapes and text as such.
-        reporter: receives the progress.
+    `total` is the number of pictures, for the progress display; `layer` and `rois` are those of `render`.
 
     Raises:
         BCNetError: if no image can be read.
@@ -153,14 +145,10 @@ class Page:
 
     def summary(self) -> Summary:
         """Return the counts so far."""
-        true = [one.true for one in self._summaries if one.true is not None]
+        pictures, instances, occluded, true, missed, faults = zip(*self._summaries, strict=True)
+        known = [number for number in true if number is not None]
         return Summary(
-            pictures=len(self._summaries),
-            instances=sum(one.instances for one in self._summaries),
-            occluded=sum(one.occluded for one in self._summaries),
-            true=sum(true) if true else None,
-            missed=sum(one.missed for one in self._summaries),
-            faults=tuple(fault for one in self._summaries for fault in one.faults),
+            sum(pictures), sum(instances), sum(occluded), sum(known) if known else None, sum(missed), sum(faults, ())
         )
 
     def html(self) -> str:

@@ -49,13 +49,7 @@ class Truth:
 
 
 def annotated_pictures(coco: CocoFile, records: Sequence[Record], images: Path) -> Iterator[Picture]:
-    """Make pictures of the annotated instances of images.
-
-    Args:
-        coco: plain COCO or bilayer annotations; a test-dev list gives pictures without instances.
-        records: images to show.
-        images: folder that their file names are relative to.
-    """
+    """Make pictures of the annotated instances of images; a test-dev list gives pictures without instances."""
     truth = Truth(coco)
     return _pictures(records, images, lambda record, _: truth.instances(record))
 
@@ -65,13 +59,8 @@ def detected_pictures(
 ) -> Iterator[Picture]:
     """Make pictures of a detector's predictions, matched with the ground truth if there is any.
 
-    Args:
-        detector: predicts one image at a time.
-        coco: ground truth, or a list of images.
-        records: images to show.
-        images: folder that their file names are relative to.
-        score: lowest score of a detection; the best five of an image are always shown, so that an early run shows
-            what it has learned.
+    `score` is the lowest score of a detection, but the best five of an image are always shown, so that an early run
+    shows what it has learned.
     """
     return _pictures(records, images, lambda _, pixels: detect(detector, pixels, score=score), Truth(coco), score)
 
@@ -125,14 +114,7 @@ def _pictures(
 
 
 def detect(detector: Predictor, image: Image, *, score: float, at_least: int = AT_LEAST) -> tuple[Instance, ...]:
-    """Detect instances in an image, best first.
-
-    Args:
-        detector: predicts one image at a time.
-        image: (H, W, 3) uint8 RGB.
-        score: lowest score of a detection.
-        at_least: number of detections that are returned even below it.
-    """
+    """Detect instances in an (H, W, 3) uint8 RGB image, best first; `at_least` are returned even below `score`."""
     found = detector.predict([image])[0].to("cpu")
     shown = _shown(found.scores.tolist(), score, at_least)
     boxes, size, layers = found.boxes[:shown], found.image_size, (found.occludee_mask, found.occluder_mask)

@@ -59,13 +59,12 @@ class Cell(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Layout of a card: its size, its cells, and the left and top ends of its color scales, in pixels."""
+    """Layout of a card in pixels: its size, its cells, and the upper left corners of its color scales."""
 
     width: int
     height: int
     cells: tuple[Cell, ...]
-    bar_x: int
-    bars: tuple[int, ...]
+    bars: tuple[tuple[int, int], ...]
 
 
 @lru_cache(maxsize=1024)
@@ -99,8 +98,8 @@ def lay_out(card: Card) -> Plan:
             left = x + (width - tile_width) // 2
             cells.append(Cell(tile, left, y, left if text <= tile_width else x))
             x += width + GAP
-        bars.append(y)
-    return Plan(x + BAR + BAR_TEXT, GAP + len(card.rows) * step, tuple(cells), x, tuple(bars))
+        bars.append((x, y))
+    return Plan(x + BAR + BAR_TEXT, GAP + len(card.rows) * step, tuple(cells), tuple(bars))
 
 
 def drawn_size(drawing: Drawing | Card) -> tuple[int, int]:
@@ -115,11 +114,7 @@ def place_labels(labels: Sequence[Label], size: tuple[int, int]) -> list[Placed]
     """Find a position for as many labels as fit, larger objects first.
 
     A label that could only lie on its own object or on top of others is dropped, and so are labels beyond
-    `MAX_COVERAGE`.
-
-    Args:
-        labels: one label per object.
-        size: (height, width) of the image.
+    `MAX_COVERAGE` of the (height, width) image.
     """
     objects, written = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
     for label in labels:

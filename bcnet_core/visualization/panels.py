@@ -249,13 +249,8 @@ def roi_card(picture: Picture, index: int, *, layer: LayerChoice = "both") -> Ca
 def maps_of_masks(occludee: RLE | None, occluder: RLE | None, box: Box, *, side: int = MAP_SIDE) -> Maps:
     """Return the maps a perfect head would predict: masks cropped to the box, and their boundaries.
 
-    A boundary is dilation != erosion with a 3x3 cross; the border of the box is not one (as in training).
-
-    Args:
-        occludee: mask in the image; a missing one gives empty maps.
-        occluder: region in the image, or None.
-        box: xyxy in pixels.
-        side: S of the maps.
+    A boundary is dilation != erosion with a 3x3 cross; the border of the box is not one (as in training). Missing
+    masks give empty maps.
     """
     maps: Maps = {}
     for layer, rle in (("occludee", occludee), ("occluder", occluder)):

@@ -115,44 +115,31 @@ def numbered(instances: Sequence[Instance]) -> tuple[Instance, ...]:
 def match_truth(
     found: Sequence[Instance], true: Sequence[Instance]
 ) -> tuple[tuple[Instance, ...], tuple[Instance, ...]]:
-    """Match detections with true instances of their category, greedily from the highest score.
-
-    Args:
-        found: detections.
-        true: all true instances of the image; crowds match nothing.
+    """Match detections, best first, with the true instances of their category; crowds match nothing.
 
     Returns:
         The detections with colors, IoU and matches, and the true instances in the colors of their matches.
     """
-    order = sorted(range(len(found)), key=lambda index: -(found[index].score or 0.0))
-    ious = mask_ious([found[index] for index in order], true)
-    columns = dict(zip(order, match_greedily(ious, MIN_IOU), strict=True))
-    finders = {column: index for index, column in columns.items() if column is not None}
+    ious = mask_ious(found, true)
+    matches = match_greedily(ious, MIN_IOU)
+    finders = {column: index for index, column in enumerate(matches) if column is not None}
     fresh = count(len(found))
     colored = tuple(
         replace(one, color=finders[index] if index in finders else next(fresh)) for index, one in enumerate(true)
     )
-    detections = list(found)
-    for row, (index, column) in enumerate(columns.items()):
-        match, iou = (None, 0.0) if column is None else (colored[column], float(ious[row, column]))
-        detections[index] = replace(found[index], color=index, truth=match, iou=iou)
+    detections = []
+    for index, (one, column) in enumerate(zip(found, matches, strict=True)):
+        match, iou = (None, 0.0) if column is None else (colored[column], float(ious[index, column]))
+        detections.append(replace(one, color=index, truth=match, iou=iou))
     return tuple(detections), colored
 
 
 def match_greedily(ious: NDArray[np.float64], least: float) -> list[int | None]:
-    """Give each row in turn the free column of the highest IoU, if that is at least `least`.
-
-    Args:
-        ious: (N, M) IoUs in [0, 1].
-        least: lowest IoU of a match, above 0.
-
-    Returns:
-        N columns or None.
-    """
+    """Give each row of (N, M) IoUs in turn the free column of the highest IoU, or None if that is below `least` > 0."""
     free, matches = ious.copy(), list[int | None]()
     for row in free:
-        best = int(row.argmax()) if row.size else 0
-        matches.append(best if row.size and row[best] >= least else None)
+        best = int(row.argmax()) if row.size else None
+        matches.append(None if best is None or row[best] < least else best)
         if matches[-1] is not None:
             free[:, best] = 0
     return matches

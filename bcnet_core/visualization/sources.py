@@ -117,13 +117,9 @@ def _implied_images(annotations: Path) -> Path:
 def choose_images(
     coco: CocoFile, *, ids: Sequence[int] | None = None, limit: int = 20, most_occluded: int | None = None
 ) -> list[Record]:
-    """Choose the image records to show.
+    """Choose the image records to show: those with the ids in their order, else the first `limit`.
 
-    Args:
-        coco: annotations.
-        ids: image ids in display order, all of which are shown; None means all images.
-        limit: number of images to show without ids.
-        most_occluded: number of images to show instead, ranked by the occlusion of their instances in total.
+    With `most_occluded`, that many of them are returned, ranked by the summed occlusion of their instances.
 
     Raises:
         BCNetError: if an id is not in the file, the file lists no image, or there is nothing to rank by.
@@ -156,15 +152,10 @@ def _covered_share(instance: Instance) -> float:
 def worst_images(
     coco: CocoFile, results: Sequence[Record], records: Sequence[Record], count: int, *, by: Judgement, score: float
 ) -> list[Record]:
-    """Choose the images with the worst results, the worst first.
+    """Choose `count` of the images with the worst results, the worst first.
 
-    Args:
-        coco: ground truth.
-        results: results of the images, with masks.
-        records: images to choose from.
-        count: number of images to return.
-        by: "iou" for the mean over the true instances of the IoU with the best detection; "ap" for the image's own AP.
-        score: lowest score of a detection for "iou"; AP considers all of them.
+    "iou" ranks by the mean over the true instances of the IoU with the best detection that reaches `score`, "ap" by the
+    image's own AP over all detections.
 
     Raises:
         BCNetError: if no image has a true instance with a mask.

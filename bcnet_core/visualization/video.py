@@ -67,15 +67,8 @@ def draw_video(
 ) -> VideoSummary:
     """Draw a detector's predictions on every frame: the instances, and beside them the occluder layer.
 
-    An instance that is found again in the next frame keeps its color. Sound is not copied.
-
-    Args:
-        detector: predicts one frame at a time.
-        source: a video that OpenCV reads.
-        output: a video with the same number of frames and rate; appears only when complete.
-        score: lowest score of a detection.
-        layer: "both" draws two panels side by side, "occludee" and "occluder" one of them.
-        reporter: receives the progress.
+    An instance that is found again in the next frame keeps its color. Sound is not copied. The output has the frames
+    and the rate of the source, and appears only when complete. `layer` "occludee" or "occluder" draws one panel alone.
 
     Raises:
         BCNetError: if the video cannot be read or written.
@@ -103,13 +96,7 @@ def draw_video(
 
 
 def follow(before: Sequence[Instance], now: Sequence[Instance], fresh: Iterator[int]) -> tuple[Instance, ...]:
-    """Give the instances of a frame the colors they had in the previous frame.
-
-    Args:
-        before: instances of the previous frame.
-        now: instances of this frame, best first; each takes the color of the best overlapping one of its category.
-        fresh: indices of new colors.
-    """
+    """Give the instances of a frame, best first, the colors they had in the previous frame, else fresh ones."""
     matches = match_greedily(mask_ious(now, before), SAME_IOU)
     return tuple(
         replace(instance, color=next(fresh) if match is None else before[match].color)
@@ -137,11 +124,7 @@ def _drawn_frames(
 
 
 def _open_writer(path: Path, image: Image, rate: float) -> cv2.VideoWriter:
-    """Open a video for frames of the size of an image.
-
-    Raises:
-        BCNetError: if OpenCV cannot write it.
-    """
+    """Open a video for frames of the size of an image."""
     code = cv2.VideoWriter.fourcc(*CODECS[path.suffix.lower()])
     writer = cv2.VideoWriter(str(path), code, rate, (image.shape[1], image.shape[0]))
     if not writer.isOpened():
@@ -160,11 +143,7 @@ def _count(path: Path) -> int:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    """Open a video with the messages of OpenCV and ffmpeg silenced.
-
-    Raises:
-        BCNetError: if it does not exist or is not a video.
-    """
+    """Open a video with the messages of OpenCV and ffmpeg silenced."""
     if not path.is_file():
         raise data_error(f"the video `{path}` does not exist")
     log = getattr(cv2.utils, "logging", cv2)  # OpenCV 4 has its log level in cv2 itself

@@ -33,9 +33,7 @@ def run_dir(bcnet: Bcnet, scenes: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.slow
-def test_two_gloo_processes_train_what_one_trains(
-    bcnet_process: Bcnet, scenes: Path, run_dir: Path, tmp_path: Path
-) -> None:
+def test_two_gloo_processes_train_like_one(bcnet_process: Bcnet, scenes: Path, run_dir: Path, tmp_path: Path) -> None:
     done = bcnet_process(
         "train", "shapes", *SMALL, "solver.steps=2", "--data-root", scenes, "--run-dir", tmp_path / "two",
         "--device", "cpu", "--gpus", "2",
@@ -73,7 +71,7 @@ def test_random_resnet_weights_are_warned_about(bcnet: Bcnet, scenes: Path, tmp_
 
 
 @pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])
-def test_a_damaged_image_is_one_message_from_the_loader_too(
+def test_a_damaged_image_is_one_message_from_the_data_loader(
     bcnet: Bcnet, scenes: Path, tmp_path: Path, workers: str
 ) -> None:
     images = tmp_path / "images"
@@ -165,7 +163,7 @@ def test_a_dry_run_writes_nothing(bcnet: Bcnet, scenes: Path, run_dir: Path, tmp
         ("2", signal.SIGTERM),
     ],
 )
-def test_an_interrupted_run_saves_and_says_how_to_go_on(
+def test_an_interrupted_run_saves_and_prints_how_to_resume(
     scenes: Path, tmp_path: Path, gpus: str, number: signal.Signals
 ) -> None:
     program = [sys.executable, "-c", "from bcnet_cli.app import main; main()"]
@@ -204,7 +202,7 @@ def test_a_rehearsal_writes_nothing(bcnet: Bcnet, scenes: Path, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dry_run_tells_what_would_be_trained(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
+def test_a_dry_run_reports_what_would_be_trained(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
     arguments = (*SMALL, "--data-root", scenes, "--run-dir", "run", "--dry-run", "--scan-images", "--workers", "1")
     done = bcnet("train", "shapes", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -228,8 +226,8 @@ def test_a_dry_run_checks_the_validation_set(bcnet: Bcnet, scenes: Path, tmp_pat
     root = tmp_path / "root"
     shutil.copytree(scenes, root)
     held_out, scanning = root / "annotations/instances_val.json", ("--dry-run", "--scan-images", "--workers", "1")
-    told = planned(bcnet, root, *scanning).stderr
-    assert "6 images of annotations/instances_val.json can be read" in told and "warning" not in told
+    shown = planned(bcnet, root, *scanning).stderr
+    assert "6 images of annotations/instances_val.json can be read" in shown and "warning" not in shown
     content = json.loads(held_out.read_text())
     content["categories"][0]["name"] = "cow"
     write_json(held_out, content)

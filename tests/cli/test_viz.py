@@ -1,4 +1,4 @@
-"""`bcnet viz` from outside."""
+"""The `bcnet viz` command."""
 
 import json
 import shutil
@@ -140,7 +140,7 @@ def rows(result: Result) -> dict[str, str]:
     return dict(cells)
 
 
-def test_layers_formats_and_rois_of_a_choice(source: Path, tmp_path: Path) -> None:
+def test_layer_format_and_number_of_rois(source: Path, tmp_path: Path) -> None:
     result = run(
         source, "-o", tmp_path / "out", "--layer", "occludee", "--format", "svg", "--rois", "0", "--limit", "1"
     )
@@ -165,7 +165,7 @@ def test_the_worst_of_results_by_either_measure(source: Path, tmp_path: Path) ->
     assert "exclude each other" in error.message and not (tmp_path / "no").exists()
 
 
-def test_a_model_in_its_scenes(untrained: Path, scenes: Path, tmp_path: Path) -> None:
+def test_a_model_on_its_validation_set(untrained: Path, scenes: Path, tmp_path: Path) -> None:
     truth = scenes / "annotations/instances_val.json"
     result = run(untrained, "--gt", truth, "-o", tmp_path / "out", "--device", "cpu", "--limit", "2")
     assert result.exit_code == 0, result.exception
@@ -222,7 +222,7 @@ def test_a_model_on_a_video(untrained: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
 
 
-def test_links_and_names_in_the_output_lead_nowhere(source: Path, tmp_path: Path) -> None:
+def test_links_and_names_never_lead_outside_the_output(source: Path, tmp_path: Path) -> None:
     treasure = tmp_path / "treasure"
     treasure.mkdir()
     (treasure / "0001-a-image.jpg").write_text("mine")

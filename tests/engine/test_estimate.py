@@ -1,4 +1,4 @@
-"""The memory that a run is said to need, beside what it does need."""
+"""The memory estimate, compared with measured memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def step(channels: int, size: tuple[int, int], images: int, instances: int) -> N
 
 
 def measure() -> int:
-    """What two steps take beyond what a process has that did a small one."""
+    """Return the peak memory of two steps, less that of a process that did a small one."""
     ctypes.CDLL(None).mallopt(bench.M_MMAP_THRESHOLD, 65536)
     torch.set_num_threads(1)
     step(32, (64, 64), 1, 4)
@@ -46,20 +46,20 @@ def measure() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is Linux's")
-def test_the_estimate_is_what_a_step_takes() -> None:
-    assert estimate().total == pytest.approx(in_fresh_process(measure), rel=0.3)
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from Linux's /proc")
+def test_the_estimate_matches_the_measured_memory_of_a_step() -> None:
+    assert sum(estimate()) == pytest.approx(in_fresh_process(measure), rel=0.3)
 
 
-def test_it_grows_with_the_batch_and_is_shared_by_processes() -> None:
+def test_memory_grows_with_the_batch_per_process() -> None:
     assert estimate("solver.batch_size=8").activations == pytest.approx(2 * estimate().activations, rel=0.01)
     assert estimate(processes=2).activations == estimate("solver.batch_size=2").activations
     assert estimate("solver.accumulate=2").activations == estimate("solver.batch_size=2").activations
 
 
-def test_it_knows_the_optimizer_the_average_and_the_precision() -> None:
+def test_optimizer_ema_and_precision_change_the_memory() -> None:
     adamw, sgd = estimate(), estimate("solver.optimizer=sgd")
     assert adamw.optimizer == 2 * sgd.optimizer == 2 * sgd.gradients
     assert estimate("solver.ema=0.9").weights == 2 * adamw.weights
     assert estimate("solver.precision=bf16").activations == adamw.activations // 2
-    assert estimate("model.detector=faster_rcnn").total > 0
+    assert sum(estimate("model.detector=faster_rcnn")) > 0

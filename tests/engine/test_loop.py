@@ -24,7 +24,7 @@ SMALL = ["model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.m
 
 
 class Collector(SilentReporter):
-    """Remembers what it was told, and calls `on_step` after every step."""
+    """Collect messages, and call `on_step` after every step."""
 
     def __init__(self, on_step: Any = None) -> None:
         self.messages: list[str] = []
@@ -45,7 +45,7 @@ class Collector(SilentReporter):
 
 
 def science(run_dir: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl without how long they took."""
+    """Return the rows of metrics.jsonl without their speeds."""
     rows = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
     return [{name: value for name, value in row.items() if name != "speed"} for row in rows]
 
@@ -55,7 +55,7 @@ def job(scenes: Path, run_dir: Path, *overrides: str, **options: Any) -> Trainin
     return TrainingJob(recipe=recipe, run_dir=run_dir, device="cpu", command="bcnet train shapes", **options)
 
 
-def test_a_run_leaves_everything_that_explains_it(scenes: Path, tmp_path: Path) -> None:
+def test_a_run_documents_itself(scenes: Path, tmp_path: Path) -> None:
     reporter = Collector()
     last = run_training(job(scenes, tmp_path / "run", "solver.steps=3"), reporter)
     assert last == tmp_path / "run/checkpoints/step_00000003.pt" and last.is_file()
@@ -78,7 +78,7 @@ def test_a_run_leaves_everything_that_explains_it(scenes: Path, tmp_path: Path) 
     ]  # fmt: skip
 
 
-def test_four_steps_are_two_and_two_more(scenes: Path, tmp_path: Path) -> None:
+def test_four_steps_equal_two_a_resume_and_two_more(scenes: Path, tmp_path: Path) -> None:
     run_training(job(scenes, tmp_path / "whole", "solver.steps=4"), SilentReporter())
     stop_at_two = Collector(lambda step: signal.raise_signal(signal.SIGTERM) if step == 1 else None)
     with pytest.raises(BCNetError, match="interrupted; saved step 2 of 4") as caught:
@@ -94,10 +94,10 @@ def test_four_steps_are_two_and_two_more(scenes: Path, tmp_path: Path) -> None:
     assert science(tmp_path / "whole") == science(tmp_path / "parts")
 
 
-def test_a_resumed_run_keeps_its_settings_but_may_get_longer(scenes: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_settings_but_may_become_longer(scenes: Path, tmp_path: Path) -> None:
     run_training(job(scenes, tmp_path / "run", "solver.schedule=step", "solver.steps=1"), SilentReporter())
     with (tmp_path / "run/metrics.jsonl").open("ab") as metrics:
-        metrics.write(b'{"step": 2, "lo\xff')  # as a power cut leaves it
+        metrics.write(b'{"step": 2, "lo\xff')  # as after a power cut
     longer = ("solver.schedule=step", "solver.steps=2")
     with pytest.raises(BCNetError, match="was trained with other settings") as caught:
         run_training(job(scenes, tmp_path / "run", *longer, "solver.lr=1", resume=True), SilentReporter())
@@ -110,7 +110,7 @@ def test_a_resumed_run_keeps_its_settings_but_may_get_longer(scenes: Path, tmp_p
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "env.json", "recipe.resolved.yaml", "curves.png"])
 def test_a_run_does_not_write_through_links(scenes: Path, tmp_path: Path, name: str) -> None:
-    """In a folder from elsewhere they could lead to any file."""
+    """In a downloaded folder they could lead to any file."""
     (tmp_path / "mine.txt").write_text("keep")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).symlink_to(tmp_path / "mine.txt")
@@ -119,7 +119,7 @@ def test_a_run_does_not_write_through_links(scenes: Path, tmp_path: Path, name: 
     assert caught.value.exit_code == 2 and (tmp_path / "mine.txt").read_text() == "keep"
 
 
-def test_a_cosine_cannot_be_made_longer_under_way(scenes: Path, tmp_path: Path) -> None:
+def test_a_run_with_a_cosine_schedule_cannot_become_longer(scenes: Path, tmp_path: Path) -> None:
     run_training(job(scenes, tmp_path / "run", "solver.steps=1"), SilentReporter())
     with pytest.raises(BCNetError, match="was trained with other settings") as caught:
         run_training(job(scenes, tmp_path / "run", "solver.steps=2", resume=True), SilentReporter())
@@ -132,7 +132,7 @@ def test_training_lowers_the_loss(scenes: Path, tmp_path: Path) -> None:
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
-def test_weights_of_another_run_are_a_beginning(scenes: Path, tmp_path: Path) -> None:
+def test_a_run_can_start_from_the_weights_of_another(scenes: Path, tmp_path: Path) -> None:
     run_training(job(scenes, tmp_path / "first", "solver.steps=2"), SilentReporter())
     run_training(
         job(scenes, tmp_path / "second", "solver.steps=1", "solver.lr=1e-12", init_from=tmp_path / "first"),
@@ -145,7 +145,7 @@ def test_weights_of_another_run_are_a_beginning(scenes: Path, tmp_path: Path) ->
     )
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_terms(
+def test_a_non_finite_loss_stops_the_run_and_is_named(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Detector.forward
@@ -160,7 +160,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_terms(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_failure_after_a_checkpoint_keeps_it(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_keeps_the_last_checkpoint(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(step: int) -> None:
         if step == 3:
             raise RuntimeError("lightning")
@@ -170,11 +170,11 @@ def test_a_failure_after_a_checkpoint_keeps_it(scenes: Path, tmp_path: Path, mon
     assert latest_checkpoint(tmp_path / "run") == tmp_path / "run/checkpoints/step_00000002.pt"
 
 
-def test_a_taken_run_directory_prints_both_ways_out(tmp_path: Path) -> None:
+def test_an_occupied_run_directory_is_an_error_with_two_ways_out(tmp_path: Path) -> None:
     require_free_run_dir(tmp_path, "bcnet train tiny")
-    (tmp_path / "recipe.resolved.yaml").touch()  # a run that never saved is no obstacle
+    (tmp_path / "recipe.resolved.yaml").touch()  # a run without a checkpoint does not count
     (tmp_path / "metrics.jsonl").touch()
-    (tmp_path / ".lock").touch()  # and so it looks when it was killed
+    (tmp_path / ".lock").touch()  # left by a killed run
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/.part.step_00000002.pt").touch()
     require_free_run_dir(tmp_path, "bcnet train tiny")
@@ -186,9 +186,7 @@ def test_a_taken_run_directory_prints_both_ways_out(tmp_path: Path) -> None:
     assert f"--init-from {tmp_path}" in caught.value.hints[1]
 
 
-def test_more_gpus_than_there_are_is_a_usage_error(
-    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_gpus_are_a_usage_error(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = job(scenes, tmp_path)
     auto = TrainingJob(recipe=one.recipe, run_dir=tmp_path, device="auto", command="bcnet train tiny")
     for gpus, words in ((0, "no GPU"), (1, "1 GPU")):
@@ -201,7 +199,7 @@ def test_more_gpus_than_there_are_is_a_usage_error(
         check_cluster(one, Cluster(3))
 
 
-def test_a_failed_start_leaves_what_was_there_before(
+def test_a_failed_start_leaves_the_folder_as_it_was(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Detector, "forward", lambda *_: 1 / 0)

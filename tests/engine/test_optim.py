@@ -31,7 +31,7 @@ def test_norms_and_biases_are_not_decayed(name: str) -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1]
 
 
-def test_the_learning_rate_follows_the_batch_where_it_is_asked_to() -> None:
+def test_the_learning_rate_scales_with_the_batch_on_request() -> None:
     solver = SolverConfig(lr=0.02, batch_size=4, lr_batch_size=16, warmup_steps=0)
     assert learning_rate(0, solver) == pytest.approx(0.005)
     assert learning_rate(0, solver.model_copy(update={"lr_batch_size": None})) == 0.02
@@ -51,8 +51,8 @@ def test_the_state_of_an_optimizer_is_restored(name: str) -> None:
     saved["param_groups"][0]["lr"] = 7.0  # settings are the recipe's
     load_optimizer(after, saved, Path("a.pt"))
     assert after.param_groups[0]["lr"] == 0.1
-    for ours, theirs in zip(after.state_dict()["state"].values(), saved["state"].values(), strict=True):
-        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    for new, old in zip(after.state_dict()["state"].values(), saved["state"].values(), strict=True):
+        assert new.keys() == old.keys() and all(torch.equal(new[key], old[key]) for key in new)
 
 
 def test_weights_without_an_optimizer_state_cannot_be_resumed() -> None:

@@ -1,4 +1,4 @@
-"""Several processes, killed processes, several machines: the program as a user starts it, and what it leaves."""
+"""Several processes, killed processes and several machines, with the program as a user starts it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALL = (
 )  # fmt: skip
 TWO = ("--gpus", "2")
 KILLS = int(os.environ.get("BCNET_KILLS", "2"))
-"""Of each kind; a run of 7, ten minutes, is in docs/performance.md."""
+"""Kills of each kind; docs/performance.md has a run with 7, which takes ten minutes."""
 
 
 def start(scenes: Path, run_dir: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -37,13 +37,13 @@ def start(scenes: Path, run_dir: Path, *arguments: str) -> subprocess.Popen[str]
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 400) -> str:
-    _, told = process.communicate(timeout=timeout)
-    assert process.returncode == 0, told
-    return told
+    _, errors = process.communicate(timeout=timeout)
+    assert process.returncode == 0, errors
+    return errors
 
 
 def rows(run_dir: Path) -> list[dict[str, Any]]:
-    """The complete rows of metrics.jsonl without how long they took."""
+    """Return the complete rows of metrics.jsonl without their speeds."""
     path = run_dir / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     found = [json.loads(line) for line in lines if line.endswith("\n")]
@@ -61,8 +61,8 @@ def wait_for_row(run_dir: Path, step: int, process: subprocess.Popen[str]) -> No
     wait_for(lambda: any(row["step"] >= step for row in rows(run_dir)), process)
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[int]:
-    """The training processes of a launcher."""
+def worker_ids(process: subprocess.Popen[str]) -> list[int]:
+    """Return the ids of the training processes of a launcher."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -76,7 +76,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
 
 
 def assert_same_end(run: Path, other: Path) -> None:
-    """Weights, optimizer and metrics, bit for bit."""
+    """Compare weights, optimizer state and metrics bit for bit."""
     first, second = (read_checkpoint(latest_checkpoint(path)) for path in (run, other))  # type: ignore[arg-type]
     assert first.step == second.step
     assert all(torch.equal(value, second.model[name]) for name, value in first.model.items())
@@ -113,25 +113,25 @@ def test_the_number_of_processes_does_not_change_what_is_trained(
         torch.testing.assert_close(two.model[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_eight_steps_are_some_and_the_rest(scenes: Path, tmp_path: Path) -> None:
-    """Of one process: tests/engine/test_loop.py."""
+def test_eight_steps_equal_some_a_resume_and_the_rest(scenes: Path, tmp_path: Path) -> None:
+    """The same for one process is in tests/engine/test_loop.py."""
     arguments = ("solver.steps=8", "solver.precision=bf16", "solver.ema=0.9", *TWO)
     finish(start(scenes, tmp_path / "whole", *arguments))
     process = start(scenes, tmp_path / "parts", *arguments)
     wait_for_row(tmp_path / "parts", 3, process)
     seen = len(rows(tmp_path / "parts"))
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=180)
-    assert process.returncode == 130, told
+    _, errors = process.communicate(timeout=180)
+    assert process.returncode == 130, errors
     saved = checkpoint_step(latest_checkpoint(tmp_path / "parts"))  # type: ignore[arg-type]
-    assert seen <= saved <= seen + 2, "it went on for more than a step"
-    assert f"interrupted; saved step {saved} of 8" in told and "--resume" in told and "Traceback" not in told
+    assert seen <= saved <= seen + 2, "it continued for more than a step"
+    assert f"interrupted; saved step {saved} of 8" in errors and "--resume" in errors and "Traceback" not in errors
     finish(start(scenes, tmp_path / "parts", *arguments, "--resume"))
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
 
 
 @pytest.mark.parametrize(("victim", "processes"), [("only", ()), ("launcher", TWO), ("worker", TWO)])
-def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
+def test_a_run_that_is_killed_repeatedly_ends_like_an_undisturbed_one(
     scenes: Path, tmp_path: Path, victim: str, processes: tuple[str, ...]
 ) -> None:
     """Every step saves, so most moments are in the middle of a checkpoint."""
@@ -145,10 +145,10 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
         wait_for_row(run, before + 1, process)
         time.sleep(rng.uniform(0, 0.5))
         assert process.poll() is None, (kill, process.communicate()[1])
-        os.kill(rng.choice(workers_of(process)) if victim == "worker" else process.pid, signal.SIGKILL)
-        _, told = process.communicate(timeout=180)
+        os.kill(rng.choice(worker_ids(process)) if victim == "worker" else process.pid, signal.SIGKILL)
+        _, errors = process.communicate(timeout=180)
         if victim == "worker":
-            assert process.returncode == 1 and "the process of rank" in told and "Traceback" not in told, told
+            assert process.returncode == 1 and "the process of rank" in errors and "Traceback" not in errors, errors
         latest = latest_checkpoint(run)
         assert latest is not None and read_checkpoint(latest).step == checkpoint_step(latest)
         resume = ("--resume",)
@@ -157,13 +157,13 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
     assert not list((run / "checkpoints").glob(".*"))
 
 
-def test_elastic_starts_a_killed_worker_again(scenes: Path, tmp_path: Path) -> None:
+def test_elastic_restarts_a_killed_worker(scenes: Path, tmp_path: Path) -> None:
     arguments = ("solver.steps=40", *TWO)
     finish(start(scenes, tmp_path / "whole", *arguments))
     process = start(scenes, tmp_path / "run", *arguments, "--max-restarts", "2")
     for victim, step in ((1, 3), (0, 13)):
         wait_for_row(tmp_path / "run", step, process)
-        os.kill(workers_of(process)[victim], signal.SIGKILL)
+        os.kill(worker_ids(process)[victim], signal.SIGKILL)
     finish(process)
     assert_same_end(tmp_path / "whole", tmp_path / "run")
 
@@ -175,9 +175,9 @@ def test_two_launchers_train_together(scenes: Path, tmp_path: Path) -> None:
         port = free.getsockname()[1]
     machines = ("solver.steps=4", "--nnodes", "2", "--rdzv-endpoint", f"localhost:{port}")
     both = [start(scenes, tmp_path / "run", *machines) for _ in range(2)]
-    told = [finish(process) for process in both]
-    assert sorted("processes: 2" in text for text in told) == [False, True]
-    assert all("wrote" in text for text in told)
+    errors = [finish(process) for process in both]
+    assert sorted("processes: 2" in text for text in errors) == [False, True]
+    assert all("wrote" in text for text in errors)
     for one, two in zip(rows(tmp_path / "whole"), rows(tmp_path / "run"), strict=True):
         assert list(one.values()) == pytest.approx(list(two.values()), rel=1e-4)
 
@@ -196,7 +196,7 @@ def test_an_error_of_one_process_is_one_message(scenes: Path, tmp_path: Path) ->
         tmp_path, tmp_path / "run", "data.train.annotations=coco.json", "data.train.images=images", "solver.steps=9",
         *TWO,
     )  # fmt: skip
-    _, told = process.communicate(timeout=240)
-    assert process.returncode == 3, told
-    assert f"the image `{broken}` cannot be read" in told
-    assert told.count("error:") == 1 and "Traceback" not in told and "ChildFailedError" not in told
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 3, errors
+    assert f"the image `{broken}` cannot be read" in errors
+    assert errors.count("error:") == 1 and "Traceback" not in errors and "ChildFailedError" not in errors

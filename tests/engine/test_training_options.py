@@ -40,7 +40,7 @@ def gradients(training: TrainingState) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in training.detector.parameters() if p.grad is not None])
 
 
-def test_parts_add_up_to_the_mean_of_their_gradients(scenes: Path, tmp_path: Path) -> None:
+def test_accumulated_parts_give_the_mean_gradient(scenes: Path, tmp_path: Path) -> None:
     parts, samples = state(scenes, tmp_path, "solver.batch_size=4", "solver.accumulate=2")
     losses = parts.backward(samples)
     whole, _ = state(scenes, tmp_path, "solver.batch_size=2")
@@ -50,7 +50,7 @@ def test_parts_add_up_to_the_mean_of_their_gradients(scenes: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
-def test_autocast_computes_in_half_and_learns_in_full(
+def test_autocast_computes_in_half_and_updates_in_full_precision(
     scenes: Path, tmp_path: Path, precision: str, dtype: torch.dtype
 ) -> None:
     half, samples = state(scenes, tmp_path, f"solver.precision={precision}")
@@ -85,7 +85,7 @@ def test_a_gradient_is_clipped_to_its_norm(scenes: Path, tmp_path: Path) -> None
         assert raw > 0.5
 
 
-def test_averaged_weights_follow_their_decay_and_are_what_is_used(scenes: Path, tmp_path: Path) -> None:
+def test_ema_weights_follow_their_decay_and_are_used_for_inference(scenes: Path, tmp_path: Path) -> None:
     asked = job(scenes, tmp_path / "run", "solver.ema=0.75", "solver.steps=3", "solver.keep_checkpoints=3",
                 "solver.checkpoint_every=1")  # fmt: skip
     run_training(asked, SilentReporter())
@@ -123,7 +123,7 @@ def test_compiled_layers_give_the_same_losses(scenes: Path, tmp_path: Path) -> N
 
 
 def scoring(scores: dict[int, float], *, stop_at: int | None = None) -> Validation:
-    """Gives a step the score that is written here for it."""
+    """Return an evaluation with the given scores by step."""
     calls = iter(scores.values())
 
     def score(
@@ -149,12 +149,12 @@ def test_the_best_checkpoint_and_the_newest_are_kept(scenes: Path, tmp_path: Pat
     run_training(job(scenes, tmp_path, *EVERY, validation=scoring({2: 0.1, 4: 0.3, 6: 0.2})), reporter)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000006.pt"]
     assert read_checkpoint(best_path(tmp_path)).step == 4
-    told = [row for row in science(tmp_path) if "validation" in row]
-    assert [(row["step"], row["validation"]["mask_AP"]) for row in told] == [(2, 0.1), (4, 0.3), (6, 0.2)]
+    shown = [row for row in science(tmp_path) if "validation" in row]
+    assert [(row["step"], row["validation"]["mask_AP"]) for row in shown] == [(2, 0.1), (4, 0.3), (6, 0.2)]
     assert f"best: step 4, mask AP 30.0, {best_path(tmp_path)}" in reporter.messages
 
 
-def test_an_evaluation_that_was_cut_off_is_made_up_for(scenes: Path, tmp_path: Path) -> None:
+def test_an_interrupted_evaluation_is_repeated_after_resume(scenes: Path, tmp_path: Path) -> None:
     cut = job(scenes, tmp_path, *EVERY, validation=scoring({2: 0.1, 4: 0.3}, stop_at=0.3))  # type: ignore[arg-type]
     end = train_together(cut, SilentReporter())
     assert isinstance(end, BCNetError) and "saved step 4 of 6" in end.message
@@ -164,7 +164,7 @@ def test_an_evaluation_that_was_cut_off_is_made_up_for(scenes: Path, tmp_path: P
     assert [row["step"] for row in science(tmp_path) if "validation" in row] == [2, 4, 6]
 
 
-def test_a_full_disk_keeps_the_checkpoint_before(scenes: Path, tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_previous_checkpoint(scenes: Path, tmp_path: Path) -> None:
     training, samples = state(scenes, tmp_path)
     training.save()
     training.backward(samples)
@@ -183,7 +183,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(scenes: Path, tmp_path: Path) -
     assert read_checkpoint(tmp_path / "checkpoints/step_00000000.pt").step == 0
 
 
-def test_another_batch_scales_the_learning_rate_aloud(scenes: Path, tmp_path: Path) -> None:
+def test_a_scaled_learning_rate_is_reported(scenes: Path, tmp_path: Path) -> None:
     recipe = load_recipe("fcos_r50", [
         "solver.batch_size=4", "data.train.annotations=annotations/instances_train.json", "data.train.images=train",
     ], data_root=scenes)  # fmt: skip
@@ -193,7 +193,7 @@ def test_another_batch_scales_the_learning_rate_aloud(scenes: Path, tmp_path: Pa
     assert "solver.steps=360000 solver.warmup_steps=4000 'solver.milestones=[240000,320000]'" in reporter.messages[-1]
 
 
-def test_tensorboard_gets_numbers_and_a_picture_of_both_layers(scenes: Path, tmp_path: Path) -> None:
+def test_tensorboard_shows_scalars_and_a_picture_of_both_layers(scenes: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -205,7 +205,7 @@ def test_tensorboard_gets_numbers_and_a_picture_of_both_layers(scenes: Path, tmp
     assert events.Tags()["images"] == ["layers"]
 
 
-def test_the_picture_of_the_layers_shows_what_is_true(scenes: Path, tmp_path: Path) -> None:
+def test_the_picture_of_the_layers_shows_predicted_and_true_maps(scenes: Path, tmp_path: Path) -> None:
     training, samples = state(scenes, tmp_path)
     picture = layers_picture(training.detector, samples[0])
     rows = 2 * min(4, len(samples[0].targets.boxes))
@@ -228,7 +228,7 @@ def test_curves_show_losses_rate_and_scores() -> None:
     assert draw_curves([{"step": 2, "validation": {"mask_AP": 0.1}}]).startswith(b"\x89PNG")
 
 
-def test_the_job_of_a_run_travels_to_other_processes(scenes: Path, tmp_path: Path) -> None:
+def test_a_job_can_be_pickled(scenes: Path, tmp_path: Path) -> None:
     import pickle
 
     from bcnet_core.evaluation.validation import VALIDATION

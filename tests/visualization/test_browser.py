@@ -60,7 +60,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, gallery: Path) -> Iterator[Any]:
-    """The gallery, open; no error of its script and nothing from elsewhere is forgiven."""
+    """The gallery in an open page; script errors and requests to other hosts fail the test."""
     opened, faults = browser.new_page(viewport={"width": 1200, "height": 900}), []
     opened.on("pageerror", lambda error: faults.append(str(error)))
     opened.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
@@ -72,7 +72,7 @@ def page(browser: Any, gallery: Path) -> Iterator[Any]:
 
 
 def shown(page: Any, selector: str) -> int:
-    """How many elements are there to be seen, wherever the page is scrolled to."""
+    """Count the rendered elements, wherever the page is scrolled to."""
     count: int = page.evaluate(
         "selector => [...document.querySelectorAll(selector)].filter(one => one.getClientRects().length).length",
         selector,
@@ -88,7 +88,7 @@ def test_it_loads(page: Any) -> None:
     assert heading.inner_text() == "1 0.jpg"
 
 
-def test_later_pictures_are_there_when_they_are_scrolled_to(page: Any) -> None:
+def test_later_pictures_load_when_scrolled_to(page: Any) -> None:
     last = page.locator("article").last
     assert last.inner_html() == ""
     last.scroll_into_view_if_needed()
@@ -135,7 +135,7 @@ def test_filters_by_score_and_iou(page: Any, name: str, value: str, pictures: in
     assert shown(page, "article") == (12 if name.startswith("maximum") else 0)  # both must hold
 
 
-def test_layers_are_toggled(page: Any) -> None:
+def test_panels_are_toggled(page: Any) -> None:
     before = shown(page, "[data-panel='occluder']")
     assert before == AT_ONCE == shown(page, "[data-panel~='occluder'][data-panel~='true']")
     page.get_by_label("occluder layer").uncheck()
@@ -148,7 +148,7 @@ def test_layers_are_toggled(page: Any) -> None:
     assert shown(page, "[data-instance]") == 0
 
 
-def test_rois_are_walked_through_without_a_mouse(page: Any) -> None:
+def test_keyboard_navigation_between_rois(page: Any) -> None:
     dialog = page.locator("dialog")
     page.locator("article").first.locator("[data-instance] a").first.focus()
     page.keyboard.press("Enter")
@@ -166,7 +166,7 @@ def test_rois_are_walked_through_without_a_mouse(page: Any) -> None:
     assert page.evaluate("document.activeElement.closest('article').id") == "p1"
 
 
-def test_rois_are_walked_through_to_the_end(page: Any) -> None:
+def test_stepping_through_rois_to_the_end(page: Any) -> None:
     dialog = page.locator("dialog")
     page.locator("select[data-column='0']").select_option(label="cat (12)")
     page.locator("article:not([hidden]) [data-instance]:not([hidden]) a").first.click()
@@ -190,7 +190,7 @@ def test_arrows_move_between_pictures(page: Any) -> None:
     assert page.evaluate("document.activeElement.tagName") == "SELECT"
 
 
-def test_a_phone_shows_it_without_sideways_scrolling(browser: Any, gallery: Path) -> None:
+def test_a_phone_needs_no_horizontal_scrolling(browser: Any, gallery: Path) -> None:
     phone = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     phone.goto(gallery.as_uri())
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
@@ -201,7 +201,7 @@ def test_a_phone_shows_it_without_sideways_scrolling(browser: Any, gallery: Path
     phone.close()
 
 
-def test_the_first_pictures_are_there_without_a_script(browser: Any, gallery: Path) -> None:
+def test_the_first_pictures_show_without_javascript(browser: Any, gallery: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     plain = context.new_page()
     plain.goto(gallery.as_uri())

@@ -1,4 +1,4 @@
-"""Drawing, judged by pixels."""
+"""Pixel rendering and layout."""
 
 from collections.abc import Sequence
 
@@ -52,7 +52,7 @@ def test_later_shapes_lie_on_earlier_ones() -> None:
     assert painted(gray(), (large, (255, 0, 0)), (small, (0, 0, 255)))[60, 90].tolist() == [0, 0, 255]
 
 
-def test_what_is_seen_through_a_mask() -> None:
+def test_revealed_patches_keep_their_pixels() -> None:
     mask = disc((120, 160), 80, 60, 30)
     image = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
     pale = draw.dim(image)
@@ -63,7 +63,7 @@ def test_what_is_seen_through_a_mask() -> None:
     assert pale.mean() > image.mean()
 
 
-def test_masks_at_the_limits() -> None:
+def test_empty_full_and_single_pixel_masks() -> None:
     assert drawing.patch_of_mask(np.zeros((120, 160), np.bool_)) is None
     full, dot = np.ones((120, 160), np.bool_), np.zeros((120, 160), np.bool_)
     dot[119, 159] = True
@@ -77,7 +77,7 @@ def test_masks_at_the_limits() -> None:
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     shown=st.tuples(st.integers(1, 60), st.integers(1, 60)),
 )
-def test_a_mask_is_shown_where_the_image_is(seed: int, size: tuple[int, int], shown: tuple[int, int]) -> None:
+def test_a_mask_is_resampled_like_its_image(seed: int, size: tuple[int, int], shown: tuple[int, int]) -> None:
     rng = np.random.default_rng(seed)
     mask = np.zeros(size, np.bool_)
     y, x = rng.integers(0, size[0]), rng.integers(0, size[1])
@@ -131,7 +131,7 @@ def test_a_label_never_covers_its_object(x: int, y: int, radius: int) -> None:
         assert labels_at(drawn, (230, 159, 0)).sum() > 300
 
 
-def test_labels_avoid_each_other_and_give_way() -> None:
+def test_labels_avoid_each_other_and_are_dropped_without_room() -> None:
     shapes = [disc((240, 320), 160, 120, radius) for radius in (40, 38, 36)]
     colors = [drawing.instance_color(index) for index in range(3)]
     drawn = labelled(gray(240, 320), [("bus", color, mask) for color, mask in zip(colors, shapes, strict=True)])
@@ -142,7 +142,7 @@ def test_labels_avoid_each_other_and_give_way() -> None:
     assert (crowd == 100).all()  # no room beside the object: the legend names it
 
 
-def test_labels_of_three_hundred_objects_do_not_bury_each_other() -> None:
+def test_labels_of_three_hundred_objects_stay_readable() -> None:
     rng = np.random.default_rng(0)
     shapes = [disc((480, 640), *rng.integers(0, (640, 480)).tolist(), int(rng.integers(4, 60))) for _ in range(300)]
     placed = place_labels([Label("person", (0, 0, 200), patch(mask)) for mask in shapes], (480, 640))
@@ -166,7 +166,7 @@ def test_labels_of_any_text_fit() -> None:
         assert labels_at(drawn, (230, 159, 0)).any()
 
 
-def test_heatmap_keeps_its_cells() -> None:
+def test_a_heatmap_keeps_its_cells() -> None:
     probabilities = np.zeros((28, 28), np.float32)
     probabilities[3, 5] = 1.0
     probabilities[0, 0] = np.float32(7.0)  # out of range is clipped
@@ -202,14 +202,14 @@ def test_a_card_holds_all_of_its_tiles() -> None:
         assert tile is cell.tile
     boxes = [(cell.x, cell.y) for cell in plan.cells]
     assert boxes[0][0] == boxes[3][0] and boxes[0][1] == boxes[2][1] and len(set(boxes)) == 6
-    for y in plan.bars:
-        bar = sheet[y : y + 50, plan.bar_x]
+    for x, y in plan.bars:
+        bar = sheet[y : y + 50, x]
         assert (bar[0] == draw.heatmap(np.ones((1, 1)))[0, 0]).all() and (
             bar[-1] == draw.heatmap(np.zeros((1, 1)))[0, 0]
         ).all()
 
 
-def test_resize_mask_keeps_shares() -> None:
+def test_resize_mask_keeps_proportions() -> None:
     mask = disc((60, 80), 40, 30, 20)
     assert draw.resize_mask(mask, (120, 160)).sum() == 4 * mask.sum()
     assert draw.resize_mask(mask, (30, 40)).mean() == pytest.approx(mask.mean(), abs=0.02)

@@ -1,4 +1,4 @@
-"""The gallery: complete, escaped, and nowhere but in its folder."""
+"""The gallery is complete, escaped, and stays in its folder."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def picture(name: str, category: str = "dog", *, fault: str | None = None) -> Pi
 
 
 def images(page: Elements) -> list[dict[str, str | None]]:
-    """All but that of the dialog, which is empty until an RoI is opened."""
+    """All images except that of the dialog, which is empty until an RoI is opened."""
     return [image for image in page.all("img") if "src" in image]
 
 
@@ -64,7 +64,7 @@ def judged(name: str) -> Picture:
 
 
 def data_of(folder: Path) -> dict[str, Any]:
-    """What the page tells its script."""
+    """The data block of the page."""
     text = (folder / "index.html").read_text(encoding="utf-8")
     (block,) = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
     content: dict[str, Any] = json.loads(block)
@@ -91,7 +91,7 @@ def test_every_picture_is_there_and_every_file_is_used(tmp_path: Path) -> None:
     assert any(color in str(mark["style"]) for mark in page.all("i"))
 
 
-def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+def test_the_page_is_self_contained(tmp_path: Path) -> None:
     write(tmp_path / "out", picture("a.jpg"))
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert not re.search(r"(?:https?:)?//\w|url\(|@import|\bsrc=\"/|<link", text)
@@ -99,7 +99,7 @@ def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
     assert "ArrowRight" in text
 
 
-def test_the_filters_know_every_instance(tmp_path: Path) -> None:
+def test_the_filters_cover_every_instance(tmp_path: Path) -> None:
     summary, elements = write(tmp_path / "out", picture("a", "dog"), picture("b", "bird"), judged("c"))
     options = [option["value"] for option in elements.all("option")]
     assert options == ["", "1", "2", "0", "", "0", "1", "2"]  # by name: bird, cat, dog; then the three levels
@@ -115,7 +115,7 @@ def test_the_filters_know_every_instance(tmp_path: Path) -> None:
     assert [span["data-range"] for span in elements.all("span") if "data-range" in span] == ["2", "3"]
 
 
-def test_what_is_not_there_cannot_be_asked_for(tmp_path: Path) -> None:
+def test_the_page_offers_no_filter_without_data(tmp_path: Path) -> None:
     truth = replace(picture("a"), instances=tuple(replace(one, score=None) for one in picture("a").instances))
     _, elements = write(tmp_path / "out", truth, layer="occludee", rois=0)
     assert not [span for span in elements.all("span") if "data-range" in span]
@@ -124,7 +124,7 @@ def test_what_is_not_there_cannot_be_asked_for(tmp_path: Path) -> None:
     assert len(list((tmp_path / "out" / "pictures").iterdir())) == 4
 
 
-def test_a_page_of_many_holds_the_later_ones_as_text(tmp_path: Path) -> None:
+def test_a_large_page_holds_later_pictures_as_text(tmp_path: Path) -> None:
     count = gallery.AT_ONCE + 5
     fault = f"no <{HOSTILE} 24"
     many = [picture(f"{number}.jpg", f"class </script> {number}") for number in range(count - 1)]
@@ -167,7 +167,7 @@ def test_text_is_escaped(tmp_path: Path) -> None:
     "name",
     ["../../evil.jpg", "/etc/passwd", "..\\..\\evil.jpg", "..", "", "a/" * 300 + "x", "é ü.png", "con\x00\n.jpg"],
 )
-def test_names_never_lead_outside(tmp_path: Path, name: str) -> None:
+def test_names_never_lead_outside_the_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "deep").mkdir()
     write(tmp_path / "deep" / "out", picture(name))
     written = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
@@ -195,7 +195,7 @@ def test_unreadable_images_are_counted(tmp_path: Path) -> None:
     assert any("lost.jpg` is gone" in str(image["alt"]) for image in images(page))
 
 
-def test_a_gallery_of_nothing_is_an_error(tmp_path: Path) -> None:
+def test_a_gallery_without_readable_images_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BCNetError, match="none of the 2 images") as error:
         write(tmp_path / "out", picture("a", fault="gone"), picture("b", fault="gone"))
     assert error.value.exit_code == ExitCode.BAD_DATA

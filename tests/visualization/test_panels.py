@@ -1,4 +1,4 @@
-"""The panels of a picture, judged by pixels."""
+"""Panels and close-ups of a picture, checked by pixels."""
 
 import subprocess
 import sys
@@ -70,7 +70,7 @@ def test_small_images_are_enlarged_and_large_ones_shrunk(size: tuple[int, int], 
     assert panels.display_size(*size) == shown
 
 
-def test_layers_are_where_they_belong() -> None:
+def test_each_panel_draws_its_layer() -> None:
     drawn = drawn_panels(two_overlapping())
     car, bus, cup = (drawing.instance_color(index) for index in range(3))
     ground = draw.dim(np.full((1, 1, 3), 90, np.uint8))[0, 0]
@@ -84,7 +84,7 @@ def test_layers_are_where_they_belong() -> None:
     assert has(drawn["occluder"], car)[119, 130]  # the car, where it is in the box of the bus
 
 
-def test_boundaries_of_both_layers_without_the_cut_of_the_box() -> None:
+def test_boundaries_do_not_follow_the_border_of_the_box() -> None:
     drawn = drawn_panels(two_overlapping())["boundaries"]
     occludee, occluder = has(drawn, drawing.OCCLUDEE), has(drawn, drawing.OCCLUDER)
     assert occludee[40:42, 100:160].all()  # the top of the car
@@ -105,7 +105,7 @@ def test_one_layer_alone() -> None:
         assert [tile.caption for tile in row][1:] == [f"{layer} boundary", f"{layer} mask"]
 
 
-def test_predicted_occluders_that_no_instance_owns_are_shown_too() -> None:
+def test_predicted_occluders_without_an_owner_are_drawn() -> None:
     layers = Instance("car", (100, 40, 160, 140), rectangle(100, 60, 160, 140), rectangle(100, 40, 130, 60))
     drawn = drawn_panels(Picture("a", np.full((200, 300, 3), 90, np.uint8), (layers,)))["occluder"]
     assert has(drawn, drawing.INK)[40, 100:130].all()
@@ -127,7 +127,7 @@ def with_truth() -> Picture:
     return Picture("street.jpg", np.full((200, 300, 3), 90, np.uint8), instances, true)
 
 
-def test_detections_beside_what_they_found() -> None:
+def test_detections_are_matched_with_the_ground_truth() -> None:
     picture = with_truth()
     car, bus, cup, crowd = picture.truth or ()
     assert [layers.truth for layers in picture.instances] == [None, car, None, None]
@@ -141,7 +141,7 @@ def test_detections_beside_what_they_found() -> None:
     assert match_truth((picture.instances[0],), ())[0][0].iou == 0
 
 
-def test_true_panels_follow_those_of_what_was_found() -> None:
+def test_true_panels_follow_predicted_ones() -> None:
     scenes = panels.render(with_truth()).panels
     keys = list(scenes)
     assert keys[:3] == ["image", "instances", "true-instances"] and len(keys) == 9
@@ -167,7 +167,7 @@ def test_an_roi_shows_predicted_and_true_maps_side_by_side() -> None:
     assert alone.rows[1][2].content is None
 
 
-def test_rois_are_the_most_occluded_and_not_tiny() -> None:
+def test_rois_are_the_most_occluded_and_tiny_ones_come_last() -> None:
     instances = list(two_overlapping().instances)
     tiny = rectangle(100, 100, 105, 105)
     instances.append(Instance("ant", (100, 100, 105, 105), tiny, tiny))
@@ -178,7 +178,7 @@ def test_rois_are_the_most_occluded_and_not_tiny() -> None:
     assert panels.choose_rois([], 3) == []
 
 
-def test_an_roi_shows_the_maps_that_were_predicted() -> None:
+def test_an_roi_shows_the_predicted_maps() -> None:
     picture = two_overlapping()
     levels = [np.full((28, 28), value, np.float32) for value in (0.1, 0.4, 0.6, 0.9)]
     maps = dict(zip(reversed([spec.name for spec in MAPS]), levels, strict=True))
@@ -192,7 +192,7 @@ def test_an_roi_shows_the_maps_that_were_predicted() -> None:
     assert [tile.caption for tile in card_of_one.rows[0]] == ["box", "no occluder boundary", "no occluder mask"]
 
 
-def test_an_roi_is_cut_from_the_image_as_it_is() -> None:
+def test_an_roi_is_cropped_from_the_original_image() -> None:
     image = np.zeros((3000, 4000, 3), np.uint8)
     image[1000:1100, 1000:1100] = np.random.default_rng(0).integers(0, 255, (100, 100, 3), np.uint8)
     box = (1000.0, 1000.0, 1100.0, 1100.0)
@@ -209,7 +209,7 @@ def test_an_roi_of_a_sliver_at_the_border_stays_legible() -> None:
     assert layout.lay_out(card).width > 3 * 100
 
 
-def test_maps_of_masks_are_what_training_sees() -> None:
+def test_maps_of_masks_match_training_targets() -> None:
     car = two_overlapping().instances[0]
     maps = panels.maps_of_masks(car.occludee, car.occluder, car.box)
     assert maps["occludee_mask"].mean() == pytest.approx(0.8, abs=0.03)
@@ -228,7 +228,7 @@ def test_boundaries_agree_with_the_official_ones() -> None:
         assert (maps["occludee_boundary"].astype(bool) == boundary).all()
 
 
-def test_a_missing_image_is_one_named_panel() -> None:
+def test_a_missing_image_gives_one_panel_with_its_name() -> None:
     picture = Picture("lost.jpg", np.zeros((200, 300, 3), np.uint8), fault="the image does not exist")
     rendered = panels.render(picture)
     assert list(rendered.panels) == ["image"]
@@ -238,7 +238,7 @@ def test_a_missing_image_is_one_named_panel() -> None:
     assert (placeholder == placeholder[0, 0]).mean() > 0.8
 
 
-def test_nothing_to_show_is_no_problem() -> None:
+def test_a_picture_without_instances_is_drawn() -> None:
     rendered = panels.render(Picture("a", np.full((20, 30, 3), 90, np.uint8)))
     assert (draw.paint(rendered.panels["instances"]) == 90).all()
     assert rendered.rois == {}

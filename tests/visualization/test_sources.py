@@ -1,4 +1,4 @@
-"""Pictures from ground truth and from a detector."""
+"""Pictures from ground truth, results and detectors."""
 
 import gzip
 import json
@@ -56,7 +56,7 @@ def make_set(root: Path, *, more: Sequence[dict[str, Any]] = (), count: int = 3)
 
 
 class FakeDetector:
-    """Finds `count` boxes, the best in the middle of the image; layer 1 is sure in its left half."""
+    """Finds `count` boxes, the best in the middle of the image; layer 1 is confident in its left half."""
 
     def __init__(self, count: int, best: float = 0.9) -> None:
         self.categories = [{"id": 7, "name": "box"}, {"id": 9, "name": "ball"}]
@@ -95,7 +95,7 @@ def test_ground_truth_derives_occluders(tmp_path: Path) -> None:
     assert empty.note == "no instance is annotated here"
 
 
-def test_ground_truth_reads_occluders_that_are_stored(tmp_path: Path) -> None:
+def test_ground_truth_uses_stored_occluders(tmp_path: Path) -> None:
     coco = make_set(tmp_path, more=[annotation(4, 5, 300, 300, 380, 380, **{OCCLUDER_KEY: square(300, 300, 340, 380)})])
     alone, pair, _ = annotated_pictures(coco, coco.images, tmp_path / "val2017")
     assert alone.instances[1].occlusion == pytest.approx(0.5, abs=0.01)
@@ -136,7 +136,7 @@ def test_one_image_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged", "other size"])
-def test_an_unreadable_image_is_a_named_fault(tmp_path: Path, damage: str) -> None:
+def test_an_unreadable_image_gives_a_fault_with_its_name(tmp_path: Path, damage: str) -> None:
     coco = make_set(tmp_path)
     path = tmp_path / "val2017" / "1.png"
     path.unlink()
@@ -158,7 +158,7 @@ def test_an_unreadable_image_is_a_named_fault(tmp_path: Path, damage: str) -> No
     assert detector.seen == [1, 1]  # not asked about an image that is not there
 
 
-def test_detections_become_layers(tmp_path: Path) -> None:
+def test_detections_become_instances(tmp_path: Path) -> None:
     coco = make_set(tmp_path)
     picture = next(detected_pictures(FakeDetector(2), coco, coco.images, tmp_path / "val2017", score=0.0))
     layers = picture.instances[0]
@@ -190,7 +190,7 @@ def test_the_best_few_are_always_shown(tmp_path: Path, count: int, best: float, 
     assert picture.note == note
 
 
-def test_what_is_not_annotated_is_not_judged(tmp_path: Path) -> None:
+def test_detections_without_ground_truth_are_not_matched(tmp_path: Path) -> None:
     coco = make_set(tmp_path)
     listed = CocoFile(coco.path, {**coco.content, "annotations": []})
     picture = next(detected_pictures(FakeDetector(2), listed, coco.images, tmp_path / "val2017"))
@@ -228,7 +228,7 @@ def test_choose_images(tmp_path: Path) -> None:
         ("bilayer_train2017.json.gz", "train2017"),
     ],
 )
-def test_images_that_the_coco_layout_implies(tmp_path: Path, name: str, folder: str) -> None:
+def test_the_coco_layout_implies_the_image_folder(tmp_path: Path, name: str, folder: str) -> None:
     path = tmp_path / "annotations" / name
     path.parent.mkdir()
     content = json.dumps({"images": [], "annotations": [], "categories": []}).encode()
@@ -244,7 +244,7 @@ def test_images_that_the_coco_layout_implies(tmp_path: Path, name: str, folder: 
     assert sources.open_source(path, images=tmp_path / "mine").images == tmp_path / "mine"
 
 
-def test_sources_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_sources(tmp_path: Path) -> None:
     for source, images in ((tmp_path / "no", None), (tmp_path / "a.json", tmp_path / "no")):
         (tmp_path / "a.json").touch()
         with pytest.raises(BCNetError, match="no` does not exist") as error:
@@ -261,7 +261,7 @@ def test_results_need_their_ground_truth(tmp_path: Path, name: str) -> None:
     assert "--gt FILE" in error.value.hints[0] and error.value.exit_code == ExitCode.BAD_DATA
 
 
-def test_one_image_where_a_folder_is_wanted(tmp_path: Path) -> None:
+def test_an_image_instead_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").touch()
     (tmp_path / "model.pt").touch()
     with pytest.raises(BCNetError, match="` is a file, not a folder") as error:
@@ -269,7 +269,7 @@ def test_one_image_where_a_folder_is_wanted(tmp_path: Path) -> None:
     assert error.value.hints == (f"give the folder: --images {tmp_path}",)
 
 
-def test_a_run_means_its_validation_set(tmp_path: Path) -> None:
+def test_a_run_stands_for_its_validation_set(tmp_path: Path) -> None:
     coco = make_set(tmp_path / "data")
     val = SimpleNamespace(annotations=Path("annotations/instances_val2017.json"), images=Path("val2017"))
     data = SimpleNamespace(root=tmp_path / "elsewhere", val=val)
@@ -284,7 +284,7 @@ def test_a_run_means_its_validation_set(tmp_path: Path) -> None:
     assert found.coco.path == coco.path and found[1:] == (tmp_path / "data" / "val2017", model, None)
 
 
-def test_results_of_any_model_become_layers(tmp_path: Path) -> None:
+def test_results_of_any_model_become_instances(tmp_path: Path) -> None:
     coco = make_set(tmp_path)
     results = [
         {"image_id": 6, "category_id": 7, "score": score, "bbox": [100, 100, 200, 200],
@@ -305,7 +305,7 @@ def test_results_of_any_model_become_layers(tmp_path: Path) -> None:
 
 
 def own_precision(coco: CocoFile, results: list[dict[str, Any]], image: int) -> float:
-    """What the library says of a file of that image alone."""
+    """The AP of a file with that image alone."""
     kept = [one for one in coco.annotations if one["image_id"] == image]
     images = [one for one in coco.images if one["id"] == image]
     alone = CocoFile(coco.path, {**coco.content, "images": images, "annotations": kept})

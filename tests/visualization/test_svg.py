@@ -1,4 +1,4 @@
-"""Vector pictures: the same shapes as the pixels, text as text, nothing that a name could break out of."""
+"""SVG: the shapes of the pixels, text as text, and all names escaped."""
 
 import base64
 import re
@@ -27,7 +27,7 @@ def gray(height: int, width: int) -> drawing.Image:
 
 
 def covered(path: str, height: int, width: int) -> drawing.Mask:
-    """The pixels inside a path of straight lines, where an even number of outlines is outside."""
+    """The pixels inside a path of straight lines, by the even-odd rule."""
     inside = np.zeros((height, width), np.bool_)
     for ring in re.findall(r"M(.*?)z", path):
         corners = [float(number) for number in re.split("[ ,]", ring)]
@@ -37,7 +37,7 @@ def covered(path: str, height: int, width: int) -> drawing.Mask:
 
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 999), x=st.integers(0, 20), y=st.integers(0, 20))
-def test_a_path_covers_what_its_mask_covers(seed: int, x: int, y: int) -> None:
+def test_a_path_covers_exactly_its_mask(seed: int, x: int, y: int) -> None:
     mask = np.random.default_rng(seed).random((9, 12)) < 0.6  # with holes, in pieces
     drawing = Drawing(gray(40, 50), (Shape(Patch(x, y, mask), (1, 2, 3), 0.5, 0),))
     (path,) = parsed(to_svg(drawing)).findall("svg:path", NAMES)
@@ -47,7 +47,7 @@ def test_a_path_covers_what_its_mask_covers(seed: int, x: int, y: int) -> None:
     assert (covered(path.attrib["d"], 40, 50) == whole).all()
 
 
-def test_shapes_carry_their_color_and_labels_are_text() -> None:
+def test_shapes_keep_their_color_and_labels_are_text() -> None:
     patch = Patch(40, 40, np.ones((30, 30), np.bool_))
     name = '</text><script>alert(1)</script> & "x"'
     text = to_svg(Drawing(gray(100, 400), (Shape(patch, (230, 159, 0)),), (Label(name, (230, 159, 0), patch),)))

@@ -1,4 +1,4 @@
-"""Videos, frame by frame."""
+"""Videos with predictions drawn on them."""
 
 from itertools import count
 from pathlib import Path
@@ -19,7 +19,7 @@ from bcnet_core.visualization.video import VideoSummary, draw_video, follow
 
 
 def make_video(path: Path, *, frames: int = 6, size: tuple[int, int] = (120, 90)) -> Path:
-    """Grey frames, each a little lighter than the one before, ten a second."""
+    """Gray frames, each a little lighter than the one before, ten a second."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10.0, size)
     for number in range(frames):
         writer.write(np.full((size[1], size[0], 3), 60 + 5 * number, np.uint8))
@@ -110,7 +110,7 @@ def test_files_that_are_not_videos_are_named(tmp_path: Path, capfd: pytest.Captu
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
 
-def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+def test_an_error_leaves_no_file(tmp_path: Path) -> None:
     class Failing(Mover):
         def predict(self, images: list[Any], /) -> list[Detections]:
             if len(self.frames) == 3:
@@ -123,7 +123,7 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
-def test_a_video_that_was_not_written_in_full_is_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_video_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_video(tmp_path / "in.mp4")
     monkeypatch.setattr(video, "_count", lambda path: 5)  # as on a full disk, where OpenCV says nothing
     with pytest.raises(BCNetError, match="could not be written in full"):

@@ -15,8 +15,6 @@ from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
 from bcnet_core.engine.optim import full_rate
 from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.model.backbones import PixelFormat, pixel_format
-from bcnet_core.model.detectors import build_mask_branch
-from bcnet_core.model.head import BilayerMaskHead
 
 ELSEWHERE = {
     "detector", "backbone", "backbone_style", "channels_last", "frozen_stages", "channels", "anchor_scale",
@@ -99,11 +97,6 @@ def _invalid(error: ValidationError, node: str) -> BCNetError:
 def loss_weights(loss: LossConfig) -> dict[str, float]:
     """Return the weights of the loss terms that our own modules compute, by name."""
     return {key: value for key, value in loss.model_dump(include=set(LOSS_KEYS)).items() if not isinstance(value, str)}
-
-
-def head_from_config(cfg: CfgNode, channels: int) -> BilayerMaskHead:
-    """Build the mask head of a config, for RoI features of `channels` channels."""
-    return build_mask_branch(model_from_config(cfg, channels), ()).head
 
 
 def config_from_recipe(recipe: Recipe, *, num_classes: int) -> CfgNode:

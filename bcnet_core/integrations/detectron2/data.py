@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog, detection_utils
-from detectron2.structures import BitMasks, Boxes, BoxMode, PolygonMasks
+from detectron2.structures import Boxes, BoxMode
 from torch import Tensor
 
 from bcnet_core import masks
@@ -228,29 +228,6 @@ class CroppedMasks:
             for one in segmentations
         ]
         return cls(crop_rles(rles))
-
-    @classmethod
-    def from_masks(cls, given: Any, height: int, width: int) -> CroppedMasks:  # noqa: ANN401  (detectron2's types)
-        """Convert one of detectron2's mask types.
-
-        Args:
-            given: `CroppedMasks`, `BitMasks` or `PolygonMasks`.
-            height: height of the network's input, pixels.
-            width: width of the network's input, pixels.
-
-        Raises:
-            BCNetError: if it is of another type.
-        """
-        if isinstance(given, CroppedMasks):
-            return given
-        if isinstance(given, BitMasks):
-            return cls.from_segmentations(list(given.tensor.cpu().numpy()), height, width).to(given.device)
-        if isinstance(given, PolygonMasks):
-            return cls.from_segmentations(given.polygons, height, width)
-        raise usage_error(
-            f"masks of type {type(given).__name__} cannot train the bilayer head",
-            "give BitMasks, PolygonMasks, or take BilayerDatasetMapper as the mapper of the training data",
-        )
 
     @staticmethod
     def cat(parts: Sequence[CroppedMasks]) -> CroppedMasks:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bcnet_core.config.schema import LossConfig, ModelConfig
 from bcnet_core.data.dataset import Targets
+from bcnet_core.errors import usage_error
 from bcnet_core.integrations.detectron2.config import loss_from_config, loss_weights, model_from_config
 from bcnet_core.integrations.detectron2.data import CroppedMasks
 from bcnet_core.integrations.detectron2.heads import require_occluders, set_maps
@@ -194,12 +195,15 @@ def build_fcos_resnet_fpn_backbone_p5(cfg: Any, input_shape: ShapeSpec) -> FPN: 
 
 def _targets(instances: Instances) -> Targets:
     """Convert the ground truth of an image to what our heads take."""
+    masks = instances.gt_masks
+    if not isinstance(masks, CroppedMasks):
+        raise usage_error(
+            f"masks of type {type(masks).__name__} cannot train FCOS with the bilayer head",
+            "take bcnet_core.integrations.detectron2.BilayerDatasetMapper as the mapper of the training data",
+        )
     boxes: Tensor = instances.gt_boxes.tensor
-    occludees = CroppedMasks.from_masks(instances.gt_masks, *instances.image_size).to(boxes.device)
-    occluders = occludees[:0]
-    if instances.has("gt_occluders"):
-        occluders = CroppedMasks.from_masks(instances.gt_occluders, *instances.image_size).to(boxes.device)
-    return Targets(boxes, instances.gt_classes, occludees.crops, occluders.crops, boxes.new_tensor(IDENTITY))
+    occluders = instances.gt_occluders if instances.has("gt_occluders") else masks[:0]
+    return Targets(boxes, instances.gt_classes, masks.crops, occluders.crops, boxes.new_tensor(IDENTITY))
 
 
 def _instances(found: Found, size: tuple[int, int]) -> Instances:

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from bcnet_core.config.choices import OccluderSampling, OccluderSource
 from bcnet_core.errors import usage_error
-from bcnet_core.integrations.detectron2.config import head_from_config, loss_from_config, loss_weights
+from bcnet_core.integrations.detectron2.config import loss_from_config, loss_weights, model_from_config
 from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper
 from bcnet_core.maps import LayerName, MapSpec, map_specs
+from bcnet_core.model.detectors import build_mask_branch
 from bcnet_core.model.head import BilayerMaskHead
 from bcnet_core.model.losses import bilayer_losses
 from bcnet_core.model.mask_branch import predict_maps
@@ -70,7 +71,7 @@ class BilayerMaskRCNNHead(nn.Module):
     def from_config(cls, cfg: Any, input_shape: ShapeSpec) -> dict[str, Any]:  # noqa: ANN401  (a CfgNode)
         """Return the arguments for a yacs config."""
         return {
-            "head": head_from_config(cfg, input_shape.channels),
+            "head": build_mask_branch(model_from_config(cfg, input_shape.channels), ()).head,
             "occluder_sampling": cfg.MODEL.BCNET.OCCLUDER_SAMPLING,
             "loss_weights": loss_weights(loss_from_config(cfg)),
             "rois_per_image": cfg.MODEL.BCNET.MASK_ROIS_PER_IMAGE,
@@ -125,10 +126,10 @@ class BilayerMaskRCNNHead(nn.Module):
 
 
 def require_occluders(images: Sequence[Instances], head: BilayerMaskHead) -> None:
-    """Check that instances have occluder regions if the head has a layer that learns from them.
+    """Require occluder regions in the instances if the head has a layer that learns from them.
 
     Raises:
-        BCNetError: if they have none.
+        BCNetError: if there are none.
     """
     if head.occluder is not None and not all(one.has("gt_occluders") for one in images):
         raise usage_error(

@@ -13,7 +13,6 @@ import torch
 from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
 from detectron2.structures import Instances
-from detectron2.utils import comm
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -32,7 +31,7 @@ from bcnet_core.maps import map_specs
 from bcnet_core.model.detectors import as_image, boxes_in_image
 from bcnet_core.structures import Detections
 
-RESULTS_FILE, SCORES_FILE = "coco_instances_results.json", "scores.json"
+RESULTS_FILE = "coco_instances_results.json"
 
 
 class Detectron2Detector:
@@ -145,12 +144,11 @@ def predict_set(
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        launch(
+        scores: dict[str, dict[str, float]] = json.loads(launch(
             _predict, checkpoint, coco.path, images, list(categories), device_name(device, processes=processes), folder,
             processes=processes, device=device, interrupted=_interrupted,
-        )  # fmt: skip
+        ))  # fmt: skip
         results = [from_json(one) for one in json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))]
-        scores: dict[str, dict[str, float]] = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))
     place = {image["id"]: position for position, image in enumerate(coco.images)}
     return sorted(results, key=lambda one: (place[one["image_id"]], -one["score"])), scores
 
@@ -160,14 +158,9 @@ def _interrupted() -> BCNetError:
 
 
 def _predict(
-    checkpoint: Path,
-    annotations: Path,
-    images: Path,
-    categories: list[Record],
-    device: str,
-    folder: Path,
-) -> None:
-    """Predict this process's share; the first process writes the results and scores of all."""
+    checkpoint: Path, annotations: Path, images: Path, categories: list[Record], device: str, folder: Path
+) -> str:
+    """Predict this process's share; the first process writes the results of all and returns their scores as json."""
     logging.getLogger("detectron2.evaluation.coco_evaluation").setLevel(logging.WARNING)  # bcnet prints its own tables
     with detectron2_output(None):
         register_bilayer_coco(VAL_SET, annotations, images, categories=categories)
@@ -175,6 +168,4 @@ def _predict(
         cfg = stored.config
         cfg.DATASETS.TEST, cfg.DATALOADER.NUM_WORKERS = (VAL_SET,), min(cfg.DATALOADER.NUM_WORKERS, 2)
         loader = shield_workers(build_detection_test_loader(cfg, VAL_SET))
-        scores = inference_on_dataset(stored.build(device), loader, coco_evaluator(VAL_SET, folder))
-        if comm.is_main_process():
-            (folder / SCORES_FILE).write_text(json.dumps(scores), encoding="utf-8")
+        return json.dumps(inference_on_dataset(stored.build(device), loader, coco_evaluator(VAL_SET, folder)))

@@ -108,7 +108,7 @@ class BilayerTrainer(DefaultTrainer):
         return super().build_lr_scheduler(cfg, optimizer) if self.recipe is None else RecipeRates(self.recipe.solver)
 
     def build_hooks(self) -> list[Any]:
-        """Build detectron2's hooks, with the recipe's intervals, the best checkpoint and the stop request."""
+        """Build detectron2's hooks, with the recipe's intervals and the best checkpoint."""
         built: list[Any] = super().build_hooks()
         period = self.cfg.TEST.EVAL_PERIOD
         if self.recipe is not None:
@@ -122,7 +122,15 @@ class BilayerTrainer(DefaultTrainer):
             built.insert(evaluation + 1, hooks.BestCheckpointer(period, self.checkpointer, "segm/AP"))
         if not period and self.recipe is not None:  # detectron2 would evaluate once after the last step
             del built[evaluation]
-        return [*built, StopHook(self.stop)]
+        return built
+
+    def after_step(self) -> None:
+        """Save and raise `KeyboardInterrupt` if any process was asked to stop (a collective call)."""
+        super().after_step()
+        (stopping,) = dist.any_process([bool(self.stop)], torch.device(self.cfg.MODEL.DEVICE))
+        if stopping:
+            self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+            raise KeyboardInterrupt
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:  # noqa: ANN401
@@ -160,11 +168,7 @@ class WholeCheckpointer(DetectionCheckpointer):
 
 
 class RecipeRates(ParamScheduler):
-    """The learning rates of a recipe as multipliers for detectron2's scheduler.
-
-    Args:
-        solver: solver settings of the recipe.
-    """
+    """The learning rates of a recipe's solver settings as multipliers for detectron2's scheduler."""
 
     def __init__(self, solver: SolverConfig) -> None:
         self.solver = solver
@@ -172,25 +176,6 @@ class RecipeRates(ParamScheduler):
     def __call__(self, where: float) -> float:
         """Return the multiplier at a fraction of all steps, 0..1."""
         return learning_rate(round(where * self.solver.steps), self.solver) / full_rate(self.solver)
-
-
-class StopHook(hooks.HookBase):
-    """Stop training after the current step if requested, with a checkpoint.
-
-    Args:
-        stop: becomes non-empty to request a stop.
-    """
-
-    def __init__(self, stop: list[int]) -> None:
-        self.stop = stop
-
-    def after_step(self) -> None:
-        """Save and raise `KeyboardInterrupt` if any process was asked to stop (a collective call)."""
-        trainer = self.trainer
-        (stopping,) = dist.any_process([bool(self.stop)], torch.device(trainer.cfg.MODEL.DEVICE))
-        if stopping:
-            trainer.checkpointer.save(f"model_{trainer.iter:07d}", iteration=trainer.iter)
-            raise KeyboardInterrupt
 
 
 def coco_evaluator(dataset_name: str, folder: Path) -> COCOEvaluator:
@@ -214,11 +199,7 @@ def _clip_gradients(optimizer: Optimizer, max_norm: float) -> None:
 
 
 def shield_workers(loader: Any) -> Any:  # noqa: ANN401  (detectron2's)
-    """Make the worker processes of a detectron2 loader ignore a Ctrl-C or SIGTERM that a whole process group receives.
-
-    Returns:
-        The same loader.
-    """
+    """Make the worker processes of a detectron2 loader ignore a Ctrl-C of a whole group; return it."""
     inner = loader if isinstance(loader, DataLoader) else loader.dataset  # training wraps it, to group aspect ratios
     inner.worker_init_fn = partial(_start_worker, inner.worker_init_fn)
     return loader

@@ -105,11 +105,11 @@ def _run(cfg: CfgNode, origin: Origin, options: RunOptions) -> Path:
     if options.resume:
         _check_resume(run_dir, _recipe(origin))
     with exclusive_run(run_dir, None if options.resume else options.command):
-        launch(
+        name = launch(
             _train, origin, options,
             processes=processes, device=options.device, interrupted=lambda: _interrupted(options),
         )  # fmt: skip
-    return find_stored(run_dir)
+    return run_dir / name
 
 
 def _check_resume(run_dir: Path, recipe: Recipe | None) -> None:
@@ -121,8 +121,8 @@ def _check_resume(run_dir: Path, recipe: Recipe | None) -> None:
         require_same_recipe(before.path, before.recipe, recipe)
 
 
-def _train(origin: Origin, options: RunOptions) -> None:
-    """Train in one of the processes of a run."""
+def _train(origin: Origin, options: RunOptions) -> str:
+    """Train in one of the processes of a run, and return the name of the last checkpoint."""
     cfg, recipe, folder = config_from_yaml(origin.config), _recipe(origin), options.run_dir
     data = DataConfig.model_validate(origin.data)
     for name, dataset in ((TRAIN_SET, data.train), (VAL_SET, data.val)):
@@ -157,6 +157,7 @@ def _train(origin: Origin, options: RunOptions) -> None:
                 raise KeyboardInterrupt from None
     except KeyboardInterrupt:
         raise _interrupted(options) from None
+    return find_stored(folder).name
 
 
 def _initial_weights(cfg: CfgNode, origin: Origin, init_from: Path | None) -> dict[str, Tensor] | None:
@@ -198,39 +199,40 @@ def device_name(device: str, *, processes: int) -> str:
 
 
 def launch(
-    worker: Callable[..., None],
+    worker: Callable[..., str],
     *arguments: object,
     processes: int,
     device: str,
     interrupted: Callable[[], BCNetError],
-) -> None:
+) -> str:
     """Call a module's function in this process, or in several that torch elastic starts.
 
     Args:
-        worker: the function.
-        arguments: its arguments; picklable where there are several processes.
+        worker: the function; returns a string.
+        arguments: its arguments; picklable if there are several processes.
         processes: number of processes on this machine.
         device: "auto", "cpu" or "cuda".
         interrupted: makes the error to raise after Ctrl-C or SIGTERM; only called for several processes.
+
+    Returns:
+        The string of the first process.
 
     Raises:
         BCNetError: the first error of any process.
     """
     if processes == 1:
-        worker(*arguments)
-        return
+        return worker(*arguments)
     cluster = Cluster(processes)
-    run_processes(
+    return run_processes(
         _process, worker, arguments, cluster, device, cluster=cluster, name="detectron2", interrupted=interrupted
     )
 
 
 @record
-def _process(worker: Callable[..., None], arguments: tuple[object, ...], cluster: Cluster, device: str) -> str:
+def _process(worker: Callable[..., str], arguments: tuple[object, ...], cluster: Cluster, device: str) -> str:
     with process_of(cluster, device):
         comm.create_local_process_group(cluster.processes)  # as detectron2's own `launch` does
-        worker(*arguments)
-    return ""
+        return worker(*arguments)
 
 
 @contextmanager

@@ -6,10 +6,9 @@ import torch
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
-from detectron2.structures import BitMasks, PolygonMasks
+from detectron2.structures import BitMasks
 
 from bcnet_core import masks
-from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2 import CroppedMasks
 from bcnet_core.masks.crops import crop_rles
 from bcnet_core.model.targets import crop_to_boxes
@@ -68,14 +67,3 @@ def test_masks_of_several_images_are_joined(cropped: CroppedMasks) -> None:
     joined = CroppedMasks.cat([cropped[:1], cropped[1:]])
     boxes = torch.tensor([[8.0, 3.0, 33.0, 27.0]]).repeat(3, 1)
     assert torch.equal(joined.crop_and_resize(boxes, 28), cropped.crop_and_resize(boxes, 28))
-
-
-def test_detectron2_s_types_are_taken(cropped: CroppedMasks, bitmaps: np.ndarray) -> None:
-    from_bits = CroppedMasks.from_masks(BitMasks(torch.from_numpy(bitmaps)), HEIGHT, WIDTH)
-    polygons = PolygonMasks([[np.array(SQUARE)], [np.array(TRIANGLE)]])
-    from_polygons = CroppedMasks.from_masks(polygons, HEIGHT, WIDTH)
-    assert torch.equal(from_bits.crops.bits, cropped.crops.bits)
-    assert torch.equal(from_polygons.crops.bits, cropped.crops.bits)
-    assert CroppedMasks.from_masks(cropped, HEIGHT, WIDTH) is cropped
-    with pytest.raises(BCNetError, match="masks of type list"):
-        CroppedMasks.from_masks([bitmaps], HEIGHT, WIDTH)

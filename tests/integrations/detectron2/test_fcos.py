@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from detectron2.config import instantiate
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 
 import bcnet_core
 from bcnet_core.errors import BCNetError
@@ -119,6 +119,16 @@ def test_instances_without_occluders_are_refused() -> None:
     instances.gt_masks = CroppedMasks.from_segmentations([np.ones((64, 64), bool)], 64, 64)
     with pytest.raises(BCNetError, match="no occluder regions"):
         model([{"image": torch.zeros(3, 64, 64), "instances": instances}])
+
+
+def test_other_mask_types_are_rejected() -> None:
+    model = instantiate(bilayer_fcos(num_classes=3))
+    instances = Instances((64, 64))
+    instances.gt_boxes, instances.gt_classes = Boxes(torch.tensor([[4.0, 4.0, 40.0, 50.0]])), torch.tensor([1])
+    instances.gt_masks = instances.gt_occluders = BitMasks(torch.ones(1, 64, 64))
+    with pytest.raises(BCNetError, match="masks of type BitMasks") as error:
+        model([{"image": torch.zeros(3, 64, 64), "instances": instances}])
+    assert "BilayerDatasetMapper" in error.value.hints[0]
 
 
 def test_the_lazy_one_trains() -> None:
