@@ -50,15 +50,13 @@ def predict(
     from bcnet_core.evaluation.predict import find_images, image_records
     from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
     from bcnet_core.evaluation.results import listing_path, write_results
-    from bcnet_core.files.outputs import atomic_file, check_distinct, check_not_input
+    from bcnet_core.files.outputs import atomic_file
     from bcnet_core.weights.loading import read_trained
 
     paths = find_images(images)
     listing = listing_path(output)
-    check_distinct(output, listing)
-    for target in (output, listing):
-        check_not_input(target, checkpoint, *paths, *([ids_from] if ids_from else []))
-    reserve_files(context, output, listing, overwrite=overwrite, dry_run=dry_run)
+    inputs = [checkpoint, *paths, *([ids_from] if ids_from else [])]
+    reserve_files(context, output, listing, inputs=inputs, overwrite=overwrite, dry_run=dry_run)
     cluster = Cluster(gpus)
     check_processes(cluster, device)
     trained = read_trained(checkpoint)
