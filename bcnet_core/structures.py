@@ -1,4 +1,4 @@
-"""The values that pass between the rooms once tensors are involved."""
+"""Detections and the interface of what predicts them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bcnet_core.masks import RLE
-from bcnet_core.masks.paste import paste_masks, paste_rles
+from bcnet_core.masks import RLE, decode
+from bcnet_core.masks.paste import paste_rles
 
 
 class Detections(NamedTuple):
-    """What a detector found in one image, best first; N detections in an image of H x W pixels.
+    """The N detections of one image of H x W pixels, best first.
 
-    Masks of the image's size are made when they are asked for: 100 of a picture of 8,000 x 6,000 pixels take 5 GB.
+    Masks of the image's size are made on access: 100 of an image of 8,000 x 6,000 pixels take 5 GB.
 
     Attributes:
         boxes: (N, 4) float32, xyxy in pixels of the input image, clipped to it.
         scores: (N,) float32 in [0, 1], descending.
-        labels: (N,) int64, the index into the detector's `categories`.
+        labels: (N,) int64, indices into the detector's `categories`.
         image_size: (H, W) of the input image in pixels.
         maps: the maps that the mask head predicts inside each box, (N, S, S) float32 in [0, 1] each (S = 28), by their
             names in `bcnet_core.maps.MAPS`; `occludee_mask` is always among them.
@@ -62,17 +62,20 @@ class Detections(NamedTuple):
 
     @property
     def masks(self) -> Tensor:
-        """(N, H, W) bool, the occludee masks in the image; made anew at every access."""
-        return paste_masks(self.occludee_mask, self.boxes, *self.image_size)
+        """(N, H, W) bool, the occludee masks in the image: `rles`, decoded at every access."""
+        dense = np.zeros((len(self.boxes), *self.image_size), np.bool_)
+        for mask, rle in zip(dense, self.rles, strict=True):
+            mask[:] = decode(rle)
+        return torch.from_numpy(dense).to(self.boxes.device)
 
     @property
     def rles(self) -> list[RLE]:
-        """The same N masks, run-length encoded: much faster than to encode `masks`."""
+        """The N occludee masks in the image, run-length encoded."""
         return paste_rles(self.occludee_mask, self.boxes, *self.image_size)
 
 
 class Predictor(Protocol):
-    """What finds instances: a detector of either backend, in evaluation mode, or a stand-in."""
+    """A detector of either backend in evaluation mode, or a stand-in."""
 
     @property
     def categories(self) -> Sequence[dict[str, Any]]:

@@ -182,8 +182,7 @@ def _check_run_dir(run_dir: Path, command: str, library: Backend, *, resume: boo
 
 def _scan(recipe: Recipe, workers: int) -> None:
     """Open every image of the training set, and of the validation set if it exists."""
-    from bcnet_core.data.loaders import read_annotations
-    from bcnet_core.data.scan import scan_images
+    from bcnet_core.data.loaders import read_annotations, scan_images
 
     data = recipe.data
     sets = [data.train]

@@ -18,23 +18,24 @@ from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occluders, segmentation_rle
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.config.choices import OccluderSource
-from bcnet_core.data.transforms import Placement, View, jittered_view, place, whole_view
+from bcnet_core.data.transforms import Scene, Step
 from bcnet_core.errors import data_error
 from bcnet_core.files.images import missing_images, read_listed
+from bcnet_core.masks import RLE
 from bcnet_core.masks.crops import MaskCrops, crop_rles
 
 SURVEYED = 1000
-"""Images, spread evenly over a set, that tell how many of its instances have an occluder."""
+"""Images, spread evenly over a set, from which the share of instances with an occluder is estimated."""
 
 
 class Targets(NamedTuple):
-    """What one training image holds: N instances.
+    """The N instances of one training image.
 
     Attributes:
         boxes: (N, 4) float32, xyxy in pixels of the network's input.
         labels: (N,) int64 in [0, number of classes).
-        occludees: the visible mask of each instance, in the frame of the stored image.
-        occluders: the occluder region of each instance (empty where nothing overlaps it), likewise.
+        occludees: visible mask of each instance, in the frame of the stored image.
+        occluders: occluder region of each instance in that frame; empty where nothing overlaps it.
         placement: (4,) float32, the `Placement` of the stored image in the input.
     """
 
@@ -45,14 +46,8 @@ class Targets(NamedTuple):
     placement: Tensor
 
     def to(self, device: torch.device) -> Targets:
-        """The same targets on `device`."""
-        return Targets(
-            self.boxes.to(device),
-            self.labels.to(device),
-            self.occludees.to(device),
-            self.occluders.to(device),
-            self.placement.to(device),
-        )
+        """Return a copy on `device`."""
+        return Targets._make(part.to(device) for part in self)
 
 
 class Sample(NamedTuple):
@@ -62,7 +57,7 @@ class Sample(NamedTuple):
         image: (3, h, w) uint8, RGB.
         targets: its instances.
         image_id: the COCO id.
-        seed: of every random choice that is made for this sample, here and in the model.
+        seed: seed of every random choice that is made for this sample, here and in the model.
     """
 
     image: Tensor
@@ -72,42 +67,28 @@ class Sample(NamedTuple):
 
 
 class TrainingSet(Dataset[Sample]):
-    """The images of a COCO file that have at least one instance to learn from.
+    """The images of a COCO file that have at least one instance to train on.
 
-    Crowds, instances without a mask and boxes without an extent are left out as targets. Items are asked for by
+    Crowds, instances without a mask and boxes without an extent are no targets. Items are requested by
     `(position, seed)`, so that a sample does not depend on which process loads it, or when.
 
     Args:
         coco: plain COCO or bilayer annotations.
-        image_dir: the folder of the images.
+        image_dir: folder of the images.
         occluders: "derive" the occluder regions from the masks, read them from the "file", or "auto": read them where
             the file has them, and derive those of other instances.
-        min_size: shorter side of the network's input in pixels.
-        max_size: bound of its longer side.
-        flip: probability of a mirror image.
-        train_sizes: shorter sides to draw from instead of `min_size`.
-        scale_jitter: large-scale jitter between these factors of `max_size` instead; see `jittered_view`.
+        steps: augmentation, see `transforms.training_steps`; without a step an image keeps its size.
 
     Raises:
-        BCNetError: if no image has an instance, or `occluders` is "file" and the file lacks that of an instance.
+        BCNetError: if no image has an instance, or `occluders` is "file" and an instance has no region in the file.
     """
 
     def __init__(
-        self,
-        coco: CocoFile,
-        image_dir: Path,
-        *,
-        occluders: OccluderSource = "auto",
-        min_size: int,
-        max_size: int,
-        flip: float = 0.0,
-        train_sizes: Sequence[int] = (),
-        scale_jitter: tuple[float, float] | None = None,
+        self, coco: CocoFile, image_dir: Path, *, occluders: OccluderSource = "auto", steps: Sequence[Step] = ()
     ) -> None:
         self.reads_occluders = occluders == "file" or (occluders == "auto" and has_occluders(coco))
         self._occluders: OccluderSource = occluders
-        self._image_dir, self._max_size, self._flip = image_dir, max_size, flip
-        self._sizes, self._jitter = tuple(train_sizes) or (min_size,), scale_jitter
+        self._image_dir, self._steps = image_dir, steps
         self._labels = {category["id"]: label for label, category in enumerate(coco.categories)}
         grouped = coco.annotations_by_image()
         self._items = [
@@ -133,20 +114,25 @@ class TrainingSet(Dataset[Sample]):
         return len(self._items)
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
-        """Load the image at a position, with the random choices that a seed decides.
+        """Load the image at a position; a seed decides the random choices.
 
         Raises:
             BCNetError: if the image or an annotation cannot be read.
         """
         position, seed = item
-        image, annotations = self._items[position]
-        pixels = read_listed(self._image_dir, image)
-        rng = np.random.default_rng(seed)
-        flip = bool(rng.random() < self._flip)
-        view = self._view(rng, image["height"], image["width"])
-        placed, placement = place(pixels, view, flip=flip)
-        tensor = torch.from_numpy(np.ascontiguousarray(placed.transpose(2, 0, 1)))
-        return Sample(tensor, self._targets(image, annotations, view, placement), image["id"], seed)
+        rng, scene = np.random.default_rng(seed), self._scene(position)
+        for step in self._steps:
+            scene = step(scene, rng)
+        placement = scene.placement
+        targets = Targets(
+            torch.from_numpy(placement.to_input(scene.boxes).astype(np.float32)),
+            torch.from_numpy(scene.labels),
+            crop_rles(scene.occludees),
+            crop_rles(scene.occluders),
+            torch.tensor(placement, dtype=torch.float32),
+        )
+        image = torch.from_numpy(np.ascontiguousarray(scene.render().transpose(2, 0, 1)))
+        return Sample(image, targets, self._items[position][0]["id"], seed)
 
     @cached_property
     def wide(self) -> NDArray[np.bool_]:
@@ -155,7 +141,7 @@ class TrainingSet(Dataset[Sample]):
 
     @cached_property
     def without_region(self) -> int:
-        """The instances whose annotation does not say what their occluder is."""
+        """The number of instances whose annotation has no occluder region."""
         return sum(
             OCCLUDER_KEY not in one and _is_target(one, image)
             for image, annotations in self._items
@@ -163,7 +149,7 @@ class TrainingSet(Dataset[Sample]):
         )
 
     def missing_images(self) -> list[Path]:
-        """The image files that are not there.
+        """Return the image files that do not exist.
 
         Raises:
             BCNetError: if one lies outside of the folder of images.
@@ -173,89 +159,51 @@ class TrainingSet(Dataset[Sample]):
 
     @cached_property
     def occluder_share(self) -> float:
-        """The share of instances with an occluder, over `SURVEYED` images; over all of them where these have none."""
+        """The share of instances with an occluder in `SURVEYED` images, or in all images if those have none."""
         everything = range(len(self))
         if len(self) <= SURVEYED:
             return self._occluder_share_of(everything)
         spread = np.linspace(0, len(self) - 1, SURVEYED).astype(int).tolist()
         return self._occluder_share_of(spread) or self._occluder_share_of(everything)
 
-    def _view(self, rng: np.random.Generator, height: int, width: int) -> View:
-        """What an epoch sees of an image."""
-        if self._jitter is not None:
-            return jittered_view(rng, height, width, factors=self._jitter, side=self._max_size)
-        size = self._sizes[int(rng.integers(len(self._sizes)))] if len(self._sizes) > 1 else self._sizes[0]
-        return whole_view(height, width, min_size=size, max_size=self._max_size)
-
     def _occluder_share_of(self, positions: Iterable[int]) -> float:
-        count = found = 0
-        for position in positions:
-            _, _, occluders = self._layers(*self._items[position])
-            count += len(occluders)
-            found += sum(occluder is not None for occluder in occluders)
-        return found / max(count, 1)
+        regions = [region for position in positions for _, _, region in self._instances(position)]
+        return sum(region is not None for region in regions) / max(len(regions), 1)
 
-    def _layers(
-        self, image: Record, annotations: list[Record]
-    ) -> tuple[list[Record], list[masks.RLE | None], list[masks.RLE | None]]:
-        """The instances to learn from, with their masks and occluder regions."""
+    def _instances(self, position: int) -> list[tuple[Record, RLE, RLE | None]]:
+        """Return the instances of an image to train on, with their masks and occluder regions."""
+        image, annotations = self._items[position]
         rles = [segmentation_rle(annotation, image) for annotation in annotations]
         regions = occluder_regions(annotations, rles, image, source=self._occluders)
-        kept = [
-            index
-            for index, (annotation, rle) in enumerate(zip(annotations, rles, strict=True))
+        return [
+            (annotation, rle, region)
+            for annotation, rle, region in zip(annotations, rles, regions, strict=True)
             if _is_target(annotation, image) and rle is not None and masks.area(rle)
         ]
-        return [annotations[i] for i in kept], [rles[i] for i in kept], [regions[i] for i in kept]
 
-    def _targets(self, image: Record, annotations: list[Record], view: View, placement: Placement) -> Targets:
-        instances, rles, regions = self._layers(image, annotations)
-        boxes = np.array([_corners(instance, image) for instance in instances], np.float64).reshape(-1, 4)
-        window = view.pixels()
-        if window != (0, 0, image["width"], image["height"]):
-            seen = masks.from_box(*window, image["height"], image["width"])
-            rles, regions = _within(rles, seen), _within(regions, seen)
-            kept = [index for index, rle in enumerate(rles) if rle is not None and masks.area(rle)]
-            instances, rles = [instances[i] for i in kept], [rles[i] for i in kept]
-            regions = [regions[i] for i in kept]
-            boxes = _cut_boxes(boxes[kept], rles, view)
-        return Targets(
-            torch.from_numpy(placement.to_input(boxes).astype(np.float32)),
-            torch.tensor([self._labels[instance["category_id"]] for instance in instances], dtype=torch.int64),
-            crop_rles(rles),
-            crop_rles(regions),
-            torch.tensor(placement, dtype=torch.float32),
+    def _scene(self, position: int) -> Scene:
+        image = self._items[position][0]
+        pixels, instances = read_listed(self._image_dir, image), self._instances(position)
+        return Scene(
+            pixels=pixels,
+            boxes=np.array([_corners(one, image) for one, _, _ in instances], np.float64).reshape(-1, 4),
+            labels=np.array([self._labels[one["category_id"]] for one, _, _ in instances], np.int64),
+            occludees=[rle for _, rle, _ in instances],
+            occluders=[region for _, _, region in instances],
+            window=(0.0, 0.0, float(image["width"]), float(image["height"])),
+            size=(image["height"], image["width"]),
         )
 
 
-def _within(rles: list[masks.RLE | None], seen: masks.RLE) -> list[masks.RLE | None]:
-    """Of each mask what lies in the window that is seen."""
-    return [None if rle is None else masks.intersection(rle, seen) for rle in rles]
-
-
-def _cut_boxes(boxes: NDArray[np.float64], rles: list[masks.RLE | None], view: View) -> NDArray[np.float64]:
-    """Boxes, (N, 4) xyxy, of instances of which a view may show a part: that part's, where the view cuts them."""
-    cut: NDArray[np.float64] = boxes.copy()
-    for index, rle in enumerate(rles):
-        x0, y0, x1, y1 = boxes[index]
-        if rle is not None and (x0 < view.x0 or y0 < view.y0 or x1 > view.x1 or y1 > view.y1):
-            x, y, width, height = masks.bounding_box(rle)
-            part = np.array([x, y, x + width, y + height])
-            cut[index] = part.clip([view.x0, view.y0] * 2, [view.x1, view.y1] * 2)
-    return cut
-
-
 def _corners(annotation: Record, image: Record) -> NDArray[np.float64]:
-    """The box of an annotation as (4,) xyxy, cut to its image."""
+    """Return the box of an annotation as (4,) xyxy, clipped to its image."""
     x, y, width, height = annotation["bbox"]
-    limit = [image["width"], image["height"]] * 2
     corners = np.array([x, y, x + width, y + height], np.float64)
-    cut: NDArray[np.float64] = corners.clip(0, limit)
-    return cut
+    return corners.clip(0, [image["width"], image["height"]] * 2)
 
 
 def _is_target(annotation: Record, image: Record) -> bool:
-    """Whether an annotation may be an instance to learn from: no crowd, segmented, with an extent in its image."""
+    """Return whether an annotation can be trained on: no crowd, with a segmentation and an extent in its image."""
     if annotation.get("iscrowd", 0) or not annotation.get("segmentation"):
         return False
     x0, y0, x1, y1 = _corners(annotation, image)

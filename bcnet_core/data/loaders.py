@@ -1,23 +1,26 @@
-"""Opening a recipe's training set, and the order of its images, which seed and step alone decide."""
+"""Opening the data sets of a recipe, and checking before training what would fail later."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Generator, Iterator
+from functools import partial
+from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
-
-from bcnet_core.annotations.coco import CocoFile, read_coco
+from bcnet_core.annotations.coco import CocoFile, Record, read_coco
 from bcnet_core.config.schema import DataConfig, DatasetConfig
-from bcnet_core.data.dataset import Sample, TrainingSet
-from bcnet_core.data.packing import pack, unpack
+from bcnet_core.data.dataset import TrainingSet
+from bcnet_core.data.transforms import training_steps
 from bcnet_core.errors import BCNetError, data_error, usage_error
-from bcnet_core.files.workers import obey_parent_only
+from bcnet_core.files.images import read_listed
+from bcnet_core.files.workers import parallel_map
+from bcnet_core.reporting import Reporter
 
 SHOWN = 6
 """Files of a data root that an error names, at most."""
+CHUNK = 64
+"""Images of one task of a worker."""
+BROKEN_SHOWN = 10
+"""Broken images that an error names."""
 
 
 def read_annotations(
@@ -77,11 +80,11 @@ def _best_match(names: list[str], key: str) -> str | None:
 
 
 def open_training_set(data: DataConfig, *, need_occluders: bool = True) -> tuple[TrainingSet, CocoFile]:
-    """Open a recipe's training set, and refuse now what would fail later.
+    """Open a recipe's training set.
 
     Args:
-        data: the recipe's.
-        need_occluders: whether a set without any occluder is refused, unless the recipe allows it.
+        data: section `data` of the recipe.
+        need_occluders: whether a set without any occluder is an error, unless the recipe allows it.
 
     Raises:
         BCNetError: if annotations or images are missing or not usable, or no instance has an occluder.
@@ -91,11 +94,7 @@ def open_training_set(data: DataConfig, *, need_occluders: bool = True) -> tuple
         coco,
         data.locate(data.train)[1],
         occluders=data.occluders,
-        min_size=data.min_size,
-        max_size=data.max_size,
-        flip=data.flip,
-        train_sizes=data.train_sizes,
-        scale_jitter=data.scale_jitter,
+        steps=training_steps(data),
     )
     missing = dataset.missing_images()
     if missing:
@@ -114,111 +113,45 @@ def open_training_set(data: DataConfig, *, need_occluders: bool = True) -> tuple
     return dataset, coco
 
 
-class StepSampler:
-    """Yields, step by step, the `(position, seed)` items that one process loads.
-
-    All processes draw from one endless sequence of shuffled epochs and take their own slice of each step's
-    `batch_size` images, so neither a restart nor another number of processes changes what a step sees.
+def scan_images(coco: CocoFile, image_dir: Path, *, workers: int, reporter: Reporter) -> None:
+    """Read every image that a file lists, as training does.
 
     Args:
-        wide: (images,) of each image in the set whether it belongs with the wide ones: as many steps as can be hold
-            images of one kind. All alike are not grouped.
-        batch_size: images of a step over all processes; divisible by `world_size`.
-        first_step: the step to begin with.
-        last_step: the step to end before.
-        seed: of order and samples.
-        rank: of this process.
-        world_size: number of processes.
-    """
-
-    def __init__(
-        self,
-        *,
-        wide: NDArray[np.bool_],
-        batch_size: int,
-        first_step: int,
-        last_step: int,
-        seed: int,
-        rank: int,
-        world_size: int,
-    ) -> None:
-        self._wide, self._batch_size, self._seed = wide, batch_size, seed
-        self._steps = range(first_step, last_step)
-        share = batch_size // world_size
-        self._slice = slice(rank * share, (rank + 1) * share)
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order, size = -1, np.zeros(0, np.int64), len(self._wide)
-        for step in self._steps:
-            batch: list[tuple[int, int]] = []
-            for draw in range(step * self._batch_size, (step + 1) * self._batch_size):
-                if draw // size != epoch:
-                    epoch = draw // size
-                    shuffled = np.random.default_rng([self._seed, epoch]).permutation(size)
-                    order = group_kinds(shuffled, self._wide, self._batch_size, first=-epoch * size % self._batch_size)
-                sample_seed = int(np.random.SeedSequence([self._seed, epoch, draw]).generate_state(1)[0])
-                batch.append((int(order[draw % size]), sample_seed))
-            yield batch[self._slice]
-
-
-def group_kinds(order: NDArray[np.int64], wide: NDArray[np.bool_], batch_size: int, *, first: int) -> NDArray[np.int64]:
-    """Reorder an epoch so that batches hold images of one kind, as far as they come out even.
-
-    Args:
-        order: (images,) a permutation of the positions.
-        wide: (images,) the kind of each position.
-        batch_size: images of a step.
-        first: images at the beginning of the epoch that belong to the last step of the one before.
-
-    Returns:
-        (images,) the same positions: what completes that step; whole batches in the order in which the last of
-        their images comes; and what is left of both kinds.
-    """
-    batches: list[int] = []
-    waiting: dict[bool, list[int]] = {False: [], True: []}
-    for position in order[first:].tolist():
-        kind = waiting[bool(wide[position])]
-        kind.append(position)
-        if len(kind) == batch_size:
-            batches += kind
-            kind.clear()
-    return np.array([*order[:first].tolist(), *batches, *waiting[False], *waiting[True]], np.int64)
-
-
-class _Guarded(Dataset[Sample | BCNetError]):
-    """Returns errors instead of raising them: a loader process would pass on their text alone."""
-
-    def __init__(self, dataset: TrainingSet) -> None:
-        self._dataset = dataset
-
-    def __getitem__(self, item: tuple[int, int]) -> Sample | BCNetError:
-        try:
-            return self._dataset[item]
-        except BCNetError as error:
-            return error
-
-
-def training_batches(dataset: TrainingSet, sampler: StepSampler, *, workers: int) -> Generator[list[Sample]]:
-    """Load batches in the order of the sampler.
-
-    Args:
-        dataset: what to load from.
-        sampler: which items, step by step.
-        workers: number of loader processes, which ignore the Ctrl-C or SIGTERM of a whole group; 0 loads in this one.
+        coco: annotations or a list of images.
+        image_dir: folder of the images.
+        workers: number of processes; 0 takes one per CPU core.
+        reporter: reports the progress.
 
     Raises:
-        BCNetError: when the step comes whose image or annotation cannot be read.
+        BCNetError: if images are missing, damaged, of more than 8 bits, or of another size than in the file.
     """
-    loader = DataLoader(
-        _Guarded(dataset), batch_sampler=sampler, num_workers=workers, collate_fn=pack if workers else list,
-        worker_init_fn=obey_parent_only,
-    )  # fmt: skip
-    for batch in loader:
-        items = unpack(batch) if workers else batch
-        for item in items:
-            if isinstance(item, BCNetError):
-                raise item
-        yield items
+    tasks = [coco.images[start : start + CHUNK] for start in range(0, len(coco.images), CHUNK)]
+    faults: list[str] = []
+    work = partial(_faults, image_dir)
+    with (
+        reporter.progress(f"scanning {image_dir.name}", len(coco.images)) as progress,
+        parallel_map(work, tasks, workers=workers, most=len(tasks)) as done,
+    ):
+        for task, found in zip(tasks, done, strict=True):
+            faults += found
+            progress.advance(len(task))
+    if faults:
+        raise data_error(
+            f"{len(faults):,} of the {len(coco.images):,} images in `{coco.path}` cannot be used",
+            *faults[:BROKEN_SHOWN],
+            *([f"and {len(faults) - BROKEN_SHOWN:,} more"] if len(faults) > BROKEN_SHOWN else []),
+            "replace these files, or drop them from the json",
+        )
+
+
+def _faults(image_dir: Path, images: list[Record]) -> list[str]:
+    """Return the errors of the images that cannot be read."""
+    return [fault for image in images if (fault := _fault(image_dir, image)) is not None]
+
+
+def _fault(image_dir: Path, image: Record) -> str | None:
+    try:
+        read_listed(image_dir, image)
+    except BCNetError as error:
+        return error.message
+    return None

@@ -1,18 +1,30 @@
-"""Geometric transforms of training images, and the placement that carries boxes and masks along."""
+"""The augmentation of training images: steps from scene to scene, whose choices a random generator makes.
+
+To add an augmentation, write a step, put it into `training_steps`, and its settings into `config.schema`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bcnet_core import masks
+from bcnet_core.config.schema import DataConfig
+from bcnet_core.masks import RLE
+
+Window = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels of the stored image, continuous."""
+
 
 class Placement(NamedTuple):
-    """Where the stored image lies in the network's input: x_input = scale_x * x + shift_x, and so for y.
+    """The position of the stored image in the network's input: x_input = scale_x * x + shift_x, and so for y.
 
-    Coordinates are continuous, with pixel edges at the integers. A flip is a negative scale.
+    Coordinates are continuous, with pixel edges at the integers. A mirrored image has a negative scale.
     """
 
     scale_x: float
@@ -27,90 +39,127 @@ class Placement(NamedTuple):
         return np.stack([x.min(1), y.min(1), x.max(1), y.max(1)], axis=1)
 
 
-def target_size(height: int, width: int, *, min_size: int, max_size: int) -> tuple[int, int]:
-    """The (height, width) whose shorter side is `min_size`, or whose longer side is `max_size` if that is less."""
-    scale = min(min_size / min(height, width), max_size / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
+class Scene(NamedTuple):
+    """A training image on its way to the network, with N instances.
 
-
-def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Resize an (H, W, 3) uint8 image, bilinear and antialiased."""
-    if image.shape[:2] == (height, width):
-        return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-
-
-class View(NamedTuple):
-    """Which part of a stored image becomes the network's input, and how large.
+    Pixels, boxes and masks stay in the frame of the stored image; the other fields say what the network sees of it. So
+    the two layers cannot drift apart, and nothing is resampled twice.
 
     Attributes:
-        x0: left edge of the window in source pixels, continuous.
-        y0: upper edge.
-        x1: right edge.
-        y1: lower edge.
-        height: of the input, pixels.
-        width: of the input, pixels.
+        pixels: (H, W, 3) uint8 RGB.
+        boxes: (N, 4) float64 xyxy.
+        labels: (N,) int64.
+        occludees: visible mask of each instance.
+        occluders: occluder region of each instance; None where nothing overlaps it.
+        window: part of the image that the network sees.
+        size: height and width of the network's input in pixels.
+        mirrored: whether the input is mirrored left to right.
     """
 
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-    height: int
-    width: int
+    pixels: NDArray[np.uint8]
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    occludees: list[RLE]
+    occluders: list[RLE | None]
+    window: Window
+    size: tuple[int, int]
+    mirrored: bool = False
 
-    def pixels(self) -> tuple[int, int, int, int]:
-        """The source pixels whose centre is in the window, as half-open x0, y0, x1, y1."""
-        x0, y0, x1, y1 = (int(np.ceil(edge - 0.5)) for edge in self[:4])
-        return x0, y0, x1, y1
+    @property
+    def placement(self) -> Placement:
+        """The position of the stored image in the network's input."""
+        (x0, y0, x1, y1), (height, width) = self.window, self.size
+        scale_x, scale_y = width / (x1 - x0), height / (y1 - y0)
+        shift_x, shift_y = -x0 * scale_x, -y0 * scale_y
+        if self.mirrored:
+            return Placement(-scale_x, width - shift_x, scale_y, shift_y)
+        return Placement(scale_x, shift_x, scale_y, shift_y)
+
+    def render(self) -> NDArray[np.uint8]:
+        """Return the (h, w, 3) uint8 pixels of the network's input."""
+        seen = resize(self.pixels, *self.size, window=self.window)
+        return seen[:, ::-1] if self.mirrored else seen
 
 
-def whole_view(height: int, width: int, *, min_size: int, max_size: int) -> View:
-    """The whole image, resized to `target_size`."""
-    return View(
-        0.0, 0.0, float(width), float(height), *target_size(height, width, min_size=min_size, max_size=max_size)
-    )
+Step = Callable[[Scene, np.random.Generator], Scene]
 
 
-def jittered_view(
-    rng: np.random.Generator, height: int, width: int, *, factors: tuple[float, float], side: int
-) -> View:
-    """Large-scale jitter (Ghiasi et al., 2021): resize by a random factor, then cut a random window out.
+def training_steps(data: DataConfig) -> list[Step]:
+    """Return the steps that a recipe asks for, in order."""
+    steps: list[Step] = [partial(mirror, probability=data.flip)]
+    if data.scale_jitter is not None:
+        return [*steps, partial(jitter_scale, factors=data.scale_jitter, side=data.max_size)]
+    return [*steps, partial(resize_shorter, sizes=data.train_sizes or (data.min_size,), max_size=data.max_size)]
+
+
+def mirror(scene: Scene, rng: np.random.Generator, *, probability: float) -> Scene:
+    """Mirror left and right with some probability."""
+    return scene._replace(mirrored=bool(rng.random() < probability))
+
+
+def resize_shorter(scene: Scene, rng: np.random.Generator, *, sizes: Sequence[int], max_size: int) -> Scene:
+    """Resize so that the shorter side is one of `sizes`, but the longer side is at most `max_size` pixels."""
+    size = sizes[int(rng.integers(len(sizes)))] if len(sizes) > 1 else sizes[0]
+    height, width = scene.pixels.shape[:2]
+    return scene._replace(size=target_size(height, width, min_size=size, max_size=max_size))
+
+
+def jitter_scale(scene: Scene, rng: np.random.Generator, *, factors: tuple[float, float], side: int) -> Scene:
+    """Apply large-scale jitter (Ghiasi et al., 2021): resize by a random factor, then crop a random window.
 
     Args:
+        scene: the whole image.
         rng: decides factor and window.
-        height: of the stored image, pixels.
-        width: of the stored image, pixels.
         factors: least and largest length of the longer side, in `side`s.
-        side: most height and width of the result, pixels.
+        side: largest height and width of the result, pixels.
     """
+    height, width = scene.pixels.shape[:2]
     scale = rng.uniform(*factors) * side / max(height, width)
     whole = [max(1, round(height * scale)), max(1, round(width * scale))]
     cut = [min(length, side) for length in whole]
     y, x = (int(rng.integers(length - part + 1)) for length, part in zip(whole, cut, strict=True))
     per_y, per_x = height / whole[0], width / whole[1]
-    return View(x * per_x, y * per_y, (x + cut[1]) * per_x, (y + cut[0]) * per_y, *cut)
+    window = (x * per_x, y * per_y, (x + cut[1]) * per_x, (y + cut[0]) * per_y)
+    return crop(scene, window)._replace(size=(cut[0], cut[1]))
 
 
-def place(image: NDArray[np.uint8], view: View, *, flip: bool) -> tuple[NDArray[np.uint8], Placement]:
-    """Cut and resize an image as a view says, and perhaps mirror it.
+def crop(scene: Scene, window: Window) -> Scene:
+    """Show the network a part of the image; instances keep the part of their box and masks that is in it."""
+    scene, (height, width) = scene._replace(window=window), scene.pixels.shape[:2]
+    x0, y0, x1, y1 = (int(np.ceil(edge - 0.5)) for edge in window)  # pixels whose center is in the window
+    if (x0, y0, x1, y1) == (0, 0, width, height):
+        return scene
+    seen = masks.from_box(x0, y0, x1, y1, height, width)
+    parts = [masks.intersection(rle, seen) for rle in scene.occludees]
+    kept = [index for index, rle in enumerate(parts) if masks.area(rle)]
+    occluders = [scene.occluders[index] for index in kept]
+    return scene._replace(
+        boxes=np.array([_cropped_box(scene.boxes[index], parts[index], window) for index in kept]).reshape(-1, 4),
+        labels=scene.labels[kept],
+        occludees=[parts[index] for index in kept],
+        occluders=[None if rle is None else masks.intersection(rle, seen) for rle in occluders],
+    )
 
-    Args:
-        image: (H, W, 3) uint8.
-        view: of this image.
-        flip: whether to mirror left and right.
 
-    Returns:
-        The (h, w, 3) uint8 network input and the placement of the stored image in it.
-    """
-    window = (view.x0, view.y0, view.x1, view.y1)
-    if window == (0, 0, image.shape[1], image.shape[0]):
-        placed = resize(image, view.height, view.width)
-    else:
-        size = (view.width, view.height)
-        placed = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, box=window))
-    scale_x, scale_y = view.width / (view.x1 - view.x0), view.height / (view.y1 - view.y0)
-    shift_x, shift_y = -view.x0 * scale_x, -view.y0 * scale_y
-    if flip:
-        return placed[:, ::-1], Placement(-scale_x, view.width - shift_x, scale_y, shift_y)
-    return placed, Placement(scale_x, shift_x, scale_y, shift_y)
+def _cropped_box(box: NDArray[np.float64], part: RLE, window: Window) -> NDArray[np.float64]:
+    """Return the box of the visible part of an instance if the window cuts it, or its own box."""
+    x0, y0, x1, y1 = window
+    if box[0] >= x0 and box[1] >= y0 and box[2] <= x1 and box[3] <= y1:
+        return box
+    x, y, width, height = masks.bounding_box(part)
+    cropped: NDArray[np.float64] = np.array([x, y, x + width, y + height]).clip([x0, y0] * 2, [x1, y1] * 2)
+    return cropped
+
+
+def target_size(height: int, width: int, *, min_size: int, max_size: int) -> tuple[int, int]:
+    """Return the (height, width) with a shorter side of `min_size`, or a longer side of `max_size` if that is less."""
+    scale = min(min_size / min(height, width), max_size / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resize(image: NDArray[np.uint8], height: int, width: int, *, window: Window | None = None) -> NDArray[np.uint8]:
+    """Resize an (H, W, 3) uint8 image, or a window of it, bilinear and antialiased."""
+    whole = (0, 0, image.shape[1], image.shape[0])
+    if image.shape[:2] == (height, width) and window in (None, whole):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box=window))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from bcnet_core import distributed as dist
+from bcnet_core.data.batches import StepSampler, training_batches
 from bcnet_core.data.dataset import Sample, TrainingSet
-from bcnet_core.data.loaders import StepSampler, training_batches
 from bcnet_core.engine.elastic import stop_requests
 from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.logging import Meter, RunWriter, duration

@@ -1,7 +1,7 @@
-"""Instance masks kept as box-sized crops: what training needs, without one full-image bitmap per instance.
+"""Instance masks as box-sized crops: what training needs, without one full-image bitmap per instance.
 
-Crops stay in the frame of the stored image, whatever is done to the network's input: a RoI is mapped back through the
-image's `Placement` instead. So the two layers cannot drift apart, and no mask is resampled twice.
+Crops stay in the frame of the stored image; a RoI of the network's input is mapped back through its `Placement`.
+So the two layers cannot drift apart, and no mask is resampled twice.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from bcnet_core import masks
 
 
 class MaskCrops(NamedTuple):
-    """N masks, each cut to its own tight pixel box and packed to one bit a pixel, one behind the other.
+    """N masks, each cut to its own tight pixel box and packed to one bit per pixel, concatenated.
 
-    So even 500 masks that each fill an image of 800 x 1333 pixels are 67 MB.
+    Even 500 masks that each fill an image of 800 x 1333 pixels are only 67 MB.
 
     Attributes:
         bits: (P,) uint8, eight pixels each, the first in the highest bit; row-major crops of all masks.
@@ -32,7 +32,7 @@ class MaskCrops(NamedTuple):
     starts: Tensor
 
     def to(self, device: torch.device) -> MaskCrops:
-        """The same crops on `device`."""
+        """Return a copy on `device`."""
         return MaskCrops(*(part.to(device, non_blocking=True) for part in self))
 
 
@@ -53,7 +53,7 @@ def crop_rles(rles: Sequence[masks.RLE | None]) -> MaskCrops:
 
 
 def concatenate(parts: Sequence[MaskCrops]) -> MaskCrops:
-    """The crops of several images as one, in order."""
+    """Join the crops of several images, in order."""
     if len(parts) == 1:
         return parts[0]
     sizes = [part.bits.numel() for part in parts]

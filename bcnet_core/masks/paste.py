@@ -1,64 +1,33 @@
-"""From 28 x 28 maps inside boxes to masks of the image, dense or run-length encoded.
+"""Paste 28 x 28 maps inside boxes into the image, as run-length encoded masks.
 
 A map spans its box exactly, as RoIAlign saw it; torchvision's paste rounds the box outwards by up to a pixel on each
-side, which makes small masks a tenth too large. A pixel is what the map says, bilinear, at the pixel's centre.
+side, which makes small masks a tenth too large. A pixel is set by the map's value at its center, bilinear.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
-from torch.nn import functional
 
 from bcnet_core.masks import RLE
 
 
-def paste_masks(maps: Tensor, boxes: Tensor, height: int, width: int, *, threshold: float = 0.5) -> Tensor:
-    """Sample every map at the pixel centres of its box, and threshold it.
-
-    Args:
-        maps: (N, S, S) float probabilities.
-        boxes: (N, 4) float xyxy in pixels of the image.
-        height: of the image.
-        width: of the image.
-        threshold: at and above which a pixel is set.
-
-    Returns:
-        (N, height, width) bool.
-    """
-    masks = torch.zeros((len(maps), height, width), dtype=torch.bool, device=maps.device)
-    limit = boxes.new_tensor([width, height])
-    first = boxes[:, :2].floor().clamp(min=0).long().tolist()
-    last = boxes[:, 2:].ceil().minimum(limit).long().tolist()
-    for index, ((x0, y0), (x1, y1)) in enumerate(zip(first, last, strict=True)):
-        if x1 <= x0 or y1 <= y0:
-            continue
-        corner, size = boxes[index, :2], (boxes[index, 2:] - boxes[index, :2]).clamp(min=1e-6)
-        x = (torch.arange(x0, x1, device=maps.device) + 0.5 - corner[0]) / size[0] * 2 - 1
-        y = (torch.arange(y0, y1, device=maps.device) + 0.5 - corner[1]) / size[1] * 2 - 1
-        grid = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=2)  # (h, w, 2)
-        sampled = functional.grid_sample(maps[index][None, None], grid[None], align_corners=False)
-        masks[index, y0:y1, x0:x1] = sampled[0, 0] >= threshold
-    return masks
-
-
 def paste_rles(maps: Tensor, boxes: Tensor, height: int, width: int, *, threshold: float = 0.5) -> list[RLE]:
-    """`paste_masks`, run-length encoded, without ever making a mask of the image's size.
+    """Sample every map at the pixel centers of its box and threshold it, without a mask of the image's size.
 
-    Bilinear sampling is separable: two small matrix products a box, whose columns are the runs' own order.
+    Bilinear sampling is separable: two small matrix products per box, whose columns are in the order of the runs.
 
     Args:
         maps: (N, S, S) float probabilities.
         boxes: (N, 4) float xyxy in pixels of the image.
         height: of the image.
         width: of the image.
-        threshold: at and above which a pixel is set.
+        threshold: least probability of a pixel that is set.
 
     Returns:
-        N masks of [height, width]; the same pixels as `paste_masks`, but for those within rounding of the threshold.
+        N masks of [height, width].
     """
     grids, corners = maps.detach().float().cpu().numpy(), boxes.detach().double().cpu().numpy()
     counts = [
@@ -70,7 +39,7 @@ def paste_rles(maps: Tensor, boxes: Tensor, height: int, width: int, *, threshol
 
 
 def _runs(grid: NDArray[np.float32], box: NDArray[np.float64], height: int, width: int, threshold: float) -> list[int]:
-    """The run lengths of one (S, S) map in its box, column by column; the first is background."""
+    """Return the run lengths of one (S, S) map in its box, column by column; the first is background."""
     x0, y0 = (max(int(value), 0) for value in np.floor(box[:2]))
     x1, y1 = min(int(np.ceil(box[2])), width), min(int(np.ceil(box[3])), height)
     if x1 <= x0 or y1 <= y0:
@@ -81,7 +50,7 @@ def _runs(grid: NDArray[np.float32], box: NDArray[np.float64], height: int, widt
     np.greater_equal(x_weights @ (grid.T @ y_weights.T), threshold, out=inside[:, 1:-1])
     column, y = np.nonzero(inside[:, 1:] != inside[:, :-1])
     edges = (x0 + column) * height + y0 + y
-    if y1 - y0 == height:  # a run that reaches the bottom goes on at the top of the next column
+    if y1 - y0 == height:  # a run that reaches the bottom continues at the top of the next column
         joined = np.flatnonzero(edges[1:] == edges[:-1])
         edges = np.delete(edges, [*joined, *(joined + 1)])
     end = [] if len(edges) and edges[-1] == height * width else [height * width]
@@ -90,7 +59,7 @@ def _runs(grid: NDArray[np.float32], box: NDArray[np.float64], height: int, widt
 
 
 def _weights(first: int, last: int, corner: float, size: float, side: int) -> NDArray[np.float32]:
-    """How much each of the pixels first..last-1 takes of each of a map's cells: (last - first, side)."""
+    """Return the bilinear weights of a map's cells for the pixels first..last-1: (last - first, side)."""
     places = (np.arange(first, last) + 0.5 - corner) / max(size, 1e-6) * side - 0.5
     distances = np.abs(places.astype(np.float32)[:, None] - np.arange(side, dtype=np.float32))
     weights: NDArray[np.float32] = np.maximum(1 - distances, 0)

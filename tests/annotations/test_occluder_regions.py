@@ -74,7 +74,7 @@ def test_file_derives_nothing(half: CocoFile) -> None:
 def test_training_and_pictures_see_these_regions(half: CocoFile) -> None:
     expected = regions_of(half)
     folder = half.path.parent
-    sample = TrainingSet(half, folder, min_size=HEIGHT, max_size=WIDTH)[0, 0]
+    sample = TrainingSet(half, folder)[0, 0]
     for found, crops in zip(sample.targets.occluders, crop_rles(expected), strict=True):
         assert torch.equal(found, crops)
     (picture,) = annotated_pictures(half, half.images, folder)

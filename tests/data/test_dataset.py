@@ -10,8 +10,11 @@ from torchvision.ops import roi_align
 
 from bcnet_core import BCNetError
 from bcnet_core.annotations.coco import read_coco
+from bcnet_core.config.choices import OccluderSource
+from bcnet_core.config.schema import DataConfig
 from bcnet_core.data.dataset import TrainingSet
-from bcnet_core.data.scan import scan_images
+from bcnet_core.data.loaders import scan_images
+from bcnet_core.data.transforms import Scene, training_steps
 from bcnet_core.model.rois import RoIs
 from bcnet_core.model.targets import bilayer_targets
 from bcnet_core.reporting import SilentReporter
@@ -33,7 +36,12 @@ def make(folder: Path, *annotations: dict[str, Any], **options: Any) -> Training
         "annotations": list(annotations),
     }
     (folder / "coco.json").write_text(json.dumps(content))
-    return TrainingSet(read_coco(folder / "coco.json"), folder, **{"min_size": 80, "max_size": 100, **options})
+    return open_set(folder, **{"min_size": 80, "max_size": 100, **options})
+
+
+def open_set(folder: Path, *, occluders: OccluderSource = "auto", **options: Any) -> TrainingSet:
+    steps = training_steps(DataConfig(**{"flip": 0.0, **options}))
+    return TrainingSet(read_coco(folder / "coco.json"), folder, occluders=occluders, steps=steps)
 
 
 def test_occluders_are_derived_from_plain_coco(tmp_path: Path) -> None:
@@ -69,7 +77,7 @@ def test_a_rare_occluder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "annotations": [*instances, square(5, 25, 10, 30, image_id=2)],
     }
     (tmp_path / "coco.json").write_text(json.dumps(content))
-    dataset = TrainingSet(read_coco(tmp_path / "coco.json"), tmp_path, min_size=80, max_size=100)
+    dataset = TrainingSet(read_coco(tmp_path / "coco.json"), tmp_path)
     assert dataset.occluder_share == pytest.approx(2 / 5)
 
 
@@ -114,7 +122,8 @@ def test_the_seed_decides_the_flip(tmp_path: Path) -> None:
 
 def test_masks_of_real_images_fill_their_boxes(coco_mini: Path) -> None:
     coco = read_coco(coco_mini / "annotations/instances_val2017.json")
-    dataset = TrainingSet(coco, coco_mini / "val2017", min_size=128, max_size=192)
+    steps = training_steps(DataConfig(min_size=128, max_size=192, flip=0.0))
+    dataset = TrainingSet(coco, coco_mini / "val2017", steps=steps)
     assert dataset.missing_images() == [] and 0.3 < dataset.occluder_share < 0.8
     for position in range(0, len(dataset), 10):
         targets = dataset[position, 0].targets
@@ -137,7 +146,7 @@ def drawn(folder: Path, **options: Any) -> TrainingSet:
     pixels[30:70, 45:85] = (0, 255, 0)
     Image.fromarray(pixels).save(folder / "a.png")
     defaults: dict[str, Any] = {"min_size": 160, "max_size": 200}
-    return TrainingSet(read_coco(folder / "coco.json"), folder, **(defaults | options))
+    return open_set(folder, **(defaults | options))
 
 
 @pytest.mark.parametrize(
@@ -223,3 +232,15 @@ def test_every_image_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     assert caught.value.exit_code == 3
     assert all(any(name in hint for hint in caught.value.hints) for name in bad)
     assert not any(name in hint for hint in caught.value.hints for name in fine)
+
+
+def test_an_augmentation_is_one_more_step(tmp_path: Path) -> None:
+    def darken(scene: Scene, rng: np.random.Generator) -> Scene:
+        return scene._replace(pixels=(scene.pixels * rng.uniform(0, 0.5)).astype(np.uint8))
+
+    dataset = drawn(tmp_path)
+    (plain, targets, _, _), coco = dataset[0, 3], read_coco(tmp_path / "coco.json")
+    dark = TrainingSet(coco, tmp_path, steps=[*training_steps(DataConfig(min_size=160, max_size=200)), darken])
+    sample = dark[0, 3]
+    assert 0 < sample.image.max() <= 128 < plain.max() and sample.targets.boxes.shape == targets.boxes.shape
+    assert torch.equal(sample.image, dark[0, 3].image)

@@ -1,64 +1,12 @@
 import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from bcnet_core import BCNetError
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import DataConfig, DatasetConfig
-from bcnet_core.data.loaders import StepSampler, open_training_set, read_annotations
-
-
-def sampler(**options: Any) -> StepSampler:
-    return StepSampler(
-        **{
-            "wide": np.zeros(10, bool),
-            "batch_size": 4,
-            "first_step": 0,
-            "last_step": 9,
-            "seed": 1,
-            "rank": 0,
-            "world_size": 1,
-            **options,
-        }
-    )
-
-
-def test_every_epoch_sees_every_image_once_in_a_new_order() -> None:
-    drawn = [position for step in sampler(last_step=5) for position, _ in step]
-    assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10))
-    assert drawn[:10] != drawn[10:]
-
-
-def test_wide_images_and_others_come_in_steps_of_their_own() -> None:
-    wide = np.arange(50) % 3 == 0
-    steps = list(sampler(wide=wide, last_step=25))
-    kinds = [len({bool(wide[position]) for position, _ in step}) for step in steps]
-    assert kinds.count(1) >= 20  # two epochs; what is left of both kinds ends each of them
-    drawn = [position for step in steps for position, _ in step]
-    assert sorted(drawn[:50]) == sorted(drawn[50:]) == list(range(50)) and drawn[:50] != drawn[50:]
-    halves = zip(*(sampler(wide=wide, last_step=25, rank=rank, world_size=2) for rank in (0, 1)), strict=True)
-    assert [first + second for first, second in halves] == steps
-    assert list(sampler(wide=wide, first_step=9, last_step=25)) == steps[9:]
-
-
-def test_processes_share_each_step() -> None:
-    whole = list(sampler())
-    halves = zip(sampler(rank=0, world_size=2), sampler(rank=1, world_size=2), strict=True)
-    assert [first + second for first, second in halves] == whole
-
-
-def test_a_resumed_run_sees_what_it_would_have_seen() -> None:
-    assert list(sampler(first_step=4)) == list(sampler())[4:]
-    assert len(sampler(first_step=4)) == 5
-
-
-def test_no_two_samples_share_a_seed() -> None:
-    seeds = [seed for step in sampler(last_step=500) for _, seed in step]
-    assert len(set(seeds)) > 0.999 * len(seeds)
-    assert {seed for step in sampler(seed=2) for _, seed in step}.isdisjoint(seeds)
+from bcnet_core.data.loaders import open_training_set, read_annotations
 
 
 def test_a_missing_data_root_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from bcnet_core.data.transforms import jittered_view, place, target_size, whole_view
+from bcnet_core import masks
+from bcnet_core.config.schema import DataConfig
+from bcnet_core.data.transforms import Scene, crop, jitter_scale, resize_shorter, target_size, training_steps
+
+
+def blank_scene(height: int, width: int) -> Scene:
+    """A black image without instances."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    return Scene(pixels, np.zeros((0, 4)), np.zeros(0, np.int64), [], [], (0, 0, width, height), (height, width))
 
 
 @pytest.mark.parametrize(
@@ -12,34 +20,62 @@ def test_the_shorter_side_is_fixed_and_the_longer_bounded(height: int, width: in
     assert target_size(height, width, min_size=600, max_size=900) == expected
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_boxes_follow_the_pixels(flip: bool) -> None:
-    image = np.zeros((50, 100, 3), np.uint8)
-    image[10:30, 20:40] = 255
-    placed, placement = place(image, whole_view(50, 100, min_size=100, max_size=500), flip=flip)
-    assert placed.shape == (100, 200, 3)
-    (box,) = placement.to_input(np.array([[20.0, 10, 40, 30]]))
-    assert box.tolist() == ([120, 20, 160, 60] if flip else [40, 20, 80, 60])
-    rows, columns = np.nonzero(placed[:, :, 0] > 127)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_boxes_follow_the_pixels(mirrored: bool) -> None:
+    scene = blank_scene(50, 100)._replace(mirrored=mirrored)
+    scene.pixels[10:30, 20:40] = 255
+    scene = resize_shorter(scene, np.random.default_rng(0), sizes=(100,), max_size=500)
+    seen = scene.render()
+    assert seen.shape == (100, 200, 3)
+    (box,) = scene.placement.to_input(np.array([[20.0, 10, 40, 30]]))
+    assert box.tolist() == ([120, 20, 160, 60] if mirrored else [40, 20, 80, 60])
+    rows, columns = np.nonzero(seen[:, :, 0] > 127)
     assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == box.tolist()
 
 
-@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("seed", range(8))
-def test_a_jittered_view_shows_what_its_placement_says(seed: int, flip: bool) -> None:
-    image = np.zeros((60, 90, 3), np.uint8)
-    image[20:40, 30:60] = 255
-    view = jittered_view(np.random.default_rng(seed), 60, 90, factors=(0.5, 2.0), side=120)
-    assert max(view.height, view.width) <= 120 and 0 <= view.x0 < view.x1 <= 90 + 1e-9
-    placed, placement = place(image, view, flip=flip)
-    assert placed.shape == (view.height, view.width, 3)
-    (box,) = placement.to_input(np.array([[30.0, 20, 60, 40]]))
-    rows, columns = np.nonzero(placed[:, :, 0] > 127)
-    expected = np.clip(box, 0, [view.width, view.height] * 2)
+def test_a_jittered_scene_shows_what_its_placement_says(seed: int, mirrored: bool) -> None:
+    scene = blank_scene(60, 90)._replace(mirrored=mirrored)
+    scene.pixels[20:40, 30:60] = 255
+    scene = jitter_scale(scene, np.random.default_rng(seed), factors=(0.5, 2.0), side=120)
+    height, width = scene.size
+    assert max(height, width) <= 120 and 0 <= scene.window[0] < scene.window[2] <= 90 + 1e-9
+    seen = scene.render()
+    assert seen.shape == (height, width, 3)
+    (box,) = scene.placement.to_input(np.array([[30.0, 20, 60, 40]]))
+    rows, columns = np.nonzero(seen[:, :, 0] > 127)
+    expected = np.clip(box, 0, [width, height] * 2)
     assert np.abs(expected - [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).max() <= 1.0
 
 
 def test_large_scale_jitter_covers_its_range() -> None:
     rng = np.random.default_rng(0)
-    sizes = [max(jittered_view(rng, 480, 640, factors=(0.1, 2.0), side=100)[4:]) for _ in range(200)]
+    sizes = [max(jitter_scale(blank_scene(48, 64), rng, factors=(0.1, 2.0), side=100).size) for _ in range(200)]
     assert min(sizes) < 25 and sizes.count(100) > 60
+
+
+def test_an_instance_outside_of_the_window_is_dropped_and_one_across_its_edge_is_cut() -> None:
+    scene = blank_scene(60, 80)
+    boxes = [(5, 5, 15, 15), (30, 10, 70, 50), (40, 20, 50, 30)]
+    rles = [masks.from_box(*box, 60, 80) for box in boxes]
+    scene = scene._replace(
+        boxes=np.array(boxes, float), labels=np.arange(3), occludees=rles, occluders=[None, rles[2], rles[1]]
+    )
+    seen = crop(scene, (20.0, 0.0, 60.0, 40.0))
+    assert seen.labels.tolist() == [1, 2]
+    assert seen.boxes.tolist() == [[30, 10, 60, 40], [40, 20, 50, 30]]
+    assert [masks.bounding_box(rle).tolist() for rle in seen.occludees] == [[30, 10, 30, 30], [40, 20, 10, 10]]
+    assert [masks.area(rle) for rle in seen.occluders if rle] == [100, 900]
+    assert crop(scene, (0.0, 0.0, 80.0, 60.0)).boxes.tolist() == scene.boxes.tolist()
+
+
+def test_a_recipe_draws_the_mirror_first() -> None:
+    """The order of the draws is part of the format: a seed gives the same sample in every version."""
+    steps = training_steps(DataConfig(flip=1.0, train_sizes=(100, 200), min_size=100, max_size=400))
+    rng, again = np.random.default_rng(5), np.random.default_rng(5)
+    scene = blank_scene(50, 80)
+    for step in steps:
+        scene = step(scene, rng)
+    again.random()
+    assert scene.mirrored and min(scene.size) == (100, 200)[int(again.integers(2))]

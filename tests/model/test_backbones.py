@@ -3,7 +3,10 @@ import torch
 from torch import nn
 from torchvision.models import resnet50
 
-from bcnet_core.model.backbones import NormalizePixels, ResNetFPN, build_backbone, pixel_format
+from bcnet_core.config.load import load_recipe
+from bcnet_core.model.backbones import NormalizePixels, PixelFormat, ResNetFPN, build_backbone, pixel_format
+from bcnet_core.model.detectors import build_detector
+from tests.model.test_detectors import targets
 
 
 @pytest.mark.parametrize(("levels", "strides"), [("p3_p7", (8, 16, 32, 64, 128)), ("p2_p6", (4, 8, 16, 32, 64))])
@@ -65,3 +68,33 @@ def test_images_are_normalised_as_the_weights_expect() -> None:
     with_deviation = NormalizePixels(pixel_format("x101", "caffe"))(image).flatten()
     torch.testing.assert_close(with_deviation[0], torch.tensor((30 - 103.53) / 57.375))
     assert torch.equal(NormalizePixels(pixel_format("tiny", "caffe"))(image).flatten(), rgb)
+
+
+class Coarse(nn.Module):
+    """A backbone that no table lists: two levels, grey levels around 100, sides of 64 n."""
+
+    strides = (16, 32)
+    size_divisor = 64
+    pixels = PixelFormat((100.0, 100.0, 100.0), (50.0, 50.0, 50.0), bgr=True)
+
+    def __init__(self, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, out_channels, 3, stride=16, padding=1)
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        x = self.conv(images).relu()
+        return [x, nn.functional.max_pool2d(x, 2)]
+
+
+@pytest.mark.parametrize("detector", ["fcos", "faster_rcnn"])
+def test_others_ask_the_backbone_and_know_no_names(monkeypatch: pytest.MonkeyPatch, detector: str) -> None:
+    monkeypatch.setattr(
+        "bcnet_core.model.detectors.build_backbone", lambda name, out_channels, **_: Coarse(out_channels)
+    )
+    recipe = load_recipe("tiny", [f"model.detector={detector}", "model.score_threshold=0"])
+    model = build_detector(recipe, [{"id": 1, "name": "a"}])
+    image = torch.full((3, 70, 90), 150, dtype=torch.uint8)
+    batch = model.preprocess([image])
+    assert batch.tensors.shape == (1, 3, 128, 128) and batch.tensors.max() == 1
+    assert all(loss.isfinite() for loss in model([image], [targets(2)], [0]).values())
+    assert model.eval().predict([image.permute(1, 2, 0).numpy()])[0].boxes.shape[1] == 4

@@ -8,10 +8,10 @@ from scipy import ndimage
 
 from bcnet_core import masks
 from bcnet_core.data.dataset import Targets
-from bcnet_core.data.transforms import place, whole_view
 from bcnet_core.masks.crops import concatenate, crop_rles
 from bcnet_core.model.rois import RoIs, jittered_rois
 from bcnet_core.model.targets import bilayer_targets, boundary, crop_to_boxes
+from tests.data.test_transforms import blank_scene
 
 PARITY = Path(__file__).parent.parent / "parity" / "boundary.npz"
 
@@ -109,8 +109,7 @@ def test_both_layers_move_with_the_image(flip: bool) -> None:
     """Crops read through the placement equal crops of masks that were resized and mirrored themselves."""
     rng = np.random.default_rng(3)
     occludee, occluder = blob(rng, 60, 80), blob(rng, 60, 80)
-    view = whole_view(60, 80, min_size=120, max_size=999)
-    _, placement = place(np.zeros((60, 80, 3), np.uint8), view, flip=flip)
+    placement = blank_scene(60, 80)._replace(size=(120, 160), mirrored=flip).placement
     targets = Targets(
         torch.tensor([[20.0, 10, 76, 66]]),
         torch.zeros(1, dtype=torch.int64),
