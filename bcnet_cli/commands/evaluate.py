@@ -178,12 +178,11 @@ def _score_file(path: Path, coco: CocoFile, out: Output, read_options: ReadOptio
     from bcnet_core.evaluation.report import score_results
     from bcnet_core.evaluation.results import check_same_images, read_results
     from bcnet_core.files.json_files import write_json
-    from bcnet_core.files.outputs import check_not_input
 
     target = None if out.folder is None else out.folder / f"{path.name.split('.')[0]}_scores.json"
     if target is not None:
-        check_not_input(target, path, coco.path)
-        reserve_files(out.context, target, overwrite=out.overwrite, dry_run=out.dry_run)
+        inputs = [path, coco.path]
+        reserve_files(out.context, target, inputs=inputs, overwrite=out.overwrite, dry_run=out.dry_run)
     check_same_images(path, coco)
     results, options = read_results(path, coco), read_options(coco)
     if out.dry_run:
