@@ -7,18 +7,18 @@ import signal
 from types import FrameType
 
 
-def _end(number: int, frame: FrameType | None) -> None:
+def _exit(number: int, frame: FrameType | None) -> None:
     """Exit at once: nothing needs to be cleaned up yet, and an exception would surface in a library's import."""
     os.write(2, b"interrupted\n")
     os._exit(130)
 
 
 def main() -> None:
-    """Run the program, see `bcnet_cli.app.main`."""
-    signal.signal(signal.SIGTERM, _end)
+    """Run the program; see `bcnet_cli.app.main`."""
+    signal.signal(signal.SIGTERM, _exit)
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:  # a background job ignores Ctrl-C, and continues to
-        signal.signal(signal.SIGINT, _end)
+        signal.signal(signal.SIGINT, _exit)
     # OpenMP threads that spin while they wait make training ten times slower beside another busy process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # GOMP_SPINCOUNT and KMP_BLOCKTIME still override it
     from bcnet_cli.app import main as run

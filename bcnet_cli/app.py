@@ -1,4 +1,4 @@
-"""The `bcnet` program: its commands in the order of the workflow, and errors turned into exit codes."""
+"""The `bcnet` program: its commands in the order of the workflow, and the exit codes of its errors."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from bcnet_cli.commands import (
 from bcnet_core import __version__
 from bcnet_core.errors import BCNetError, ExitCode
 
-DEAF_SECONDS = 2.0
-"""How long after a Ctrl-C or SIGTERM another one is passed over."""
+GRACE_SECONDS = 2.0
+"""How long another Ctrl-C or SIGTERM is ignored after the first: the command is cleaning up."""
 _interrupted = -math.inf
 
 
@@ -43,7 +43,7 @@ def _print_version(value: bool) -> None:  # noqa: FBT001  (typer's callback sign
 
 app = typer.Typer(
     name="bcnet",
-    help="Segment crowded, overlapping things with two overlapping layers: occluder and occludee.",
+    help="Segment crowded, overlapping objects with two overlapping layers: occluder and occludee.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -78,18 +78,19 @@ def options(
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """End the command; asked again at once, it is ending already, and must not stop before it clears away."""
-    global _interrupted  # noqa: PLW0603  (a signal handler has nothing else to remember by)
-    if time.monotonic() - _interrupted > DEAF_SECONDS:
+    """Interrupt the command; ignore repeated signals while it cleans up."""
+    global _interrupted  # noqa: PLW0603  (a signal handler has no other state)
+    if time.monotonic() - _interrupted > GRACE_SECONDS:
         _interrupted = time.monotonic()
         raise KeyboardInterrupt
 
 
-def _of_system(error: OSError | MemoryError) -> BCNetError:
-    """What the system refused, and no command had a better word for."""
+def _system_error(error: OSError | MemoryError) -> BCNetError:
+    """Describe an error of the system that no command explained better."""
     where = "see where it happened: bcnet --debug ..."
     if isinstance(error, MemoryError):
-        return BCNetError("there is not enough memory for this", "less at once: smaller images, fewer workers", where)
+        hint = "use less at once: smaller images, fewer workers"
+        return BCNetError("there is not enough memory for this", hint, where)
     file = f"`{os.fsdecode(error.filename)}`: " if isinstance(error.filename, str | bytes) else ""
     code = ExitCode.USAGE if error.errno == errno.ENAMETOOLONG else ExitCode.FAILED
     return BCNetError(f"{file}{error.strerror or error}", where, exit_code=code)
@@ -97,8 +98,8 @@ def _of_system(error: OSError | MemoryError) -> BCNetError:
 
 def main() -> None:
     """Run the program and exit with the code of the contract (0, 1, 2, 3 or 130)."""
-    signal.signal(signal.SIGTERM, _interrupt)  # so that temporary files go as they do on Ctrl-C
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background is deaf, and stays so
+    signal.signal(signal.SIGTERM, _interrupt)  # remove temporary files as on Ctrl-C
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a background job keeps ignoring it
         signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
@@ -107,17 +108,17 @@ def main() -> None:
             raise
         console.show_error(error)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+    except BrokenPipeError:  # the reader, perhaps `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.FAILED)
     except (OSError, MemoryError) as error:
         if os.environ.get("BCNET_DEBUG"):
             raise
-        shown = _of_system(error)
+        shown = _system_error(error)
         console.show_error(shown)
         sys.exit(shown.exit_code)
     except SystemExit as end:
-        if end.code == ExitCode.INTERRUPTED:  # what typer makes of a Ctrl-C, without a word
+        if end.code == ExitCode.INTERRUPTED:  # typer exits silently on Ctrl-C
             console.err.print("interrupted")
         raise
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """The two streams of the command line: results on stdout, everything else on stderr.
 
-Neither reads markup or emoji names: paths and category names are shown as they are. What a terminal would obey instead
-of showing it is replaced: escape codes, a change of direction, half characters.
+Neither interprets markup or emoji names: paths and category names are shown as they are. What a terminal would act on
+instead of showing is replaced: escape codes, changes of text direction, unpaired surrogates.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from rich.text import Text
 
 from bcnet_core.errors import BCNetError
 
-OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters but tab and newline, what turns the direction of text, and halves of surrogate pairs."""
-MOST_SHOWN = 2000
-"""Characters of a line of an error: it may quote a file."""
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters except tab and newline, changes of text direction, and unpaired surrogates."""
+MAX_LINE = 2000
+"""Most characters of a line of an error, which may quote a file."""
 
 
 class PlainConsole(Console):
-    """Writes no control character but its own."""
+    """A console that writes no control characters but its own."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """What rich renders, without what terminals obey."""
+        """Render without the characters that terminals act on."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=OBEYED.sub("\ufffd", segment.text))
+            yield segment if segment.control else segment._replace(text=UNSAFE.sub("\ufffd", segment.text))
 
 
 out = PlainConsole(soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -37,20 +37,20 @@ err = PlainConsole(stderr=True, soft_wrap=True, highlight=False, markup=False, e
 
 
 def show_error(error: BCNetError) -> None:
-    """Print one sentence and the ways out, without a traceback."""
+    """Print the message and the hints of an error, without a traceback."""
     err.print(Text.assemble(("error: ", "bold red"), one_line(error.message)))
     for hint in error.hints:
         err.print(Text(f"  {one_line(hint)}"))
 
 
 def one_line(text: str) -> str:
-    """A text of no more than one line, whatever it quotes."""
+    """Put a text on one line and cut it to `MAX_LINE`, whatever it quotes."""
     line = text.replace("\n", " ")
-    return line if len(line) <= MOST_SHOWN else f"{line[:MOST_SHOWN]} ..."
+    return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]} ..."
 
 
 def show_outputs(*paths: Path, then: str | None = None) -> None:
-    """End a command: name what was written and the command that usually follows (on stderr)."""
+    """Print, at the end of a command, what was written and the command that usually follows (on stderr)."""
     for path in paths:
         err.print(Text.assemble(("wrote ", "green"), str(path)))
     if then is not None:
@@ -58,7 +58,7 @@ def show_outputs(*paths: Path, then: str | None = None) -> None:
 
 
 def make_table(title: str, *columns: str) -> Table:
-    """A table whose first column is text and whose other columns are numbers."""
+    """Make a table whose first column is text and whose other columns are numbers."""
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")

@@ -1,4 +1,4 @@
-"""Option types that several commands share."""
+"""Options, and checks of options, that several commands share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DataRoot = Annotated[
 ]
 ImageSize = Annotated[str, typer.Option("--size", metavar="HxW", help="Height and width of the images, pixels.")]
 COMPUTE = "Processes and devices"
-"""Panel of the options that say what computes."""
+"""Help panel of the options for processes and devices."""
 Gpus = Annotated[
     int,
     typer.Option(
@@ -31,17 +31,17 @@ BackendName = Annotated[str, typer.Option("--backend", help="torchvision or dete
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=COMPUTE)]
 
 TRAIN_ON_THESE_CATEGORIES = "or train on these: bcnet train RECIPE data.train.annotations=FILE"
-"""The last way out where data has other categories than a run."""
+"""Last hint of an error about data that has other categories than a run."""
 
 
 def reserve(context: typer.Context, *paths: Path, check: Callable[[Path], None], dry_run: bool) -> None:
     """Check outputs and keep other processes from writing them until the command ends.
 
     Args:
-        context: of the command.
+        context: context of the command.
         paths: files or folders.
-        check: raises for an output that may not be written.
-        dry_run: whether to check only, because nothing is written.
+        check: a function that raises for an output that may not be written.
+        dry_run: whether nothing is written, so that checking is enough.
 
     Raises:
         BCNetError: from `check`; or if another process writes one of them, or one cannot be written.
@@ -58,7 +58,7 @@ def reserve(context: typer.Context, *paths: Path, check: Callable[[Path], None],
 def reserve_files(
     context: typer.Context, *paths: Path, inputs: Sequence[Path] = (), overwrite: bool, dry_run: bool
 ) -> None:
-    """`reserve` distinct files that are not inputs and, unless `overwrite`, do not exist yet."""
+    """Call `reserve` for distinct files that are not inputs and, unless `overwrite`, do not exist yet."""
     from bcnet_core.files.outputs import check_distinct, check_not_input, check_output_file
 
     check_distinct(*paths)
@@ -68,15 +68,15 @@ def reserve_files(
 
 
 def check_unused_options(context: typer.Context, *names: str, why: str) -> None:
-    """Refuse options that were typed, but have no meaning beside the others.
+    """Reject options that were typed but have no effect together with the others.
 
     Args:
-        context: of the command.
-        names: the parameters, as the command's function calls them.
-        why: what takes their meaning away, as the end of the sentence.
+        context: context of the command.
+        names: parameter names of the command's function.
+        why: the reason, as the end of the sentence.
 
     Raises:
-        BCNetError: naming the options.
+        BCNetError: if one was typed; it names the options.
     """
     from bcnet_core.errors import usage_error
 
@@ -93,12 +93,12 @@ def check_unused_options(context: typer.Context, *names: str, why: str) -> None:
 
 
 def backend_option(backend: str) -> str:
-    """What a suggested command needs at its end to mean the same backend; nothing for the default one."""
+    """Return the option that makes a suggested command use this backend; empty for the default one."""
     return "" if backend == "torchvision" else f" --backend {backend}"
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Height and width of an `--size`.
+    """Parse the height and width of `--size`.
 
     Raises:
         BCNetError: if it is not two positive numbers.
@@ -107,12 +107,12 @@ def parse_size(text: str) -> tuple[int, int]:
 
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
-        raise usage_error(f"`{text}` is no image size", "give height and width in pixels: --size 800x1333")
+        raise usage_error(f"`{text}` is not an image size", "give height and width in pixels: --size 800x1333")
     return int(parts[0]), int(parts[1])
 
 
 def parse_range(text: str, option: str, *, whole: bool = False) -> tuple[float, float]:
-    """The two numbers of an option like `--occlusion 0.2..0.6`.
+    """Parse the two numbers of an option like `--occlusion 0.2..0.6`.
 
     Raises:
         BCNetError: if it is not two numbers, or two `whole` ones, with two dots between them.
@@ -123,7 +123,7 @@ def parse_range(text: str, option: str, *, whole: bool = False) -> tuple[float, 
     try:
         found = float(least), float(most if dots else "")
     except ValueError:
-        raise usage_error(f"`{text}` is no range", f"two numbers with two dots between them: {option} 1..2") from None
+        raise usage_error(f"`{text}` is not a range", f"give two numbers with two dots: {option} 1..2") from None
     if whole and not all(number.is_integer() for number in found):
         raise usage_error(f"`{text}` are not two whole numbers", f"for example {option} 3..6")
     return found

@@ -1,4 +1,4 @@
-"""Draws the core's progress: a live bar on a terminal, a plain line every few seconds elsewhere."""
+"""Progress of the core: a live bar on a terminal, a plain line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from bcnet_cli import console
 from bcnet_core.reporting import Progress
 
 PLAIN_INTERVAL = 10.0
-"""Seconds between two progress lines where there is no terminal."""
+"""Seconds between two progress lines without a terminal."""
 
 TABLE_COLUMNS = 5
-"""Values that stand side by side above a bar."""
+"""Number of values side by side above a bar."""
 
 
 class ConsoleReporter:
@@ -34,7 +34,7 @@ class ConsoleReporter:
         console.err.print(Text(message))
 
     def warning(self, message: str) -> None:
-        """Print a line that stands out."""
+        """Print a highlighted line."""
         console.err.print(Text.assemble(("warning: ", "bold yellow"), console.one_line(message)))
 
     @contextmanager
@@ -43,7 +43,7 @@ class ConsoleReporter:
         if not console.err.is_terminal:
             yield _PlainProgress(title, total)
             return
-        if self._bars is not None:  # a task within a task: one more bar, and the outer one's table stays
+        if self._bars is not None:  # a nested task adds a bar and keeps the outer task's table
             yield from self._task(self._bars, title, total)
             return
         with _Bars(*COLUMNS, console=console.err, transient=True) as bars:
@@ -69,12 +69,12 @@ COLUMNS = (
 
 
 class _Bars(RichProgress):
-    """rich's bars, below a table of values."""
+    """Rich's progress bars below a table of values."""
 
     values: Mapping[str, str] = MappingProxyType({})
 
     def get_renderables(self) -> Iterator[RenderableType]:
-        """What is drawn: the table where there are values, and the bars."""
+        """Yield the table, if there are values, and the bars."""
         if self.values:
             table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
             pairs = [Text.assemble((f"{name} ", "dim"), value) for name, value in self.values.items()]

@@ -1,4 +1,4 @@
-"""Scores for people: a table on the terminal, CSV for a spreadsheet, Markdown for a paper."""
+"""Scores as a terminal table, as CSV for a spreadsheet, or as Markdown for a paper."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Format = Literal["table", "json", "csv", "markdown"]
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
-"""The columns of tables; CSV has all twelve."""
+"""Columns of tables; CSV has all twelve numbers."""
 
 
 def print_report(report: ScoreReport, style: Format, *, per_category: bool, layers: Mapping[str, float]) -> None:

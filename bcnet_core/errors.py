@@ -1,4 +1,4 @@
-"""The one error of the package: what is wrong, the way out, and the exit code a shell should see."""
+"""The one error of the package: what is wrong, the ways out, and the exit code."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class ExitCode(IntEnum):
 
 
 class BCNetError(Exception):
-    """A problem that a person can act on.
+    """A problem that the user can act on.
 
     Args:
         message: one sentence that says what is wrong, naming the file, key or value.
-        hints: the ways out, one line each.
-        exit_code: what the command line exits with.
+        hints: ways out, one line each.
+        exit_code: exit code of the command line.
     """
 
     def __init__(self, message: str, *hints: str, exit_code: ExitCode = ExitCode.FAILED) -> None:
@@ -31,7 +31,7 @@ class BCNetError(Exception):
         self.exit_code = exit_code
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Keep hints and exit code when the error crosses a process boundary."""
+        """Keep hints and exit code when the error is pickled for another process."""
         return _rebuild, (self.message, self.hints, int(self.exit_code))
 
 
@@ -40,10 +40,10 @@ def _rebuild(message: str, hints: tuple[str, ...], exit_code: int) -> BCNetError
 
 
 def usage_error(message: str, *hints: str) -> BCNetError:
-    """A command line or recipe that cannot be obeyed (exit code 2)."""
+    """Return an error of a command line or recipe (exit code 2)."""
     return BCNetError(message, *hints, exit_code=ExitCode.USAGE)
 
 
 def data_error(message: str, *hints: str) -> BCNetError:
-    """An input file that is missing, damaged or not what it should be (exit code 3)."""
+    """Return an error of an input file that is missing, damaged or invalid (exit code 3)."""
     return BCNetError(message, *hints, exit_code=ExitCode.BAD_DATA)

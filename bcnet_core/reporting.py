@@ -1,4 +1,4 @@
-"""How the core tells a person what it does, without knowing how that person looks at it."""
+"""Messages and progress of the core, independent of how they are shown."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """A task under way."""
+    """A task in progress."""
 
     def advance(self, amount: int = 1, *, note: str = "", values: Mapping[str, str] | None = None) -> None:
-        """Mark `amount` more units as done.
+        """Mark more units as done.
 
         Args:
-            amount: of units.
-            note: a short text that is shown beside the count until the next one.
-            values: names and what they stand at, shown as a table until the next ones.
+            amount: number of units.
+            note: short text beside the count, until the next one.
+            values: current values by name, shown as a table until the next ones.
         """
 
 
@@ -24,13 +24,13 @@ class Reporter(Protocol):
     """Receives messages and progress; the command line draws them, tests collect them."""
 
     def info(self, message: str) -> None:
-        """Tell something worth knowing."""
+        """Report something worth knowing."""
 
     def warning(self, message: str) -> None:
-        """Tell something that the user should act on."""
+        """Report something that the user should act on."""
 
     def progress(self, title: str, total: int) -> AbstractContextManager[Progress]:
-        """Open a task of `total` units; it is closed when the context ends."""
+        """Start a task of `total` units; it ends with the context."""
 
 
 class _SilentProgress:
@@ -39,7 +39,7 @@ class _SilentProgress:
 
 
 class SilentReporter:
-    """Says nothing: the default of every function that takes a reporter."""
+    """A reporter that drops everything: the default of every function that takes one."""
 
     def info(self, message: str) -> None:
         """Drop the message."""
@@ -48,5 +48,5 @@ class SilentReporter:
         """Drop the message."""
 
     def progress(self, title: str, total: int) -> AbstractContextManager[Progress]:
-        """Count nothing."""
+        """Return a task that counts nothing."""
         return nullcontext(_SilentProgress())

@@ -1,4 +1,4 @@
-"""The second backend is nobody's condition: without detectron2 everything else works, and asking for it is told."""
+"""detectron2 is optional: without it everything else works, and asking for it gives a helpful error."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ def no_detectron2(monkeypatch: pytest.MonkeyPatch) -> None:
         ["weights", "convert", "run", "--to", "detectron2", "-o", "a.pth"],
     ],
 )
-def test_without_it_one_message_says_how_to_install_it(bcnet: Bcnet, tmp_path: Path, words: list[str]) -> None:
+def test_commands_without_detectron2_say_how_to_install_it(bcnet: Bcnet, tmp_path: Path, words: list[str]) -> None:
     ended = bcnet(*words, cwd=tmp_path)
     assert ended.returncode == ExitCode.USAGE
-    told = " ".join(ended.stderr.split())
-    assert told.startswith("error: detectron2 is not installed")
-    assert "pip install 'bcnet[detectron2]'" in told
-    assert "git+https://github.com/facebookresearch/detectron2" in told
+    message = " ".join(ended.stderr.split())
+    assert message.startswith("error: detectron2 is not installed")
+    assert "pip install 'bcnet[detectron2]'" in message
+    assert "git+https://github.com/facebookresearch/detectron2" in message
     assert ended.stdout == ""
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("no_detectron2")
-def test_so_it_is_in_python() -> None:
+def test_load_detector_without_detectron2_says_so() -> None:
     with pytest.raises(BCNetError, match="not installed"):
         bcnet_core.load_detector("run", backend="detectron2")
 
 
-def test_one_that_cannot_be_imported_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_installation_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> None:
         raise ImportError("_C.so: undefined symbol: _ZN3c10\nmore")
 
@@ -68,13 +68,13 @@ def test_one_that_cannot_be_imported_is_told(monkeypatch: pytest.MonkeyPatch) ->
     assert error.value.hints[1:] == backends.INSTALL
 
 
-def test_a_backend_that_is_none_is_told() -> None:
+def test_an_unknown_backend_is_rejected() -> None:
     with pytest.raises(BCNetError, match="no backend `caffe`") as error:
         backends.named("caffe")
     assert error.value.hints == ("--backend torchvision | detectron2",)
 
 
-def test_nothing_but_the_integration_imports_it() -> None:
+def test_only_the_integration_imports_detectron2() -> None:
     paths = [
         path.relative_to(REPO) for package in ("bcnet_core", "bcnet_cli") for path in (REPO / package).rglob("*.py")
     ]

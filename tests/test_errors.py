@@ -21,7 +21,7 @@ def test_an_error_keeps_hints_and_code_between_processes() -> None:
         (MemoryError(), 1, "error: there is not enough memory"),
     ],
 )
-def test_what_the_system_refuses_is_one_sentence(
+def test_an_error_of_the_system_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, bcnet: Bcnet, error: Exception, code: int, says: str
 ) -> None:
     def fail() -> None:

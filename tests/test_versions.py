@@ -1,4 +1,4 @@
-"""What pyproject.toml and the two files of constraints say of versions agrees: the test legs test what is promised."""
+"""The versions in pyproject.toml and the two constraint files agree, so that the test legs test what is promised."""
 
 import sys
 from collections.abc import Iterable
@@ -15,11 +15,11 @@ else:
 
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = ("onnx", "tensorboard", "docs", "dev")
-"""All of what `make` installs; the extra for detectron2, which is built by hand, is not part of the legs."""
+"""Extras that `make` installs; detectron2 is built by hand and not part of the test legs."""
 
 
 def read_pins(name: str) -> dict[str, Version]:
-    """The versions of a file of constraints by lower-case name; its lines must all be `name==version`."""
+    """Read the versions of a constraint file by lower-case name; its lines must all be `name==version`."""
     lines = (line.partition("#")[0].strip() for line in (REPO / name).read_text(encoding="utf-8").splitlines())
     pins = {}
     for requirement in (Requirement(line) for line in lines if line):
@@ -49,6 +49,6 @@ def test_the_pinned_versions_are_in_their_ranges() -> None:
     assert not outside
 
 
-def test_the_classifiers_begin_at_the_least_python() -> None:
+def test_the_classifiers_begin_at_the_oldest_python() -> None:
     said = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if "Python :: 3." in line]
     assert PROJECT["requires-python"] == f">={said[0]}"

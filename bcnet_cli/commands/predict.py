@@ -1,4 +1,4 @@
-"""`bcnet predict`: what a detector finds in any images, as COCO results."""
+"""`bcnet predict`: detect instances in any images, as COCO results."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def predict(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run directory.", show_default=False)],
     images: Annotated[list[str], typer.Argument(help="Image files, folders, or patterns.", show_default=False)],
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The results, a COCO results json.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="COCO results file to write.")],
     layers: Annotated[
-        bool, typer.Option("--layers", help="Also the occluder's mask and both boundaries of every instance.")
+        bool, typer.Option("--layers", help="Also write the occluder mask and both boundaries of every instance.")
     ] = False,
     ids_from: Annotated[
         Path | None,
@@ -35,9 +35,9 @@ def predict(
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Predict images: OUTPUT gets the results, OUTPUT_images.json beside it the images and categories that they name.
+    """Predict images; OUTPUT_images.json beside OUTPUT lists the images and categories that the results refer to.
 
-    A prediction that is interrupted goes on where it was with the same command.
+    After an interruption the same command resumes.
 
     **Examples**
 
@@ -47,32 +47,29 @@ def predict(
     """
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.engine.elastic import Cluster, check_processes
-    from bcnet_core.engine.run_dir import open_run
     from bcnet_core.evaluation.predict import find_images, image_records
     from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
     from bcnet_core.evaluation.results import listing_path, write_results
-    from bcnet_core.files.outputs import atomic_file, check_distinct, check_not_input
+    from bcnet_core.files.outputs import atomic_file
+    from bcnet_core.weights.loading import read_trained
 
     paths = find_images(images)
     listing = listing_path(output)
-    check_distinct(output, listing)
-    for target in (output, listing):
-        check_not_input(target, checkpoint, *paths, *([ids_from] if ids_from else []))
-    reserve_files(context, output, listing, overwrite=overwrite, dry_run=dry_run)
+    inputs = [checkpoint, *paths, *([ids_from] if ids_from else [])]
+    reserve_files(context, output, listing, inputs=inputs, overwrite=overwrite, dry_run=dry_run)
     cluster = Cluster(gpus)
     check_processes(cluster, device)
-    opened = open_run(checkpoint)
+    trained = read_trained(checkpoint)
     known = read_coco(ids_from, need_annotations=False) if ids_from else None
     records = image_records(paths, known)
     if dry_run:
-        console.err.print(f"would run {opened.checkpoint} on {len(records):,} images and write {output}")
+        console.err.print(f"would run {trained.path} on {len(records):,} images and write {output}")
         return
     file = PredictionFile(output.with_name(f"{output.stem}_predictions.jsonl"))
-    job = PredictionJob(opened.checkpoint, device, records, None, file, layers)
-    build = None if opened.trained is None else partial(opened.trained.build, device)
-    predicted = predict_to_disk(job, cluster, reporter=ConsoleReporter(), build=build)
-    with atomic_file(listing) as temporary:  # on the disk before the results come into their place
-        content = {"images": records, "categories": opened.categories}
+    job = PredictionJob(trained.path, device, records, None, file, layers)
+    predicted = predict_to_disk(job, cluster, reporter=ConsoleReporter(), build=partial(trained.build, device))
+    with atomic_file(listing) as temporary:  # complete on disk before the results are in place
+        content = {"images": records, "categories": trained.categories}
         temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
         found = write_results(output, predicted.read(records))
     predicted.remove()
@@ -85,7 +82,7 @@ def predict(
 
 
 def _next_command(output: Path, listing: Path, paths: list[Path], truth: Path | None) -> str | None:
-    """Scoring where there is a truth, else looking at the results; None where no folder has all of the images."""
+    """Return the command that scores the results, or shows them; None if no folder contains all images."""
     if truth is not None:
         return shlex.join(["bcnet", "eval", "--results", str(output), "--gt", str(truth)])
     if all(path.is_absolute() for path in paths):

@@ -1,4 +1,4 @@
-"""`bcnet recipes`: the recipes of this installation, what they set, and whether yours is right."""
+"""`bcnet recipes`: list, show, copy and check recipes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.text import Text
 from bcnet_cli import console
 from bcnet_cli.options import DryRun, Json, Overwrite, reserve_files
 
-Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or a yaml file of your own.")]
+Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or your own yaml file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="SECTION.KEY=VALUE", help="Settings to change.")]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Show, copy and check recipes.")
@@ -43,7 +43,7 @@ def list_recipes(*, as_json: Json = False) -> None:
 
 @app.command()
 def show(name: Name, overrides: Overrides = None, *, as_json: Json = False) -> None:
-    """Show what a recipe is for, and every setting with its value and meaning.
+    """Show the purpose of a recipe and every setting with its value and meaning.
 
     **Examples**
 
@@ -78,7 +78,7 @@ def copy(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Copy a recipe to a file of your own, to change it.
+    """Copy a recipe to your own file, to change it.
 
     **Examples**
 
@@ -91,7 +91,7 @@ def copy(
     from bcnet_core.files.outputs import atomic_file
 
     if output.suffix not in {".yaml", ".yml"}:
-        raise usage_error(f"`{output}` must end in .yaml, or it could not be told from a recipe's name")
+        raise usage_error(f"`{output}` must end in .yaml, to be different from a recipe's name")
     source = find_shipped(name)
     reserve_files(context, output, overwrite=overwrite, dry_run=dry_run)
     if dry_run:
@@ -104,7 +104,7 @@ def copy(
 
 @app.command()
 def check(name: Name, overrides: Overrides = None) -> None:
-    """Check a recipe and tell everything that is wrong with it.
+    """Check a recipe and report everything that is wrong with it.
 
     **Examples**
 

@@ -26,11 +26,10 @@ from bcnet_core.config.choices import (
 
 Positive = Annotated[int, Field(gt=0)]
 Pixels = Annotated[int, Field(gt=0, le=16_384)]
-"""A side of what a network sees; a checkpoint from elsewhere must not ask for more than memory holds."""
+"""Side of a network input; a checkpoint from elsewhere must not ask for more than memory holds."""
 Convs = Annotated[int, Field(gt=0, le=64)]
 Channels = Annotated[int, Field(gt=0, le=8192)]
 Share = Annotated[float, Field(ge=0, le=1)]
-"""Where occluder regions come from: the masks, the file, or the file where it stores one and else the masks."""
 NonNegative = Annotated[float, Field(ge=0)]
 
 
@@ -42,30 +41,30 @@ class DatasetConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """What is read and how it is prepared."""
+    """Data sets, and how their images are prepared."""
 
     root: Path | None = Field(None, description="data root; usually given as --data-root or $BCNET_DATA")
     train: DatasetConfig = Field(
         DatasetConfig(annotations=Path("annotations/instances_train2017.json"), images=Path("train2017")),
-        description="what is trained on",
+        description="data set to train on",
     )
     val: DatasetConfig = Field(
         DatasetConfig(annotations=Path("annotations/instances_val2017.json"), images=Path("val2017")),
-        description="what is evaluated on",
+        description="data set to evaluate on",
     )
     test: DatasetConfig = Field(
         DatasetConfig(annotations=Path("annotations/image_info_test-dev2017.json"), images=Path("test2017")),
-        description="the image list of eval --test-dev",
+        description="image list of eval --test-dev",
     )
     occluders: OccluderSource = Field(
         "auto",
         description="occluder regions: derived from the masks, read from the file, or read where it has them (auto)",
     )
     allow_no_occluders: bool = Field(default=False, description="train although no instance has an occluder")
-    min_size: Pixels = Field(600, description="shorter image side in pixels after the resize")
-    max_size: Pixels = Field(900, description="longer image side in pixels that the resize may not exceed")
+    min_size: Pixels = Field(600, description="shorter image side in pixels after resizing")
+    max_size: Pixels = Field(900, description="limit of the longer image side in pixels after resizing")
     train_sizes: tuple[Pixels, ...] = Field(
-        (), description="multi-scale training: shorter sides, one of which is drawn for each image; [] takes min_size"
+        (), description="multi-scale training: shorter sides to draw from for each image; []: always min_size"
     )
     scale_jitter: tuple[float, float] | None = Field(
         None,
@@ -74,10 +73,10 @@ class DataConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     )
     flip: Share = Field(0.5, description="probability of a horizontal flip in training")
     group_aspects: bool = Field(
-        default=True, description="batches of wide images or of others, which pads less; the order stays random"
+        default=True, description="batch wide images apart from others, for less padding; the order stays random"
     )
     workers: int = Field(
-        2, ge=0, le=1024, description="loader processes of each training process; 0 loads in the process itself"
+        2, ge=0, le=1024, description="data loader workers per training process; 0: load in the process itself"
     )
 
     @model_validator(mode="after")
@@ -94,69 +93,73 @@ class DataConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return self
 
     def locate(self, dataset: DatasetConfig) -> tuple[Path, Path]:
-        """The annotation file and the image folder of a data set, under the data root."""
+        """Return the annotation file and the image folder of a data set, under the data root."""
         root = self.root or Path()
         return root / dataset.annotations, root / dataset.images
 
 
 class ModelConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """The detector and its bilayer mask head; the defaults are the FCOS R50 release's, mended."""
+    """The detector and its bilayer mask head; the defaults are those of the FCOS R50 release, with its bugs fixed."""
 
-    detector: DetectorName = Field("fcos", description="the detector that proposes the boxes")
+    detector: DetectorName = Field("fcos", description="detector that proposes the boxes")
     backbone: BackboneName = Field(
         "r50",
-        description="the feature extractor: a ResNet, ResNeXt-101 32x8d, or tiny, with GroupNorm, for CPUs",
+        description="feature extractor: a ResNet, ResNeXt-101 32x8d, or a tiny one with GroupNorm for CPUs",
     )
     backbone_style: BackboneStyle = Field(
         "caffe",
-        description="whose ImageNet weights fit: torchvision's (RGB, stride in the 3x3) or MSRA's (BGR, in the 1x1)",
+        description="ImageNet weights it fits: torchvision (RGB, stride in the 3x3) or MSRA (BGR, in the 1x1)",
     )
     channels_last: bool = Field(
-        default=True, description="memory layout of batches and weights; channels last is quicker on most machines"
+        default=True, description="memory layout of batches and weights; channels last is faster on most machines"
     )
-    frozen_stages: int = Field(2, ge=0, le=5, description="stages of a ResNet that do not train: 2 is stem and first")
+    frozen_stages: int = Field(
+        2, ge=0, le=5, description="frozen stages of a ResNet: 2 freezes the stem and the first stage"
+    )
     channels: Channels = Field(
         256, multiple_of=32, description="channels of the feature pyramid, the FCOS towers and the mask head"
     )
     tower_convs: Convs = Field(4, description="3x3 convolutions in each FCOS tower")
-    anchor_scale: Positive = Field(8, description="side of a Faster R-CNN anchor in strides of its level")
-    proposals_per_image: Positive = Field(1000, description="proposals that Faster R-CNN's second stage looks at")
-    box_rois_per_image: Positive = Field(512, description="of these, RoIs that train Faster R-CNN's box head")
+    anchor_scale: Positive = Field(8, description="side of a Faster R-CNN anchor, in strides of its level")
+    proposals_per_image: Positive = Field(1000, description="proposals for Faster R-CNN's second stage")
+    box_rois_per_image: Positive = Field(512, description="RoIs that train Faster R-CNN's box head")
     box_head_channels: Channels = Field(1024, description="width of the two layers of Faster R-CNN's box head")
     layers: int = Field(2, ge=1, le=2, description="layers of the mask head; 1 has no occluder layer")
     mask_convs: Convs = Field(4, description="3x3 convolutions in each layer of the mask head")
     mask_channels: Channels | None = Field(
-        None, description="channels of a mask head with one layer; none takes those of the feature pyramid"
+        None, description="channels of a mask head with one layer; none: those of the feature pyramid"
     )
     attention: bool = Field(default=True, description="non-local block in each layer of the mask head")
-    boundary: bool = Field(default=True, description="whether the mask head predicts boundaries beside the masks")
+    boundary: bool = Field(default=True, description="predict boundaries beside the masks")
     mask_proposals: MaskProposals = Field(
         "decoded",
         description="boxes that train the mask head: proposals and ground truth; ground truth, jittered; "
         "or, for FCOS, proposals decoded without the stride (official)",
     )
-    mask_rois_per_image: int = Field(64, ge=0, description="most RoIs of an image that train the mask head; 0: all")
+    mask_rois_per_image: int = Field(64, ge=0, description="most RoIs per image that train the mask head; 0: all")
     occluder_sampling: OccluderSampling = Field(
         "balanced",
         description="RoIs of the occluder losses: those with an occluder and as many without (balanced), those alone "
         "(nonempty), or those and the first of the batch (official)",
     )
-    score_threshold: Share = Field(0.03, description="class probability that a candidate needs")
-    nms_iou: Share = Field(0.6, description="box IoU above which the weaker of two detections of a class is dropped")
-    candidates_per_level: Positive = Field(1000, description="candidates kept of each pyramid level before NMS")
-    detections_per_image: Positive = Field(100, description="most detections of an image")
+    score_threshold: Share = Field(0.03, description="smallest class probability of a candidate")
+    nms_iou: Share = Field(
+        0.6, description="box IoU above which the lower-scoring of two detections of a class is dropped"
+    )
+    candidates_per_level: Positive = Field(1000, description="candidates kept per pyramid level before NMS")
+    detections_per_image: Positive = Field(100, description="most detections per image")
 
     @model_validator(mode="after")
     def _parts_fit(self) -> ModelConfig:
         if self.detector != "fcos" and self.mask_proposals == "official":
-            raise ValueError("mask_proposals=official repeats what the FCOS release does; choose decoded or jittered")
+            raise ValueError("mask_proposals=official is for FCOS, whose release works so; choose decoded or jittered")
         if self.mask_channels is not None and self.layers > 1:
             raise ValueError("model.mask_channels is for a head with one layer: model.layers=1")
         return self
 
 
 class LossConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """Forms and weights of the loss terms; the weights are the official FCOS release's."""
+    """Forms and weights of the loss terms; the default weights are the official FCOS release's."""
 
     normalizer: Normalizer = Field(
         "floored", description="divisor of FCOS's class and centerness terms: positives, or at least 1 (floored)"
@@ -164,51 +167,55 @@ class LossConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     giou: GIoU = Field(
         "exact", description="FCOS's box term: GIoU, or the release's, which adds 1 to intersection and union"
     )
-    classification: NonNegative = Field(1.0, description="classes")
-    box: NonNegative = Field(1.25, description="boxes: GIoU (FCOS), smooth L1 (Faster R-CNN, usually 1)")
-    centerness: NonNegative = Field(1.0, description="centerness (FCOS)")
-    proposal_objectness: NonNegative = Field(1.0, description="objectness of the proposals (Faster R-CNN)")
-    proposal_box: NonNegative = Field(1.0, description="boxes of the proposals (Faster R-CNN)")
-    occludee_mask: NonNegative = Field(1.0, description="mask of layer 2")
-    occluder_mask: NonNegative = Field(0.25, description="mask of layer 1")
-    occludee_boundary: NonNegative = Field(1.0, description="boundary of layer 2 (the release's 0.5 x 2 BCE)")
-    occluder_boundary: NonNegative = Field(1.0, description="boundary of layer 1 (the release's 0.5 x 2 BCE)")
+    classification: NonNegative = Field(1.0, description="weight of the class term")
+    box: NonNegative = Field(
+        1.25, description="weight of the box term: GIoU (FCOS), smooth L1 (Faster R-CNN, usually 1)"
+    )
+    centerness: NonNegative = Field(1.0, description="weight of the centerness term (FCOS)")
+    proposal_objectness: NonNegative = Field(1.0, description="weight of the proposals' objectness (Faster R-CNN)")
+    proposal_box: NonNegative = Field(1.0, description="weight of the proposals' boxes (Faster R-CNN)")
+    occludee_mask: NonNegative = Field(1.0, description="weight of layer 2's mask")
+    occluder_mask: NonNegative = Field(0.25, description="weight of layer 1's mask")
+    occludee_boundary: NonNegative = Field(1.0, description="weight of layer 2's boundary (0.5 x 2 BCE in the release)")
+    occluder_boundary: NonNegative = Field(1.0, description="weight of layer 1's boundary (0.5 x 2 BCE in the release)")
 
 
 class SolverConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """The optimisation."""
+    """Optimization."""
 
-    steps: Positive = Field(90_000, description="optimiser steps")
-    batch_size: Positive = Field(16, description="images of a step, over all processes together")
+    steps: Positive = Field(90_000, description="number of optimizer steps")
+    batch_size: Positive = Field(16, description="images per step, over all processes")
     accumulate: Positive = Field(
-        1, description="parts that each process splits its share of a step into, one after the other, to save memory"
+        1, description="parts that each process splits its images of a step into, one after the other, to save memory"
     )
-    optimizer: OptimizerName = Field("sgd", description="the optimiser; sgd has momentum 0.9")
+    optimizer: OptimizerName = Field("sgd", description="optimizer; sgd has momentum 0.9")
     lr: float = Field(0.01, gt=0, description="learning rate after the warm-up, for lr_batch_size images")
     lr_batch_size: Positive | None = Field(
-        None, description="batch size that lr is meant for: another batch_size scales it linearly; none: never"
+        None, description="batch size that lr is meant for; another batch_size scales it linearly; none: no scaling"
     )
     weight_decay: NonNegative = Field(1e-4, description="weight decay")
     warmup_steps: int = Field(1000, ge=0, description="steps of linear warm-up from lr / 1000")
-    schedule: ScheduleName = Field("step", description="how the learning rate falls")
-    milestones: tuple[int, ...] = Field((60_000, 80_000), description="steps at which schedule=step divides it by 10")
-    clip_norm: NonNegative = Field(0.0, description="largest gradient norm; 0 does not clip")
-    precision: Precision = Field(
-        "fp32", description="of the forward pass: bf16 and fp16 are autocast, fp16 with a scaled loss"
+    schedule: ScheduleName = Field("step", description="decay of the learning rate")
+    milestones: tuple[int, ...] = Field(
+        (60_000, 80_000), description="steps at which schedule=step divides the learning rate by 10"
     )
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of averaged weights, which are then evaluated; 0: none")
+    clip_norm: NonNegative = Field(0.0, description="largest gradient norm; 0: no clipping")
+    precision: Precision = Field(
+        "fp32", description="precision of the forward pass: bf16 and fp16 use autocast, fp16 with a scaled loss"
+    )
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the EMA weights, which are then evaluated; 0: no EMA")
     sync_batch_norm: bool = Field(
-        default=True, description="batch statistics of the mask head over all processes, not of each alone"
+        default=True, description="share the mask head's batch statistics among all processes"
     )
     compile: bool = Field(default=False, description="compile backbone and mask head with torch.compile")
-    eval_every: int = Field(0, ge=0, description="steps between two evaluations on data.val; 0: never")
-    keep_checkpoints: Positive = Field(2, description="newest checkpoints that are kept, beside the best one")
-    checkpoint_every: Positive = Field(1000, description="steps between two checkpoints; the last step always saves")
-    log_every: Positive = Field(20, description="steps between two rows of metrics.jsonl")
+    eval_every: int = Field(0, ge=0, description="steps between evaluations on data.val; 0: never")
+    keep_checkpoints: Positive = Field(2, description="newest checkpoints to keep, beside the best one")
+    checkpoint_every: Positive = Field(1000, description="steps between checkpoints; the last step always saves")
+    log_every: Positive = Field(20, description="steps between rows of metrics.jsonl")
 
 
 class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """Everything that determines a training run."""
+    """All settings that determine a training run."""
 
     seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, order, augmentation and sampling")
     data: DataConfig = DataConfig()
@@ -218,5 +225,5 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
     @property
     def trains_occluders(self) -> bool:
-        """Whether there is an occluder layer whose losses count."""
+        """Return whether there is an occluder layer with a loss."""
         return self.model.layers > 1 and self.loss.occluder_mask + self.loss.occluder_boundary > 0

@@ -97,7 +97,7 @@ def run_processes(
         ) from None
     result: str = results[min(results)]
     if ERROR_MARK in result:
-        raise unpack_error(result)
+        raise _unpack_error(result)
     return result
 
 
@@ -112,7 +112,7 @@ def process_of(cluster: Cluster, device: str) -> Iterator[torch.device]:
     Yields:
         The device of this process; on a CPU it gets its share of the cores.
     """
-    threading.Thread(target=exit_with_launcher, daemon=True).start()
+    threading.Thread(target=_exit_with_launcher, daemon=True).start()
     try:
         own = dist.choose_device(device)
         if own.type == "cpu":
@@ -194,7 +194,7 @@ def _silence_elastic() -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def exit_with_launcher() -> None:
+def _exit_with_launcher() -> None:
     """End this process when its launcher dies, lest it train on in a folder that the user believes to be free."""
     launcher = parent_process()
     if launcher is not None:
@@ -207,7 +207,7 @@ def pack_error(error: BCNetError) -> str:
     return ERROR_MARK + json.dumps({"message": error.message, "hints": error.hints, "exit_code": int(error.exit_code)})
 
 
-def unpack_error(text: str) -> BCNetError:
+def _unpack_error(text: str) -> BCNetError:
     """Restore the error behind the `ERROR_MARK` in a text."""
     content, _ = json.JSONDecoder().raw_decode(text.split(ERROR_MARK, 1)[1])
     return BCNetError(content["message"], *content["hints"], exit_code=ExitCode(content["exit_code"]))
@@ -219,7 +219,7 @@ def _first_error(failed: ChildFailedError) -> BCNetError:
     rank, first = min(failures, key=lambda item: (ERROR_MARK not in _message(item[1]), item[1].timestamp))
     message = _message(first)
     if ERROR_MARK in message:
-        return unpack_error(message)
+        return _unpack_error(message)
     return BCNetError(
         f"the process of rank {rank} failed (exit code {first.exitcode}): {message}",
         "see the whole traceback: give the same command with --gpus 1",

@@ -17,13 +17,10 @@ from numpy.typing import NDArray
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
 from bcnet_core.config.choices import Scorer
-from bcnet_core.errors import data_error, usage_error
+from bcnet_core.errors import data_error
 
 Kind = Literal["bbox", "segm", "boundary"]
 """Overlap that is scored: of boxes, of masks, or the smaller of mask and boundary IoU (Cheng et al., CVPR 2021)."""
-
-IGNORED_AREA = 1e11
-"""Area of an instance that does not count: larger than every size range that COCO scores."""
 
 
 class Scores(NamedTuple):
@@ -87,22 +84,6 @@ def ground_truth(coco: CocoFile, *, need_masks: bool = True) -> Record:
     return {"images": coco.images, "categories": coco.categories, "annotations": annotations}
 
 
-def ignoring(truth: Record, kept: NDArray[np.bool_]) -> Record:
-    """Return ground truth in which only some instances count.
-
-    Finding one of the others is neither right nor wrong, and missing one costs nothing.
-
-    Args:
-        truth: from `ground_truth`.
-        kept: (N,) whether each annotation counts.
-    """
-    annotations = [
-        one if keep else {**one, "area": IGNORED_AREA}
-        for one, keep in zip(truth["annotations"], kept.tolist(), strict=True)
-    ]
-    return {**truth, "annotations": annotations}
-
-
 def evaluate(
     truth: Record,
     results: Sequence[Record],
@@ -118,10 +99,7 @@ def evaluate(
         results: COCO results; may be empty.
         kind: overlap that is scored. For "segm" the size of a detection is that of its mask, not of its box.
         image_ids: ids of the only images that count; all if None.
-        scorer: library that computes AP.
-
-    Raises:
-        BCNetError: if the library does not support this kind.
+        scorer: library that computes AP; pycocotools has no boundary AP.
     """
     if image_ids is not None and not image_ids:
         return Evaluation(NO_SCORES, {})
@@ -140,19 +118,8 @@ def evaluate(
     return Evaluation(Scores(*(float(value) for value in evaluation.stats[:12])), categories)
 
 
-def check_kind(kind: Kind, scorer: Scorer) -> None:
-    """Check that a library can score a kind of overlap.
-
-    Raises:
-        BCNetError: naming the library that can.
-    """
-    if scorer == "pycocotools" and kind == "boundary":
-        raise usage_error("pycocotools has no boundary AP", "use --backend-eval faster-coco-eval")
-
-
 def prepare(truth: Record, results: Sequence[Record], kind: Kind, scorer: Scorer) -> Any:  # noqa: ANN401
     """Return the library's evaluation object before its first step; it shares no record with the arguments."""
-    check_kind(kind, scorer)
     own = {**truth, "annotations": [dict(one) for one in truth["annotations"]]}
     with contextlib.redirect_stdout(io.StringIO()):
         if scorer == "pycocotools":

@@ -21,8 +21,10 @@ from bcnet_core.annotations.occluder import box_intersections, record_boxes, row
 from bcnet_core.annotations.rates import Level, occlusion_level
 from bcnet_core.annotations.split import Rates, measure_images
 from bcnet_core.errors import data_error
-from bcnet_core.evaluation.coco import ignoring
 from bcnet_core.weights.files import read_weight_file
+
+IGNORED_AREA = 1e11
+"""Area of an instance that does not count: larger than every size range that COCO scores."""
 
 HIT_SCORE, HIT_IOU = 0.3, 0.75
 """Lowest score and mask IoU at which a detection of the right category hits an object."""
@@ -66,8 +68,15 @@ def annotation_levels(coco: CocoFile, rates: Rates | None = None) -> list[Level 
 
 
 def truth_of_level(truth: Record, levels: Sequence[Level | None], level: Level) -> Record:
-    """Return ground truth in which only the instances of one level count."""
-    return ignoring(truth, np.array([one == level for one in levels], dtype=bool))
+    """Return ground truth in which only the instances of one level count.
+
+    Finding one of the others is neither right nor wrong, and missing one costs nothing.
+    """
+    annotations = [
+        one if own == level else {**one, "area": IGNORED_AREA}
+        for one, own in zip(truth["annotations"], levels, strict=True)
+    ]
+    return {**truth, "annotations": annotations}
 
 
 def count_recall(objects: Sequence[HiddenObject], results: Sequence[Record]) -> Recall:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -44,21 +45,13 @@ def find_images(names: Sequence[str]) -> list[Path]:
         elif path.exists():
             files = [path]
         else:
-            files = sorted(one for one in _matching(path) if one.is_file())
+            matches = map(Path, glob.glob(name, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
+            files = sorted(one for one in matches if one.is_file())
         if not files:
             what = "contains no image" if path.is_dir() else "names no file"
             raise data_error(f"`{name}` {what}", "give image files, folders of them, or a pattern: 'photos/*.jpg'")
         found |= dict.fromkeys(files)
     return list(found)
-
-
-def _matching(path: Path) -> list[Path]:
-    """Return the files that match a pattern."""
-    parts = path.parts
-    first = next((index for index, part in enumerate(parts) if any(mark in part for mark in "*?[")), None)
-    if first is None:
-        return []
-    return list(Path(*parts[:first]).glob(str(Path(*parts[first:]))))
 
 
 def image_records(paths: Sequence[Path], known: CocoFile | None) -> list[Record]:

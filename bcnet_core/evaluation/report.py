@@ -11,7 +11,8 @@ from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.annotations.rates import LEVEL_FROM
 from bcnet_core.annotations.split import SplitRule, measure_images, occluded_image_ids
 from bcnet_core.config.choices import Scorer
-from bcnet_core.evaluation.coco import Kind, Scores, check_kind, evaluate, ground_truth
+from bcnet_core.errors import usage_error
+from bcnet_core.evaluation.coco import Kind, Scores, evaluate, ground_truth
 from bcnet_core.evaluation.occluded import (
     HiddenObject,
     Recall,
@@ -27,7 +28,7 @@ ROWS: dict[Kind, str] = {"bbox": "boxes", "segm": "masks", "boundary": "boundari
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What to score.
+    """Scores to compute.
 
     Attributes:
         scorer: library that computes AP.
@@ -47,8 +48,8 @@ class ScoreOptions:
     objects: dict[str, list[HiddenObject]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.boundary:
-            check_kind("boundary", self.scorer)
+        if self.boundary and self.scorer == "pycocotools":
+            raise usage_error("pycocotools has no boundary AP", "use --backend-eval faster-coco-eval")
 
 
 class ScoreReport(NamedTuple):

@@ -144,7 +144,7 @@ def _sound_masks(results: Sequence[Any], images: dict[int, tuple[int, int]]) -> 
         if isinstance(counts, str) and counts.isascii() and size == list(images[image]):
             texts[index] = counts.encode()
             sizes.append(images[image])
-    sound = dict(zip(texts, masks.are_sound(list(texts.values()), sizes).tolist(), strict=True))
+    sound = dict(zip(texts, masks.are_valid(list(texts.values()), sizes).tolist(), strict=True))
     return [sound.get(index, False) for index in range(len(results))]
 
 

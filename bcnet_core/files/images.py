@@ -1,10 +1,10 @@
-"""Reading images the way annotators saw them: upright, RGB, 8 bit; and only those of the folder that is meant."""
+"""Images, read as annotators saw them (upright, RGB, 8 bit), and only from the folder that is meant."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -15,22 +15,22 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.files.inputs import check_regular_file
 
-# From 90 million pixels on pillow warns, from twice as many on it refuses, which is what we keep.
+# Pillow warns of decompression bombs from 90 million pixels, and raises from twice as many, which is enough.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""What is read, of all that pillow knows: others run programs (EPS), or take minutes for a small file (FITS)."""
+"""Formats that are read; others that Pillow knows run programs (EPS), or take minutes for a small file (FITS)."""
 
 
 def image_path(folder: Path | None, name: str) -> Path:
-    """The file of an image that a json names.
+    """Return the path of an image that a JSON file names.
 
     Args:
-        folder: of the images; None where names are paths that the user gave, which may lead anywhere.
-        name: relative to the folder, also in a folder of it. What lies there may be a link.
+        folder: folder of the images; None if names are paths that the user gave, which may lead anywhere.
+        name: path relative to the folder. It may be a link.
 
     Raises:
-        BCNetError: if the name leads out of the folder: a json from elsewhere must not show what else there is.
+        BCNetError: if the name leads out of the folder: a JSON file from elsewhere must not show other files.
     """
     if folder is None:
         return Path(name)
@@ -44,7 +44,7 @@ def image_path(folder: Path | None, name: str) -> Path:
 
 
 def missing_images(folder: Path | None, names: Iterable[str]) -> list[str]:
-    """Those of some images that are not there, also because no file can have such a name.
+    """Return the names of images that do not exist, or that no file can have.
 
     Raises:
         BCNetError: if a name leads out of the folder.
@@ -62,7 +62,7 @@ def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDA
     """Read one image.
 
     Any mode of 8 bits (grayscale, palette, CMYK, ...) is converted to RGB. An EXIF rotation is applied, unless
-    `expect_size` says that the annotations were made on the picture as it is stored, as COCO's were.
+    `expect_size` shows that the annotations were made on the image as it is stored, as COCO's were.
 
     Args:
         path: the file.
@@ -74,34 +74,23 @@ def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDA
     Raises:
         BCNetError: if the file is missing, damaged, no image, or of another size than the annotations say.
     """
-    try:
-        with _opened(path, expect_size) as stored:
-            stored.load()
-            mode = stored.mode
-            turned = stored.getexif().get(ExifTags.Base.Orientation, 1) != 1
-            upright = ImageOps.exif_transpose(stored) if turned else stored  # which would copy it in any case
-            image = upright if expect_size in (None, upright.size[::-1]) else stored
-            pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except FileNotFoundError:
-        raise data_error(
-            f"the image `{path}` does not exist",
-            "is the folder of images right? (data.*.images, --images, --data-root)",
-        ) from None
-    except BCNetError:
-        raise
-    except Exception as error:  # a damaged file can break its reader anywhere
-        raise data_error(
-            f"the image `{path}` cannot be read: {error}", "replace the file, or drop it from the json"
-        ) from None
+    with _opened(path) as stored:
+        if expect_size is not None and expect_size not in (stored.size, stored.size[::-1]):
+            raise _wrong_size(path, stored.size[::-1], expect_size)
+        stored.load()
+        mode = stored.mode
+        upright = ImageOps.exif_transpose(stored) if _orientation(stored) != 1 else stored  # which would copy it
+        image = upright if expect_size in (None, upright.size[::-1]) else stored
+        pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     if mode.startswith(("I", "F")):
         raise data_error(f"the image `{path}` has more than 8 bits a channel ({mode})", "scale it to 8 bits first")
     if expect_size is not None and pixels.shape[:2] != expect_size:
-        raise _of_other_size(path, pixels.shape[:2], expect_size)
+        raise _wrong_size(path, pixels.shape[:2], expect_size)
     return pixels
 
 
 def read_listed(folder: Path | None, image: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """Read the image of an entry of a COCO file's `images`, from where and at the size that it says.
+    """Read the image of an entry of a COCO file's `images`, at the size that the entry says.
 
     Args:
         folder: see `image_path`.
@@ -117,45 +106,50 @@ def read_listed(folder: Path | None, image: Mapping[str, Any]) -> NDArray[np.uin
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """The (height, width) of an image in pixels, upright, as `read_image` gives it.
+    """Return the (height, width) of an image in pixels, upright, as `read_image` gives it.
 
-    Only its header is read, but for a png without an EXIF block before its pixels: there may be one behind them.
+    Usually reads the header alone; a PNG may have its EXIF block behind the pixels.
 
     Raises:
         BCNetError: if the file is missing, or no image.
     """
+    with _opened(path) as stored:
+        width, height = stored.size
+        return (width, height) if _orientation(stored) in {5, 6, 7, 8} else (height, width)
+
+
+def _orientation(image: Image.Image) -> Any:  # noqa: ANN401  (a number, if the file is sound)
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image, of which only the header is read yet; errors of the block become errors of the image."""
     try:
-        with _opened(path) as stored:
-            width, height = stored.size
-            turned = stored.getexif().get(ExifTags.Base.Orientation, 1) in {5, 6, 7, 8}
-    except FileNotFoundError:
-        raise data_error(f"the image `{path}` does not exist") from None
+        check_regular_file(path)
+        Image.init()
+        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as stored:
+            yield stored
     except BCNetError:
         raise
-    except Exception as error:
-        raise data_error(f"the image `{path}` cannot be read: {error}") from None
-    return (width, height) if turned else (height, width)
-
-
-def _opened(path: Path, expect_size: tuple[int, int] | None = None) -> Image.Image:
-    """An image of which only the header is read as yet; refused where that says another size than the annotations."""
-    check_regular_file(path)
-    Image.init()
-    try:
-        stored = Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+    except FileNotFoundError:
+        raise data_error(
+            f"the image `{path}` does not exist",
+            "is the folder of images right? (data.*.images, --images, --data-root)",
+        ) from None
     except UnidentifiedImageError:
         raise data_error(
             f"the image `{path}` cannot be read: it is none of {', '.join(FORMATS)}",
             "save it as png or jpg, or drop it from the json",
         ) from None
-    if expect_size is not None and expect_size not in (stored.size, stored.size[::-1]):
-        stored.close()
-        raise _of_other_size(path, stored.size[::-1], expect_size)
-    return stored
+    except Exception as error:  # a damaged file can break its reader anywhere
+        raise data_error(
+            f"the image `{path}` cannot be read: {error}", "replace the file, or drop it from the json"
+        ) from None
 
 
-def _of_other_size(path: Path, size: tuple[int, ...], expected: tuple[int, int]) -> BCNetError:
-    """What to tell of an image of (height, width) pixels."""
+def _wrong_size(path: Path, size: tuple[int, ...], expected: tuple[int, int]) -> BCNetError:
+    """Return the error for an image of another (height, width) than its annotations say, in pixels."""
     return data_error(
         f"the image `{path}` is {size[1]} x {size[0]} pixels, its annotations say {expected[1]} x {expected[0]}",
         "annotate the image at its own size, or restore the image that was annotated",

@@ -1,9 +1,8 @@
-"""Json files: read with an error that says where, written complete or not at all, and only what json can hold."""
+"""JSON files: read with an error that says where, written complete or not at all, and only what JSON can hold."""
 
 from __future__ import annotations
 
 import gc
-import gzip
 import json
 import math
 import os
@@ -11,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from bcnet_core.errors import data_error
 from bcnet_core.files.inputs import read_whole
@@ -20,11 +19,11 @@ from bcnet_core.files.outputs import atomic_file
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401  (whatever json holds)
-    """Read a json file, gzipped where its name ends in `.gz`.
+def read_json(path: Path) -> Any:  # noqa: ANN401  (whatever JSON holds)
+    """Read a JSON file, gzipped if its name ends in `.gz`.
 
     Raises:
-        BCNetError: if it is missing, no file, too large, or not json; the message says where it breaks off.
+        BCNetError: if it is missing, too large, or not JSON; the message says where it breaks off.
     """
     try:
         if path.is_dir():
@@ -33,7 +32,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401  (whatever json holds)
         with paused_collector():
             return json.loads(data)
     except FileNotFoundError:
-        raise data_error(f"`{path}` does not exist", *_neighbours(path)) from None
+        raise data_error(f"`{path}` does not exist", *_neighbors(path)) from None
     except (OSError, EOFError, zlib.error) as error:
         raise data_error(f"cannot read `{path}`: {error}") from error
     except UnicodeDecodeError as error:
@@ -46,8 +45,8 @@ def read_json(path: Path) -> Any:  # noqa: ANN401  (whatever json holds)
         raise data_error(f"`{path}` is nested too deeply") from None
 
 
-def _neighbours(path: Path) -> list[str]:
-    """A hint that lists the json files in the same folder, or says that the folder is missing too."""
+def _neighbors(path: Path) -> list[str]:
+    """Return a hint that lists the JSON files in the same folder, or says that the folder is missing too."""
     if not path.parent.is_dir():
         return [f"its folder `{path.parent}` does not exist either"]
     found = sorted(other.name for other in path.parent.glob("[!.]*.json*"))[:6]
@@ -56,7 +55,7 @@ def _neighbours(path: Path) -> list[str]:
 
 @contextmanager
 def paused_collector() -> Iterator[None]:
-    """Let Python's collector of reference cycles rest; it triples the time in which a large json is read."""
+    """Pause Python's collector of reference cycles, which triples the time that reading a large JSON file takes."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -66,8 +65,8 @@ def paused_collector() -> Iterator[None]:
             gc.enable()
 
 
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  (whatever json can hold)
-    """Write `value` as compact json, atomically; gzipped where the name ends in `.gz`.
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  (whatever JSON can hold)
+    """Write `value` as compact JSON, atomically; gzipped if the name ends in `.gz`.
 
     The bytes depend on the value alone.
     """
@@ -77,11 +76,11 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  (whatever json 
 def write_together(outputs: dict[Path, Any]) -> None:
     """Write several files; an error leaves none of them.
 
-    The first comes into its place last. Of a process that is killed in that very moment others may be there already,
+    The first is renamed into its place last. A process that is killed in that very moment may leave others behind,
     each of them complete.
 
     Args:
-        outputs: for every file its bytes, or what `write_json` writes.
+        outputs: the bytes of every file, or a value for `write_json`.
 
     Raises:
         BCNetError: if one of them cannot be written.
@@ -89,52 +88,30 @@ def write_together(outputs: dict[Path, Any]) -> None:
     with ExitStack() as stack:
         parts = {path: stack.enter_context(atomic_file(path)) for path in outputs}
         for path, temporary in parts.items():
+            value = outputs[path]
             with temporary.open("wb") as out:
-                if isinstance(outputs[path], bytes):
-                    out.write(outputs[path])
-                else:
-                    _write_json(out, outputs[path], path)
+                out.writelines([value] if isinstance(value, bytes) else _encode(value, path))
                 out.flush()
-                os.fsync(out.fileno())  # a disk that is full may say so now, before the first is in its place
+                os.fsync(out.fileno())  # a full disk may show only now, before the first file is in its place
 
 
 def json_size(path: Path, value: Any) -> int:  # noqa: ANN401
-    """The bytes that `write_json` would write to `path`; nothing is written."""
-    counter = _Counter()
-    _write_json(counter, value, path)
-    return counter.size
+    """Return how many bytes `write_json` would write to `path`."""
+    return sum(map(len, _encode(value, path)))
 
 
-class _Counter:
-    """Counts what is written to it."""
-
-    size = 0
-
-    def write(self, data: bytes, /) -> int:
-        self.size += len(data)
-        return len(data)
-
-    def flush(self) -> None:
-        pass
-
-
-def _write_json(out: IO[bytes] | _Counter, value: Any, path: Path) -> None:  # noqa: ANN401
-    if path.suffix == ".gz":
-        with gzip.GzipFile(filename="", mode="wb", fileobj=out, compresslevel=6, mtime=0) as compressed:
-            compressed.writelines(_json_parts(value, path))
-        return
-    for part in _json_parts(value, path):
-        out.write(part)
-
-
-def _json_parts(value: Any, path: Path) -> Iterator[bytes]:  # noqa: ANN401
-    """Json text piece by piece, so that a large file is not held in memory as one text.
+def _encode(value: Any, path: Path) -> Iterator[bytes]:  # noqa: ANN401
+    """Yield the bytes of a JSON file piece by piece, so that a large one is not held in memory as one text.
 
     Raises:
-        BCNetError: if it holds what json cannot.
+        BCNetError: if `value` holds anything that JSON cannot.
     """
+    packer = zlib.compressobj(level=6, wbits=31) if path.suffix == ".gz" else None  # 31: gzip, the largest window
     try:
-        yield from _parts(value)
+        for part in _json_parts(value):
+            yield packer.compress(part) if packer else part
+        if packer:
+            yield packer.flush()
     except ValueError:
         place, number = next(_not_finite(value))
         raise data_error(
@@ -143,12 +120,12 @@ def _json_parts(value: Any, path: Path) -> Iterator[bytes]:  # noqa: ANN401
         ) from None
     except RecursionError:
         raise data_error(
-            f"`{path}` cannot be written: it is nested too deeply", "leave out of the input what is"
+            f"`{path}` cannot be written: it is nested too deeply", "leave the nested part out of the input"
         ) from None
 
 
 def _not_finite(value: Any) -> Iterator[tuple[str, float]]:  # noqa: ANN401
-    """The numbers that are not finite, and where they are."""
+    """Yield the numbers that are not finite, and where they are."""
     pending = [("", value)]
     while pending:
         place, one = pending.pop()
@@ -160,7 +137,7 @@ def _not_finite(value: Any) -> Iterator[tuple[str, float]]:  # noqa: ANN401
             pending += ((f"{place}[{index}]", item) for index, item in enumerate(one))
 
 
-def _parts(value: Any) -> Iterator[bytes]:  # noqa: ANN401
+def _json_parts(value: Any) -> Iterator[bytes]:  # noqa: ANN401
     if isinstance(value, dict) and value and all(isinstance(key, str) for key in value):
         for number, (key, item) in enumerate(value.items()):
             yield b"," if number else b"{"

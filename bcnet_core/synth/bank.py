@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,13 +115,11 @@ class Bank:
 class _Sheet(NamedTuple):
     """One image to cut from: the task of a worker process."""
 
-    folder: Path
     path: Path
     image: Record
     objects: list[tuple[str, int, Record]]  # file, label, annotation
     background: str | None
     painted_over: list[Record]
-    scene: tuple[int, int]
 
 
 def cut_bank(
@@ -148,18 +146,18 @@ def cut_bank(
     Raises:
         BCNetError: if an image is missing, damaged, or of another size than the annotations say.
     """
-    sheets = _sheets(folder, coco, images, sources, scene)
+    sheets = _sheets(coco, images, sources)
     folder.mkdir(parents=True)
-    content: dict[str, list[Record]] = {"objects": [], "backgrounds": []}
+    objects: list[BankObject] = []
     with (
         (reporter or SilentReporter()).progress("cut out", len(sheets)) as progress,
-        parallel_map(_cut_sheet, sheets, workers=workers, most=len(sheets)) as results,
+        parallel_map(partial(_cut_sheet, folder, scene), sheets, workers=workers, most=len(sheets)) as results,
     ):
-        for sheet, found in zip(sheets, results, strict=True):
-            content["objects"] += [asdict(one) for one in found]
-            if sheet.background is not None:
-                content["backgrounds"].append(asdict(BankBackground(sheet.background, sheet.image["id"])))
+        for found in results:
+            objects += found
             progress.advance()
+    backgrounds = [BankBackground(sheet.background, sheet.image["id"]) for sheet in sheets if sheet.background]
+    content = {"objects": list(map(asdict, objects)), "backgrounds": list(map(asdict, backgrounds))}
     write_json(folder / BANK_INDEX, content)
 
 
@@ -171,7 +169,7 @@ def read_bank(folder: Path) -> Bank:
     return Bank(folder, objects, tuple(BankBackground(**one) for one in content["backgrounds"]))
 
 
-def _sheets(folder: Path, coco: CocoFile, images: Path, sources: PasteSources, scene: tuple[int, int]) -> list[_Sheet]:
+def _sheets(coco: CocoFile, images: Path, sources: PasteSources) -> list[_Sheet]:
     """Return a sheet for every image that something is taken from, in file order."""
     labels = {category["id"]: label for label, category in enumerate(coco.categories)}
     annotations, backgrounds = coco.annotations_by_image(), set(sources.backgrounds)
@@ -180,31 +178,29 @@ def _sheets(folder: Path, coco: CocoFile, images: Path, sources: PasteSources, s
         annotation = coco.annotations[position]
         cut = (f"object_{position:08d}.png", labels[annotation["category_id"]], annotation)
         taken.setdefault(annotation["image_id"], []).append(cut)
-    return [
-        _Sheet(
-            folder, image_path(images, image["file_name"]), image, taken.get(image["id"], []),
-            f"background_{position:08d}.jpg" if position in backgrounds else None,
-            annotations[image["id"]] if position in backgrounds else [], scene,
-        )
-        for position, image in enumerate(coco.images)
-        if position in backgrounds or image["id"] in taken
-    ]  # fmt: skip
+    sheets = []
+    for position, image in enumerate(coco.images):
+        objects, is_background = taken.get(image["id"], []), position in backgrounds
+        if objects or is_background:
+            name = f"background_{position:08d}.jpg" if is_background else None
+            painted_over = annotations[image["id"]] if is_background else []
+            sheets.append(_Sheet(image_path(images, image["file_name"]), image, objects, name, painted_over))
+    return sheets
 
 
-def _cut_sheet(sheet: _Sheet) -> list[BankObject]:
+def _cut_sheet(folder: Path, scene: tuple[int, int], sheet: _Sheet) -> list[BankObject]:
     size = sheet.image["height"], sheet.image["width"]
     pixels = read_image(sheet.path, expect_size=size)
-    scale = min(sheet.scene[0] / size[0], sheet.scene[1] / size[1])
+    scale = min(scene[0] / size[0], scene[1] / size[1])
     found = []
     for file, label, annotation in sheet.objects:
-        shrunk = _cut_object(pixels, _dense(annotation, size), sheet.folder / file, sheet.scene)
+        shrunk = _cut_object(pixels, _dense(annotation, size), folder / file, scene)
         found.append(BankObject(file, label, annotation["id"], sheet.image["id"], scale / shrunk))
     if sheet.background is not None:
         covered = np.zeros(size, dtype=bool)
         for annotation in sheet.painted_over:
             covered |= _dense(annotation, size)
-        background = _paint_over(*_enlarge(pixels, covered, sheet.scene))
-        write_picture(sheet.folder / sheet.background, background)
+        write_picture(folder / sheet.background, _paint_over(*_enlarge(pixels, covered, scene)))
     return found
 
 

@@ -77,7 +77,7 @@ class PasteSources(NamedTuple):
 
 
 class PastePlan(NamedTuple):
-    """What is known of a pasted set before an image is opened.
+    """A pasted set before any image is opened.
 
     Attributes:
         coco: the source.

@@ -7,7 +7,7 @@ split depends only on the seed, the composer and i, not on the number of workers
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -85,21 +85,6 @@ class SplitSummary(NamedTuple):
     mean_occlusion_rate: float
 
 
-class _SceneRecords(NamedTuple):
-    """Json records of one scene; its annotations have no id yet."""
-
-    image: Record
-    annotations: list[Record]
-
-
-class _Chunk(NamedTuple):
-    """The scenes `start` to `stop` of a split: one task of a worker process."""
-
-    split: int
-    start: int
-    stop: int
-
-
 def write_scenes(folder: Path, scenes: SceneSet, *, workers: int, reporter: Reporter | None) -> list[SplitSummary]:
     """Write a set into an existing folder.
 
@@ -119,40 +104,56 @@ def write_scenes(folder: Path, scenes: SceneSet, *, workers: int, reporter: Repo
     """
     for name in ("annotations", *(split.name for split in scenes.splits)):
         (folder / name).mkdir()
-    chunks = [
-        _Chunk(number, start, min(start + CHUNK, split.scenes))
-        for number, split in enumerate(scenes.splits)
-        for start in range(0, split.scenes, CHUNK)
-    ]
-    records: list[list[_SceneRecords]] = [[] for _ in scenes.splits]
-    total = sum(split.scenes for split in scenes.splits)
+    numbers = [(split, index) for split, part in enumerate(scenes.splits) for index in range(part.scenes)]
+    chunks = [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]
+    images: list[list[Record]] = [[] for _ in scenes.splits]
+    annotations: list[list[Record]] = [[] for _ in scenes.splits]
+    work = partial(_write_chunk, scenes, folder)
     with (
-        (reporter or SilentReporter()).progress("scenes", total) as progress,
-        parallel_map(partial(_write_chunk, scenes, folder), chunks, workers=workers, most=len(chunks)) as written,
+        (reporter or SilentReporter()).progress("scenes", len(numbers)) as progress,
+        parallel_map(work, chunks, workers=workers, most=len(chunks)) as written,
     ):
         for chunk, found in zip(chunks, written, strict=True):
-            records[chunk.split] += found
+            for (split, _), (image, records) in zip(chunk, found, strict=True):
+                images[split].append(image)
+                annotations[split] += records
             progress.advance(len(found))
-    for split, found in zip(scenes.splits, records, strict=True):
-        write_json(folder / "annotations" / f"instances_{split.name}.json", _coco_content(scenes, split, found))
-    return [_summarize(split.name, found) for split, found in zip(scenes.splits, records, strict=True)]
+    return [
+        _write_annotations(folder, scenes, split.name, *records)
+        for split, *records in zip(scenes.splits, images, annotations, strict=True)
+    ]
 
 
-def _write_chunk(scenes: SceneSet, folder: Path, chunk: _Chunk) -> list[_SceneRecords]:
+def _write_chunk(scenes: SceneSet, folder: Path, chunk: Sequence[tuple[int, int]]) -> list[tuple[Record, list[Record]]]:
     if multiprocessing.parent_process() is not None:
         cv2.setNumThreads(1)  # the workers share the cores already
-    return [_write_scene(scenes, folder, chunk.split, index) for index in range(chunk.start, chunk.stop)]
+    return [_write_scene(scenes, folder, split, index) for split, index in chunk]
 
 
-def _write_scene(scenes: SceneSet, folder: Path, split: int, index: int) -> _SceneRecords:
-    """Compose scene `index` of a split, write its image and return its records."""
+def _write_scene(scenes: SceneSet, folder: Path, split: int, index: int) -> tuple[Record, list[Record]]:
+    """Compose scene `index` of a split, write its image and return its image record and annotations without ids."""
     seeds = np.random.SeedSequence(scenes.seed, spawn_key=(split, index))
     scene = scenes.splits[split].compose(np.random.default_rng(seeds))
     name = f"{index + 1:06d}{scenes.suffix}"
     write_picture(folder / scenes.splits[split].name / name, scene.image)
     height, width = scene.image.shape[:2]
     image = {"id": index + 1, "file_name": name, "width": width, "height": height}
-    return _SceneRecords(image, annotate_scene(scene, scenes.categories, image_id=index + 1))
+    return image, annotate_scene(scene, scenes.categories, image_id=index + 1)
+
+
+def _write_annotations(
+    folder: Path, scenes: SceneSet, split: str, images: list[Record], annotations: list[Record]
+) -> SplitSummary:
+    content = {
+        "info": {**scenes.info, "version": __version__, "seed": scenes.seed, "split": split},
+        "licenses": list(scenes.licenses),
+        "images": images,
+        "annotations": [{"id": number, **annotation} for number, annotation in enumerate(annotations, start=1)],
+        "categories": scenes.categories,
+    }
+    write_json(folder / "annotations" / f"instances_{split}.json", content)
+    rates = np.array([annotation["occlusion_rate"] for annotation in annotations])
+    return SplitSummary(split, len(images), len(rates), float((rates >= OCCLUDED_FROM).mean()), float(rates.mean()))
 
 
 def write_picture(path: Path, picture: Image) -> None:
@@ -161,20 +162,3 @@ def write_picture(path: Path, picture: Image) -> None:
     quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix == ".jpg" else []
     _, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, code), quality)
     path.write_bytes(data.tobytes())
-
-
-def _coco_content(scenes: SceneSet, split: Split, records: list[_SceneRecords]) -> Record:
-    annotations = (annotation for scene in records for annotation in scene.annotations)
-    return {
-        "info": {**scenes.info, "version": __version__, "seed": scenes.seed, "split": split.name},
-        "licenses": list(scenes.licenses),
-        "images": [scene.image for scene in records],
-        "annotations": [{"id": number, **annotation} for number, annotation in enumerate(annotations, start=1)],
-        "categories": scenes.categories,
-    }
-
-
-def _summarize(split: str, records: list[_SceneRecords]) -> SplitSummary:
-    rates = np.array([annotation["occlusion_rate"] for scene in records for annotation in scene.annotations])
-    occluded = float((rates >= OCCLUDED_FROM).mean())
-    return SplitSummary(split, len(records), len(rates), occluded, float(rates.mean()))

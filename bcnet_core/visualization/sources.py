@@ -22,7 +22,7 @@ PLACEHOLDER = (480, 640)
 
 
 class Source(NamedTuple):
-    """What to make pictures from.
+    """Files to make pictures from.
 
     Attributes:
         coco: annotations, or a list of images without any.

@@ -127,8 +127,12 @@ def _as_tensor(value: object) -> Tensor | None:
     return value.detach().float() if value.is_floating_point() else value.detach()
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that knows NumPy arrays, under the names of NumPy 1 and 2, and nothing else."""
+class _ArrayUnpickler(pickle._Unpickler):
+    """An unpickler that knows NumPy arrays, under the names of NumPy 1 and 2, and nothing else.
+
+    It is pickle's pure Python one: the one in C keeps its memo in an array as long as the largest index, so that one
+    flipped bit of a damaged file (BINPUT to LONG_BINPUT) fills 30 GB of memory.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file, encoding="latin1")  # the zoo's pickles were written by Python 2

@@ -31,7 +31,7 @@ from bcnet_core.weights.from_caffe2 import from_caffe2
 from bcnet_core.weights.from_detectron2 import from_detectron2
 from bcnet_core.weights.from_release import from_release
 from bcnet_core.weights.from_torchvision import from_torchvision
-from bcnet_core.weights.loading import Shapes, class_dependent, model_shapes
+from bcnet_core.weights.loading import Shapes, class_dependent, model_shapes, shapes_of
 
 FAMILIES = (from_release, from_detectron2, from_caffe2, from_torchvision)
 """Converters, one for each family of files; the first that recognizes a file converts it."""
@@ -217,7 +217,7 @@ def fit(found: Converted, shapes: Shapes, path: Path) -> None:
     """
     if not found.complete:
         _drop_unfit_layers(found, shapes)
-    given = {name: tuple(tensor.shape) for name, tensor in found.tensors.items()}
+    given = shapes_of(found.tensors)
     has_body = any(name.startswith(BODY) for name in given)
     needed = [name for name in shapes if found.complete or (has_body and name.startswith(BODY))]
     unfit = [name for name in dict.fromkeys([*given, *needed]) if given.get(name) != shapes.get(name)]
@@ -242,17 +242,12 @@ def fit(found: Converted, shapes: Shapes, path: Path) -> None:
 
 def _drop_unfit_layers(found: Converted, shapes: Shapes) -> None:
     """Drop every layer around the ResNet that the model does not have, or of which the file has only a part."""
-    parts: dict[str, list[str]] = {}
-    for name in shapes:
-        parts.setdefault(layer_of(name), []).append(name)
-    for layer in dict.fromkeys(layer_of(name) for name in found.tensors if not name.startswith(BODY)):
-        given = [name for name in found.tensors if layer_of(name) == layer]
-        for name in dict.fromkeys([*given, *parts.get(layer, [])]):
-            shape = tuple(found.tensors[name].shape) if name in found.tensors else "none"
-            if shape != shapes.get(name):
-                reason = f"the shape of `{name}` is {shape}, bcnet's is {shapes.get(name, 'none')}"
-                found.drop_layer(layer, reason)
-                break
+    given = shapes_of(found.tensors)
+    layers = {layer_of(name) for name in given if not name.startswith(BODY)}
+    for name in [*given, *shapes]:
+        if layer_of(name) in layers and given.get(name) != shapes.get(name):
+            sides = (side.get(name, "missing") for side in (given, shapes))
+            found.drop_layer(layer_of(name), "`{}` is {} in the file, {} in bcnet".format(name, *sides))
 
 
 def _check_finite(found: Converted, path: Path) -> None:

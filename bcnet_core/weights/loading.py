@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bcnet_core.annotations.coco import Record, category_difference
 from bcnet_core.config.schema import ModelConfig, Recipe
@@ -76,7 +76,8 @@ def load_detector(path: str | Path, *, device: str = "auto") -> Detector:
 def model_shapes(recipe: Recipe, *, classes: int) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the tensors of a recipe's detector, without allocating them."""
     with torch.device("meta"):
-        return shapes_of(build_detector(recipe, [{"id": label, "name": str(label)} for label in range(classes)]))
+        detector = build_detector(recipe, [{"id": label, "name": str(label)} for label in range(classes)])
+        return shapes_of(detector.state_dict())
 
 
 def class_dependent(recipe: Recipe) -> set[str]:
@@ -84,9 +85,9 @@ def class_dependent(recipe: Recipe) -> set[str]:
     return {name for name, _ in model_shapes(recipe, classes=1).items() ^ model_shapes(recipe, classes=2).items()}
 
 
-def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a model's tensors by name."""
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of tensors by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def load_weights(detector: Detector, recipe: Recipe, checkpoint: Checkpoint, path: Path) -> list[str]:
@@ -109,7 +110,7 @@ def load_weights(detector: Detector, recipe: Recipe, checkpoint: Checkpoint, pat
     is_part = checkpoint.part_of is not None
     if checkpoint.categories or not is_part:  # an initialization without categories has no class-dependent layers
         _check_categories(detector.categories, checkpoint.categories, path)
-    shapes = shapes_of(detector)
+    shapes = shapes_of(detector.state_dict())
     fresh = sorted(shapes.keys() - checkpoint.model.keys()) if is_part else []
     check_shapes(shapes, checkpoint.model, path, optional=fresh)
     detector.load_state_dict(checkpoint.model, strict=not is_part)
@@ -128,7 +129,7 @@ def check_shapes(shapes: Shapes, tensors: Mapping[str, Tensor], path: Path, *, o
     Raises:
         BCNetError: naming the first that differs, on both sides.
     """
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    given = shapes_of(tensors)
     names = (shapes.keys() | given.keys()) - set(optional)
     differing = sorted(name for name in names if shapes.get(name) != given.get(name))
     if differing:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_the_model_bench_compares_both_heads(bench: Bench) -> None:
+def test_the_model_benchmark_compares_both_heads(bench: Bench) -> None:
     small = ("--backbone", "tiny", "--size", "64x64", "--repeats", "1", "--detections", "20")
     done = bench("model", *small, "--json")
     assert done.returncode == 0, done.stderr
@@ -29,13 +29,13 @@ def test_the_model_bench_compares_both_heads(bench: Bench) -> None:
         assert row["memory"][0] > 1e8 and 0 < row["target_share"] < 1
 
 
-def test_what_cannot_be_benched_is_said(bench: Bench) -> None:
+def test_invalid_options_are_rejected(bench: Bench) -> None:
     for arguments, word in ((["--size", "64"], "64"), (["--backbone", "vgg"], "vgg")):
         done = bench("model", *arguments)
         assert done.returncode == 2 and word in done.stderr and "Traceback" not in done.stderr
 
 
-def test_the_annotate_bench_counts_images_and_memory(bench: Bench, scenes: Path) -> None:
+def test_the_annotate_benchmark_counts_images_and_memory(bench: Bench, scenes: Path) -> None:
     annotations = scenes / "annotations" / "instances_train.json"
     done = bench("annotate", annotations, "--images", "30", "--workers", "1", "--workers", "2", "--json")
     assert done.returncode == 0, done.stderr
@@ -57,7 +57,7 @@ def test_an_empty_file_cannot_be_repeated(bench: Bench, tmp_path: Path) -> None:
     assert done.returncode == 3 and "no images" in done.stderr
 
 
-def test_the_eval_bench_scores_like_the_reference(bench: Bench, scenes: Path) -> None:
+def test_the_eval_benchmark_scores_like_pycocotools(bench: Bench, scenes: Path) -> None:
     annotations = scenes / "annotations" / "instances_train.json"
     done = bench("eval", annotations, "--images", "24", "--detections", "5", "--json")
     assert done.returncode == 0, done.stderr
@@ -71,7 +71,7 @@ QUICK = ("--seeds", "1", "--steps", "1", "--scenes", "3", "--held-out", "2", "--
 
 
 @pytest.mark.slow
-def test_the_evidence_goes_on_where_it_was_and_shows_its_tables(bench: Bench, tmp_path: Path) -> None:
+def test_the_evidence_is_resumed_and_prints_its_tables(bench: Bench, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     planned = bench("evidence", "-o", folder, *QUICK, "--dry-run")
     assert planned.returncode == 0, planned.stderr
@@ -91,7 +91,7 @@ def test_the_evidence_goes_on_where_it_was_and_shows_its_tables(bench: Bench, tm
     assert refused.returncode == 2 and "steps was 1, now 2" in refused.stderr
 
 
-def test_evidence_that_cannot_be_had_is_said(bench: Bench, tmp_path: Path) -> None:
+def test_evidence_rejects_missing_data_and_results(bench: Bench, tmp_path: Path) -> None:
     alone = bench("evidence", "-o", tmp_path, "--coco", "a.json")
     assert alone.returncode == 2 and "--images DIR" in alone.stderr
     empty = bench("evidence", "-o", tmp_path, "--report-only")
@@ -100,7 +100,7 @@ def test_evidence_that_cannot_be_had_is_said(bench: Bench, tmp_path: Path) -> No
     assert missing.returncode == 3 and "a.json" in missing.stderr and not list(tmp_path.iterdir())
 
 
-def test_the_viz_bench_draws_and_builds_a_page(bench: Bench) -> None:
+def test_the_viz_benchmark_draws_and_builds_a_page(bench: Bench) -> None:
     done = bench("viz", "--size", "120x160", "--instances", "4", "--repeats", "2", "--json")
     assert done.returncode == 0, done.stderr
     costs = json.loads(done.stdout)

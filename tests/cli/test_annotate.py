@@ -92,11 +92,11 @@ def test_the_next_command_fits_the_source(source: Path, tmp_path: Path, name: st
     root, output = tmp_path / "root", tmp_path / "out.json"
     (root / "annotations").mkdir(parents=True)
     (root / "val2017").mkdir()
-    told = run(source.rename(root / "annotations" / name), "-o", output).stderr
+    shown = run(source.rename(root / "annotations" / name), "-o", output).stderr
     if recipe is None:
-        assert f"bcnet viz {output} --images {root / 'val2017'} -o viz" in told and "bcnet train" not in told
+        assert f"bcnet viz {output} --images {root / 'val2017'} -o viz" in shown and "bcnet train" not in shown
     else:
-        assert f"bcnet train {recipe} --data-root {root} data.train.annotations={output}" in told
+        assert f"bcnet train {recipe} --data-root {root} data.train.annotations={output}" in shown
 
 
 def test_stdout_holds_only_the_json(source: Path, tmp_path: Path) -> None:
@@ -308,9 +308,9 @@ def test_ctrl_c_leaves_nothing_behind(scenes: Path, tmp_path: Path) -> None:
         time.sleep(0.05)
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
-    _, told = process.communicate(timeout=180)
-    assert process.returncode == ExitCode.INTERRUPTED, told
-    assert "Traceback" not in told
+    _, shown = process.communicate(timeout=180)
+    assert process.returncode == ExitCode.INTERRUPTED, shown
+    assert "Traceback" not in shown
     assert names(tmp_path) == ["in.json"]
     deadline = time.monotonic() + 10
     while any(is_running(worker) for worker in workers):

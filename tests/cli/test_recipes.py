@@ -47,7 +47,7 @@ def test_list_as_json() -> None:
     }
 
 
-def test_show_tells_purpose_value_and_meaning() -> None:
+def test_show_prints_purpose_value_and_meaning() -> None:
     result = run("show", "tiny", "solver.milestones=[1,2]", "data.root=[red]x")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
@@ -65,7 +65,7 @@ def test_show_as_json() -> None:
     assert (shown["seed"], shown["solver"]["lr"]) == (8, 0.5)
 
 
-def test_show_refuses_what_training_would_refuse() -> None:
+def test_show_rejects_the_same_errors_as_training() -> None:
     assert refused("show", "tiny", "solver.leaning_rate=1").hints[0].startswith("did you mean: solver.lr")
     assert refused("show", "tinny").hints[0] == "did you mean: tiny"
 
@@ -89,7 +89,7 @@ def test_copy_dry_run_writes_nothing() -> None:
     assert not Path("own.yaml").exists()
 
 
-def test_copy_replaces_only_when_told() -> None:
+def test_copy_replaces_only_with_overwrite() -> None:
     own = Path("own.yaml")
     own.write_text("seed: 1")
     assert "exists already" in refused("copy", "tiny", "-o", "own.yaml").message
@@ -98,20 +98,20 @@ def test_copy_replaces_only_when_told() -> None:
     assert own.read_text() == TINY
 
 
-def test_copy_refuses_a_folder_even_when_told_to_overwrite() -> None:
+def test_copy_rejects_a_folder_even_with_overwrite() -> None:
     folder = Path("folder.yaml")
     folder.mkdir()
     assert "is a folder" in refused("copy", "tiny", "-o", "folder.yaml", "--overwrite").message
     assert folder.is_dir()
 
 
-def test_copy_refuses_a_name_that_could_not_be_used_again() -> None:
+def test_copy_rejects_a_name_that_could_not_be_used_later() -> None:
     assert "must end in .yaml" in refused("copy", "tiny", "-o", "own").message
     assert "unknown recipe" in refused("copy", "nothing", "-o", "own.yaml").message
     assert not Path("own.yaml").exists()
 
 
-def test_check_tells_every_error() -> None:
+def test_check_reports_every_error() -> None:
     Path("own.yaml").write_text("sede: 1\nsolver: {lr: -1}\n")
     error = refused("check", "own.yaml", "data.flip=3")
     assert error.message == "3 settings cannot be used"

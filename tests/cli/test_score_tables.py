@@ -1,4 +1,4 @@
-"""What the tables of `bcnet eval` show."""
+"""Tables of `bcnet eval`."""
 
 import pytest
 

@@ -148,10 +148,10 @@ def test_json_of_a_paste_is_the_summary(source: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (("--occlusion", "0.2"), "is no range"),
-        (("--occlusion", "0.2-0.6"), "is no range"),
+        (("--occlusion", "0.2"), "is not a range"),
+        (("--occlusion", "0.2-0.6"), "is not a range"),
         (("--occlusion", "0.6..0.2"), "0.6 to 0.2"),
-        (("--scale", "a..b"), "is no range"),
+        (("--scale", "a..b"), "is not a range"),
         (("--objects", "2.5..4"), "whole numbers"),
         (("--objects", "1..4"), "from 2"),
         (("--size", "640"), "no image size"),

@@ -1,4 +1,4 @@
-"""An option that was typed and means nothing beside the others is an error: nobody's wish is passed over in silence."""
+"""An option that was typed but has no effect together with the others is an error, not silently ignored."""
 
 import json
 from pathlib import Path
@@ -24,16 +24,16 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("line", "told"), CASES)
-def test_it_is_named(bcnet: Bcnet, tmp_path: Path, line: str, told: str) -> None:
+@pytest.mark.parametrize(("line", "message"), CASES)
+def test_an_option_without_effect_is_named(bcnet: Bcnet, tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "coco.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
     done = bcnet(*line.split(), cwd=tmp_path)
-    assert done.returncode == 2 and told in " ".join(done.stderr.split()), done.stderr
+    assert done.returncode == 2 and message in " ".join(done.stderr.split()), done.stderr
     assert "leave out --" in done.stderr and not done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["coco.json"]
 
 
-def test_a_default_and_the_environment_are_no_wish(tmp_path: Path) -> None:
+def test_defaults_and_environment_variables_do_not_count_as_typed(tmp_path: Path) -> None:
     content = {
         "images": [{"id": 1, "file_name": "a.png", "height": 9, "width": 9}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 0,

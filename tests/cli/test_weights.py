@@ -63,7 +63,7 @@ def test_a_backbone_becomes_an_initialization_to_train_from(backbone: Path, tmp_
     assert read_checkpoint(tmp_path / "init.pt").part_of is not None
 
 
-def test_json_holds_the_whole_report(tmp_path: Path) -> None:
+def test_json_contains_the_whole_report(tmp_path: Path) -> None:
     torch.save(detectron2_rcnn(), tmp_path / "x.pth")
     report = json.loads(run(tmp_path / "x.pth", "-o", tmp_path / "init.pt", "--json", "--drop-classes").stdout)
     assert (report["detector"], report["backbone"], report["whole"]) == ("faster_rcnn", "r50", False)
@@ -80,7 +80,7 @@ def test_dry_run_writes_nothing_but_reads_everything(backbone: Path, tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.pth", "resnet18.pth"]
 
 
-def test_outputs_are_kept_and_inputs_never_written(backbone: Path, tmp_path: Path) -> None:
+def test_existing_outputs_are_kept_and_inputs_never_overwritten(backbone: Path, tmp_path: Path) -> None:
     (tmp_path / "kept.pt").write_text("kept")
     refused = run(backbone, "-o", tmp_path / "kept.pt")
     assert isinstance(refused.exception, BCNetError) and "--overwrite" in " ".join(refused.exception.hints)
@@ -94,13 +94,13 @@ def test_outputs_are_kept_and_inputs_never_written(backbone: Path, tmp_path: Pat
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize(
-    ("threshold", "count", "told"),
+    ("threshold", "count", "message"),
     [
         (0.0, 100, r"differ from the detector's by [\d.e-]+ at most \(100 instances\)"),
         (1.0, 0, "neither the file nor the detector finds anything"),
     ],
 )
-def test_a_detector_is_exported_and_compared(tmp_path: Path, threshold: float, count: int, told: str) -> None:
+def test_a_detector_is_exported_and_compared(tmp_path: Path, threshold: float, count: int, message: str) -> None:
     recipe = Recipe(model=ModelConfig(backbone="tiny", channels=32, tower_convs=1, score_threshold=threshold))
     categories = [{"id": 1, "name": "thing"}]
     weights = build_detector(recipe, categories).state_dict()
@@ -109,7 +109,7 @@ def test_a_detector_is_exported_and_compared(tmp_path: Path, threshold: float, c
     where = tmp_path / "out.torchscript"
     arguments = [tmp_path / "x.pt", "-o", where, "--size", "64x96", "--image", tmp_path / "picture.png"]
     result = run(*arguments, command="export")
-    assert result.exit_code == 0 and re.search(told, result.stderr), result.output
+    assert result.exit_code == 0 and re.search(message, result.stderr), result.output
     boxes, *_ = torch.jit.load(str(where))(torch.zeros(3, 64, 96, dtype=torch.uint8))
     assert len(boxes) == count
     again = run(*arguments, command="export")
@@ -121,7 +121,7 @@ class Trap:
         return print, ("the trap was sprung",)
 
 
-def test_a_harmful_file_is_one_message(bcnet: Bcnet, tmp_path: Path) -> None:
+def test_a_harmful_file_gives_one_error_message(bcnet: Bcnet, tmp_path: Path) -> None:
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"conv1_w": Trap()}))
     done = bcnet("weights", "import", tmp_path / "x.pkl", "-o", tmp_path / "out.pt")
     assert done.returncode == ExitCode.BAD_DATA
@@ -130,7 +130,7 @@ def test_a_harmful_file_is_one_message(bcnet: Bcnet, tmp_path: Path) -> None:
     assert not (tmp_path / "out.pt").exists()
 
 
-def test_the_help_names_the_extra_that_onnx_takes() -> None:
+def test_the_help_names_the_extra_that_onnx_needs() -> None:
     assert "bcnet[onnx]" in CliRunner().invoke(app, ["export", "--help"]).output
 
 

@@ -1,4 +1,4 @@
-"""Recipes: layers, types, and one error that tells everything."""
+"""Recipes: layers, types, and one error that reports everything."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def failure(source: Path, *overrides: str) -> BCNetError:
     return caught.value
 
 
-def told(error: BCNetError) -> str:
+def text_of(error: BCNetError) -> str:
     return "\n".join((error.message, *error.hints))
 
 
@@ -65,7 +65,7 @@ def test_base_by_recipe_name(recipe_file: Path, monkeypatch: pytest.MonkeyPatch,
     assert load_recipe(write(tmp_path / "child.yaml", "base: parent\nsolver: {lr: 0.25}")).seed == 9
 
 
-def test_a_base_has_no_base(recipe_file: Path) -> None:
+def test_a_base_must_not_have_a_base(recipe_file: Path) -> None:
     child = write(recipe_file.with_name("child.yaml"), "base: own.yaml")
     error = failure(write(recipe_file.with_name("grandchild.yaml"), "base: child.yaml"))
     assert str(child) in error.message
@@ -77,7 +77,7 @@ def test_a_missing_base_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("base", ["[a, b]", "''", "null"])
-def test_a_base_is_a_name(tmp_path: Path, base: str) -> None:
+def test_a_base_must_be_a_name(tmp_path: Path, base: str) -> None:
     assert "`base`" in failure(write(tmp_path / "a.yaml", f"base: {base}")).message
 
 
@@ -195,12 +195,12 @@ BAD_VALUES = {
 
 
 @pytest.mark.parametrize(("text", "message"), BAD_VALUES.items())
-def test_a_bad_value_of_a_file_is_told_with_the_file(tmp_path: Path, text: str, message: str) -> None:
+def test_a_bad_value_in_a_file_is_reported_with_the_file(tmp_path: Path, text: str, message: str) -> None:
     file = write(tmp_path / "a.yaml", text)
     error = failure(file)
     assert error.message == message
     assert f"found in:     {file}" in error.hints
-    assert f"show {file}" not in told(error), "showing a broken recipe would fail in the same way"
+    assert f"show {file}" not in text_of(error), "showing a broken recipe would fail in the same way"
 
 
 # --- files
@@ -237,7 +237,7 @@ def test_a_bad_file_is_one_clear_sentence(tmp_path: Path, name: str) -> None:
     assert f"`{file}` {sentence}" in failure(file).message
 
 
-def test_a_file_that_may_not_be_read(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_read_permission(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> str:
         raise PermissionError(13, "Permission denied")
 
@@ -248,7 +248,7 @@ def test_a_file_that_may_not_be_read(recipe_file: Path, monkeypatch: pytest.Monk
 # --- suggestions
 
 
-def test_the_model_of_an_error(recipe_file: Path) -> None:
+def test_an_unknown_setting_shows_similar_ones(recipe_file: Path) -> None:
     error = failure(recipe_file, "solver.leaning_rate=0.1")
     assert error.message == "unknown setting `solver.leaning_rate`"
     assert error.hints[0].startswith("did you mean: solver.lr (0.01) · ")
@@ -273,11 +273,11 @@ def test_suggestions_come_from_names_and_meanings(recipe_file: Path, key: str, n
     assert failure(recipe_file, f"{key}=1").hints[0].startswith(f"did you mean: {nearest}")
 
 
-def test_nothing_is_suggested_for_what_resembles_nothing(recipe_file: Path) -> None:
-    assert "did you mean" not in told(failure(recipe_file, "zzzz.qqqq=1"))
+def test_nothing_is_suggested_for_a_key_like_no_other(recipe_file: Path) -> None:
+    assert "did you mean" not in text_of(failure(recipe_file, "zzzz.qqqq=1"))
 
 
-def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     file = write(tmp_path / "a.yaml", "sede: 1\nsolver: {lr: fast, steps: 0}\nmodel: {detector: yolo}")
     error = failure(file, "data.flip=2", "oops", "batch=3")
     assert error.message == "7 settings cannot be used"
@@ -297,7 +297,7 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
 def test_an_override_replaces_a_bad_value_of_the_file(tmp_path: Path) -> None:
     file = write(tmp_path / "a.yaml", "solver: {lr: fast}")
     assert load_recipe(file, ["solver.lr=0.5"]).solver.lr == 0.5
-    assert "found in:" not in told(failure(file, "solver.lr=slow"))
+    assert "found in:" not in text_of(failure(file, "solver.lr=slow"))
 
 
 # --- writing
@@ -331,7 +331,7 @@ def test_a_dumped_recipe_reads_back_equal(tmp_path_factory: pytest.TempPathFacto
     assert load_recipe(file) == recipe
 
 
-def test_every_value_can_be_given_back_as_an_override(recipe_file: Path) -> None:
+def test_every_value_can_be_used_as_an_override(recipe_file: Path) -> None:
     recipe = load_recipe(recipe_file, ["solver.milestones=[5,6]", "data.root=here"])
     given = [f"{setting.key}={format_value(setting.value)}" for setting in settings(recipe)]
     assert load_recipe(recipe_file, given) == recipe

@@ -1,4 +1,4 @@
-"""Where recipes are looked for, and the recipes of this project themselves."""
+"""Where recipes are found, and the recipes of this project themselves."""
 
 from pathlib import Path
 
@@ -24,17 +24,17 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_checkout_offers_its_top_level_recipes() -> None:
+def test_a_checkout_lists_its_top_level_recipes() -> None:
     assert recipe_files.list_recipes() == RECIPES
     assert RECIPES, "no recipes at the top of the repository"
 
 
-def test_the_wheel_offers_what_it_carries(shipped: Path) -> None:
+def test_a_wheel_lists_the_recipes_in_it(shipped: Path) -> None:
     assert [path.name for path in recipe_files.list_recipes()] == ["shapes.yaml", "tiny.yaml"]
     assert recipe_files.find_recipe("tiny") == shipped / "tiny.yaml"
 
 
-def test_the_wheel_carries_the_recipes_where_they_are_looked_for() -> None:
+def test_the_wheel_puts_recipes_where_they_are_searched() -> None:
     assert '\nrecipes = "bcnet_core/recipes"\n' in (ROOT / "pyproject.toml").read_text()
     assert ROOT / "bcnet_core/recipes" == recipe_files.SHIPPED
 
@@ -56,7 +56,7 @@ def test_an_unknown_recipe_names_the_nearest_and_all(shipped: Path, name: str) -
     assert caught.value.hints[:2] == ("did you mean: tiny", "all recipes:  shapes · tiny")
 
 
-def test_a_folder_is_no_recipe(shipped: Path) -> None:
+def test_a_folder_is_not_a_recipe(shipped: Path) -> None:
     with pytest.raises(BCNetError, match="is a folder, not a recipe"):
         recipe_files.find_recipe(str(shipped))
 
@@ -79,7 +79,7 @@ def test_every_recipe_loads_and_reads_back(recipe: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_says_what_it_is_for(recipe: Path) -> None:
+def test_every_recipe_has_a_complete_header(recipe: Path) -> None:
     missing = [word for word in HEADER if not any(line.startswith(word) for line in recipe_files.read_header(recipe))]
     assert not missing
 

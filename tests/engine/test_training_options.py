@@ -214,8 +214,8 @@ def test_the_picture_of_the_layers_shows_predicted_and_true_maps(scenes: Path, t
     true_occludee = picture[0, 92 : 92 + 84, 4 + 4 * 88 : 4 + 4 * 88 + 84]
     assert set(true_occludee.unique().tolist()) == {0, 255}
     one_layer, _ = state(scenes, tmp_path, "model.layers=1")
-    grey = layers_picture(one_layer.detector, samples[0])[0, 4 : 4 + 84, 4 + 88 : 4 + 88 + 84]
-    assert grey.unique().tolist() == [128]
+    gray = layers_picture(one_layer.detector, samples[0])[0, 4 : 4 + 84, 4 + 88 : 4 + 88 + 84]
+    assert gray.unique().tolist() == [128]
 
 
 def test_curves_show_losses_rate_and_scores() -> None:

@@ -13,8 +13,9 @@ from pycocotools.cocoeval import COCOeval
 
 from bcnet_core import BCNetError, ExitCode, masks
 from bcnet_core.annotations.coco import CocoFile, read_coco
-from bcnet_core.evaluation.coco import IGNORED_AREA, evaluate, ground_truth
+from bcnet_core.evaluation.coco import evaluate, ground_truth
 from bcnet_core.evaluation.occluded import (
+    IGNORED_AREA,
     HiddenObject,
     annotation_levels,
     count_recall,

@@ -184,9 +184,9 @@ def test_many_masks_are_checked_as_one_by_one() -> None:
             expected.append(runs.sum() == sizes[-1][0] * width and runs[0] >= 0 and runs[1:].min(initial=1) > 0)
         except ValueError:
             expected.append(False)
-    found = masks.are_sound(texts, sizes)
+    found = masks.are_valid(texts, sizes)
     assert found.tolist() == expected and 200 < found.sum() < 1100
-    assert masks.are_sound([], []).tolist() == []
+    assert masks.are_valid([], []).tolist() == []
 
 
 def listed(*names: str) -> dict[str, list[dict[str, object]]]:

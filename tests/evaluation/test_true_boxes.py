@@ -1,4 +1,4 @@
-"""Masks inside true boxes: what a detector that knows the truth scores, and where there is nothing to score."""
+"""Masks inside true boxes: scores of a detector that knows the truth, and instances without a score."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bcnet_core.reporting import SilentReporter
 
 
 class KnowsTheTruth:
-    """Stands for a detector: inside every true box its maps are the true masks, drawn with 28 x 28 cells.
+    """A stand-in detector: inside every true box its maps are the true masks on a grid of 28 x 28 cells.
 
     Its network sees images of twice their size.
     """
@@ -62,7 +62,7 @@ class KnowsTheTruth:
         )
 
     def cells(self, rle: Any, box: Tensor) -> Tensor:
-        """Logits of the share of each cell's centre that the mask covers."""
+        """Logits that follow the mask at the center of each cell."""
         if rle is None:
             return torch.full((28, 28), -8.0)
         mask = torch.from_numpy(decode(rle)).float()
@@ -97,7 +97,7 @@ def test_true_masks_score_almost_one_in_both_layers(coco: CocoFile, scenes: Path
     assert scores.means()["occludee"] == scores.scores["occludee"].mean()
 
 
-def test_occluders_are_derived_where_the_file_has_none(coco: CocoFile, scenes: Path) -> None:
+def test_occluder_regions_are_derived_if_the_file_has_none(coco: CocoFile, scenes: Path) -> None:
     stripped = [{key: value for key, value in one.items() if key != OCCLUDER_KEY} for one in coco.annotations]
     plain = CocoFile(coco.path, {**coco.content, "annotations": stripped})
     detector: Any = KnowsTheTruth(coco)
@@ -108,7 +108,7 @@ def test_occluders_are_derived_where_the_file_has_none(coco: CocoFile, scenes: P
     assert both.any() and np.nanmean(scores.scores["occluder"][both]) > 0.6
 
 
-def test_boundaries_agree_give_or_take_a_cell() -> None:
+def test_boundaries_match_within_one_cell() -> None:
     true = torch.zeros(5, 9, 9, dtype=torch.bool)
     true[:4, 4, 1:8] = True
     found = true.clone()
@@ -132,7 +132,7 @@ def test_rows_are_in_the_order_of_images_and_annotations(coco: CocoFile, scenes:
         assert mirrored.scores["occludee"][own].tolist() == scores.scores["occludee"][own][::-1].tolist()
 
 
-def test_what_cannot_be_scored_is_nan_or_left_out(coco: CocoFile, scenes: Path) -> None:
+def test_instances_that_cannot_be_scored_are_nan_or_left_out(coco: CocoFile, scenes: Path) -> None:
     crowd, flat, bare, unrated, *rest = ({**one} for one in coco.annotations)
     crowd["iscrowd"] = 1
     flat["bbox"] = [*flat["bbox"][:3], 0]
@@ -155,7 +155,7 @@ def test_without_an_occluder_layer_there_is_no_such_score(coco: CocoFile, scenes
     assert not np.isnan(scores.scores["occludee"]).any()
 
 
-def test_a_file_with_nothing_to_score_is_refused(coco: CocoFile, scenes: Path) -> None:
+def test_a_file_with_nothing_to_score_is_rejected(coco: CocoFile, scenes: Path) -> None:
     empty = CocoFile(coco.path, {**coco.content, "annotations": []})
     with pytest.raises(BCNetError, match="no instance with a box and a mask") as caught:
         scores_of(empty, scenes)

@@ -15,7 +15,7 @@ from tests.faults.conftest import ALL, Bench, contents, leftovers
 def assert_no_output(out: Path) -> None:
     """Check that there is no output and nothing half-written; predictions of finished images may stay."""
     assert not leftovers(out)
-    assert all("_predictions/" in file for file in contents(out)), contents(out)
+    assert all(file.endswith("_predictions.jsonl") for file in contents(out)), contents(out)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -21,7 +21,7 @@ NAMES = [parameter for parameter in ALL if parameter.values != ("train",)]
 def interrupt(bench: Bench, name: str, out: Path, moment: int, number: int, *, repeatedly: bool = False) -> None:
     """Send a signal to a command at an event, or also at all later ones, and check the end."""
     out.mkdir()
-    app._interrupted = -app.DEAF_SECONDS  # an earlier test has just been interrupted
+    app._interrupted = -app.GRACE_SECONDS  # an earlier test has just been interrupted
 
     def send(event: int, _: str) -> None:
         if event == moment or (repeatedly and event > moment):

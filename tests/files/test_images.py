@@ -18,13 +18,13 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
-def test_more_than_eight_bits_are_refused_instead_of_cut(tmp_path: Path, mode: str) -> None:
+def test_more_than_eight_bits_are_rejected_rather_than_truncated(tmp_path: Path, mode: str) -> None:
     Image.new(mode, (7, 5)).save(tmp_path / "x.tif")
     with pytest.raises(BCNetError, match="more than 8 bits"):
         read_image(tmp_path / "x.tif")
 
 
-def test_a_rotation_tag_is_applied_unless_the_annotations_are_of_the_stored_picture(tmp_path: Path) -> None:
+def test_an_exif_rotation_is_applied_unless_the_annotations_fit_the_stored_image(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees
     image = Image.new("RGB", (8, 4))
@@ -35,7 +35,7 @@ def test_a_rotation_tag_is_applied_unless_the_annotations_are_of_the_stored_pict
     assert read_image(tmp_path / "x.png", expect_size=(4, 8))[0, 0].tolist() == [255, 0, 0]
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(BCNetError, match=r"gone\.jpg` does not exist"):
         read_image(tmp_path / "gone.jpg")
     (tmp_path / "text.jpg").write_text("no picture")

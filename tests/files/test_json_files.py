@@ -1,4 +1,4 @@
-"""What is said of a json file that is not there."""
+"""Errors about a JSON file that is missing."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from bcnet_core.errors import BCNetError
 from bcnet_core.files.json_files import read_json
 
 
-def test_hidden_files_are_not_proposed(tmp_path: Path) -> None:
+def test_hidden_files_are_not_suggested(tmp_path: Path) -> None:
     for name in (".a.json.lock", ".hidden.json", "a.json", "b.json.gz"):
         (tmp_path / name).touch()
     with pytest.raises(BCNetError, match="does not exist") as caught:

@@ -33,7 +33,7 @@ def test_a_directory_is_complete_or_absent(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["d", "b"]
 
 
-def test_what_exists_is_refused(tmp_path: Path) -> None:
+def test_an_existing_output_is_rejected(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": [1, "é"]})
     assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{"a":[1,"\\u00e9"]}'
     with pytest.raises(BCNetError, match=r"x\.json` exists already") as caught:
@@ -47,7 +47,7 @@ def test_what_exists_is_refused(tmp_path: Path) -> None:
     check_output_folder(tmp_path, overwrite=True)
 
 
-def test_where_no_file_can_be_is_refused_even_with_overwrite(tmp_path: Path) -> None:
+def test_an_impossible_output_is_rejected_even_with_overwrite(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
     for path, words in (
@@ -76,7 +76,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BCNetError, match="cannot write") as caught:
         write_json(tmp_path / "file/x.json", 1)

@@ -1,4 +1,4 @@
-"""Work spread over processes: in order, bounded, errors passed on, nothing left running."""
+"""Worker processes: results in order, bounded memory, errors passed on, nothing left running."""
 
 import multiprocessing
 import os
@@ -97,7 +97,7 @@ def test_few_tasks_are_not_worth_a_process() -> None:
     assert isinstance(results, map), "no pool was started"
 
 
-def test_leaving_does_not_wait_for_a_task_that_nobody_takes(tmp_path: Path) -> None:
+def test_leaving_does_not_wait_for_a_task_that_no_worker_takes(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("""
 import time

@@ -1,4 +1,4 @@
-"""Every recipe that is shipped is built, takes a step and is evaluated, at a size that a CPU can bear."""
+"""Every shipped recipe is built, trained for a step and evaluated, at a size for CPUs."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ LIGHT = (
 )  # fmt: skip
 
 
-def test_the_recipes_that_were_promised_are_there() -> None:
+def test_all_promised_recipes_exist() -> None:
     promised = {"fcos_r50", "fcos_r101", "fcos_x101", "faster_rcnn_r50", "faster_rcnn_r101", "tiny", "shapes"}
     baselines = {"mask_rcnn_r50", "mask_rcnn_r101", "fcos_r50_plain", "fcos_r101_plain", "fcos_x101_plain"}
     ablations = {"fcos_r50_single_layer", "fcos_r50_no_boundary", "fcos_r50_fcn"}
     assert set(RECIPES) == promised | baselines | ablations
 
 
-def test_baselines_differ_from_their_models_in_the_mask_head_alone() -> None:
+def test_baselines_differ_from_their_models_only_in_the_mask_head() -> None:
     for plain, bilayer in (
         ("mask_rcnn_r50", "faster_rcnn_r50"), ("mask_rcnn_r101", "faster_rcnn_r101"), ("fcos_r50_plain", "fcos_r50"),
         ("fcos_r101_plain", "fcos_r101"), ("fcos_x101_plain", "fcos_x101"),
@@ -51,7 +51,7 @@ def test_baselines_differ_from_their_models_in_the_mask_head_alone() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_is_built_stepped_and_evaluated(scenes: Path, tmp_path: Path, name: str) -> None:
+def test_a_recipe_builds_trains_a_step_and_evaluates(scenes: Path, tmp_path: Path, name: str) -> None:
     recipe = load_recipe(name, LIGHT, data_root=scenes)
     categories = read_coco(scenes / "annotations/instances_train.json").categories
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Which objects count as complete, and why others do not."""
+"""The survey of complete objects, and the reasons against others."""
 
 from pathlib import Path
 from typing import Any

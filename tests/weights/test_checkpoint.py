@@ -32,7 +32,7 @@ def checkpoint(recipe: Recipe = RECIPE) -> Checkpoint:
     return Checkpoint(step=7, recipe=recipe.model_dump(mode="json"), categories=CATEGORIES, model=model, optimizer={})
 
 
-def test_a_detector_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_saved_detector_loads_unchanged(tmp_path: Path) -> None:
     saved = checkpoint()
     save_checkpoint(tmp_path / "checkpoints/step_00000007.pt", saved)
     for path in (tmp_path, tmp_path / "checkpoints/step_00000007.pt", str(tmp_path)):
@@ -52,25 +52,25 @@ def test_the_newest_step_is_found(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path).name == "step_00000100.pt"
 
 
-def test_data_in_the_place_of_a_run_is_told_as_such(tmp_path: Path) -> None:
-    def told() -> tuple[str, str]:
+def test_a_data_folder_given_as_a_run_is_recognized(tmp_path: Path) -> None:
+    def error() -> tuple[str, str]:
         with pytest.raises(BCNetError, match="holds no checkpoint") as caught:
             find_checkpoint(tmp_path)
         return caught.value.message, " ".join(caught.value.hints)
 
-    assert "is it a run directory?" in told()[1]
+    assert "is it a run directory?" in error()[1]
     (tmp_path / "curves.png").touch()
     (tmp_path / "checkpoints").mkdir()
-    assert "is it a run directory?" in told()[1]
+    assert "is it a run directory?" in error()[1]
     (tmp_path / "checkpoints").rmdir()
-    message, hints = told()
+    message, hints = error()
     assert "looks like a folder of images" in message and "--data-root" in hints
     (tmp_path / "annotations").mkdir()
-    message, hints = told()
+    message, hints = error()
     assert "looks like a data root" in message and f"--data-root {tmp_path}" in hints
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_no_checkpoints_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(BCNetError, match="does not exist"):
         find_checkpoint(tmp_path / "gone")
     with pytest.raises(BCNetError, match="holds no checkpoint"):
@@ -86,7 +86,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BCNetError, match="is not a bcnet checkpoint") as caught:
         read_checkpoint(tmp_path / "other.pt")
     assert f"bcnet weights import {tmp_path / 'other.pt'} -o bcnet.pt" in caught.value.hints[1]
-    for field, value, told in (
+    for field, value, message in (
         ("extra", 1, "extra: Unexpected keyword argument"), ("step", "1", "step: Input should be a valid integer"),
         ("recipe", 3, "recipe: Input should be a valid dictionary"),
         ("categories", [{"id": 1}], "a category needs an integer id and a name"),
@@ -94,7 +94,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     ):  # fmt: skip
         content = torch.load(whole, weights_only=True) | {field: value}
         torch.save(content, tmp_path / "other.pt")
-        with pytest.raises(BCNetError, match=told):
+        with pytest.raises(BCNetError, match=message):
             read_checkpoint(tmp_path / "other.pt")
     torch.save({"format": 99}, tmp_path / "newer.pt")
     with pytest.raises(BCNetError, match="format 99, this bcnet reads 1"):
@@ -116,7 +116,7 @@ def test_no_code_in_a_checkpoint_is_run(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "trap-was-sprung").exists()
 
 
-def test_a_recipe_of_another_version_is_said(tmp_path: Path) -> None:
+def test_an_unknown_setting_of_the_recipe_is_named(tmp_path: Path) -> None:
     recipe = RECIPE.model_dump(mode="json")
     recipe["model"]["depth"] = 5
     save_checkpoint(tmp_path / "x.pt", replace(checkpoint(), recipe=recipe))
@@ -124,7 +124,7 @@ def test_a_recipe_of_another_version_is_said(tmp_path: Path) -> None:
         bcnet_core.load_detector(tmp_path / "x.pt", device="cpu")
 
 
-def test_weights_that_do_not_fit_name_both_sides(tmp_path: Path) -> None:
+def test_errors_about_weights_that_do_not_fit_name_both_sides(tmp_path: Path) -> None:
     wide = Recipe(data=RECIPE.data, model=RECIPE.model.model_copy(update={"channels": 64}))
     wrong = replace(checkpoint(), recipe=wide.model_dump(mode="json"))
     save_checkpoint(tmp_path / "x.pt", wrong)

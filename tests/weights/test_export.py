@@ -12,7 +12,7 @@ from tests.model.test_detectors import build
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("form", ["torchscript", "onnx"])
 @pytest.mark.parametrize(("kind", "threshold"), [("fcos", 0.004), ("faster_rcnn", 0.2)])
-def test_an_exported_detector_gives_the_same(tmp_path: Path, kind: str, threshold: float, form: str) -> None:
+def test_an_exported_detector_predicts_the_same(tmp_path: Path, kind: str, threshold: float, form: str) -> None:
     detector = build(kind, score_threshold=threshold).eval()
     path = tmp_path / "detector"
     compared = export.export_detector(detector, path, form=form, height=96, width=120)  # type: ignore[arg-type]
@@ -31,7 +31,7 @@ def test_an_exported_detector_gives_the_same(tmp_path: Path, kind: str, threshol
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_a_file_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exported_file_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
     with pytest.raises(BCNetError, match="differs"):
         export.export_detector(build().eval(), tmp_path / "x", form="torchscript", height=64, width=64)

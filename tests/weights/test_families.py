@@ -1,4 +1,4 @@
-"""Published checkpoints under our names: every tensor in its place, none made up, none lost."""
+"""Published checkpoints under bcnet's names: every tensor is placed, or dropped with a reason."""
 
 import json
 import re
@@ -95,7 +95,7 @@ def assert_accounted_for(converted: Converted, given: dict[str, Tensor]) -> None
 
 
 @pytest.mark.parametrize(("depth", "backbone"), [(50, "r50"), (101, "r101")])
-def test_the_release_is_placed_to_the_last_tensor(depth: int, backbone: str) -> None:
+def test_every_tensor_of_the_release_is_placed(depth: int, backbone: str) -> None:
     given = release(depth)
     converted = recognize(given, FILE)
     assert (converted.detector, converted.backbone, converted.style) == ("fcos", backbone, "caffe")
@@ -140,7 +140,7 @@ BACKBONES = {"r50": resnet50, "r101": resnet101, "x101": resnext101_32x8d}
 
 @pytest.mark.parametrize("spelling", [MSRA, ZOO, FAIR], ids=["s b", "gamma beta", "s bias rm riv"])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_a_caffe2_backbone_is_placed_whole(backbone: str, spelling: dict[str, str]) -> None:
+def test_every_tensor_of_a_caffe2_backbone_is_placed(backbone: str, spelling: dict[str, str]) -> None:
     given = caffe2(spelling, BACKBONES[backbone])
     converted = recognize(given, FILE)
     assert (converted.detector, converted.backbone, converted.style) == (None, backbone, "caffe")
@@ -156,7 +156,7 @@ def test_a_caffe2_backbone_is_placed_whole(backbone: str, spelling: dict[str, st
     assert converted.dropped["fc1000_w"] == "the ImageNet classifier"
 
 
-def test_a_norm_without_statistics_stays_the_affine_map_it_is() -> None:
+def test_a_norm_without_statistics_computes_the_same_affine_map() -> None:
     given = caffe2(MSRA) | {"res_conv1_bn_s": torch.rand(64) + 0.5, "res_conv1_bn_b": torch.randn(64)}
     tensors = recognize(given, FILE).tensors
     norm = FrozenBatchNorm2d(64)
@@ -166,18 +166,18 @@ def test_a_norm_without_statistics_stays_the_affine_map_it_is() -> None:
     assert torch.equal(norm(x), affine)
 
 
-def test_what_else_a_caffe2_pickle_holds_is_named() -> None:
+def test_other_tensors_of_a_caffe2_pickle_are_dropped_with_a_reason() -> None:
     converted = recognize(caffe2(ZOO) | {"pred_w": torch.zeros(3), "conv1_w_momentum": torch.zeros(3)}, FILE)
     assert converted.dropped["pred_w"] == "the ImageNet classifier"
     assert converted.dropped["conv1_w_momentum"] == "the state of an optimizer"
 
 
-def test_a_second_spelling_of_the_same_tensor_is_not_lost() -> None:
+def test_a_second_spelling_of_a_tensor_is_dropped_with_a_reason() -> None:
     converted = recognize(caffe2(ZOO) | {"res_conv1_bn_s": torch.zeros(64)}, FILE)
     assert converted.dropped["res_conv1_bn_s"] == "`res_conv1_bn_gamma` has the same place"
 
 
-def test_a_mask_rcnn_is_placed_but_for_its_classwise_masks() -> None:
+def test_a_mask_rcnn_is_placed_except_for_its_class_specific_masks() -> None:
     given = detectron2_rcnn()
     converted = recognize(given, FILE)
     assert (converted.detector, converted.backbone, converted.style) == ("faster_rcnn", "r50", "caffe")
@@ -202,7 +202,7 @@ def test_a_mask_rcnn_is_placed_but_for_its_classwise_masks() -> None:
         assert torch.equal(converted.tensors[ours], given[theirs]), ours
 
 
-def test_masks_of_no_class_are_taken() -> None:
+def test_class_agnostic_masks_are_placed() -> None:
     converted = recognize(detectron2_rcnn(masks=1), FILE)
     assert converted.tensors["heads.roi_heads.masks.head.occludee_mask.logits.weight"].shape == (1, 256, 1, 1)
     assert not any("mask_head" in name for name in converted.dropped)
@@ -220,7 +220,7 @@ def test_the_background_moves_to_label_0() -> None:
     assert tensors[f"{ours}bbox_pred.weight"].shape == (12, 1024)
 
 
-def test_one_box_for_all_classes_has_no_place() -> None:
+def test_class_agnostic_boxes_are_dropped() -> None:
     given = detectron2_rcnn()
     for part, shape in (("weight", (4, 1024)), ("bias", (4,))):
         given[f"roi_heads.box_predictor.bbox_pred.{part}"] = torch.zeros(shape)
@@ -294,7 +294,7 @@ def test_a_layer_without_its_bias_is_dropped_whole() -> None:
     del given["backbone.fpn_lateral3.bias"]
     found = fitted(given)
     assert found.dropped["backbone.fpn_lateral3.weight"] == (
-        "the shape of `backbone.fpn.inner_blocks.1.0.bias` is none, bcnet's is (256,)"
+        "`backbone.fpn.inner_blocks.1.0.bias` is missing in the file, (256,) in bcnet"
     )
     assert "backbone.fpn.inner_blocks.1.0.weight" not in found.tensors
 
@@ -318,7 +318,7 @@ def test_backbones_with_other_layers_are_rejected() -> None:
         recognize({name: tensor for name, tensor in given.items() if ".running_" not in name}, FILE)
 
 
-def test_of_another_detector_the_body_is_taken() -> None:
+def test_only_the_backbone_of_another_detector_is_placed() -> None:
     given = {name: tensor for name, tensor in release().items() if name.startswith("backbone.")}
     converted = recognize(given | {"head.cls_subnet.0.weight": torch.zeros(2)}, FILE)
     assert converted.detector is None and converted.backbone == "r50"
@@ -327,7 +327,7 @@ def test_of_another_detector_the_body_is_taken() -> None:
 
 
 @pytest.mark.parametrize("backbone", ["r18", *BACKBONES])
-def test_a_torchvision_backbone_is_placed_whole(backbone: str) -> None:
+def test_every_tensor_of_a_torchvision_backbone_is_placed(backbone: str) -> None:
     given = torchvision_backbone({"r18": resnet18, **BACKBONES}[backbone])
     converted = recognize(given, FILE)
     assert (converted.detector, converted.backbone, converted.style) == (None, backbone, "torchvision")
@@ -338,16 +338,16 @@ def test_a_torchvision_backbone_is_placed_whole(backbone: str) -> None:
     assert converted.dropped["fc.weight"] == "the ImageNet classifier"
 
 
-def test_what_is_not_known_is_told() -> None:
+def test_unknown_files_are_rejected() -> None:
     with pytest.raises(BCNetError, match=r"no checkpoint that bcnet knows: it holds 2 tensors, named `a`, `b`$"):
         recognize({"a": torch.zeros(1), "b": torch.zeros(1)}, FILE)
-    for make, told in ((resnet34, r"\(3, 4, 6, 3\) blocks"), (wide_resnet50_2, r"width \(128, 128\)")):
-        with pytest.raises(BCNetError, match=f"its backbone is none that bcnet has: .*{told}"):
+    for make, message in ((resnet34, r"\(3, 4, 6, 3\) blocks"), (wide_resnet50_2, r"width \(128, 128\)")):
+        with pytest.raises(BCNetError, match=f"its backbone is none that bcnet has: .*{message}"):
             recognize(torchvision_backbone(make), FILE)
     with pytest.raises(BCNetError, match="but holds no backbone"):
         recognize({"mask_head.predictor.weight": torch.zeros(1), "layer1": torch.zeros(1)}, FILE)
 
 
-def test_parts_are_counted_as_people_name_them() -> None:
+def test_tensors_are_counted_by_part() -> None:
     names = ["heads.roi_heads.masks.head.x", "backbone.body.a", "backbone.body.b", "heads.boxes.scales"]
     assert count_parts(names) == {"backbone.body": 2, "heads.boxes": 1, "heads.roi_heads.masks": 1}

@@ -1,7 +1,8 @@
-"""Weight files from anywhere: what is read, what is refused, and that nothing in them is ever run."""
+"""Weight files from anywhere: which are read, which are rejected, and that code in them is never run."""
 
 import os
 import pickle
+import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("kind", ["<f4", ">f4", "f2", "f8", "i8", "b1", "u1"])
-def test_arrays_come_back_from_every_pickle_protocol(tmp_path: Path, kind: str, protocol: int) -> None:
+def test_arrays_are_read_from_every_pickle_protocol(tmp_path: Path, kind: str, protocol: int) -> None:
     array = ARRAY.astype(kind)
     arrays = OrderedDict(
         a=array, fortran=np.asfortranarray(array), strided=array[:, ::2], scalar=np.array(array[0, 0, 1])
@@ -67,7 +68,7 @@ def test_a_pickle_of_python_2_and_numpy_1_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrapper", ["model", "blobs", "state_dict", "model_state_dict"])
-def test_a_state_dict_is_found_where_programs_put_it(tmp_path: Path, wrapper: str) -> None:
+def test_a_state_dict_is_found_under_common_keys(tmp_path: Path, wrapper: str) -> None:
     torch.save({wrapper: {"module.a.w": torch.ones(2), "module.b": torch.zeros(1)}, "epoch": 3}, tmp_path / "x.pth")
     assert read(tmp_path / "x.pth").keys() == {"a.w", "b"}
     torch.save({wrapper: {"module.a.w": torch.ones(2), "b": torch.zeros(1)}}, tmp_path / "x.pth")
@@ -85,7 +86,7 @@ def test_both_formats_of_pytorch_are_read(tmp_path: Path, is_zip: bool) -> None:
         assert tensors["w"].tolist() == [[0, 1, 2], [3, 4, 5]] and not tensors["p"].requires_grad
 
 
-def test_no_code_in_a_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_in_a_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         Path(f"{protocol}.pkl").write_bytes(pickle.dumps({"w": np.ones(3), "x": Trap()}, protocol=protocol))
@@ -115,15 +116,22 @@ HARMFUL = {
 
 
 @pytest.mark.parametrize("content", HARMFUL.values(), ids=HARMFUL)
-def test_tricks_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_harmful_pickles_are_rejected(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.pkl").write_bytes(content)
     with pytest.raises(BCNetError) as caught:
         read_weight_file(tmp_path / "x.pkl")
     assert caught.value.exit_code == 3
 
 
+def test_a_damaged_memo_index_does_not_fill_the_memory(tmp_path: Path) -> None:
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x02}r\xff\xff\xff\x7f.")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert read_weight_file(tmp_path / "x.pkl") == {}
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kB"
+
+
 @pytest.mark.parametrize("array", [np.array([None]), np.zeros(2, [("x", "f4")]), np.array(["x"]), np.zeros(2, "M8[s]")])
-def test_arrays_of_anything_but_numbers_are_refused(tmp_path: Path, array: Any) -> None:
+def test_arrays_of_anything_but_numbers_are_rejected(tmp_path: Path, array: Any) -> None:
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"x": array}))
     with pytest.raises(BCNetError, match="not of plain numbers"):
         read_weight_file(tmp_path / "x.pkl")
@@ -141,7 +149,7 @@ def whole_files() -> dict[str, bytes]:
     return files
 
 
-def test_a_file_that_is_cut_off_or_no_weight_file_is_one_clear_error(tmp_path: Path) -> None:
+def test_truncated_and_foreign_files_give_one_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     for content in whole_files().values():
         path.write_bytes(content)
@@ -164,7 +172,7 @@ def test_a_file_that_is_cut_off_or_no_weight_file_is_one_clear_error(tmp_path: P
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kind=st.sampled_from(["pkl", "zip", "old"]), where=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
-def test_a_damaged_byte_never_breaks_more_than_the_file(tmp_path: Path, kind: str, where: float, byte: int) -> None:
+def test_a_damaged_byte_gives_an_error_of_bcnet_at_worst(tmp_path: Path, kind: str, where: float, byte: int) -> None:
     content = bytearray(whole_files()[kind])
     head = min(len(content), 600) if kind != "zip" else len(content)  # behind it lie the numbers
     content[int(where * head)] = byte
@@ -208,7 +216,7 @@ def left_in(cache: Path) -> list[str]:
     return sorted(path.name for path in cache.rglob("*") if path.is_file())
 
 
-def test_a_url_is_fetched_once_and_kept_whole(tmp_path: Path, server: str) -> None:
+def test_a_url_is_downloaded_once_and_kept_if_readable(tmp_path: Path, server: str) -> None:
     path = fetch(f"{server}/w.pkl?version=2", SilentReporter())
     assert path.parent.parent == tmp_path / "cache/bcnet/weights" and path.name == "w.pkl"
     assert read(path)["w"].tolist() == [1, 1, 1]
@@ -223,7 +231,7 @@ def test_a_url_is_fetched_once_and_kept_whole(tmp_path: Path, server: str) -> No
     assert left_in(tmp_path / "cache") == ["w.pkl"]
 
 
-def test_what_cannot_be_fetched_says_so(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_downloads_give_clear_errors(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BCNetError, match=r"cannot fetch `http://127\.0\.0\.1:1/x`"):
         fetch("http://127.0.0.1:1/x", SilentReporter())
     with pytest.raises(BCNetError, match="is no URL that can be fetched") as caught:
@@ -235,7 +243,7 @@ def test_what_cannot_be_fetched_says_so(tmp_path: Path, server: str, monkeypatch
         fetch(f"{server}/w.pkl", SilentReporter())
 
 
-def test_paths_and_file_urls_are_the_file_itself(tmp_path: Path) -> None:
+def test_paths_and_file_urls_are_used_in_place(tmp_path: Path) -> None:
     path = tmp_path / "my weights.pkl"
     assert fetch(str(path), SilentReporter()) == path
     assert fetch(path.as_uri(), SilentReporter()) == path

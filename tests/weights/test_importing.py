@@ -1,4 +1,4 @@
-"""From a published weight file to a detector, or to a training that begins with it."""
+"""From a published weight file to a detector, or to training that starts from it."""
 
 import json
 import pickle
@@ -90,7 +90,7 @@ def test_the_release_brings_its_settings(tmp_path: Path, depth: int, sizes: tupl
     assert sum(report.placed.values()) == len(release(depth)) - 4
 
 
-def test_the_categories_are_those_of_coco(coco_mini: Path) -> None:
+def test_the_built_in_categories_are_those_of_coco(coco_mini: Path) -> None:
     coco = read_coco(coco_mini / "annotations/instances_val2017.json")
     assert [{"id": c["id"], "name": c["name"]} for c in coco.categories] == coco_categories()
 
@@ -117,7 +117,7 @@ def test_a_release_that_does_not_fit_gives_a_table(tmp_path: Path) -> None:
     }
 
 
-def test_a_long_table_is_cut(tmp_path: Path) -> None:
+def test_a_long_table_is_shortened(tmp_path: Path) -> None:
     given = {name: tensor for name, tensor in release().items() if not name.startswith("mask_head.mask_fcn")}
     given |= {f"mask_head.more{number}.weight": torch.zeros(1) for number in range(50)}
     with pytest.raises(BCNetError, match="do not fit: 50 left over, 8 missing") as caught:
@@ -125,7 +125,7 @@ def test_a_long_table_is_cut(tmp_path: Path) -> None:
     assert len(caught.value.hints) == 22 and caught.value.hints[-1] == "and 38 more"
 
 
-def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_rejected(tmp_path: Path) -> None:
     given = release()
     given["mask_head.mask_fcn1.weight"][0, 0, 0, 0] = torch.nan
     with pytest.raises(
@@ -134,7 +134,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         import_weights(saved(tmp_path / "x.pth", given))
 
 
-def test_a_release_without_a_backbone_is_said(tmp_path: Path) -> None:
+def test_a_release_without_a_backbone_is_rejected(tmp_path: Path) -> None:
     given = {name: tensor for name, tensor in release().items() if name.startswith("mask_head.")}
     with pytest.raises(BCNetError, match=r"looks like the official BCNet release \(FCOS\), but holds no backbone"):
         import_weights(saved(tmp_path / "x.pth", given))
@@ -186,7 +186,7 @@ def test_other_classes_have_to_be_named(tmp_path: Path) -> None:
         import_weights(path, categories=tmp_path / "cats.json", drop_classes=True)
 
 
-def test_without_the_class_layers_an_initialization_is_left(tmp_path: Path) -> None:
+def test_dropping_the_class_layers_leaves_an_initialization(tmp_path: Path) -> None:
     checkpoint, report = import_weights(saved(tmp_path / "x.pth", release_of(7)), drop_classes=True)
     assert not report.whole and report.classes is None and checkpoint.categories == []
     assert report.fresh == {"heads.boxes": 2} and checkpoint.part_of == 370 == len(checkpoint.model) + 2
@@ -216,7 +216,7 @@ def test_a_torchvision_backbone_becomes_an_initialization(tmp_path: Path, make: 
     assert Recipe.model_validate(checkpoint.recipe).model.backbone == report.backbone
 
 
-def test_a_body_has_to_be_whole(tmp_path: Path) -> None:
+def test_an_incomplete_backbone_is_rejected(tmp_path: Path) -> None:
     given = torchvision_backbone(resnet18)
     del given["layer4.1.conv2.weight"]
     with pytest.raises(BCNetError, match="0 left over, 1 missing") as caught:
@@ -240,15 +240,15 @@ def mask_head_names() -> list[str]:
     return [name for name in shapes if name.startswith("heads.roi_heads.masks.")]
 
 
-def test_around_the_body_other_shapes_are_dropped_and_named() -> None:
+def test_layers_of_other_shapes_are_dropped_with_a_reason() -> None:
     converted = recognize(detectron2_rcnn() | {"roi_heads.box_head.fc1.bias": torch.zeros(512)}, Path("x.pth"))
     fit(converted, model_shapes(Recipe(model=ModelConfig(detector="faster_rcnn")), classes=80), Path("x.pth"))
-    reason = "the shape of `heads.roi_heads.box_head.fc6.bias` is (512,), bcnet's is (1024,)"
+    reason = "`heads.roi_heads.box_head.fc6.bias` is (512,) in the file, (1024,) in bcnet"
     assert converted.dropped["roi_heads.box_head.fc1.bias"] == reason
     assert converted.dropped["roi_heads.box_head.fc1.weight"] == reason, "half a layer would compute something else"
 
 
-def test_an_initialization_is_no_detector(tmp_path: Path) -> None:
+def test_an_initialization_cannot_be_used_as_a_detector(tmp_path: Path) -> None:
     checkpoint, _ = import_weights(saved(tmp_path / "x.pth", torchvision_backbone(resnet18)))
     save_checkpoint(tmp_path / "init.pt", checkpoint)
     for use in (open_run, bcnet_core.load_detector):
@@ -271,13 +271,13 @@ def test_a_bare_backbone_fits_both_detectors(tmp_path: Path, detector: Any) -> N
     assert fresh and not any(name.startswith("backbone.body.") for name in fresh)
 
 
-def test_an_initialization_that_does_not_fit_names_both_sides(tmp_path: Path) -> None:
+def test_errors_about_an_initialization_that_does_not_fit_name_both_sides(tmp_path: Path) -> None:
     checkpoint, _ = import_weights(saved(tmp_path / "x.pth", torchvision_backbone(resnet18)))
-    for model, told in (
+    for model, message in (
         (ModelConfig(backbone="tiny", **SMALL), "holds weights of fcos r18 torchvision, this model is fcos tiny"),
         (ModelConfig(backbone="r18", **SMALL), "fcos r18 torchvision, this model is fcos r18 caffe"),
     ):
-        with pytest.raises(BCNetError, match=told) as caught:
+        with pytest.raises(BCNetError, match=message) as caught:
             load_weights(detector_of(model), Recipe(model=model), checkpoint, tmp_path / "init.pt")
         assert "model.backbone=r18 model.backbone_style=torchvision" in caught.value.hints[0]
     wide = replace(checkpoint, model=checkpoint.model | {"backbone.body.conv1.weight": torch.zeros(64, 4, 7, 7)})
@@ -290,7 +290,7 @@ def test_an_initialization_that_does_not_fit_names_both_sides(tmp_path: Path) ->
 # --- our own checkpoints
 
 
-def test_our_own_checkpoint_loses_what_only_its_run_needs(tmp_path: Path) -> None:
+def test_importing_a_bcnet_checkpoint_drops_its_optimizer_state(tmp_path: Path) -> None:
     before = own_checkpoint(SHAPES)
     save_checkpoint(tmp_path / "x.pt", before)
     checkpoint, report = import_weights(tmp_path / "x.pt")
@@ -303,7 +303,7 @@ def test_our_own_checkpoint_loses_what_only_its_run_needs(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("detector", "layers"), [("fcos", 2), ("faster_rcnn", 4)])
-def test_our_own_checkpoint_begins_a_training_on_other_classes(tmp_path: Path, detector: Any, layers: int) -> None:
+def test_a_bcnet_checkpoint_can_start_training_on_other_classes(tmp_path: Path, detector: Any, layers: int) -> None:
     before = own_checkpoint(SHAPES[:2], detector=detector)
     save_checkpoint(tmp_path / "x.pt", before)
     model = ModelConfig(detector=detector, backbone="tiny", **SMALL)
@@ -315,13 +315,13 @@ def test_our_own_checkpoint_begins_a_training_on_other_classes(tmp_path: Path, d
     trained = detector_of(model)
     assert len(load_weights(trained, Recipe(model=model), checkpoint, tmp_path / "init.pt")) == layers
     other: Any = "fcos" if detector == "faster_rcnn" else "faster_rcnn"
-    told = f"holds weights of {detector} tiny, this model is {other} tiny"
+    message = f"holds weights of {detector} tiny, this model is {other} tiny"
     changed = model.model_copy(update={"detector": other})
-    with pytest.raises(BCNetError, match=told):
+    with pytest.raises(BCNetError, match=message):
         load_weights(detector_of(changed), Recipe(model=changed), checkpoint, tmp_path / "init.pt")
 
 
-def test_a_training_begins_with_an_initialization(tmp_path: Path, scenes: Path) -> None:
+def test_training_starts_from_an_initialization(tmp_path: Path, scenes: Path) -> None:
     before = own_checkpoint(SHAPES[:1])
     save_checkpoint(tmp_path / "x.pt", before)
     checkpoint, _ = import_weights(tmp_path / "x.pt", drop_classes=True)
@@ -336,8 +336,8 @@ def test_a_training_begins_with_an_initialization(tmp_path: Path, scenes: Path) 
     torch.testing.assert_close(trained.model[name], before.model[name], rtol=0, atol=1e-6)
 
 
-def test_checkpoints_of_before_are_read(tmp_path: Path) -> None:
-    """The first checkpoints did not say whether they are whole; they are."""
+def test_older_checkpoints_are_read(tmp_path: Path) -> None:
+    """The first checkpoints did not store `part_of`; they are complete."""
     old = {name: getattr(own_checkpoint(SHAPES), name) for name in Checkpoint.__dataclass_fields__ if name != "part_of"}
     torch.save({"format": 1, **old}, tmp_path / "x.pt")
     assert read_checkpoint(tmp_path / "x.pt").part_of is None

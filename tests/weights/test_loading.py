@@ -15,6 +15,7 @@ from bcnet_core.engine.launch import run_training
 from bcnet_core.errors import BCNetError
 from bcnet_core.evaluation.predict import predict_images
 from bcnet_core.model import detectors
+from bcnet_core.model.backbones import TinyBackbone
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.weights.checkpoint import latest_checkpoint, read_checkpoint
 from bcnet_core.weights.export import export_detector
@@ -25,7 +26,8 @@ from bcnet_core.weights.loading import load_detector, read_trained
 class Unlisted(nn.Module):
     """A backbone of three convolutions that no table of bcnet knows."""
 
-    strides = (8, 16, 32)
+    strides, pixels = TinyBackbone.strides, TinyBackbone.pixels
+    size_divisor = TinyBackbone.size_divisor
 
     def __init__(self, channels: int) -> None:
         super().__init__()

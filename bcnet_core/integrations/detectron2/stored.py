@@ -125,7 +125,7 @@ class Stored:
         cfg = self.config
         cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = device, ""
         model: nn.Module = build_model(cfg)
-        check_shapes(shapes_of(model), self.tensors, self.path)
+        check_shapes(shapes_of(model.state_dict()), self.tensors, self.path)
         model.load_state_dict(self.tensors)
         return model.eval()
 

@@ -70,7 +70,7 @@ def difference_of(images: int, seeds: int, draw: int, *, difference: float = TRU
 # --- the statistics
 
 
-def test_the_interval_contains_the_true_difference_about_as_often_as_it_says() -> None:
+def test_intervals_cover_the_true_difference_at_their_level() -> None:
     found = [difference_of(100, 8, draw) for draw in range(60)]
     for name in BINS:
         held = [one[name].low <= TRUE_DIFFERENCE <= one[name].high for one in found]
@@ -78,7 +78,7 @@ def test_the_interval_contains_the_true_difference_about_as_often_as_it_says() -
         assert np.mean([one[name].mean for one in found]) == pytest.approx(TRUE_DIFFERENCE, abs=0.003)
 
 
-def test_it_excludes_zero_where_there_is_a_difference_and_seldom_where_there_is_none() -> None:
+def test_intervals_exclude_zero_for_real_differences_and_rarely_otherwise() -> None:
     assert np.mean([difference_of(100, 8, draw)["all"].excludes_zero for draw in range(20)]) > 0.9
     assert np.mean([difference_of(100, 8, draw, difference=0)["all"].excludes_zero for draw in range(40)]) < 0.2
     assert Interval(1, 0.5, 2).excludes_zero and Interval(-1, -2, -0.5).excludes_zero
@@ -92,7 +92,7 @@ def test_an_arm_has_no_difference_to_itself() -> None:
     assert set(paired_intervals(places, visible, own, own).values()) == {Interval(0, 0, 0)}
 
 
-def test_fewer_images_or_seeds_that_disagree_make_it_wider() -> None:
+def test_fewer_images_or_disagreeing_seeds_widen_the_interval() -> None:
     def width(found: dict[str, Interval]) -> float:
         return found["all"].high - found["all"].low
 
@@ -105,7 +105,7 @@ def test_fewer_images_or_seeds_that_disagree_make_it_wider() -> None:
     )
 
 
-def test_the_mean_is_over_instances_and_pairs_them() -> None:
+def test_the_mean_is_over_paired_instances() -> None:
     places, visible = np.array([0, 0, 0, 5]), np.array([1.0, 0.98, 0.7, math.nan])
     own = np.array([[0.9, 0.8, 0.7, 0.6], [0.9, math.nan, 0.7, 0.6]])
     reference = np.array([[0.8, 0.8, math.nan, 0.2], [0.8, 0.8, 0.4, 0.2]])
@@ -118,7 +118,7 @@ def test_the_mean_is_over_instances_and_pairs_them() -> None:
     assert found == same
 
 
-def test_a_bin_without_instances_has_no_number() -> None:
+def test_an_empty_bin_is_nan() -> None:
     places, visible = np.arange(4), np.ones(4)
     found = paired_intervals(places, visible, np.full((2, 4), 0.5), np.full((2, 4), 0.4))
     assert all(math.isnan(part) for part in found["<= .7"])
@@ -126,7 +126,7 @@ def test_a_bin_without_instances_has_no_number() -> None:
     assert means["all"] == means["visible > .98"] == pytest.approx(0.4) and math.isnan(means[".7-.98"])
 
 
-def test_sums_by_image_are_those_of_a_loop() -> None:
+def test_sums_by_image_equal_a_loop() -> None:
     places, visible = instances(10)
     values = scores(10, 1)[0]
     totals, counts = sum_by_image(places, visible, values, images=10)
@@ -137,7 +137,7 @@ def test_sums_by_image_are_those_of_a_loop() -> None:
             assert totals[image, column] == pytest.approx(sum(values[i] for i in inside))
 
 
-def test_spread_and_span_leave_out_what_is_not_known() -> None:
+def test_spread_and_span_ignore_nan() -> None:
     assert spread([1, 2, math.nan, 3]) == Spread(2, 1)
     assert spread([1.0]).mean == 1 and math.isnan(spread([1.0]).std) and math.isnan(spread([]).mean)
     assert span([-1, math.nan, 3]) == (1, -1, 3) and math.isnan(span([math.nan]).least)
@@ -162,7 +162,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_summary_compares_the_seeds_that_both_have(folder: Path) -> None:
+def test_the_summary_compares_common_seeds(folder: Path) -> None:
     summary = summarize(read_results(folder), {"easy": dict.fromkeys(ARMS, 0.1) | {"plain": 0.06}})
     rows = {(row.data, row.arm, row.matched): row for row in summary.rows}
     plain = rows["easy", "plain", False]
@@ -178,7 +178,7 @@ def test_the_summary_compares_the_seeds_that_both_have(folder: Path) -> None:
     assert differences["easy", "plain", True].steps == 2500
 
 
-def test_the_report_says_what_is_there_and_what_is_missing(folder: Path) -> None:
+def test_the_report_lists_results_and_missing_trials(folder: Path) -> None:
     report = write_report(folder)
     text = (folder / "report.md").read_text()
     assert report.text in text and "](report.png)" in text
@@ -195,13 +195,13 @@ def test_the_report_says_what_is_there_and_what_is_missing(folder: Path) -> None
     assert len({len(line) for line in last}) == 1, "the columns of a table have one width"
 
 
-def test_what_is_missing_is_told_set_by_set(folder: Path) -> None:
+def test_missing_trials_are_listed_by_set(folder: Path) -> None:
     text = write_report(folder, plan_trials(("easy", "pasted"), 2, 1500)).text
     assert "6 of 28 trials are there" in text
     assert "- easy: bilayer, no occluder loss (0 1), " in text and text.count("- easy:") == text.count("- pasted:") == 1
 
 
-def test_the_json_has_the_same_numbers_and_no_nan(folder: Path) -> None:
+def test_the_json_report_has_the_same_numbers_and_no_nan(folder: Path) -> None:
     report = write_report(folder, [Trial("easy", "bilayer", 0, 1500), Trial("easy", "fcn", 0, 1500)])
     text = (folder / "report.json").read_text()
     content = json.loads(text)
@@ -211,7 +211,7 @@ def test_the_json_has_the_same_numbers_and_no_nan(folder: Path) -> None:
     assert content["rows"][0]["occluder"] == {"mean": None, "std": None}
 
 
-def test_the_picture_is_the_same_for_the_same_results_and_every_arm_has_its_look(folder: Path) -> None:
+def test_the_figure_is_deterministic_and_every_arm_has_a_look(folder: Path) -> None:
     write_report(folder)
     first = (folder / "report.png").read_bytes()
     write_report(folder)
@@ -219,7 +219,7 @@ def test_the_picture_is_the_same_for_the_same_results_and_every_arm_has_its_look
     assert LOOKS.keys() == ARMS.keys() and len(set(LOOKS.values())) == len(ARMS)
 
 
-def test_one_arm_alone_has_a_report_without_differences(tmp_path: Path) -> None:
+def test_a_single_arm_has_a_report_without_differences(tmp_path: Path) -> None:
     images, visible = instances(3)
     save(tmp_path, result("plain", 0, scores(3, 1)[0], images, visible))
     report = write_report(tmp_path)

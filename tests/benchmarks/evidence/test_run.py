@@ -66,7 +66,7 @@ def test_two_trials_are_measured_resumed_and_reported(
     assert [path.exists() for path in report.files] == [True] * 3
 
 
-def test_a_trial_that_fails_leaves_no_result_and_says_which(
+def test_a_failed_trial_is_named_and_leaves_no_result(
     begun: tuple[Path, dict[str, DataSet]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, data = begun
@@ -121,7 +121,7 @@ def written(folder: Path, text: str) -> Path:
         (json.dumps({**GOOD, "arm": "round"}), "no arm `round`"),
     ],
 )
-def test_a_damaged_result_is_named_with_the_way_out(tmp_path: Path, text: str, word: str) -> None:
+def test_a_damaged_result_is_named_with_a_way_out(tmp_path: Path, text: str, word: str) -> None:
     path = written(tmp_path, text)
     for call in (lambda: run(tmp_path, [Trial("easy", "plain", 0, 2)], {}), lambda: write_report(tmp_path)):
         with pytest.raises(BCNetError, match=word) as caught:
@@ -131,21 +131,21 @@ def test_a_damaged_result_is_named_with_the_way_out(tmp_path: Path, text: str, w
         assert "delete the file" in caught.value.hints[0]
 
 
-def test_a_result_of_other_steps_is_refused(tmp_path: Path) -> None:
+def test_a_result_of_another_number_of_steps_is_rejected(tmp_path: Path) -> None:
     written(tmp_path, json.dumps(GOOD))
     run(tmp_path, [Trial("easy", "plain", 0, 2)], {})
     with pytest.raises(BCNetError, match="measured after 2 steps, this trial has 3"):
         run(tmp_path, [Trial("easy", "plain", 0, 3)], {})
 
 
-def test_results_on_other_instances_are_not_compared(tmp_path: Path) -> None:
+def test_results_on_different_instances_are_not_compared(tmp_path: Path) -> None:
     path = written(tmp_path, json.dumps(GOOD))
     path.with_name("bilayer-0.json").write_text(json.dumps({**GOOD, "arm": "bilayer", "visible": [1, 0.6]}))
     with pytest.raises(BCNetError, match="measured on different instances"):
         write_report(tmp_path)
 
 
-def test_a_folder_of_another_plan_is_refused(begun: tuple[Path, dict[str, DataSet]], tmp_path: Path) -> None:
+def test_a_folder_of_another_plan_is_rejected(begun: tuple[Path, dict[str, DataSet]], tmp_path: Path) -> None:
     folder, data = begun
     assert prepare_data(folder, PLAN, workers=1, reporter=SILENT) == data
     for plan, words in (
@@ -164,7 +164,7 @@ def test_a_folder_of_another_plan_is_refused(begun: tuple[Path, dict[str, DataSe
         check_folder(tmp_path, PLAN)
 
 
-def test_a_pasted_set_may_come_later_but_from_one_source(tmp_path: Path) -> None:
+def test_a_pasted_set_can_be_added_later_from_one_source(tmp_path: Path) -> None:
     first, second = tmp_path / "first.json", tmp_path / "second.json"
     first.write_text("{}")
     second.write_text("[]")
@@ -180,7 +180,7 @@ def test_a_pasted_set_may_come_later_but_from_one_source(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("given", [{"source": Path("a.json")}, {"images": Path("a")}])
-def test_a_source_and_its_images_belong_together(given: Any) -> None:
+def test_a_source_needs_its_images(given: Any) -> None:
     with pytest.raises(BCNetError, match="cut from") as caught:
         EvidencePlan(**given)
     assert caught.value.exit_code == ExitCode.USAGE and "--coco" in caught.value.hints[0]

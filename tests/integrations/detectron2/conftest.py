@@ -1,4 +1,4 @@
-"""detectron2 is imported first by our integration, which silences what it does against the advice of today's torch."""
+"""Our integration imports detectron2 first, because it silences detectron2's deprecation warnings."""
 
 from __future__ import annotations
 

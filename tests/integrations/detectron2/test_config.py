@@ -1,4 +1,4 @@
-"""What our recipes are in detectron2, and back again."""
+"""Conversion between recipes and detectron2 configs."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ ONLY_OURS = {"channels_last", "mask_proposals"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_means_the_same_there_and_comes_back(name: str) -> None:
+def test_every_recipe_survives_conversion_to_a_config_and_back(name: str) -> None:
     recipe = load_recipe(name)
     cfg = config_from_recipe(recipe, num_classes=7)
     back = recipe_from_config(cfg).model.model_dump()
@@ -45,7 +45,7 @@ def test_every_recipe_means_the_same_there_and_comes_back(name: str) -> None:
     assert (recipe.data.min_size, recipe.data.max_size) == (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
 
 
-def test_the_defaults_are_those_of_the_schema() -> None:
+def test_config_defaults_equal_the_schema() -> None:
     cfg = fresh_config()
     ours, loss = ModelConfig(), LossConfig()
     assert {key: getattr(model_from_config(cfg, 256), key) for key in MODEL_KEYS} == {
@@ -55,7 +55,7 @@ def test_the_defaults_are_those_of_the_schema() -> None:
 
 
 @pytest.mark.parametrize("name", ["fcos_r50", "tiny"])
-def test_learning_rates_are_the_recipe_s_at_every_step(name: str) -> None:
+def test_learning_rates_follow_the_recipe_at_every_step(name: str) -> None:
     solver = load_recipe(name, ["solver.steps=80", "solver.warmup_steps=10", "solver.milestones=[40,60]"]).solver
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     rates = LRMultiplier(optimizer, RecipeRates(solver), max_iter=solver.steps)
@@ -67,20 +67,20 @@ def test_learning_rates_are_the_recipe_s_at_every_step(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         (["solver.accumulate=2"], "solver.accumulate"),
         (["solver.ema=0.9", "solver.compile=true"], "solver.ema, solver.compile"),
         (["model.detector=faster_rcnn", "model.mask_proposals=jittered"], "mask_proposals=jittered with faster_rcnn"),
     ],
 )
-def test_what_detectron2_does_not_have_is_refused(settings: list[str], told: str) -> None:
-    with pytest.raises(BCNetError, match=told):
+def test_recipes_with_unsupported_settings_are_rejected(settings: list[str], message: str) -> None:
+    with pytest.raises(BCNetError, match=message):
         config_from_recipe(load_recipe("fcos_r50", settings), num_classes=3)
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         (["MODEL.META_ARCHITECTURE", "RetinaNet"], "does not have this detector: RetinaNet"),
         (["MODEL.ROI_HEADS.NAME", "BilayerCascadeROIHeads"], "BilayerCascadeROIHeads"),
@@ -88,14 +88,14 @@ def test_what_detectron2_does_not_have_is_refused(settings: list[str], told: str
         (["MODEL.PIXEL_STD", "[2.0, 2.0, 2.0]"], "does not normalize images"),
     ],
 )
-def test_what_we_do_not_have_is_refused(keys: list[str], told: str) -> None:
+def test_configs_without_a_torchvision_counterpart_are_rejected(keys: list[str], message: str) -> None:
     cfg = config_from_recipe(load_recipe("faster_rcnn_r50"), num_classes=3)
     cfg.merge_from_list(keys)
-    with pytest.raises(BCNetError, match=told):
+    with pytest.raises(BCNetError, match=message):
         recipe_from_config(cfg)
 
 
-def test_a_setting_out_of_its_range_is_named() -> None:
+def test_an_invalid_setting_is_named() -> None:
     cfg = fresh_config()
     cfg.MODEL.BCNET.LAYERS = 3
     with pytest.raises(BCNetError, match=r"MODEL\.BCNET\.LAYERS"):
@@ -103,7 +103,7 @@ def test_a_setting_out_of_its_range_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "overrides", "told"),
+    ("text", "overrides", "message"),
     [
         ("MODEL: {NO_SUCH: 1}", [], "Non-existent config key: MODEL.NO_SUCH"),
         ("MODEL: [", [], "no config of detectron2"),
@@ -113,24 +113,24 @@ def test_a_setting_out_of_its_range_is_named() -> None:
         ("SEED: 1", ["SOLVER.MAX_ITER=soon"], "does not fit"),
     ],
 )
-def test_a_config_that_is_none_is_told_in_a_sentence(
-    tmp_path: Path, text: str, overrides: list[str], told: str
+def test_an_invalid_config_gives_a_one_line_error(
+    tmp_path: Path, text: str, overrides: list[str], message: str
 ) -> None:
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(BCNetError) as error:
         read_config(tmp_path / "a.yaml", overrides)
-    assert told in error.value.message
+    assert message in error.value.message
     assert "\n" not in error.value.message
 
 
-def test_other_files_are_no_config(tmp_path: Path) -> None:
+def test_files_that_are_not_configs_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(BCNetError, match="no yaml config"):
         read_config(tmp_path / "a.py")
     with pytest.raises(BCNetError, match="no config of detectron2"):
         read_config(tmp_path / "missing.yaml")
 
 
-def test_overrides_and_a_base_are_read(tmp_path: Path) -> None:
+def test_base_files_and_overrides_are_merged(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("SOLVER: {MAX_ITER: 7}\nMODEL: {BCNET: {LAYERS: 1}}\n")
     (tmp_path / "a.yaml").write_text("_BASE_: base.yaml\nSOLVER: {BASE_LR: 0.5}\n")
     cfg = read_config(tmp_path / "a.yaml", ["MODEL.BCNET.ATTENTION=False", "SOLVER.STEPS=(1,2)"])
@@ -138,5 +138,5 @@ def test_overrides_and_a_base_are_read(tmp_path: Path) -> None:
     assert (cfg.MODEL.BCNET.LAYERS, cfg.MODEL.BCNET.ATTENTION) == (1, False)
 
 
-def test_the_schema_says_that_it_is_a_recipe() -> None:
+def test_a_converted_config_is_a_recipe() -> None:
     assert isinstance(recipe_from_config(config_from_recipe(load_recipe("fcos_r50"), num_classes=3)), Recipe)

@@ -72,7 +72,7 @@ def checkpoint(path: Path, words: list[str]) -> Path:
     "words", [*MODELS.values(), *(pytest.param(words, marks=pytest.mark.slow) for words in LARGE.values())],
     ids=[*MODELS, *LARGE],
 )  # fmt: skip
-def test_there_and_back(tmp_path: Path, words: list[str]) -> None:
+def test_a_detector_converted_to_detectron2_and_back_is_unchanged(tmp_path: Path, words: list[str]) -> None:
     ours = checkpoint(tmp_path / "ours.pt", words)
     there = convert(ours, "detectron2", picture=image(), outputs=converted_files(tmp_path / "theirs.pth", "detectron2"))
     back = convert(tmp_path / "theirs.pth", "torchvision", picture=image(), outputs=[tmp_path / "back.pt"])
@@ -91,14 +91,14 @@ def test_there_and_back(tmp_path: Path, words: list[str]) -> None:
             assert torch.equal(tensor, second.model[name]), name
 
 
-def test_a_checkpoint_of_ours_runs_in_detectron2_as_it_is(tmp_path: Path) -> None:
+def test_detectron2_runs_a_checkpoint_of_the_torchvision_backend(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "ours.pt", LARGE["faster_rcnn"])
     difference = compare(load_detector(path, device="cpu"), load_detectron2(path, device="cpu"), image())
     assert difference.found == (20, 20)
     assert difference.alike == 20
 
 
-def test_a_difference_is_noticed(tmp_path: Path) -> None:
+def test_a_small_difference_is_detected(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "ours.pt", MODELS["tiny"])
     ours, theirs = load_detector(path, device="cpu"), load_detectron2(path, device="cpu")
     with torch.no_grad():
@@ -110,7 +110,7 @@ def test_a_difference_is_noticed(tmp_path: Path) -> None:
     assert compare(ours, theirs, image()).alike == 0
 
 
-def test_what_a_program_of_one_s_own_trained(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_detectron2_program_needs_its_config(tmp_path: Path) -> None:
     """Without what bcnet writes into checkpoints its config says what it is, and a COCO file what its classes are."""
     ours = checkpoint(tmp_path / "ours.pt", LARGE["faster_rcnn, RGB"])
     stored = read_stored(ours)
@@ -136,7 +136,7 @@ def test_what_a_program_of_one_s_own_trained(tmp_path: Path) -> None:
         convert(tmp_path / "model_final.pth", "torchvision", config=tmp_path / "config.yaml")
 
 
-def test_refusals(tmp_path: Path) -> None:
+def test_files_that_cannot_be_converted_are_rejected(tmp_path: Path) -> None:
     ours = checkpoint(tmp_path / "ours.pt", MODELS["tiny"])
     with pytest.raises(BCNetError, match="of the torchvision backend already") as error:
         convert(ours, "torchvision")
@@ -149,7 +149,7 @@ def test_refusals(tmp_path: Path) -> None:
         convert(tmp_path / "missing.pth", "torchvision")
 
 
-def test_import_sends_there(tmp_path: Path) -> None:
+def test_import_points_to_the_conversion(tmp_path: Path) -> None:
     ours = checkpoint(tmp_path / "ours.pt", MODELS["tiny"])
     convert(ours, "detectron2", outputs=converted_files(tmp_path / "theirs.pth", "detectron2"))
     with pytest.raises(BCNetError, match="nothing to import") as error:
@@ -157,7 +157,7 @@ def test_import_sends_there(tmp_path: Path) -> None:
     assert "bcnet weights convert" in error.value.hints[0]
 
 
-def test_the_command(tmp_path: Path, bcnet: Bcnet) -> None:
+def test_the_convert_command(tmp_path: Path, bcnet: Bcnet) -> None:
     checkpoint(tmp_path / "ours.pt", MODELS["tiny"])
     ended = bcnet("weights", "convert", "ours.pt", "--to", "detectron2", "-o", "x.pth", "--dry-run", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr

@@ -1,4 +1,4 @@
-"""Masks for detectron2 that share their pixels: the same answers as detectron2's own types, and as our crops."""
+"""`CroppedMasks` agree with detectron2's own mask types and with our crops."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_polygons_and_arrays_are_the_same_masks(cropped: CroppedMasks) -> None:
         assert torch.equal(one, two)
 
 
-def test_it_answers_what_detectron2_asks(cropped: CroppedMasks, bitmaps: np.ndarray) -> None:
+def test_it_has_the_methods_of_detectron2_mask_types(cropped: CroppedMasks, bitmaps: np.ndarray) -> None:
     theirs = BitMasks(torch.from_numpy(bitmaps))
     assert cropped.nonempty().tolist() == theirs.nonempty().tolist() == [True, True, False]
     assert torch.equal(cropped.get_bounding_boxes().tensor[:2], theirs.get_bounding_boxes().tensor[:2])
@@ -48,7 +48,7 @@ def test_it_answers_what_detectron2_asks(cropped: CroppedMasks, bitmaps: np.ndar
     assert not ours[2].any()
 
 
-def test_crops_are_those_of_the_other_backend(cropped: CroppedMasks, bitmaps: np.ndarray) -> None:
+def test_crops_equal_those_of_the_torchvision_backend(cropped: CroppedMasks, bitmaps: np.ndarray) -> None:
     boxes = torch.tensor([[8.0, 3.0, 33.0, 27.0], [30.0, 5.0, 60.0, 40.0], [0.0, 0.0, 20.0, 20.0]])
     own = crop_rles([masks.encode(bitmap) for bitmap in bitmaps[:2]] + [None])
     expected = crop_to_boxes(own, torch.arange(3), boxes, size=28)
@@ -56,14 +56,14 @@ def test_crops_are_those_of_the_other_backend(cropped: CroppedMasks, bitmaps: np
 
 
 @pytest.mark.parametrize("item", [1, slice(1, 3), torch.tensor([1, 1, 0]), torch.tensor([False, True, True])])
-def test_a_choice_shares_the_pixels(cropped: CroppedMasks, item: object) -> None:
+def test_indexing_shares_the_pixels(cropped: CroppedMasks, item: object) -> None:
     chosen = cropped[item]
     expected = cropped.crops.boxes[[item] if isinstance(item, int) else item]
     assert torch.equal(chosen.crops.boxes, expected)
     assert chosen.crops.bits.data_ptr() == cropped.crops.bits.data_ptr()
 
 
-def test_masks_of_several_images_are_joined(cropped: CroppedMasks) -> None:
+def test_masks_of_several_images_are_concatenated(cropped: CroppedMasks) -> None:
     joined = CroppedMasks.cat([cropped[:1], cropped[1:]])
     boxes = torch.tensor([[8.0, 3.0, 33.0, 27.0]]).repeat(3, 1)
     assert torch.equal(joined.crop_and_resize(boxes, 28), cropped.crop_and_resize(boxes, 28))

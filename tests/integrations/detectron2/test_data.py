@@ -1,4 +1,4 @@
-"""The mapper carries the occluder region of every instance, whatever segmentations look like and are transformed by."""
+"""The mapper keeps the occluder region of every instance in any segmentation format and under any transform."""
 
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def bitmaps(field: Any, height: int, width: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("form", ["polygons", "compressed RLE", "uncompressed RLE", "array"])
-def test_every_form_of_segmentation(sample: dict[str, Any], form: str) -> None:
+def test_every_segmentation_format_is_read(sample: dict[str, Any], form: str) -> None:
     for annotation, polygon in zip(sample["annotations"], (FRONT, BACK), strict=False):
         annotation["segmentation"] = forms(polygon)[form]
     instances = mapper()(sample)["instances"]
@@ -79,7 +79,7 @@ def test_every_form_of_segmentation(sample: dict[str, Any], form: str) -> None:
         assert np.array_equal(found, masks.decode(masks.from_polygons([polygon], HEIGHT, WIDTH)))
 
 
-def test_the_region_is_the_one_that_annotate_would_write(sample: dict[str, Any]) -> None:
+def test_derived_regions_equal_those_of_annotate(sample: dict[str, Any]) -> None:
     records = sample["annotations"][:2]
     rles = [masks.from_polygons([polygon], HEIGHT, WIDTH) for polygon in (FRONT, BACK)]
     expected = derive_occluders(records, rles, HEIGHT, WIDTH)
@@ -105,7 +105,7 @@ def test_both_layers_move_together(sample: dict[str, Any], augmentation: Any) ->
         assert (region[one] ^ expected).sum() <= 0.05 * expected.sum()
 
 
-def test_regions_of_the_file_are_read(sample: dict[str, Any]) -> None:
+def test_stored_regions_are_read(sample: dict[str, Any]) -> None:
     sample["annotations"][0][OCCLUDER_KEY] = [[10.0, 10.0, 20.0, 10.0, 20.0, 20.0, 10.0, 20.0]]
     instances = mapper()(sample)["instances"]
     areas = bitmaps(instances.gt_occluders, HEIGHT, WIDTH).sum((1, 2)).tolist()
@@ -117,7 +117,7 @@ def test_regions_of_the_file_are_read(sample: dict[str, Any]) -> None:
         mapper(occluders="file")(sample)
 
 
-def test_an_instance_that_leaves_the_picture_leaves_both_lists(sample: dict[str, Any]) -> None:
+def test_an_instance_outside_a_crop_is_removed_from_both_layers(sample: dict[str, Any]) -> None:
     instances = mapper(T.CropTransform(0, 0, 28, HEIGHT))(sample)["instances"]
     assert instances.gt_classes.tolist() == [0]
     assert len(instances.gt_masks) == len(instances.gt_occluders) == 1
@@ -129,7 +129,7 @@ def test_the_dataset_dict_is_not_changed(sample: dict[str, Any]) -> None:
     assert repr(sample) == before
 
 
-def test_a_config_says_how_images_are_prepared() -> None:
+def test_a_config_sets_the_augmentations() -> None:
     cfg = fresh_config()
     cfg.INPUT.FLIP_PROBABILITY = 0.25
     flips = [one for one in BilayerDatasetMapper(cfg).augmentations.augs if isinstance(one, T.RandomFlip)]

@@ -1,4 +1,4 @@
-"""What docs/detectron2.md says is so: its settings exist, its example and its program run."""
+"""docs/detectron2.md is right: its settings exist, its example and its program run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.integrations.detectron2.test_training import coco_root
 PAGE = (REPO / "docs" / "detectron2.md").read_text(encoding="utf-8")
 
 
-def test_its_settings_exist() -> None:
+def test_documented_settings_exist() -> None:
     cfg = fresh_config()
     settings = re.findall(r"`((?:MODEL|INPUT)\.[A-Z_.]+): (\w+)`", PAGE)
     assert len(settings) == 5
@@ -40,14 +40,14 @@ def test_its_settings_exist() -> None:
     assert all(f"`{field}`" in PAGE for field in map(map_field, MAPS))
 
 
-def test_its_example_runs() -> None:
+def test_the_documented_example_runs() -> None:
     (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     names: dict[str, object] = {}
     exec(compile(example, "docs/detectron2.md", "exec"), names)
     assert "BilayerMaskRCNNHead" in str(names["cfg"].model.roi_heads.mask_head)  # type: ignore[attr-defined]
 
 
-def test_the_two_readmes_and_the_error_say_the_same_lines() -> None:
+def test_install_commands_are_the_same_everywhere() -> None:
     from bcnet_core.backends import INSTALL
 
     readme = (REPO / "bcnet_core/integrations/detectron2/README.md").read_text(encoding="utf-8")
@@ -55,7 +55,7 @@ def test_the_two_readmes_and_the_error_say_the_same_lines() -> None:
 
 
 @pytest.mark.slow
-def test_its_program_trains(scenes: Path, tmp_path: Path) -> None:
+def test_the_documented_program_trains(scenes: Path, tmp_path: Path) -> None:
     root = coco_root(tmp_path / "coco", scenes)
     small = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.RESNETS.DEPTH", "18",
              "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64",

@@ -1,4 +1,4 @@
-"""Runs of detectron2 that are killed, or meet each other."""
+"""detectron2 runs that are killed, or share a folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bcnet_core.integrations.detectron2.training import train_recipe
 from bcnet_core.reporting import SilentReporter
 
 
-def test_a_checkpoint_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Linear(2, 2)
     checkpointer = WholeCheckpointer(model, str(tmp_path))
     checkpointer.save("model_0000001", iteration=1)
@@ -60,7 +60,7 @@ def test_two_runs_cannot_share_a_folder(scenes: Path, tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / "run").iterdir() if path.name != LOCK_FILE]
 
 
-def test_a_run_that_was_killed_before_it_saved_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_run_killed_before_its_first_checkpoint_can_be_started_again(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     for name in ("config.yaml", "log.txt", "log.txt.rank1", "events.out.tfevents.1.host", ".part.model_0000001.pth"):

@@ -48,7 +48,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Detectron2Detector:
 
 
 @pytest.mark.parametrize(("image", "height", "width"), [("a", 256, 320), ("b", 199, 263)])
-def test_the_official_checkpoint_finds_the_same(
+def test_the_official_checkpoint_predicts_the_recorded_instances(
     detector: Detectron2Detector, official: dict[str, Any], image: str, height: int, width: int
 ) -> None:
     assert isinstance(detector.model, BilayerFCOS)
@@ -72,7 +72,7 @@ def test_the_official_checkpoint_finds_the_same(
     assert wrong <= 1e-4 * instances.pred_masks.numel()  # detectron2 pastes by itself
 
 
-def test_predict_equals_the_official_detections(detector: Detectron2Detector, official: dict[str, Any]) -> None:
+def test_predict_returns_the_recorded_instances(detector: Detectron2Detector, official: dict[str, Any]) -> None:
     (found,) = detector.predict([rgb("a", 256, 320)], resize=False)
     np.testing.assert_allclose(found.boxes, official["a_boxes"], rtol=0, atol=1e-2)
     np.testing.assert_allclose(found.scores, official["a_scores"], rtol=0, atol=1e-5)
@@ -81,7 +81,7 @@ def test_predict_equals_the_official_detections(detector: Detectron2Detector, of
         torch.testing.assert_close(getattr(found, ours), probabilities, rtol=0, atol=1e-4)
 
 
-def test_a_training_step_equals_the_official_one(
+def test_a_training_step(
     detector: Detectron2Detector, official: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The official code rasterises polygons at 28 x 28 for its mask targets, which this project does not."""
@@ -112,7 +112,7 @@ def test_a_training_step_equals_the_official_one(
     assert losses.keys() == {f"loss_{name}" for name in named.values()}
 
 
-def test_instances_without_occluders_are_refused() -> None:
+def test_instances_without_occluders_are_rejected() -> None:
     model = instantiate(bilayer_fcos(num_classes=3))
     instances = Instances((64, 64))
     instances.gt_boxes, instances.gt_classes = Boxes(torch.tensor([[4.0, 4.0, 40.0, 50.0]])), torch.tensor([1])
@@ -131,7 +131,7 @@ def test_other_mask_types_are_rejected() -> None:
     assert "BilayerDatasetMapper" in error.value.hints[0]
 
 
-def test_the_lazy_one_trains() -> None:
+def test_the_lazy_config_trains() -> None:
     model = instantiate(bilayer_fcos(num_classes=3))
     assert model.loss_weights["box"] == 1.25
     instances = Instances((64, 64))

@@ -1,4 +1,4 @@
-"""The bilayer head behind detectron2's registries: the official numbers, every kind of RoI heads, zoo configs."""
+"""The bilayer head in detectron2: official recordings, all kinds of RoI heads, model zoo configs."""
 
 import json
 from typing import Any
@@ -33,7 +33,7 @@ def found(count: int) -> Instances:
     return instances
 
 
-def test_the_head_equals_the_official_one_under_its_own_names() -> None:
+def test_the_head_loads_official_names_and_equals_the_recording() -> None:
     head = BilayerMaskRCNNHead(fresh_config(), ShapeSpec(channels=256, height=14, width=14))
     shapes = json.loads((PARITY / "maskhead_keys.json").read_text())
     head.load_state_dict({key: torch.as_tensor(weights_for(key, shape, "open")) for key, shape in shapes.items()})
@@ -78,7 +78,7 @@ class Recorded(torch.nn.Module):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_losses_equal_the_official_ones(case: str) -> None:
+def test_the_losses_equal_the_recording(case: str) -> None:
     with np.load(PARITY / "loss.npz") as official:
         masks, regions = (Crops(official[f"{case}_{name}"]) for name in ("gt_masks", "gt_bo_masks"))
         losses = official[f"{case}_losses"].tolist()
@@ -120,7 +120,7 @@ def small_head(**settings: Any) -> BilayerMaskRCNNHead:
     return BilayerMaskRCNNHead(head=BilayerMaskHead(32, convs=2, **settings))
 
 
-def test_without_a_roi_there_are_four_zero_losses_with_a_graph() -> None:
+def test_without_rois_the_losses_are_zero_and_have_a_graph() -> None:
     head = small_head()
     with EventStorage():
         losses = head(torch.zeros(0, 32, 14, 14), [proposals(0), proposals(0)])
@@ -130,7 +130,7 @@ def test_without_a_roi_there_are_four_zero_losses_with_a_graph() -> None:
     assert all(parameter.grad is not None for parameter in head.parameters())
 
 
-def test_training_data_without_occluders_is_refused() -> None:
+def test_training_data_without_occluders_is_rejected() -> None:
     features, instances = torch.zeros(2, 32, 14, 14), [proposals(2, occluders=False)]
     with EventStorage(), pytest.raises(BCNetError, match="no occluder regions") as error:
         small_head()(features, instances)
@@ -163,7 +163,7 @@ def test_the_number_of_rois_is_bounded() -> None:
     assert seen == [5]  # 3 of the first image, both of the second
 
 
-def test_mask_rcnn_s_convolutions_begin_the_occludee_layer() -> None:
+def test_mask_rcnn_convolutions_initialize_the_occludee_layer() -> None:
     head = BilayerMaskRCNNHead(fresh_config(), ShapeSpec(channels=256, height=14, width=14))
     cfg = get_cfg()
     cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = 4
@@ -219,7 +219,7 @@ def try_model(model: torch.nn.Module) -> None:
 
 
 @pytest.mark.parametrize(("config", "settings"), ZOO.items(), ids=lambda value: value if isinstance(value, str) else "")
-def test_configs_of_the_zoo_take_the_head(zoo: Any, config: str, settings: list[str]) -> None:
+def test_model_zoo_configs_accept_the_head(zoo: Any, config: str, settings: list[str]) -> None:
     cfg = get_cfg()
     add_bcnet_config(cfg)
     cfg.merge_from_file(zoo.get_config_file(config))
@@ -228,7 +228,7 @@ def test_configs_of_the_zoo_take_the_head(zoo: Any, config: str, settings: list[
 
 
 @pytest.mark.parametrize("masks", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_a_lazy_config_takes_the_head(zoo: Any, masks: bool) -> None:
+def test_a_lazy_config_accepts_the_head(zoo: Any, masks: bool) -> None:
     cfg = zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py")
     if not masks:
         for name in ("mask_in_features", "mask_pooler", "mask_head"):
@@ -239,7 +239,7 @@ def test_a_lazy_config_takes_the_head(zoo: Any, masks: bool) -> None:
     try_model(instantiate(cfg.model).to("cpu"))
 
 
-def test_a_model_without_roi_heads_takes_no_mask_head(zoo: Any) -> None:
+def test_a_model_without_roi_heads_is_rejected(zoo: Any) -> None:
     cfg = zoo.get_config("COCO-Detection/retinanet_R_50_FPN_1x.py")
     with pytest.raises(BCNetError, match="no RoI heads"):
         add_bilayer_head(cfg)

@@ -68,7 +68,7 @@ def test_the_first_losses_of_fcos(scenes: Path, occluders: str, size: int, close
     assert float(ours["occluder_mask"].detach()) > 0
 
 
-def test_the_optimiser_sees_the_same_parameters(scenes: Path) -> None:
+def test_the_optimizer_gets_the_same_parameter_groups(scenes: Path) -> None:
     """Both groups, decayed and not, hold as many numbers in either backend."""
     for words in (["fcos_r50", "model.backbone=r18"], ["faster_rcnn_r50", "model.backbone=r18"]):
         recipe = load_recipe(words[0], words[1:])

@@ -86,7 +86,7 @@ def test_a_run_of_detectron2(run: Path, scenes: Path) -> None:
 
 
 @pytest.mark.slow
-def test_learning_rates_are_the_recipe_s(run: Path) -> None:
+def test_logged_learning_rates_follow_the_recipe(run: Path) -> None:
     from bcnet_core.engine.optim import learning_rate
 
     solver = load_recipe("shapes", [*SETTINGS, "solver.steps=3"]).solver
@@ -94,7 +94,7 @@ def test_learning_rates_are_the_recipe_s(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_goes_on_where_it_was(run: Path, scenes: Path, bcnet_process: Bcnet, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_settings(run: Path, scenes: Path, bcnet_process: Bcnet, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     words = ["train", "shapes", *SETTINGS, *D2, "--data-root", scenes, "--run-dir", tmp_path / "run"]
     taken = bcnet_process(*words, "solver.steps=3")
@@ -110,14 +110,12 @@ def test_it_goes_on_where_it_was(run: Path, scenes: Path, bcnet_process: Bcnet, 
 
 
 @pytest.mark.slow
-def test_evaluation_says_what_the_evaluator_of_detectron2_says(
-    run: Path, scenes: Path, bcnet_process: Bcnet, tmp_path: Path
-) -> None:
+def test_evaluation_agrees_with_coco_evaluator(run: Path, scenes: Path, bcnet_process: Bcnet, tmp_path: Path) -> None:
     ended = bcnet_process("eval", run, *D2, "-o", tmp_path / "eval", "--json", "--occ")
     assert ended.returncode == 0, ended.stderr
     report = json.loads(ended.stdout)
-    told = ended.stderr.split("detectron2's COCOEvaluator: ")[1].splitlines()[0]
-    scores = {part.split()[0]: float(part.split()[2]) for part in told.split(", ")}
+    message = ended.stderr.split("detectron2's COCOEvaluator: ")[1].splitlines()[0]
+    scores = {part.split()[0]: float(part.split()[2]) for part in message.split(", ")}
     assert scores["segm"] == pytest.approx(100 * report["scores"]["masks"]["AP"], abs=0.01)
     assert scores["bbox"] == pytest.approx(100 * report["scores"]["boxes"]["AP"], abs=0.01)
     results = json.loads((tmp_path / "eval/instances_val_results.json").read_text())
@@ -132,7 +130,7 @@ def test_evaluation_says_what_the_evaluator_of_detectron2_says(
 
 
 @pytest.mark.slow
-def test_a_submission_needs_no_truth(run: Path, scenes: Path, bcnet_process: Bcnet, tmp_path: Path) -> None:
+def test_a_submission_needs_no_ground_truth(run: Path, scenes: Path, bcnet_process: Bcnet, tmp_path: Path) -> None:
     content = json.loads((scenes / "annotations/instances_val.json").read_text())
     del content["annotations"]
     (tmp_path / "annotations").mkdir()
@@ -144,14 +142,14 @@ def test_a_submission_needs_no_truth(run: Path, scenes: Path, bcnet_process: Bcn
 
 
 @pytest.mark.slow
-def test_a_gallery_of_it(run: Path, bcnet_process: Bcnet, tmp_path: Path) -> None:
+def test_a_gallery_of_a_run(run: Path, bcnet_process: Bcnet, tmp_path: Path) -> None:
     ended = bcnet_process("viz", run, *D2, "-o", tmp_path / "viz", "--limit", "2", "--worst", "2")
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "viz/index.html").is_file()
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_ours_begins_a_run_there(
+def test_init_from_accepts_a_torchvision_checkpoint(
     untrained: Path, scenes: Path, bcnet_process: Bcnet, tmp_path: Path
 ) -> None:
     words = [*SETTINGS, "solver.steps=1", "solver.lr=1e-12", "solver.weight_decay=0"]
@@ -204,7 +202,7 @@ def test_dry_run_prints_the_config(scenes: Path, bcnet: Bcnet, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["shapes", "--tensorboard"], "always writes TensorBoard"),
         (["shapes", "--smoke"], "rehearses the torchvision backend"),
@@ -216,15 +214,17 @@ def test_dry_run_prints_the_config(scenes: Path, bcnet: Bcnet, tmp_path: Path) -
         (["--d2-config", "missing.yaml"], "no config of detectron2"),
     ],
 )
-def test_what_it_cannot_do_is_said(bcnet: Bcnet, scenes: Path, tmp_path: Path, words: list[str], told: str) -> None:
+def test_unsupported_options_are_rejected(
+    bcnet: Bcnet, scenes: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
     ended = bcnet("train", *words, *D2, "--data-root", scenes, cwd=tmp_path)
     assert ended.returncode in {2, 3}
-    assert told in " ".join(ended.stderr.split())
+    assert message in " ".join(ended.stderr.split())
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_a_failed_run_leaves_nothing(bcnet_process: Bcnet, scenes: Path, tmp_path: Path) -> None:
+def test_a_failed_run_leaves_no_files(bcnet_process: Bcnet, scenes: Path, tmp_path: Path) -> None:
     ended = bcnet_process(
         "train", "shapes", *SETTINGS, "solver.precision=fp16", *D2, "--data-root", scenes, "--run-dir", tmp_path / "run"
     )
@@ -249,7 +249,7 @@ def test_a_failed_run_leaves_nothing(bcnet_process: Bcnet, scenes: Path, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_a_registered_set_is_what_the_file_says(scenes: Path) -> None:
+def test_a_registered_set_matches_its_file(scenes: Path) -> None:
     annotations = scenes / "annotations/instances_val.json"
     register_bilayer_coco("bcnet_test_scenes", annotations, scenes / "val")
     register_bilayer_coco("bcnet_test_scenes", annotations, scenes / "val")  # a notebook runs its cells twice
@@ -290,7 +290,7 @@ def coco_root(folder: Path, scenes: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_config_of_one_s_own(scenes: Path, bcnet_process: Bcnet, tmp_path: Path) -> None:
+def test_a_users_own_config_trains_evaluates_and_converts(scenes: Path, bcnet_process: Bcnet, tmp_path: Path) -> None:
     root = coco_root(tmp_path / "coco", scenes)
     (tmp_path / "rcnn.yaml").write_text(ZOO_LIKE)
     words = ["train", "--d2-config", tmp_path / "rcnn.yaml", *D2, "--data-root", root, "--run-dir", tmp_path / "run"]
@@ -314,7 +314,7 @@ def test_a_config_of_one_s_own(scenes: Path, bcnet_process: Bcnet, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_config_without_the_head_is_told(scenes: Path, bcnet_process: Bcnet, tmp_path: Path) -> None:
+def test_a_config_without_the_head_gives_a_warning(scenes: Path, bcnet_process: Bcnet, tmp_path: Path) -> None:
     root = coco_root(tmp_path / "coco", scenes)
     (tmp_path / "rcnn.yaml").write_text(ZOO_LIKE.replace("NAME: BilayerROIHeads", "NAME: StandardROIHeads"))
     ended = bcnet_process(
@@ -355,9 +355,9 @@ def test_two_processes_train_and_evaluate(scenes: Path, bcnet_process: Bcnet, tm
     assert (path / "model_best.pth").is_file()
     reports = []
     for processes in ("1", "2"):
-        told = bcnet_process("eval", path, *D2, "--gpus", processes, "-o", tmp_path / processes, "--json")
-        assert told.returncode == 0, told.stderr
-        reports.append(json.loads(told.stdout))
+        message = bcnet_process("eval", path, *D2, "--gpus", processes, "-o", tmp_path / processes, "--json")
+        assert message.returncode == 0, message.stderr
+        reports.append(json.loads(message.stdout))
     assert reports[0]["scores"]["masks"]["AP"] == pytest.approx(reports[1]["scores"]["masks"]["AP"], abs=1e-3)
     broken = bcnet_process(
         "train",
@@ -381,7 +381,7 @@ def test_two_processes_train_and_evaluate(scenes: Path, bcnet_process: Bcnet, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "number"), [("1", signal.SIGINT), ("2", signal.SIGTERM)])
-def test_an_interrupted_run_saves_and_goes_on(
+def test_an_interrupted_run_saves_and_can_be_resumed(
     scenes: Path, bcnet_process: Bcnet, tmp_path: Path, processes: str, number: signal.Signals
 ) -> None:
     path = tmp_path / "run"
@@ -402,14 +402,14 @@ def test_an_interrupted_run_saves_and_goes_on(
     ]
     program = [sys.executable, "-c", "from bcnet_cli.app import main; main()", *words]
     with subprocess.Popen(program, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        deadline = time.monotonic() + 180
-        while time.monotonic() < deadline and not (path / "metrics.json").exists():
+        deadline, metrics = time.monotonic() + 180, path / "metrics.json"
+        while time.monotonic() < deadline and not (metrics.exists() and metrics.stat().st_size):
             time.sleep(0.2)
         os.killpg(process.pid, number)
-        _, told = process.communicate(timeout=240)
-    assert process.returncode == 130, told
-    assert "interrupted; saved model_" in told
-    assert "--resume" in told
+        _, message = process.communicate(timeout=240)
+    assert process.returncode == 130, message
+    assert "interrupted; saved model_" in message
+    assert "--resume" in message
     done = read_stored(path).steps
     assert 0 < done < 400
     ended = bcnet_process(*words, f"solver.steps={done + 2}", "solver.schedule=cosine", "--resume")
@@ -478,8 +478,8 @@ def test_twenty_steps_on_real_images(recipe: str, few: Path, bcnet_process: Bcne
     for name in ("total_loss", "loss_occludee_mask"):
         losses = [row[name] for row in logged]
         assert sum(losses[-5:]) < sum(losses[:5]), losses
-    told = bcnet_process("eval", tmp_path / "run", *D2, "-o", tmp_path / "eval", "--json")
-    assert told.returncode == 0, told.stderr
+    message = bcnet_process("eval", tmp_path / "run", *D2, "-o", tmp_path / "eval", "--json")
+    assert message.returncode == 0, message.stderr
     there, back = tmp_path / "there.pt", tmp_path / "back.pth"
     picture = next((few / "val2017").glob("*.jpg"))
     for source, to, target in ((tmp_path / "run", "torchvision", there), (there, "detectron2", back)):
@@ -489,11 +489,11 @@ def test_twenty_steps_on_real_images(recipe: str, few: Path, bcnet_process: Bcne
             found = re.search(r"finds (\d+) instances, the other (\d+), and (\d+) of them", ended.stderr)
             assert found, ended.stderr
             assert int(found[3]) >= 0.9 * max(int(found[1]), int(found[2]))
-    told = bcnet_process("eval", there, "-o", tmp_path / "ours", "--json", "--device", "cpu", "--data-root", few)
-    assert told.returncode == 0, told.stderr
+    message = bcnet_process("eval", there, "-o", tmp_path / "ours", "--json", "--device", "cpu", "--data-root", few)
+    assert message.returncode == 0, message.stderr
 
 
-def test_nothing_but_the_recipe_decides(scenes: Path, tmp_path: Path) -> None:
+def test_a_run_keeps_the_recipe_of_its_checkpoint(scenes: Path, tmp_path: Path) -> None:
     """A model that comes back from a config is built by the recipe that the config was made of."""
     recipe = load_recipe("shapes", SETTINGS, data_root=scenes)
     categories = [{"id": 1, "name": "a"}]

@@ -1,4 +1,4 @@
-"""Paths and names with everything that a terminal library could mistake for markup."""
+"""Paths and names that a terminal library could mistake for markup."""
 
 import json
 from pathlib import Path
@@ -7,24 +7,24 @@ import pytest
 
 from tests.conftest import Bcnet
 
-ODD = "r [/] [bold]x[/bold] :car: é"
+UNUSUAL = "r [/] [bold]x[/bold] :car: é"
 
 
 @pytest.fixture(scope="module")
 def folder(bcnet: Bcnet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("odd") / ODD
+    path = tmp_path_factory.mktemp("odd") / UNUSUAL
     done = bcnet("synth", "shapes", "-o", path, "--images", "4", "--val-images", "2", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["root"] == str(path)
     return path
 
 
-def test_every_command_takes_an_odd_path_and_shows_it_as_it_is(bcnet: Bcnet, folder: Path, tmp_path: Path) -> None:
+def test_every_command_takes_an_unusual_path_and_shows_it_unchanged(bcnet: Bcnet, folder: Path, tmp_path: Path) -> None:
     small = ("model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64", "data.workers=0")
-    run, truth = tmp_path / ODD / "run", folder / "annotations/instances_val.json"
+    run, truth = tmp_path / UNUSUAL / "run", folder / "annotations/instances_val.json"
     for arguments, shown in (
-        (("annotate", truth, "-o", tmp_path / ODD / "a.json"), tmp_path / ODD / "a.json"),
-        (("split-occ", truth, "-o", tmp_path / ODD / "s.json", "--dry-run"), tmp_path / ODD / "s.json"),
+        (("annotate", truth, "-o", tmp_path / UNUSUAL / "a.json"), tmp_path / UNUSUAL / "a.json"),
+        (("split-occ", truth, "-o", tmp_path / UNUSUAL / "s.json", "--dry-run"), tmp_path / UNUSUAL / "s.json"),
         (("train", "shapes", "--data-root", folder, "--run-dir", run, "--dry-run"), run),
         (
             ("train", "shapes", *small, "solver.steps=1", "--data-root", folder, "--run-dir", run, "--device", "cpu"),
@@ -32,15 +32,15 @@ def test_every_command_takes_an_odd_path_and_shows_it_as_it_is(bcnet: Bcnet, fol
         ),
         (("eval", run, "--dry-run"), run),
         (("eval", run, "--device", "cpu"), run),
-        (("viz", truth, "-o", tmp_path / ODD / "viz"), tmp_path / ODD / "viz"),
-        (("demo", "-o", tmp_path / ODD / "demo", "--dry-run"), tmp_path / ODD / "demo"),
+        (("viz", truth, "-o", tmp_path / UNUSUAL / "viz"), tmp_path / UNUSUAL / "viz"),
+        (("demo", "-o", tmp_path / UNUSUAL / "demo", "--dry-run"), tmp_path / UNUSUAL / "demo"),
     ):
         done = bcnet(*arguments)
         assert done.returncode == 0, (arguments, done.stderr)
         assert str(shown) in done.stderr, (arguments, done.stderr)
 
 
-def test_a_set_without_images_cannot_be_evaluated(bcnet: Bcnet, folder: Path, tmp_path: Path) -> None:
+def test_a_data_set_without_images_cannot_be_evaluated(bcnet: Bcnet, folder: Path, tmp_path: Path) -> None:
     small = ("model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64", "data.workers=0")
     (tmp_path / "empty.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
     validation = f"data.val.annotations={tmp_path / 'empty.json'}"
