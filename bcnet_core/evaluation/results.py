@@ -75,8 +75,8 @@ def read_results(path: Path, coco: CocoFile) -> list[Record]:
     categories = {category["id"] for category in coco.categories}
     checked, faults = [], []
     with paused_collector():
-        for index, (result, sound) in enumerate(zip(content, _sound_masks(content, images), strict=True)):
-            found = check_result(result, images, categories, sound=sound)
+        for index, result in enumerate(content):
+            found = check_result(result, images, categories)
             if isinstance(found, str):
                 faults.append(f"result {index}: {found}")
             else:
@@ -94,8 +94,6 @@ def check_result(  # noqa: PLR0911  (one return per fault)
     result: Any,  # noqa: ANN401
     images: dict[int, tuple[int, int]],
     categories: set[int],
-    *,
-    sound: bool = False,
 ) -> Record | str:
     """Return a detection as it is in memory, or what is wrong with it.
 
@@ -103,7 +101,6 @@ def check_result(  # noqa: PLR0911  (one return per fault)
         result: one entry of a results file.
         images: (height, width) by image id.
         categories: category ids.
-        sound: whether its mask is known to be a compressed RLE of the image's size.
     """
     if not isinstance(result, dict):
         return f"a {type(result).__name__} where a detection should be"
@@ -113,7 +110,7 @@ def check_result(  # noqa: PLR0911  (one return per fault)
     if type(category) is not int or category not in categories:
         return f"category {reprlib.repr(category)} is not in the ground truth"
     try:
-        found = {key: _mask(result[key], *images[image], sound=sound and key == "segmentation")
+        found = {key: _mask(result[key], *images[image])
                  for key in MASK_KEYS if result.get(key) is not None}  # fmt: skip
     except (ValueError, TypeError) as error:
         return f"its mask cannot be used: {error}"
@@ -131,31 +128,12 @@ def _is_number(value: Any) -> bool:  # noqa: ANN401
     return type(value) in {int, float} and abs(value) < LARGEST
 
 
-def _sound_masks(results: Sequence[Any], images: dict[int, tuple[int, int]]) -> list[bool]:
-    """Return which results have a compressed RLE of the image's size: all at once, since one by one is slow."""
-    texts: dict[int, bytes] = {}
-    sizes = []
-    for index, result in enumerate(results):
-        image = result.get("image_id") if isinstance(result, dict) else None
-        segmentation = result.get("segmentation") if isinstance(result, dict) else None
-        if type(image) is not int or image not in images or not isinstance(segmentation, dict):
-            continue
-        counts, size = segmentation.get("counts"), segmentation.get("size")
-        if isinstance(counts, str) and counts.isascii() and size == list(images[image]):
-            texts[index] = counts.encode()
-            sizes.append(images[image])
-    sound = dict(zip(texts, masks.are_valid(list(texts.values()), sizes).tolist(), strict=True))
-    return [sound.get(index, False) for index in range(len(results))]
-
-
-def _mask(segmentation: Any, height: int, width: int, *, sound: bool) -> masks.RLE:  # noqa: ANN401
+def _mask(segmentation: Any, height: int, width: int) -> masks.RLE:  # noqa: ANN401
     """Return a mask as it is in memory; an empty segmentation is a mask without pixels.
 
     Raises:
         ValueError: if it is no segmentation, or of another size.
     """
-    if sound:
-        return {"size": [height, width], "counts": segmentation["counts"].encode()}
     rle = masks.from_segmentation(segmentation, height, width)
     return masks.from_box(0, 0, 0, 0, height, width) if rle is None else rle
 
