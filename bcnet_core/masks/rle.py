@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, TypedDict
 
 import numpy as np
@@ -101,15 +103,9 @@ def _from_rle(segmentation: dict[str, Any], height: int, width: int) -> RLE:
 
 def _without_empty(lengths: list[int]) -> list[int]:
     """Merge runs until none but the first has length 0."""
-    kept, position = lengths[:1], 1
-    while position < len(lengths):
-        if lengths[position]:
-            kept.append(lengths[position])
-        else:
-            kept[-1] += sum(lengths[position + 1 : position + 2])
-            position += 1
-        position += 1
-    return kept
+    filled = [(index % 2, length) for index, length in enumerate(lengths) if length]
+    merged = [sum(length for _, length in run) for _, run in groupby(filled, key=itemgetter(0))]
+    return merged if filled and filled[0][0] == 0 else [0, *merged]
 
 
 def runs(counts: bytes) -> NDArray[np.int64]:
@@ -184,31 +180,13 @@ def encode(mask: NDArray[np.bool_]) -> RLE:
 
 
 def decode(rle: RLE) -> NDArray[np.bool_]:
-    """Decode to a dense (H, W) boolean mask.
-
-    Raises:
-        ValueError: if the runs do not describe a mask of this size.
-    """
+    """Decode to a dense (H, W) boolean mask."""
     mask: NDArray[np.bool_] = coco_mask.decode(rle).astype(bool)
     return mask
 
 
 def decode_window(rle: RLE, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.bool_]:
-    """Decode the window [x0, x1) x [y0, y1) of a mask, without making the rest of it.
-
-    Args:
-        rle: the mask.
-        x0: first column, at least 0.
-        y0: first row, at least 0.
-        x1: column after the last one, at most the width.
-        y1: row after the last one, at most the height.
-
-    Returns:
-        (y1 - y0, x1 - x0) bool.
-
-    Raises:
-        ValueError: if the `counts` are damaged.
-    """
+    """Decode the window [x0, x1) x [y0, y1) of a mask, inside its size, to (y1 - y0, x1 - x0) bool."""
     height = rle["size"][0]
     edges = np.minimum(np.maximum(runs(rle["counts"]).cumsum(), x0 * height), x1 * height)
     lengths = np.diff(edges, prepend=x0 * height)
