@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bcnet_core.annotations.coco import CocoFile, Record, category_names
+from bcnet_core.data.batches import shield_workers
 from bcnet_core.data.transforms import resize as resize_image
 from bcnet_core.data.transforms import target_size
 from bcnet_core.distributed import choose_device
@@ -24,7 +25,7 @@ from bcnet_core.evaluation.results import from_json
 from bcnet_core.integrations.detectron2.data import register_bilayer_coco
 from bcnet_core.integrations.detectron2.heads import map_field
 from bcnet_core.integrations.detectron2.stored import Stored, read_stored
-from bcnet_core.integrations.detectron2.trainer import coco_evaluator, shield_workers
+from bcnet_core.integrations.detectron2.trainer import coco_evaluator
 from bcnet_core.integrations.detectron2.training import VAL_SET, detectron2_output, device_name, launch
 from bcnet_core.maps import map_specs
 from bcnet_core.model.detectors import as_image, boxes_in_image

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +24,11 @@ from torch.utils.data import DataLoader
 
 from bcnet_core import distributed as dist
 from bcnet_core.config.schema import Recipe, SolverConfig
+from bcnet_core.data.batches import shield_workers
 from bcnet_core.engine.optim import build_optimizer, full_rate, learning_rate
 from bcnet_core.engine.state import AUTOCAST
 from bcnet_core.errors import usage_error
 from bcnet_core.files.outputs import atomic_file
-from bcnet_core.files.workers import obey_parent_only
 from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper
 from bcnet_core.integrations.detectron2.stored import Origin, origin_of
 from bcnet_core.model.global_batch import share_statistics
@@ -134,7 +132,9 @@ class BilayerTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:  # noqa: ANN401
         """Build detectron2's loader with our mapper."""
-        return shield_workers(build_detection_train_loader(cfg, mapper=BilayerDatasetMapper(cfg, is_train=True)))
+        loader = build_detection_train_loader(cfg, mapper=BilayerDatasetMapper(cfg, is_train=True))
+        shield_workers(loader if isinstance(loader, DataLoader) else loader.dataset)  # wrapped, to group aspect ratios
+        return loader
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:  # noqa: ANN401
@@ -192,16 +192,3 @@ def _clip_gradients(optimizer: Optimizer, max_norm: float) -> None:
         clip_grad_norm_(parameters, max_norm)
 
     optimizer.register_step_pre_hook(clip)
-
-
-def shield_workers(loader: Any) -> Any:  # noqa: ANN401  (detectron2's)
-    """Make the worker processes of a detectron2 loader ignore a Ctrl-C of a whole group; return it."""
-    inner = loader if isinstance(loader, DataLoader) else loader.dataset  # training wraps it, to group aspect ratios
-    inner.worker_init_fn = partial(_start_worker, inner.worker_init_fn)
-    return loader
-
-
-def _start_worker(start: Callable[[int], None] | None, worker: int) -> None:
-    obey_parent_only()
-    if start is not None:
-        start(worker)
