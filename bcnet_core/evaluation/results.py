@@ -50,11 +50,7 @@ def from_json(result: Record) -> Record:
 
 
 def read_results(path: Path, coco: CocoFile) -> list[Record]:
-    """Read a results file and check it against the images and categories that it refers to.
-
-    Args:
-        path: `.json`, or gzip if the name ends in `.gz`.
-        coco: ground truth, or an image list.
+    """Read a results file (`.json`, or gzip if the name ends in `.gz`) and check it against its images and categories.
 
     Returns:
         The results in the order of the file. Either all of them have a `segmentation` or none has; a missing `bbox` is
@@ -144,11 +140,7 @@ def listing_path(results: Path) -> Path:
 
 
 def check_same_images(results: Path, coco: CocoFile) -> None:
-    """Require the image list beside a results file, if there is one, to use the ids of the ground truth.
-
-    Args:
-        results: a results file; without a readable list beside it there is nothing to check.
-        coco: the ground truth.
+    """Require the image list beside a results file, if there is a readable one, to use the ids of the ground truth.
 
     Raises:
         BCNetError: with the number of ids that stand for another image, and the first.
@@ -180,29 +172,13 @@ def _may_be_same(one: str, other: str) -> bool:
 
 
 def write_results(path: Path, predictions: Iterable[Sequence[Record]]) -> int:
-    """Write a results file atomically, holding the results of one image at a time.
-
-    Args:
-        path: the file.
-        predictions: the results of each image.
-
-    Returns:
-        The number of results.
-    """
+    """Write a results file atomically, holding the results of one image at a time; return their number."""
     with atomic_file(path) as temporary, temporary.open("wb") as out:
         return _write(out, predictions)
 
 
 def write_submission(path: Path, coco: CocoFile, predictions: Iterable[Sequence[Record]]) -> int:
-    """Check results and write the zip for the COCO test-dev server, with one JSON file in it.
-
-    Args:
-        path: the zip.
-        coco: the test-dev image list.
-        predictions: the results of each image.
-
-    Returns:
-        The number of results.
+    """Check results and write the zip for the COCO test-dev server, with one JSON file in it; return their number.
 
     Raises:
         BCNetError: if a result is about an image or category that is not in the list, has no mask or one of another

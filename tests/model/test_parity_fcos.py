@@ -20,7 +20,7 @@ from bcnet_core.model.losses import bilayer_losses
 from bcnet_core.model.rois import RoIs, pool_rois
 from bcnet_core.model.targets import target_maps
 from bcnet_core.weights.checkpoint import save_checkpoint
-from bcnet_core.weights.from_release import fcos_name
+from bcnet_core.weights.from_detectron2 import fcos_name
 from bcnet_core.weights.importing import import_weights
 from bcnet_core.weights.loading import load_detector
 from tests.model.test_parity import OFFICIAL, PARITY
