@@ -50,15 +50,14 @@ def paint(drawing: Drawing | Card) -> Image:
     """Return the (H, W, 3) uint8 RGB image of a drawing, as large as its background, or of a card."""
     if isinstance(drawing, Card):
         return _paint_card(drawing)
-    if not (drawing.shapes or drawing.labels):
+    if not drawing.shapes:
         return drawing.ground
     canvas: Image = drawing.ground.copy()
     for shape in drawing.shapes:
         _paint_shape(canvas, shape)
-    for placed in layout.place_labels(drawing.labels, canvas.shape[:2]):
-        color, (pad_x, pad_y) = placed.label.color, layout.PADDING
-        canvas[placed.y : placed.y + placed.height, placed.x : placed.x + placed.width] = color
-        write(canvas, placed.text, placed.x + pad_x, placed.y + pad_y, color, text_color(color))
+    for shape, text, x, y, width, height in layout.place_labels(drawing.shapes, canvas.shape[:2]):
+        canvas[y : y + height, x : x + width] = shape.color
+        write(canvas, text, x + layout.PADDING[0], y + layout.PADDING[1], shape.color, text_color(shape.color))
     return canvas
 
 
@@ -176,10 +175,9 @@ def _svg_drawing(drawing: Drawing) -> Iterator[str]:
     yield _pixels(drawing.ground, drawing.ground.shape[:2], ".jpg", [cv2.IMWRITE_JPEG_QUALITY, SVG_JPEG_QUALITY])
     for shape in drawing.shapes:
         yield _shape(shape)
-    for placed in layout.place_labels(drawing.labels, drawing.ground.shape[:2]):
-        color, (pad_x, pad_y) = placed.label.color, layout.PADDING
-        yield _rectangle(placed.x, placed.y, placed.width, placed.height, color)
-        yield _text(placed.text, placed.x + pad_x, placed.y + pad_y, text_color(color))
+    for shape, text, x, y, width, height in layout.place_labels(drawing.shapes, drawing.ground.shape[:2]):
+        yield _rectangle(x, y, width, height, shape.color)
+        yield _text(text, x + layout.PADDING[0], y + layout.PADDING[1], text_color(shape.color))
 
 
 def _svg_card(card: Card) -> Iterator[str]:
