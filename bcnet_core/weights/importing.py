@@ -39,14 +39,9 @@ MAX_ROWS = 20
 
 @dataclass(frozen=True)
 class ImportReport:
-    """Result of a weight import.
+    """Result of a weight import; see `Converted` for the other attributes.
 
     Attributes:
-        origin: description of the file.
-        detector: detector that the weights fit; None for a bare backbone, which fits both.
-        backbone: its backbone.
-        style: style of that backbone.
-        classes: number of classes; None without class-dependent layers.
         whole: whether the checkpoint is a complete detector, not an initialization.
         placed: number of tensors that were filled, by part of the model.
         fresh: number of tensors that training will initialize, by part of the model.
