@@ -68,8 +68,8 @@ def import_(
     """
     from bcnet_core.files.outputs import check_output_file
     from bcnet_core.weights.checkpoint import find_checkpoint, save_checkpoint
+    from bcnet_core.weights.files import fetch
     from bcnet_core.weights.importing import import_weights
-    from bcnet_core.weights.sources import fetch
 
     check_output_file(output, overwrite=overwrite)  # before a download
     path = find_checkpoint(fetch(source, ConsoleReporter()))

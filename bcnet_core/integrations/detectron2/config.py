@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 from detectron2.config import CfgNode, get_cfg
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from bcnet_core.config.choices import BackboneName, BackboneStyle
 from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
 from bcnet_core.engine.optim import full_rate
-from bcnet_core.errors import BCNetError, usage_error
+from bcnet_core.errors import usage_error
 from bcnet_core.model.backbones import RESNETS, PixelFormat, pixel_format
 
 ELSEWHERE = {
@@ -39,6 +39,7 @@ RCNN_PLACES = {
     "score_threshold": "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "nms_iou": "MODEL.ROI_HEADS.NMS_THRESH_TEST",
 }  # fmt: skip
 """Further ones of a Faster R-CNN."""
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
 def add_bcnet_config(cfg: CfgNode) -> None:
@@ -47,12 +48,16 @@ def add_bcnet_config(cfg: CfgNode) -> None:
     Adds `MODEL.BCNET` (our `model.*` in capitals), `MODEL.BCNET.LOSS` (our `loss.*`), `INPUT.OCCLUDERS` (our
     `data.occluders`), `INPUT.FLIP_PROBABILITY` and `INPUT.SCALE_JITTER`.
     """
-    model, loss = ModelConfig(), LossConfig()
-    cfg.MODEL.BCNET = CfgNode({key.upper(): getattr(model, key) for key in MODEL_KEYS})
-    cfg.MODEL.BCNET.LOSS = CfgNode({key.upper(): getattr(loss, key) for key in LOSS_KEYS})
+    cfg.MODEL.BCNET = _bcnet_node(ModelConfig(), LossConfig())
     cfg.INPUT.OCCLUDERS = "auto"
     cfg.INPUT.FLIP_PROBABILITY = 0.5
     cfg.INPUT.SCALE_JITTER = ()
+
+
+def _bcnet_node(model: ModelConfig, loss: LossConfig) -> CfgNode:
+    node = CfgNode({key.upper(): getattr(model, key) for key in MODEL_KEYS})
+    node.LOSS = CfgNode({key.upper(): getattr(loss, key) for key in LOSS_KEYS})
+    return node
 
 
 def fresh_config() -> CfgNode:
@@ -76,10 +81,8 @@ def model_from_config(cfg: CfgNode, channels: int) -> ModelConfig:
         BCNetError: if a setting is out of its range.
     """
     settings = {key: cfg.MODEL.BCNET[key.upper()] for key in MODEL_KEYS}
-    try:
-        return ModelConfig(**settings, channels=channels, detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE)
-    except ValidationError as error:
-        raise _invalid(error, "MODEL.BCNET") from None
+    settings |= {"channels": channels, "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE}
+    return _validated(ModelConfig, settings, "MODEL.BCNET")
 
 
 def loss_from_config(cfg: CfgNode) -> LossConfig:
@@ -88,16 +91,17 @@ def loss_from_config(cfg: CfgNode) -> LossConfig:
     Raises:
         BCNetError: if a setting is out of its range.
     """
+    settings = {key: cfg.MODEL.BCNET.LOSS[key.upper()] for key in LOSS_KEYS}
+    return _validated(LossConfig, settings, "MODEL.BCNET.LOSS")
+
+
+def _validated(kind: type[Settings], settings: dict[str, Any], node: str) -> Settings:
     try:
-        return LossConfig(**{key: cfg.MODEL.BCNET.LOSS[key.upper()] for key in LOSS_KEYS})
+        return kind.model_validate(settings)
     except ValidationError as error:
-        raise _invalid(error, "MODEL.BCNET.LOSS") from None
-
-
-def _invalid(error: ValidationError, node: str) -> BCNetError:
-    first = error.errors()[0]
-    key = ".".join([node, *(str(part).upper() for part in first["loc"])])
-    return usage_error(f"detectron2 config: {key}: {first['msg']}")
+        first = error.errors()[0]
+        key = ".".join([node, *(str(part).upper() for part in first["loc"])])
+        raise usage_error(f"detectron2 config: {key}: {first['msg']}") from None
 
 
 def loss_weights(loss: LossConfig) -> dict[str, float]:
@@ -158,10 +162,7 @@ def _set_model(cfg: CfgNode, recipe: Recipe, num_classes: int) -> None:
         resnets.DEPTH, resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP = shape.depth, shape.groups, shape.width
         resnets.RES2_OUT_CHANNELS = 256 if shape.is_bottleneck else 64
         resnets.STRIDE_IN_1X1 = model.backbone_style == "caffe" and shape.is_bottleneck and shape.groups == 1
-    for key in MODEL_KEYS:
-        cfg.MODEL.BCNET[key.upper()] = getattr(model, key)
-    for key in LOSS_KEYS:
-        cfg.MODEL.BCNET.LOSS[key.upper()] = getattr(recipe.loss, key)
+    cfg.MODEL.BCNET = _bcnet_node(model, recipe.loss)
     _write(cfg, model, PLACES)
 
 
@@ -238,10 +239,7 @@ def recipe_from_config(cfg: CfgNode) -> Recipe:
         scale = cfg.MODEL.ANCHOR_GENERATOR.SIZES[0][0] // (8 if name == "tiny" else 4)
         settings |= {**_read(cfg, RCNN_PLACES), "anchor_scale": scale, "mask_proposals": "decoded"}
     sizes = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": max(cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST)}
-    try:
-        return Recipe.model_validate({"model": settings, "data": sizes})
-    except ValidationError as error:
-        raise _invalid(error, "as a recipe") from None
+    return _validated(Recipe, {"model": settings, "data": sizes}, "as a recipe")
 
 
 def _check_pixels(cfg: CfgNode, name: BackboneName, pixels: PixelFormat) -> None:

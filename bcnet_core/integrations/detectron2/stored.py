@@ -101,18 +101,13 @@ class Stored:
         return config_from_yaml(self.origin.config)
 
     @property
-    def data(self) -> DataConfig:
-        """Location of its data."""
-        return DataConfig.model_validate(self.origin.data)
-
-    @property
     def recipe(self) -> Recipe:
         """Recipe that it was trained with, or one made from its config (if our backend has such a detector)."""
         if self.origin.recipe:
             return Recipe.model_validate(self.origin.recipe)
         found = recipe_from_config(self.config)
         sizes = {"min_size": found.data.min_size, "max_size": found.data.max_size}
-        return found.model_copy(update={"data": self.data.model_copy(update=sizes)})
+        return found.model_copy(update={"data": DataConfig.model_validate({**self.origin.data, **sizes})})
 
     def build(self, device: str) -> nn.Module:
         """Build the detector in evaluation mode.
