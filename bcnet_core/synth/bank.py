@@ -19,8 +19,8 @@ from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, read_mask
 from bcnet_core.files.images import image_path, read_image
 from bcnet_core.files.json_files import read_json, write_json
-from bcnet_core.files.workers import parallel_map
-from bcnet_core.reporting import Reporter, SilentReporter
+from bcnet_core.files.workers import map_with_progress
+from bcnet_core.reporting import Reporter
 from bcnet_core.synth.plan import PasteSources
 from bcnet_core.synth.scene import Floats, Image, Mask
 from bcnet_core.synth.writer import write_picture
@@ -149,13 +149,12 @@ def cut_bank(
     sheets = _sheets(coco, images, sources)
     folder.mkdir(parents=True)
     objects: list[BankObject] = []
-    with (
-        (reporter or SilentReporter()).progress("cut out", len(sheets)) as progress,
-        parallel_map(partial(_cut_sheet, folder, scene), sheets, workers=workers, most=len(sheets)) as results,
-    ):
+    with map_with_progress(
+        partial(_cut_sheet, folder, scene), sheets,
+        title="cut out", count=len(sheets), chunk=1, workers=workers, most=len(sheets), reporter=reporter,
+    ) as results:  # fmt: skip
         for found in results:
             objects += found
-            progress.advance()
     backgrounds = [BankBackground(sheet.background, sheet.image["id"]) for sheet in sheets if sheet.background]
     content = {"objects": list(map(asdict, objects)), "backgrounds": list(map(asdict, backgrounds))}
     write_json(folder / BANK_INDEX, content)
