@@ -1,4 +1,4 @@
-"""What several test rooms share: the real data where it is, small scenes, and the program as a user calls it."""
+"""Fixtures shared by all tests: real data if available, small scenes, and the program as a user calls it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,20 @@ import hypothesis
 import pytest
 
 REPO = Path(__file__).parent.parent
-hypothesis.settings.register_profile("bcnet", deadline=None)  # an example takes as long as the machine is busy
+MAX_EXAMPLES = int(os.environ.get("BCNET_MAX_EXAMPLES", "1000"))
+"""Limit for `examples`; `make mutants` lowers it, because it runs each test a thousand times."""
+hypothesis.settings.register_profile("bcnet", deadline=None)  # examples take longer on a busy machine
 hypothesis.settings.load_profile("bcnet")
+
+
+def examples(count: int) -> hypothesis.settings:
+    """Let hypothesis try so many examples of a property."""
+    return hypothesis.settings(max_examples=min(count, MAX_EXAMPLES), deadline=None)
 
 
 @pytest.fixture(scope="session")
 def coco_mini() -> Path:
-    """The data root of 159 real COCO images that lies beside the project, where it does."""
+    """Return the data root of 159 real COCO images beside the project; skip if it is not there."""
     root = REPO.parent / "shared" / "data" / "coco-mini"
     if not root.is_dir():
         pytest.skip("../shared/data/coco-mini is not here")
@@ -32,7 +39,7 @@ def coco_mini() -> Path:
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with a few synthetic scenes; never write into it."""
+    """Return a data root with a few synthetic scenes; never write into it."""
     from bcnet_core.synth.sets import write_shapes
 
     root = tmp_path_factory.mktemp("scenes") / "shapes"
@@ -42,7 +49,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def untrained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a detector that learned nothing, and finds five things in every image of the scenes."""
+    """Return the checkpoint of an untrained detector, which finds five objects in every image of the scenes."""
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.config.load import load_recipe
     from bcnet_core.model.detectors import build_detector
@@ -107,7 +114,7 @@ def bcnet_process() -> Bcnet:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say aloud how many tests were not even tried, where detectron2 is not installed or there is no GPU."""
+    """Report how many tests were skipped because detectron2 is not installed or there is no GPU."""
     import torch
 
     for missing, there, folder in (

@@ -30,31 +30,7 @@ if TYPE_CHECKING:
     from bcnet_core.annotations.coco import CocoFile
     from bcnet_core.evaluation.report import ScoreOptions
 
-_files, _scores = (partial(typer.Option, rich_help_panel=title) for title in ("Results files", "Scores"))
-RunArgument = Annotated[Path | None, typer.Argument(help="A run directory, or a checkpoint.", show_default=False)]
-TestDev = Annotated[bool, typer.Option("--test-dev", help="Write the zip for the test-dev server; no ground truth.")]
-Results = Annotated[Path | None, _files("--results", metavar="FILE", help="Score this COCO results file.")]
-Compare = Annotated[tuple[Path, Path] | None, _files(metavar="A B", help="Compare two COCO results files.")]
-Truth = Annotated[
-    Path | None, _files("--gt", metavar="FILE", help="Ground truth of --results or --compare; a run has its own.")
-]
-Resamples = Annotated[int, _files(min=1, help="Bootstrap samples of --compare.")]
-Seed = Annotated[int, _files(min=0, help="Seed of the bootstrap samples.")]
-Occ = Annotated[bool, _scores("--occ", help="Also the occluded split, occlusion levels, hidden objects.")]
-OccIds = Annotated[Path | None, _scores(metavar="FILE", help="Image ids of the occluded split; implies --occ.")]
-Objects = Annotated[
-    list[Path] | None,
-    _scores(metavar="FILE", help="occluded_coco.pkl, separated_coco.pkl: hidden objects to find; implies --occ."),
-]
-Boundary = Annotated[bool, _scores("--boundary", help="Also boundary AP, which is slow.")]
-Layers = Annotated[bool, _scores("--layers", help="Also both layers of a run inside the true boxes.")]
-PerCategory = Annotated[bool, _scores("--per-category", help="Also every category.")]
-ScorerOption = Annotated[Scorer, _scores("--backend-eval", help="Library of AP; pycocotools is the reference.")]
-Folder = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Output folder; default RUN/eval.", show_default=False)
-]
-Csv = Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")]
-Markdown = Annotated[bool, typer.Option("--markdown", help="Print the result as a Markdown table.")]
+_run, _files, _scores = (partial(typer.Option, rich_help_panel=title) for title in ("Run", "Results files", "Scores"))
 
 _TABLES = {"as_csv", "as_markdown"}
 _SCORES = {"occ", "occ_ids", "objects", "boundary", "per_category", "scorer", *_TABLES}
@@ -71,29 +47,33 @@ MODES = {
 
 def evaluate(
     context: typer.Context,
-    run: RunArgument = None,
+    run: Annotated[Path | None, typer.Argument(help="A run directory, or a checkpoint.", show_default=False)] = None,
     *,
-    test_dev: TestDev = False,
-    results: Results = None,
-    compare: Compare = None,
-    gt: Truth = None,
-    resamples: Resamples = 500,
-    seed: Seed = 0,
-    occ: Occ = False,
-    occ_ids: OccIds = None,
-    objects: Objects = None,
-    boundary: Boundary = False,
-    layers: Layers = False,
-    per_category: PerCategory = False,
-    scorer: ScorerOption = "faster-coco-eval",
+    test_dev: Annotated[bool, _run("--test-dev", help="Write the zip for the test-dev server.")] = False,
+    layers: Annotated[bool, _run("--layers", help="Also score both layers inside the true boxes.")] = False,
     data_root: DataRoot = None,
+    results: Annotated[Path | None, _files(metavar="FILE", help="Score this COCO results file.")] = None,
+    compare: Annotated[tuple[Path, Path] | None, _files(metavar="A B", help="Compare two COCO results files.")] = None,
+    gt: Annotated[Path | None, _files(metavar="FILE", help="Ground truth of --results or --compare.")] = None,
+    resamples: Annotated[int, _files(min=1, help="Bootstrap samples of --compare.")] = 500,
+    seed: Annotated[int, _files(min=0, help="Seed of the bootstrap samples.")] = 0,
+    occ: Annotated[bool, _scores("--occ", help="Also the occluded split, occlusion levels, hidden objects.")] = False,
+    occ_ids: Annotated[Path | None, _scores(metavar="FILE", help="Image ids of the occluded split, for --occ.")] = None,
+    objects: Annotated[
+        list[Path] | None, _scores(metavar="FILE", help="occluded_coco.pkl, separated_coco.pkl: objects, for --occ.")
+    ] = None,
+    boundary: Annotated[bool, _scores("--boundary", help="Also boundary AP, which is slow.")] = False,
+    per_category: Annotated[bool, _scores("--per-category", help="Also every category.")] = False,
+    scorer: Annotated[Scorer, _scores("--backend-eval", help="Library that computes AP.")] = "faster-coco-eval",
     gpus: Gpus = 1,
     device: Device = "auto",
     backend: BackendName = "torchvision",
-    output: Folder = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Output folder; default RUN/eval.", show_default=False)
+    ] = None,
     as_json: Json = False,
-    as_csv: Csv = False,
-    as_markdown: Markdown = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the result as a Markdown table.")] = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -110,7 +90,7 @@ def evaluate(
     `bcnet eval --compare mask_rcnn.json bcnet.json --gt coco/annotations/instances_val2017.json`
     """
     from bcnet_core.annotations.coco import read_coco
-    from bcnet_core.backends import named
+    from bcnet_core.backends import require_backend
     from bcnet_core.engine.elastic import Cluster
 
     given = [name for name, value in (("RUN", run), ("--results", results), ("--compare", compare)) if value]
@@ -121,7 +101,7 @@ def evaluate(
         _read_options, scorer=scorer, boundary=boundary, occ=occ, occ_ids=occ_ids, objects=objects or []
     )  # fmt: skip
     if run is not None:
-        choice = RunChoice(run, data_root, device, Cluster(gpus), named(backend))
+        choice = RunChoice(run, data_root, device, Cluster(gpus), require_backend(backend))
         if test_dev:
             submit_run(choice, out)
         else:

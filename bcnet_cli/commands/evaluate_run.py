@@ -38,7 +38,7 @@ class RunChoice(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What to print and where to write."""
+    """Format of the printed result, and where files are written."""
 
     context: typer.Context
     folder: Path | None

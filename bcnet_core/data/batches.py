@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bcnet_core.data.dataset import Sample, TrainingSet
 from bcnet_core.errors import BCNetError
-from bcnet_core.files.workers import obey_parent_only
+from bcnet_core.files.workers import deferred_signals, obey_parent_only
 
 
 class StepSampler:
@@ -118,14 +119,32 @@ def training_batches(dataset: TrainingSet, sampler: StepSampler, *, workers: int
     """
     loader = DataLoader(
         _ErrorsAsItems(dataset), batch_sampler=sampler, num_workers=workers, collate_fn=pack if workers else list,
-        worker_init_fn=obey_parent_only,
     )  # fmt: skip
-    for batch in loader:
+    for batch in shield_workers(loader):
         items = unpack(batch) if workers else batch
         for item in items:
             if isinstance(item, BCNetError):
                 raise item
         yield items
+
+
+def shield_workers(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Make the workers of a loader ignore a Ctrl-C or SIGTERM of a whole group, from their first moment on."""
+    loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
+    loader.__class__ = _ShieldedLoader
+    return loader
+
+
+class _ShieldedLoader(DataLoader[Any]):
+    def __iter__(self) -> Any:  # noqa: ANN401  (torch's iterator is private)
+        with deferred_signals():
+            return super().__iter__()
+
+
+def _start_worker(start: Callable[[int], None] | None, worker: int) -> None:
+    obey_parent_only()
+    if start is not None:
+        start(worker)
 
 
 class _Pickler(pickle.Pickler):

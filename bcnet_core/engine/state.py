@@ -28,7 +28,7 @@ from bcnet_core.weights.checkpoint import (
     recipe_of,
     save_checkpoint,
 )
-from bcnet_core.weights.loading import load_weights
+from bcnet_core.weights.loading import check_shapes, load_weights, shapes_of
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -155,5 +155,6 @@ class TrainingState:
         self.scaler.load_state_dict(checkpoint.scaler)
         self.step = checkpoint.step
         if self.averaged is not None:
+            check_shapes(shapes_of(self.averaged.module.state_dict()), checkpoint.averaged, path)
             self.averaged.module.load_state_dict(checkpoint.averaged)
             self.averaged.n_averaged.fill_(self.step)

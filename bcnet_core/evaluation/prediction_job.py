@@ -116,7 +116,7 @@ class PredictionFile:
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """What to predict.
+    """Images to predict, and the detector that predicts them.
 
     Attributes:
         checkpoint: checkpoint of the detector.

@@ -28,7 +28,7 @@ ROWS: dict[Kind, str] = {"bbox": "boxes", "segm": "masks", "boundary": "boundari
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What to score.
+    """Scores to compute.
 
     Attributes:
         scorer: library that computes AP.

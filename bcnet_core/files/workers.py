@@ -152,9 +152,10 @@ def _wait_for_parent() -> None:
 
 @contextmanager
 def deferred_signals() -> Iterator[None]:
-    """Defer Ctrl-C and SIGTERM until the block ends; processes that are started within ignore Ctrl-C.
+    """Defer Ctrl-C and SIGTERM until the block ends; processes that are started within begin with both blocked.
 
-    A process pool that is interrupted while it starts or stops a process would wait forever for one that it has lost.
+    A process pool that is interrupted while it starts or stops a process would wait forever for one that it has lost,
+    and a signal to the whole group would end a worker before it reaches `obey_parent_only`.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -162,7 +163,7 @@ def deferred_signals() -> Iterator[None]:
     received: list[int] = []
     signals = (signal.SIGINT, signal.SIGTERM)
     handlers = {number: signal.signal(number, lambda number, _: received.append(number)) for number in signals}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new process inherits it
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # a new process inherits it
     try:
         yield
     finally:

@@ -207,7 +207,7 @@ def area(rle: RLE) -> int:
 
 def iou(a: RLE, b: RLE) -> float:
     """Return the intersection over union of two masks of one size, of which one is not empty."""
-    return float(coco_mask.iou([a], [b], [False])[0, 0])
+    return float(ious([a], [b])[0, 0])
 
 
 def ious(first: Sequence[RLE], second: Sequence[RLE]) -> NDArray[np.float64]:
@@ -224,16 +224,9 @@ def bounding_box(rle: RLE) -> NDArray[np.float64]:
 
 def from_box(x0: int, y0: int, x1: int, y1: int, height: int, width: int) -> RLE:
     """Return the mask of the half-open pixel box [x0, x1) x [y0, y1), clipped to the image."""
-    x0, x1 = max(x0, 0), min(x1, width)
-    y0, y1 = max(y0, 0), min(y1, height)
-    if x1 <= x0 or y1 <= y0:
-        counts = [height * width]
-    elif y1 - y0 == height:
-        counts = [x0 * height, (x1 - x0) * height, (width - x1) * height]
-    else:
-        gap, span = height - (y1 - y0), y1 - y0
-        counts = [x0 * height + y0, *([span, gap] * (x1 - x0 - 1)), span, gap - y0 + (width - x1) * height]
-    rle: RLE = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    x0, y0 = max(x0, 0), max(y0, 0)
+    box = [x0, y0, max(min(x1, width) - x0, 0), max(min(y1, height) - y0, 0)]
+    rle: RLE = coco_mask.frPyObjects(np.array([box], dtype=np.float64), height, width)[0]
     return rle
 
 

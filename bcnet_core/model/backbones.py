@@ -1,8 +1,8 @@
 """Feature extractors: an image batch in, a feature pyramid out.
 
 A backbone carries everything that others need to know of it: the strides of its levels, the format of the pixels that
-its weights expect, and which sizes its input may have. A new one needs a name in `config.choices` and a case in
-`build_backbone` (and in `pixel_format`, if its convention is new).
+its weights expect, and which sizes its input may have. A new one needs a name in `config.choices` and a row in
+`RESNETS`, or a line in `build_backbone` if it is no ResNet.
 """
 
 from __future__ import annotations
@@ -38,6 +38,33 @@ class PixelFormat(NamedTuple):
 
 
 IMAGENET = PixelFormat((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+
+
+class ResNetShape(NamedTuple):
+    """A member of the ResNet family.
+
+    Attributes:
+        depth: number of layers, as in its usual name.
+        blocks: number of residual blocks in each stage.
+        is_bottleneck: whether these are bottlenecks.
+        groups: groups of their 3x3 convolutions.
+        width: channels per group in the first stage.
+    """
+
+    depth: int
+    blocks: tuple[int, int, int, int]
+    is_bottleneck: bool = True
+    groups: int = 1
+    width: int = 64
+
+
+RESNETS: dict[BackboneName, ResNetShape] = {
+    "r18": ResNetShape(18, (2, 2, 2, 2), is_bottleneck=False),
+    "r50": ResNetShape(50, (3, 4, 6, 3)),
+    "r101": ResNetShape(101, (3, 4, 23, 3)),
+    "x101": ResNetShape(101, (3, 4, 23, 3), groups=32, width=8),
+}
+"""The backbones whose published weights come in two styles; others have none."""
 
 
 class ResidualBlock(nn.Module):
@@ -176,26 +203,21 @@ def build_backbone(
         levels: of the pyramid of a ResNet.
         frozen_stages: number of stages that do not train; stem and four stages are counted.
     """
-    bottleneck = CaffeBottleneck if style == "caffe" else Bottleneck
-    norm = FrozenBatchNorm2d
-    match name:
-        case "tiny":
-            return TinyBackbone(out_channels)
-        case "r18":
-            body = ResNet(BasicBlock, [2, 2, 2, 2], norm_layer=norm)
-        case "r50":
-            body = ResNet(bottleneck, [3, 4, 6, 3], norm_layer=norm)
-        case "r101":
-            body = ResNet(bottleneck, [3, 4, 23, 3], norm_layer=norm)
-        case "x101":
-            body = ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=8, norm_layer=norm)
+    if name not in RESNETS:
+        return TinyBackbone(out_channels)
+    shape = RESNETS[name]
+    bottleneck = CaffeBottleneck if style == "caffe" and shape.groups == 1 else Bottleneck
+    body = ResNet(
+        bottleneck if shape.is_bottleneck else BasicBlock, list(shape.blocks),
+        groups=shape.groups, width_per_group=shape.width, norm_layer=FrozenBatchNorm2d,
+    )  # fmt: skip
     pixels = pixel_format(name, style)
     return ResNetFPN(body, out_channels, levels=levels, frozen_stages=frozen_stages, pixels=pixels)
 
 
 def pixel_format(name: BackboneName, style: BackboneStyle) -> PixelFormat:
     """Return the pixels that a backbone expects: "caffe" means BGR and, but for x101, a deviation of 1."""
-    if style == "torchvision" or name == "tiny":
+    if style == "torchvision" or name not in RESNETS:
         return IMAGENET
     std = IMAGENET.std[::-1] if name == "x101" else (1.0, 1.0, 1.0)
     return PixelFormat(IMAGENET.mean[::-1], std, bgr=True)

@@ -140,9 +140,10 @@ def pool_rois(
     first = strides[0].bit_length() - 1
     levels = pooling_levels(boxes, first=first, last=first + len(strides) - 1) - first
     rois = torch.cat([images[:, None].to(boxes.dtype), boxes], dim=1)  # (R, 5)
-    pooled = features[0].new_zeros((boxes.shape[0], features[0].shape[1], size, size))
-    for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
-        chosen = (levels == level).nonzero()[:, 0]
-        crops = roi_align(feature, rois[chosen], size, spatial_scale=1 / stride, sampling_ratio=0, aligned=True)
-        pooled = pooled.index_put((chosen,), crops)
-    return pooled
+    chosen = [(levels == level).nonzero()[:, 0] for level in range(len(strides))]
+    parts = [
+        roi_align(feature, rois[which], size, spatial_scale=1 / stride, sampling_ratio=0, aligned=True)
+        for feature, stride, which in zip(features, strides, chosen, strict=True)
+    ]
+    pooled = torch.cat(parts)  # level by level
+    return torch.zeros_like(pooled).index_put((torch.cat(chosen),), pooled)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,17 +75,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         BCNetError: if it cannot be written; an older file at `path` stays as it was.
     """
-    save_content(
-        path, {"format": FORMAT, **{field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}}
-    )
+    save_content(path, {"format": FORMAT, **vars(checkpoint)})
 
 
 def save_content(path: Path, content: dict[str, Any]) -> None:
-    """Write a file with `torch.save`, atomically.
-
-    Raises:
-        BCNetError: see `save_checkpoint`.
-    """
+    """Write a file with `torch.save`, like `save_checkpoint`."""
     with atomic_file(path) as temporary:
         try:
             torch.save(content, temporary)
@@ -125,10 +119,15 @@ def parse_checkpoint(content: object, path: Path) -> Checkpoint:
     try:
         return Checkpoint(**kept)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise _not_a_checkpoint(path, f": {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise _not_a_checkpoint(path, f": {first_problem(error)}") from None
     except TypeError:  # from Python: a key that is not a string
         raise _not_a_checkpoint(path) from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the place and the message of the first problem that a validation found."""
+    first = error.errors(include_url=False)[0]
+    return f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}"
 
 
 def _not_a_checkpoint(path: Path, reason: str = "") -> BCNetError:
@@ -137,10 +136,9 @@ def _not_a_checkpoint(path: Path, reason: str = "") -> BCNetError:
 
 def _ways_out(path: Path) -> tuple[str, str, str]:
     """Return hints for a file that is not a checkpoint of bcnet."""
-    published = f"bcnet weights import {shlex.quote(str(path))} -o bcnet.pt"
     return (
         "give a run or a checkpoint; bcnet train writes them",
-        f"published weights become one by: {published}",
+        f"published weights become one by: bcnet weights import {shlex.quote(str(path))} -o bcnet.pt",
         f"a detector of detectron2 by: {conversion_command(path)}",
     )
 
@@ -166,10 +164,8 @@ def recipe_of(checkpoint: Checkpoint, path: Path) -> Recipe:
     try:
         return Recipe.model_validate(checkpoint.recipe)
     except ValidationError as error:
-        first = error.errors()[0]
         raise data_error(
-            f"`{path}` was trained with a setting that this bcnet does not know: "
-            f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}",
+            f"`{path}` was trained with a setting that this bcnet does not know: {first_problem(error)}",
             "use the bcnet version that env.json in its run directory names",
         ) from None
 
@@ -208,25 +204,24 @@ def find_checkpoint(path: Path) -> Path:
     latest = latest_checkpoint(path)
     if latest is not None:
         return latest
+    message, hints = f"`{path}` holds no checkpoint", ["is it a run directory? Training writes one: bcnet train"]
+    images = (one for one in path.glob("*") if one.suffix.lower() in {".jpg", ".jpeg", ".png"})
     if (path / DETECTRON2_FILE).is_file():
-        raise data_error(
-            f"`{path}` is a run of detectron2",
+        message = f"`{path}` is a run of detectron2"
+        hints = [
             "train, eval and viz take it with --backend detectron2",
             f"for everything else convert it: {conversion_command(path)}",
-        )
-    if (path / "annotations").is_dir():
-        raise data_error(
-            f"`{path}` holds no checkpoint, it looks like a data root",
+        ]
+    elif (path / "annotations").is_dir():
+        message += ", it looks like a data root"
+        hints = [
             f"name one of its json files: {path / 'annotations'}/NAME.json",
             f"or a run, and where its data is: RUN --data-root {shlex.quote(str(path))}",
-        )
-    images = (one for one in path.glob("*") if one.suffix.lower() in {".jpg", ".jpeg", ".png"})
-    if not (path / CHECKPOINT_DIR).exists() and any(images):  # a run has a plot of its curves
-        raise data_error(
-            f"`{path}` holds no checkpoint, it looks like a folder of images",
-            "name the json that lists them, or a run and the data root that they are in: RUN --data-root DIR",
-        )
-    raise data_error(f"`{path}` holds no checkpoint", "is it a run directory? Training writes one: bcnet train")
+        ]
+    elif not (path / CHECKPOINT_DIR).exists() and any(images):  # a run has a plot of its curves
+        message += ", it looks like a folder of images"
+        hints = ["name the json that lists them, or a run and the data root that they are in: RUN --data-root DIR"]
+    raise data_error(message, *hints)
 
 
 def best_path(run_dir: Path) -> Path:

@@ -1,8 +1,7 @@
 """Read weight files without running code from them: both formats of PyTorch, and pickles of NumPy arrays.
 
-A pickle is a program that may call any function by name. PyTorch's own files are read with `weights_only=True`. For the
-pickles of detectron2's zoo, this module answers the few names that an array needs with readers of its own and rejects
-every other name, so nothing that a file asks for is ever imported or called.
+A pickle is a program that may call any function by name. PyTorch's own files are read with `weights_only=True`; the
+pickles of detectron2's zoo by a reader that answers the few names that an array needs and rejects every other one.
 """
 
 from __future__ import annotations
@@ -42,16 +41,12 @@ def read_weight_file(
 ) -> Any:  # noqa: ANN401  (whatever the file holds)
     """Read a file of PyTorch (zip, or the older format) or a pickle of NumPy arrays.
 
-    Args:
-        path: the file.
-        kind: expected kind of file, for error messages.
-        hints: ways out to show if it is not of that kind.
-
     Returns:
         The content, with tensors on the CPU; see `named_tensors`.
 
     Raises:
-        BCNetError: if the file is missing, damaged, or asks for code to be run.
+        BCNetError: if the file is missing, damaged (it is then "not `kind`", followed by `hints`), or asks for code to
+            be run.
     """
     try:
         check_regular_file(path)
@@ -87,15 +82,9 @@ def _read(file: BinaryIO) -> Any:  # noqa: ANN401
 
 
 def named_tensors(content: object, path: Path) -> dict[str, Tensor]:
-    """Extract the tensors of a weight file; optimizer states and anything else are left out.
+    """Extract the tensors at the top level of a weight file or under a key of `WRAPPERS`, floating ones as float32.
 
-    Args:
-        content: result of `read_weight_file`, with tensors at its top level or under a key of `WRAPPERS`. The prefix
-            `module.` of DistributedDataParallel is removed.
-        path: file name for messages.
-
-    Returns:
-        The tensors by name, floating-point ones as float32.
+    The prefix `module.` of DistributedDataParallel is removed.
 
     Raises:
         BCNetError: if there are none.
@@ -116,10 +105,8 @@ def named_tensors(content: object, path: Path) -> dict[str, Tensor]:
 def _as_tensor(value: object) -> Tensor | None:
     """Convert a value of a state dict to a dense real tensor; None if it is anything else."""
     if isinstance(value, _Array) and value.value is not None:
-        native = value.value.astype(
-            value.value.dtype.newbyteorder("=")
-        )  # also a copy: the pickle's bytes are read-only
-        value = torch.from_numpy(native)
+        # A copy, too: the pickle's bytes are read-only.
+        value = torch.from_numpy(value.value.astype(value.value.dtype.newbyteorder("=")))
     if not isinstance(value, Tensor) or value.layout != torch.strided:
         return None
     if value.is_meta or value.is_quantized or value.is_complex():

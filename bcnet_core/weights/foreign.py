@@ -1,14 +1,13 @@
 """Weights of other projects on their way to a checkpoint: the form that every family of files is converted to.
 
-A family is a module `from_NAME.py` with one function `(tensors, path) -> Converted | None`: it recognizes its files by
-their tensor names, else returns None, and moves the tensors to bcnet's names. `path` is for messages. `importing` lists
-the families.
+A family is a function `(tensors, path) -> Converted | None`: it recognizes its files by their tensor names (None if it
+does not), and moves the tensors to bcnet's names. `path` is for messages. `importing` lists the families.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,19 +15,13 @@ from torch import Tensor
 
 from bcnet_core.config.choices import BackboneName, BackboneStyle, DetectorName
 from bcnet_core.errors import data_error
+from bcnet_core.model.backbones import RESNETS
 
 BODY = "backbone.body."
 """Prefix of the ResNet in a backbone of bcnet; around it lie the feature pyramid and the heads."""
-KNOWN_BACKBONES: dict[tuple[int, bool, tuple[int, ...]], BackboneName] = {
-    (2, False, (64, 64)): "r18",
-    (6, True, (64, 64)): "r50",
-    (23, True, (64, 64)): "r101",
-    (23, True, (256, 8)): "x101",
-}
-"""ResNets by blocks in the third stage, whether these are bottlenecks, and the width of the first 3x3 convolution."""
-NO_PLACE = "bcnet has nothing of the kind"
 CLASSIFIER = "the ImageNet classifier"
-COUNTER = "a counter that frozen BatchNorm does not have"
+UNUSED = {r"num_batches_tracked$": "a counter that frozen BatchNorm does not have", "": "bcnet has nothing of the kind"}
+"""Reasons why a tensor is not used, by a pattern in its name; the first that is found counts."""
 
 
 @dataclass
@@ -57,29 +50,25 @@ class Converted:
     sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
 
-    def place(self, name: str | None, tensor: Tensor, *sources: str, otherwise: str = NO_PLACE) -> None:
-        """Add a tensor under its name in bcnet, or note why it is not used.
-
-        Args:
-            name: None if bcnet has no such tensor.
-            tensor: its value.
-            sources: the names in the file that it was made from.
-            otherwise: reason to note if `name` is None.
-        """
-        if name is None:
-            self.dropped |= dict.fromkeys(sources, otherwise)
-        elif name in self.tensors:
+    def place(self, name: str, tensor: Tensor, *sources: str) -> None:
+        """Add a tensor under its name in bcnet, made from the tensors `sources` of the file."""
+        if name in self.tensors:
             self.dropped |= dict.fromkeys(sources, f"`{self.sources[name][0]}` has the same place")
         else:
             self.tensors[name], self.sources[name] = tensor, sources
 
-    def drop_layer(self, layer: str, reason: str) -> None:
-        """Remove all tensors of a layer: half of one would compute something else.
+    def place_all(
+        self, tensors: Mapping[str, Tensor], new_name: Callable[[str], str | None], unused: Mapping[str, str] = UNUSED
+    ) -> None:
+        """Add the tensors that `new_name` has a name for, and note by `unused` why the others are left out."""
+        for name, tensor in tensors.items():
+            if (place := new_name(name)) is not None:
+                self.place(place, tensor, name)
+            else:
+                self.dropped[name] = next(reason for part, reason in unused.items() if re.search(part, name))
 
-        Args:
-            layer: the names of its tensors up to the last dot.
-            reason: why.
-        """
+    def drop_layer(self, layer: str, reason: str) -> None:
+        """Remove all tensors of a layer: half of one would compute something else."""
         for name in [name for name in self.tensors if layer_of(name) == layer]:
             del self.tensors[name]
             self.dropped |= dict.fromkeys(self.sources.pop(name, ()), reason)
@@ -96,30 +85,27 @@ def identify_backbone(found: Converted, path: Path) -> None:
     Raises:
         BCNetError: if there is no ResNet, or none that bcnet has.
     """
-    blocks = _blocks(found.tensors)
+    body = {name.removeprefix(BODY): tensor for name, tensor in found.tensors.items() if name.startswith(BODY)}
+    ids = {match.groups() for name in body if (match := re.match(r"layer([1-4])\.(\d+)\.", name))}
+    blocks = tuple(sum(stage == number for stage, _ in ids) for number in "1234")
     if not any(blocks):
         raise data_error(
             f"`{path}` looks like {found.origin}, but holds no backbone",
             "bcnet takes whole models and whole backbones; save all of its state dict",
         )
-    first_stage = [name for name in found.tensors if name.startswith(f"{BODY}layer1.")]
-    is_bottleneck = any(name.endswith("conv3.weight") for name in first_stage)
-    width = next((tuple(found.tensors[name].shape[:2]) for name in first_stage if name.endswith("conv2.weight")), ())
-    backbone = KNOWN_BACKBONES.get((blocks[2], is_bottleneck, width))
-    if backbone is None:
-        raise data_error(
-            f"`{path}` is {found.origin}, but its backbone is none that bcnet has: it has {blocks} blocks, "
-            f"the first with a 3x3 convolution of width {width}",
-            "bcnet has ResNet-18, ResNet-50, ResNet-101 and ResNeXt-101 32x8d, with frozen BatchNorm",
-        )
-    found.backbone = backbone
-
-
-def _blocks(names: Iterable[str]) -> tuple[int, ...]:
-    """Count the blocks of each of the four stages of a ResNet."""
-    stage = re.compile(re.escape(BODY) + r"layer([1-4])\.(\d+)\.")
-    found = {match.groups() for name in names if (match := stage.match(name))}
-    return tuple(sum(stage == number for stage, _ in found) for number in "1234")
+    first = {name: tuple(tensor.shape[:2]) for name, tensor in body.items() if name.startswith("layer1.")}
+    is_bottleneck = any(name.endswith("conv3.weight") for name in first)
+    width = next((shape for name, shape in first.items() if name.endswith("conv2.weight")), ())
+    for name, resnet in RESNETS.items():
+        expected = (resnet.groups * resnet.width, resnet.width)
+        if (resnet.blocks[2], resnet.is_bottleneck, expected) == (blocks[2], is_bottleneck, width):
+            found.backbone = name
+            return
+    raise data_error(
+        f"`{path}` is {found.origin}, but its backbone is none that bcnet has: it has {blocks} blocks, "
+        f"the first with a 3x3 convolution of width {width}",
+        "bcnet has ResNet-18, ResNet-50, ResNet-101 and ResNeXt-101 32x8d, with frozen BatchNorm",
+    )
 
 
 def count_rows(tensors: Mapping[str, Tensor], layer: str) -> int | None:

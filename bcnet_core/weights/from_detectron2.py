@@ -1,4 +1,4 @@
-"""Faster and Mask R-CNN with a feature pyramid as detectron2 and its zoo store them, also with BCNet's mask head.
+"""The official BCNet release (FCOS), which was written for detectron2, and detectron2's Faster and Mask R-CNNs.
 
 `stored` in `integrations/detectron2` uses the same names for whole detectors in both directions.
 """
@@ -8,14 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from bcnet_core.errors import data_error
-from bcnet_core.weights.foreign import BODY, COUNTER, NO_PLACE, Converted, count_rows
+from bcnet_core.weights.foreign import BODY, Converted, count_rows
 
 BOX_PREDICTOR = "heads.roi_heads.box_predictor."
+SCALES = "heads.boxes.scales"
 PREFIXES = {
     "proposal_generator.rpn_head.conv.": "heads.rpn.head.conv.0.0.",
     "proposal_generator.rpn_head.objectness_logits.": "heads.rpn.head.cls_logits.",
@@ -23,6 +25,15 @@ PREFIXES = {
     "roi_heads.box_head.fc1.": "heads.roi_heads.box_head.fc6.",
     "roi_heads.box_head.fc2.": "heads.roi_heads.box_head.fc7.",
     "roi_heads.box_predictor.": BOX_PREDICTOR,
+    "roi_heads.mask_head.head.": "heads.roi_heads.masks.head.",  # bcnet's mask head in detectron2
+}
+"""Prefixes in detectron2's R-CNNs, and in bcnet's."""
+RELEASE_PREFIXES = {
+    "head.cls_tower.": "heads.boxes.class_tower.",
+    "head.bbox_tower.": "heads.boxes.box_tower.",
+    "head.cls_logits.": "heads.boxes.classes.",
+    "head.bbox_pred.": "heads.boxes.distances.",
+    "head.centerness.": "heads.boxes.centerness.",
 }
 MASK_LAYERS = {"boundary_fcn": "occluder", "mask_fcn": "occludee"}
 """Convolutions of the mask head: the release calls those of the occluder layer boundary."""
@@ -36,8 +47,27 @@ MASK_OUTPUTS = {
     "bo_deconv": "occluder_mask.upsample", "predictor_bo": "occluder_mask.logits",
     "boundary_deconv_bo": "occluder_boundary.upsample", "boundary_predictor_bo": "occluder_boundary.logits",
 }  # fmt: skip
+OTHER_HEADS = {
+    "roi_heads.box_head.conv": ("roi_heads.box_", "a box head with convolutions; bcnet's has two linear layers"),
+    "roi_heads.mask_head.mask_fcn5.": ("roi_heads.mask_head.", "a mask head of more than bcnet's four convolutions"),
+}
+"""Heads that bcnet does not have, by the layer that gives them away: the prefix of their names, and a description."""
 FROZEN_NORM_EPS = 1e-5
 """Added to the variance by every BatchNorm of detectron2 and by torchvision's frozen one."""
+
+
+def from_release(tensors: Mapping[str, Tensor], path: Path) -> Converted | None:
+    """Convert a checkpoint of the official release, which must fill FCOS to the last tensor."""
+    if not any(name.startswith(("mask_head.", "head.cls_tower.")) for name in tensors):
+        return None
+    found = Converted("the official BCNet release (FCOS)", detector="fcos", complete=True)
+    found.classes = count_rows(tensors, "head.cls_logits")
+    scales = sorted(name for name in tensors if (fcos_name(name) or "").startswith(SCALES))
+    others = {name: tensor for name, tensor in tensors.items() if name not in scales}
+    found.place_all(others, lambda name: fcos_name(name) or name)  # an unknown one keeps its name, and is left over
+    if scales:
+        found.place(SCALES, torch.cat([tensors[name].reshape(-1) for name in scales]), *scales)
+    return found
 
 
 def from_detectron2(tensors: Mapping[str, Tensor], path: Path) -> Converted | None:
@@ -46,36 +76,30 @@ def from_detectron2(tensors: Mapping[str, Tensor], path: Path) -> Converted | No
     Raises:
         BCNetError: if its backbone has layers that bcnet's backbones do not have.
     """
-    if not any(name.startswith("backbone.bottom_up.stem.conv1.") for name in tensors):
+    stem = "backbone.bottom_up.stem.conv1."
+    if not any(name.startswith(stem) for name in tensors):
         return None
-    _check_backbone(tensors, path)
-    found, left = Converted("a detector of detectron2 that bcnet does not have"), dict(tensors)
-    is_rcnn = {"proposal_generator.rpn_head.conv.weight", "backbone.fpn_lateral2.weight"} <= tensors.keys()
-    if is_rcnn:
-        found.origin, found.detector = "a Faster or Mask R-CNN of detectron2", "faster_rcnn"
-        _drop_convolutional_box_head(left, found)
-        _fold_norms(left, found)
-    for name, tensor in left.items():
-        ours = detectron2_name(name)
-        is_counter = name.endswith(".norm.num_batches_tracked") and ours is not None and ours.startswith(BODY)
-        is_used = ours is not None and not is_counter and (is_rcnn or ours.startswith(BODY))
-        found.place(ours if is_used else None, tensor, name, otherwise=COUNTER if is_counter else NO_PLACE)
-    _convert_outputs(found)
-    return found
-
-
-def _check_backbone(tensors: Mapping[str, Tensor], path: Path) -> None:
-    stem = "backbone.bottom_up.stem.conv1.norm"
-    unknown = None
-    if any(".conv2_offset." in name for name in tensors):
-        unknown = "deformable convolutions"
-    elif f"{stem}.weight" in tensors and f"{stem}.running_mean" not in tensors:
-        unknown = "GroupNorm"
-    if unknown is not None:
+    is_deformable = any(".conv2_offset." in name for name in tensors)
+    if is_deformable or (f"{stem}norm.weight" in tensors and f"{stem}norm.running_mean" not in tensors):
         raise data_error(
-            f"`{path}` is a detector of detectron2 whose backbone has {unknown}, bcnet's backbones do not",
+            f"`{path}` is a detector of detectron2 whose backbone has "
+            f"{'deformable convolutions' if is_deformable else 'GroupNorm'}, bcnet's backbones do not",
             "take one with plain convolutions and BatchNorm",
         )
+    if not {"proposal_generator.rpn_head.conv.weight", "backbone.fpn_lateral2.weight"} <= tensors.keys():
+        found = Converted("a detector of detectron2 that bcnet does not have")
+        found.place_all(tensors, lambda name: backbone_name(name) if ".bottom_up." in name else None)
+        return found
+    found, left = Converted("a Faster or Mask R-CNN of detectron2", detector="faster_rcnn"), dict(tensors)
+    for layer, (prefix, head) in OTHER_HEADS.items():
+        if any(name.startswith(layer) for name in left):
+            for name in [name for name in left if name.startswith(prefix)]:
+                del left[name]
+                found.dropped[name] = f"part of {head}"
+    _fold_norms(left, found)
+    found.place_all(left, detectron2_name)
+    _convert_outputs(found)
+    return found
 
 
 def _fold_norms(tensors: dict[str, Tensor], found: Converted) -> None:
@@ -89,30 +113,20 @@ def _fold_norms(tensors: dict[str, Tensor], found: Converted) -> None:
         found: receives them.
     """
     for layer in [name.removesuffix(".norm.weight") for name in tensors if name.endswith(".norm.weight")]:
-        if layer.startswith("backbone.bottom_up.") or f"{layer}.weight" not in tensors:
+        places = {part: name for part in ("weight", "bias") if (name := detectron2_name(f"{layer}.{part}")) is not None}
+        if layer.startswith("backbone.bottom_up.") or f"{layer}.weight" not in tensors or not places:
             continue
-        names = [name for name in tensors if name.startswith((f"{layer}.norm.", f"{layer}.weight", f"{layer}.bias"))]
-        parts = {name.removeprefix(f"{layer}."): tensors.pop(name) for name in names}
-        counter = f"{layer}.norm.num_batches_tracked"
-        if not {"norm.bias", "norm.running_mean", "norm.running_var"} <= parts.keys():
+        parts = ("weight", "bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")
+        names = [name for part in parts if (name := f"{layer}.{part}") in tensors]
+        given = {name.removeprefix(f"{layer}."): tensors.pop(name) for name in names}
+        if not given.keys() >= {*parts} - {"bias"}:
             found.dropped |= dict.fromkeys(names, "a convolution with a norm that bcnet does not have there")
             continue
-        scale = parts["norm.weight"].double() / (parts["norm.running_var"].double() + FROZEN_NORM_EPS).sqrt()
-        shift = parts.get("bias", torch.zeros(())) - parts["norm.running_mean"].double()
-        if counter in names:
-            names.remove(counter)
-            found.dropped[counter] = COUNTER
-        weight, bias = parts["weight"] * scale.view(-1, 1, 1, 1), parts["norm.bias"] + shift * scale
-        found.place(detectron2_name(f"{layer}.weight"), weight.float(), *names)
-        found.place(detectron2_name(f"{layer}.bias"), bias.float(), *names)
-
-
-def _drop_convolutional_box_head(tensors: dict[str, Tensor], found: Converted) -> None:
-    """Drop the box head if it begins with convolutions: its linear layers would read other features in bcnet."""
-    if any(name.startswith("roi_heads.box_head.conv") for name in tensors):
-        for name in [name for name in tensors if name.startswith("roi_heads.box_")]:
-            del tensors[name]
-            found.dropped[name] = "part of a box head with convolutions; bcnet's has two linear layers"
+        scale = given["norm.weight"].double() / (given["norm.running_var"].double() + FROZEN_NORM_EPS).sqrt()
+        shift = given.get("bias", torch.zeros(())) - given["norm.running_mean"].double()
+        folded = {"weight": given["weight"] * scale.view(-1, 1, 1, 1), "bias": given["norm.bias"] + shift * scale}
+        for part, place in places.items():
+            found.place(place, folded[part].float(), *names)
 
 
 def _convert_outputs(found: Converted) -> None:
@@ -122,45 +136,39 @@ def _convert_outputs(found: Converted) -> None:
     found.classes = None if classes is None else classes - 1
     if boxes is not None and boxes != 4 * (found.classes or 0):
         found.drop_layer(f"{BOX_PREDICTOR}bbox_pred", "one box for all classes; bcnet has one a class")
-    for name in found.tensors:
-        found.tensors[name] = background_first(name, found.tensors[name])
+    found.tensors = {name: move_background(name, tensor, to=0) for name, tensor in found.tensors.items()}
     masks = "heads.roi_heads.masks.head.occludee_mask.logits"
     if count_rows(found.tensors, masks) not in {None, 1}:
         found.drop_layer(masks, "one mask a class; bcnet's masks are class-agnostic")
 
 
-def background_first(name: str, tensor: Tensor) -> Tensor:
-    """Reorder the rows of a box predictor, by its name in bcnet: detectron2 has the background last, torchvision first.
+def move_background(name: str, tensor: Tensor, *, to: Literal[0, -1]) -> Tensor:
+    """Reorder the rows of a box predictor, by its name in bcnet: torchvision has the background first, detectron2 last.
 
     detectron2 has no boxes of the background; torchvision has, and ignores them.
     """
     if name.startswith(f"{BOX_PREDICTOR}cls_score."):
-        return tensor.roll(1, 0)
+        return tensor.roll(1 if to == 0 else -1, 0)
     if name.startswith(f"{BOX_PREDICTOR}bbox_pred."):
-        return torch.cat([tensor.new_zeros((4, *tensor.shape[1:])), tensor])
-    return tensor
-
-
-def background_last(name: str, tensor: Tensor) -> Tensor:
-    """Invert `background_first`."""
-    if name.startswith(f"{BOX_PREDICTOR}cls_score."):
-        return tensor.roll(-1, 0)
-    if name.startswith(f"{BOX_PREDICTOR}bbox_pred."):
-        return tensor[4:]
+        return torch.cat([tensor.new_zeros((4, *tensor.shape[1:])), tensor]) if to == 0 else tensor[4:]
     return tensor
 
 
 def detectron2_name(name: str) -> str | None:
-    """Return the name in bcnet's Faster R-CNN of a tensor of detectron2's; None if it is unknown.
+    """Return the name in bcnet's Faster R-CNN of a tensor of detectron2's; None if it is unknown."""
+    known = _replace_prefix(name, PREFIXES)
+    return known or _mask_name(name, "roi_heads.mask_head.", "heads.roi_heads.masks.head.") or backbone_name(name)
 
-    With bcnet's mask head in detectron2, its tensors have their own names below `roi_heads.mask_head.head`.
+
+def fcos_name(name: str) -> str | None:
+    """Return the name in bcnet's FCOS of a tensor of the release; None if it is unknown.
+
+    The release has one number a level as scale; bcnet has one tensor: `heads.boxes.scales.0` is its first element.
     """
-    if name.startswith("roi_heads.mask_head.head."):
-        return "heads.roi_heads.masks." + name.removeprefix("roi_heads.mask_head.")
-    if name.startswith("roi_heads.mask_head."):
-        part = mask_head_name(name.removeprefix("roi_heads.mask_head."))
-        return part and f"heads.roi_heads.masks.head.{part}"
-    return replace_prefix(name, PREFIXES) or backbone_name(name, first_level=2)
+    if found := re.fullmatch(r"head\.scales\.(\d)\.scale", name):
+        return f"{SCALES}.{found[1]}"
+    known = _replace_prefix(name, RELEASE_PREFIXES)
+    return known or _mask_name(name, "mask_head.", "heads.masks.head.") or backbone_name(name, first_level=3)
 
 
 def bilayer_fcos_name(name: str) -> str | None:
@@ -181,12 +189,17 @@ def mask_head_name(name: str) -> str | None:
     return None
 
 
-def replace_prefix(name: str, prefixes: Mapping[str, str]) -> str | None:
-    """Replace the prefix of a name; None if it has none of these."""
+def _mask_name(name: str, old: str, new: str) -> str | None:
+    """Rename a tensor of a mask head with the prefix `old`."""
+    part = mask_head_name(name.removeprefix(old)) if name.startswith(old) else None
+    return part and new + part
+
+
+def _replace_prefix(name: str, prefixes: Mapping[str, str]) -> str | None:
     return next((new + name.removeprefix(old) for old, new in prefixes.items() if name.startswith(old)), None)
 
 
-def backbone_name(name: str, *, first_level: int) -> str | None:
+def backbone_name(name: str, *, first_level: int = 2) -> str | None:
     """Return bcnet's name of `backbone.bottom_up.*`, `backbone.fpn_*` and `backbone.top_block.*`.
 
     Args:
@@ -207,12 +220,10 @@ def backbone_name(name: str, *, first_level: int) -> str | None:
 
 def body_name(name: str) -> str | None:
     """Return bcnet's name of a tensor of detectron2's ResNet: `stem.conv1.weight`, `res2.0.conv1.norm.bias`, ..."""
-    if found := re.fullmatch(r"stem\.conv1(\.norm)?\.(\w+)", name):
-        return f"{BODY}{'bn1' if found[1] else 'conv1'}.{found[2]}"
-    found = re.fullmatch(r"res([2-5])\.(\d+)\.(?:conv([123])|shortcut)(\.norm)?\.(\w+)", name)
+    part = r"(weight|bias|running_mean|running_var)"
+    found = re.fullmatch(rf"(?:stem|res([2-5])\.(\d+))\.(?:conv([123])|shortcut)(\.norm)?\.{part}", name)
     if found is None:
         return None
     stage, block, number, norm, part = found.groups()
-    kind = "bn" if norm else "conv"
-    layer = f"{kind}{number}" if number else f"downsample.{1 if norm else 0}"
-    return f"{BODY}layer{int(stage) - 1}.{block}.{layer}.{part}"
+    layer = f"{'bn' if norm else 'conv'}{number}" if number else f"downsample.{1 if norm else 0}"
+    return BODY + (f"layer{int(stage) - 1}.{block}." if stage else "") + f"{layer}.{part}"

@@ -27,10 +27,8 @@ from bcnet_core.weights.checkpoint import (
 )
 from bcnet_core.weights.files import named_tensors, read_weight_file
 from bcnet_core.weights.foreign import BODY, Converted, identify_backbone, layer_of
-from bcnet_core.weights.from_caffe2 import from_caffe2
-from bcnet_core.weights.from_detectron2 import from_detectron2
-from bcnet_core.weights.from_release import from_release
-from bcnet_core.weights.from_torchvision import from_torchvision
+from bcnet_core.weights.from_detectron2 import from_detectron2, from_release
+from bcnet_core.weights.from_imagenet import from_caffe2, from_torchvision
 from bcnet_core.weights.loading import Shapes, class_dependent, model_shapes, shapes_of
 
 FAMILIES = (from_release, from_detectron2, from_caffe2, from_torchvision)
@@ -46,8 +44,8 @@ class ImportReport:
     Attributes:
         origin: description of the file.
         detector: detector that the weights fit; None for a bare backbone, which fits both.
-        backbone: backbone that the weights fit.
-        style: style of that backbone, for the recipe's `model.backbone_style`.
+        backbone: its backbone.
+        style: style of that backbone.
         classes: number of classes; None without class-dependent layers.
         whole: whether the checkpoint is a complete detector, not an initialization.
         placed: number of tensors that were filled, by part of the model.
@@ -118,10 +116,6 @@ def import_weights(
 def recognize(tensors: Mapping[str, Tensor], path: Path) -> Converted:
     """Bring the tensors of a published weight file under bcnet's names.
 
-    Args:
-        tensors: content of the file.
-        path: the file, for messages.
-
     Raises:
         BCNetError: if it belongs to none of `FAMILIES`, or bcnet does not have its backbone.
     """
@@ -137,25 +131,20 @@ def recognize(tensors: Mapping[str, Tensor], path: Path) -> Converted:
     )
 
 
-def release_recipe(backbone: BackboneName) -> Recipe:
-    """Return the settings that the official FCOS release was trained and evaluated with."""
-    min_size, max_size = (600, 900) if backbone == "r50" else (800, 1333)
+def _recipe_for(found: Converted) -> Recipe:
+    """Return settings of a model that published weights fit; those of the official release reproduce its results."""
+    if not found.complete:
+        detector = found.detector or "fcos"  # a bare backbone fits both
+        return Recipe(model=ModelConfig(detector=detector, backbone=found.backbone, backbone_style=found.style))
+    min_size, max_size = (600, 900) if found.backbone == "r50" else (800, 1333)
     return Recipe(
         data=DataConfig(min_size=min_size, max_size=max_size),
         model=ModelConfig(
-            detector="fcos", backbone=backbone, backbone_style="caffe",
+            detector="fcos", backbone=found.backbone, backbone_style="caffe",
             occluder_sampling="official", mask_proposals="official", mask_rois_per_image=0,
         ),
         loss=LossConfig(normalizer="official", giou="official"),
     )  # fmt: skip
-
-
-def _recipe_for(found: Converted) -> Recipe:
-    """Return settings of a model that published weights fit."""
-    if found.complete:
-        return release_recipe(found.backbone)
-    detector = found.detector or "fcos"  # a bare backbone fits both
-    return Recipe(model=ModelConfig(detector=detector, backbone=found.backbone, backbone_style=found.style))
 
 
 def _from_bcnet(checkpoint: Checkpoint, path: Path) -> Converted:
@@ -177,10 +166,7 @@ def _from_bcnet(checkpoint: Checkpoint, path: Path) -> Converted:
 def _name_classes(found: Converted, path: Path, given: Path | None) -> list[Record]:
     """Return the categories of published weights by id, which is the label order of the official code.
 
-    Args:
-        found: the weights.
-        path: their file, for messages.
-        given: COCO file with their categories; None takes COCO's 80.
+    They come from the COCO file `given`, or are COCO's 80.
 
     Raises:
         BCNetError: if the numbers differ, or categories are given for weights without classes.
@@ -205,30 +191,31 @@ def _name_classes(found: Converted, path: Path, given: Path | None) -> list[Reco
 
 
 def fit(found: Converted, shapes: Shapes, path: Path) -> None:
-    """Check every tensor against a model. Around the ResNet of an initialization, layers that do not fit are dropped.
+    """Check every tensor against a model of these shapes.
 
-    Args:
-        found: the weights.
-        shapes: shapes of the model's tensors.
-        path: the file, for messages.
+    Of an initialization, the layers around the ResNet that the model does not have, or of which the file has only a
+    part, are dropped.
 
     Raises:
         BCNetError: with a table of what does not fit.
     """
-    if not found.complete:
-        _drop_unfit_layers(found, shapes)
     given = shapes_of(found.tensors)
     has_body = any(name.startswith(BODY) for name in given)
-    needed = [name for name in shapes if found.complete or (has_body and name.startswith(BODY))]
-    unfit = [name for name in dict.fromkeys([*given, *needed]) if given.get(name) != shapes.get(name)]
+    layers = {layer_of(name) for name in given}
+    unfit = []
+    for name in [name for name in {**given, **shapes} if given.get(name) != shapes.get(name)]:
+        if found.complete or (has_body and name.startswith(BODY)):
+            unfit.append(name)
+        elif layer_of(name) in layers:
+            in_file, in_model = (side.get(name, "missing") for side in (given, shapes))
+            found.drop_layer(layer_of(name), f"`{name}` is {in_file} in the file, {in_model} in bcnet")
     if not unfit:
         return
     rows = [("in the file", "shape", f"in bcnet's {found.backbone}", "shape")]
     for name in unfit[:MAX_ROWS]:
-        sources = found.sources.get(name, ())
-        source = "-" if not sources else sources[0] + (", ..." if len(sources) > 1 else "")
-        ours = (name, str(shapes[name])) if name in shapes else ("-", "-")
-        rows.append((source, str(given.get(name, "-")), *ours))
+        sources = found.sources.get(name, ("-",))
+        source = sources[0] + (", ..." if len(sources) > 1 else "")
+        rows.append((source, str(given.get(name, "-")), name if name in shapes else "-", str(shapes.get(name, "-"))))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     left_over, missing = sum(name not in shapes for name in unfit), sum(name not in given for name in unfit)
@@ -240,22 +227,8 @@ def fit(found: Converted, shapes: Shapes, path: Path) -> None:
     )
 
 
-def _drop_unfit_layers(found: Converted, shapes: Shapes) -> None:
-    """Drop every layer around the ResNet that the model does not have, or of which the file has only a part."""
-    given = shapes_of(found.tensors)
-    layers = {layer_of(name) for name in given if not name.startswith(BODY)}
-    for name in [*given, *shapes]:
-        if layer_of(name) in layers and given.get(name) != shapes.get(name):
-            sides = (side.get(name, "missing") for side in (given, shapes))
-            found.drop_layer(layer_of(name), "`{}` is {} in the file, {} in bcnet".format(name, *sides))
-
-
 def _check_finite(found: Converted, path: Path) -> None:
-    """Reject weights with NaN or infinity: every prediction would be NaN.
-
-    Raises:
-        BCNetError: naming the first such tensor as the file does.
-    """
+    """Reject weights with NaN or infinity: every prediction would be NaN."""
     broken = [name for name, tensor in found.tensors.items() if not bool(tensor.isfinite().all())]
     if broken:
         raise data_error(

@@ -15,6 +15,7 @@ from bcnet_core.annotations.coco import Record, category_difference
 from bcnet_core.config.schema import ModelConfig, Recipe
 from bcnet_core.distributed import choose_device
 from bcnet_core.errors import data_error
+from bcnet_core.model.backbones import RESNETS
 from bcnet_core.model.detectors import Detector, build_detector
 from bcnet_core.weights.checkpoint import Checkpoint, find_checkpoint, read_checkpoint, recipe_of
 
@@ -39,10 +40,7 @@ class Trained:
     weights: dict[str, Tensor]
 
     def build(self, device: str = "auto") -> Detector:
-        """Build the detector in evaluation mode.
-
-        Args:
-            device: "auto" (a GPU if there is one), "cpu", "cuda", ...
+        """Build the detector in evaluation mode, on a device like "cuda" or "auto" (a GPU if there is one).
 
         Raises:
             BCNetError: if the weights do not fit the recipe.
@@ -55,10 +53,7 @@ class Trained:
 
 
 def read_trained(path: Path) -> Trained:
-    """Read a trained detector.
-
-    Args:
-        path: a run directory or a checkpoint.
+    """Read a trained detector from a run directory or a checkpoint.
 
     Raises:
         BCNetError: if there is no checkpoint, or it cannot be read or is an initialization.
@@ -91,13 +86,7 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def load_weights(detector: Detector, recipe: Recipe, checkpoint: Checkpoint, path: Path) -> list[str]:
-    """Load the weights of a checkpoint, or of an initialization, into a detector.
-
-    Args:
-        detector: built for the categories of the data.
-        recipe: the recipe that it was built from.
-        checkpoint: content of `path`.
-        path: file name for messages.
+    """Load the weights of a checkpoint, or of an initialization, into a detector built from `recipe` for the data.
 
     Returns:
         The names of the tensors that an initialization leaves as they were.
@@ -118,13 +107,7 @@ def load_weights(detector: Detector, recipe: Recipe, checkpoint: Checkpoint, pat
 
 
 def check_shapes(shapes: Shapes, tensors: Mapping[str, Tensor], path: Path, *, optional: Collection[str] = ()) -> None:
-    """Require tensors to be exactly those of a model.
-
-    Args:
-        shapes: of the model's tensors.
-        tensors: content of `path`.
-        path: file name for the message.
-        optional: names that may be missing from `tensors`.
+    """Require the tensors of a file to be exactly those of a model of these shapes, but for `optional` ones.
 
     Raises:
         BCNetError: naming the first that differs, on both sides.
@@ -157,8 +140,8 @@ def _check_model(model: ModelConfig, checkpoint: Checkpoint, path: Path) -> None
 
 
 def _identity(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings that say which weights a model has; "tiny" has one style only."""
-    keys = ("detector", "backbone", *(("backbone_style",) if settings["backbone"] != "tiny" else ()))
+    """Return the settings that say which weights a model has."""
+    keys = ("detector", "backbone", *(("backbone_style",) if settings["backbone"] in RESNETS else ()))
     return {key: str(settings[key]) for key in keys}
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -27,6 +27,7 @@ from bcnet_core.annotations.occluder import (
 )
 from bcnet_core.errors import BCNetError, ExitCode
 from tests.annotations.conftest import DenseOccluders
+from tests.conftest import examples
 
 EXACT_AREAS = Path(__file__).parents[1] / "parity" / "exact_occluder_areas.json"
 H, W = 13, 17
@@ -72,14 +73,14 @@ def same(left: NDArray[np.bool_] | None, right: NDArray[np.bool_] | None) -> boo
     return left is right if left is None or right is None else bool((left == right).all())
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(scenes())
 def test_equals_the_dense_reference(dense_occluders: DenseOccluders, scene: Scene) -> None:
     expected = dense_occluders(scene.dense, scene.boxes.tolist(), scene.crowd.tolist(), scene.rule, (H, W))
     assert all(map(same, scene.derive(), expected))
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(scenes(), st.randoms(use_true_random=False))
 def test_the_order_of_instances_does_not_matter(scene: Scene, random: object) -> None:
     order = list(range(len(scene.dense)))
@@ -89,7 +90,7 @@ def test_the_order_of_instances_does_not_matter(scene: Scene, random: object) ->
     assert all(map(same, shuffled.derive(), [found[i] for i in order]))
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(scenes())
 def test_box_iou_is_symmetric(scene: Scene) -> None:
     iou = box_iou(scene.boxes, pixel=1.0)

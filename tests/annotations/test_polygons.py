@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 from bcnet_core import masks
 from bcnet_core.annotations.coco import read_coco, segmentation_rle
 from bcnet_core.annotations.polygons import MIN_IOU, to_polygons
+from tests.conftest import examples
 
 DENSE_MASKS = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(lambda shape: arrays(np.bool_, shape))
 
@@ -37,7 +38,7 @@ def check(mask: NDArray[np.bool_]) -> list[list[int]]:
     return polygons
 
 
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(DENSE_MASKS)
 def test_any_mask_survives_a_round_trip(mask: NDArray[np.bool_]) -> None:
     check(mask)
@@ -87,7 +88,7 @@ def blots(seed: int, height: int, width: int, coarse: int) -> NDArray[np.bool_]:
     return gaussian_filter(noise, coarse) > 0.02 / coarse
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.integers(0, 10_000), st.integers(2, 80), st.integers(2, 80), st.integers(1, 8), st.floats(0.3, 20))
 def test_simplified_polygons_stay_close(seed: int, height: int, width: int, coarse: int, tolerance: float) -> None:
     mask = blots(seed, height, width, coarse)
@@ -102,7 +103,7 @@ def test_simplified_polygons_stay_close(seed: int, height: int, width: int, coar
         assert masks.iou(drawn, masks.encode(mask)) >= MIN_IOU
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(DENSE_MASKS)
 def test_simplified_polygons_of_any_mask_stay_close(mask: NDArray[np.bool_]) -> None:
     drawn = masks.from_segmentation(to_polygons(masks.encode(mask), tolerance=2.0), *mask.shape)

@@ -4,7 +4,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -19,6 +19,7 @@ from bcnet_core.annotations.rates import (
     rate_histogram,
 )
 from bcnet_core.config.choices import Measure
+from tests.conftest import examples
 
 H, W = 16, 24
 WHOLE_BOXES = st.lists(
@@ -55,7 +56,7 @@ def reference(
     return rates
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(WHOLE_BOXES, st.sampled_from(MEASURES), st.randoms(use_true_random=False), st.booleans())
 def test_equals_the_dense_reference(
     boxes: list[tuple[int, int, int, int]], measure: Measure, random: Random, same_class: bool
@@ -108,7 +109,7 @@ def test_zero_instances_and_one(measure: Measure) -> None:
     assert occlusion_rates(np.array([[0.0, 0, 5, 5]]), [None], H, W, measure=measure).tolist() == [0]
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(WHOLE_BOXES, st.sampled_from(MEASURES), st.randoms(use_true_random=False))
 def test_the_order_of_instances_does_not_matter(
     boxes: list[tuple[int, int, int, int]], measure: Measure, random: Random

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from bcnet_core import masks
 from bcnet_core.annotations.coco import segmentation_rle
 from bcnet_core.errors import BCNetError, ExitCode
+from tests.conftest import examples
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(lambda shape: arrays(np.bool_, shape)))
 def test_runs_of_compressed_counts(mask: NDArray[np.bool_]) -> None:
     flat = np.concatenate([[False], mask.T.ravel()])
@@ -23,7 +24,7 @@ def test_runs_of_compressed_counts(mask: NDArray[np.bool_]) -> None:
     assert found.sum() == mask.size
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.binary(max_size=12) | st.text("0123456789:;PQRo`zX", max_size=12))
 def test_damaged_compressed_counts_never_reach_pycocotools(counts: bytes | str) -> None:
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
@@ -21,6 +21,7 @@ from bcnet_core.annotations.occluder import OccluderRule
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.files.json_files import write_json
 from tests.annotations.conftest import DenseOccluders
+from tests.conftest import examples
 
 RULE = OccluderRule(min_area=5)
 H, W = 30, 40
@@ -123,7 +124,7 @@ def without_occluders(content: dict[str, Any]) -> str:
     return json.dumps({**content, "annotations": annotations})
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.integers(0, 100_000), st.integers(0, 12))
 def test_random_files(dense_occluders: DenseOccluders, seed: int, annotations: int) -> None:
     content = random_content(np.random.default_rng(seed), annotations)
@@ -144,7 +145,7 @@ def test_random_files(dense_occluders: DenseOccluders, seed: int, annotations: i
     assert json.dumps(again) == json.dumps(near), "annotating an annotated file changes nothing"
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.integers(0, 100_000), st.integers(2, 12), st.randoms(use_true_random=False))
 def test_the_order_of_a_file_does_not_matter(seed: int, annotations: int, random: Random) -> None:
     content = random_content(np.random.default_rng(seed), annotations)
@@ -159,7 +160,7 @@ def test_the_order_of_a_file_does_not_matter(seed: int, annotations: int, random
     assert json.dumps(other) == json.dumps([found[place] for place in order])
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.integers(0, 100_000))
 def test_occlusion_between_two_filled_boxes_is_mutual(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -81,7 +81,7 @@ def test_a_rare_occluder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert dataset.occluder_share == pytest.approx(2 / 5)
 
 
-def test_regions_that_a_file_lacks_are_derived_or_refused(tmp_path: Path) -> None:
+def test_missing_regions_are_derived_or_an_error(tmp_path: Path) -> None:
     pair = [square(1, 10, 10, 30, bg_object_segmentation=[]), square(2, 25, 10, 30)]
     dataset = make(tmp_path, *pair)
     assert dataset.reads_occluders and dataset.without_region == 1 and dataset.occluder_share == 0.5
@@ -93,12 +93,12 @@ def test_regions_that_a_file_lacks_are_derived_or_refused(tmp_path: Path) -> Non
     make(tmp_path, *(square(index, 10, 10, 30, bg_object_segmentation=[]) for index in (1, 2)), crowd, occluders="file")
 
 
-def test_asking_for_the_file_where_it_has_none_is_an_error(tmp_path: Path) -> None:
+def test_occluders_from_a_file_without_any_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(BCNetError, match="has no `bg_object_segmentation`"):
         make(tmp_path, square(1, 10, 10, 30), occluders="file")
 
 
-def test_crowds_and_what_has_no_mask_are_no_targets(tmp_path: Path) -> None:
+def test_crowds_and_instances_without_a_mask_are_no_targets(tmp_path: Path) -> None:
     crowd = square(2, 25, 10, 30, iscrowd=1, segmentation={"size": [80, 100], "counts": [0, 8000]})
     dataset = make(
         tmp_path, square(1, 10, 10, 30), crowd, square(3, 0, 0, 5, segmentation=[]), square(4, 0, 0, 0),
@@ -173,8 +173,7 @@ def test_both_layers_move_with_the_pixels(tmp_path: Path, options: dict[str, Any
         maps = bilayer_targets([targets], rois, size=28)
         seen = image[:2].float() > 127
         pooled = [
-            roi_align(colour[None, None].float(), [targets.boxes], (28, 28), aligned=True)[:, 0] >= 0.5
-            for colour in seen
+            roi_align(color[None, None].float(), [targets.boxes], (28, 28), aligned=True)[:, 0] >= 0.5 for color in seen
         ]
         for index in range(count):
             x0, y0, x1, y1 = targets.boxes[index].tolist()
@@ -192,7 +191,7 @@ def overlap(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a & b).sum() / (a | b).sum().clamp(min=1))
 
 
-def test_what_a_window_cuts_off_is_neither_box_nor_mask(tmp_path: Path) -> None:
+def test_a_window_cuts_boxes_and_masks(tmp_path: Path) -> None:
     dataset = drawn(tmp_path, scale_jitter=(4.0, 4.0), min_size=60, max_size=60)
     counts = set()
     for seed in range(30):
@@ -206,7 +205,7 @@ def test_what_a_window_cuts_off_is_neither_box_nor_mask(tmp_path: Path) -> None:
     assert counts >= {1, 2}
 
 
-def test_every_image_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+def test_the_scan_names_every_unusable_image(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
     good = Image.fromarray(pixels)
     for name, mode in (("rgb.jpg", "RGB"), ("grey.jpg", "L"), ("cmyk.jpg", "CMYK"), ("palette.png", "P")):

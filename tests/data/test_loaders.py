@@ -9,14 +9,14 @@ from bcnet_core.config.schema import DataConfig, DatasetConfig
 from bcnet_core.data.loaders import open_training_set, read_annotations
 
 
-def test_a_missing_data_root_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_data_root_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BCNetError, match="no data root was given") as caught:
         open_training_set(DataConfig())
     assert caught.value.exit_code == 2 and "--data-root" in caught.value.hints[0]
 
 
-def test_a_set_without_occluders_is_refused_unless_it_may_be(scenes: Path, tmp_path: Path) -> None:
+def test_a_set_without_occluders_is_an_error_unless_the_recipe_allows_it(scenes: Path, tmp_path: Path) -> None:
     content = json.loads((scenes / "annotations/instances_train.json").read_text())
     for annotation in content["annotations"]:
         annotation["bg_object_segmentation"] = []

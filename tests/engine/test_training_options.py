@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from bcnet_core.engine.pictures import draw_curves, layers_picture
 from bcnet_core.engine.state import TrainingState
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Reporter, SilentReporter
-from bcnet_core.weights.checkpoint import best_path, list_checkpoints, read_checkpoint
+from bcnet_core.weights.checkpoint import best_path, list_checkpoints, read_checkpoint, save_checkpoint
 from bcnet_core.weights.loading import load_detector
 from tests.engine.test_loop import Collector, job, science
 
@@ -98,6 +99,10 @@ def test_ema_weights_follow_their_decay_and_are_used_for_inference(scenes: Path,
     assert not torch.equal(expected, saved[-1].model[name])
     loaded = load_detector(tmp_path / "run", device="cpu").state_dict()
     torch.testing.assert_close(loaded[name], expected)
+    del saved[-1].averaged[name]
+    save_checkpoint(list_checkpoints(tmp_path / "run")[-1], saved[-1])
+    with pytest.raises(BCNetError, match=rf"1 of \d+ tensors differ, the first is `{name}`"):
+        TrainingState(replace(asked, resume=True), saved[-1].categories, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("last", [True, False])

@@ -121,16 +121,16 @@ def test_workers_ignore_the_signals_of_a_group_and_end_with_their_parent(tmp_pat
     script.write_text("""
 import os, signal, subprocess
 from torch.utils.data import DataLoader
-from bcnet_core.files.workers import obey_parent_only
+from bcnet_core.data.batches import shield_workers
 
 if __name__ == "__main__":
-    batches = iter(DataLoader(range(1000), num_workers=2, worker_init_fn=obey_parent_only))
+    batches = iter(shield_workers(DataLoader(range(1000), num_workers=2)))
     next(batches), next(batches)  # one of each worker, so that both have started
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: print("received", flush=True))
         subprocess.run(["kill", f"-{number}", "--", f"-{os.getpgrp()}"])
     print(len(list(batches)), flush=True)
-    batches = iter(DataLoader(range(1000), num_workers=1, worker_init_fn=obey_parent_only))
+    batches = iter(shield_workers(DataLoader(range(1000), num_workers=1)))
     next(batches)
     raise ZeroDivisionError
 """)
@@ -139,3 +139,32 @@ if __name__ == "__main__":
     )
     assert done.stdout == "received\nreceived\n998\n"
     assert done.stderr.endswith("ZeroDivisionError\n")
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_workers_survive_a_signal_to_the_group_while_they_start(tmp_path: Path, number: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import os, signal, subprocess, time
+from multiprocessing import Process
+from torch.utils.data import DataLoader
+from bcnet_core.data import batches
+
+def start_slowly(process, start=Process.start):
+    start(process)
+    # before the new worker blocks it; from a third process, since workers obey their parent
+    subprocess.run(["kill", f"-{{signal.{number}}}", "--", f"-{{os.getpgrp()}}"])
+
+def obey_late(obey=batches.obey_parent_only):
+    time.sleep(0.3)
+    obey()
+
+if __name__ == "__main__":
+    signal.signal(signal.{number}, lambda *_: print("received", flush=True))
+    Process.start, batches.obey_parent_only = start_slowly, obey_late
+    print(len(list(batches.shield_workers(DataLoader(range(20), num_workers=2)))))
+""")
+    done = subprocess.run(
+        [sys.executable, script], timeout=120, capture_output=True, text=True, check=False, start_new_session=True
+    )
+    assert (done.stdout, done.stderr) == ("received\n20\n", "")

@@ -37,7 +37,7 @@ def test_a_full_map_fills_its_box_and_nothing_else() -> None:
     assert full[0].sum() == 200 and full[1].all()
 
 
-def test_a_map_at_its_own_scale_comes_back() -> None:
+def test_a_map_at_its_own_scale_is_unchanged() -> None:
     disc = torch.from_numpy(np.hypot(*(np.mgrid[:28, :28] - 13.5)) < 10)
     (mask,) = pasted(disc.float()[None], torch.tensor([[3.0, 5, 31, 33]]), 40, 50)
     assert torch.equal(mask[5:33, 3:31], disc) and mask.sum() == disc.sum()

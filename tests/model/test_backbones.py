@@ -59,7 +59,7 @@ def test_stages_are_frozen(stages: int, frozen: set[str]) -> None:
     assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
 
 
-def test_images_are_normalised_as_the_weights_expect() -> None:
+def test_images_are_normalized_as_the_weights_expect() -> None:
     image = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1)
     rgb = NormalizePixels(pixel_format("r50", "torchvision"))(image).flatten()
     torch.testing.assert_close(rgb[0], torch.tensor((10 - 123.675) / 58.395))
@@ -87,7 +87,7 @@ class Coarse(nn.Module):
 
 
 @pytest.mark.parametrize("detector", ["fcos", "faster_rcnn"])
-def test_others_ask_the_backbone_and_know_no_names(monkeypatch: pytest.MonkeyPatch, detector: str) -> None:
+def test_a_backbone_that_no_table_lists_trains_and_predicts(monkeypatch: pytest.MonkeyPatch, detector: str) -> None:
     monkeypatch.setattr(
         "bcnet_core.model.detectors.build_backbone", lambda name, out_channels, **_: Coarse(out_channels)
     )

@@ -8,7 +8,7 @@ from bcnet_core.model.detectors import build_detector
 
 
 @pytest.mark.parametrize("kind", ["fcos", "faster_rcnn"])
-def test_a_batch_is_its_images(kind: str) -> None:
+def test_a_batch_gives_the_results_of_its_images(kind: str) -> None:
     torch.manual_seed(0)
     small = {"backbone": "tiny", "channels": 32, "tower_convs": 1, "anchor_scale": 4, "detections_per_image": 3}
     model = ModelConfig.model_validate({"detector": kind, "score_threshold": 0.0, **small})

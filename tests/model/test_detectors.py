@@ -10,6 +10,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from bcnet_core import BCNetError, masks
+from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import DataConfig, LossConfig, ModelConfig, Recipe
 from bcnet_core.data.dataset import Targets
 from bcnet_core.data.transforms import resize
@@ -94,7 +95,7 @@ def test_extreme_images_train_and_infer(kind: str, classes: int, wanted: Targets
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (33, 31)])
-def test_images_of_any_size_are_looked_at(detector: Detector, size: tuple[int, int]) -> None:
+def test_images_may_have_any_size(detector: Detector, size: tuple[int, int]) -> None:
     for resized in (True, False):
         (found,) = detector.eval().predict([np.full((*size, 3), 90, np.uint8)], resize=resized)
         assert found.masks.shape[1:] == size and found.boxes.isfinite().all()
@@ -153,7 +154,7 @@ def test_predictions_lie_in_the_input_image(detector: Detector) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fcos", "faster_rcnn"])
-def test_nothing_found_is_a_result(kind: str) -> None:
+def test_an_empty_result_has_no_rows(kind: str) -> None:
     detector = build(kind, score_threshold=1.0)
     (found,) = detector.eval().predict([np.zeros((40, 40, 3), np.uint8)])
     assert found.boxes.shape == (0, 4) and found.masks.shape == (0, 40, 40)
@@ -161,12 +162,12 @@ def test_nothing_found_is_a_result(kind: str) -> None:
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
-def test_what_is_no_image_is_refused(image: np.ndarray) -> None:
+def test_predict_rejects_anything_but_images(image: np.ndarray) -> None:
     with pytest.raises(BCNetError, match="uint8 RGB"):
         build().eval().predict([image])
 
 
-def test_what_was_meant_is_guessed() -> None:
+def test_errors_of_predict_suggest_what_was_meant() -> None:
     detector, image = build().eval(), np.zeros((40, 50, 3), np.uint8)
     for one in (image, "picture.png", Path("picture.png")):
         with pytest.raises(BCNetError, match="takes a list") as caught:
@@ -196,7 +197,7 @@ def test_a_resized_image_gives_boxes_and_masks_of_its_own_size() -> None:
 
 
 @pytest.mark.parametrize("kind", ["fcos", "faster_rcnn"])
-def test_weights_of_the_terms_are_applied(kind: str) -> None:
+def test_loss_weights_are_applied(kind: str) -> None:
     detector = build(kind, mask_proposals="jittered")
     before = detector(images((64, 64)), [targets(2)], [1])
     detector.loss_weights = LossConfig(box=2.5, occluder_mask=0.5)
@@ -209,7 +210,7 @@ def test_weights_of_the_terms_are_applied(kind: str) -> None:
 
 @pytest.mark.parametrize(("backbone", "style"), [("r18", "torchvision"), ("r50", "caffe"), ("r50", "torchvision")])
 @pytest.mark.parametrize("kind", ["fcos", "faster_rcnn"])
-def test_resnets_train_but_for_their_frozen_stages(kind: str, backbone: str, style: str) -> None:
+def test_all_but_the_frozen_stages_of_a_resnet_train(kind: str, backbone: str, style: str) -> None:
     detector = build(kind, backbone=backbone, backbone_style=style, anchor_scale=8)
     losses = step(detector, [targets(2)])
     assert all(loss.isfinite() for loss in losses.values())
@@ -252,3 +253,8 @@ def test_processes_without_objects_do_not_hang_or_break_the_others() -> None:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(_with_and_without_objects, args=(port,), nprocs=2)
+
+
+def test_faster_rcnn_has_no_official_mask_proposals() -> None:
+    with pytest.raises(BCNetError, match="mask_proposals=official"):
+        load_recipe("tiny", ["model.detector=faster_rcnn", "model.mask_proposals=official"])

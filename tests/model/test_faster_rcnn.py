@@ -1,11 +1,29 @@
-"""The parts that differ from torchvision's."""
+import torch
+from torchvision.models.detection.image_list import ImageList
 
-import pytest
-
-from bcnet_core import BCNetError
-from bcnet_core.config.load import load_recipe
+from bcnet_core.model.rpn import StridedAnchors, build_rpn
 
 
-def test_the_releases_training_proposals_are_no_choice_here() -> None:
-    with pytest.raises(BCNetError, match="mask_proposals=official"):
-        load_recipe("tiny", ["model.detector=faster_rcnn", "model.mask_proposals=official"])
+def test_anchors_lie_at_the_strides_and_are_not_rounded() -> None:
+    """An image of 96 px has a P6 of 2 cells, which are 64 px apart and not 48."""
+    levels = [torch.zeros(1, 8, size, size) for size in (24, 12, 6, 3, 2)]
+    anchors = StridedAnchors((4, 8, 16, 32, 64), scale=8)
+    (boxes,) = anchors(ImageList(torch.zeros(1, 3, 96, 96), [(96, 90)]), levels)
+    assert len(boxes) == 3 * (24**2 + 12**2 + 6**2 + 3**2 + 2**2)
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    assert centers[-3:].tolist() == [[64.0, 64.0]] * 3
+    sides = boxes[:3, 2:] - boxes[:3, :2]
+    torch.testing.assert_close(sides.prod(1), torch.full((3,), 32.0**2))
+    torch.testing.assert_close(sides[:, 1] / sides[:, 0], torch.tensor([0.5, 1.0, 2.0]))
+
+
+def test_proposals_keep_their_precision_under_autocast() -> None:
+    """In bfloat16 a coordinate near 900 is a multiple of 4."""
+    torch.manual_seed(0)
+    rpn = build_rpn(channels=16, strides=(8,), anchor_scale=8, candidates_per_level=50, proposals=20).eval()
+    image = ImageList(torch.zeros(1, 3, 960, 960), [(960, 960)])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        (boxes,), _ = rpn(image, {"0": torch.randn(1, 16, 120, 120)})
+    assert boxes.dtype == torch.float32
+    far = boxes[(boxes > 512) & (boxes < 960)]
+    assert len(far) > 0 and not torch.equal(far, far.bfloat16().float())

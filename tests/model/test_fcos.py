@@ -15,7 +15,7 @@ def empty_outputs(side: int = 128, classes: int = 3) -> Outputs:
     return outputs
 
 
-def test_locations_are_cell_centres() -> None:
+def test_locations_are_cell_centers() -> None:
     outputs = empty_outputs()
     assert outputs.locations[:2].tolist() == [[4, 4], [12, 4]]
     assert outputs.levels == [256, 64, 16]
@@ -29,7 +29,7 @@ def test_distances_are_never_negative_and_boxes_hold_their_location() -> None:
     assert (boxes[:, :2] <= outputs.locations).all() and (boxes[:, 2:] >= outputs.locations).all()
 
 
-def test_the_smallest_instance_wins_near_its_centre() -> None:
+def test_the_smallest_instance_wins_near_its_center() -> None:
     outputs = empty_outputs()
     boxes = torch.tensor([[20.0, 20, 80, 80], [40, 40, 60, 60]])
     labels, targets = assign(outputs, boxes, torch.tensor([0, 2]), num_classes=3)
@@ -37,10 +37,10 @@ def test_the_smallest_instance_wins_near_its_centre() -> None:
     assert labels[at] == 2
     assert (targets[at] * 8).tolist() == [12, 12, 8, 8]
     corner = int((outputs.locations[:256] == torch.tensor([28.0, 28])).all(1).nonzero())
-    assert labels[corner] == 3  # inside the large box, but beyond 1.5 strides of its centre
+    assert labels[corner] == 3  # inside the large box, but beyond 1.5 strides of its center
 
 
-def test_large_instances_belong_to_coarse_levels() -> None:
+def test_large_instances_are_assigned_to_coarse_levels() -> None:
     outputs = empty_outputs()
     labels, _ = assign(outputs, torch.tensor([[0.0, 0, 127, 127]]), torch.tensor([1]), num_classes=3)
     positive = (labels < 3).nonzero()[:, 0]
@@ -115,7 +115,7 @@ def test_the_score_is_the_root_of_class_times_centerness_and_the_threshold_is_on
     assert len(found.boxes) == 0
 
 
-def test_neighbours_are_suppressed_by_their_iou() -> None:
+def test_neighbors_are_suppressed_by_their_iou() -> None:
     outputs = one_candidate(places=(100, 101))  # boxes of 32 px, 8 px apart: IoU 24 / 40 = 0.6
     rest = {"score_threshold": 0.1, "candidates_per_level": 10, "most": 100}
     assert len(select(outputs, outputs.boxes(), nms_iou=0.65, **rest)[0].boxes) == 2

@@ -58,7 +58,7 @@ def _process(rank: int, port: int, folder: Path) -> None:
     distributed.destroy_process_group()
 
 
-def test_two_processes_are_one(tmp_path: Path) -> None:
+def test_two_processes_compute_what_one_computes(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -91,7 +91,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     assert first["first"] == second["first"] == "of 0"
 
 
-def test_alone_the_statistics_are_those_of_torch() -> None:
+def test_one_process_has_the_statistics_of_torch() -> None:
     layers = nn.Sequential(norm(), nn.Sequential(norm()))
     share_statistics(layers)
     assert [type(layer) for layer in (layers[0], layers[1][0])] == [GlobalBatchNorm2d] * 2  # type: ignore[index]

@@ -49,7 +49,7 @@ def test_initial_logits_are_near_zero_and_biases_are_zero() -> None:
     assert abs(float(fan_out.detach().std()) - (2 / (32 * 9)) ** 0.5) < 0.005
 
 
-def test_without_its_additions_it_is_torchvisions_mask_head() -> None:
+def test_the_head_without_its_additions_is_torchvisions_mask_head() -> None:
     head = BilayerMaskHead(layers=1, attention=False, boundary=False).eval()
     assert sum(parameter.numel() for parameter in head.parameters()) == 2_622_977
     plain = nn.Sequential(MaskRCNNHeads(256, (256,) * 4, 1), MaskRCNNPredictor(256, 256, 1)).eval()
@@ -79,13 +79,13 @@ def test_a_plain_head_can_have_the_depth_and_the_parameters_of_two_layers() -> N
     assert head(torch.randn(2, 64, 14, 14))["occludee_mask"].shape == (2, 28, 28)
 
 
-def test_two_layers_that_are_added_cannot_have_a_width_of_their_own() -> None:
+def test_two_layers_have_the_width_of_their_input() -> None:
     with pytest.raises(ValueError, match="64 channels of their input, not 72"):
         BilayerMaskHead(64, width=72)
     assert BilayerMaskHead(8, width=8).occludee.convs[0].out_channels == 8
 
 
-def test_a_recipe_says_so_too() -> None:
+def test_a_recipe_with_such_a_width_is_an_error() -> None:
     with pytest.raises(BCNetError, match=r"model\.layers=1") as caught:
         load_recipe("shapes", ["model.mask_channels=72"])
     assert caught.value.exit_code == 2

@@ -89,7 +89,7 @@ def test_maps_need_not_be_square() -> None:
 
 
 @pytest.mark.parametrize("sampling", ["balanced", "nonempty", "official"])
-def test_all_is_computed_where_the_rois_are(sampling: OccluderSampling) -> None:
+def test_losses_are_computed_on_the_device_of_the_rois(sampling: OccluderSampling) -> None:
     """What is made anew without a word of its device would land on the default one, here one that holds no values."""
     arguments = case(True, False, False)
     here = bilayer_losses(*arguments, sampling=sampling)

@@ -20,7 +20,7 @@ from bcnet_core.model.losses import bilayer_losses
 from bcnet_core.model.rois import RoIs, pool_rois
 from bcnet_core.model.targets import target_maps
 from bcnet_core.weights.checkpoint import save_checkpoint
-from bcnet_core.weights.from_release import fcos_name
+from bcnet_core.weights.from_detectron2 import fcos_name
 from bcnet_core.weights.importing import import_weights
 from bcnet_core.weights.loading import load_detector
 from tests.model.test_parity import OFFICIAL, PARITY
@@ -69,7 +69,7 @@ def polygons_in_box(polygons: list[list[float]], box: NDArray[np.float64], side:
 
 
 @pytest.mark.parametrize(("image", "height", "width"), [("a", 256, 320), ("b", 199, 263)])
-def test_what_is_found_in_an_image(
+def test_detections_equal_the_official_ones(
     detector: Detector, official: Recording, image: str, height: int, width: int
 ) -> None:
     detector.eval()
@@ -106,7 +106,7 @@ def test_what_is_found_in_an_image(
     assert wrong <= 1e-5 * final.masks.numel()
 
 
-def test_predict_gives_the_same_to_users(detector: Detector, official: Recording) -> None:
+def test_predict_equals_the_official_detections(detector: Detector, official: Recording) -> None:
     (found,) = detector.eval().predict([rgb("a", 256, 320)], resize=False)
     np.testing.assert_allclose(found.boxes, official["a_boxes"], rtol=0, atol=1e-2)
     np.testing.assert_allclose(found.scores, official["a_scores"], rtol=0, atol=1e-5)
@@ -115,7 +115,7 @@ def test_predict_gives_the_same_to_users(detector: Detector, official: Recording
         torch.testing.assert_close(found.maps[ours], probabilities, rtol=0, atol=1e-3)
 
 
-def test_rois_are_pooled_as_officially(official: Recording) -> None:
+def test_pooled_rois_equal_the_official_ones(official: Recording) -> None:
     shapes = official["pool_feature_shapes"].tolist()
     features = [torch.from_numpy(input_for(f"pool_p{level}", shape, "open")) for level, shape in enumerate(shapes, 3)]
     boxes = torch.from_numpy(official["pool_boxes"]).reshape(-1, 4)
@@ -148,7 +148,7 @@ def polygon_targets(rois: RoIs, polygons: list[Any], occluders: list[Any]) -> di
     return target_maps({"occludee": occludee, "occluder": occluder})
 
 
-def test_a_training_step(detector: Detector, official: Recording, batch: Any) -> None:
+def test_a_training_step_equals_the_official_one(detector: Detector, official: Recording, batch: Any) -> None:
     images, targets, polygons, occluders = batch
     detector.train().zero_grad()
     features = detector.backbone(detector.preprocess(images).tensors)

@@ -72,7 +72,7 @@ def test_half_of_a_cell_is_enough_and_nine_samples_are_taken() -> None:
     assert torch.equal(crop_to_boxes(noise, first, 6 * whole, size=7), three) and not torch.equal(three, four)
 
 
-def test_a_mask_far_from_the_corner_is_read_where_it_is() -> None:
+def test_a_mask_far_from_the_corner_is_read_at_its_place() -> None:
     """A mask keeps the pixels of its own box alone; boxes beside it, and far outside of the image, see nothing."""
     dense = np.zeros((90, 120), bool)
     dense[51:74, 67:98] = np.random.default_rng(6).random((23, 31)) < 0.5
@@ -153,7 +153,7 @@ def test_no_boxes_give_no_maps() -> None:
     assert got.shape == (0, 7, 7) and got.dtype == torch.bool
 
 
-def test_all_is_computed_where_the_boxes_are() -> None:
+def test_targets_are_computed_on_the_device_of_the_boxes() -> None:
     """What is made anew without a word of its device would land on the default one, here one that holds no values."""
     crops, empty = crop_rles([masks.encode(np.ones((9, 9), bool))]), crop_rles([None])
     boxes, first = torch.tensor([[0.0, 0, 9, 9]]), torch.tensor([0])

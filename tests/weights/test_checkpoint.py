@@ -87,10 +87,10 @@ def test_files_that_are_no_checkpoints_are_rejected(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "other.pt")
     assert f"bcnet weights import {tmp_path / 'other.pt'} -o bcnet.pt" in caught.value.hints[1]
     for field, value, message in (
-        ("extra", 1, "extra: Unexpected keyword argument"), ("step", "1", "step: Input should be a valid integer"),
-        ("recipe", 3, "recipe: Input should be a valid dictionary"),
+        ("extra", 1, "`extra`: Unexpected keyword argument"), ("step", "1", "`step`: Input should be a valid integer"),
+        ("recipe", 3, "`recipe`: Input should be a valid dictionary"),
         ("categories", [{"id": 1}], "a category needs an integer id and a name"),
-        ("model", {"a": 3}, "model.a: Input should be an instance of Tensor"),
+        ("model", {"a": 3}, "`model.a`: Input should be an instance of Tensor"),
     ):  # fmt: skip
         content = torch.load(whole, weights_only=True) | {field: value}
         torch.save(content, tmp_path / "other.pt")

@@ -309,6 +309,15 @@ def test_a_box_head_with_convolutions_is_dropped_whole() -> None:
     assert not any(name.startswith("heads.roi_heads.box_") for name in found.tensors) and found.classes is None
 
 
+def test_a_mask_head_with_more_convolutions_is_dropped_whole() -> None:
+    given = detectron2_rcnn(masks=1)
+    given |= {f"roi_heads.mask_head.mask_fcn{number}.weight": constant(0, (256, 256, 3, 3)) for number in range(5, 9)}
+    found = fitted(given)
+    assert_accounted_for(found, given)
+    dropped = {name for name, reason in found.dropped.items() if "more than bcnet's four convolutions" in reason}
+    assert dropped == {name for name in given if ".mask_head." in name}
+
+
 def test_backbones_with_other_layers_are_rejected() -> None:
     given = detectron2_rcnn()
     offsets = {"backbone.bottom_up.res3.0.conv2_offset.weight": torch.zeros(18, 128, 3, 3)}

@@ -35,7 +35,7 @@ from bcnet_core.weights.checkpoint import (
     recipe_of,
 )
 from bcnet_core.weights.files import named_tensors, read_weight_file
-from bcnet_core.weights.from_detectron2 import background_first, background_last, bilayer_fcos_name, detectron2_name
+from bcnet_core.weights.from_detectron2 import bilayer_fcos_name, detectron2_name, move_background
 from bcnet_core.weights.loading import check_shapes, model_shapes, shapes_of
 
 
@@ -218,11 +218,11 @@ def to_torchvision(stored: Stored) -> Checkpoint:
     """
     recipe = stored.recipe
     name_of = bilayer_fcos_name if recipe.model.detector == "fcos" else detectron2_name
-    named = {name: name_of(name) for name in stored.tensors}
-    tensors = {ours: background_first(ours, stored.tensors[name]) for name, ours in named.items() if ours is not None}
-    left_over = {name: stored.tensors[name] for name, ours in named.items() if ours is None}
-    shapes = model_shapes(recipe, classes=len(stored.origin.categories))
-    check_shapes(shapes, tensors | left_over, stored.path)
+    tensors = {}
+    for name, tensor in stored.tensors.items():
+        place = name_of(name) or name  # an unknown one keeps its name, and is left over
+        tensors[place] = move_background(place, tensor, to=0)
+    check_shapes(model_shapes(recipe, classes=len(stored.origin.categories)), tensors, stored.path)
     return Checkpoint(stored.steps, recipe.model_dump(mode="json"), stored.origin.categories, tensors, optimizer={})
 
 
@@ -234,8 +234,8 @@ def detectron2_tensors(ours: Mapping[str, Tensor], model: nn.Module) -> dict[str
         model: model built from the config of the same recipe.
     """
     name_of = bilayer_fcos_name if isinstance(model, BilayerFCOS) else detectron2_name
-    named = ((name, name_of(name)) for name in model.state_dict())
-    return {name: background_last(place, ours[place]) for name, place in named if place is not None and place in ours}
+    places = {name: name_of(name) or "" for name in model.state_dict()}
+    return {name: move_background(place, ours[place], to=-1) for name, place in places.items() if place in ours}
 
 
 def _from_torchvision(checkpoint: Checkpoint, file: Path) -> Stored:

@@ -1,4 +1,4 @@
-"""The ImageNet ResNets that Caffe2 pickled for detectron2's zoo, MSRA's among them."""
+"""The ImageNet ResNets of torchvision, and those that Caffe2 pickled for detectron2's zoo, MSRA's among them."""
 
 from __future__ import annotations
 
@@ -9,30 +9,39 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bcnet_core.weights.foreign import CLASSIFIER, NO_PLACE, Converted
+from bcnet_core.weights.foreign import BODY, CLASSIFIER, UNUSED, Converted
 from bcnet_core.weights.from_detectron2 import FROZEN_NORM_EPS, body_name
 
 NORM_PARTS = {
     "s": "weight", "gamma": "weight", "b": "bias", "bias": "bias", "beta": "bias",
     "rm": "running_mean", "running_mean": "running_mean", "riv": "running_var", "running_var": "running_var",
 }  # fmt: skip
-"""Spellings of the parts of a BatchNorm."""
+"""Spellings of the parts of a BatchNorm in Caffe2."""
+UNUSED_CAFFE2 = {
+    "_momentum$": "the state of an optimizer",
+    "^conv1_b$": "a bias in front of a BatchNorm, which detectron2 leaves out as well",
+    "^(fc1000|pred|last_out)_": CLASSIFIER,
+} | UNUSED  # fmt: skip
+
+
+def from_torchvision(tensors: Mapping[str, Tensor], path: Path) -> Converted | None:
+    """Convert a ResNet of torchvision, whose names bcnet uses."""
+    if "conv1.weight" not in tensors or not any(name.startswith("layer1.0.") for name in tensors):
+        return None
+    found = Converted("an ImageNet ResNet of torchvision", style="torchvision")
+    used = re.compile(r"(conv1|bn1|layer).*(?<!num_batches_tracked)")
+    found.place_all(
+        tensors, lambda name: BODY + name if used.fullmatch(name) else None, {r"^fc\.": CLASSIFIER} | UNUSED
+    )
+    return found
 
 
 def from_caffe2(tensors: Mapping[str, Tensor], path: Path) -> Converted | None:
-    """Convert an ImageNet ResNet; a norm without statistics becomes one that computes the same affine map."""
+    """Convert a ResNet of Caffe2; a norm without statistics becomes one that computes the same affine map."""
     if "conv1_w" not in tensors:
         return None
     found = Converted("an ImageNet ResNet of detectron2's zoo")
-    for name, tensor in tensors.items():
-        reason = NO_PLACE
-        if name.endswith("_momentum"):
-            reason = "the state of an optimizer"
-        elif name == "conv1_b":
-            reason = "a bias in front of a BatchNorm, which detectron2 leaves out as well"
-        elif name.startswith(("fc1000_", "pred_", "last_out_")):
-            reason = CLASSIFIER
-        found.place(caffe2_name(name), tensor, name, otherwise=reason)
+    found.place_all(tensors, caffe2_name, UNUSED_CAFFE2)
     for name, scale in list(found.tensors.items()):
         layer, _, part = name.rpartition(".")
         if part == "weight" and scale.ndim == 1 and f"{layer}.running_mean" not in found.tensors:
