@@ -33,7 +33,7 @@ def parallel_map(
     """Map `work` over tasks in worker processes; leaving the block stops them.
 
     Args:
-        work: a function that can be pickled and depends on nothing but its task.
+        work: a function that can be pickled and depends on nothing but its task; what it raises is passed on.
         tasks: taken one by one, as workers become free.
         workers: number of processes, 0 for one per CPU core. 1 works in this process; others are spawned, so a script
             calls this below `if __name__ == "__main__":`.
@@ -41,9 +41,6 @@ def parallel_map(
 
     Yields:
         The results, in the order of the tasks.
-
-    Raises:
-        BCNetError: if a worker process dies. What `work` raises is passed on.
     """
     workers = min(workers or os.cpu_count() or 1, most)
     if workers <= 1:
