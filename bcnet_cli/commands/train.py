@@ -88,7 +88,7 @@ def train(
         check_unused_options(context, "scan_images", "workers", why="with --d2-config")
     if not scan_images:
         check_unused_options(context, "workers", why="without --scan-images; the data loader's are data.workers")
-    library, cluster = backends.named(backend), Cluster(gpus, nnodes, rdzv_endpoint, max_restarts)
+    library, cluster = backends.require_backend(backend), Cluster(gpus, nnodes, rdzv_endpoint, max_restarts)
     _check_backend(library, d2_config, tensorboard=tensorboard, smoke=smoke)
     where = run_dir or Path("runs") / f"{Path(recipe or d2_config or '').stem}-{datetime.now():%Y%m%d-%H%M%S}"
     words = [*([recipe] if recipe else []), *(overrides or [])]

@@ -63,11 +63,7 @@ class Check:
 
 
 def examine(data_root: Path | None) -> list[Check]:
-    """Run all checks; writes nothing, uses no network and raises nothing.
-
-    Args:
-        data_root: folder that the data paths of recipes are relative to, if given.
-    """
+    """Run all checks; writes nothing, uses no network and raises nothing."""
     parts: dict[str, Callable[[], Iterator[Check]]] = {
         "versions": _versions,
         "packages": _packages,

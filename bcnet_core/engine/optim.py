@@ -54,11 +54,6 @@ def learning_rate(step: int, solver: SolverConfig) -> float:
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any], path: Path) -> None:
     """Restore the state of an optimizer from a checkpoint; its settings stay those of the recipe.
 
-    Args:
-        optimizer: optimizer over the same parameters.
-        state: state dict in the checkpoint.
-        path: checkpoint, for the message.
-
     Raises:
         BCNetError: if there is no state, as in a file of weights that was put into the run directory.
     """

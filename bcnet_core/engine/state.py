@@ -36,11 +36,6 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class TrainingState:
     """The detector in training: new, resumed, or initialized from another run, as the job says.
 
-    Args:
-        job: what to train.
-        categories: categories of the training set, in label order.
-        device: device of this process.
-
     Attributes:
         step: number of optimizer steps done.
         detector: the bare detector, for saving.
@@ -84,11 +79,7 @@ class TrainingState:
         return detector
 
     def backward(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Accumulate the gradients of this process's share of a step, part by part.
-
-        Returns:
-            The losses by name: detached scalars, averaged over the parts.
-        """
+        """Accumulate the gradients of this process's share of a step; return the losses, averaged over its parts."""
         solver = self.job.recipe.solver
         size = -(-len(samples) // solver.accumulate)
         parts = [samples[start : start + size] for start in range(0, len(samples), size)]

@@ -31,8 +31,7 @@ READ_AHEAD = 4
 def find_images(names: Sequence[str]) -> list[Path]:
     """Return the image files that a command line names, each once, in the order of the names.
 
-    Args:
-        names: files; folders, from which every image is taken, also from subfolders, sorted; patterns with `*` or `?`.
+    A name is a file; a folder, of which every image is taken, also in subfolders, sorted; or a pattern with `*` or `?`.
 
     Raises:
         BCNetError: if one of them names nothing.
@@ -57,9 +56,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
 def image_records(paths: Sequence[Path], known: CocoFile | None) -> list[Record]:
     """Make the `images` of a COCO file: `id`, `file_name` (as given), `width`, `height`.
 
-    Args:
-        paths: image files.
-        known: a COCO file to take ids from, by file name without folders; if None ids count from 1.
+    Ids are taken from `known` by file name without folders; without it they count from 1.
 
     Raises:
         BCNetError: if an image cannot be read, is not in `known`, or two have the same name there or here.
@@ -103,13 +100,8 @@ def check_images(images: Sequence[Record], image_dir: Path | None) -> None:
 def check_categories(categories: Sequence[Record], coco: CocoFile, *hints: str) -> None:
     """Require data to have the categories that a detector was trained on.
 
-    Args:
-        categories: categories of the detector, in label order.
-        coco: the data.
-        hints: further ways out for the error, one line each.
-
     Raises:
-        BCNetError: naming what differs on both sides.
+        BCNetError: naming what differs on both sides, then the `hints`.
     """
     difference = category_difference(categories, coco.categories)
     if difference is not None:
@@ -159,9 +151,6 @@ def predictions(
         layers: whether a result also has the other maps of the head.
         stopping: called before each image; True ends the iteration.
 
-    Yields:
-        Each image with its results.
-
     Raises:
         BCNetError: if an image cannot be read.
     """
@@ -196,11 +185,7 @@ def to_results(
 ) -> Iterator[Record]:
     """Yield one COCO result per detection, best first.
 
-    Args:
-        found: detections in one image.
-        image_id: id of the image.
-        categories: categories in label order.
-        layers: whether a result also has the other maps of the head, each under its key in `bcnet_core.maps`.
+    With `layers` a result also has the other maps of the head, each under its key in `bcnet_core.maps`.
     """
     boxes = found.boxes.cpu()
     sizes = boxes[:, 2:] - boxes[:, :2]

@@ -88,11 +88,11 @@ class ScoreReport(NamedTuple):
 def score_results(
     coco: CocoFile, results: Sequence[Record], options: ScoreOptions, *, truth: Record | None = None
 ) -> ScoreReport:
-    """Score COCO results.
+    """Score COCO results from `read_results`, or from a detector; without masks only boxes are scored.
 
     Args:
         coco: ground truth.
-        results: from `read_results`, or from a detector. Without masks only boxes are scored.
+        results: COCO results.
         options: what to score.
         truth: `ground_truth(coco)` if the caller has it already.
 

@@ -55,13 +55,7 @@ class TrueBoxScores(NamedTuple):
 def score_true_boxes(detector: Detector, coco: CocoFile, image_dir: Path, *, reporter: Reporter) -> TrueBoxScores:
     """Predict the masks of every instance inside its true box, and compare them with the true ones.
 
-    Crowds, instances without a mask and empty boxes are left out.
-
-    Args:
-        detector: in evaluation mode.
-        coco: annotations; occluder regions that are not stored are derived from the masks.
-        image_dir: folder of the images.
-        reporter: receives the progress.
+    Crowds, instances without a mask and empty boxes are left out. Occluder regions that are not stored are derived.
 
     Raises:
         BCNetError: if an image cannot be read, or no instance can be scored.
@@ -138,14 +132,9 @@ def _boundary_scores(logits: Tensor, boxes: Tensor, true: Sequence[RLE | None]) 
 
 
 def boundary_f(predicted: Tensor, true: Tensor) -> Tensor:
-    """Return the F-score of boundaries, where a cell counts as found if the other boundary is within one cell.
+    """Return the (N,) float64 F-scores of (N, S, S) bool boundaries, in [0, 1]; nan where there is no true boundary.
 
-    Args:
-        predicted: (N, S, S) bool.
-        true: (N, S, S) bool.
-
-    Returns:
-        (N,) float64 in [0, 1]; nan where there is no true boundary.
+    A cell counts as found if the other boundary is within one cell.
     """
 
     def share(cells: Tensor, others: Tensor) -> Tensor:

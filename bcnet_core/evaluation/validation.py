@@ -61,10 +61,7 @@ def _score(coco: CocoFile, results: Sequence[Record], *, image_ids: Sequence[int
 def check_validation(recipe: Recipe, training: CocoFile, reporter: Reporter) -> None:
     """Check before the first step that the validation set is complete and goes with the training set.
 
-    Args:
-        recipe: recipe whose `data.val` is checked.
-        training: training set.
-        reporter: receiver of what only a later `bcnet eval` would fail at.
+    What only a later `bcnet eval` would fail at becomes a warning.
 
     Raises:
         BCNetError: if the recipe evaluates during training and the set or its images are missing, it has no masks, or
@@ -92,11 +89,6 @@ VALIDATION = Validation(check=check_validation, score=validate)
 
 def rehearse(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> dict[str, float]:
     """Train two steps with a job's own settings in a temporary folder, and evaluate one batch of images.
-
-    Args:
-        job: what is to be trained; nothing is written to its run directory.
-        cluster: processes on one machine.
-        reporter: must be picklable if there are several processes.
 
     Returns:
         The scores. After two steps they mean nothing; that they can be computed is the point.
