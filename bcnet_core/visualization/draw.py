@@ -148,18 +148,16 @@ def _paint_card(card: Card) -> Image:
     sheet = np.full((plan.height, plan.width, 3), PAPER[0], np.uint8)
     for cell in plan.cells:
         write(sheet, cell.tile.caption, cell.text_x, cell.y - layout.LINE - layout.CAPTION_GAP, PAPER)
-        sheet[cell.y : cell.y + card.size[0], cell.x : cell.x + card.size[1]] = _content(cell.tile.content, card.size)
+        content, place = cell.tile.content, sheet[cell.y : cell.y + card.size[0], cell.x : cell.x + card.size[1]]
+        if isinstance(content, Drawing):
+            place[:] = paint(content)
+        else:
+            place[:] = BLANK if content is None else heatmap(content, card.size)
     for x, y in plan.bars:
         sheet[y : y + card.size[0], x : x + layout.BAR] = scale_bar(card.size[0])
         for text, below in (("1", 0), ("0", card.size[0] - layout.LINE)):
             write(sheet, text, x + layout.BAR + 4, y + below, PAPER)
     return sheet
-
-
-def _content(content: Drawing | NDArray[np.floating] | None, size: tuple[int, int]) -> Image:
-    if isinstance(content, Drawing):
-        return paint(content)
-    return np.full((*size, 3), BLANK[0], np.uint8) if content is None else heatmap(content, size)
 
 
 def to_svg(drawing: Drawing | Card) -> str:
