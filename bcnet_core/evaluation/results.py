@@ -71,8 +71,9 @@ def read_results(path: Path, coco: CocoFile) -> list[Record]:
     categories = {category["id"] for category in coco.categories}
     checked, faults = [], []
     with paused_collector():
-        for index, (result, sound) in enumerate(zip(content, _sound_masks(content, images), strict=True)):
-            found = check_result(result, images, categories, sound=sound)
+        sound = _sound_masks(content, images)
+        for index, result in enumerate(content):
+            found = check_result(result, images, categories, sound=index in sound)
             if isinstance(found, str):
                 faults.append(f"result {index}: {found}")
             else:
@@ -127,21 +128,18 @@ def _is_number(value: Any) -> bool:  # noqa: ANN401
     return type(value) in {int, float} and abs(value) < LARGEST
 
 
-def _sound_masks(results: Sequence[Any], images: dict[int, tuple[int, int]]) -> list[bool]:
+def _sound_masks(results: Sequence[Any], images: dict[int, tuple[int, int]]) -> set[int]:
     """Return which results have a compressed RLE of the image's size: all at once, since one by one is slow."""
-    texts: dict[int, bytes] = {}
-    sizes = []
+    indices, texts, sizes = [], [], []
     for index, result in enumerate(results):
-        image = result.get("image_id") if isinstance(result, dict) else None
-        segmentation = result.get("segmentation") if isinstance(result, dict) else None
-        if type(image) is not int or image not in images or not isinstance(segmentation, dict):
-            continue
-        counts, size = segmentation.get("counts"), segmentation.get("size")
-        if isinstance(counts, str) and counts.isascii() and size == list(images[image]):
-            texts[index] = counts.encode()
-            sizes.append(images[image])
-    sound = dict(zip(texts, masks.are_valid(list(texts.values()), sizes).tolist(), strict=True))
-    return [sound.get(index, False) for index in range(len(results))]
+        match result:
+            case {"image_id": int(image), "segmentation": {"counts": str(counts), "size": list(size)}} if (
+                image in images and counts.isascii() and size == list(images[image])
+            ):
+                indices.append(index)
+                texts.append(counts.encode())
+                sizes.append(images[image])
+    return {index for index, valid in zip(indices, masks.are_valid(texts, sizes).tolist(), strict=True) if valid}
 
 
 def _mask(segmentation: Any, height: int, width: int, *, sound: bool) -> masks.RLE:  # noqa: ANN401
@@ -215,9 +213,13 @@ def write_submission(path: Path, coco: CocoFile, predictions: Iterable[Sequence[
         counts: Counter[int] = Counter()
         for results in predictions:
             for result in results:
-                fault = _submission_fault(result, images, categories)
-                if fault is not None:
-                    raise data_error(f"a result of image {result.get('image_id')} cannot be submitted: {fault}")
+                found = check_result(result, images, categories)
+                if isinstance(found, dict) and "segmentation" not in found:
+                    found = "it has no mask"
+                elif isinstance(found, dict) and not 0 <= found["score"] <= 1:
+                    found = f"its score is {found['score']}"
+                if isinstance(found, str):
+                    raise data_error(f"a result of image {result.get('image_id')} cannot be submitted: {found}")
                 counts[result["image_id"]] += 1
                 if counts[result["image_id"]] > MOST_DETECTIONS:
                     raise data_error(
@@ -232,16 +234,6 @@ def write_submission(path: Path, coco: CocoFile, predictions: Iterable[Sequence[
         archive.open(entry, "w", force_zip64=True) as out,
     ):
         return _write(out, checked())
-
-
-def _submission_fault(result: Record, images: dict[int, tuple[int, int]], categories: set[int]) -> str | None:
-    """Return why the server would reject a result, None if it would not."""
-    found = check_result(result, images, categories)
-    if isinstance(found, str):
-        return found
-    if "segmentation" not in found:
-        return "it has no mask"
-    return None if 0 <= found["score"] <= 1 else f"its score is {found['score']}"
 
 
 def _write(out: IO[bytes], predictions: Iterable[Sequence[Record]]) -> int:
