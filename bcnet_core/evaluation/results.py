@@ -71,9 +71,8 @@ def read_results(path: Path, coco: CocoFile) -> list[Record]:
     categories = {category["id"] for category in coco.categories}
     checked, faults = [], []
     with paused_collector():
-        sound = _sound_masks(content, images)
         for index, result in enumerate(content):
-            found = check_result(result, images, categories, sound=index in sound)
+            found = check_result(result, images, categories)
             if isinstance(found, str):
                 faults.append(f"result {index}: {found}")
             else:
@@ -91,8 +90,6 @@ def check_result(  # noqa: PLR0911  (one return per fault)
     result: Any,  # noqa: ANN401
     images: dict[int, tuple[int, int]],
     categories: set[int],
-    *,
-    sound: bool = False,
 ) -> Record | str:
     """Return a detection as it is in memory, or what is wrong with it.
 
@@ -100,7 +97,6 @@ def check_result(  # noqa: PLR0911  (one return per fault)
         result: one entry of a results file.
         images: (height, width) by image id.
         categories: category ids.
-        sound: whether its mask is known to be a compressed RLE of the image's size.
     """
     if not isinstance(result, dict):
         return f"a {type(result).__name__} where a detection should be"
@@ -110,7 +106,7 @@ def check_result(  # noqa: PLR0911  (one return per fault)
     if type(category) is not int or category not in categories:
         return f"category {reprlib.repr(category)} is not in the ground truth"
     try:
-        found = {key: _mask(result[key], *images[image], sound=sound and key == "segmentation")
+        found = {key: _mask(result[key], *images[image])
                  for key in MASK_KEYS if result.get(key) is not None}  # fmt: skip
     except (ValueError, TypeError) as error:
         return f"its mask cannot be used: {error}"
@@ -128,28 +124,12 @@ def _is_number(value: Any) -> bool:  # noqa: ANN401
     return type(value) in {int, float} and abs(value) < LARGEST
 
 
-def _sound_masks(results: Sequence[Any], images: dict[int, tuple[int, int]]) -> set[int]:
-    """Return which results have a compressed RLE of the image's size: all at once, since one by one is slow."""
-    indices, texts, sizes = [], [], []
-    for index, result in enumerate(results):
-        match result:
-            case {"image_id": int(image), "segmentation": {"counts": str(counts), "size": list(size)}} if (
-                image in images and counts.isascii() and size == list(images[image])
-            ):
-                indices.append(index)
-                texts.append(counts.encode())
-                sizes.append(images[image])
-    return {index for index, valid in zip(indices, masks.are_valid(texts, sizes).tolist(), strict=True) if valid}
-
-
-def _mask(segmentation: Any, height: int, width: int, *, sound: bool) -> masks.RLE:  # noqa: ANN401
+def _mask(segmentation: Any, height: int, width: int) -> masks.RLE:  # noqa: ANN401
     """Return a mask as it is in memory; an empty segmentation is a mask without pixels.
 
     Raises:
         ValueError: if it is no segmentation, or of another size.
     """
-    if sound:
-        return {"size": [height, width], "counts": segmentation["counts"].encode()}
     rle = masks.from_segmentation(segmentation, height, width)
     return masks.from_box(0, 0, 0, 0, height, width) if rle is None else rle
 

@@ -6,8 +6,9 @@ split depends only on the seed, the composer and i, not on the number of workers
 
 from __future__ import annotations
 
+import math
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,8 @@ from numpy.random import Generator
 from bcnet_core import __version__
 from bcnet_core.annotations.coco import Record
 from bcnet_core.files.json_files import write_json
-from bcnet_core.files.workers import parallel_map
-from bcnet_core.reporting import Reporter, SilentReporter
+from bcnet_core.files.workers import map_with_progress
+from bcnet_core.reporting import Reporter
 from bcnet_core.synth.scene import Image, Scene, annotate_scene
 
 CHUNK = 32
@@ -105,34 +106,27 @@ def write_scenes(folder: Path, scenes: SceneSet, *, workers: int, reporter: Repo
     for name in ("annotations", *(split.name for split in scenes.splits)):
         (folder / name).mkdir()
     numbers = [(split, index) for split, part in enumerate(scenes.splits) for index in range(part.scenes)]
-    chunks = [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]
     images: list[list[Record]] = [[] for _ in scenes.splits]
     annotations: list[list[Record]] = [[] for _ in scenes.splits]
-    work = partial(_write_chunk, scenes, folder)
-    with (
-        (reporter or SilentReporter()).progress("scenes", len(numbers)) as progress,
-        parallel_map(work, chunks, workers=workers, most=len(chunks)) as written,
-    ):
-        for chunk, found in zip(chunks, written, strict=True):
-            for (split, _), (image, records) in zip(chunk, found, strict=True):
-                images[split].append(image)
-                annotations[split] += records
-            progress.advance(len(found))
+    with map_with_progress(
+        partial(_write_scene, scenes, folder), numbers, title="scenes", count=len(numbers), chunk=CHUNK,
+        workers=workers, most=math.ceil(len(numbers) / CHUNK), reporter=reporter,
+    ) as written:  # fmt: skip
+        for (split, _), (image, records) in zip(numbers, written, strict=True):
+            images[split].append(image)
+            annotations[split] += records
     return [
         _write_annotations(folder, scenes, split.name, *records)
         for split, *records in zip(scenes.splits, images, annotations, strict=True)
     ]
 
 
-def _write_chunk(scenes: SceneSet, folder: Path, chunk: Sequence[tuple[int, int]]) -> list[tuple[Record, list[Record]]]:
+def _write_scene(scenes: SceneSet, folder: Path, number: tuple[int, int]) -> tuple[Record, list[Record]]:
+    """Compose a scene, given the numbers of its split and of itself, write its image and return its records."""
     if multiprocessing.parent_process() is not None:
         cv2.setNumThreads(1)  # the workers share the cores already
-    return [_write_scene(scenes, folder, split, index) for split, index in chunk]
-
-
-def _write_scene(scenes: SceneSet, folder: Path, split: int, index: int) -> tuple[Record, list[Record]]:
-    """Compose scene `index` of a split, write its image and return its image record and annotations without ids."""
-    seeds = np.random.SeedSequence(scenes.seed, spawn_key=(split, index))
+    split, index = number
+    seeds = np.random.SeedSequence(scenes.seed, spawn_key=number)
     scene = scenes.splits[split].compose(np.random.default_rng(seeds))
     name = f"{index + 1:06d}{scenes.suffix}"
     write_picture(folder / scenes.splits[split].name / name, scene.image)
