@@ -102,16 +102,12 @@ class Meter:
 
     def watch(self, batches: Iterable[Item]) -> Iterator[Item]:
         """Pass batches through, counting the time until each arrives as waiting."""
-        source = iter(batches)
-        while True:
-            requested = time.perf_counter()
-            try:
-                batch = next(source)
-            except StopIteration:
-                return
+        requested = time.perf_counter()
+        for batch in batches:
             self._waited += time.perf_counter() - requested
             self._steps += 1
             yield batch
+            requested = time.perf_counter()
 
     def pause(self, seconds: float) -> None:
         """Exclude time that was spent on saving or evaluating."""

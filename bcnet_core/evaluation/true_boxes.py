@@ -6,7 +6,6 @@ masks that are predicted inside the boxes of the ground truth varies by less tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,21 +113,19 @@ def _score_image(
     scores: dict[str, list[float]] = {}
     for spec in sorted(map_specs(logits), key=lambda spec: spec.kind == "boundary"):
         if spec.kind == "mask":
-            found = paste_rles(logits[spec.name].sigmoid(), boxes, height, width)
-            scores[spec.layer] = [_iou(one, other) for one, other in zip(found, true[spec.layer], strict=True)]
+            pasted = paste_rles(logits[spec.name].sigmoid(), boxes, height, width)
+            scores[spec.layer] = [_iou(one, other) for one, other in zip(pasted, true[spec.layer], strict=True)]
         else:
-            scores[spec.name] = _boundary_scores(logits[spec.name], boxes, true[spec.layer])
+            found = logits[spec.name].cpu() >= 0
+            crops = crop_to_boxes(
+                crop_rles(true[spec.layer]), torch.arange(len(found)), boxes.cpu(), size=found.shape[-1]
+            )
+            scores[spec.name] = boundary_f(found, boundary(crops)).tolist()
     return scores
 
 
 def _iou(found: RLE, true: RLE | None) -> float:
     return np.nan if true is None or masks.area(true) == 0 else masks.iou(found, true)
-
-
-def _boundary_scores(logits: Tensor, boxes: Tensor, true: Sequence[RLE | None]) -> list[float]:
-    crops = crop_to_boxes(crop_rles(true), torch.arange(len(true)), boxes.cpu(), size=logits.shape[-1])
-    scores: list[float] = boundary_f(logits.cpu() >= 0, boundary(crops)).tolist()
-    return scores
 
 
 def boundary_f(predicted: Tensor, true: Tensor) -> Tensor:
