@@ -12,7 +12,7 @@ from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.config.choices import Backend
 from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.engine.elastic import Cluster, check_processes
-from bcnet_core.engine.job import RunOptions, TrainingJob
+from bcnet_core.engine.state import RunOptions, TrainingJob
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.reporting import Reporter
 from bcnet_core.weights.checkpoint import find_checkpoint
@@ -34,19 +34,18 @@ INSTALL = (
 """Commands that install detectron2, which is on no registry."""
 
 
-def named(name: str) -> Backend:
+def require_backend(name: str) -> Backend:
     """Return the backend of a `--backend` option.
 
     Raises:
         BCNetError: if there is no such backend, or detectron2 is not installed.
     """
-    backend = next((known for known in get_args(Backend) if known == name), None)
-    if backend is None:
-        raise usage_error(f"there is no backend `{name}`", f"--backend {' | '.join(get_args(Backend))}")
-    if backend == "detectron2":
+    known: tuple[Backend, ...] = get_args(Backend)
+    if name not in known:
+        raise usage_error(f"there is no backend `{name}`", f"--backend {' | '.join(known)}")
+    if name == "detectron2":
         require_detectron2()
-    found: Backend = backend
-    return found
+    return known[known.index(name)]
 
 
 def require_detectron2() -> None:
@@ -92,9 +91,8 @@ def open_run(path: Path, backend: Backend) -> Run:
     from bcnet_core.integrations.detectron2.stored import read_stored
 
     stored = read_stored(path)
-    folder = path if path.is_dir() else path.parent
     recipe = Recipe.model_validate(stored.origin.recipe or {"data": stored.origin.data})
-    return run_dir.Run(folder, stored.path, recipe, stored.origin.categories)
+    return run_dir.Run(path if path.is_dir() else path.parent, stored.path, recipe, stored.origin.categories)
 
 
 def find_weights(path: Path, backend: Backend) -> Path:
@@ -144,11 +142,10 @@ def train_config(
         BCNetError: if the config cannot be read, or training fails or is interrupted.
     """
     _check_cluster(cluster, options.device)
-    from bcnet_core.integrations.detectron2 import training
-    from bcnet_core.integrations.detectron2.stored import read_config
+    from bcnet_core.integrations.detectron2 import stored, training
 
     data = None if data_root is None else DataConfig(root=data_root)
-    return training.train_config(read_config(config, overrides), data, options, reporter)
+    return training.train_config(stored.read_config(config, overrides), data, options, reporter)
 
 
 def detectron2_config(recipe: Recipe, *, num_classes: int) -> str:
@@ -195,8 +192,7 @@ def convert(
         outputs: files to write, see `converted_files`; none writes nothing.
 
     Raises:
-        BCNetError: if the file cannot be read, belongs to that backend already, is a detector that the other does not
-            have, or cannot be written.
+        BCNetError: if the file cannot be read or written, or the other backend has no such detector.
     """
     require_detectron2()
     from bcnet_core.integrations.detectron2.converting import convert_detector

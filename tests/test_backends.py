@@ -63,14 +63,14 @@ def test_a_broken_installation_is_reported(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(backends.importlib, "import_module", broken)
     with pytest.raises(BCNetError) as error:
-        backends.named("detectron2")
+        backends.require_backend("detectron2")
     assert error.value.message == "detectron2 is there but cannot be imported: _C.so: undefined symbol: _ZN3c10"
     assert error.value.hints[1:] == backends.INSTALL
 
 
 def test_an_unknown_backend_is_rejected() -> None:
     with pytest.raises(BCNetError, match="no backend `caffe`") as error:
-        backends.named("caffe")
+        backends.require_backend("caffe")
     assert error.value.hints == ("--backend torchvision | detectron2",)
 
 

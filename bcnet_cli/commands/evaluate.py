@@ -90,7 +90,7 @@ def evaluate(
     `bcnet eval --compare mask_rcnn.json bcnet.json --gt coco/annotations/instances_val2017.json`
     """
     from bcnet_core.annotations.coco import read_coco
-    from bcnet_core.backends import named
+    from bcnet_core.backends import require_backend
     from bcnet_core.engine.elastic import Cluster
 
     given = [name for name, value in (("RUN", run), ("--results", results), ("--compare", compare)) if value]
@@ -101,7 +101,7 @@ def evaluate(
         _read_options, scorer=scorer, boundary=boundary, occ=occ, occ_ids=occ_ids, objects=objects or []
     )  # fmt: skip
     if run is not None:
-        choice = RunChoice(run, data_root, device, Cluster(gpus), named(backend))
+        choice = RunChoice(run, data_root, device, Cluster(gpus), require_backend(backend))
         if test_dev:
             submit_run(choice, out)
         else:

@@ -114,7 +114,7 @@ def viz(
 
     if worst is not None and most_occluded is not None:
         raise usage_error("--worst and --most-occluded exclude each other", "give one of them")
-    choice, named = Choice(_parse_ids(ids), limit, most_occluded, worst, by, score), backends.named(backend)
+    choice, named = Choice(_parse_ids(ids), limit, most_occluded, worst, by, score), backends.require_backend(backend)
     load, reporter = partial(backends.load_detector, source, device=device, backend=named), ConsoleReporter()
     if video is not None:
         check_unused_options(

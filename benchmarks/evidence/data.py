@@ -36,10 +36,7 @@ class EvidencePlan:
         held_out: number of held-out scenes.
         steps: number of optimizer steps.
         source: COCO file to paste objects of; None for no pasted set.
-        images: folder of its images.
-
-    Raises:
-        BCNetError: if only one of `source` and `images` is given.
+        images: folder of its images, given if and only if there is a source.
     """
 
     scenes: int = 2000
@@ -50,10 +47,7 @@ class EvidencePlan:
 
     def __post_init__(self) -> None:
         if (self.source is None) != (self.images is None):
-            given, missing = ("images", "a file") if self.source is None else ("a file", "images")
-            raise usage_error(
-                f"the pasted set has {given} to cut from, but no {missing}", "give both: --coco FILE --images DIR"
-            )
+            raise usage_error("a file to cut objects from and its images belong together", "--coco FILE --images DIR")
 
 
 class DataSet(NamedTuple):
@@ -74,9 +68,6 @@ def check_folder(folder: Path, plan: EvidencePlan) -> Record:
     """Check that a folder was not begun with another plan, and return the content of its plan file.
 
     A pasted set may be added to a folder that has none, or be left out.
-
-    Raises:
-        BCNetError: if the folder was begun with other sizes, steps or another source.
     """
     check_output_folder(folder, overwrite=True)
     source = None if plan.source is None else {"file": plan.source.name, "sha256": checksum(plan.source)}
@@ -106,13 +97,8 @@ def _short(value: object) -> str:
 
 
 def prepare_data(folder: Path, plan: EvidencePlan, *, workers: int, reporter: Reporter) -> dict[str, DataSet]:
-    """Write the plan file, and make the sets that do not exist.
-
-    Raises:
-        BCNetError: if the folder was begun with another plan, or a set cannot be made.
-    """
-    content = check_folder(folder, plan)
-    write_json(folder / PLAN_FILE, content)
+    """Write the plan file, and make the sets that do not exist."""
+    write_json(folder / PLAN_FILE, check_folder(folder, plan))
     found = data_sets(folder, plan)
     for name, data in found.items():
         if data.root.exists():

@@ -13,7 +13,7 @@ from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import data_error
 from bcnet_core.files.json_files import write_together
 from benchmarks.evidence.plot import plot_differences
-from benchmarks.evidence.summary import BINS, RESAMPLES, Difference, Interval, Range, Row, Spread, Summary, summarize
+from benchmarks.evidence.summary import BINS, RESAMPLES, Difference, Interval, Row, Spread, Summary, summarize
 from benchmarks.evidence.trials import ARMS, REFERENCE, Trial, TrialResult, read_costs, read_results
 
 REPORT_FILES = ("report.md", "report.json", "report.png")
@@ -58,31 +58,18 @@ def write_report(folder: Path, expected: Sequence[Trial] | None = None) -> Repor
         raise data_error(f"`{folder}` holds no results yet", "run the trials: python -m benchmarks evidence -o FOLDER")
     costs = read_costs(folder)
     summary = summarize(results, costs)
-    measured = {_slot(one.trial) for one in results}
-    wanted = [_slot(trial) for trial in expected or _usual(results)]
-    missing = [slot for slot in wanted if slot not in measured]
+    measured = {(one.data, one.trial.name) for one in results}
+    wanted = expected or _usual(results)
+    missing = [trial for trial in wanted if (trial.data, trial.name) not in measured]
     text = "\n\n".join(_paragraphs(summary, missing, wanted=len(wanted)))
-    content: Record = _as_json(
-        {**asdict(summary), "seconds_per_step": costs, "missing": [slot._asdict() for slot in missing]}
-    )
+    keys = ("data", "matched", "arm", "seed")
+    listed = [{key: getattr(trial, key) for key in keys} for trial in missing]
+    content: Record = _as_json({**asdict(summary), "seconds_per_step": costs, "missing": listed})
     files = tuple(folder / name for name in REPORT_FILES)
     page = f"# Does the bilayer head help?\n\n{text}\n\n![Differences by visible fraction]({files[2].name})\n"
     pages = (page.encode(), json.dumps(content, indent=1).encode(), plot_differences(summary.differences))
     write_together(dict(zip(files, pages, strict=True)))
     return Report(text, content, files)
-
-
-class _Slot(NamedTuple):
-    """A trial without its number of steps."""
-
-    data: str
-    matched: bool
-    arm: str
-    seed: int
-
-
-def _slot(trial: Trial) -> _Slot:
-    return _Slot(trial.data, trial.matched, trial.arm, trial.seed)
 
 
 def _usual(results: Sequence[TrialResult]) -> list[Trial]:
@@ -104,20 +91,21 @@ def _as_json(value: Any) -> Any:  # noqa: ANN401  (whatever json holds)
         return None
     if isinstance(value, dict):
         return {key: _as_json(item) for key, item in value.items()}
-    if isinstance(value, Spread | Range):
+    if isinstance(value, Spread | Interval):
         return _as_json(value._asdict())
-    if isinstance(value, Interval):
-        return {**_as_json(value._asdict()), "excludes_zero": value.excludes_zero}
     return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _paragraphs(summary: Summary, missing: Sequence[_Slot], *, wanted: int) -> Iterator[str]:
+def _paragraphs(summary: Summary, missing: Sequence[Trial], *, wanted: int) -> Iterator[str]:
     """Yield the introduction, the missing trials and the tables of every set."""
     yield HOW_TO_READ
     if missing:
+        seeds: dict[str, dict[str, list[str]]] = {}
+        for one in missing:
+            seeds.setdefault(one.data, {}).setdefault(_title(one.arm, matched=one.matched), []).append(f"{one.seed}")
         yield f"{wanted - len(missing)} of {wanted} trials are there. Missing (seeds in brackets):\n\n" + "\n".join(
-            f"- {data}: " + ", ".join(_counted([slot for slot in missing if slot.data == data]))
-            for data in dict.fromkeys(slot.data for slot in missing)
+            f"- {data}: " + ", ".join(f"{title} ({' '.join(which)})" for title, which in arms.items())
+            for data, arms in seeds.items()
         )
     for data in dict.fromkeys(row.data for row in summary.rows):
         yield f"## {data}"
@@ -128,14 +116,6 @@ def _paragraphs(summary: Summary, missing: Sequence[_Slot], *, wanted: int) -> I
             if shown:
                 yield title.format(ARMS[REFERENCE].title) + ":"
                 yield _table(DIFFERENCE_TITLES, map(_difference_cells, shown))
-
-
-def _counted(slots: Sequence[_Slot]) -> Iterator[str]:
-    """Yield arms with their seeds in brackets."""
-    by_arm: dict[str, list[int]] = {}
-    for slot in slots:
-        by_arm.setdefault(_title(slot.arm, matched=slot.matched), []).append(slot.seed)
-    yield from (f"{title} ({' '.join(map(str, sorted(seeds)))})" for title, seeds in by_arm.items())
 
 
 def _title(arm: str, *, matched: bool) -> str:
@@ -168,7 +148,7 @@ def _difference_cells(one: Difference) -> tuple[str, ...]:
         ARMS[one.arm].title,
         f"{len(one.seeds)}",
         f"{one.steps:,}",
-        *(_around(one.iou[name], 2, star=one.iou[name].excludes_zero) for name in BINS),
+        *(_around(one.iou[name], 2) + " *" * one.iou[name].excludes_zero for name in BINS),
         _around(one.ap, 1),
         _around(one.occluded_ap, 1),
     )
@@ -182,24 +162,19 @@ def _spread(value: Spread, digits: int) -> str:
     return f"{100 * value.mean:.{digits}f}{deviation}"
 
 
-def _around(value: Interval | Range, digits: int, *, star: bool = False) -> str:
+def _around(value: Interval, digits: int) -> str:
     """Format a difference and its ends as percentages."""
     if math.isnan(value.mean):
         return ABSENT
     mean, low, high = (f"{100 * part:+.{digits}f}" for part in value)
-    return f"{mean} [{low}, {high}]{' *' * star}"
+    return f"{mean} [{low}, {high}]"
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Format an aligned Markdown table whose first column is text and whose others are numbers."""
     lines = [titles, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = [
-        [
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        for line in lines
-    ]
-    rule = [f"{'-' * (width - 1)}{':' if place else '-'}" for place, width in enumerate(widths)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (padded[0], rule, *padded[1:]))
+    first, *others = ([len(cell) for cell in column] for column in zip(*lines, strict=True))
+    widths = [f"<{max(first)}", *(f">{max(column)}" for column in others)]
+    head, *body = (" | ".join(map(format, line, widths)) for line in lines)
+    rule = " | ".join(["-" * max(first), *(f"{'-' * (max(column) - 1)}:" for column in others)])
+    return "\n".join(f"| {line} |" for line in (head, rule, *body))

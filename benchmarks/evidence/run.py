@@ -6,6 +6,7 @@ scenes. A measured trial is never repeated, and an interrupted one resumes from 
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +22,8 @@ from bcnet_core.annotations.coco import Record, read_coco
 from bcnet_core.annotations.split import SplitRule, split_occluded
 from bcnet_core.config.load import load_recipe
 from bcnet_core.distributed import choose_device
-from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.launch import run_training
+from bcnet_core.engine.state import TrainingJob
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.evaluation.coco import evaluate, ground_truth
 from bcnet_core.evaluation.predict import predict_images
@@ -33,16 +34,7 @@ from bcnet_core.reporting import Progress, Reporter, SilentReporter
 from bcnet_core.weights.checkpoint import latest_checkpoint
 from bcnet_core.weights.loading import load_detector
 from benchmarks.evidence.data import DataSet
-from benchmarks.evidence.trials import (
-    ARMS,
-    COSTS_FILE,
-    Costs,
-    Trial,
-    TrialResult,
-    is_measured,
-    read_costs,
-    result_path,
-)
+from benchmarks.evidence.trials import ARMS, COSTS_FILE, Costs, Trial, TrialResult, is_measured, read_costs, result_path
 
 ROUNDS, ROUND_STEPS, WARM_UP = 5, 20, 4
 """Measurement of costs: in every round each arm trains `ROUND_STEPS` steps; the first `WARM_UP` do not count."""
@@ -68,7 +60,7 @@ def run_trials(
         reporter: receives progress.
 
     Raises:
-        BCNetError: if a training fails or is interrupted, or a result is damaged. Results are never partial.
+        BCNetError: if a training fails or is interrupted; its result is not written, and the next run resumes it.
     """
     missing = [trial for trial in trials if not is_measured(folder, trial)]
     work = partial(_run_trial, folder, dict(data), device)
@@ -89,7 +81,7 @@ def _run_trial(folder: Path, data: dict[str, DataSet], device: str, trial: Trial
         seconds = time.perf_counter() - started
         measures = measure(checkpoint, data[trial.data].root, data[trial.data].held_out, device)
     result = TrialResult(**trial._asdict(), seconds=seconds, **measures)
-    write_json(result_path(folder, trial), result.content())
+    write_json(result_path(folder, trial), json.loads(result.model_dump_json()))  # whose nan become null
     return f"{trial.data} {trial.name}: IoU {np.nanmean(measures['occludee']):.4f}, AP {measures['mask_AP']:.3f}"
 
 
@@ -183,9 +175,6 @@ def measure_costs(
 
     The arms alternate in one process, on a CPU with one thread, so that other load on the machine affects them alike.
     A round is the mean step of one short training on the same scenes; the median of the rounds is taken.
-
-    Raises:
-        BCNetError: if a training fails or is interrupted, or existing costs cannot be read.
     """
     costs = read_costs(folder)
     missing = [name for name in data if name not in costs]

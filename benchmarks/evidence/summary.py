@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from statistics import mean, stdev
 from typing import NamedTuple
 
 import numpy as np
@@ -18,23 +19,19 @@ Floats = NDArray[np.float64]
 BINS = {"all": (-1.0, 1.0), "visible > .98": (0.98, 1.0), ".7-.98": (0.7, 0.98), "<= .7": (-1.0, 0.7)}
 """Bins of the visible fraction v: low < v <= high. Instances with an unknown fraction count in "all" only."""
 RESAMPLES = 2000
-LEVEL = 0.95
+TAILS = (0.025, 0.975)
+"""Quantiles of the resamples that bound a 95 % interval."""
 
 
 class Spread(NamedTuple):
-    """A measure over several seeds.
-
-    Attributes:
-        mean: mean; nan if no seed has the measure.
-        std: standard deviation with N - 1; nan for less than two seeds.
-    """
+    """Mean of a measure over seeds and its standard deviation (with N - 1); nan without enough seeds."""
 
     mean: float
     std: float
 
 
 class Interval(NamedTuple):
-    """A difference of means and its 95 % interval; nan where nothing can be compared."""
+    """A mean difference and its 95 % interval, or its range over seeds; nan where nothing can be compared."""
 
     mean: float
     low: float
@@ -46,26 +43,16 @@ class Interval(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-class Range(NamedTuple):
-    """Mean, smallest and largest difference over several seeds; nan where nothing can be compared."""
-
-    mean: float
-    least: float
-    most: float
-
-
 def spread(values: Sequence[float]) -> Spread:
     """Return mean and standard deviation, ignoring nan."""
     known = [value for value in values if not math.isnan(value)]
-    return Spread(
-        float(np.mean(known)) if known else math.nan, float(np.std(known, ddof=1)) if len(known) > 1 else math.nan
-    )
+    return Spread(mean(known) if known else math.nan, stdev(known) if len(known) > 1 else math.nan)
 
 
-def span(values: Sequence[float]) -> Range:
+def span(values: Sequence[float]) -> Interval:
     """Return mean, smallest and largest value, ignoring nan."""
     known = [value for value in values if not math.isnan(value)]
-    return Range(float(np.mean(known)), min(known), max(known)) if known else Range(math.nan, math.nan, math.nan)
+    return Interval(mean(known), min(known), max(known)) if known else Interval(math.nan, math.nan, math.nan)
 
 
 def bin_means(visible: Floats, values: Floats) -> dict[str, float]:
@@ -100,14 +87,13 @@ def paired_intervals(
     rng = np.random.default_rng(0)
     seed_draws = rng.multinomial(len(totals), np.full(len(totals), 1 / len(totals)), size=resamples)
     image_draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
-    drawn = [_weigh(part, seed_draws, image_draws) for part in (totals, counts)]
+    drawn = (_weigh(part, seed_draws, image_draws) for part in (totals, counts))
     means = _ratio(totals.sum((0, 1)), counts.sum((0, 1)))
     intervals = {}
-    for name, mean, samples in zip(BINS, means.tolist(), _ratio(drawn[0], drawn[1]).T, strict=True):
+    for name, centre, samples in zip(BINS, means.tolist(), _ratio(*drawn).T, strict=True):
         known = samples[~np.isnan(samples)]
-        tail = (1 - LEVEL) / 2
-        low, high = np.quantile(known, (tail, 1 - tail)).tolist() if len(known) else (math.nan, math.nan)
-        intervals[name] = Interval(mean, low, high)
+        ends = np.quantile(known, TAILS).tolist() if len(known) else (math.nan, math.nan)
+        intervals[name] = Interval(centre, *ends)
     return intervals
 
 
@@ -190,8 +176,8 @@ class Difference:
     seeds: tuple[int, ...]
     steps: int
     iou: dict[str, Interval]
-    ap: Range
-    occluded_ap: Range
+    ap: Interval
+    occluded_ap: Interval
 
 
 @dataclass(frozen=True)

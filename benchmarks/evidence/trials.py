@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from bcnet_core.errors import BCNetError, data_error
+from bcnet_core.errors import data_error
 from bcnet_core.files.json_files import read_json
 
 
-@dataclass(frozen=True)
-class Arm:
+class Arm(NamedTuple):
     """One variant of the mask head: its title in tables, and its overrides of the recipe."""
 
     title: str
@@ -85,26 +82,16 @@ def plan_matched(data: Sequence[str], seeds: int, steps: int, costs: Mapping[str
     ]
 
 
-def _nan_of_null(value: object) -> object:
-    return math.nan if value is None else value
-
-
-Share = Annotated[float, BeforeValidator(_nan_of_null)]
+Share = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """A number that may be unknown: nan in Python, null in json."""
 
 
 class TrialResult(BaseModel):
-    """Result of a trial; the lists have one entry for each held-out instance, see `TrueBoxScores`.
+    """The fields of a `Trial` and what was measured; the lists have one entry per held-out instance.
 
     Attributes:
-        data: see `Trial`, as for the next four.
-        arm: key of `ARMS`.
-        seed: seed of the trial.
-        steps: number of optimizer steps.
-        matched: whether it is a trial of equal time.
         seconds: duration of the training.
         mask_AP: 0..1; nan without ground truth, like the other two.
-        box_AP: 0..1.
         occluded_mask_AP: mask AP on the images of the occluded split.
         head_parameters: number of parameters of the mask head.
         images: position of the image in the file.
@@ -117,8 +104,8 @@ class TrialResult(BaseModel):
 
     data: str
     arm: str
-    seed: int = Field(ge=0)
-    steps: int = Field(ge=1)
+    seed: int
+    steps: int
     matched: bool
     seconds: float
     mask_AP: Share  # noqa: N815  (COCO's own name)
@@ -135,10 +122,6 @@ class TrialResult(BaseModel):
         """The trial that it belongs to."""
         return Trial(self.data, self.arm, self.seed, self.steps, self.matched)
 
-    def content(self) -> Any:  # noqa: ANN401
-        """Return the result as json values."""
-        return json.loads(self.model_dump_json())
-
     def column(self, name: str) -> NDArray[np.float64]:
         """Return one of the lists as (N,) float64."""
         return np.asarray(getattr(self, name), np.float64)
@@ -150,11 +133,7 @@ def result_path(folder: Path, trial: Trial) -> Path:
 
 
 def is_measured(folder: Path, trial: Trial) -> bool:
-    """Return whether a trial has a result.
-
-    Raises:
-        BCNetError: if the result is damaged, or of another number of steps.
-    """
+    """Return whether a trial has a result; raises if it is damaged or of another number of steps."""
     path = result_path(folder, trial)
     if not path.exists():
         return False
@@ -171,30 +150,22 @@ def read_result(path: Path) -> TrialResult:
     """Read the result of a trial.
 
     Raises:
-        BCNetError: if the file is damaged, or of another trial or an unknown arm.
+        BCNetError: if the file is not the result of the trial that its name says, for example of an older version.
     """
-    way_out = "delete the file; the next run measures that trial again"
     try:
         result = TrialResult.model_validate(read_json(path))
-    except BCNetError as error:
-        raise data_error(error.message, way_out) from None
+        if result.arm in ARMS and (result.data, result.trial.name) == (path.parent.name, path.stem):
+            return result
+        why = f"it is of {result.data} {result.trial.name}"
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "content"
-        raise data_error(f"`{path}` is not the result of a trial: its {place}: {first['msg']}", way_out) from None
-    if result.arm not in ARMS:
-        raise data_error(f"`{path}` is not the result of a trial: there is no arm `{result.arm}`", way_out)
-    if (result.data, result.trial.name) != (path.parent.name, path.stem):
-        raise data_error(f"`{path}` holds the result of {result.data} {result.trial.name}", way_out)
-    return result
+        why = str(error)
+    raise data_error(
+        f"`{path}` is not the result of this trial: {why}", "delete the file; the next run measures that trial again"
+    )
 
 
 def read_results(folder: Path) -> list[TrialResult]:
-    """Read all results, sorted by set, arm and seed.
-
-    Raises:
-        BCNetError: if one is damaged, or two of a set were measured on different instances.
-    """
+    """Read all results, sorted by set, arm and seed; those of a set must be of the same instances."""
     found = [read_result(path) for path in sorted((folder / "results").glob("*/*.json"))]
     firsts: dict[str, TrialResult] = {}
     for result in found:
@@ -213,21 +184,12 @@ def read_results(folder: Path) -> list[TrialResult]:
 
 
 def read_costs(folder: Path) -> Costs:
-    """Read the costs that `measure_costs` wrote; empty if there are none.
-
-    Raises:
-        BCNetError: if they cannot be read, or lack an arm.
-    """
+    """Read the costs that `measure_costs` wrote; empty if there are none, an error if they are of other arms."""
     path = folder / COSTS_FILE
-    way_out = "delete the file; the next run measures the costs again"
-    if not path.exists():
-        return {}
-    try:
-        costs = TypeAdapter(Costs).validate_python(read_json(path))
-    except BCNetError as error:
-        raise data_error(error.message, way_out) from None
-    except ValidationError:
-        raise data_error(f"`{path}` does not hold the costs of trials", way_out) from None
-    if not all(seconds.keys() == ARMS.keys() and min(seconds.values()) > 0 for seconds in costs.values()):
-        raise data_error(f"`{path}` does not hold the costs of the {len(ARMS)} arms", way_out)
+    costs: Costs = read_json(path) if path.exists() else {}
+    if not all(seconds.keys() == ARMS.keys() for seconds in costs.values()):
+        raise data_error(
+            f"`{path}` does not hold the costs of the {len(ARMS)} arms",
+            "delete the file; the next run measures the costs again",
+        )
     return costs

@@ -32,7 +32,7 @@ def register_bilayer_coco(
 
     Args:
         name: name of the data set, for `DATASETS.TRAIN` and `DATASETS.TEST`.
-        annotations: the json.
+        annotations: the COCO file.
         images: the folder that its file names are relative to.
         categories: COCO categories in label order; None sorts those of the file by id, as detectron2 does.
 
@@ -74,11 +74,7 @@ def dataset_dicts(coco: CocoFile, images: Path, categories: Sequence[Record]) ->
 
 
 def registered_categories(name: str, *, classes: int) -> list[Record]:
-    """Return the categories of a registered data set in label order, numbered where it has no names.
-
-    Args:
-        name: name of the data set.
-        classes: number of classes.
+    """Return the categories of a registered data set in label order; without names, `classes` numbers.
 
     Raises:
         BCNetError: if there is no such data set.
@@ -150,14 +146,13 @@ class BilayerDatasetMapper(DatasetMapper):
             )
         regions = occluder_regions(records, rles, image, source=self.occluders)
 
-        def transform(index: int, segmentation: Any) -> Record:  # noqa: ANN401
+        def transform(index: int, segmentation: Any) -> Any:  # noqa: ANN401
             annotation = {**records[index], "segmentation": segmentation}
             if not self.use_keypoint:
                 annotation.pop("keypoints", None)
-            moved: Record = detection_utils.transform_instance_annotations(
+            return detection_utils.transform_instance_annotations(
                 annotation, transforms, image_shape, keypoint_hflip_indices=self.keypoint_hflip_indices
             )
-            return moved
 
         polygons = [one["segmentation"] if isinstance(one.get("segmentation"), list) else None for one in records]
         transformed = [transform(index, polygons[index] or rles[index]) for index in targets]
@@ -201,11 +196,8 @@ def _augmentations(cfg: CfgNode, built: list[Any]) -> list[Any]:
 class CroppedMasks:
     """N instance masks in the frame of the network's input, with the methods that detectron2 calls on its mask types.
 
-    detectron2 copies the masks of an image once for each of its 512 sampled proposals: as `BitMasks` of 800 x 1333
-    pixels half a gigabyte an image, twice with the occluders. Copies of these share their pixels.
-
-    Args:
-        crops: the N masks; the same pixels may belong to other masks, too.
+    detectron2 copies the masks of an image for each of its 512 sampled proposals: as `BitMasks` of 800 x 1333 pixels
+    half a gigabyte per image, twice with the occluders. Copies of these share their pixels.
     """
 
     def __init__(self, crops: MaskCrops) -> None:
@@ -216,8 +208,7 @@ class CroppedMasks:
         """Pack segmentations as detectron2's `transform_instance_annotations` returns them.
 
         Args:
-            segmentations: one entry an instance: (2 P,) float polygons of x and y, an (H, W) array, or None for an
-                empty mask.
+            segmentations: one entry per instance: (2 P,) float polygons, an (H, W) array, or None for an empty mask.
             height: height of the network's input, pixels.
             width: width of the network's input, pixels.
         """
@@ -260,14 +251,6 @@ class CroppedMasks:
         return Boxes(self.crops.boxes.float())
 
     def crop_and_resize(self, boxes: Tensor, mask_size: int) -> Tensor:
-        """Crop each mask to its box, as the torchvision backend crops its targets.
-
-        Args:
-            boxes: (N, 4) float xyxy in pixels of the network's input.
-            mask_size: S.
-
-        Returns:
-            (N, S, S) bool, on the device of the boxes.
-        """
+        """Crop each mask to its box, (N, 4) float xyxy, as the torchvision backend does; returns (N, S, S) bool."""
         instances = torch.arange(len(self), device=boxes.device)
         return crop_to_boxes(self.crops.to(boxes.device), instances, boxes, size=mask_size)

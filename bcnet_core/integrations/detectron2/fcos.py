@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from detectron2.config import LazyCall, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, META_ARCH_REGISTRY, Backbone, GeneralizedRCNN, build_backbone
 from detectron2.modeling.backbone import BasicStem, ResNet, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
-from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
@@ -26,7 +25,6 @@ from bcnet_core.model.detectors import build_one_stage
 from bcnet_core.model.mask_branch import Found
 from bcnet_core.model.one_stage import OneStageHeads
 
-STRIDES = (8, 16, 32, 64, 128)
 IDENTITY = (1.0, 0.0, 1.0, 0.0)
 """`Placement` of masks that are in the frame of the network's input already."""
 
@@ -70,17 +68,13 @@ class BilayerFCOS(nn.Module):
     def from_config(cls, cfg: Any) -> dict[str, Any]:  # noqa: ANN401  (a CfgNode)
         """Return the arguments for a yacs config."""
         backbone, loss = build_backbone(cfg), loss_from_config(cfg)
-        shapes: dict[str, ShapeSpec] = backbone.output_shape()
-        names = sorted(shapes, key=lambda name: shapes[name].stride)
+        levels = dict(sorted(backbone.output_shape().items(), key=lambda level: int(level[1].stride)))
+        strides = tuple(level.stride for level in levels.values())
+        model = model_from_config(cfg, next(iter(levels.values())).channels)
         return {
             "backbone": backbone,
-            "heads": build_one_stage(
-                model_from_config(cfg, shapes[names[0]].channels),
-                loss,
-                tuple(shapes[name].stride for name in names),
-                cfg.MODEL.ROI_HEADS.NUM_CLASSES,
-            ),
-            "in_features": names,
+            "heads": build_one_stage(model, loss, strides, cfg.MODEL.ROI_HEADS.NUM_CLASSES),
+            "in_features": list(levels),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "loss_weights": loss_weights(loss),
@@ -113,25 +107,16 @@ class BilayerFCOS(nn.Module):
         return {f"loss_{name}": loss * self.loss_weights.get(name, 1.0) for name, loss in losses.items()}
 
     def inference(self, batched_inputs: list[dict[str, Any]], *, do_postprocess: bool = True) -> Any:  # noqa: ANN401
-        """Predict the instances of a batch.
+        """Predict the instances of a batch; see `forward`.
 
-        Args:
-            batched_inputs: see `forward`.
-            do_postprocess: whether to scale the instances to their images' own size and to paste the masks.
-
-        Returns:
-            One dict an image with `instances`; without `do_postprocess` the bare `Instances`, in pixels of the
-            network's input.
+        Without `do_postprocess` return the bare `Instances` in pixels of the network's input, masks not pasted.
         """
         images = self.preprocess_image(batched_inputs)
         found = self.heads.detect(self._features(images), images)
         results = [_instances(one, size) for one, size in zip(found, images.image_sizes, strict=True)]
         if not do_postprocess:
             return results
-        return [
-            {"instances": detector_postprocess(one, given.get("height", size[0]), given.get("width", size[1]))}
-            for one, given, size in zip(results, batched_inputs, images.image_sizes, strict=True)
-        ]
+        return GeneralizedRCNN._postprocess(results, batched_inputs, images.image_sizes)
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalize, pad and batch the images."""
@@ -146,11 +131,7 @@ class BilayerFCOS(nn.Module):
 
 
 class TinyPyramid(Backbone):
-    """Our `TinyBackbone` as a backbone of detectron2.
-
-    Args:
-        out_channels: C, channels of its levels `p3`, `p4`, `p5`.
-    """
+    """Our `TinyBackbone` as a backbone of detectron2, with the levels `p3`, `p4` and `p5`."""
 
     def __init__(self, out_channels: int) -> None:
         super().__init__()
@@ -167,10 +148,8 @@ class TinyPyramid(Backbone):
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of each level."""
-        return {
-            f"p{stride.bit_length() - 1}": ShapeSpec(channels=self._channels, stride=stride)
-            for stride in self.pyramid.strides
-        }
+        levels = zip(("p3", "p4", "p5"), self.pyramid.strides, strict=True)
+        return {name: ShapeSpec(channels=self._channels, stride=stride) for name, stride in levels}
 
 
 @BACKBONE_REGISTRY.register()
@@ -238,7 +217,7 @@ def bilayer_fcos(*, num_classes: int = 80, depth: int = 50) -> Any:  # noqa: ANN
         heads=LazyCall(build_one_stage)(
             model=LazyCall(ModelConfig)(),
             loss=LazyCall(LossConfig)(),
-            strides=STRIDES,
+            strides=(8, 16, 32, 64, 128),
             num_classes=num_classes,
         ),
         in_features=["p3", "p4", "p5", "p6", "p7"],

@@ -126,11 +126,7 @@ class BilayerMaskRCNNHead(nn.Module):
 
 
 def require_occluders(images: Sequence[Instances], head: BilayerMaskHead) -> None:
-    """Require occluder regions in the instances if the head has a layer that learns from them.
-
-    Raises:
-        BCNetError: if there are none.
-    """
+    """Require occluder regions in the instances if the head has a layer that learns from them."""
     if head.occluder is not None and not all(one.has("gt_occluders") for one in images):
         raise usage_error(
             "the training data carries no occluder regions: its instances have no `gt_occluders`",
@@ -163,9 +159,8 @@ class BilayerROIHeads(StandardROIHeads):
     """detectron2's `StandardROIHeads` with the bilayer mask head, whatever `MASK_ON` and `ROI_MASK_HEAD.NAME` say."""
 
     @classmethod
-    def _init_mask_head(cls, cfg: CfgNode, input_shape: Any) -> dict[str, Any]:  # noqa: ANN401  (detectron2's)
-        settings: dict[str, Any] = super()._init_mask_head(_with_masks(cfg), input_shape)
-        return settings
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: Any) -> Any:  # noqa: ANN401  (detectron2's)
+        return super()._init_mask_head(_with_masks(cfg), input_shape)
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -173,17 +168,15 @@ class BilayerCascadeROIHeads(CascadeROIHeads):
     """detectron2's `CascadeROIHeads` with the bilayer mask head, whatever `MASK_ON` and `ROI_MASK_HEAD.NAME` say."""
 
     @classmethod
-    def _init_mask_head(cls, cfg: CfgNode, input_shape: Any) -> dict[str, Any]:  # noqa: ANN401
-        settings: dict[str, Any] = super()._init_mask_head(_with_masks(cfg), input_shape)
-        return settings
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: Any) -> Any:  # noqa: ANN401
+        return super()._init_mask_head(_with_masks(cfg), input_shape)
 
 
 def _with_masks(cfg: CfgNode) -> CfgNode:
     """Return a copy of a config that asks for the bilayer mask head."""
     changed = cfg.clone()
     changed.defrost()
-    changed.MODEL.MASK_ON = True
-    changed.MODEL.ROI_MASK_HEAD.NAME = "BilayerMaskRCNNHead"
+    changed.MODEL.MASK_ON, changed.MODEL.ROI_MASK_HEAD.NAME = True, "BilayerMaskRCNNHead"
     return changed
 
 

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
-from detectron2.structures import Instances
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from bcnet_core.annotations.coco import CocoFile, Record, category_names
 from bcnet_core.data.batches import shield_workers
@@ -31,8 +30,6 @@ from bcnet_core.integrations.detectron2.training import VAL_SET, detectron2_outp
 from bcnet_core.maps import map_specs
 from bcnet_core.model.detectors import as_image, boxes_in_image
 from bcnet_core.structures import Detections
-
-RESULTS_FILE = "coco_instances_results.json"
 
 
 class Detectron2Detector:
@@ -59,38 +56,30 @@ class Detectron2Detector:
 
     @torch.no_grad()
     def predict(self, images: Sequence[NDArray[np.uint8] | str | Path], *, resize: bool = True) -> list[Detections]:
-        """Predict the instances of images; see `bcnet_core.model.detectors.Detector.predict`.
-
-        Args:
-            images: (H, W, 3) uint8 RGB arrays, or paths.
-            resize: whether to resize to `min_size` and `max_size` first.
-
-        Returns:
-            One `Detections` per image, in pixels of that image.
+        """Predict the instances of images, as `bcnet_core.model.detectors.Detector.predict` does.
 
         Raises:
-            BCNetError: if an array is no such image, a path cannot be read, or the model predicts no masks.
+            BCNetError: if an array is no image, a path cannot be read, or the model predicts no masks.
         """
         return [self._predict_one(as_image(image), resize=resize) for image in images]
 
     def _predict_one(self, image: NDArray[np.uint8], *, resize: bool) -> Detections:
-        height, width = image.shape[:2]
-        new_height, new_width = height, width
+        size = new_size = image.shape[0], image.shape[1]
         if resize:
-            new_height, new_width = target_size(height, width, min_size=self.min_size, max_size=self.max_size)
-        pixels = resize_image(image, new_height, new_width)
+            new_size = target_size(*size, min_size=self.min_size, max_size=self.max_size)
+        pixels = resize_image(image, *new_size)
         channels = np.array((pixels[..., ::-1] if self.bgr else pixels).transpose(2, 0, 1))
         (found,) = self.model.inference([{"image": torch.from_numpy(channels)}], do_postprocess=False)  # type: ignore[operator]
-        boxes = boxes_in_image(found.pred_boxes.tensor, (new_height, new_width), (height, width))
-        return Detections(boxes, found.scores, found.pred_classes, (height, width), _maps(found))
+        if not found.has("pred_masks"):
+            raise usage_error("this detector finds boxes alone", "train one with masks: MODEL.MASK_ON True")
+        boxes = boxes_in_image(found.pred_boxes.tensor, new_size, size)
+        fields = {spec.name: map_field(spec) for spec in map_specs()}
+        maps = {name: found.get(field)[:, 0] for name, field in fields.items() if found.has(field)}
+        return Detections(boxes, found.scores, found.pred_classes, size, maps)
 
 
 def load_detectron2(path: Path, *, device: str) -> Detectron2Detector:
-    """Load a detector of either backend to be run by detectron2.
-
-    Args:
-        path: a checkpoint file, or a run directory.
-        device: "auto", "cpu", "cuda", ...
+    """Load a detector of either backend, a checkpoint file or a run directory, to be run by detectron2.
 
     Raises:
         BCNetError: if there is none, or it cannot be read.
@@ -110,52 +99,26 @@ def build_stored(stored: Stored, *, device: str) -> Detectron2Detector:
     )
 
 
-def _maps(found: Instances) -> dict[str, Tensor]:
-    """Return the (N, S, S) maps of instances by name."""
-    if not found.has("pred_masks"):
-        raise usage_error("this detector finds boxes alone", "train one with masks: MODEL.MASK_ON True")
-    return {spec.name: found.get(map_field(spec))[:, 0] for spec in map_specs() if found.has(map_field(spec))}
-
-
 def predict_set(
-    checkpoint: Path,
-    coco: CocoFile,
-    images: Path,
-    categories: Sequence[Record],
-    *,
-    device: str,
-    processes: int,
+    checkpoint: Path, coco: CocoFile, images: Path, categories: Sequence[Record], *, device: str, processes: int
 ) -> tuple[list[Record], dict[str, dict[str, float]]]:
-    """Predict every image of a COCO file with detectron2; see `backends.predict_with_detectron2`.
-
-    Args:
-        checkpoint: checkpoint of either backend.
-        coco: the file; without annotations nothing is scored.
-        images: the folder that its file names are relative to.
-        categories: COCO categories in the detector's label order.
-        device: "auto", "cpu", "cuda".
-        processes: number of processes on this machine.
+    """Predict every image of a COCO file with detectron2; without annotations nothing is scored.
 
     Returns:
         The COCO results, image by image in the order of the file, the best of an image first; and the scores of
         `COCOEvaluator` in percent: `{"bbox": {"AP": ...}, "segm": {...}}`.
-
-    Raises:
-        BCNetError: if the checkpoint cannot be read, or a process fails.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         scores: dict[str, dict[str, float]] = json.loads(launch(
             _predict, checkpoint, coco.path, images, list(categories), device_name(device, processes=processes), folder,
-            processes=processes, device=device, interrupted=_interrupted,
+            processes=processes, device=device,
+            interrupted=lambda: BCNetError("interrupted", exit_code=ExitCode.INTERRUPTED),
         ))  # fmt: skip
-        results = [from_json(one) for one in json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))]
+        file = folder / "coco_instances_results.json"  # of `COCOEvaluator`
+        results = [from_json(one) for one in json.loads(file.read_text(encoding="utf-8"))]
     place = {image["id"]: position for position, image in enumerate(coco.images)}
     return sorted(results, key=lambda one: (place[one["image_id"]], -one["score"])), scores
-
-
-def _interrupted() -> BCNetError:
-    return BCNetError("interrupted", exit_code=ExitCode.INTERRUPTED)
 
 
 def _predict(

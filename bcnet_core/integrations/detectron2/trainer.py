@@ -25,8 +25,7 @@ from torch.utils.data import DataLoader
 from bcnet_core import distributed as dist
 from bcnet_core.config.schema import Recipe, SolverConfig
 from bcnet_core.data.batches import shield_workers
-from bcnet_core.engine.optim import build_optimizer, full_rate, learning_rate
-from bcnet_core.engine.state import AUTOCAST
+from bcnet_core.engine.state import AUTOCAST, build_optimizer, full_rate, learning_rate
 from bcnet_core.errors import usage_error
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper
@@ -98,8 +97,8 @@ class BilayerTrainer(DefaultTrainer):
         """Build the recipe's optimizer, or the config's."""
         if self.recipe is not None:
             return build_optimizer(model, self.recipe.solver)
-        optimizer: Optimizer = super().build_optimizer(cfg, model)
-        return optimizer
+        own: Optimizer = super().build_optimizer(cfg, model)
+        return own
 
     def build_lr_scheduler(self, cfg: CfgNode, optimizer: Optimizer) -> Any:  # noqa: ANN401  (detectron2's)
         """Build the recipe's learning rate schedule, or the config's."""
@@ -107,19 +106,18 @@ class BilayerTrainer(DefaultTrainer):
 
     def build_hooks(self) -> list[Any]:
         """Build detectron2's hooks, with the recipe's intervals and the best checkpoint."""
-        built: list[Any] = super().build_hooks()
-        period = self.cfg.TEST.EVAL_PERIOD
-        if self.recipe is not None:
-            for hook in built:
-                if isinstance(hook, hooks.PeriodicCheckpointer):
-                    hook.max_to_keep = self.recipe.solver.keep_checkpoints
-                if isinstance(hook, hooks.PeriodicWriter):
-                    hook._period = self.recipe.solver.log_every
-        evaluation = next(index for index, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
-        if period and comm.is_main_process():
-            built.insert(evaluation + 1, hooks.BestCheckpointer(period, self.checkpointer, "segm/AP"))
-        if not period and self.recipe is not None:  # detectron2 would evaluate once after the last step
-            del built[evaluation]
+        built: list[Any] = []
+        period, solver = self.cfg.TEST.EVAL_PERIOD, self.recipe and self.recipe.solver
+        for hook in super().build_hooks():
+            if solver and isinstance(hook, hooks.PeriodicCheckpointer):
+                hook.max_to_keep = solver.keep_checkpoints
+            if solver and isinstance(hook, hooks.PeriodicWriter):
+                hook._period = solver.log_every
+            if solver and isinstance(hook, hooks.EvalHook) and not period:
+                continue  # it would evaluate once after the last step
+            built.append(hook)
+            if isinstance(hook, hooks.EvalHook) and period and comm.is_main_process():
+                built.append(hooks.BestCheckpointer(period, self.checkpointer, "segm/AP"))
         return built
 
     def after_step(self) -> None:
@@ -144,7 +142,7 @@ class BilayerTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
-        """Build detectron2's evaluator, which writes to the folder `inference` of the run."""
+        """Build detectron2's evaluator for the folder `inference` of the run."""
         return coco_evaluator(dataset_name, Path(cfg.OUTPUT_DIR) / "inference")
 
 
@@ -155,10 +153,10 @@ class WholeCheckpointer(DetectionCheckpointer):
         """Write `name`.pth, then record it as the last checkpoint."""
         if not self.save_dir or not self.save_to_disk:
             return
-        parts = {"model": self.model, **self.checkpointables}
         file = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", file)
-        save_content(file, {**{key: part.state_dict() for key, part in parts.items()}, **kwargs})
+        parts = {"model": self.model, **self.checkpointables}
+        save_content(file, {key: part.state_dict() for key, part in parts.items()} | kwargs)
         self.tag_last_checkpoint(file.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -179,10 +177,7 @@ class RecipeRates(ParamScheduler):
 
 
 def coco_evaluator(dataset_name: str, folder: Path) -> COCOEvaluator:
-    """Build detectron2's `COCOEvaluator`, which writes `coco_instances_results.json` to a folder.
-
-    Unlike the original it accepts COCO files without an `info`.
-    """
+    """Build a `COCOEvaluator` that writes to a folder and, unlike detectron2's, takes COCO files without an `info`."""
     evaluator = COCOEvaluator(dataset_name, output_dir=str(folder))
     evaluator._coco_api.dataset.setdefault("info", {})
     return evaluator

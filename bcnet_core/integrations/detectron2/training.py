@@ -21,22 +21,16 @@ from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.data.loaders import read_annotations
 from bcnet_core.distributed import choose_device
 from bcnet_core.engine.elastic import Cluster, process_of, run_processes, stop_requests
-from bcnet_core.engine.job import RunOptions
 from bcnet_core.engine.launch import open_data
 from bcnet_core.engine.run_dir import exclusive_run, require_same_recipe, write_header
+from bcnet_core.engine.state import RunOptions
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.evaluation.predict import check_categories
 from bcnet_core.evaluation.validation import VALIDATION
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.integrations.detectron2.config import config_from_recipe, config_from_yaml, recipe_from_config
 from bcnet_core.integrations.detectron2.data import register_bilayer_coco
-from bcnet_core.integrations.detectron2.stored import (
-    Origin,
-    detectron2_tensors,
-    find_stored,
-    origin_of,
-    read_stored,
-)
+from bcnet_core.integrations.detectron2.stored import Origin, detectron2_tensors, find_stored, origin_of, read_stored
 from bcnet_core.integrations.detectron2.trainer import BilayerTrainer
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.reporting import Reporter
@@ -46,7 +40,6 @@ from bcnet_core.weights.loading import load_weights
 TRAIN_SET, VAL_SET = "bcnet_train", "bcnet_val"
 """The names under which our data sets are registered with detectron2."""
 BILAYER = {"BilayerFCOS", "BilayerROIHeads", "BilayerCascadeROIHeads", "BilayerMaskRCNNHead"}
-CONFIG_FILE = "config.yaml"
 
 
 def train_recipe(recipe: Recipe, options: RunOptions, reporter: Reporter) -> Path:
@@ -66,13 +59,10 @@ def train_config(cfg: CfgNode, data: DataConfig | None, options: RunOptions, rep
     """Train a user's own config of detectron2, and return the last checkpoint; see `backends.train_config`.
 
     Args:
-        cfg: config with its overrides, from `stored.read_config`.
+        cfg: config with its overrides.
         data: COCO sets that replace those of the config; None keeps them.
         options: options of the run; `run_dir` becomes `OUTPUT_DIR`, `init_from` replaces `MODEL.WEIGHTS`.
         reporter: receives a warning if the config has no bilayer head.
-
-    Raises:
-        BCNetError: see `train_recipe`.
     """
     names = {cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_MASK_HEAD.NAME}
     if not names & BILAYER:
@@ -82,9 +72,8 @@ def train_config(cfg: CfgNode, data: DataConfig | None, options: RunOptions, rep
         )
     if data is None:
         return _run(cfg, origin_of(cfg), options)
-    categories = sorted(
-        read_annotations(data, data.train, configurable=False).categories, key=lambda one: int(one["id"])
-    )
+    found = read_annotations(data, data.train, configurable=False).categories
+    categories = sorted(found, key=lambda one: int(one["id"]))
     check_categories(categories, read_annotations(data, data.val, configurable=False))
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(categories)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
@@ -103,22 +92,17 @@ def _run(cfg: CfgNode, origin: Origin, options: RunOptions) -> Path:
             f"choose another: {key}={-(-images // processes) * processes}",
         )
     if options.resume:
-        _check_resume(run_dir, _recipe(origin))
+        if not (run_dir / DETECTRON2_FILE).is_file():
+            raise usage_error(f"`{run_dir}` holds no checkpoint of detectron2", "is it the --run-dir of such a run?")
+        before, recipe = read_stored(run_dir), _recipe(origin)
+        if recipe is not None:
+            require_same_recipe(before.path, before.recipe, recipe)
     with exclusive_run(run_dir, None if options.resume else options.command):
         name = launch(
             _train, origin, options,
             processes=processes, device=options.device, interrupted=lambda: _interrupted(options),
         )  # fmt: skip
     return run_dir / name
-
-
-def _check_resume(run_dir: Path, recipe: Recipe | None) -> None:
-    """Require a run of detectron2 that was trained with the same settings."""
-    if not (run_dir / DETECTRON2_FILE).is_file():
-        raise usage_error(f"`{run_dir}` holds no checkpoint of detectron2", "is it the --run-dir of such a run?")
-    before = read_stored(run_dir)
-    if recipe is not None:
-        require_same_recipe(before.path, before.recipe, recipe)
 
 
 def _train(origin: Origin, options: RunOptions) -> str:
@@ -132,23 +116,22 @@ def _train(origin: Origin, options: RunOptions) -> str:
     try:
         with detectron2_output(folder), stop_requests() as stop:
             if comm.is_main_process():
-                with atomic_file(folder / CONFIG_FILE) as temporary:
+                with atomic_file(folder / "config.yaml") as temporary:
                     temporary.write_text(origin.config, encoding="utf-8")
                 if recipe is not None:
-                    device = torch.device(cfg.MODEL.DEVICE)
-                    write_header(folder, recipe, world_size=options.processes, device=device)
+                    write_header(folder, recipe, world_size=options.processes, device=torch.device(cfg.MODEL.DEVICE))
             seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
             cfg.freeze()
             weights = _initial_weights(cfg, origin, options.init_from)
             trainer = BilayerTrainer(cfg, recipe=recipe, origin=origin, stop=stop)
-            checkpointer = trainer.checkpointer
             if options.resume:
                 trainer.resume_or_load(resume=True)
             elif weights is not None:
-                checkpointer.model.load_state_dict(detectron2_tensors(weights, checkpointer.model))
+                model = trainer.checkpointer.model
+                model.load_state_dict(detectron2_tensors(weights, model))
             else:
                 source = cfg.MODEL.WEIGHTS if options.init_from is None else str(find_stored(options.init_from))
-                checkpointer.load(source, checkpointables=[])
+                trainer.checkpointer.load(source, checkpointables=[])
             try:
                 trainer.train()
             except ZeroDivisionError:  # raised by detectron2's printer when a run stops within its first steps
@@ -162,9 +145,9 @@ def _train(origin: Origin, options: RunOptions) -> str:
 
 def _initial_weights(cfg: CfgNode, origin: Origin, init_from: Path | None) -> dict[str, Tensor] | None:
     """Read the weights of a run or checkpoint of the torchvision backend; None for anything else."""
-    if init_from is None or not (init_from.is_dir() or init_from.suffix == ".pt"):
+    if init_from is None or (init_from / DETECTRON2_FILE).is_file():
         return None
-    if (init_from / DETECTRON2_FILE).is_file():
+    if not (init_from.is_dir() or init_from.suffix == ".pt"):
         return None
     file, recipe = find_checkpoint(init_from), _recipe(origin) or recipe_from_config(cfg)
     detector = build_detector(recipe, origin.categories)
@@ -189,37 +172,15 @@ def _interrupted(options: RunOptions) -> BCNetError:
 
 
 def device_name(device: str, *, processes: int) -> str:
-    """Return the `MODEL.DEVICE` for a user's `--device`; a single process may have a GPU of its choice.
-
-    Raises:
-        BCNetError: if it is no device, or a GPU that is not there.
-    """
+    """Return the `MODEL.DEVICE` for a user's `--device`; a single process may have a GPU of its choice."""
     chosen = choose_device(device)
     return str(chosen) if processes == 1 else chosen.type
 
 
 def launch(
-    worker: Callable[..., str],
-    *arguments: object,
-    processes: int,
-    device: str,
-    interrupted: Callable[[], BCNetError],
+    worker: Callable[..., str], *arguments: object, processes: int, device: str, interrupted: Callable[[], BCNetError]
 ) -> str:
-    """Call a module's function in this process, or in several that torch elastic starts.
-
-    Args:
-        worker: the function; returns a string.
-        arguments: its arguments; picklable if there are several processes.
-        processes: number of processes on this machine.
-        device: "auto", "cpu" or "cuda".
-        interrupted: makes the error to raise after Ctrl-C or SIGTERM; only called for several processes.
-
-    Returns:
-        The string of the first process.
-
-    Raises:
-        BCNetError: the first error of any process.
-    """
+    """Call a module's function in this process, or in several on this machine; see `run_processes`."""
     if processes == 1:
         return worker(*arguments)
     cluster = Cluster(processes)
@@ -239,11 +200,10 @@ def _process(worker: Callable[..., str], arguments: tuple[object, ...], cluster:
 def detectron2_output(folder: Path | None) -> Iterator[None]:
     """Send detectron2's log lines and pycocotools' prints to stderr, and turn a loss that is not finite into an error.
 
+    detectron2's own `setup_logger` keeps its first file open, also for the next run of this process.
+
     Args:
         folder: folder of detectron2's `log.txt`; None writes none.
-
-    Raises:
-        BCNetError: if the loss is not finite.
     """
     rank = comm.get_rank()
     handlers: list[logging.Handler] = [] if rank else [logging.StreamHandler(sys.stderr)]
