@@ -49,8 +49,11 @@ def one_line(text: str) -> str:
     return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]} ..."
 
 
-def show_outputs(*paths: Path, then: str | None = None) -> None:
-    """Print, at the end of a command, what was written and the command that usually follows (on stderr)."""
+def show_outputs(*paths: Path, then: str | None = None, dry_run: bool = False) -> None:
+    """Print, at the end of a command, what it wrote, or would, and the command that usually follows (on stderr)."""
+    if dry_run:
+        err.print(Text(f"would write {', '.join(map(str, paths))}"))
+        return
     for path in paths:
         err.print(Text.assemble(("wrote ", "green"), str(path)))
     if then is not None:

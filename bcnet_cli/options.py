@@ -35,17 +35,7 @@ TRAIN_ON_THESE_CATEGORIES = "or train on these: bcnet train RECIPE data.train.an
 
 
 def reserve(context: typer.Context, *paths: Path, check: Callable[[Path], None], dry_run: bool) -> None:
-    """Check outputs and keep other processes from writing them until the command ends.
-
-    Args:
-        context: context of the command.
-        paths: files or folders.
-        check: a function that raises for an output that may not be written.
-        dry_run: whether nothing is written, so that checking is enough.
-
-    Raises:
-        BCNetError: from `check`; or if another process writes one of them, or one cannot be written.
-    """
+    """Check outputs and keep other processes from writing them until the command ends; a dry run only checks."""
     from bcnet_core.files.outputs import reserve_outputs
 
     if not dry_run:
@@ -70,13 +60,7 @@ def reserve_files(
 def check_unused_options(context: typer.Context, *names: str, why: str) -> None:
     """Reject options that were typed but have no effect together with the others.
 
-    Args:
-        context: context of the command.
-        names: parameter names of the command's function.
-        why: the reason, as the end of the sentence.
-
-    Raises:
-        BCNetError: if one was typed; it names the options.
+    `names` are parameters of the command's function, `why` is the end of the sentence.
     """
     from bcnet_core.errors import usage_error
 
@@ -88,8 +72,8 @@ def check_unused_options(context: typer.Context, *names: str, why: str) -> None:
         and parameter.name in names
     ]
     if typed:
-        raise usage_error(f"{' and '.join(typed)} {'has' if len(typed) == 1 else 'have'} no meaning {why}", "leave out "
-                          + " ".join(typed))  # fmt: skip
+        verb = "has" if len(typed) == 1 else "have"
+        raise usage_error(f"{' and '.join(typed)} {verb} no meaning {why}", f"leave out {' '.join(typed)}")
 
 
 def backend_option(backend: str) -> str:
@@ -98,11 +82,7 @@ def backend_option(backend: str) -> str:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Parse the height and width of `--size`.
-
-    Raises:
-        BCNetError: if it is not two positive numbers.
-    """
+    """Parse the height and width of `--size`."""
     from bcnet_core.errors import usage_error
 
     parts = text.lower().split("x")
@@ -112,11 +92,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_range(text: str, option: str, *, whole: bool = False) -> tuple[float, float]:
-    """Parse the two numbers of an option like `--occlusion 0.2..0.6`.
-
-    Raises:
-        BCNetError: if it is not two numbers, or two `whole` ones, with two dots between them.
-    """
+    """Parse the two numbers of an option like `--occlusion 0.2..0.6`, which may have to be `whole`."""
     from bcnet_core.errors import usage_error
 
     least, dots, most = text.partition("..")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from bcnet_cli import console
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from bcnet_core.evaluation.coco import Scores
     from bcnet_core.evaluation.compare import Comparison
     from bcnet_core.evaluation.report import ScoreReport
 
@@ -24,10 +21,8 @@ SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 def print_report(report: ScoreReport, style: Format, *, per_category: bool, layers: Mapping[str, float]) -> None:
     """Print a report on stdout."""
     if style == "json":
-        content = report.content()
-        if not per_category:
-            del content["categories"]
-        console.out.print_json(data={**content, **({"layers": dict(layers)} if layers else {})})
+        content = {**report.content(), **({"layers": dict(layers)} if layers else {})}
+        console.out.print_json(data={key: content[key] for key in content if per_category or key != "categories"})
         return
     rows = dict(report.rows)
     if per_category:
@@ -35,76 +30,59 @@ def print_report(report: ScoreReport, style: Format, *, per_category: bool, laye
             rows |= {f"{kind}: {name}": scores for name, scores in categories.items()}
     if style == "csv":
         head = ("scored", *next(iter(rows.values()))._fields)
-        console.out.print(_csv(head, ((name, *(f"{value:.6f}" for value in row)) for name, row in rows.items())))
+        _print_rows(style, head, [(name, *(f"{value:.6f}" for value in row)) for name, row in rows.items()])
         return
-    if style == "markdown":
-        console.out.print(_markdown(("", *SHOWN), ((name, *_shown(scores)) for name, scores in rows.items())))
-    else:
-        title = f"COCO scores in %, {report.images:,} images, {report.detections:,} detections, {report.backend}"
-        console.out.print(_table(rows, title))
-    for line in _other_lines(report, layers):
-        console.out.print(line)
+    title = f"COCO scores in %, {report.images:,} images, {report.detections:,} detections, {report.backend}"
+    lines = [(name, *(_percent(getattr(row, column)) for column in SHOWN)) for name, row in rows.items()]
+    _print_rows(style, ("", *SHOWN), lines, title)
+    for name, one in report.recall.items():
+        console.out.print(f"recall of {name} objects: {_percent(one.share)} % ({one.found:,} of {one.objects:,})")
+    if layers:
+        shown = ", ".join(f"{name} {100 * value:.1f}" for name, value in layers.items())
+        console.out.print(f"inside true boxes: {shown}")
 
 
 def print_comparison(rows: Mapping[str, Comparison], names: tuple[str, str], style: Format, resamples: int) -> None:
     """Print the comparison of two models on stdout."""
+    values = {name: {**row._asdict(), "difference": row.difference} for name, row in rows.items()}
     if style == "json":
-        content = {
-            name: {**row._asdict(), "difference": row.difference, "certain": row.is_certain}
-            for name, row in rows.items()
-        }
+        content = {name: {**values[name], "certain": row.is_certain} for name, row in rows.items()}
         console.out.print_json(data={"models": names, "resamples": resamples, "AP": content})
         return
     if style != "table":
-        head = ("AP", *names, "difference", "low", "high")
-        lines = [
-            (name, *(f"{value:.6f}" for value in (row.first, row.second, row.difference, row.low, row.high)))
-            for name, row in rows.items()
-        ]
-        console.out.print(_csv(head, lines) if style == "csv" else _markdown(head, lines))
+        columns = ("first", "second", "difference", "low", "high")
+        lines = [(name, *(f"{row[column]:.6f}" for column in columns)) for name, row in values.items()]
+        _print_rows(style, ("AP", *names, *columns[2:]), lines)
         return
     console.out.print(f"A: {names[0]}\nB: {names[1]}")
-    title = f"AP in %; B - A with its 95 % interval over {resamples:,} draws of images"
-    table = console.make_table(title, "", "A", "B", "B - A", "95 % interval", "")
+    lines = []
     for name, row in rows.items():
         change, interval = "-", "-"
         if row.is_measured:
             change, interval = f"{100 * row.difference:+.2f}", f"{100 * row.low:+.2f} .. {100 * row.high:+.2f}"
-        values = (_percent(row.first), _percent(row.second), change, interval)
-        table.add_row(name, *values, "*" if row.is_certain else "")
-    console.out.print(table)
+        mark = "*" if row.is_certain else ""
+        lines.append((name, _percent(row.first), _percent(row.second), change, interval, mark))
+    title = f"AP in %; B - A with its 95 % interval over {resamples:,} draws of images"
+    _print_rows(style, ("", "A", "B", "B - A", "95 % interval", ""), lines, title)
     if any(row.is_certain for row in rows.values()):
         console.out.print("* the interval excludes 0")
 
 
-def _table(rows: Mapping[str, Scores], title: str) -> Table:
-    table = console.make_table(title, "", *SHOWN)
-    for name, scores in rows.items():
-        table.add_row(name, *_shown(scores))
-    return table
-
-
-def _csv(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([head, *lines])
-    return text.getvalue().rstrip("\n")
-
-
-def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rule = ("---", *["---:"] * (len(head) - 1))
-    cells = [head, rule, *lines]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in cells)
-
-
-def _shown(scores: Scores) -> list[str]:
-    return [_percent(getattr(scores, column)) for column in SHOWN]
-
-
-def _other_lines(report: ScoreReport, layers: Mapping[str, float]) -> Iterable[str]:
-    for name, one in report.recall.items():
-        yield f"recall of {name} objects: {_percent(one.share)} % ({one.found:,} of {one.objects:,})"
-    if layers:
-        yield "inside true boxes: " + ", ".join(f"{name} {100 * value:.1f}" for name, value in layers.items())
+def _print_rows(style: Format, head: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """Print rows of cells below a head; only a table has a title."""
+    if style == "csv":
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([head, *rows])
+        console.out.print(text.getvalue(), end="")
+    elif style == "markdown":
+        for row in (head, ("---", *["---:"] * (len(head) - 1)), *rows):
+            cells = " | ".join(cell.replace("|", "\\|") for cell in row)
+            console.out.print(f"| {cells} |")
+    else:
+        table = console.make_table(title, *head)
+        for row in rows:
+            table.add_row(*row)
+        console.out.print(table)
 
 
 def _percent(value: float) -> str:

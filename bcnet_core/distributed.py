@@ -72,10 +72,7 @@ def barrier() -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device that `--device` selects for this process.
-
-    Args:
-        name: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
+    """Return the device that `--device` selects for a process: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1".
 
     Raises:
         BCNetError: if the name is no device, or the GPU does not exist.

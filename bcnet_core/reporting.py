@@ -11,13 +11,7 @@ class Progress(Protocol):
     """A task in progress."""
 
     def advance(self, amount: int = 1, *, note: str = "", values: Mapping[str, str] | None = None) -> None:
-        """Mark more units as done.
-
-        Args:
-            amount: number of units.
-            note: short text beside the count, until the next one.
-            values: current values by name, shown as a table until the next ones.
-        """
+        """Mark units as done; show a short note beside the count, and values as a table, until the next ones."""
 
 
 class Reporter(Protocol):

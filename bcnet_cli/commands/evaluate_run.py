@@ -156,5 +156,6 @@ def _predicted(choice: RunChoice, opened: Opened) -> Iterator[Iterable[list[Reco
     target = opened.targets[0]
     file = PredictionFile(target.with_name(f"{target.stem.removesuffix('_results')}_predictions.jsonl"))
     job = PredictionJob(run.checkpoint, device, coco.images, images, file)
-    yield predict_to_disk(job, cluster, reporter=reporter, build=build).read(coco.images)
-    file.remove()
+    predict_to_disk(job, cluster, reporter=reporter, build=build)
+    yield file.read(coco.images)
+    file.path.unlink(missing_ok=True)

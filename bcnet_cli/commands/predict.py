@@ -67,12 +67,12 @@ def predict(
         return
     file = PredictionFile(output.with_name(f"{output.stem}_predictions.jsonl"))
     job = PredictionJob(trained.path, device, records, None, file, layers)
-    predicted = predict_to_disk(job, cluster, reporter=ConsoleReporter(), build=partial(trained.build, device))
+    predict_to_disk(job, cluster, reporter=ConsoleReporter(), build=partial(trained.build, device))
     with atomic_file(listing) as temporary:  # complete on disk before the results are in place
         content = {"images": records, "categories": trained.categories}
         temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-        found = write_results(output, predicted.read(records))
-    predicted.remove()
+        found = write_results(output, file.read(records))
+    file.path.unlink(missing_ok=True)
     if as_json:
         console.out.print(json.dumps({"images": len(records), "detections": found}))
     else:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from bcnet_cli import console
 from bcnet_cli.options import DryRun, Json, Overwrite, reserve_files
@@ -93,11 +92,8 @@ def split_occ(
     _show(manifest, stats=stats, as_json=as_json)
     if not content["images"] and ids is None:
         ConsoleReporter().warning("no image is occluded by this rule; a lower --threshold takes more")
-    if dry_run:
-        console.err.print(Text(f"would write {' and '.join(map(str, outputs))}"))
-    else:
-        then = f"bcnet viz {shlex.quote(str(output))} --images FOLDER --most-occluded 10 -o gallery"
-        console.show_outputs(*outputs, then=then)
+    then = f"bcnet viz {shlex.quote(str(output))} --images FOLDER --most-occluded 10 -o gallery"
+    console.show_outputs(*outputs, then=then, dry_run=dry_run)
 
 
 def _show(manifest: dict[str, Any], *, stats: bool, as_json: bool) -> None:

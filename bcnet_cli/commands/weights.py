@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from bcnet_cli import console
 from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, backend_option, parse_size, reserve_files
@@ -67,23 +66,23 @@ def import_(
 
     `bcnet weights import https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/MSRA/R-50.pkl -o r50.pt`
     """
-    from bcnet_core.files.outputs import check_not_input, check_output_file
+    from bcnet_core.files.outputs import check_output_file
     from bcnet_core.weights.checkpoint import find_checkpoint, save_checkpoint
+    from bcnet_core.weights.files import fetch
     from bcnet_core.weights.importing import import_weights
-    from bcnet_core.weights.sources import fetch
 
-    check_output_file(output, overwrite=overwrite)
+    check_output_file(output, overwrite=overwrite)  # before a download
     path = find_checkpoint(fetch(source, ConsoleReporter()))
-    check_not_input(output, path, *([categories] if categories else []))
-    reserve_files(context, output, overwrite=overwrite, dry_run=dry_run)
+    inputs = [path, *([categories] if categories else [])]
+    reserve_files(context, output, inputs=inputs, overwrite=overwrite, dry_run=dry_run)
     checkpoint, report = import_weights(path, categories=categories, drop_classes=drop_classes)
     if not dry_run:
         save_checkpoint(output, checkpoint)
-    _show(report, as_json=as_json)
-    if dry_run:
-        console.err.print(Text(f"would write {output}"))
+    if as_json:
+        console.out.print(json.dumps(asdict(report)))
     else:
-        console.show_outputs(output, then=_next_command(report, output))
+        _show(report)
+    console.show_outputs(output, then=_next_command(report, output), dry_run=dry_run)
 
 
 @app.command()
@@ -113,22 +112,17 @@ def convert(
     """
     from bcnet_core import backends
     from bcnet_core.files.images import read_image
-    from bcnet_core.files.outputs import check_not_input
 
     backends.require_detectron2()
     picture = None if image is None else read_image(image)
     targets = backends.converted_files(output, to)
-    for target in targets:
-        check_not_input(target, *(path for path in (source, d2_config, categories, image) if path is not None))
-    reserve_files(context, *targets, overwrite=overwrite, dry_run=dry_run)
+    inputs = [path for path in (source, d2_config, categories, image) if path is not None]
+    reserve_files(context, *targets, inputs=inputs, overwrite=overwrite, dry_run=dry_run)
     difference = backends.convert(
         source, to, config=d2_config, categories=categories, picture=picture, outputs=() if dry_run else targets
     )
     _show_difference(difference)
-    if dry_run:
-        console.err.print(Text(f"would write {', '.join(map(str, targets))}"))
-        return
-    console.show_outputs(*targets, then=f"bcnet eval {shlex.quote(str(output))}{backend_option(to)}")
+    console.show_outputs(*targets, then=f"bcnet eval {shlex.quote(str(output))}{backend_option(to)}", dry_run=dry_run)
 
 
 @app.command()
@@ -159,24 +153,21 @@ def export(
     """
     from bcnet_core import load_detector
     from bcnet_core.files.images import read_image
-    from bcnet_core.files.outputs import check_not_input
     from bcnet_core.weights.checkpoint import find_checkpoint
     from bcnet_core.weights.export import export_detector
 
     height, width = parse_size(size)
-    check_not_input(output, find_checkpoint(source), *([image] if image else []))
-    reserve_files(context, output, overwrite=overwrite, dry_run=dry_run)
+    inputs = [find_checkpoint(source), *([image] if image else [])]
+    reserve_files(context, output, inputs=inputs, overwrite=overwrite, dry_run=dry_run)
     picture = read_image(image) if image else None
     detector = load_detector(source, device="cpu")
-    if dry_run:
-        console.err.print(Text(f"would write {output}"))
-        return
-    difference, instances = export_detector(detector, output, form=form, height=height, width=width, picture=picture)
-    if instances:
-        console.err.print(f"its outputs differ from the detector's by {difference:.1g} at most ({instances} instances)")
-    else:
-        ConsoleReporter().warning(f"neither the file nor the detector {NOTHING_FOUND}")
-    console.show_outputs(output)
+    if not dry_run:
+        largest, count = export_detector(detector, output, form=form, height=height, width=width, picture=picture)
+        if count:
+            console.err.print(f"its outputs differ from the detector's by {largest:.1g} at most ({count} instances)")
+        else:
+            ConsoleReporter().warning(f"neither the file nor the detector {NOTHING_FOUND}")
+    console.show_outputs(output, dry_run=dry_run)
 
 
 def _show_difference(difference: Difference) -> None:
@@ -194,27 +185,19 @@ def _show_difference(difference: Difference) -> None:
         console.err.print(f"compared on {first} instances, which all match: {text}")
 
 
-def _show(report: ImportReport, *, as_json: bool) -> None:
-    if as_json:
-        console.out.print(json.dumps(asdict(report)))
-        return
-    parts = report.placed.keys() | report.fresh.keys()
-    table = console.make_table(_title(report), "tensors of", "placed", "fresh")
-    for part in sorted(parts):
+def _show(report: ImportReport) -> None:
+    model = " ".join(filter(None, (report.detector, report.backbone, f"({report.style} style)")))
+    classes = f", {report.classes} classes" if report.classes else ""
+    becomes = "a whole checkpoint" if report.whole else "an initialization"
+    origin = report.origin[0].upper() + report.origin[1:]
+    table = console.make_table(f"{origin}: {becomes} of {model}{classes}", "tensors of", "placed", "fresh")
+    for part in sorted(report.placed.keys() | report.fresh.keys()):
         table.add_row(part, str(report.placed.get(part, 0)), str(report.fresh.get(part, 0)))
     table.add_row("all", str(sum(report.placed.values())), str(sum(report.fresh.values())), style="bold")
     console.out.print(table)
     for reason, names in report.dropped.items():
         more = f", ... ({len(names)}; all: --json)" if len(names) > SHOWN_NAMES else ""
         console.out.print(f"not used: {', '.join(names[:SHOWN_NAMES])}{more}: {reason}")
-
-
-def _title(report: ImportReport) -> str:
-    model = " ".join(filter(None, (report.detector, report.backbone, f"({report.style} style)")))
-    classes = f", {report.classes} classes" if report.classes else ""
-    becomes = "a whole checkpoint" if report.whole else "an initialization"
-    title = f"{report.origin}: {becomes} of {model}{classes}"
-    return title[0].upper() + title[1:]
 
 
 def _next_command(report: ImportReport, output: Path) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import NamedTuple
 
 from bcnet_core.annotations.coco import CocoFile, Record
-from bcnet_core.files.workers import Result, parallel_map
-from bcnet_core.reporting import Reporter, SilentReporter
+from bcnet_core.files.workers import Result, map_with_progress
+from bcnet_core.reporting import Reporter
 
 CHUNK = 64
 """Images per task of a worker process."""
@@ -36,12 +35,8 @@ def map_images(
 ) -> Iterator[Iterator[tuple[list[int], Result]]]:
     """Call `work` for every image of a file and report the progress in images.
 
-    Args:
-        coco: the file.
-        keys: annotation keys that `work` reads.
-        work: a function that can be pickled.
-        workers: maximum number of processes, 0 for one per CPU core; 1 works in this process.
-        reporter: receiver of the progress.
+    `work` can be pickled and gets annotations reduced to `keys`. `workers` are the most processes, 0 for one per CPU
+    core; 1 works in this process.
 
     Yields:
         For every image in file order: the positions of its annotations in the file, and the result.
@@ -58,22 +53,9 @@ def map_images(
         packed = [{key: record[key] for key in keys if key in record} for record in records]
         return ImageRecords(image["height"], image["width"], packed)
 
-    chunks = [coco.images[start : start + CHUNK] for start in range(0, len(coco.images), CHUNK)]
-    tasks = (list(map(pack, chunk)) for chunk in chunks)
-    with (
-        (reporter or SilentReporter()).progress("images", len(coco.images)) as progress,
-        parallel_map(
-            partial(_process_chunk, work), tasks, workers=workers, most=len(chunks) // WORTH_A_WORKER
-        ) as results,
-    ):
-
-        def one_by_one() -> Iterator[tuple[list[int], Result]]:
-            for chunk, found in zip(chunks, results, strict=True):
-                yield from zip((positions[image["id"]] for image in chunk), found, strict=True)
-                progress.advance(len(chunk))
-
-        yield one_by_one()
-
-
-def _process_chunk(work: Callable[[ImageRecords], Result], images: list[ImageRecords]) -> list[Result]:
-    return [work(image) for image in images]
+    count = len(coco.images)
+    with map_with_progress(
+        work, map(pack, coco.images), title="images", count=count, chunk=CHUNK, workers=workers,
+        most=count // (CHUNK * WORTH_A_WORKER), reporter=reporter,
+    ) as results:  # fmt: skip
+        yield zip(positions.values(), results, strict=True)

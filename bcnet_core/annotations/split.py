@@ -6,6 +6,7 @@ every choice is an option here, and the manifest of a split records the choices 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -67,12 +68,7 @@ class SplitRule:
 
 
 class OccludedSplit(NamedTuple):
-    """An occluded subset.
-
-    Attributes:
-        content: content of the new COCO file.
-        manifest: json that says how the subset was made and what it holds.
-    """
+    """The content of a new COCO file, and a json that says how it was made and what it holds."""
 
     content: Record
     manifest: dict[str, Any]
@@ -81,15 +77,7 @@ class OccludedSplit(NamedTuple):
 def split_occluded(coco: CocoFile, *, rule: SplitRule, ids: Iterable[int] | None = None) -> OccludedSplit:
     """Take the occluded images of a COCO file with all of their annotations, in file order.
 
-    Use `measure_images` and `occluded_image_ids` if the ids are enough.
-
-    Args:
-        coco: the file; it is not changed, and its path must still exist.
-        rule: the rule.
-        ids: take exactly these images instead; the rule then only measures.
-
-    Returns:
-        Content and manifest, which depend on the arguments alone.
+    With `ids`, take exactly these images; the rule then only measures. The path of the file must still exist.
 
     Raises:
         BCNetError: if one of `ids` is not in the file, or "mask" meets a segmentation that cannot be read.
@@ -133,13 +121,9 @@ def _statistics(parts: dict[str, CocoFile], rates: Rates, rule: SplitRule) -> Re
 
 
 def measure_images(coco: CocoFile, *, measure: Measure, same_class: bool = False, crowd: bool = False) -> Rates:
-    """Return the occlusion rates of the instances of every image, by image id.
+    """Return the occlusion rates of the instances of every image, by image id, in file order.
 
-    Args:
-        coco: the file.
-        measure: the measure (`rates.occlusion_rates`).
-        same_class: whether only neighbors of the same category count.
-        crowd: whether crowds are instances; otherwise they are left out.
+    The options are those of `SplitRule`.
 
     Raises:
         BCNetError: if `measure` is "mask" and a segmentation cannot be read.
@@ -157,12 +141,7 @@ def measure_images(coco: CocoFile, *, measure: Measure, same_class: bool = False
 
 
 def occluded_image_ids(rates: Rates, *, rule: SplitRule) -> list[int]:
-    """Return the ids of the images that a rule takes, in file order.
-
-    Args:
-        rates: result of `measure_images` with the measure, `same_class` and `crowd` of the rule.
-        rule: the rule.
-    """
+    """Return the ids of the images that a rule takes, by the rates that `measure_images` found with its options."""
     enough = any if rule.pairs == "any" else all
     return [image for image, found in rates.items() if len(found) and enough(found >= rule.threshold)]
 
@@ -182,11 +161,10 @@ def read_ids(path: Path) -> list[int]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise data_error(f"cannot read the image ids in `{path}`: {reason}", "one whole number a line") from None
-    if not words:
-        raise data_error(f"`{path}` holds no image ids", "one whole number a line")
-    for word in words:
-        if not (word.isascii() and word.removeprefix("-").isdigit() and len(word) < 20):
-            raise data_error(f"`{path}` holds {word!r} where an image id should be", "one whole number a line")
+    bad = [word for word in words if not re.fullmatch("-?[0-9]{1,19}", word)]
+    if bad or not words:
+        found = f"{bad[0]!r} where an image id should be" if bad else "no image ids"
+        raise data_error(f"`{path}` holds {found}", "one whole number a line")
     return list(map(int, words))
 
 
@@ -215,14 +193,7 @@ def _check_known(ids: Iterable[int], coco: CocoFile) -> set[int]:
 
 
 def plot_histogram(manifest: dict[str, Any]) -> bytes:
-    """Plot the occlusion of instances and images, source beside split.
-
-    Args:
-        manifest: manifest of `split_occluded`.
-
-    Returns:
-        A PNG; equal manifests give equal bytes.
-    """
+    """Plot the occlusion in a manifest as a PNG, source beside split; equal manifests give equal bytes."""
     from matplotlib.figure import Figure  # slow to import, and rarely needed
 
     histogram, rule = manifest["histogram"], manifest["rule"]

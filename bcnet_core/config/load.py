@@ -51,7 +51,7 @@ class _Problem(NamedTuple):
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = (), *, data_root: Path | None = None) -> Recipe:
-    """Read a recipe, apply overrides and validate it.
+    """Read a recipe, apply overrides and validate it; one error reports all that is wrong with the settings.
 
     Args:
         source: the name of a recipe of this installation, or a YAML file. A file may name one `base:` (a
@@ -59,12 +59,6 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = (), *, data_root:
         overrides: `section.key=value`, split on the first `=` and converted to the type of the setting; lists
             are written `[1,2]`, and `none` empties an optional setting. The last one of a key wins.
         data_root: replaces the file's `data.root`; an override of `data.root` wins over it.
-
-    Returns:
-        The recipe, complete with the schema's defaults.
-
-    Raises:
-        BCNetError: if a file cannot be read, or with all that is wrong with the settings at once (usage).
     """
     path = find_recipe(str(source))
     values: dict[str, Any] = {}
@@ -223,7 +217,8 @@ def _nearest(key: str) -> list[str]:
         known_section, _, known_name = known.rpartition(".")
         named, described = _words(known_name), _words(str(_fields()[known].description))
         by_words = sum(max(_closest(word, named), 0.95 * _closest(word, described)) for word in asked)
-        return max(0.8 * by_words / (len(asked) or 1), _similarity(name, known_name)) + 0.1 * (section == known_section)
+        same_section = 0.1 * (section == known_section)
+        return max(0.8 * by_words / (len(asked) or 1), _closest(name, [known_name])) + same_section
 
     scores = {known: score(known) for known in _fields()}
     return sorted((known for known in scores if scores[known] >= 0.7), key=lambda known: -scores[known])[:3]
@@ -234,11 +229,8 @@ def _words(text: str) -> list[str]:
 
 
 def _closest(word: str, others: Sequence[str]) -> float:
-    return max((_similarity(word, other) for other in others), default=0.0)
-
-
-def _similarity(a: str, b: str) -> float:
-    return SequenceMatcher(None, a, b).ratio()
+    """Return the similarity of a word to the most similar of others, in [0, 1]."""
+    return max((SequenceMatcher(None, word, other).ratio() for other in others), default=0.0)
 
 
 def _meaning(key: str) -> str | None:
@@ -252,16 +244,16 @@ def _report(problems: Sequence[_Problem], origins: Mapping[str, Path], source: s
     if source is None or any(problem.key in origins for problem in problems):
         source = next((path.stem for path in list_recipes()), None)
     see_all = [f"see all:      bcnet recipes show {source}"] if source else []
+    details = [
+        ([problem.hint] if problem.hint else [])
+        + ([f"found in:     {origins[problem.key]}"] if problem.key in origins else [])
+        for problem in problems
+    ]
     if len(problems) == 1:
-        return usage_error(problems[0].sentence, *_details(problems[0], origins), *see_all)
+        return usage_error(problems[0].sentence, *details[0], *see_all)
     lines = [
         line
-        for problem in problems
-        for line in (problem.sentence, *(f"  {detail}" for detail in _details(problem, origins)))
+        for problem, more in zip(problems, details, strict=True)
+        for line in (problem.sentence, *(f"  {detail}" for detail in more))
     ]
     return usage_error(f"{len(problems)} settings cannot be used", *lines, *see_all)
-
-
-def _details(problem: _Problem, origins: Mapping[str, Path]) -> list[str]:
-    found = [f"found in:     {origins[problem.key]}"] if problem.key in origins else []
-    return ([problem.hint] if problem.hint else []) + found

@@ -29,17 +29,9 @@ def list_recipes() -> list[Path]:
 
 
 def find_recipe(name_or_path: str) -> Path:
-    """Find a recipe.
+    """Find a recipe of this installation (`tiny`) or a YAML file, which ends in .yaml or .yml or names a folder.
 
-    Args:
-        name_or_path: the name of a recipe of this installation (`tiny`), or a YAML file of your own: anything that
-            ends in .yaml or .yml, or names a folder.
-
-    Returns:
-        The path of a file that exists.
-
-    Raises:
-        BCNetError: if there is none (usage); the hints name the nearest recipes and all of them.
+    An error names the nearest recipes and all of them.
     """
     path = Path(name_or_path)
     if path.suffix not in {".yaml", ".yml"} and len(path.parts) < 2:
@@ -52,11 +44,7 @@ def find_recipe(name_or_path: str) -> Path:
 
 
 def find_shipped(name: str) -> Path:
-    """Find a recipe of this installation by its name.
-
-    Raises:
-        BCNetError: if there is none of that name (usage).
-    """
+    """Find a recipe of this installation by its name."""
     for path in list_recipes():
         if path.stem == name:
             return path
@@ -110,17 +98,10 @@ TextLoader.add_constructor("tag:yaml.org,2002:null", lambda _, __: None)
 
 
 def read_recipe_files(path: Path) -> list[tuple[Path, dict[Any, Any]]]:
-    """Read a recipe file and the one it is based on.
+    """Return path and content (without `base`) of the file that a recipe is based on, if any, and of the recipe itself.
 
-    Args:
-        path: a YAML file. Its optional top-level `base` is the name of a recipe of this installation, or a
-            YAML file relative to this one.
-
-    Returns:
-        File and content (without `base`) of the base, if there is one, and then of the recipe itself.
-
-    Raises:
-        BCNetError: if a file is missing or is not a table of settings, or if the base has a base itself (usage).
+    Its optional top-level `base` is the name of a recipe of this installation, or a YAML file relative to this one,
+    and must not have a base itself.
     """
     content = _read(path)
     if "base" not in content:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from bcnet_core.data.dataset import TrainingSet
 from bcnet_core.data.transforms import training_steps
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.files.images import read_listed
-from bcnet_core.files.workers import parallel_map
+from bcnet_core.files.workers import map_with_progress
 from bcnet_core.reporting import Reporter
 
 SHOWN = 6
@@ -125,16 +126,12 @@ def scan_images(coco: CocoFile, image_dir: Path, *, workers: int, reporter: Repo
     Raises:
         BCNetError: if images are missing, damaged, of more than 8 bits, or of another size than in the file.
     """
-    tasks = [coco.images[start : start + CHUNK] for start in range(0, len(coco.images), CHUNK)]
-    faults: list[str] = []
-    work = partial(_faults, image_dir)
-    with (
-        reporter.progress(f"scanning {image_dir.name}", len(coco.images)) as progress,
-        parallel_map(work, tasks, workers=workers, most=len(tasks)) as done,
-    ):
-        for task, found in zip(tasks, done, strict=True):
-            faults += found
-            progress.advance(len(task))
+    count = len(coco.images)
+    with map_with_progress(
+        partial(_fault, image_dir), coco.images, title=f"scanning {image_dir.name}", count=count, chunk=CHUNK,
+        workers=workers, most=math.ceil(count / CHUNK), reporter=reporter,
+    ) as found:  # fmt: skip
+        faults = [fault for fault in found if fault is not None]
     if faults:
         raise data_error(
             f"{len(faults):,} of the {len(coco.images):,} images in `{coco.path}` cannot be used",
@@ -144,12 +141,8 @@ def scan_images(coco: CocoFile, image_dir: Path, *, workers: int, reporter: Repo
         )
 
 
-def _faults(image_dir: Path, images: list[Record]) -> list[str]:
-    """Return the errors of the images that cannot be read."""
-    return [fault for image in images if (fault := _fault(image_dir, image)) is not None]
-
-
 def _fault(image_dir: Path, image: Record) -> str | None:
+    """Return why an image cannot be read, None if it can."""
     try:
         read_listed(image_dir, image)
     except BCNetError as error:

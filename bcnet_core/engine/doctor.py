@@ -21,9 +21,8 @@ from bcnet_core import __version__
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import DataConfig
 from bcnet_core.distributed import choose_device
-from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.launch import open_data
-from bcnet_core.engine.state import TrainingState
+from bcnet_core.engine.state import TrainingJob, TrainingState
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.synth.sets import write_shapes
 
@@ -48,9 +47,7 @@ class Check:
     """Result of one check.
 
     Attributes:
-        name: what was checked.
         state: "error" if training cannot work, "warning" if something else will not.
-        text: what was found.
         hint: the way out, if something is wrong.
         images_per_second: measured speed, for the checks of `measure_speed`.
     """
@@ -63,11 +60,7 @@ class Check:
 
 
 def examine(data_root: Path | None) -> list[Check]:
-    """Run all checks; writes nothing, uses no network and raises nothing.
-
-    Args:
-        data_root: folder that the data paths of recipes are relative to, if given.
-    """
+    """Run all checks; writes nothing, uses no network and raises nothing."""
     parts: dict[str, Callable[[], Iterator[Check]]] = {
         "versions": _versions,
         "packages": _packages,

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import parent_process
 from types import FrameType
+from typing import TypeVar
 
 import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -25,6 +26,8 @@ from bcnet_core.errors import BCNetError, ExitCode, usage_error
 
 ERROR_MARK = "bcnet-error:"
 """Prefix of an error in the text that a process leaves."""
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -50,24 +53,21 @@ class Cluster:
 
 
 def run_processes(
-    worker: Callable[..., str | None],
+    worker: Callable[..., Value | BCNetError | None],
     *arguments: object,
     cluster: Cluster,
     name: str,
     interrupted: Callable[[], BCNetError],
-) -> str:
-    """Call a function in every process of a cluster and wait for all of them.
+) -> Value:
+    """Call a function in every process of a cluster; return the result of the lowest rank on this machine.
 
     Args:
-        worker: module-level function decorated with torch's `record`, whose body runs inside `process_of`. To end all
-            processes with one error and no restart, it returns `pack_error(error)`.
+        worker: module-level function decorated with torch's `record`, whose body runs inside `process_of`. It returns
+            an error, instead of raising it, to end all processes without a restart.
         arguments: picklable arguments of the function.
         cluster: processes to start.
         name: name under which the machines find each other.
         interrupted: makes the error to raise after Ctrl-C or SIGTERM.
-
-    Returns:
-        The result of the lowest rank on this machine.
 
     Raises:
         BCNetError: the first error of any process, or if the machines do not meet.
@@ -83,9 +83,12 @@ def run_processes(
         max_restarts=cluster.restarts,
         monitor_interval=0.1,
     )
+    # The processes share the cores: OpenMP threads that spin while they wait would take them from each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if cluster.restarts:  # else gloo finds the addresses of dead processes in the store that elastic keeps
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     try:
-        with _environment(cluster):
-            results = elastic_launch(config, worker)(*arguments)
+        results = elastic_launch(config, worker)(*arguments)
     except ChildFailedError as failed:
         raise _first_error(failed) from None
     except SignalException:
@@ -95,22 +98,17 @@ def run_processes(
             f"the {cluster.nodes} machines did not meet at {cluster.endpoint}: {error}",
             "start the same command on every machine within ten minutes; the endpoint is a free port of one of them",
         ) from None
-    result: str = results[min(results)]
-    if ERROR_MARK in result:
-        raise _unpack_error(result)
+    result: Value = results[min(results)]
+    if isinstance(result, BCNetError):
+        raise result
     return result
 
 
 @contextmanager
 def process_of(cluster: Cluster, device: str) -> Iterator[torch.device]:
-    """Act as one process of a cluster until the block ends; a `BCNetError` of the block reaches the launcher.
+    """Act as one process of a cluster until the block ends, and yield its device.
 
-    Args:
-        cluster: cluster that was launched.
-        device: "auto", "cpu" or "cuda".
-
-    Yields:
-        The device of this process; on a CPU it gets its share of the cores.
+    On a CPU it gets its share of the cores. A `BCNetError` of the block reaches the launcher.
     """
     threading.Thread(target=_exit_with_launcher, daemon=True).start()
     try:
@@ -120,7 +118,8 @@ def process_of(cluster: Cluster, device: str) -> Iterator[torch.device]:
         with dist.process_group(own):
             yield own
     except BCNetError as error:
-        raise RuntimeError(pack_error(error)) from None
+        content = {"message": error.message, "hints": error.hints, "exit_code": int(error.exit_code)}
+        raise RuntimeError(ERROR_MARK + json.dumps(content)) from None  # elastic passes on text only
 
 
 def check_processes(cluster: Cluster, device: str) -> None:
@@ -169,24 +168,6 @@ def stop_requests() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def _environment(cluster: Cluster) -> Iterator[None]:
-    """Set the environment variables that new processes inherit, until the block ends."""
-    # The processes share the cores: OpenMP threads that spin while they wait would take them from each other.
-    variables = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-    if cluster.restarts:  # else gloo finds the addresses of dead processes in the store that elastic keeps
-        variables["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            del os.environ[name]
-            if value is not None:
-                os.environ[name] = value
-
-
 def _silence_elastic() -> None:
     """Mute elastic's log: the user gets one error message."""
     for name in list(logging.root.manager.loggerDict):
@@ -202,24 +183,14 @@ def _exit_with_launcher() -> None:
         os._exit(1)
 
 
-def pack_error(error: BCNetError) -> str:
-    """Turn an error into text that crosses from a process to its launcher."""
-    return ERROR_MARK + json.dumps({"message": error.message, "hints": error.hints, "exit_code": int(error.exit_code)})
-
-
-def _unpack_error(text: str) -> BCNetError:
-    """Restore the error behind the `ERROR_MARK` in a text."""
-    content, _ = json.JSONDecoder().raw_decode(text.split(ERROR_MARK, 1)[1])
-    return BCNetError(content["message"], *content["hints"], exit_code=ExitCode(content["exit_code"]))
-
-
 def _first_error(failed: ChildFailedError) -> BCNetError:
     """Convert elastic's report into the worker's error; a `BCNetError` goes before its consequences elsewhere."""
     failures: list[tuple[int, ProcessFailure]] = list(failed.failures.items())
     rank, first = min(failures, key=lambda item: (ERROR_MARK not in _message(item[1]), item[1].timestamp))
     message = _message(first)
     if ERROR_MARK in message:
-        return _unpack_error(message)
+        content, _ = json.JSONDecoder().raw_decode(message.split(ERROR_MARK, 1)[1])
+        return BCNetError(content["message"], *content["hints"], exit_code=ExitCode(content["exit_code"]))
     return BCNetError(
         f"the process of rank {rank} failed (exit code {first.exitcode}): {message}",
         "see the whole traceback: give the same command with --gpus 1",

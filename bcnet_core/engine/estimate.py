@@ -33,15 +33,10 @@ class MemoryEstimate(NamedTuple):
 
 
 def estimate_memory(recipe: Recipe, *, num_classes: int, processes: int) -> MemoryEstimate:
-    """Estimate the memory that each process needs.
+    """Estimate the memory that each of the processes that share a step needs.
 
     Runs the layers on meta tensors, with the largest input and as many RoIs as the recipe allows, and counts what
     autograd would keep.
-
-    Args:
-        recipe: recipe to train.
-        num_classes: number of categories in the data.
-        processes: number of processes that share a step.
     """
     solver = recipe.solver
     with torch.device("meta"):
@@ -66,16 +61,13 @@ def _activations(detector: Detector, recipe: Recipe, images: int) -> int:
         shorter = longer
     height, width = detector.padded_size(shorter, longer)
     rois = images * (model.mask_rois_per_image or model.detections_per_image)
-    kept: dict[int, int] = {}
-    weights = {id(parameter) for parameter in detector.parameters()}
+    kept: dict[int, Tensor] = {}  # by storage, which several may share
 
     def count(tensor: Tensor) -> Tensor:
-        if id(tensor) not in weights and not isinstance(tensor, nn.Parameter):
-            kept[tensor.untyped_storage()._cdata] = _size(tensor)
-            held.append(tensor)
+        if not isinstance(tensor, nn.Parameter):
+            kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    held: list[Tensor] = []  # keeps storages alive, so that no two have the same identity
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         batch = torch.zeros(images, 3, height, width).contiguous(memory_format=detector.memory_format)
         features = detector.backbone(batch)
@@ -90,7 +82,7 @@ def _activations(detector: Detector, recipe: Recipe, images: int) -> int:
             scores, _ = detector.heads.roi_heads.box_predictor(detector.heads.roi_heads.box_head(boxes))
             losses = CLASS_LOSS_COPIES * (_size(scores) + sum(map(_size, objectness)))
     mask_losses = 2 * sum(map(_size, maps.values()))
-    return sum(kept.values()) + losses + mask_losses
+    return sum(map(_size, kept.values())) + losses + mask_losses
 
 
 def _size(tensor: Tensor) -> int:

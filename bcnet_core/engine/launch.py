@@ -15,27 +15,19 @@ from bcnet_core.annotations.coco import CocoFile
 from bcnet_core.config.schema import Recipe
 from bcnet_core.data.dataset import SURVEYED, TrainingSet
 from bcnet_core.data.loaders import open_training_set
-from bcnet_core.engine.elastic import Cluster, check_processes, pack_error, process_of, run_processes
-from bcnet_core.engine.job import TrainingJob, Validation
+from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes
 from bcnet_core.engine.loop import interrupted, train
-from bcnet_core.engine.optim import full_rate
 from bcnet_core.engine.run_dir import exclusive_run, write_header
-from bcnet_core.engine.state import TrainingState
+from bcnet_core.engine.state import TrainingJob, TrainingState, Validation, full_rate
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.weights.checkpoint import checkpoint_path, latest_checkpoint
 
 
 def launch(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> Path:
-    """Train with the processes of a cluster.
+    """Train with the processes of a cluster, and return the last checkpoint.
 
-    Args:
-        job: what to train.
-        cluster: a single process trains in this one; more are started by torch elastic.
-        reporter: receiver of messages; picklable if there are several processes.
-
-    Returns:
-        The last checkpoint.
+    A single process trains in this one; more are started by torch elastic, and the reporter is pickled for them.
 
     Raises:
         BCNetError: if there are not enough GPUs, the batch cannot be split, the machines do not meet, or training
@@ -44,10 +36,9 @@ def launch(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> Path:
     check_cluster(job, cluster)
     if cluster.in_place:
         return run_training(job, reporter)
-    end = run_processes(
+    return run_processes(
         _worker, job, cluster, reporter, cluster=cluster, name=job.run_dir.name, interrupted=lambda: interrupted(job)
     )
-    return Path(end)
 
 
 def check_cluster(job: TrainingJob, cluster: Cluster) -> None:
@@ -70,7 +61,7 @@ def check_cluster(job: TrainingJob, cluster: Cluster) -> None:
 
 
 @record
-def _worker(job: TrainingJob, cluster: Cluster, reporter: Reporter) -> str:
+def _worker(job: TrainingJob, cluster: Cluster, reporter: Reporter) -> Path | BCNetError:
     """Train in one of the processes that elastic starts or restarts.
 
     A loss that is not finite ends all processes; it is returned, since elastic would take an exception for a failure
@@ -80,7 +71,7 @@ def _worker(job: TrainingJob, cluster: Cluster, reporter: Reporter) -> str:
         end = train_together(_resumed_after_restart(job, device), reporter)
         if isinstance(end, BCNetError) and end.exit_code == ExitCode.INTERRUPTED:
             raise end
-    return pack_error(end) if isinstance(end, BCNetError) else str(end)
+    return end
 
 
 def _resumed_after_restart(job: TrainingJob, device: torch.device) -> TrainingJob:
@@ -94,14 +85,7 @@ def _resumed_after_restart(job: TrainingJob, device: torch.device) -> TrainingJo
 
 
 def run_training(job: TrainingJob, reporter: Reporter) -> Path:
-    """Train to the last step, as a process of the current group.
-
-    Args:
-        job: what to train.
-        reporter: receiver of rank 0's messages.
-
-    Returns:
-        The last checkpoint.
+    """Train to the last step, as a process of the current group, and return the last checkpoint.
 
     Raises:
         BCNetError: on bad data, a loss that is not finite, or an interruption (after saving).
@@ -129,14 +113,9 @@ def train_together(job: TrainingJob, reporter: Reporter) -> Path | BCNetError:
 
 
 def open_data(recipe: Recipe, validation: Validation | None, reporter: Reporter) -> tuple[TrainingSet, CocoFile]:
-    """Open the training set, check the validation set, and report what will be trained on.
+    """Open the training set, check the validation set (None skips it), and report what will be trained on.
 
     A dry run and a real start both call this, so that they find the same problems.
-
-    Args:
-        recipe: recipe to train.
-        validation: check of the validation set; None skips it.
-        reporter: receiver of messages.
 
     Raises:
         BCNetError: if training would fail on its data, or the evaluations during training on theirs.

@@ -25,11 +25,6 @@ Row = dict[str, Any]
 class RunWriter:
     """Append rows to metrics.jsonl; a resumed run first drops the rows that it will write again.
 
-    Args:
-        run_dir: run directory.
-        first_step: number of steps done before this start.
-        tensorboard: whether to write event files as well.
-
     Attributes:
         rows: the rows so far.
         events: TensorBoard's `SummaryWriter`, or None.
@@ -96,12 +91,7 @@ def _step_of(line: str) -> float:
 
 
 class Meter:
-    """Measure speed and memory since the last reading.
-
-    Args:
-        images: images per step over all processes.
-        device: device whose memory is reported.
-    """
+    """Measure speed, over the images of a step in all processes, and memory since the last reading."""
 
     def __init__(self, images: int, device: torch.device) -> None:
         self._images, self._device = images, device
@@ -112,16 +102,12 @@ class Meter:
 
     def watch(self, batches: Iterable[Item]) -> Iterator[Item]:
         """Pass batches through, counting the time until each arrives as waiting."""
-        source = iter(batches)
-        while True:
-            requested = time.perf_counter()
-            try:
-                batch = next(source)
-            except StopIteration:
-                return
+        requested = time.perf_counter()
+        for batch in batches:
             self._waited += time.perf_counter() - requested
             self._steps += 1
             yield batch
+            requested = time.perf_counter()
 
     def pause(self, seconds: float) -> None:
         """Exclude time that was spent on saving or evaluating."""

@@ -34,14 +34,7 @@ TILE, GAP = 84, 4
 
 
 def draw_curves(rows: Sequence[dict[str, Any]]) -> bytes:
-    """Draw the rows of metrics.jsonl.
-
-    Args:
-        rows: at least one row, ordered by step.
-
-    Returns:
-        A PNG; the same rows give the same bytes.
-    """
+    """Draw the rows of metrics.jsonl, one at least, as a PNG; the same rows give the same bytes."""
     steps = [row for row in rows if "loss" in row]
     scores = [row for row in rows if "validation" in row]
     figure = Figure(figsize=(12, 4.2), dpi=110, layout="constrained")
@@ -79,11 +72,7 @@ def _smooth(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float
 
 @torch.no_grad()
 def layers_picture(detector: Detector, sample: Sample) -> Tensor:
-    """Predict the maps of some instances of a training image inside their true boxes.
-
-    Args:
-        detector: detector in any mode, which it keeps.
-        sample: training image with at least one instance.
+    """Predict the maps of the most occluded instances of a training image inside their true boxes.
 
     Returns:
         (3, H, W) uint8. Each instance has two rows, predicted above true; the columns are its part of the image, then

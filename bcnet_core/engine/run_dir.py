@@ -55,7 +55,6 @@ class Run:
     Attributes:
         path: run directory, or the folder of a checkpoint file outside one.
         checkpoint: newest checkpoint, or the file that was asked for.
-        recipe: recipe it was trained with.
         categories: categories it was trained on, in label order.
         trained: its detector, which is built without reading the checkpoint again; None for the detectron2 backend.
     """
@@ -82,9 +81,7 @@ def open_run(path: Path) -> Run:
 def require_free_run_dir(path: Path, command: str) -> None:
     """Check that a run directory is empty, but for files of a run that never saved a checkpoint.
 
-    Args:
-        path: run directory.
-        command: command line without --run-dir, --resume and --init-from, for the message.
+    `command` is the command line without --run-dir, --resume and --init-from, for the message.
 
     Raises:
         BCNetError: if there is a checkpoint, or any file that does not belong to a run.
@@ -107,11 +104,6 @@ def require_same_recipe(checkpoint: Path, before: Recipe, now: Recipe) -> None:
     """Check that a resumed run keeps its settings, apart from those in `MAY_CHANGE`.
 
     A run may become longer, unless its learning rate depends on the last step.
-
-    Args:
-        checkpoint: checkpoint to resume from.
-        before: recipe it was trained with.
-        now: recipe that is asked for.
 
     Raises:
         BCNetError: naming the settings that differ.
@@ -152,9 +144,7 @@ def write_header(path: Path, recipe: Recipe, *, world_size: int, device: torch.d
 def exclusive_run(path: Path, command: str | None) -> Iterator[None]:
     """Lock a run directory against other training processes; a run that fails before its first checkpoint is removed.
 
-    Args:
-        path: run directory.
-        command: command line for `require_free_run_dir`; None to resume.
+    With a `command` the folder has to be free, see `require_free_run_dir`; None resumes.
 
     Raises:
         BCNetError: if another process trains there, the folder is not free, cannot be made, or holds a link where the

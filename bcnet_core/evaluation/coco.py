@@ -53,14 +53,11 @@ class Evaluation(NamedTuple):
 def ground_truth(coco: CocoFile, *, need_masks: bool = True) -> Record:
     """Convert annotations to what the scorers need: a mask, an area and a unique id for each.
 
-    Ids are renumbered from 1, since the scorers read 0 as "no match" and mix up annotations with the same id.
-
-    Args:
-        coco: instances with boxes and masks; crowds are ignored regions, as in COCO.
-        need_masks: whether an annotation without a mask is an error; pass False to score boxes only.
+    Ids are renumbered from 1, since the scorers read 0 as "no match" and mix up annotations with the same id. Crowds
+    are ignored regions, as in COCO.
 
     Raises:
-        BCNetError: if an annotation has no mask, or one that cannot be read.
+        BCNetError: if an annotation lacks a mask that is needed, or has one that cannot be read.
     """
     images = {image["id"]: image for image in coco.images}
     annotations = []
@@ -99,7 +96,7 @@ def evaluate(
         results: COCO results; may be empty.
         kind: overlap that is scored. For "segm" the size of a detection is that of its mask, not of its box.
         image_ids: ids of the only images that count; all if None.
-        scorer: library that computes AP; pycocotools has no boundary AP.
+        scorer: pycocotools has no boundary AP.
     """
     if image_ids is not None and not image_ids:
         return Evaluation(NO_SCORES, {})
@@ -150,10 +147,10 @@ def _detections(results: Sequence[Record], kind: Kind) -> list[Record]:
 
 
 def _category_scores(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> Scores:
-    """Summarize one category as the library summarizes all of them.
+    """Summarize one category as the library summarizes all of them; -1 where there is nothing to find.
 
     Args:
-        precision: (thresholds, recalls, sizes, most detections), -1 where there is nothing to find.
+        precision: (thresholds, recalls, sizes, most detections).
         recall: (thresholds, sizes, most detections).
     """
     every, small, medium, large = range(4)

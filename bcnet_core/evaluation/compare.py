@@ -27,11 +27,7 @@ PERCENTILES = (2.5, 97.5)
 class Comparison(NamedTuple):
     """AP of two models, in [0, 1], or both -1 where there is nothing to find.
 
-    Attributes:
-        first: AP of the first model.
-        second: AP of the second model.
-        low: lower bound of the 95 % interval of second - first.
-        high: upper bound of that interval.
+    `low` and `high` bound the 95 % interval of second - first.
     """
 
     first: float
@@ -66,14 +62,6 @@ def compare_results(
 ) -> dict[str, Comparison]:
     """Compare two models by mask AP (box AP if one of them has no masks), overall and by occlusion level.
 
-    Args:
-        coco: ground truth.
-        first: results from `read_results`.
-        second: results from `read_results`.
-        resamples: number of bootstrap samples.
-        seed: seed of the samples.
-        reporter: receives the progress.
-
     Raises:
         BCNetError: if the ground truth lacks masks.
     """
@@ -107,13 +95,7 @@ def _compare(models: Sequence[MatchedResults], resamples: int, seed: int, progre
 
 
 class MatchedResults:
-    """Detections of one model matched to ground truth image by image, for the AP of any selection of images.
-
-    Args:
-        truth: from `ground_truth`, possibly with ignored instances.
-        results: COCO results.
-        kind: overlap that is scored.
-    """
+    """Detections of one model matched to ground truth image by image, for the AP of any selection of images."""
 
     def __init__(self, truth: Record, results: Sequence[Record], kind: Kind) -> None:
         evaluation: Any = prepare(truth, results, kind, "faster-coco-eval")
@@ -152,14 +134,9 @@ class MatchedResults:
 
 
 def image_precisions(coco: CocoFile, results: Sequence[Record]) -> dict[int, float]:
-    """Return the mask AP of each image on its own, over the categories in it.
+    """Return the mask AP of each image on its own, over the categories in it, in [0, 1], by image id.
 
-    Args:
-        coco: ground truth.
-        results: COCO results with masks.
-
-    Returns:
-        AP by image id, in [0, 1]; without the images that have no instance.
+    Images that have no instance are left out.
 
     Raises:
         BCNetError: if the ground truth lacks masks.
@@ -172,13 +149,7 @@ def image_precisions(coco: CocoFile, results: Sequence[Record]) -> dict[int, flo
 def mean_ious(coco: CocoFile, results: Sequence[Record], *, score: float) -> dict[int, float]:
     """Return for each image the mean over its instances of the IoU with the best detection of the same category.
 
-    Args:
-        coco: ground truth; crowds and instances without a mask do not count.
-        results: COCO results with masks.
-        score: lowest score of a detection that counts.
-
-    Returns:
-        Mean IoU by image id, in [0, 1]; without the images that have no instance.
+    Crowds, instances without a mask, detections below `score` and images without any instance do not count.
     """
     found: dict[tuple[int, int], list[RLE]] = {}
     for result in results:

@@ -56,9 +56,7 @@ class Recall(NamedTuple):
 def annotation_levels(coco: CocoFile, rates: Rates | None = None) -> list[Level | None]:
     """Return the occlusion level of every annotation, in the order of the file; None for a crowd.
 
-    Args:
-        coco: annotations.
-        rates: from `measure_images`, measured by box IoU here if None.
+    The rates are those of `measure_images`; without them box IoU is measured.
     """
     rates = measure_images(coco, measure="iou") if rates is None else rates
     queues = {image: iter(found.tolist()) for image, found in rates.items()}
@@ -80,12 +78,7 @@ def truth_of_level(truth: Record, levels: Sequence[Level | None], level: Level) 
 
 
 def count_recall(objects: Sequence[HiddenObject], results: Sequence[Record]) -> Recall:
-    """Count the objects that a model finds: same category, score >= 0.3, mask IoU >= 0.75.
-
-    Args:
-        objects: objects to find.
-        results: COCO results with masks.
-    """
+    """Count the objects that a model finds: same category, score >= 0.3, mask IoU >= 0.75."""
     candidates: dict[tuple[int, int], list[masks.RLE]] = {(one.image_id, one.category_id): [] for one in objects}
     for result in results:
         key = (result["image_id"], result["category_id"])
@@ -102,15 +95,8 @@ def hidden_objects(coco: CocoFile, levels: Sequence[Level | None]) -> tuple[list
     """Derive the occluded and the separated objects of a COCO file.
 
     An object is separated if its mask has two pieces or more, and the mask of a neighbor has pixels between the
-    boxes of two of them, or where these boxes overlap. It is occluded if its mask is in one piece and its level is
-    "heavy": a box IoU of 0.2 with a neighbor. Crowds are neither.
-
-    Args:
-        coco: annotations with masks.
-        levels: from `annotation_levels`.
-
-    Returns:
-        Occluded objects, separated objects.
+    boxes of two of them, or where these boxes overlap. It is occluded if its mask is in one piece and its level (from
+    `annotation_levels`) is "heavy": a box IoU of 0.2 with a neighbor. Crowds are neither.
 
     Raises:
         BCNetError: if a mask cannot be read.
@@ -166,10 +152,6 @@ def read_objects(path: Path, coco: CocoFile) -> list[HiddenObject]:
     """Read a published list, `occluded_coco.pkl` or `separated_coco.pkl`, without running code from it.
 
     Each entry holds a file name, a category name, an unused value, a box and an RLE.
-
-    Args:
-        path: the pickle.
-        coco: annotations whose images and categories it names.
 
     Raises:
         BCNetError: if the file is missing, holds anything but plain data and numbers, or names other images.

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import glob
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +30,7 @@ READ_AHEAD = 4
 def find_images(names: Sequence[str]) -> list[Path]:
     """Return the image files that a command line names, each once, in the order of the names.
 
-    Args:
-        names: files; folders, from which every image is taken, also from subfolders, sorted; patterns with `*` or `?`.
+    A name is a file; a folder, of which every image is taken, also in subfolders, sorted; or a pattern with `*` or `?`.
 
     Raises:
         BCNetError: if one of them names nothing.
@@ -57,25 +55,25 @@ def find_images(names: Sequence[str]) -> list[Path]:
 def image_records(paths: Sequence[Path], known: CocoFile | None) -> list[Record]:
     """Make the `images` of a COCO file: `id`, `file_name` (as given), `width`, `height`.
 
-    Args:
-        paths: image files.
-        known: a COCO file to take ids from, by file name without folders; if None ids count from 1.
+    Ids are taken from `known` by file name without folders; without it they count from 1.
 
     Raises:
         BCNetError: if an image cannot be read, is not in `known`, or two have the same name there or here.
     """
-    ids = {} if known is None else {Path(image["file_name"]).name: image["id"] for image in known.images}
-    counts = Counter(Path(image["file_name"]).name for image in known.images) if known is not None else Counter()
+    ids: dict[str, list[int]] = {}
+    for image in [] if known is None else known.images:
+        ids.setdefault(Path(image["file_name"]).name, []).append(image["id"])
     records, taken = [], set()
     for number, path in enumerate(paths, start=1):
-        if known is not None and path.name not in ids:
+        candidates = [number] if known is None else ids.get(path.name, [])
+        if known is not None and not candidates:
             raise data_error(f"`{path}` is not among the {len(ids):,} images of `{known.path}`")
-        if known is not None and counts[path.name] > 1:
+        if known is not None and len(candidates) > 1:
             raise data_error(
                 f"`{known.path}` lists several images called `{path.name}`, so the name does not tell the id",
                 "predict without --ids-from, and look at the results with --gt NAME_images.json",
             )
-        own = ids.get(path.name, number)
+        (own,) = candidates
         if own in taken:
             raise usage_error(
                 f"two of the images are called `{path.name}`", "predict them one by one, or without --ids-from"
@@ -103,13 +101,8 @@ def check_images(images: Sequence[Record], image_dir: Path | None) -> None:
 def check_categories(categories: Sequence[Record], coco: CocoFile, *hints: str) -> None:
     """Require data to have the categories that a detector was trained on.
 
-    Args:
-        categories: categories of the detector, in label order.
-        coco: the data.
-        hints: further ways out for the error, one line each.
-
     Raises:
-        BCNetError: naming what differs on both sides.
+        BCNetError: naming what differs on both sides, then the `hints`.
     """
     difference = category_difference(categories, coco.categories)
     if difference is not None:
@@ -159,9 +152,6 @@ def predictions(
         layers: whether a result also has the other maps of the head.
         stopping: called before each image; True ends the iteration.
 
-    Yields:
-        Each image with its results.
-
     Raises:
         BCNetError: if an image cannot be read.
     """
@@ -177,16 +167,13 @@ def predictions(
 def _read_ahead(images: Sequence[Record], image_dir: Path | None) -> Iterator[tuple[Record, NDArray[np.uint8]]]:
     """Yield the images in their order, the next ones being read by another thread."""
     read = partial(read_listed, image_dir)
+    waiting: deque[Future[NDArray[np.uint8]]] = deque()
     with ThreadPoolExecutor(max_workers=1) as pool:
-        coming = iter(images)
-        waiting: deque[tuple[Record, Future[NDArray[np.uint8]]]] = deque(
-            (image, pool.submit(read, image)) for image in islice(coming, READ_AHEAD)
-        )
         try:
-            while waiting:
-                image, pixels = waiting.popleft()
-                waiting.extend((following, pool.submit(read, following)) for following in islice(coming, 1))
-                yield image, pixels.result()
+            for position, image in enumerate(images):
+                following = images[position + len(waiting) : position + 1 + READ_AHEAD]
+                waiting.extend(pool.submit(read, one) for one in following)
+                yield image, waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -196,11 +183,7 @@ def to_results(
 ) -> Iterator[Record]:
     """Yield one COCO result per detection, best first.
 
-    Args:
-        found: detections in one image.
-        image_id: id of the image.
-        categories: categories in label order.
-        layers: whether a result also has the other maps of the head, each under its key in `bcnet_core.maps`.
+    With `layers` a result also has the other maps of the head, each under its key in `bcnet_core.maps`.
     """
     boxes = found.boxes.cpu()
     sizes = boxes[:, 2:] - boxes[:, :2]

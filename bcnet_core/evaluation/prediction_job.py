@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,8 +40,7 @@ class PredictionFile:
     def open(self, job: Record) -> set[int]:
         """Start a job, or resume it if the file is of the same one; predictions of another job are discarded.
 
-        Args:
-            job: what the predictions depend on, as JSON data.
+        `job` is what the predictions depend on, as JSON data.
 
         Returns:
             The ids of the images that are done.
@@ -63,14 +62,10 @@ class PredictionFile:
             if first != header:
                 with atomic_file(self.path) as temporary:
                     temporary.write_bytes(header)
-        return self.done()
+        return set(self.done())
 
-    def done(self) -> set[int]:
-        """Return the ids of the images that are done."""
-        return set(self._offsets())
-
-    def _offsets(self) -> dict[int, int]:
-        """Return where the line of each image begins."""
+    def done(self) -> dict[int, int]:
+        """Return where the line of each image that is done begins, by image id."""
         offsets = {}
         with self.path.open("rb") as lines:
             start = len(lines.readline())
@@ -81,18 +76,13 @@ class PredictionFile:
                 start += len(line)
         return offsets
 
-    @contextmanager
-    def writer(self) -> Iterator[Callable[[int, Sequence[Record]], None]]:
-        """Open the file for one process; yield a function that appends the results of an image id."""
+    def append(self, image_id: int, results: Sequence[Record]) -> None:
+        """Append the results of an image."""
+        text = json.dumps([image_id, [to_json(one) for one in results]], separators=(",", ":"))
+        line = f"\n{text}\n".encode()  # the first newline ends a line that was cut off
         with self.path.open("ab", buffering=0) as out:
-
-            def add(image_id: int, results: Sequence[Record]) -> None:
-                text = json.dumps([image_id, [to_json(one) for one in results]], separators=(",", ":"))
-                line = f"\n{text}\n".encode()  # the first newline ends a line that was cut off
-                while line:
-                    line = line[out.write(line) :]
-
-            yield add
+            while line:
+                line = line[out.write(line) :]
 
     def read(self, images: Sequence[Record]) -> Iterator[list[Record]]:
         """Yield the results of every image, in this order.
@@ -100,7 +90,7 @@ class PredictionFile:
         Raises:
             BCNetError: if an image is not done.
         """
-        offsets = self._offsets()
+        offsets = self.done()
         with self.path.open("rb") as lines:
             for image in images:
                 if image["id"] not in offsets:
@@ -109,18 +99,12 @@ class PredictionFile:
                 _, results = json.loads(lines.readline())
                 yield [from_json(one) for one in results]
 
-    def remove(self) -> None:
-        """Remove the file once its predictions are where they belong."""
-        self.path.unlink(missing_ok=True)
-
 
 @dataclass(frozen=True)
 class PredictionJob:
     """Images to predict, and the detector that predicts them.
 
     Attributes:
-        checkpoint: checkpoint of the detector.
-        device: "auto", "cpu", "cuda".
         images: entries of a COCO file's `images`.
         image_dir: folder that their file names are relative to; None if the user named the files.
         file: where the predictions are kept until all are done.
@@ -148,19 +132,11 @@ class PredictionJob:
 
 def predict_to_disk(
     job: PredictionJob, cluster: Cluster, *, reporter: Reporter, build: Callable[[], Detector] | None = None
-) -> PredictionFile:
+) -> None:
     """Predict every image of a job that is not done yet.
 
-    Every image is predicted by itself, so the results do not depend on the number of processes.
-
-    Args:
-        job: what to predict.
-        cluster: processes on this machine.
-        reporter: receives the progress; must be picklable if there are several processes.
-        build: returns the detector of the job if the caller has read its checkpoint; used if there is one process.
-
-    Returns:
-        The file with the predictions.
+    Every image is predicted by itself, so the results do not depend on the number of processes. One process takes the
+    detector from `build`, if the caller has read its checkpoint; several pickle the reporter.
 
     Raises:
         BCNetError: if images are missing or cannot be read, there are not enough GPUs, or it was interrupted; the same
@@ -183,13 +159,12 @@ def predict_to_disk(
             )  # fmt: skip
     except BCNetError as error:
         if error.exit_code != ExitCode.INTERRUPTED and not job.file.done():
-            job.file.remove()
+            job.file.path.unlink()
         raise
-    return job.file
 
 
 @record
-def _worker(job: PredictionJob, images: Sequence[Record], cluster: Cluster, reporter: Reporter, threads: int) -> str:
+def _worker(job: PredictionJob, images: Sequence[Record], cluster: Cluster, reporter: Reporter, threads: int) -> None:
     """Predict as one of several processes, on a CPU with as many threads as one alone: results depend on them."""
     with process_of(cluster, job.device):
         torch.set_num_threads(threads)
@@ -197,16 +172,15 @@ def _worker(job: PredictionJob, images: Sequence[Record], cluster: Cluster, repo
         detector = load_detector(job.checkpoint, device=job.device)
         _predict_share(job, detector, share, reporter if dist.rank() == 0 else SilentReporter())
         dist.barrier()
-    return ""
 
 
 def _predict_share(job: PredictionJob, detector: Detector, images: Sequence[Record], reporter: Reporter) -> None:
     """Predict the images of this process."""
-    with job.file.writer() as add, stop_requests() as stop:
+    with stop_requests() as stop:
         for image, results in predictions(
             detector, images, job.image_dir, reporter=reporter, layers=job.layers, stopping=lambda: bool(stop)
         ):
-            add(image["id"], results)
+            job.file.append(image["id"], results)
     if stop:
         raise _stopped(job)
 

@@ -50,11 +50,7 @@ def from_json(result: Record) -> Record:
 
 
 def read_results(path: Path, coco: CocoFile) -> list[Record]:
-    """Read a results file and check it against the images and categories that it refers to.
-
-    Args:
-        path: `.json`, or gzip if the name ends in `.gz`.
-        coco: ground truth, or an image list.
+    """Read a results file (`.json`, or gzip if the name ends in `.gz`) and check it against its images and categories.
 
     Returns:
         The results in the order of the file. Either all of them have a `segmentation` or none has; a missing `bbox` is
@@ -75,8 +71,8 @@ def read_results(path: Path, coco: CocoFile) -> list[Record]:
     categories = {category["id"] for category in coco.categories}
     checked, faults = [], []
     with paused_collector():
-        for index, (result, sound) in enumerate(zip(content, _sound_masks(content, images), strict=True)):
-            found = check_result(result, images, categories, sound=sound)
+        for index, result in enumerate(content):
+            found = check_result(result, images, categories)
             if isinstance(found, str):
                 faults.append(f"result {index}: {found}")
             else:
@@ -94,8 +90,6 @@ def check_result(  # noqa: PLR0911  (one return per fault)
     result: Any,  # noqa: ANN401
     images: dict[int, tuple[int, int]],
     categories: set[int],
-    *,
-    sound: bool = False,
 ) -> Record | str:
     """Return a detection as it is in memory, or what is wrong with it.
 
@@ -103,7 +97,6 @@ def check_result(  # noqa: PLR0911  (one return per fault)
         result: one entry of a results file.
         images: (height, width) by image id.
         categories: category ids.
-        sound: whether its mask is known to be a compressed RLE of the image's size.
     """
     if not isinstance(result, dict):
         return f"a {type(result).__name__} where a detection should be"
@@ -113,7 +106,7 @@ def check_result(  # noqa: PLR0911  (one return per fault)
     if type(category) is not int or category not in categories:
         return f"category {reprlib.repr(category)} is not in the ground truth"
     try:
-        found = {key: _mask(result[key], *images[image], sound=sound and key == "segmentation")
+        found = {key: _mask(result[key], *images[image])
                  for key in MASK_KEYS if result.get(key) is not None}  # fmt: skip
     except (ValueError, TypeError) as error:
         return f"its mask cannot be used: {error}"
@@ -131,31 +124,12 @@ def _is_number(value: Any) -> bool:  # noqa: ANN401
     return type(value) in {int, float} and abs(value) < LARGEST
 
 
-def _sound_masks(results: Sequence[Any], images: dict[int, tuple[int, int]]) -> list[bool]:
-    """Return which results have a compressed RLE of the image's size: all at once, since one by one is slow."""
-    texts: dict[int, bytes] = {}
-    sizes = []
-    for index, result in enumerate(results):
-        image = result.get("image_id") if isinstance(result, dict) else None
-        segmentation = result.get("segmentation") if isinstance(result, dict) else None
-        if type(image) is not int or image not in images or not isinstance(segmentation, dict):
-            continue
-        counts, size = segmentation.get("counts"), segmentation.get("size")
-        if isinstance(counts, str) and counts.isascii() and size == list(images[image]):
-            texts[index] = counts.encode()
-            sizes.append(images[image])
-    sound = dict(zip(texts, masks.are_valid(list(texts.values()), sizes).tolist(), strict=True))
-    return [sound.get(index, False) for index in range(len(results))]
-
-
-def _mask(segmentation: Any, height: int, width: int, *, sound: bool) -> masks.RLE:  # noqa: ANN401
+def _mask(segmentation: Any, height: int, width: int) -> masks.RLE:  # noqa: ANN401
     """Return a mask as it is in memory; an empty segmentation is a mask without pixels.
 
     Raises:
         ValueError: if it is no segmentation, or of another size.
     """
-    if sound:
-        return {"size": [height, width], "counts": segmentation["counts"].encode()}
     rle = masks.from_segmentation(segmentation, height, width)
     return masks.from_box(0, 0, 0, 0, height, width) if rle is None else rle
 
@@ -166,11 +140,7 @@ def listing_path(results: Path) -> Path:
 
 
 def check_same_images(results: Path, coco: CocoFile) -> None:
-    """Require the image list beside a results file, if there is one, to use the ids of the ground truth.
-
-    Args:
-        results: a results file; without a readable list beside it there is nothing to check.
-        coco: the ground truth.
+    """Require the image list beside a results file, if there is a readable one, to use the ids of the ground truth.
 
     Raises:
         BCNetError: with the number of ids that stand for another image, and the first.
@@ -202,29 +172,13 @@ def _may_be_same(one: str, other: str) -> bool:
 
 
 def write_results(path: Path, predictions: Iterable[Sequence[Record]]) -> int:
-    """Write a results file atomically, holding the results of one image at a time.
-
-    Args:
-        path: the file.
-        predictions: the results of each image.
-
-    Returns:
-        The number of results.
-    """
+    """Write a results file atomically, holding the results of one image at a time; return their number."""
     with atomic_file(path) as temporary, temporary.open("wb") as out:
         return _write(out, predictions)
 
 
 def write_submission(path: Path, coco: CocoFile, predictions: Iterable[Sequence[Record]]) -> int:
-    """Check results and write the zip for the COCO test-dev server, with one JSON file in it.
-
-    Args:
-        path: the zip.
-        coco: the test-dev image list.
-        predictions: the results of each image.
-
-    Returns:
-        The number of results.
+    """Check results and write the zip for the COCO test-dev server, with one JSON file in it; return their number.
 
     Raises:
         BCNetError: if a result is about an image or category that is not in the list, has no mask or one of another
@@ -239,9 +193,13 @@ def write_submission(path: Path, coco: CocoFile, predictions: Iterable[Sequence[
         counts: Counter[int] = Counter()
         for results in predictions:
             for result in results:
-                fault = _submission_fault(result, images, categories)
-                if fault is not None:
-                    raise data_error(f"a result of image {result.get('image_id')} cannot be submitted: {fault}")
+                found = check_result(result, images, categories)
+                if isinstance(found, dict) and "segmentation" not in found:
+                    found = "it has no mask"
+                elif isinstance(found, dict) and not 0 <= found["score"] <= 1:
+                    found = f"its score is {found['score']}"
+                if isinstance(found, str):
+                    raise data_error(f"a result of image {result.get('image_id')} cannot be submitted: {found}")
                 counts[result["image_id"]] += 1
                 if counts[result["image_id"]] > MOST_DETECTIONS:
                     raise data_error(
@@ -256,16 +214,6 @@ def write_submission(path: Path, coco: CocoFile, predictions: Iterable[Sequence[
         archive.open(entry, "w", force_zip64=True) as out,
     ):
         return _write(out, checked())
-
-
-def _submission_fault(result: Record, images: dict[int, tuple[int, int]], categories: set[int]) -> str | None:
-    """Return why the server would reject a result, None if it would not."""
-    found = check_result(result, images, categories)
-    if isinstance(found, str):
-        return found
-    if "segmentation" not in found:
-        return "it has no mask"
-    return None if 0 <= found["score"] <= 1 else f"its score is {found['score']}"
 
 
 def _write(out: IO[bytes], predictions: Iterable[Sequence[Record]]) -> int:

@@ -6,7 +6,6 @@ masks that are predicted inside the boxes of the ground truth varies by less tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,13 +54,7 @@ class TrueBoxScores(NamedTuple):
 def score_true_boxes(detector: Detector, coco: CocoFile, image_dir: Path, *, reporter: Reporter) -> TrueBoxScores:
     """Predict the masks of every instance inside its true box, and compare them with the true ones.
 
-    Crowds, instances without a mask and empty boxes are left out.
-
-    Args:
-        detector: in evaluation mode.
-        coco: annotations; occluder regions that are not stored are derived from the masks.
-        image_dir: folder of the images.
-        reporter: receives the progress.
+    Crowds, instances without a mask and empty boxes are left out. Occluder regions that are not stored are derived.
 
     Raises:
         BCNetError: if an image cannot be read, or no instance can be scored.
@@ -120,10 +113,14 @@ def _score_image(
     scores: dict[str, list[float]] = {}
     for spec in sorted(map_specs(logits), key=lambda spec: spec.kind == "boundary"):
         if spec.kind == "mask":
-            found = paste_rles(logits[spec.name].sigmoid(), boxes, height, width)
-            scores[spec.layer] = [_iou(one, other) for one, other in zip(found, true[spec.layer], strict=True)]
+            pasted = paste_rles(logits[spec.name].sigmoid(), boxes, height, width)
+            scores[spec.layer] = [_iou(one, other) for one, other in zip(pasted, true[spec.layer], strict=True)]
         else:
-            scores[spec.name] = _boundary_scores(logits[spec.name], boxes, true[spec.layer])
+            found = logits[spec.name].cpu() >= 0
+            crops = crop_to_boxes(
+                crop_rles(true[spec.layer]), torch.arange(len(found)), boxes.cpu(), size=found.shape[-1]
+            )
+            scores[spec.name] = boundary_f(found, boundary(crops)).tolist()
     return scores
 
 
@@ -131,21 +128,10 @@ def _iou(found: RLE, true: RLE | None) -> float:
     return np.nan if true is None or masks.area(true) == 0 else masks.iou(found, true)
 
 
-def _boundary_scores(logits: Tensor, boxes: Tensor, true: Sequence[RLE | None]) -> list[float]:
-    crops = crop_to_boxes(crop_rles(true), torch.arange(len(true)), boxes.cpu(), size=logits.shape[-1])
-    scores: list[float] = boundary_f(logits.cpu() >= 0, boundary(crops)).tolist()
-    return scores
-
-
 def boundary_f(predicted: Tensor, true: Tensor) -> Tensor:
-    """Return the F-score of boundaries, where a cell counts as found if the other boundary is within one cell.
+    """Return the (N,) float64 F-scores of (N, S, S) bool boundaries, in [0, 1]; nan where there is no true boundary.
 
-    Args:
-        predicted: (N, S, S) bool.
-        true: (N, S, S) bool.
-
-    Returns:
-        (N,) float64 in [0, 1]; nan where there is no true boundary.
+    A cell counts as found if the other boundary is within one cell.
     """
 
     def share(cells: Tensor, others: Tensor) -> Tensor:

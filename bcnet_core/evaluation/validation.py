@@ -12,8 +12,8 @@ from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.config.schema import Recipe
 from bcnet_core.data.loaders import read_annotations
 from bcnet_core.engine.elastic import Cluster
-from bcnet_core.engine.job import TrainingJob, Validation
 from bcnet_core.engine.launch import launch
+from bcnet_core.engine.state import TrainingJob, Validation
 from bcnet_core.errors import BCNetError
 from bcnet_core.evaluation.coco import evaluate, ground_truth
 from bcnet_core.evaluation.predict import check_categories, check_images, predict_images
@@ -27,7 +27,7 @@ REHEARSED_STEPS = 2
 def validate(
     detector: Detector, recipe: Recipe, reporter: Reporter, stopping: Callable[[], bool]
 ) -> dict[str, float] | None:
-    """Score a detector on the validation set, every process its share; see `bcnet_core.engine.job.Validation`.
+    """Score a detector on the validation set, every process its share; see `bcnet_core.engine.state.Validation`.
 
     Returns:
         On rank 0 `mask_AP`, `mask_AP50`, `box_AP` in [0, 1], an empty dict on other ranks; None if it was stopped.
@@ -61,10 +61,7 @@ def _score(coco: CocoFile, results: Sequence[Record], *, image_ids: Sequence[int
 def check_validation(recipe: Recipe, training: CocoFile, reporter: Reporter) -> None:
     """Check before the first step that the validation set is complete and goes with the training set.
 
-    Args:
-        recipe: recipe whose `data.val` is checked.
-        training: training set.
-        reporter: receiver of what only a later `bcnet eval` would fail at.
+    What only a later `bcnet eval` would fail at becomes a warning.
 
     Raises:
         BCNetError: if the recipe evaluates during training and the set or its images are missing, it has no masks, or
@@ -92,11 +89,6 @@ VALIDATION = Validation(check=check_validation, score=validate)
 
 def rehearse(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> dict[str, float]:
     """Train two steps with a job's own settings in a temporary folder, and evaluate one batch of images.
-
-    Args:
-        job: what is to be trained; nothing is written to its run directory.
-        cluster: processes on one machine.
-        reporter: must be picklable if there are several processes.
 
     Returns:
         The scores. After two steps they mean nothing; that they can be computed is the point.

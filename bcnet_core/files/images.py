@@ -23,14 +23,10 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF
 
 
 def image_path(folder: Path | None, name: str) -> Path:
-    """Return the path of an image that a JSON file names.
+    """Return the path of an image that a JSON file names, which may be a link.
 
-    Args:
-        folder: folder of the images; None if names are paths that the user gave, which may lead anywhere.
-        name: path relative to the folder. It may be a link.
-
-    Raises:
-        BCNetError: if the name leads out of the folder: a JSON file from elsewhere must not show other files.
+    A name must stay in the folder: a JSON file from elsewhere must not show other files. Without a folder, names are
+    paths that the user gave, which may lead anywhere.
     """
     if folder is None:
         return Path(name)
@@ -44,35 +40,22 @@ def image_path(folder: Path | None, name: str) -> Path:
 
 
 def missing_images(folder: Path | None, names: Iterable[str]) -> list[str]:
-    """Return the names of images that do not exist, or that no file can have.
-
-    Raises:
-        BCNetError: if a name leads out of the folder.
-    """
-    return [name for name in names if not _is_file(image_path(folder, name))]
-
-
-def _is_file(path: Path) -> bool:
-    with suppress(OSError, ValueError):
-        return path.is_file()
-    return False
+    """Return the names of images that do not exist, or that no file can have."""
+    missing = []
+    for name in names:
+        path, exists = image_path(folder, name), False
+        with suppress(OSError, ValueError):
+            exists = path.is_file()
+        if not exists:
+            missing.append(name)
+    return missing
 
 
 def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Read one image.
+    """Read one image as (H, W, 3) uint8 RGB.
 
-    Any mode of 8 bits (grayscale, palette, CMYK, ...) is converted to RGB. An EXIF rotation is applied, unless
-    `expect_size` shows that the annotations were made on the image as it is stored, as COCO's were.
-
-    Args:
-        path: the file.
-        expect_size: (height, width) in pixels from the annotation file.
-
-    Returns:
-        (H, W, 3) uint8, RGB.
-
-    Raises:
-        BCNetError: if the file is missing, damaged, no image, or of another size than the annotations say.
+    Any mode of 8 bits (grayscale, palette, CMYK, ...) is converted. An EXIF rotation is applied, unless `expect_size`,
+    the (height, width) in the annotation file, shows that the image was annotated as it is stored, as COCO's were.
     """
     with _opened(path) as stored:
         if expect_size is not None and expect_size not in (stored.size, stored.size[::-1]):
@@ -90,18 +73,7 @@ def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDA
 
 
 def read_listed(folder: Path | None, image: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """Read the image of an entry of a COCO file's `images`, at the size that the entry says.
-
-    Args:
-        folder: see `image_path`.
-        image: with `file_name`, `height` and `width`.
-
-    Returns:
-        (H, W, 3) uint8, RGB.
-
-    Raises:
-        BCNetError: see `image_path` and `read_image`.
-    """
+    """Read the image of an entry of a COCO file's `images` as (H, W, 3) uint8 RGB, of the size that the entry says."""
     return read_image(image_path(folder, image["file_name"]), expect_size=(image["height"], image["width"]))
 
 
@@ -109,9 +81,6 @@ def image_size(path: Path) -> tuple[int, int]:
     """Return the (height, width) of an image in pixels, upright, as `read_image` gives it.
 
     Usually reads the header alone; a PNG may have its EXIF block behind the pixels.
-
-    Raises:
-        BCNetError: if the file is missing, or no image.
     """
     with _opened(path) as stored:
         width, height = stored.size

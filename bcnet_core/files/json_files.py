@@ -20,11 +20,7 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401  (whatever JSON holds)
-    """Read a JSON file, gzipped if its name ends in `.gz`.
-
-    Raises:
-        BCNetError: if it is missing, too large, or not JSON; the message says where it breaks off.
-    """
+    """Read a JSON file, gzipped if its name ends in `.gz`; an error says where it breaks off."""
     try:
         if path.is_dir():
             raise data_error(f"`{path}` is a directory, not a json file")
@@ -66,24 +62,15 @@ def paused_collector() -> Iterator[None]:
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  (whatever JSON can hold)
-    """Write `value` as compact JSON, atomically; gzipped if the name ends in `.gz`.
-
-    The bytes depend on the value alone.
-    """
+    """Write `value` as compact JSON, atomically, gzipped if the name ends in `.gz`; equal values give equal bytes."""
     write_together({path: value})
 
 
 def write_together(outputs: dict[Path, Any]) -> None:
-    """Write several files; an error leaves none of them.
+    """Write several files, each given as its bytes or a value for `write_json`; an error leaves none of them.
 
     The first is renamed into its place last. A process that is killed in that very moment may leave others behind,
     each of them complete.
-
-    Args:
-        outputs: the bytes of every file, or a value for `write_json`.
-
-    Raises:
-        BCNetError: if one of them cannot be written.
     """
     with ExitStack() as stack:
         parts = {path: stack.enter_context(atomic_file(path)) for path in outputs}
@@ -101,11 +88,7 @@ def json_size(path: Path, value: Any) -> int:  # noqa: ANN401
 
 
 def _encode(value: Any, path: Path) -> Iterator[bytes]:  # noqa: ANN401
-    """Yield the bytes of a JSON file piece by piece, so that a large one is not held in memory as one text.
-
-    Raises:
-        BCNetError: if `value` holds anything that JSON cannot.
-    """
+    """Yield the bytes of a JSON file piece by piece, so that a large one is not held in memory as one text."""
     packer = zlib.compressobj(level=6, wbits=31) if path.suffix == ".gz" else None  # 31: gzip, the largest window
     try:
         for part in _json_parts(value):

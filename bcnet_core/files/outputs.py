@@ -21,11 +21,7 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 def check_not_input(path: Path, *inputs: Path) -> None:
-    """Reject an output that would overwrite an input, also through a link.
-
-    Raises:
-        BCNetError: if `path` is one of `inputs`.
-    """
+    """Reject an output that would overwrite an input, also through a link."""
     place = _resolve(path)
     for source in inputs:
         other = _resolve(source)
@@ -34,11 +30,7 @@ def check_not_input(path: Path, *inputs: Path) -> None:
 
 
 def check_apart(folder: Path, *inputs: Path) -> None:
-    """Reject an output folder that contains an input or lies inside one, also through a link.
-
-    Raises:
-        BCNetError: if `folder` is one of `inputs`, above one, or inside one.
-    """
+    """Reject an output folder that is an input, contains one or lies inside one, also through a link."""
     place = _resolve(folder)
     for source in inputs:
         other = _resolve(source)
@@ -51,11 +43,7 @@ def check_apart(folder: Path, *inputs: Path) -> None:
 
 
 def check_distinct(*paths: Path) -> None:
-    """Reject outputs that lead to the same file.
-
-    Raises:
-        BCNetError: if two of the paths are the same.
-    """
+    """Reject outputs that lead to the same file."""
     places = [_resolve(path) for path in paths]
     for path, place in zip(paths, places, strict=True):
         if places.count(place) > 1:
@@ -63,12 +51,7 @@ def check_distinct(*paths: Path) -> None:
 
 
 def check_output_file(path: Path, *, overwrite: bool = False) -> None:
-    """Reject an output file that exists already or cannot be a file.
-
-    Raises:
-        BCNetError: if `path` exists and `overwrite` is false, if it is a folder or a device, or if no file can
-            be there.
-    """
+    """Reject an output that cannot be a file or, unless `overwrite`, exists already."""
     _resolve(path)
     if path.is_dir():
         raise usage_error(f"`{path}` is a folder, a file is to be written", f"name a file in it: -o {path}/NAME")
@@ -79,12 +62,7 @@ def check_output_file(path: Path, *, overwrite: bool = False) -> None:
 
 
 def check_output_folder(path: Path, *, overwrite: bool = False) -> None:
-    """Reject an output folder that is in use already or cannot be a folder; an empty folder is fine.
-
-    Raises:
-        BCNetError: if `path` is a folder with something in it and `overwrite` is false, if it is anything but a folder,
-            or if no folder can be there.
-    """
+    """Reject an output that cannot be a folder or, unless `overwrite`, is one with something in it."""
     _resolve(path)
     if path.exists() and not path.is_dir():
         raise usage_error(f"`{path}` is a file, a folder is to be written", "choose another output")
@@ -93,11 +71,7 @@ def check_output_folder(path: Path, *, overwrite: bool = False) -> None:
 
 
 def _resolve(path: Path) -> Path:
-    """Follow the links of a path, which need not exist.
-
-    Raises:
-        BCNetError: if nothing can be there: a circle of links, a name that is too long, a file in place of a folder.
-    """
+    """Follow the links of a path, which need not exist but must be possible: no circle of links, no overlong name."""
     try:
         path.stat()
     except FileNotFoundError:
@@ -110,11 +84,7 @@ def _resolve(path: Path) -> Path:
 
 @contextmanager
 def reserve_outputs(*paths: Path, check: Callable[[Path], None]) -> Iterator[None]:
-    """Check outputs and lock them until the block ends, so that no other process writes them.
-
-    Raises:
-        BCNetError: if `check` rejects one, another process writes one, or one cannot be written.
-    """
+    """Check outputs and lock them until the block ends, so that no other process writes them."""
     for path in paths:
         check(path)
     with ExitStack() as stack:
@@ -131,14 +101,7 @@ def locked_output(path: Path) -> Iterator[Path]:
     """Lock a file or folder until the block ends, and clear what a killed process left of it.
 
     Missing parent directories are created, and removed again if they stay empty. Blocks for the same output may be
-    nested within a thread.
-
-    Yields:
-        The path behind its links.
-
-    Raises:
-        BCNetError: if another process, or another thread, has locked it.
-        OSError: if its folder cannot be written.
+    nested within a thread. Yields the path behind its links; what the system refuses is an OSError.
     """
     place = path.resolve()
     missing = [folder for folder in place.parents if not folder.exists()]
@@ -158,15 +121,9 @@ def locked_output(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def hold_lock(path: Path, busy: BCNetError) -> Iterator[None]:
-    """Hold a lock file until the block ends, then remove it. The system frees the lock of a process that is killed.
+    """Hold a lock file until the block ends, then remove it; raise `busy` if another process has it.
 
-    Args:
-        path: the lock file; its folder exists.
-        busy: the error for a lock that another process keeps for `LOCK_SECONDS`.
-
-    Raises:
-        BCNetError: `busy`.
-        OSError: if the file cannot be made.
+    The system frees the lock of a process that is killed.
     """
     lock = FileLock(path, timeout=LOCK_SECONDS, is_singleton=True, fallback_to_soft=False)  # singleton: may be nested
     try:
@@ -232,9 +189,6 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     Missing parent directories are created. If the block raises, nothing is left behind; leftovers of a killed process
     are removed by the next one that writes `path`. A link stays: its target is replaced.
-
-    Raises:
-        BCNetError: if the directory cannot be written, the disk is full, or another process writes `path`.
     """
     with _write_errors(path), locked_output(path) as place:
         temporary = partial_path(place)
@@ -256,9 +210,6 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     An existing `path` is replaced as a whole (call `check_output_folder` first). If the block raises, nothing is left
     behind and an existing `path` stays as it was. A folder cannot be exchanged in one step: a process that is killed
     between the two renames leaves none, and the next one that writes `path` restores the old one.
-
-    Raises:
-        BCNetError: if the parent cannot be written, the disk is full, or another process writes `path`.
     """
     with _write_errors(path), locked_output(path) as place:
         part = partial_path(place)

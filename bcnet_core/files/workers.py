@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
+from itertools import islice
 from multiprocessing import active_children, get_context, parent_process
 from typing import TypeVar
 
 from bcnet_core.errors import BCNetError
+from bcnet_core.reporting import Reporter, SilentReporter
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -30,7 +33,7 @@ def parallel_map(
     """Map `work` over tasks in worker processes; leaving the block stops them.
 
     Args:
-        work: a function that can be pickled and depends on nothing but its task.
+        work: a function that can be pickled and depends on nothing but its task; what it raises is passed on.
         tasks: taken one by one, as workers become free.
         workers: number of processes, 0 for one per CPU core. 1 works in this process; others are spawned, so a script
             calls this below `if __name__ == "__main__":`.
@@ -38,9 +41,6 @@ def parallel_map(
 
     Yields:
         The results, in the order of the tasks.
-
-    Raises:
-        BCNetError: if a worker process dies. What `work` raises is passed on.
     """
     workers = min(workers or os.cpu_count() or 1, most)
     if workers <= 1:
@@ -65,6 +65,52 @@ def parallel_map(
                 # shutdown waits for a thread that is sending a task to a killed worker; newer Pythons close the pipe
                 pool._call_queue._reader.close()  # type: ignore[attr-defined]
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def map_with_progress(
+    work: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    *,
+    title: str,
+    count: int,
+    chunk: int,
+    workers: int,
+    most: int,
+    reporter: Reporter | None,
+) -> Iterator[Iterator[Result]]:
+    """Call `parallel_map` with a number of tasks at a time and report the progress.
+
+    Args:
+        work: as in `parallel_map`, like `tasks`, `workers` and `most`.
+        tasks: as many as `count`.
+        title: what the progress counts.
+        count: number of tasks.
+        chunk: number of tasks that a process gets at once.
+        workers: number of processes, 0 for one per CPU core.
+        most: number of processes beyond which more are not worth their start.
+        reporter: receiver of the progress.
+
+    Yields:
+        The results, in the order of the tasks.
+    """
+    ahead = iter(tasks)
+    chunks = iter(lambda: list(islice(ahead, chunk)), [])
+    with (
+        (reporter or SilentReporter()).progress(title, count) as progress,
+        parallel_map(partial(_map_chunk, work), chunks, workers=workers, most=most) as results,
+    ):
+
+        def one_by_one() -> Iterator[Result]:
+            for found in results:
+                yield from found
+                progress.advance(len(found))
+
+        yield one_by_one()
+
+
+def _map_chunk(work: Callable[[Task], Result], tasks: list[Task]) -> list[Result]:
+    return [work(task) for task in tasks]
 
 
 def _in_order(

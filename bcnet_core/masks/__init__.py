@@ -2,7 +2,6 @@
 
 from bcnet_core.masks.rle import (
     RLE,
-    are_valid,
     area,
     bounding_box,
     decode,
@@ -20,6 +19,6 @@ from bcnet_core.masks.rle import (
 )
 
 __all__ = [
-    "RLE", "are_valid", "area", "bounding_box", "decode", "decode_window", "encode", "from_box", "from_polygons",
+    "RLE", "area", "bounding_box", "decode", "decode_window", "encode", "from_box", "from_polygons",
     "from_segmentation", "intersection", "iou", "ious", "runs", "to_json", "union",
 ]  # fmt: skip

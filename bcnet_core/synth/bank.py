@@ -19,8 +19,8 @@ from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, read_mask
 from bcnet_core.files.images import image_path, read_image
 from bcnet_core.files.json_files import read_json, write_json
-from bcnet_core.files.workers import parallel_map
-from bcnet_core.reporting import Reporter, SilentReporter
+from bcnet_core.files.workers import map_with_progress
+from bcnet_core.reporting import Reporter
 from bcnet_core.synth.plan import PasteSources
 from bcnet_core.synth.scene import Floats, Image, Mask
 from bcnet_core.synth.writer import write_picture
@@ -86,20 +86,12 @@ class BankObject:
 
 
 @dataclass(frozen=True)
-class BankBackground:
-    """A background of a bank: its picture, and the id of the image it was made from."""
-
-    file: str
-    image: int
-
-
-@dataclass(frozen=True)
 class Bank:
-    """The material of pasted scenes; the pictures are in `folder`."""
+    """The material of pasted scenes; the picture files are in `folder`."""
 
     folder: Path
     objects: tuple[BankObject, ...]
-    backgrounds: tuple[BankBackground, ...]
+    backgrounds: tuple[str, ...]
 
     def cutout(self, number: int) -> Cutout:
         """Read the picture of an object."""
@@ -109,7 +101,7 @@ class Bank:
 
     def background(self, number: int) -> Image:
         """Read a background, (H, W, 3) uint8, RGB, larger than a scene."""
-        return np.array(PIL.Image.open(self.folder / self.backgrounds[number].file))
+        return np.array(PIL.Image.open(self.folder / self.backgrounds[number]))
 
 
 class _Sheet(NamedTuple):
@@ -132,16 +124,9 @@ def cut_bank(
     workers: int,
     reporter: Reporter | None,
 ) -> None:
-    """Cut objects and backgrounds out of images and write them with an index.
+    """Cut objects, which have masks, and backgrounds out of the files in `images` and write them with an index.
 
-    Args:
-        folder: folder of the bank; it is created.
-        coco: the set.
-        images: folder that its file names are relative to.
-        sources: positions of the annotations, which have masks, and of the images to take.
-        scene: (height, width) of the scenes to compose, in pixels.
-        workers: number of processes, 0 for one per CPU core.
-        reporter: receiver of the progress in images.
+    `folder` is created. `scene` is the (height, width) of the scenes to compose, in pixels.
 
     Raises:
         BCNetError: if an image is missing, damaged, or of another size than the annotations say.
@@ -149,16 +134,14 @@ def cut_bank(
     sheets = _sheets(coco, images, sources)
     folder.mkdir(parents=True)
     objects: list[BankObject] = []
-    with (
-        (reporter or SilentReporter()).progress("cut out", len(sheets)) as progress,
-        parallel_map(partial(_cut_sheet, folder, scene), sheets, workers=workers, most=len(sheets)) as results,
-    ):
+    with map_with_progress(
+        partial(_cut_sheet, folder, scene), sheets,
+        title="cut out", count=len(sheets), chunk=1, workers=workers, most=len(sheets), reporter=reporter,
+    ) as results:  # fmt: skip
         for found in results:
             objects += found
-            progress.advance()
-    backgrounds = [BankBackground(sheet.background, sheet.image["id"]) for sheet in sheets if sheet.background]
-    content = {"objects": list(map(asdict, objects)), "backgrounds": list(map(asdict, backgrounds))}
-    write_json(folder / BANK_INDEX, content)
+    backgrounds = [{"file": sheet.background, "image": sheet.image["id"]} for sheet in sheets if sheet.background]
+    write_json(folder / BANK_INDEX, {"objects": list(map(asdict, objects)), "backgrounds": backgrounds})
 
 
 @lru_cache(maxsize=4)
@@ -166,7 +149,7 @@ def read_bank(folder: Path) -> Bank:
     """Read the index that `cut_bank` wrote, once per process."""
     content = read_json(folder / BANK_INDEX)
     objects = tuple(BankObject(**one) for one in content["objects"])
-    return Bank(folder, objects, tuple(BankBackground(**one) for one in content["backgrounds"]))
+    return Bank(folder, objects, tuple(one["file"] for one in content["backgrounds"]))
 
 
 def _sheets(coco: CocoFile, images: Path, sources: PasteSources) -> list[_Sheet]:

@@ -64,13 +64,7 @@ class PasteRule:
 
 
 def compose_from_bank(rng: Generator, *, folder: Path, rule: PasteRule, size: tuple[int, int]) -> Scene:
-    """Compose one scene of a bank, with other objects until they fit.
-
-    Args:
-        rng: the only source of randomness.
-        folder: folder of the bank.
-        rule: the rule.
-        size: (height, width) of the scene in pixels.
+    """Compose one scene of (height, width) pixels from a bank, with other objects until they fit.
 
     Raises:
         BCNetError: if no composition meets the rule.
@@ -98,11 +92,7 @@ def compose_from_bank(rng: Generator, *, folder: Path, rule: PasteRule, size: tu
 def prepare(rng: Generator, cutout: Cutout, *, scale: float, side: int) -> Cutout:
     """Resize an object, perhaps mirror it, and soften its edge.
 
-    Args:
-        rng: decides whether it is mirrored.
-        cutout: the object as it was cut.
-        scale: the wanted factor, adjusted if the object would be too small or too large for the scene.
-        side: shorter side of the scene in pixels.
+    `scale` is adjusted if the object would be too small or too large for a scene whose shorter side is `side` pixels.
     """
     height, width = cutout.alpha.shape
     area = float(cutout.alpha.sum())
@@ -121,61 +111,34 @@ def prepare(rng: Generator, cutout: Cutout, *, scale: float, side: int) -> Cutou
 def compose_pasted(
     rng: Generator, cutouts: Sequence[Cutout], background: Image, *, occlusion: tuple[float, float]
 ) -> Scene | None:
-    """Paste objects over a background, one over the other.
+    """Paste objects over an (H, W, 3) background, each on top of those before; one that does not fit is left out.
 
     Every object lies entirely inside the scene, and either nothing hides it, or others hide a share of it within
-    `occlusion`; at least one object is hidden in this way.
-
-    Args:
-        rng: the only source of randomness.
-        cutouts: the objects, from bottom to top; one that does not fit is left out.
-        background: (H, W, 3) uint8, RGB; it is not changed.
-        occlusion: smallest and largest hidden share of a hidden object.
-
-    Returns:
-        The scene; None if no two of the objects could be placed in this way.
+    `occlusion`; at least one object is hidden in this way. Returns None if no two of them could be placed so.
     """
-    height, width = background.shape[:2]
-    placed: list[tuple[Cutout, Window]] = []
-    amodal: list[Mask] = []
-    visible: list[Mask] = []
-    for cutout in cutouts:
-        mask = cutout.mask
-        for _ in range(OBJECT_TRIES if mask.any() else 0):
-            window = _propose(rng, mask, amodal, visible, (height, width), occlusion)
-            if window is None or not _is_acceptable(mask, window, amodal, visible, occlusion):
-                continue
-            for seen in visible:
-                seen[window] &= ~mask
-            whole = np.zeros((height, width), dtype=bool)
-            whole[window] = mask
-            placed.append((cutout, window))
-            amodal.append(whole)
-            visible.append(whole.copy())
-            break
-    if all(np.array_equal(whole, seen) for whole, seen in zip(amodal, visible, strict=True)):
-        return None
     image = background.copy()
-    for cutout, window in placed:
-        cover = cutout.alpha[..., None]
-        image[window] = np.rint(image[window] * (1 - cover) + cutout.image * cover)
-    objects = [
-        SceneObject(cutout.label, layer, whole, seen, source=cutout.source)
-        for layer, ((cutout, _), whole, seen) in enumerate(zip(placed, amodal, visible, strict=True))
-    ]
-    return Scene(image, tuple(objects))
+    objects: list[SceneObject] = []
+    for cutout in cutouts:
+        mask, cover = cutout.mask, cutout.alpha[..., None]
+        for _ in range(OBJECT_TRIES if mask.any() else 0):
+            window = _propose(rng, mask, objects, image.shape[:2], occlusion)
+            if window is None or not _is_acceptable(mask, window, objects, occlusion):
+                continue
+            for below in objects:
+                below.visible[window] &= ~mask
+            whole = np.zeros(image.shape[:2], dtype=bool)
+            whole[window] = mask
+            objects.append(SceneObject(cutout.label, len(objects), whole, whole.copy(), source=cutout.source))
+            image[window] = np.rint(image[window] * (1 - cover) + cutout.image * cover)
+            break
+    return Scene(image, tuple(objects)) if any(item.occlusion_rate for item in objects) else None
 
 
 def _propose(
-    rng: Generator,
-    mask: Mask,
-    amodal: Sequence[Mask],
-    visible: Sequence[Mask],
-    size: tuple[int, int],
-    occlusion: tuple[float, float],
+    rng: Generator, mask: Mask, objects: Sequence[SceneObject], size: tuple[int, ...], occlusion: tuple[float, float]
 ) -> Window | None:
     """Propose a position inside the scene: over an object that nothing hides yet, or anywhere."""
-    free = [whole for whole, seen in zip(amodal, visible, strict=True) if np.array_equal(whole, seen)]
+    free = [item.amodal for item in objects if not item.occlusion_rate]
     if free and rng.random() < OVERLAPPING:
         return _position_over(rng, mask, free[int(rng.integers(len(free)))], share=rng.uniform(*occlusion))
     y, x = (int(rng.integers(max(size[axis] - mask.shape[axis], 0) + 1)) for axis in (0, 1))
@@ -220,14 +183,11 @@ def _window(mask: Mask, y: int, x: int, size: tuple[int, ...]) -> Window | None:
     return (slice(y, stop), slice(x, end)) if min(y, x) >= 0 and stop <= size[0] and end <= size[1] else None
 
 
-def _is_acceptable(
-    mask: Mask, window: Window, amodal: Sequence[Mask], visible: Sequence[Mask], occlusion: tuple[float, float]
-) -> bool:
+def _is_acceptable(mask: Mask, window: Window, objects: Sequence[SceneObject], occlusion: tuple[float, float]) -> bool:
     """Return whether every object below would stay unhidden, or be hidden by a requested share."""
-    for whole, seen in zip(amodal, visible, strict=True):
-        newly = np.count_nonzero(seen[window] & mask)
-        if newly:
-            hidden = 1 - (np.count_nonzero(seen) - newly) / np.count_nonzero(whole)
-            if not occlusion[0] <= hidden <= occlusion[1]:
-                return False
+    for item in objects:
+        newly = np.count_nonzero(item.visible[window] & mask)
+        hidden = 1 - (np.count_nonzero(item.visible) - newly) / np.count_nonzero(item.amodal)
+        if newly and not occlusion[0] <= hidden <= occlusion[1]:
+            return False
     return True

@@ -83,7 +83,7 @@ class PastePlan(NamedTuple):
         coco: the source.
         images: folder of its images.
         found: what the source offers.
-        sources: sources of each split; they share no image.
+        sources: sources of each split; no two splits share an image.
         options: options they were chosen by, as json.
     """
 
@@ -119,14 +119,8 @@ def plan_pasted(
 ) -> PastePlan:
     """Choose the objects and backgrounds of a pasted set.
 
-    Args:
-        coco: the source.
-        images: folder that its file names are relative to.
-        min_area: smallest area of an object in its own image, in pixels.
-        most_objects: maximum number of objects, chosen at random; a fifth of them for the val split.
-        seed: non-negative seed.
-        workers: number of processes, 0 for one per CPU core.
-        reporter: receiver of the progress in images.
+    Of the complete objects with `min_area` pixels or more, at most `most_objects` are chosen at random, a fifth of them
+    for the val split. `images` is the folder that the file names of the source are relative to.
 
     Raises:
         BCNetError: if a split would have fewer than two objects or no background, or a needed image is missing.
@@ -151,14 +145,7 @@ def plan_pasted(
 
 
 def survey(coco: CocoFile, *, min_area: int, workers: int = 1, reporter: Reporter | None = None) -> Survey:
-    """Find the complete objects of a COCO file from its masks.
-
-    Args:
-        coco: the file.
-        min_area: smallest area of an object, in pixels.
-        workers: number of processes, as in `annotate_coco`.
-        reporter: receiver of the progress in images.
-    """
+    """Find the complete objects of a COCO file from its masks; `min_area` is in pixels."""
     complete: list[int] = []
     flaws = dict.fromkeys(FLAWS, 0)
     covered = []
@@ -219,11 +206,10 @@ def _flaw(
 def _divide(coco: CocoFile, with_objects: set[int], rng: np.random.Generator) -> tuple[list[int], list[int]]:
     """Divide the positions of the images into train and val, so that both get images with complete objects."""
     order = rng.permutation(len(coco.images)).tolist()
-    bearing = [position for position in order if coco.images[position]["id"] in with_objects]
-    bare = [position for position in order if coco.images[position]["id"] not in with_objects]
     train: list[int] = []
     val: list[int] = []
-    for part in (bearing, bare):
+    for bearing in (True, False):
+        part = [position for position in order if (coco.images[position]["id"] in with_objects) == bearing]
         cut = round(len(part) * VAL_SHARE) or min(len(part) // 2, 1)
         train += part[cut:]
         val += part[:cut]
@@ -241,11 +227,11 @@ def _too_little(coco: CocoFile, found: Survey, split: str, sources: PasteSources
 
 
 def _check_images_exist(coco: CocoFile, images: Path, sources: dict[str, PasteSources]) -> None:
-    positions = {image["id"]: position for position, image in enumerate(coco.images)}
     needed: set[int] = set()
     for objects, backgrounds in sources.values():
-        needed |= {positions[coco.annotations[position]["image_id"]] for position in objects} | set(backgrounds)
-    names = [coco.images[position]["file_name"] for position in sorted(needed)]
+        needed |= {coco.annotations[position]["image_id"] for position in objects}
+        needed |= {coco.images[position]["id"] for position in backgrounds}
+    names = [image["file_name"] for image in coco.images if image["id"] in needed]
     missing = missing_images(images, names)
     if missing:
         some = ", ".join(name[:100] for name in missing[:3]) + (", ..." if len(missing) > 3 else "")

@@ -6,6 +6,7 @@ split depends only on the seed, the composer and i, not on the number of workers
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from numpy.random import Generator
 from bcnet_core import __version__
 from bcnet_core.annotations.coco import Record
 from bcnet_core.files.json_files import write_json
-from bcnet_core.files.workers import parallel_map
-from bcnet_core.reporting import Reporter, SilentReporter
+from bcnet_core.files.workers import map_with_progress
+from bcnet_core.reporting import Reporter
 from bcnet_core.synth.scene import Image, Scene, annotate_scene
 
 CHUNK = 32
@@ -55,7 +56,7 @@ class SceneSet:
         categories: COCO categories; a `SceneObject.label` is an index into this list.
         info: COCO info, including `generator` and options.
         seed: non-negative seed.
-        suffix: image format: ".png", or ".jpg" for photographs.
+        suffix: image format, ".jpg" for photographs.
         licenses: COCO licenses.
     """
 
@@ -64,7 +65,7 @@ class SceneSet:
     info: Record
     seed: int
     suffix: Literal[".png", ".jpg"]
-    licenses: tuple[Record, ...] = ()
+    licenses: Sequence[Record] = ()
 
 
 class SplitSummary(NamedTuple):
@@ -86,18 +87,9 @@ class SplitSummary(NamedTuple):
 
 
 def write_scenes(folder: Path, scenes: SceneSet, *, workers: int, reporter: Reporter | None) -> list[SplitSummary]:
-    """Write a set into an existing folder.
+    """Write a set into an existing folder and return a summary of each split.
 
     The same set and library versions give the same bytes, whatever the number of workers.
-
-    Args:
-        folder: the folder; write into `outputs.atomic_directory` to get the whole set or none of it.
-        scenes: the set.
-        workers: number of processes; 0 for one per CPU core, 1 stays in this process.
-        reporter: receiver of the progress in scenes.
-
-    Returns:
-        A summary of each split.
 
     Raises:
         BCNetError: if a worker process dies. Errors of a composer are passed on.
@@ -105,34 +97,27 @@ def write_scenes(folder: Path, scenes: SceneSet, *, workers: int, reporter: Repo
     for name in ("annotations", *(split.name for split in scenes.splits)):
         (folder / name).mkdir()
     numbers = [(split, index) for split, part in enumerate(scenes.splits) for index in range(part.scenes)]
-    chunks = [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]
     images: list[list[Record]] = [[] for _ in scenes.splits]
     annotations: list[list[Record]] = [[] for _ in scenes.splits]
-    work = partial(_write_chunk, scenes, folder)
-    with (
-        (reporter or SilentReporter()).progress("scenes", len(numbers)) as progress,
-        parallel_map(work, chunks, workers=workers, most=len(chunks)) as written,
-    ):
-        for chunk, found in zip(chunks, written, strict=True):
-            for (split, _), (image, records) in zip(chunk, found, strict=True):
-                images[split].append(image)
-                annotations[split] += records
-            progress.advance(len(found))
+    with map_with_progress(
+        partial(_write_scene, scenes, folder), numbers, title="scenes", count=len(numbers), chunk=CHUNK,
+        workers=workers, most=math.ceil(len(numbers) / CHUNK), reporter=reporter,
+    ) as written:  # fmt: skip
+        for (split, _), (image, records) in zip(numbers, written, strict=True):
+            images[split].append(image)
+            annotations[split] += records
     return [
         _write_annotations(folder, scenes, split.name, *records)
         for split, *records in zip(scenes.splits, images, annotations, strict=True)
     ]
 
 
-def _write_chunk(scenes: SceneSet, folder: Path, chunk: Sequence[tuple[int, int]]) -> list[tuple[Record, list[Record]]]:
+def _write_scene(scenes: SceneSet, folder: Path, number: tuple[int, int]) -> tuple[Record, list[Record]]:
+    """Compose a scene, given the numbers of its split and of itself, write its image and return its records."""
     if multiprocessing.parent_process() is not None:
         cv2.setNumThreads(1)  # the workers share the cores already
-    return [_write_scene(scenes, folder, split, index) for split, index in chunk]
-
-
-def _write_scene(scenes: SceneSet, folder: Path, split: int, index: int) -> tuple[Record, list[Record]]:
-    """Compose scene `index` of a split, write its image and return its image record and annotations without ids."""
-    seeds = np.random.SeedSequence(scenes.seed, spawn_key=(split, index))
+    split, index = number
+    seeds = np.random.SeedSequence(scenes.seed, spawn_key=number)
     scene = scenes.splits[split].compose(np.random.default_rng(seeds))
     name = f"{index + 1:06d}{scenes.suffix}"
     write_picture(folder / scenes.splits[split].name / name, scene.image)

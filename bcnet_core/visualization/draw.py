@@ -14,6 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
@@ -206,10 +207,10 @@ def _svg_card(card: Card) -> Iterator[str]:
 def _shape(shape: Shape) -> str:
     """Return the outlines of a mask and its holes, filled with its tint."""
     line = f' stroke="{_rgb(shape.color)}" stroke-width="{shape.outline}"' if shape.outline else ""
-    outer, holes = trace(masks.encode(shape.patch.mask))
-    path = "".join(
-        "M" + " ".join(f"{x + shape.patch.x},{y + shape.patch.y}" for x, y in ring) + "z" for ring in (*outer, *holes)
-    )
+    rings = map(shapely.get_coordinates, shapely.get_rings(trace(masks.encode(shape.patch.mask))))
+    offset = np.array([shape.patch.x, shape.patch.y])
+    corners = ((ring[:-1].astype(int) + offset).tolist() for ring in rings)
+    path = "".join("M" + " ".join(f"{x},{y}" for x, y in ring) + "z" for ring in corners)
     return f'<path fill="{_rgb(shape.color)}" fill-opacity="{shape.alpha:g}" fill-rule="evenodd"{line} d="{path}"/>'
 
 

@@ -35,13 +35,7 @@ CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 class Patch(NamedTuple):
-    """A mask cropped to its extent.
-
-    Attributes:
-        x: left column in the image.
-        y: top row in the image.
-        mask: (h, w) bool.
-    """
+    """An (h, w) mask cropped to its extent, and its upper left pixel in the image."""
 
     x: int
     y: int
@@ -60,14 +54,7 @@ class Patch(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """A mask in one color.
-
-    Attributes:
-        patch: the mask and its position.
-        color: color of tint and outline.
-        alpha: opacity of the tint, in [0, 1].
-        outline: width of the opaque line along the inside of the mask.
-    """
+    """A mask in one color: a tint of opacity `alpha`, and an opaque outline of that width along its inside."""
 
     patch: Patch
     color: Color
@@ -92,24 +79,14 @@ class Drawing(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """One picture of a card.
-
-    Attributes:
-        caption: text above it.
-        content: a drawing; or an (S, S) map of values in [0, 1]; or None in place of a missing map.
-    """
+    """A caption above a drawing, an (S, S) map of values in [0, 1], or None in place of a missing map."""
 
     caption: str
     content: Drawing | NDArray[np.floating] | None
 
 
 class Card(NamedTuple):
-    """Rows of equally large tiles; each row ends with the color scale of its maps.
-
-    Attributes:
-        size: (height, width) of a tile.
-        rows: rows of tiles, all of the same length.
-    """
+    """Equally long rows of tiles of one (height, width); each row ends with the color scale of its maps."""
 
     size: tuple[int, int]
     rows: tuple[tuple[Tile, ...], ...]

@@ -24,7 +24,7 @@ from bcnet_core.files.outputs import check_output_folder
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.visualization.draw import save
 from bcnet_core.visualization.drawing import OCCLUDEE, OCCLUDER, Color, instance_color
-from bcnet_core.visualization.panels import PANELS, panel_title, render
+from bcnet_core.visualization.panels import PANELS, choose_rois, draw_panels, panel_title, roi_card
 from bcnet_core.visualization.picture import Instance, Picture
 
 GENERATOR = '<meta name="generator" content="bcnet viz">'
@@ -37,15 +37,10 @@ File = tuple[str, int, int]
 
 
 class Summary(NamedTuple):
-    """Counts of a gallery.
+    """Counts of a gallery, and a sentence for each image that could not be read.
 
-    Attributes:
-        pictures: number of pictures.
-        instances: number of instances in them, annotated or found.
-        occluded: number of those with an occluder.
-        true: number of true instances except crowds, beside detections; None without ground truth.
-        missed: number of those that no detection matches.
-        faults: one sentence for each image that could not be read.
+    `instances` were annotated or found, `occluded` of them have an occluder. `true` instances (None without ground
+    truth beside detections) and those `missed` are without crowds.
     """
 
     pictures: int
@@ -57,11 +52,7 @@ class Summary(NamedTuple):
 
 
 def check_replaceable(folder: Path, *, overwrite: bool) -> None:
-    """Check that a gallery may be written to a folder: it is absent or empty, or a gallery and `overwrite` is set.
-
-    Raises:
-        BCNetError: if the folder is taken.
-    """
+    """Require a folder that is absent or empty, or a gallery if `overwrite` is set."""
     check_output_folder(folder, overwrite=overwrite)
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     index = folder / "index.html"
@@ -86,18 +77,17 @@ def write_gallery(
 ) -> Summary:
     """Draw pictures into an empty folder, with an index.html that shows them; one picture is held at a time.
 
-    `total` is the number of pictures, for the progress display; `layer` and `rois` are those of `render`.
-
-    Raises:
-        BCNetError: if no image can be read.
+    `total` is the number of pictures, for the progress display; `rois` the number of close-ups of each. It is an error
+    if no image at all can be read.
     """
     page = Page(title)
     (folder / "pictures").mkdir()
     with (reporter or SilentReporter()).progress("draw", total) as progress:
         for number, picture in enumerate(pictures, start=1):
             stem = f"pictures/{number:04d}-{safe_stem(picture.name)}"
-            rendered, files = render(picture, layer=layer, rois=rois), dict[str | int, File]()
-            for key, drawing in (rendered.panels | rendered.rois).items():
+            cards = {index: roi_card(picture, index, layer=layer) for index in choose_rois(picture.instances, rois)}
+            files: dict[str | int, File] = {}
+            for key, drawing in (draw_panels(picture, layer=layer) | cards).items():
                 name = f"{stem}-{key if isinstance(key, str) else f'roi{key}'}.{suffix}"
                 files[key] = name, *save(drawing, folder / name)
             page.add(picture, files)

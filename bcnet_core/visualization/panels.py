@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -57,47 +55,26 @@ SMALL_AREA = 32 * 32
 """Box area in pixels below which an instance comes last among the close-ups (COCO's `small`)."""
 
 
-class Rendered(NamedTuple):
-    """Everything drawn of one picture.
+def draw_panels(
+    picture: Picture, *, layer: LayerChoice = "both", size: tuple[int, int] | None = None
+) -> dict[str, Drawing]:
+    """Draw the panels of a picture by key, each followed by its counterpart of the true instances if there are any.
 
-    Attributes:
-        panels: panels by key.
-        rois: close-ups by index of the instance.
-    """
-
-    panels: dict[str, Drawing]
-    rois: dict[int, Card]
-
-
-def render(
-    picture: Picture, *, layer: LayerChoice = "both", rois: int = 3, size: tuple[int, int] | None = None
-) -> Rendered:
-    """Describe what to draw of a picture.
-
-    Args:
-        picture: what to show.
-        layer: layer to draw, or both.
-        rois: number of close-ups, the most occluded instances first.
-        size: (height, width) of the panels; None for `display_size`.
-
-    Returns:
-        The panels, each followed by its counterpart of the true instances if there are any, and the close-ups. An
-        unreadable image gives a single panel that names it.
+    `size` is the (height, width) of the panels, by default `display_size`. An unreadable image gives a single panel
+    that names it.
     """
     if picture.fault is not None:
-        return Rendered({"image": _placeholder(picture)}, {})
+        return {"image": _placeholder(picture)}
     image = draw.resize_image(picture.image, size or display_size(*picture.image.shape[:2]))
     pale, scale = draw.dim(image), image.shape[1] / picture.image.shape[1]
-    sheets = [("", _Sheet(image, pale, scale, picture.instances))]
+    sheets = [("", _sheet(image, pale, scale, picture.instances))]
     if picture.truth is not None:
-        sheets.append(("true-", _Sheet(image, pale, scale, picture.truth)))
+        sheets.append(("true-", _sheet(image, pale, scale, picture.truth)))
     panels = {"image": Drawing(image)}
     for key, panel in (("instances", _instances), ("occludee", _occludees), ("occluder", _occluders)):
         if layer in ("both", key) or key == "instances":
             panels |= {prefix + key: panel(sheet) for prefix, sheet in sheets}
-    panels |= {f"{prefix}boundaries": _boundaries(sheet, layer) for prefix, sheet in sheets}
-    chosen = choose_rois(picture.instances, rois)
-    return Rendered(panels, {index: roi_card(picture, index, layer=layer) for index in chosen})
+    return panels | {f"{prefix}boundaries": _boundaries(sheet, layer) for prefix, sheet in sheets}
 
 
 def panel_title(key: str) -> str:
@@ -113,33 +90,27 @@ def display_size(height: int, width: int) -> tuple[int, int]:
     return max(round(height * scale), 1), max(round(width * scale), 1)
 
 
-@dataclass(frozen=True)
-class _Sheet:
-    """Instances on a displayed image, with its pale version and its scale relative to the original."""
+class _Sheet(NamedTuple):
+    """A displayed image, its pale version, its scale, the instances seen, and those with an occluder and its region."""
 
     image: Image
     pale: Image
     scale: float
-    instances: tuple[Instance, ...]
+    occludees: list[tuple[Instance, Patch]]
+    occluders: list[tuple[Instance, Patch]]
 
     @property
     def size(self) -> tuple[int, int]:
         height, width = self.image.shape[:2]
         return height, width
 
-    @cached_property
-    def occludees(self) -> list[tuple[Instance, Patch]]:
-        """Instances with a visible mask."""
-        return _patches(((instance, instance.occludee) for instance in self.instances), self.size)
 
-    @cached_property
-    def occluders(self) -> list[tuple[Instance, Patch]]:
-        """Instances with an occluder, and its region."""
-        return _patches(((instance, instance.occluder) for instance in self.instances), self.size)
-
-
-def _patches(parts: Iterable[tuple[Instance, RLE | None]], size: tuple[int, int]) -> list[tuple[Instance, Patch]]:
-    return [(instance, patch) for instance, rle in parts if (patch := patch_of_rle(rle, size)) is not None]
+def _sheet(image: Image, pale: Image, scale: float, instances: Sequence[Instance]) -> _Sheet:
+    height, width = image.shape[:2]
+    occludees = [(one, patch_of_rle(one.occludee, (height, width))) for one in instances]
+    occluders = [(one, patch_of_rle(one.occluder, (height, width))) for one in instances]
+    seen, hidden = ([(one, patch) for one, patch in layer if patch] for layer in (occludees, occluders))
+    return _Sheet(image, pale, scale, seen, hidden)
 
 
 def _overlay(ground: Image, parts: Sequence[tuple[Instance, Patch]], *, alpha: float = 0.45) -> Drawing:
@@ -204,7 +175,7 @@ def _placeholder(picture: Picture) -> Drawing:
 
 
 def choose_rois(instances: Sequence[Instance], count: int) -> list[int]:
-    """Return the indices of the most occluded instances; those too small to look at come last."""
+    """Return the indices of the most occluded instances, those too small to look at last."""
 
     def rank(index: int) -> tuple[bool, float]:
         x0, y0, x1, y1 = instances[index].box

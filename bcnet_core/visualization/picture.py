@@ -117,8 +117,7 @@ def match_truth(
 ) -> tuple[tuple[Instance, ...], tuple[Instance, ...]]:
     """Match detections, best first, with the true instances of their category; crowds match nothing.
 
-    Returns:
-        The detections with colors, IoU and matches, and the true instances in the colors of their matches.
+    Returns the detections with colors, IoU and matches, and the true instances in the colors of their matches.
     """
     ious = mask_ious(found, true)
     matches = match_greedily(ious, MIN_IOU)

@@ -22,14 +22,7 @@ PLACEHOLDER = (480, 640)
 
 
 class Source(NamedTuple):
-    """Files to make pictures from.
-
-    Attributes:
-        coco: annotations, or a list of images without any.
-        images: folder of the images.
-        model: run or checkpoint to predict with, if any.
-        results: results file to show, if any.
-    """
+    """Annotations, or a list of images without any; their folder; and the model or results file to show, if any."""
 
     coco: CocoFile
     images: Path
@@ -55,9 +48,6 @@ def open_source(
         gt: ground truth of a results file or a model. Without it and without images, a model is shown on the
             validation set of its recipe.
         open_run: opens runs of the model's backend.
-
-    Raises:
-        BCNetError: if the path does not exist, or annotations or images cannot be found or read.
     """
     if not path.exists():
         raise data_error(f"`{path}` does not exist", "SOURCE is a run directory, a checkpoint or a COCO json")
@@ -71,14 +61,13 @@ def open_source(
         return Source(_list_images(folder), folder, path)
     data = open_run(path).recipe.data
     root = data_root or data.root or Path()
-    annotations = root / data.val.annotations
+    annotations, listed = root / data.val.annotations, root / data.val.images
     if not annotations.is_file():
         raise data_error(
             f"the validation set of `{path}` is not at `{annotations}`",
             "say where the data is: --data-root; or what to look at: --images FOLDER",
         )
-    folder = _check_folder(root / data.val.images)
-    return Source(read_coco(annotations, need_annotations=False), folder, path)
+    return Source(read_coco(annotations, need_annotations=False), _check_folder(listed), path)
 
 
 def _list_images(folder: Path) -> CocoFile:
@@ -120,9 +109,6 @@ def choose_images(
     """Choose the image records to show: those with the ids in their order, else the first `limit`.
 
     With `most_occluded`, that many of them are returned, ranked by the summed occlusion of their instances.
-
-    Raises:
-        BCNetError: if an id is not in the file, the file lists no image, or there is nothing to rank by.
     """
     if not coco.images:
         raise data_error(f"`{coco.path}` lists no image to show")
@@ -156,9 +142,6 @@ def worst_images(
 
     "iou" ranks by the mean over the true instances of the IoU with the best detection that reaches `score`, "ap" by the
     image's own AP over all detections.
-
-    Raises:
-        BCNetError: if no image has a true instance with a mask.
     """
     scores = mean_ious(coco, results, score=score) if by == "iou" else image_precisions(coco, results)
     known = [record for record in records if record["id"] in scores]

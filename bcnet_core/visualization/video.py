@@ -21,7 +21,7 @@ from bcnet_core.structures import Predictor
 from bcnet_core.visualization.draw import paint
 from bcnet_core.visualization.drawing import Image
 from bcnet_core.visualization.instances import detect
-from bcnet_core.visualization.panels import render
+from bcnet_core.visualization.panels import draw_panels
 from bcnet_core.visualization.picture import Instance, Picture, mask_ious, match_greedily
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
@@ -39,13 +39,7 @@ RATE = 25.0
 
 
 class VideoSummary(NamedTuple):
-    """Counts of a drawn video.
-
-    Attributes:
-        frames: number of frames.
-        instances: number of instances drawn in all frames together.
-        complete: whether all frames that the file announces could be read.
-    """
+    """Counts of a drawn video; `complete` if all frames that the file announces could be read."""
 
     frames: int
     instances: int
@@ -53,11 +47,7 @@ class VideoSummary(NamedTuple):
 
 
 def check_video_suffix(output: Path) -> None:
-    """Check that OpenCV's wheels can write this kind of video.
-
-    Raises:
-        BCNetError: naming the suffixes that they can.
-    """
+    """Require a suffix of a video that OpenCV's wheels can write."""
     if output.suffix.lower() not in CODECS:
         raise usage_error(f"cannot write a video as `{output.name}`", f"a name that ends in {', '.join(CODECS)}")
 
@@ -69,9 +59,6 @@ def draw_video(
 
     An instance that is found again in the next frame keeps its color. Sound is not copied. The output has the frames
     and the rate of the source, and appears only when complete. `layer` "occludee" or "occluder" draws one panel alone.
-
-    Raises:
-        BCNetError: if the video cannot be read or written.
     """
     check_video_suffix(output.resolve())
     with _open(source) as capture, atomic_file(output) as temporary:
@@ -117,7 +104,7 @@ def _drawn_frames(
     while (frame := _read(capture)) is not None:
         before = follow(before, detect(detector, frame, score=score, at_least=0), fresh)
         height, width = frame.shape[:2]
-        panels = render(Picture("", frame, before), layer=layer, rois=0, size=(height, width)).panels
+        panels = draw_panels(Picture("", frame, before), layer=layer, size=(height, width))
         image = np.concatenate([paint(panels[key]) for key in PANEL_KEYS[layer]], axis=1)
         bottom, right = height % 2, image.shape[1] % 2  # codecs reject odd sizes
         yield np.asarray(cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE), np.uint8), len(before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 from dataclasses import replace
@@ -182,8 +181,7 @@ def checkpoint_step(path: Path) -> int:
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
     """List the checkpoints of a run by step, the newest last."""
-    found = (run_dir / CHECKPOINT_DIR).glob("step_*.pt")
-    return sorted(path for path in found if re.fullmatch(r"step_\d{8}\.pt", path.name))
+    return sorted((run_dir / CHECKPOINT_DIR).glob(f"step_{'[0-9]' * 8}.pt"))
 
 
 def latest_checkpoint(run_dir: Path) -> Path | None:

@@ -34,11 +34,7 @@ class ExportCheck(NamedTuple):
 
 
 class TensorDetector(nn.Module):
-    """A detector as a function of one tensor, without resizing, with maps relative to their boxes.
-
-    Args:
-        detector: in evaluation mode.
-    """
+    """A detector in evaluation mode as a function of one tensor, without resizing, with maps inside their boxes."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
@@ -79,14 +75,10 @@ def export_detector(
     Args:
         detector: in evaluation mode, on the CPU.
         path: output file; replaced if it exists.
-        form: "torchscript" needs nothing else, "onnx" the packages onnx and onnxruntime.
-        height: image height in pixels.
-        width: image width in pixels.
-        picture: (H, W, 3) uint8 RGB image to compare on, after a resize; by default noise, in which a trained detector
-            may find nothing.
-
-    Returns:
-        Result of the comparison.
+        form: "torchscript", or "onnx", which needs the packages onnx and onnxruntime.
+        height: of the images, pixels.
+        width: of the images, pixels.
+        picture: (H, W, 3) uint8 RGB image to compare on, after a resize; by default noise.
 
     Raises:
         BCNetError: if a package is missing, or the file gives other outputs; then nothing is written.
@@ -106,7 +98,10 @@ def export_detector(
         else:
             got = _through_onnx(model, example, other, temporary)
         expected = model(other)
-        difference = _difference(got, expected)
+        difference = float("inf")
+        if [part.shape for part in got] == [part.shape for part in expected]:
+            parts = zip(got, expected, strict=True)
+            difference = max((float((a.double() - b.double()).abs().max()) for a, b in parts if a.numel()), default=0.0)
         if not difference <= TOLERANCE:  # NaN included
             raise BCNetError(f"the exported file differs from the detector by {difference:g}; nothing was written")
     return ExportCheck(difference, len(expected[0]))
@@ -131,10 +126,3 @@ def _through_onnx(model: TensorDetector, example: Tensor, image: Tensor, path: P
     )
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     return tuple(torch.from_numpy(part) for part in session.run(None, {"image": image.numpy()}))
-
-
-def _difference(got: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
-    if [part.shape for part in got] != [part.shape for part in expected]:
-        return float("inf")
-    parts = zip(got, expected, strict=True)
-    return max((float((a.double() - b.double()).abs().max()) for a, b in parts if a.numel()), default=0.0)

@@ -29,7 +29,7 @@ from bcnet_core.weights.files import named_tensors, read_weight_file
 from bcnet_core.weights.foreign import BODY, Converted, identify_backbone, layer_of
 from bcnet_core.weights.from_detectron2 import from_detectron2, from_release
 from bcnet_core.weights.from_imagenet import from_caffe2, from_torchvision
-from bcnet_core.weights.loading import Shapes, class_dependent, model_shapes, shapes_of
+from bcnet_core.weights.loading import Shapes, model_shapes, shapes_of
 
 FAMILIES = (from_release, from_detectron2, from_caffe2, from_torchvision)
 """Converters, one for each family of files; the first that recognizes a file converts it."""
@@ -39,14 +39,9 @@ MAX_ROWS = 20
 
 @dataclass(frozen=True)
 class ImportReport:
-    """Result of a weight import.
+    """Result of a weight import; see `Converted` for the other attributes.
 
     Attributes:
-        origin: description of the file.
-        detector: detector that the weights fit; None for a bare backbone, which fits both.
-        backbone: its backbone.
-        style: style of that backbone.
-        classes: number of classes; None without class-dependent layers.
         whole: whether the checkpoint is a complete detector, not an initialization.
         placed: number of tensors that were filled, by part of the model.
         fresh: number of tensors that training will initialize, by part of the model.
@@ -101,7 +96,8 @@ def import_weights(
     shapes = model_shapes(recipe, classes=found.classes or 1)
     fit(found, shapes, path)
     _check_finite(found, path)
-    class_layers = {layer_of(name) for name in class_dependent(recipe)}
+    other = model_shapes(recipe, classes=(found.classes or 1) + 1)
+    class_layers = {layer_of(name) for name, _ in shapes.items() ^ other.items()}
     if drop_classes:
         for layer in class_layers:
             found.drop_layer(layer, "its shape depends on the classes (--drop-classes)")

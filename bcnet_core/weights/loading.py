@@ -75,11 +75,6 @@ def model_shapes(recipe: Recipe, *, classes: int) -> dict[str, tuple[int, ...]]:
         return shapes_of(detector.state_dict())
 
 
-def class_dependent(recipe: Recipe) -> set[str]:
-    """Return the names of the tensors of a recipe's detector whose shape depends on the number of classes."""
-    return {name for name, _ in model_shapes(recipe, classes=1).items() ^ model_shapes(recipe, classes=2).items()}
-
-
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of tensors by name."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

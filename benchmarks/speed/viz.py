@@ -20,7 +20,7 @@ from bcnet_core.annotations.occluder import derive_occluders
 from bcnet_core.visualization.draw import paint, save
 from bcnet_core.visualization.drawing import Card, Drawing
 from bcnet_core.visualization.gallery import File, Page
-from bcnet_core.visualization.panels import PANELS, choose_rois, render, roi_card
+from bcnet_core.visualization.panels import PANELS, choose_rois, draw_panels, roi_card
 from bcnet_core.visualization.picture import Instance, Picture, numbered
 
 MANY = 5000
@@ -71,7 +71,7 @@ def viz(
 def _draw(picture: Picture, folder: Path) -> tuple[float, float, float]:
     """Return the seconds to draw the panels, to draw the RoIs, and to draw and write all of them."""
     start = time.perf_counter()
-    panels: list[Drawing | Card] = list(render(picture, rois=0).panels.values())
+    panels: list[Drawing | Card] = list(draw_panels(picture).values())
     for drawing in panels:
         paint(drawing)
     drawn = time.perf_counter()

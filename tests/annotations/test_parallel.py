@@ -62,11 +62,11 @@ def test_the_requested_number_of_workers_is_used(
     asked: list[tuple[int, int]] = []
 
     @contextmanager
-    def here(work: Any, tasks: Iterable[Any], *, workers: int, most: int) -> Iterator[Iterator[Any]]:
+    def here(work: Any, tasks: Iterable[Any], *, workers: int, most: int, **_: object) -> Iterator[Iterator[Any]]:
         asked.append((workers, most))
         yield map(work, tasks)
 
-    monkeypatch.setattr(parallel, "parallel_map", here)
+    monkeypatch.setattr(parallel, "map_with_progress", here)
     run = partial(command, mixed, rule=OccluderRule())
     run()
     run(workers=5)

@@ -154,7 +154,7 @@ def test_json_of_a_paste_is_the_summary(source: Path, tmp_path: Path) -> None:
         (("--scale", "a..b"), "is not a range"),
         (("--objects", "2.5..4"), "whole numbers"),
         (("--objects", "1..4"), "from 2"),
-        (("--size", "640"), "no image size"),
+        (("--size", "640"), "not an image size"),
         (("--size", "20x20"), "20 x 20"),
         (("--size", "70000x100"), "70000 x 100"),
     ],

@@ -12,8 +12,8 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from bcnet_core.annotations.coco import read_coco
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.recipe_files import list_recipes
-from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.launch import run_training
+from bcnet_core.engine.state import TrainingJob
 from bcnet_core.files.images import read_image
 from bcnet_core.model.backbones import ResNetFPN
 from bcnet_core.model.detectors import build_detector

@@ -231,7 +231,7 @@ def test_very_long_images_make_backgrounds_of_bounded_size(tmp_path: Path) -> No
         folder, coco, tmp_path, PasteSources([], [0, 1, 2, 3]), scene=(96, 128), workers=1, reporter=None
     )  # fmt: skip
     for background in read_bank(folder).backgrounds:
-        height, width = read_image(folder / background.file).shape[:2]
+        height, width = read_image(folder / background).shape[:2]
         assert 96 <= height <= 4 * 96 + 96
         assert 128 <= width <= 4 * 128 + 128
 

@@ -44,7 +44,7 @@ def two_overlapping() -> Picture:
 
 def drawn_panels(picture: Picture, **options: Any) -> dict[str, Image]:
     """The panels in pixels of the image, which is shown twice as large."""
-    scenes = panels.render(picture, size=(200, 300), **options).panels
+    scenes = panels.draw_panels(picture, size=(200, 300), **options)
     return {key: draw.paint(panel) for key, panel in scenes.items()}
 
 
@@ -55,10 +55,10 @@ def has(image: Image, color: Color) -> Mask:
 
 def test_five_panels_at_the_size_of_the_picture() -> None:
     picture = two_overlapping()
-    rendered = panels.render(picture)
-    assert list(rendered.panels) == list(panels.PANELS)
-    assert {draw.paint(panel).shape for panel in rendered.panels.values()} == {(400, 600, 3)}
-    assert (draw.paint(rendered.panels["image"]) == 90).all()
+    rendered = panels.draw_panels(picture)
+    assert list(rendered) == list(panels.PANELS)
+    assert {draw.paint(panel).shape for panel in rendered.values()} == {(400, 600, 3)}
+    assert (draw.paint(rendered["image"]) == 90).all()
     assert (picture.image == 90).all()
 
 
@@ -96,12 +96,12 @@ def test_boundaries_do_not_follow_the_border_of_the_box() -> None:
 def test_one_layer_alone() -> None:
     picture = two_overlapping()
     for layer, other in (("occludee", "occluder"), ("occluder", "occludee")):
-        rendered = panels.render(picture, layer=layer)
-        assert layer in rendered.panels and other not in rendered.panels
-        edges = draw.paint(rendered.panels["boundaries"])
+        rendered = panels.draw_panels(picture, layer=layer)
+        assert layer in rendered and other not in rendered
+        edges = draw.paint(rendered["boundaries"])
         colors = {"occludee": drawing.OCCLUDEE, "occluder": drawing.OCCLUDER}
         assert has(edges, colors[layer]).any() and not has(edges, colors[other]).any()
-        (row,) = rendered.rois[0].rows
+        (row,) = panels.roi_card(picture, 0, layer=layer).rows
         assert [tile.caption for tile in row][1:] == [f"{layer} boundary", f"{layer} mask"]
 
 
@@ -142,7 +142,7 @@ def test_detections_are_matched_with_the_ground_truth() -> None:
 
 
 def test_true_panels_follow_predicted_ones() -> None:
-    scenes = panels.render(with_truth()).panels
+    scenes = panels.draw_panels(with_truth())
     keys = list(scenes)
     assert keys[:3] == ["image", "instances", "true-instances"] and len(keys) == 9
     assert [panels.panel_title(key) for key in keys[-2:]] == ["boundaries", "true boundaries"]
@@ -230,18 +230,16 @@ def test_boundaries_agree_with_the_official_ones() -> None:
 
 def test_a_missing_image_gives_one_panel_with_its_name() -> None:
     picture = Picture("lost.jpg", np.zeros((200, 300, 3), np.uint8), fault="the image does not exist")
-    rendered = panels.render(picture)
-    assert list(rendered.panels) == ["image"]
-    assert rendered.rois == {}
-    placeholder = draw.paint(rendered.panels["image"])
+    rendered = panels.draw_panels(picture)
+    assert list(rendered) == ["image"]
+    placeholder = draw.paint(rendered["image"])
     assert placeholder.min() < 60  # something is written on it
     assert (placeholder == placeholder[0, 0]).mean() > 0.8
 
 
 def test_a_picture_without_instances_is_drawn() -> None:
-    rendered = panels.render(Picture("a", np.full((20, 30, 3), 90, np.uint8)))
-    assert (draw.paint(rendered.panels["instances"]) == 90).all()
-    assert rendered.rois == {}
+    rendered = panels.draw_panels(Picture("a", np.full((20, 30, 3), 90, np.uint8)))
+    assert (draw.paint(rendered["instances"]) == 90).all()
 
 
 LARGE = """

@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 
 from bcnet_core import BCNetError
 from bcnet_core.reporting import SilentReporter
-from bcnet_core.weights.files import named_tensors, read_weight_file
-from bcnet_core.weights.sources import cached, fetch
+from bcnet_core.weights.files import cached, fetch, named_tensors, read_weight_file
 
 ARRAY = np.arange(24).reshape(2, 3, 4)
 

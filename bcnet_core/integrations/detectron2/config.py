@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import reduce
+from typing import Any, TypeVar
 
 from detectron2.config import CfgNode, get_cfg
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from bcnet_core.config.choices import BackboneName, BackboneStyle
 from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
-from bcnet_core.engine.optim import full_rate
-from bcnet_core.errors import BCNetError, usage_error
-from bcnet_core.model.backbones import PixelFormat, pixel_format
+from bcnet_core.engine.state import full_rate
+from bcnet_core.errors import usage_error
+from bcnet_core.model.backbones import RESNETS, PixelFormat, pixel_format
 
 ELSEWHERE = {
     "detector", "backbone", "backbone_style", "channels_last", "frozen_stages", "channels", "anchor_scale",
@@ -25,10 +26,20 @@ MODEL_KEYS = tuple(key for key in ModelConfig.model_fields if key not in ELSEWHE
 LOSS_KEYS = tuple(key for key in LossConfig.model_fields if key not in ELSEWHERE)
 SMOOTH_L1_BETA = 1 / 9
 """Beta of torchvision's box losses; detectron2's default is 0."""
-RESNETS: dict[BackboneName, tuple[int, int, int]] = {
-    "r18": (18, 1, 64), "r50": (50, 1, 64), "r101": (101, 1, 64), "x101": (101, 32, 8),
+TINY = "build_tiny_pyramid_backbone"
+"""Name in detectron2 of the backbone `tiny`, which is our own there, too."""
+PLACES = {
+    "channels": "MODEL.FPN.OUT_CHANNELS", "frozen_stages": "MODEL.BACKBONE.FREEZE_AT",
+    "detections_per_image": "TEST.DETECTIONS_PER_IMAGE",
 }  # fmt: skip
-"""Depth, groups and width per group of the backbones that both libraries have; `tiny` is our own in both."""
+"""Places of the settings of a model that detectron2 has keys of its own for."""
+RCNN_PLACES = {
+    "proposals_per_image": "MODEL.RPN.POST_NMS_TOPK_TEST", "candidates_per_level": "MODEL.RPN.PRE_NMS_TOPK_TEST",
+    "box_rois_per_image": "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "box_head_channels": "MODEL.ROI_BOX_HEAD.FC_DIM",
+    "score_threshold": "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "nms_iou": "MODEL.ROI_HEADS.NMS_THRESH_TEST",
+}  # fmt: skip
+"""Further ones of a Faster R-CNN."""
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
 def add_bcnet_config(cfg: CfgNode) -> None:
@@ -37,12 +48,16 @@ def add_bcnet_config(cfg: CfgNode) -> None:
     Adds `MODEL.BCNET` (our `model.*` in capitals), `MODEL.BCNET.LOSS` (our `loss.*`), `INPUT.OCCLUDERS` (our
     `data.occluders`), `INPUT.FLIP_PROBABILITY` and `INPUT.SCALE_JITTER`.
     """
-    model, loss = ModelConfig(), LossConfig()
-    cfg.MODEL.BCNET = CfgNode({key.upper(): getattr(model, key) for key in MODEL_KEYS})
-    cfg.MODEL.BCNET.LOSS = CfgNode({key.upper(): getattr(loss, key) for key in LOSS_KEYS})
+    cfg.MODEL.BCNET = _bcnet_node(ModelConfig(), LossConfig())
     cfg.INPUT.OCCLUDERS = "auto"
     cfg.INPUT.FLIP_PROBABILITY = 0.5
     cfg.INPUT.SCALE_JITTER = ()
+
+
+def _bcnet_node(model: ModelConfig, loss: LossConfig) -> CfgNode:
+    node = CfgNode({key.upper(): getattr(model, key) for key in MODEL_KEYS})
+    node.LOSS = CfgNode({key.upper(): getattr(loss, key) for key in LOSS_KEYS})
+    return node
 
 
 def fresh_config() -> CfgNode:
@@ -60,20 +75,14 @@ def config_from_yaml(text: str) -> CfgNode:
 
 
 def model_from_config(cfg: CfgNode, channels: int) -> ModelConfig:
-    """Read the settings of the mask head and of FCOS.
-
-    Args:
-        cfg: a config with our settings.
-        channels: channels of the feature pyramid.
+    """Read the settings of the mask head and of FCOS, on a feature pyramid of some channels.
 
     Raises:
         BCNetError: if a setting is out of its range.
     """
     settings = {key: cfg.MODEL.BCNET[key.upper()] for key in MODEL_KEYS}
-    try:
-        return ModelConfig(**settings, channels=channels, detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE)
-    except ValidationError as error:
-        raise _invalid(error, "MODEL.BCNET") from None
+    settings |= {"channels": channels, "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE}
+    return _validated(ModelConfig, settings, "MODEL.BCNET")
 
 
 def loss_from_config(cfg: CfgNode) -> LossConfig:
@@ -82,16 +91,17 @@ def loss_from_config(cfg: CfgNode) -> LossConfig:
     Raises:
         BCNetError: if a setting is out of its range.
     """
+    settings = {key: cfg.MODEL.BCNET.LOSS[key.upper()] for key in LOSS_KEYS}
+    return _validated(LossConfig, settings, "MODEL.BCNET.LOSS")
+
+
+def _validated(kind: type[Settings], settings: dict[str, Any], node: str) -> Settings:
     try:
-        return LossConfig(**{key: cfg.MODEL.BCNET.LOSS[key.upper()] for key in LOSS_KEYS})
+        return kind.model_validate(settings)
     except ValidationError as error:
-        raise _invalid(error, "MODEL.BCNET.LOSS") from None
-
-
-def _invalid(error: ValidationError, node: str) -> BCNetError:
-    first = error.errors()[0]
-    key = ".".join([node, *(str(part).upper() for part in first["loc"])])
-    return usage_error(f"detectron2 config: {key}: {first['msg']}")
+        first = error.errors()[0]
+        key = ".".join([node, *(str(part).upper() for part in first["loc"])])
+        raise usage_error(f"detectron2 config: {key}: {first['msg']}") from None
 
 
 def loss_weights(loss: LossConfig) -> dict[str, float]:
@@ -100,11 +110,7 @@ def loss_weights(loss: LossConfig) -> dict[str, float]:
 
 
 def config_from_recipe(recipe: Recipe, *, num_classes: int) -> CfgNode:
-    """Convert a recipe to a detectron2 config; data sets and output folder are left unset.
-
-    Args:
-        recipe: the recipe.
-        num_classes: K.
+    """Convert a recipe to a detectron2 config for K classes; data sets and output folder are left unset.
 
     Raises:
         BCNetError: if the recipe asks for something that detectron2's trainer or its Faster R-CNN does not have.
@@ -113,7 +119,8 @@ def config_from_recipe(recipe: Recipe, *, num_classes: int) -> CfgNode:
     cfg = fresh_config()
     cfg.SEED = recipe.seed
     _set_model(cfg, recipe, num_classes)
-    _set_fcos(cfg) if recipe.model.detector == "fcos" else _set_faster_rcnn(cfg, recipe)
+    if recipe.model.detector == "faster_rcnn":
+        _set_faster_rcnn(cfg, recipe)
     _set_input(cfg, recipe)
     _set_solver(cfg, recipe)
     return cfg
@@ -137,60 +144,52 @@ def _check_supported(recipe: Recipe) -> None:
 
 
 def _set_model(cfg: CfgNode, recipe: Recipe, num_classes: int) -> None:
-    model = recipe.model
+    model, is_fcos = recipe.model, recipe.model.detector == "fcos"
     pixels = pixel_format(model.backbone, model.backbone_style)
     cfg.INPUT.FORMAT = "BGR" if pixels.bgr else "RGB"
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(pixels.mean), list(pixels.std)
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.MASK_ON = True
+    cfg.MODEL.META_ARCHITECTURE = "BilayerFCOS" if is_fcos else "GeneralizedRCNN"
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
-    cfg.MODEL.BACKBONE.FREEZE_AT = model.frozen_stages
-    cfg.MODEL.FPN.OUT_CHANNELS = model.channels
+    resnets = cfg.MODEL.RESNETS
+    resnets.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = [f"res{stage}" for stage in range(3 if is_fcos else 2, 6)]
     if model.backbone == "tiny":
-        cfg.MODEL.BACKBONE.NAME = "build_tiny_pyramid_backbone"
+        cfg.MODEL.BACKBONE.NAME = TINY
     else:
-        resnets = cfg.MODEL.RESNETS
-        resnets.DEPTH, resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP = RESNETS[model.backbone]
-        resnets.RES2_OUT_CHANNELS = 64 if model.backbone == "r18" else 256
-        resnets.STRIDE_IN_1X1 = model.backbone_style == "caffe" and model.backbone not in {"x101", "r18"}
-    for key in MODEL_KEYS:
-        cfg.MODEL.BCNET[key.upper()] = getattr(model, key)
-    for key in LOSS_KEYS:
-        cfg.MODEL.BCNET.LOSS[key.upper()] = getattr(recipe.loss, key)
-    cfg.TEST.DETECTIONS_PER_IMAGE = model.detections_per_image
+        cfg.MODEL.BACKBONE.NAME = "build_fcos_resnet_fpn_backbone_p5" if is_fcos else "build_resnet_fpn_backbone"
+        shape = RESNETS[model.backbone]
+        resnets.DEPTH, resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP = shape.depth, shape.groups, shape.width
+        resnets.RES2_OUT_CHANNELS = 256 if shape.is_bottleneck else 64
+        resnets.STRIDE_IN_1X1 = model.backbone_style == "caffe" and shape.is_bottleneck and shape.groups == 1
+    cfg.MODEL.BCNET = _bcnet_node(model, recipe.loss)
+    _write(cfg, model, PLACES)
 
 
-def _set_fcos(cfg: CfgNode) -> None:
-    cfg.MODEL.META_ARCHITECTURE = "BilayerFCOS"
-    if cfg.MODEL.BACKBONE.NAME != "build_tiny_pyramid_backbone":
-        cfg.MODEL.BACKBONE.NAME = "build_fcos_resnet_fpn_backbone_p5"
-    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
+def _write(cfg: CfgNode, model: ModelConfig, places: dict[str, str]) -> None:
+    cfg.merge_from_list([part for key, place in places.items() for part in (place, getattr(model, key))])
+
+
+def _read(cfg: CfgNode, places: dict[str, str]) -> dict[str, Any]:
+    return {key: reduce(getattr, place.split("."), cfg) for key, place in places.items()}
 
 
 def _set_faster_rcnn(cfg: CfgNode, recipe: Recipe) -> None:
-    model, loss, tiny = recipe.model, recipe.loss, recipe.model.backbone == "tiny"
-    levels = range(3, 6) if tiny else range(2, 7)
+    model, loss = recipe.model, recipe.loss
+    _write(cfg, model, RCNN_PLACES)
+    levels = range(3, 6) if model.backbone == "tiny" else range(2, 7)
     names = [f"p{level}" for level in levels]
-    cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
-    if not tiny:
-        cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
-    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[model.anchor_scale * 2**level] for level in levels]
     cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
     rpn = cfg.MODEL.RPN
     rpn.IN_FEATURES = names
-    rpn.PRE_NMS_TOPK_TRAIN, rpn.PRE_NMS_TOPK_TEST = 2 * model.candidates_per_level, model.candidates_per_level
-    rpn.POST_NMS_TOPK_TRAIN = rpn.POST_NMS_TOPK_TEST = model.proposals_per_image
+    rpn.PRE_NMS_TOPK_TRAIN, rpn.POST_NMS_TOPK_TRAIN = 2 * model.candidates_per_level, model.proposals_per_image
     rpn.SMOOTH_L1_BETA = SMOOTH_L1_BETA
     rpn.LOSS_WEIGHT = float(loss.proposal_objectness)
     rpn.BBOX_REG_LOSS_WEIGHT = float(loss.proposal_box)
-    heads = cfg.MODEL.ROI_HEADS
-    heads.NAME, heads.IN_FEATURES = "StandardROIHeads", names[:4]
-    heads.BATCH_SIZE_PER_IMAGE = model.box_rois_per_image
-    heads.SCORE_THRESH_TEST, heads.NMS_THRESH_TEST = float(model.score_threshold), float(model.nms_iou)
+    cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_HEADS.IN_FEATURES = "StandardROIHeads", names[:4]
     box = cfg.MODEL.ROI_BOX_HEAD
     box.NAME, box.NUM_FC, box.POOLER_RESOLUTION = "FastRCNNConvFCHead", 2, 7
-    box.FC_DIM = model.box_head_channels
     box.SMOOTH_L1_BETA = SMOOTH_L1_BETA
     box.BBOX_REG_LOSS_WEIGHT = float(loss.box)
     cfg.MODEL.ROI_MASK_HEAD.NAME = "BilayerMaskRCNNHead"
@@ -234,26 +233,13 @@ def recipe_from_config(cfg: CfgNode) -> Recipe:
     style: BackboneStyle = "caffe" if cfg.INPUT.FORMAT == "BGR" else "torchvision"
     _check_pixels(cfg, name, pixel_format(name, style))
     settings: dict[str, Any] = {key: cfg.MODEL.BCNET[key.upper()] for key in MODEL_KEYS}
-    settings |= {
-        "detector": "fcos" if fcos else "faster_rcnn", "backbone": name, "backbone_style": style,
-        "channels": cfg.MODEL.FPN.OUT_CHANNELS, "frozen_stages": cfg.MODEL.BACKBONE.FREEZE_AT,
-        "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
-    }  # fmt: skip
+    settings |= {"detector": "fcos" if fcos else "faster_rcnn", "backbone": name, "backbone_style": style}
+    settings |= _read(cfg, PLACES)
     if two_stage:
-        rpn, heads = cfg.MODEL.RPN, cfg.MODEL.ROI_HEADS
-        stride = 8 if name == "tiny" else 4
-        settings |= {
-            "anchor_scale": cfg.MODEL.ANCHOR_GENERATOR.SIZES[0][0] // stride,
-            "proposals_per_image": rpn.POST_NMS_TOPK_TEST, "candidates_per_level": rpn.PRE_NMS_TOPK_TEST,
-            "box_rois_per_image": heads.BATCH_SIZE_PER_IMAGE,
-            "box_head_channels": cfg.MODEL.ROI_BOX_HEAD.FC_DIM, "score_threshold": heads.SCORE_THRESH_TEST,
-            "nms_iou": heads.NMS_THRESH_TEST, "mask_proposals": "decoded",
-        }  # fmt: skip
+        scale = cfg.MODEL.ANCHOR_GENERATOR.SIZES[0][0] // (8 if name == "tiny" else 4)
+        settings |= {**_read(cfg, RCNN_PLACES), "anchor_scale": scale, "mask_proposals": "decoded"}
     sizes = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": max(cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST)}
-    try:
-        return Recipe.model_validate({"model": settings, "data": sizes})
-    except ValidationError as error:
-        raise _invalid(error, "as a recipe") from None
+    return _validated(Recipe, {"model": settings, "data": sizes}, "as a recipe")
 
 
 def _check_pixels(cfg: CfgNode, name: BackboneName, pixels: PixelFormat) -> None:
@@ -269,11 +255,11 @@ def _check_pixels(cfg: CfgNode, name: BackboneName, pixels: PixelFormat) -> None
 def _backbone_name(cfg: CfgNode) -> BackboneName | None:
     """Return our name of a config's backbone, None if we do not have it."""
     resnets = cfg.MODEL.RESNETS
-    if cfg.MODEL.BACKBONE.NAME == "build_tiny_pyramid_backbone":
+    if cfg.MODEL.BACKBONE.NAME == TINY:
         return "tiny"
     if not cfg.MODEL.BACKBONE.NAME.startswith(("build_resnet_fpn_", "build_fcos_resnet_fpn_")):
         return None
     if resnets.NORM != "FrozenBN" or any(resnets.DEFORM_ON_PER_STAGE) or cfg.MODEL.FPN.NORM:
         return None
-    shape = (resnets.DEPTH, resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP)
-    return next((name for name, known in RESNETS.items() if known == shape), None)
+    given = (resnets.DEPTH, resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP)
+    return next((name for name, shape in RESNETS.items() if (shape.depth, shape.groups, shape.width) == given), None)

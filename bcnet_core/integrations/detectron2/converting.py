@@ -77,8 +77,7 @@ def convert_detector(
 def compare(first: Predictor, second: Predictor, image: NDArray[np.uint8]) -> Difference:
     """Run two detectors on an image, and compare each instance with the nearest one of its class.
 
-    Instances are not compared in order of score: among equal scores, the order and the choice of instances that are
-    kept depend on rounding.
+    Not in order of score: among equal scores, the order and the choice of instances depend on rounding.
     """
     (one,), (other,) = first.predict([image]), second.predict([image])
     found = (len(one.boxes), len(other.boxes))

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from pydantic import ValidationError
 from torch import Tensor, nn
 from yaml import YAMLError
 
@@ -37,6 +36,9 @@ from bcnet_core.weights.checkpoint import (
 from bcnet_core.weights.files import named_tensors, read_weight_file
 from bcnet_core.weights.from_detectron2 import bilayer_fcos_name, detectron2_name, move_background
 from bcnet_core.weights.loading import check_shapes, model_shapes, shapes_of
+
+MERGE_ERRORS = (OSError, KeyError, ValueError, AssertionError, AttributeError, YAMLError)
+"""Errors of yacs about a config, or a setting, that does not fit."""
 
 
 @dataclass
@@ -99,22 +101,13 @@ class Stored:
         return config_from_yaml(self.origin.config)
 
     @property
-    def data(self) -> DataConfig:
-        """Location of its data."""
-        return DataConfig.model_validate(self.origin.data)
-
-    @property
     def recipe(self) -> Recipe:
-        """Recipe that it was trained with, or one made from its config.
-
-        Raises:
-            BCNetError: if the torchvision backend has no such detector.
-        """
+        """Recipe that it was trained with, or one made from its config (if our backend has such a detector)."""
         if self.origin.recipe:
             return Recipe.model_validate(self.origin.recipe)
         found = recipe_from_config(self.config)
         sizes = {"min_size": found.data.min_size, "max_size": found.data.max_size}
-        return found.model_copy(update={"data": self.data.model_copy(update=sizes)})
+        return found.model_copy(update={"data": DataConfig.model_validate({**self.origin.data, **sizes})})
 
     def build(self, device: str) -> nn.Module:
         """Build the detector in evaluation mode.
@@ -143,12 +136,9 @@ def find_stored(path: Path) -> Path:
 
 
 def read_stored(path: Path, *, config: Path | None = None, categories: Sequence[Record] | None = None) -> Stored:
-    """Read a detector of either backend, with its tensors under detectron2's names.
+    """Read a detector of either backend from a file or a run, with its tensors under detectron2's names.
 
-    Args:
-        path: a file, or the folder of a run.
-        config: yacs config of a checkpoint that detectron2 trained without `bcnet`.
-        categories: categories of such a checkpoint, in label order.
+    A checkpoint that detectron2 trained without `bcnet` needs its config, and its categories in label order.
 
     Raises:
         BCNetError: if the file cannot be read, or neither the file nor `config` says what detector it is.
@@ -158,9 +148,9 @@ def read_stored(path: Path, *, config: Path | None = None, categories: Sequence[
     if is_checkpoint(content):
         return _from_torchvision(parse_checkpoint(content, file).for_inference(), file)
     tensors = named_tensors(content, file)
-    steps = int(content.get("iteration", -1)) + 1 if isinstance(content, dict) else 0
-    if isinstance(content, dict) and isinstance(content.get(DETECTRON2_KEY), dict):
-        origin = _origin(content[DETECTRON2_KEY], file)
+    more = content if isinstance(content, dict) else {}
+    if isinstance(more.get(DETECTRON2_KEY), dict):
+        origin = _origin(more[DETECTRON2_KEY], file)
     elif config is not None and categories is not None:
         cfg = read_config(config)
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(categories)
@@ -170,29 +160,25 @@ def read_stored(path: Path, *, config: Path | None = None, categories: Sequence[
             f"`{file}` does not say what detector it is of",
             "bcnet train --backend detectron2 writes files that do; for another: bcnet weights convert --d2-config",
         )
-    return Stored(file, tensors, origin, steps, native=True)
+    return Stored(file, tensors, origin, int(more.get("iteration", -1)) + 1, native=True)
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
-    """Read a yacs config of detectron2, with or without settings of bcnet.
-
-    Args:
-        path: the yaml file; its `_BASE_` is read, too.
-        overrides: `KEY=VALUE` settings, parsed as yacs does.
+    """Read a yacs config of detectron2 with its `_BASE_`, and merge `KEY=VALUE` overrides into it.
 
     Raises:
         BCNetError: if the config cannot be read, or an override does not fit.
     """
-    cfg, broken = fresh_config(), (OSError, KeyError, ValueError, AssertionError, AttributeError, YAMLError)
     if path.suffix not in {".yaml", ".yml"}:
         raise usage_error(
             f"`{path}` is no yaml config",
             "a LazyConfig (.py) is a program of its own: run it with detectron2's tools/lazyconfig_train_net.py, "
             "see docs/detectron2.md",
         )
+    cfg = fresh_config()
     try:
         cfg.merge_from_file(str(path))
-    except broken as error:
+    except MERGE_ERRORS as error:
         raise usage_error(f"`{path}` is no config of detectron2: {_first_line(error)}") from None
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -200,13 +186,12 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
             raise usage_error(f"`{override}` is no setting", "KEY=VALUE, for example SOLVER.MAX_ITER=1000")
         try:
             cfg.merge_from_list([key, value])
-        except broken as error:
+        except MERGE_ERRORS as error:
             raise usage_error(f"`{override}` does not fit the config: {_first_line(error)}") from None
     return cfg
 
 
 def _first_line(error: Exception) -> str:
-    """Return the message of a yacs error on one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -227,12 +212,7 @@ def to_torchvision(stored: Stored) -> Checkpoint:
 
 
 def detectron2_tensors(ours: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Rename tensors of the torchvision backend to those of a model of detectron2; ones without a place are left out.
-
-    Args:
-        ours: tensors of the same detector, or of a part of it.
-        model: model built from the config of the same recipe.
-    """
+    """Rename tensors of the torchvision backend to those of the same detector in detectron2, where it has them."""
     name_of = bilayer_fcos_name if isinstance(model, BilayerFCOS) else detectron2_name
     places = {name: name_of(name) or "" for name in model.state_dict()}
     return {name: move_background(place, ours[place], to=-1) for name, place in places.items() if place in ours}
@@ -241,12 +221,11 @@ def detectron2_tensors(ours: Mapping[str, Tensor], model: nn.Module) -> dict[str
 def _from_torchvision(checkpoint: Checkpoint, file: Path) -> Stored:
     recipe = recipe_of(checkpoint, file)
     cfg = config_from_recipe(recipe, num_classes=len(checkpoint.categories))
-    with torch.device("meta"):
-        meta = cfg.clone()
-        meta.MODEL.DEVICE = "meta"
-        model = build_model(meta)
     plain = recipe.model_dump(mode="json")
     origin = Origin(cfg.dump(), checkpoint.categories, plain["data"], plain)
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg)
     return Stored(file, detectron2_tensors(checkpoint.model, model), origin, checkpoint.step, native=False)
 
 
@@ -258,6 +237,6 @@ def _origin(content: Mapping[str, Any], file: Path) -> Origin:
         if origin.recipe:
             Recipe.model_validate(origin.recipe)
         config_from_yaml(origin.config)
-    except (TypeError, ValueError, KeyError, ValidationError, AssertionError, AttributeError) as error:
+    except (TypeError, *MERGE_ERRORS) as error:
         raise data_error(f"`{file}` does not describe its detector as this bcnet expects: {error}") from None
     return origin

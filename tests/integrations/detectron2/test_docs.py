@@ -67,5 +67,6 @@ def test_the_documented_program_trains(scenes: Path, tmp_path: Path) -> None:
     assert "loss_occluder_mask" in (tmp_path / "out/metrics.json").read_text()
     assert (tmp_path / "out/inference/coco_instances_results.json").is_file()
     stored = read_stored(tmp_path / "out")
-    assert stored.data.locate(stored.data.val)[0] == root / "annotations/instances_val2017.json"
+    data = stored.recipe.data
+    assert data.locate(data.val)[0] == root / "annotations/instances_val2017.json"
     assert to_torchvision(stored).recipe["model"]["detector"] == "faster_rcnn"
