@@ -6,6 +6,7 @@ every choice is an option here, and the manifest of a split records the choices 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -160,11 +161,10 @@ def read_ids(path: Path) -> list[int]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise data_error(f"cannot read the image ids in `{path}`: {reason}", "one whole number a line") from None
-    if not words:
-        raise data_error(f"`{path}` holds no image ids", "one whole number a line")
-    for word in words:
-        if not (word.isascii() and word.removeprefix("-").isdigit() and len(word) < 20):
-            raise data_error(f"`{path}` holds {word!r} where an image id should be", "one whole number a line")
+    bad = [word for word in words if not re.fullmatch("-?[0-9]{1,19}", word)]
+    if bad or not words:
+        found = f"{bad[0]!r} where an image id should be" if bad else "no image ids"
+        raise data_error(f"`{path}` holds {found}", "one whole number a line")
     return list(map(int, words))
 
 

@@ -119,14 +119,8 @@ def plan_pasted(
 ) -> PastePlan:
     """Choose the objects and backgrounds of a pasted set.
 
-    Args:
-        coco: the source.
-        images: folder that its file names are relative to.
-        min_area: smallest area of an object in its own image, in pixels.
-        most_objects: maximum number of objects, chosen at random; a fifth of them for the val split.
-        seed: non-negative seed.
-        workers: number of processes, 0 for one per CPU core.
-        reporter: receiver of the progress in images.
+    Of the complete objects with `min_area` pixels or more, at most `most_objects` are chosen at random, a fifth of them
+    for the val split. `images` is the folder that the file names of the source are relative to.
 
     Raises:
         BCNetError: if a split would have fewer than two objects or no background, or a needed image is missing.
