@@ -154,8 +154,7 @@ def _version(package: str) -> str | None:
 
 def _processor() -> Iterator[Check]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    policy = os.environ.get("OMP_WAIT_POLICY", "not set")
-    threads = torch.get_num_threads()
+    threads, policy = torch.get_num_threads(), os.environ.get("OMP_WAIT_POLICY", "not set")
     yield Check("processor", "ok", f"{usable} cores, threads of torch: {threads}, OMP_WAIT_POLICY: {policy}")
 
 
