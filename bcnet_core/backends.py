@@ -12,7 +12,7 @@ from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.config.choices import Backend
 from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.engine.elastic import Cluster, check_processes
-from bcnet_core.engine.job import RunOptions, TrainingJob
+from bcnet_core.engine.state import RunOptions, TrainingJob
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.reporting import Reporter
 from bcnet_core.weights.checkpoint import find_checkpoint

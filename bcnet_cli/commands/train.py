@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bcnet_core.config.choices import Backend
     from bcnet_core.config.schema import Recipe
     from bcnet_core.engine.elastic import Cluster
-    from bcnet_core.engine.job import RunOptions, TrainingJob
+    from bcnet_core.engine.state import RunOptions, TrainingJob
 
 _run = partial(typer.Option, rich_help_panel="Run", show_default=False)
 _compute = partial(typer.Option, rich_help_panel=COMPUTE)
@@ -81,7 +81,7 @@ def train(
     """
     from bcnet_core import backends
     from bcnet_core.engine.elastic import Cluster
-    from bcnet_core.engine.job import RunOptions, TrainingJob
+    from bcnet_core.engine.state import RunOptions, TrainingJob
     from bcnet_core.evaluation.validation import VALIDATION
 
     if d2_config is not None:
@@ -153,7 +153,7 @@ def _check_job(job: TrainingJob, cluster: Cluster, library: Backend, *, named_ru
         raise usage_error(
             "several machines need one run directory that all of them see", "name it: --run-dir /shared/runs/NAME"
         )
-    _check_run_dir(job.run_dir, job.command, library, resume=job.resume, init_from=job.init_from)
+    _check_run_dir(job, library)
     backbone = job.recipe.model.backbone
     if backbone != "tiny" and not job.resume and job.init_from is None:
         ConsoleReporter().warning(
@@ -162,22 +162,22 @@ def _check_job(job: TrainingJob, cluster: Cluster, library: Backend, *, named_ru
         )
 
 
-def _check_run_dir(run_dir: Path, command: str, library: Backend, *, resume: bool, init_from: Path | None) -> None:
+def _check_run_dir(run: TrainingJob | RunOptions, library: Backend) -> None:
     """Check that the run directory is free, or can be resumed, and that the weights to start from exist."""
     from bcnet_core.backends import find_weights
     from bcnet_core.engine.run_dir import require_free_run_dir
     from bcnet_core.errors import usage_error
 
-    if resume and init_from is not None:
+    if run.resume and run.init_from is not None:
         raise usage_error(
             "--resume and --init-from exclude each other", "--resume continues a run, --init-from starts a new one"
         )
-    if resume:
-        find_weights(run_dir, library)
+    if run.resume:
+        find_weights(run.run_dir, library)
     else:
-        require_free_run_dir(run_dir, command)
-    if init_from is not None:
-        find_weights(init_from, library)
+        require_free_run_dir(run.run_dir, run.command)
+    if run.init_from is not None:
+        find_weights(run.init_from, library)
 
 
 def _scan(recipe: Recipe, workers: int) -> None:
@@ -235,7 +235,7 @@ def _train_config(
     from bcnet_core import backends
 
     run_dir = options.run_dir
-    _check_run_dir(run_dir, options.command, "detectron2", resume=options.resume, init_from=options.init_from)
+    _check_run_dir(options, "detectron2")
     if dry_run:
         console.out.print(backends.merged_config(config, overrides), end="")
         console.err.print(f"would write {run_dir}")

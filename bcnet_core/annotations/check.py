@@ -45,11 +45,9 @@ INEXACT_BELOW = 0.9
 
 @dataclass(frozen=True)
 class CheckSummary:
-    """Result of `check_occluders`.
+    """Counts of a file that `check_occluders` read, and its faults; crowds are instances too.
 
     Attributes:
-        images: number of images.
-        instances: number of annotations, crowds included.
         with_occluder: number of annotations with a readable, non-empty occluder.
         ious: IoUs of stored and exact regions where both exist, in image order.
         farthest: largest distance in pixels by which an occluder leaves its box; 0 if all stay inside.
@@ -81,7 +79,7 @@ class CheckSummary:
 class _Verdict(NamedTuple):
     """Findings about one annotation; `iou` is None if one of the two regions is empty."""
 
-    findings: tuple[Finding, ...]
+    findings: list[Finding]
     present: bool = False
     iou: float | None = None
     beyond: int = 0
@@ -92,11 +90,7 @@ def check_occluders(
 ) -> CheckSummary:
     """Compare the occluders of a bilayer file with the regions that a rule derives from its masks and boxes.
 
-    Args:
-        coco: the file; an annotation without the occluder key is a finding.
-        rule: the occluder rule.
-        workers: maximum number of processes, as in `annotate_coco`.
-        reporter: receiver of the progress in images.
+    `workers` and `reporter` are those of `annotate_coco`.
 
     Raises:
         BCNetError: if a worker process dies.
@@ -150,18 +144,19 @@ def _judge_image(image: ImageRecords, *, rule: OccluderRule) -> list[_Verdict]:
 
 def _judge(record: Record, exact: RLE | None, box: tuple[int, int, int, int], height: int, width: int) -> _Verdict:
     if OCCLUDER_KEY not in record:
-        return _Verdict(("no key",))
+        return _Verdict(["no key"])
     try:
         stored = masks.from_segmentation(record[OCCLUDER_KEY], height, width)
     except (ValueError, TypeError):
-        return _Verdict(("unreadable",))
+        return _Verdict(["unreadable"])
     if stored is None or masks.area(stored) == 0:
-        return _Verdict(() if exact is None else ("absent",))
+        return _Verdict([] if exact is None else ["absent"])
     x, y, across, down = masks.bounding_box(stored).astype(int).tolist()
     beyond = max(0, box[0] - x, box[1] - y, x + across - box[2], y + down - box[3])
-    outside: tuple[Finding, ...] = ("outside",) if beyond > MARGIN else ()
-    if exact is None:
-        return _Verdict((*outside, "unexpected"), present=True, beyond=beyond)
-    iou = masks.iou(stored, exact)
-    inexact: tuple[Finding, ...] = ("inexact",) if iou < INEXACT_BELOW else ()
-    return _Verdict((*outside, *inexact), present=True, iou=iou, beyond=beyond)
+    findings: list[Finding] = ["outside"] if beyond > MARGIN else []
+    iou = None if exact is None else masks.iou(stored, exact)
+    if iou is None:
+        findings.append("unexpected")
+    elif iou < INEXACT_BELOW:
+        findings.append("inexact")
+    return _Verdict(findings, present=True, iou=iou, beyond=beyond)

@@ -47,12 +47,7 @@ COCO_NAMES = {
 
 @dataclass(frozen=True)
 class CocoFile:
-    """A COCO file as it was read.
-
-    Attributes:
-        path: source of the content.
-        content: the whole json; never changed in place.
-    """
+    """A COCO file as it was read; the content is never changed in place."""
 
     path: Path
     content: Record
@@ -86,9 +81,7 @@ class CocoFile:
 def read_coco(path: Path, *, need_annotations: bool = True) -> CocoFile:
     """Read a COCO file (`.json`, or gzip if the name ends in `.gz`) and check what every command relies on.
 
-    Args:
-        path: the file.
-        need_annotations: treat a file without an `annotations` list (a test-dev image list) as an error.
+    Unless `need_annotations`, the `annotations` list can be missing, as in the image lists of test-dev.
 
     Raises:
         BCNetError: if the file is missing, not json, or not COCO; the message shows the first fault and counts others.
@@ -142,16 +135,9 @@ class CategoryDifference(NamedTuple):
 def category_difference(
     first: Sequence[Record], second: Sequence[Record], *, by_label: bool = False
 ) -> CategoryDifference | None:
-    """Compare two lists of categories.
+    """Compare the ids and names of two lists of categories, in any order; None if they agree.
 
-    Args:
-        first: entries of `categories`.
-        second: entries of `categories`.
-        by_label: compare names in their order, which is the order of a detector's labels, and ignore ids; by default
-            ids and names are compared, in any order.
-
-    Returns:
-        The difference, None if the lists agree.
+    With `by_label`, names are compared in their order, which is the order of a detector's labels, and ids are ignored.
     """
     one, other = (
         {(label if by_label else category["id"], str(category["name"])) for label, category in enumerate(side)}
@@ -166,12 +152,7 @@ def has_occluders(coco: CocoFile) -> bool:
 
 
 def segmentation_rle(annotation: Record, image: Record, *, key: str = "segmentation") -> masks.RLE | None:
-    """Return the mask of an annotation, or None if it is missing, empty or degenerate.
-
-    Args:
-        annotation: an entry of `annotations`.
-        image: its entry of `images`.
-        key: key of the segmentation.
+    """Return the mask under a key of an annotation, or None if it is missing, empty or degenerate.
 
     Raises:
         BCNetError: if the value is not a segmentation; the message names annotation and image.

@@ -50,19 +50,11 @@ class OccluderRule:
 def occluder_regions(
     annotations: Sequence[Record], rles: Sequence[RLE | None], image: Record, *, source: OccluderSource = "auto"
 ) -> list[RLE | None]:
-    """Return the occluder region of each of the N annotations of one image.
+    """Return the occluder region of each of the N annotations of one image; None where nothing overlaps the instance.
 
-    Training, evaluation and visualization all take their regions from here, so they agree on every file.
-
-    Args:
-        annotations: all annotations of the image.
-        rles: the mask of each, None where there is none.
-        image: the image's entry in `images`.
-        source: "derive" ignores stored regions; "file" derives nothing, so an annotation without a stored region gets
-            None; "auto" decides per annotation.
-
-    Returns:
-        N regions; None where nothing overlaps the instance.
+    Training, evaluation and visualization all take their regions from here, so they agree on every file. The source
+    "derive" ignores stored regions; "file" derives nothing, so an annotation without a stored region gets None; "auto"
+    decides per annotation. An RLE is None where there is no mask.
 
     Raises:
         BCNetError: if a stored region is not a segmentation.
@@ -85,29 +77,13 @@ def derive_occluders(
     *,
     rule: OccluderRule = OccluderRule(),
 ) -> list[RLE | None]:
-    """Find the occluder region of each of the N annotations of one image by its definition.
+    """Find the occluder region of each of the N annotations of one image by its definition; None where there is none.
 
     The region of instance i is the union of the masks of all other instances whose boxes overlap box i enough,
-    cut to box i. The result does not depend on the order of the instances.
-
-    Args:
-        annotations: all annotations of the image, with `bbox` and optionally `iscrowd`.
-        rles: the mask of each; None for one without a readable mask, which occludes nobody.
-        height: image height in pixels.
-        width: image width in pixels.
-        rule: the thresholds.
-
-    Returns:
-        N regions; None where there is no occluder.
+    cut to box i. An instance whose RLE is None occludes nobody. The result does not depend on the order of instances.
     """
     boxes = record_boxes(annotations)
-    occludes = np.array(
-        [
-            rle is not None and (rule.crowd or not annotation.get("iscrowd", 0))
-            for annotation, rle in zip(annotations, rles, strict=True)
-        ],
-        dtype=bool,
-    )
+    occludes = np.array([rule.crowd or not annotation.get("iscrowd", 0) for annotation in annotations], dtype=bool)
     regions: list[RLE | None] = [None] * len(rles)
     corners = pixel_corners(boxes, height, width)
     for rows in row_blocks(len(boxes)):
@@ -134,15 +110,9 @@ def row_blocks(count: int) -> Iterator[slice]:
 
 
 def box_iou(boxes: NDArray[np.float64], rows: slice = ALL_ROWS, *, pixel: float = 0.0) -> NDArray[np.float64]:
-    """Return the IoU of pairs of boxes.
+    """Return the IoUs of R of N [x, y, width, height] boxes with all, (R, N) from 0 to 1; empty boxes overlap nothing.
 
-    Args:
-        boxes: (N, 4) [x, y, width, height] in pixels.
-        rows: the R boxes to compare with all N.
-        pixel: pixels added to every width and height; the official annotation code adds 1.
-
-    Returns:
-        (R, N) from 0 to 1; boxes without area overlap nothing.
+    `pixel` is added to every width and height; the official annotation code adds 1.
     """
     shared, areas = box_intersections(boxes, rows, pixel=pixel)
     joint = areas[rows, None] + areas - shared

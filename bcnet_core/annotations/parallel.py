@@ -35,12 +35,8 @@ def map_images(
 ) -> Iterator[Iterator[tuple[list[int], Result]]]:
     """Call `work` for every image of a file and report the progress in images.
 
-    Args:
-        coco: the file.
-        keys: annotation keys that `work` reads.
-        work: a function that can be pickled.
-        workers: maximum number of processes, 0 for one per CPU core; 1 works in this process.
-        reporter: receiver of the progress.
+    `work` can be pickled and gets annotations reduced to `keys`. `workers` are the most processes, 0 for one per CPU
+    core; 1 works in this process.
 
     Yields:
         For every image in file order: the positions of its annotations in the file, and the result.

@@ -80,7 +80,7 @@ def trace(rle: RLE) -> Polygons:
     around = hierarchy[0, :, 3]  # number of the contour around each; -1 for the one around the window
     outer = shapely.is_ccw(rings)
     shapes = shapely.polygons(rings)
-    for number in np.unique(around[~outer & (around >= 0)]):
+    for number in set(around[~outer & (around >= 0)].tolist()):
         shapes[number] = shapely.polygons(rings[number], rings[~outer & (around == number)])
     shapes = shapes[outer]
     valid = shapely.is_valid(shapes)

@@ -6,6 +6,7 @@ every choice is an option here, and the manifest of a split records the choices 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -34,9 +35,6 @@ from bcnet_core.files.json_files import read_json
 
 Rates = dict[int, NDArray[np.float64]]
 """Occlusion rates of the instances of every image, by image id."""
-
-COLORS = {"source": "#bbbbbb", "split": "#0077bb"}
-"""Gray and blue: distinguishable in print and with any color vision."""
 
 
 @dataclass(frozen=True)
@@ -160,11 +158,10 @@ def read_ids(path: Path) -> list[int]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise data_error(f"cannot read the image ids in `{path}`: {reason}", "one whole number a line") from None
-    if not words:
-        raise data_error(f"`{path}` holds no image ids", "one whole number a line")
-    for word in words:
-        if not (word.isascii() and word.removeprefix("-").isdigit() and len(word) < 20):
-            raise data_error(f"`{path}` holds {word!r} where an image id should be", "one whole number a line")
+    bad = [word for word in words if not re.fullmatch("-?[0-9]{1,19}", word)]
+    if bad or not words:
+        found = f"{bad[0]!r} where an image id should be" if bad else "no image ids"
+        raise data_error(f"`{path}` holds {found}", "one whole number a line")
     return list(map(int, words))
 
 
@@ -200,8 +197,9 @@ def plot_histogram(manifest: dict[str, Any]) -> bytes:
     bins = ["0", *(f"{low:g}-{high:g}" for low, high in pairwise(histogram["edges"]))]
     figure = Figure(figsize=(11, 4.2), dpi=120, layout="constrained")
     for axes, unit in zip(figure.subplots(1, 2), ("instances", "images"), strict=True):
-        for offset, part in zip((-0.2, 0.2), ("source", "split"), strict=True):
-            axes.bar(np.arange(len(bins)) + offset, histogram[part][unit], 0.4, color=COLORS[part], label=part)
+        # gray and blue are distinguishable in print and with any color vision
+        for offset, part, color in ((-0.2, "source", "#bbbbbb"), (0.2, "split", "#0077bb")):
+            axes.bar(np.arange(len(bins)) + offset, histogram[part][unit], 0.4, color=color, label=part)
         axes.set_title(f"{sum(histogram['source'][unit]):,} {unit}, {sum(histogram['split'][unit]):,} in the split")
         axes.set_xticks(range(len(bins)), bins, rotation=45, ha="right")
         axes.set_xlabel(f"occlusion ({rule['measure']})" + (" of the most occluded instance" * (unit == "images")))

@@ -21,9 +21,8 @@ from bcnet_core import __version__
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import DataConfig
 from bcnet_core.distributed import choose_device
-from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.launch import open_data
-from bcnet_core.engine.state import TrainingState
+from bcnet_core.engine.state import TrainingJob, TrainingState
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.synth.sets import write_shapes
 
@@ -48,9 +47,7 @@ class Check:
     """Result of one check.
 
     Attributes:
-        name: what was checked.
         state: "error" if training cannot work, "warning" if something else will not.
-        text: what was found.
         hint: the way out, if something is wrong.
         images_per_second: measured speed, for the checks of `measure_speed`.
     """
@@ -157,8 +154,7 @@ def _version(package: str) -> str | None:
 
 def _processor() -> Iterator[Check]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    policy = os.environ.get("OMP_WAIT_POLICY", "not set")
-    threads = torch.get_num_threads()
+    threads, policy = torch.get_num_threads(), os.environ.get("OMP_WAIT_POLICY", "not set")
     yield Check("processor", "ok", f"{usable} cores, threads of torch: {threads}, OMP_WAIT_POLICY: {policy}")
 
 

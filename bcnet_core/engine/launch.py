@@ -16,11 +16,9 @@ from bcnet_core.config.schema import Recipe
 from bcnet_core.data.dataset import SURVEYED, TrainingSet
 from bcnet_core.data.loaders import open_training_set
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes
-from bcnet_core.engine.job import TrainingJob, Validation
 from bcnet_core.engine.loop import interrupted, train
-from bcnet_core.engine.optim import full_rate
 from bcnet_core.engine.run_dir import exclusive_run, write_header
-from bcnet_core.engine.state import TrainingState
+from bcnet_core.engine.state import TrainingJob, TrainingState, Validation, full_rate
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.weights.checkpoint import checkpoint_path, latest_checkpoint

@@ -14,10 +14,8 @@ from bcnet_core import distributed as dist
 from bcnet_core.data.batches import StepSampler, training_batches
 from bcnet_core.data.dataset import Sample, TrainingSet
 from bcnet_core.engine.elastic import stop_requests
-from bcnet_core.engine.job import TrainingJob
-from bcnet_core.engine.logging import Meter, RunWriter, duration
-from bcnet_core.engine.pictures import layers_picture
-from bcnet_core.engine.state import TrainingState
+from bcnet_core.engine.logging import Meter, RunWriter, duration, layers_picture
+from bcnet_core.engine.state import TrainingJob, TrainingState
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.reporting import Reporter
 from bcnet_core.weights.checkpoint import best_path, checkpoint_path, checkpoint_step, keep_as_best, latest_checkpoint

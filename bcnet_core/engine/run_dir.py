@@ -55,7 +55,6 @@ class Run:
     Attributes:
         path: run directory, or the folder of a checkpoint file outside one.
         checkpoint: newest checkpoint, or the file that was asked for.
-        recipe: recipe it was trained with.
         categories: categories it was trained on, in label order.
         trained: its detector, which is built without reading the checkpoint again; None for the detectron2 backend.
     """

@@ -1,24 +1,30 @@
-"""The state of training: weights and their averages, optimizer, loss scaler, and the step count."""
+"""A training run: its job, and its state of weights, averages, optimizer, loss scaler and step count."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bcnet_core import distributed as dist
-from bcnet_core.annotations.coco import Record
+from bcnet_core.annotations.coco import CocoFile, Record
+from bcnet_core.config.schema import Recipe, SolverConfig
 from bcnet_core.data.dataset import Sample
-from bcnet_core.engine.job import TrainingJob
-from bcnet_core.engine.optim import build_optimizer, learning_rate, load_optimizer
 from bcnet_core.engine.run_dir import require_same_recipe
+from bcnet_core.errors import data_error
 from bcnet_core.model.detectors import Detector, build_detector
 from bcnet_core.model.global_batch import share_statistics
+from bcnet_core.reporting import Reporter
 from bcnet_core.weights.checkpoint import (
     Checkpoint,
     checkpoint_path,
@@ -31,6 +37,55 @@ from bcnet_core.weights.checkpoint import (
 from bcnet_core.weights.loading import check_shapes, load_weights, shapes_of
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Evaluation during training; the one implementation is `bcnet_core.evaluation.validation.VALIDATION`.
+
+    Attributes:
+        check: checks before the first step that the validation set goes with the training set; raises if the
+            evaluations of the recipe would fail, warns if only a later `bcnet eval` would.
+        score: scores a detector in evaluation mode, each process its share of the images; rank 0 gets the scores,
+            `mask_AP` among them, the others an empty dict. All get None once its last argument returns True.
+    """
+
+    check: Callable[[Recipe, CocoFile, Reporter], None]
+    score: Callable[[Detector, Recipe, Reporter, Callable[[], bool]], dict[str, float] | None]
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A training run: recipe, folder, device and start.
+
+    Attributes:
+        recipe: resolved recipe, with its data root.
+        device: "auto", "cpu" or "cuda".
+        command: command line without --run-dir, --resume and --init-from, for messages.
+        init_from: run or checkpoint whose weights to start from.
+        validation: evaluation every `solver.eval_every` steps.
+    """
+
+    recipe: Recipe
+    run_dir: Path
+    device: str
+    command: str
+    resume: bool = False
+    init_from: Path | None = None
+    validation: Validation | None = None
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how detectron2 trains, whatever it trains; see `TrainingJob` and `Cluster`."""
+
+    run_dir: Path
+    device: str
+    processes: int
+    command: str
+    resume: bool = False
+    init_from: Path | None = None
 
 
 class TrainingState:
@@ -149,3 +204,54 @@ class TrainingState:
             check_shapes(shapes_of(self.averaged.module.state_dict()), checkpoint.averaged, path)
             self.averaged.module.load_state_dict(checkpoint.averaged)
             self.averaged.n_averaged.fill_(self.step)
+
+
+def build_optimizer(model: nn.Module, solver: SolverConfig) -> Optimizer:
+    """Build the recipe's optimizer over all trainable parameters; biases and norms get no weight decay."""
+    weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [
+        {"params": weights, "weight_decay": solver.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    match solver.optimizer:
+        case "sgd":
+            return SGD(groups, lr=full_rate(solver), momentum=0.9)
+        case "adamw":
+            return AdamW(groups, lr=full_rate(solver))
+
+
+def full_rate(solver: SolverConfig) -> float:
+    """Return the learning rate after warm-up; `lr_batch_size` scales it with the batch (Goyal et al., 2017)."""
+    return solver.lr if solver.lr_batch_size is None else solver.lr * solver.batch_size / solver.lr_batch_size
+
+
+def learning_rate(step: int, solver: SolverConfig) -> float:
+    """Return the learning rate of step number `step` (from 0).
+
+    Linear warm-up from 1/1000, then a tenth at every milestone passed, or half a cosine down to 0 at the last step.
+    """
+    warmup = 1.0
+    if step < solver.warmup_steps:
+        done = step / solver.warmup_steps
+        warmup = 0.001 * (1 - done) + done
+    match solver.schedule:
+        case "step":
+            factor = 0.1 ** sum(step >= milestone for milestone in solver.milestones)
+        case "cosine":
+            factor = (1 + math.cos(math.pi * min(step / solver.steps, 1.0))) / 2
+    return full_rate(solver) * warmup * factor
+
+
+def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any], path: Path) -> None:
+    """Restore the state of an optimizer from a checkpoint; its settings stay those of the recipe.
+
+    Raises:
+        BCNetError: if there is no state, as in a file of weights that was put into the run directory.
+    """
+    if "state" not in state:
+        raise data_error(
+            f"`{path}` holds weights without the state of their optimizer",
+            "start a new run from these weights: --init-from",
+        )
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state["state"]})

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import glob
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from bcnet_core.annotations.coco import CocoFile, Record, category_difference
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.files.images import image_size, missing_images, read_listed
 from bcnet_core.maps import map_specs
-from bcnet_core.masks.paste import paste_rles
+from bcnet_core.masks.crops import paste_rles
 from bcnet_core.reporting import Reporter
 from bcnet_core.structures import Detections, Predictor
 
@@ -61,18 +60,20 @@ def image_records(paths: Sequence[Path], known: CocoFile | None) -> list[Record]
     Raises:
         BCNetError: if an image cannot be read, is not in `known`, or two have the same name there or here.
     """
-    ids = {} if known is None else {Path(image["file_name"]).name: image["id"] for image in known.images}
-    counts = Counter(Path(image["file_name"]).name for image in known.images) if known is not None else Counter()
+    ids: dict[str, list[int]] = {}
+    for image in [] if known is None else known.images:
+        ids.setdefault(Path(image["file_name"]).name, []).append(image["id"])
     records, taken = [], set()
     for number, path in enumerate(paths, start=1):
-        if known is not None and path.name not in ids:
+        candidates = [number] if known is None else ids.get(path.name, [])
+        if known is not None and not candidates:
             raise data_error(f"`{path}` is not among the {len(ids):,} images of `{known.path}`")
-        if known is not None and counts[path.name] > 1:
+        if known is not None and len(candidates) > 1:
             raise data_error(
                 f"`{known.path}` lists several images called `{path.name}`, so the name does not tell the id",
                 "predict without --ids-from, and look at the results with --gt NAME_images.json",
             )
-        own = ids.get(path.name, number)
+        (own,) = candidates
         if own in taken:
             raise usage_error(
                 f"two of the images are called `{path.name}`", "predict them one by one, or without --ids-from"
@@ -166,16 +167,13 @@ def predictions(
 def _read_ahead(images: Sequence[Record], image_dir: Path | None) -> Iterator[tuple[Record, NDArray[np.uint8]]]:
     """Yield the images in their order, the next ones being read by another thread."""
     read = partial(read_listed, image_dir)
+    waiting: deque[Future[NDArray[np.uint8]]] = deque()
     with ThreadPoolExecutor(max_workers=1) as pool:
-        coming = iter(images)
-        waiting: deque[tuple[Record, Future[NDArray[np.uint8]]]] = deque(
-            (image, pool.submit(read, image)) for image in islice(coming, READ_AHEAD)
-        )
         try:
-            while waiting:
-                image, pixels = waiting.popleft()
-                waiting.extend((following, pool.submit(read, following)) for following in islice(coming, 1))
-                yield image, pixels.result()
+            for position, image in enumerate(images):
+                following = images[position + len(waiting) : position + 1 + READ_AHEAD]
+                waiting.extend(pool.submit(read, one) for one in following)
+                yield image, waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 

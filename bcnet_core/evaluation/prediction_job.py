@@ -105,8 +105,6 @@ class PredictionJob:
     """Images to predict, and the detector that predicts them.
 
     Attributes:
-        checkpoint: checkpoint of the detector.
-        device: "auto", "cpu", "cuda".
         images: entries of a COCO file's `images`.
         image_dir: folder that their file names are relative to; None if the user named the files.
         file: where the predictions are kept until all are done.

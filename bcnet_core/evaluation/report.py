@@ -31,7 +31,6 @@ class ScoreOptions:
     """Scores to compute.
 
     Attributes:
-        scorer: library that computes AP.
         boundary: whether to score boundaries too, which takes several times as long as the rest.
         occlusion: whether to score the occluded split, each occlusion level, and the recall of hidden objects too.
         occluded_ids: image ids of the occluded split; chosen by `SplitRule()` if None.
@@ -57,8 +56,6 @@ class ScoreReport(NamedTuple):
 
     Attributes:
         backend: library and version.
-        images: number of images in the ground truth.
-        detections: number of results.
         rows: COCO's numbers by what was scored.
         categories: the same by kind, then by category name.
         recall: recall of hidden objects by the name of their list.

@@ -193,9 +193,13 @@ def write_submission(path: Path, coco: CocoFile, predictions: Iterable[Sequence[
         counts: Counter[int] = Counter()
         for results in predictions:
             for result in results:
-                fault = _submission_fault(result, images, categories)
-                if fault is not None:
-                    raise data_error(f"a result of image {result.get('image_id')} cannot be submitted: {fault}")
+                found = check_result(result, images, categories)
+                if isinstance(found, dict) and "segmentation" not in found:
+                    found = "it has no mask"
+                elif isinstance(found, dict) and not 0 <= found["score"] <= 1:
+                    found = f"its score is {found['score']}"
+                if isinstance(found, str):
+                    raise data_error(f"a result of image {result.get('image_id')} cannot be submitted: {found}")
                 counts[result["image_id"]] += 1
                 if counts[result["image_id"]] > MOST_DETECTIONS:
                     raise data_error(
@@ -210,16 +214,6 @@ def write_submission(path: Path, coco: CocoFile, predictions: Iterable[Sequence[
         archive.open(entry, "w", force_zip64=True) as out,
     ):
         return _write(out, checked())
-
-
-def _submission_fault(result: Record, images: dict[int, tuple[int, int]], categories: set[int]) -> str | None:
-    """Return why the server would reject a result, None if it would not."""
-    found = check_result(result, images, categories)
-    if isinstance(found, str):
-        return found
-    if "segmentation" not in found:
-        return "it has no mask"
-    return None if 0 <= found["score"] <= 1 else f"its score is {found['score']}"
 
 
 def _write(out: IO[bytes], predictions: Iterable[Sequence[Record]]) -> int:

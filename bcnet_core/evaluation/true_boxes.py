@@ -6,7 +6,6 @@ masks that are predicted inside the boxes of the ground truth varies by less tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +22,7 @@ from bcnet_core.errors import data_error
 from bcnet_core.files.images import read_listed
 from bcnet_core.maps import LayerName, map_specs
 from bcnet_core.masks import RLE
-from bcnet_core.masks.crops import crop_rles
-from bcnet_core.masks.paste import paste_rles
+from bcnet_core.masks.crops import crop_rles, paste_rles
 from bcnet_core.model.detectors import Detector
 from bcnet_core.model.targets import boundary, crop_to_boxes
 from bcnet_core.reporting import Reporter
@@ -114,21 +112,19 @@ def _score_image(
     scores: dict[str, list[float]] = {}
     for spec in sorted(map_specs(logits), key=lambda spec: spec.kind == "boundary"):
         if spec.kind == "mask":
-            found = paste_rles(logits[spec.name].sigmoid(), boxes, height, width)
-            scores[spec.layer] = [_iou(one, other) for one, other in zip(found, true[spec.layer], strict=True)]
+            pasted = paste_rles(logits[spec.name].sigmoid(), boxes, height, width)
+            scores[spec.layer] = [_iou(one, other) for one, other in zip(pasted, true[spec.layer], strict=True)]
         else:
-            scores[spec.name] = _boundary_scores(logits[spec.name], boxes, true[spec.layer])
+            found = logits[spec.name].cpu() >= 0
+            crops = crop_to_boxes(
+                crop_rles(true[spec.layer]), torch.arange(len(found)), boxes.cpu(), size=found.shape[-1]
+            )
+            scores[spec.name] = boundary_f(found, boundary(crops)).tolist()
     return scores
 
 
 def _iou(found: RLE, true: RLE | None) -> float:
     return np.nan if true is None or masks.area(true) == 0 else masks.iou(found, true)
-
-
-def _boundary_scores(logits: Tensor, boxes: Tensor, true: Sequence[RLE | None]) -> list[float]:
-    crops = crop_to_boxes(crop_rles(true), torch.arange(len(true)), boxes.cpu(), size=logits.shape[-1])
-    scores: list[float] = boundary_f(logits.cpu() >= 0, boundary(crops)).tolist()
-    return scores
 
 
 def boundary_f(predicted: Tensor, true: Tensor) -> Tensor:

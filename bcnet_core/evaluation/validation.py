@@ -12,8 +12,8 @@ from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.config.schema import Recipe
 from bcnet_core.data.loaders import read_annotations
 from bcnet_core.engine.elastic import Cluster
-from bcnet_core.engine.job import TrainingJob, Validation
 from bcnet_core.engine.launch import launch
+from bcnet_core.engine.state import TrainingJob, Validation
 from bcnet_core.errors import BCNetError
 from bcnet_core.evaluation.coco import evaluate, ground_truth
 from bcnet_core.evaluation.predict import check_categories, check_images, predict_images
@@ -27,7 +27,7 @@ REHEARSED_STEPS = 2
 def validate(
     detector: Detector, recipe: Recipe, reporter: Reporter, stopping: Callable[[], bool]
 ) -> dict[str, float] | None:
-    """Score a detector on the validation set, every process its share; see `bcnet_core.engine.job.Validation`.
+    """Score a detector on the validation set, every process its share; see `bcnet_core.engine.state.Validation`.
 
     Returns:
         On rank 0 `mask_AP`, `mask_AP50`, `box_AP` in [0, 1], an empty dict on other ranks; None if it was stopped.

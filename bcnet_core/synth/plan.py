@@ -77,14 +77,9 @@ class PasteSources(NamedTuple):
 
 
 class PastePlan(NamedTuple):
-    """A pasted set before any image is opened.
+    """A pasted set before any image is opened: what its source offers, and what each split takes of it.
 
-    Attributes:
-        coco: the source.
-        images: folder of its images.
-        found: what the source offers.
-        sources: sources of each split; no two splits share an image.
-        options: options they were chosen by, as json.
+    No two splits share an image. `options` are those that the sources were chosen by, as json.
     """
 
     coco: CocoFile
@@ -119,14 +114,8 @@ def plan_pasted(
 ) -> PastePlan:
     """Choose the objects and backgrounds of a pasted set.
 
-    Args:
-        coco: the source.
-        images: folder that its file names are relative to.
-        min_area: smallest area of an object in its own image, in pixels.
-        most_objects: maximum number of objects, chosen at random; a fifth of them for the val split.
-        seed: non-negative seed.
-        workers: number of processes, 0 for one per CPU core.
-        reporter: receiver of the progress in images.
+    Of the complete objects with `min_area` pixels or more, at most `most_objects` are chosen at random, a fifth of them
+    for the val split. `images` is the folder that the file names of the source are relative to.
 
     Raises:
         BCNetError: if a split would have fewer than two objects or no background, or a needed image is missing.

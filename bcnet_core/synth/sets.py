@@ -39,7 +39,7 @@ def write_shapes(
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> list[SplitSummary]:
-    """Write a data set of procedural scenes, completely or not at all.
+    """Write a data set of procedural scenes, completely or not at all, and return a summary of each split.
 
     The same options, seed and library versions give the same bytes, whatever the number of workers.
 
@@ -54,9 +54,6 @@ def write_shapes(
         overwrite: replace an earlier set; anything else in `root` is never replaced.
         reporter: receiver of the progress in scenes.
 
-    Returns:
-        A summary of each split.
-
     Raises:
         BCNetError: if an option is out of range, or `root` exists or cannot be written.
     """
@@ -65,9 +62,7 @@ def write_shapes(
     counts = zip(SHAPES_SPLITS, (images, val_images), strict=True)
     scenes = SceneSet(
         splits=tuple(Split(name, count, compose) for name, count in counts),
-        categories=[
-            {"id": number, "name": name, "supercategory": "shape"} for number, name in enumerate(CLASSES, start=1)
-        ],
+        categories=[{"id": id_, "name": name, "supercategory": "shape"} for id_, name in enumerate(CLASSES, start=1)],
         info={
             "description": "Procedural scenes of shapes with visible, amodal and occluder masks",
             "generator": f"{GENERATOR} shapes",
@@ -93,14 +88,7 @@ def check_shapes(root: Path, *, images: int, val_images: int, size: int, seed: i
 
 
 class PasteRequest(NamedTuple):
-    """Size of a pasted set.
-
-    Attributes:
-        scenes: number of scenes in the split "train2017", at least 1.
-        val_scenes: number of scenes in the split "val2017", at least 1.
-        size: (height, width) of the scenes in pixels.
-        seed: non-negative seed.
-    """
+    """Size of a pasted set: the numbers of scenes of its splits, (height, width) in pixels, and a non-negative seed."""
 
     scenes: int
     val_scenes: int
@@ -118,28 +106,15 @@ def write_pasted(
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> list[SplitSummary]:
-    """Write a data set of scenes pasted from a COCO set, with their bank, completely or not at all.
+    """Write a data set of scenes pasted from a COCO set, with their bank, as `write_shapes` does.
 
-    The same source, options, seed and library versions give the same bytes, whatever the number of workers.
-
-    Args:
-        root: the folder to create.
-        plan: result of `plan_pasted` with the same seed.
-        request: size of the set.
-        rule: rule for composing scenes.
-        workers: number of processes; 0 for one per CPU core, 1 stays in this process.
-        overwrite: replace an earlier set; anything else in `root` is never replaced.
-        reporter: receiver of the progress.
-
-    Returns:
-        A summary of each split.
+    `plan` is the result of `plan_pasted` with the seed of the request.
 
     Raises:
         BCNetError: if an option is out of range, `root` exists or cannot be written, an image is missing or damaged, or
             the rule cannot be met with these objects.
     """
     check_pasted(root, plan.coco.path, plan.images, request, overwrite=overwrite)
-    licenses = plan.coco.content.get("licenses")
     with atomic_directory(root) as folder:
         splits = []
         for name, count in zip(PASTE_SPLITS, (request.scenes, request.val_scenes), strict=True):
@@ -160,7 +135,7 @@ def write_pasted(
             },
             seed=request.seed,
             suffix=".jpg",
-            licenses=tuple(licenses) if isinstance(licenses, list) else (),
+            licenses=licenses if isinstance(licenses := plan.coco.content.get("licenses"), list) else [],
         )
         return write_scenes(folder, scenes, workers=workers, reporter=reporter)
 

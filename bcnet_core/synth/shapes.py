@@ -43,14 +43,8 @@ def compose_scene(rng: Generator, *, height: int, width: int, hard: bool = False
     A hard scene is one heap of up to 8 shapes of one class with the same colors and texture: where two of them meet,
     only outline and shadow show where one ends and which of them is above.
 
-    Args:
-        rng: the only source of randomness; the same state gives the same scene.
-        height: image height in pixels, at least `MIN_SIDE`.
-        width: image width in pixels, at least `MIN_SIDE`.
-        hard: whether to compose a hard scene.
-
     Raises:
-        ValueError: if a side is shorter than `MIN_SIDE`.
+        ValueError: if a side is shorter than `MIN_SIDE` pixels.
     """
     if min(height, width) < MIN_SIDE:
         raise ValueError(f"a scene needs sides of {MIN_SIDE} pixels or more, not {width} x {height}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,7 +56,7 @@ class SceneSet:
         categories: COCO categories; a `SceneObject.label` is an index into this list.
         info: COCO info, including `generator` and options.
         seed: non-negative seed.
-        suffix: image format: ".png", or ".jpg" for photographs.
+        suffix: image format, ".jpg" for photographs.
         licenses: COCO licenses.
     """
 
@@ -65,19 +65,11 @@ class SceneSet:
     info: Record
     seed: int
     suffix: Literal[".png", ".jpg"]
-    licenses: tuple[Record, ...] = ()
+    licenses: Sequence[Record] = ()
 
 
 class SplitSummary(NamedTuple):
-    """Contents of a split.
-
-    Attributes:
-        split: name.
-        images: number of scenes.
-        instances: number of annotations.
-        occluded: share of the instances of which 10 % or more is hidden, in [0, 1].
-        mean_occlusion_rate: mean hidden share of the amodal area over all instances, in [0, 1].
-    """
+    """Counts of a split, the share of its instances of which 10 % or more is hidden, and their mean hidden share."""
 
     split: str
     images: int
@@ -87,18 +79,9 @@ class SplitSummary(NamedTuple):
 
 
 def write_scenes(folder: Path, scenes: SceneSet, *, workers: int, reporter: Reporter | None) -> list[SplitSummary]:
-    """Write a set into an existing folder.
+    """Write a set into an existing folder and return a summary of each split.
 
     The same set and library versions give the same bytes, whatever the number of workers.
-
-    Args:
-        folder: the folder; write into `outputs.atomic_directory` to get the whole set or none of it.
-        scenes: the set.
-        workers: number of processes; 0 for one per CPU core, 1 stays in this process.
-        reporter: receiver of the progress in scenes.
-
-    Returns:
-        A summary of each split.
 
     Raises:
         BCNetError: if a worker process dies. Errors of a composer are passed on.

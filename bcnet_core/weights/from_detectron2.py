@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from bcnet_core.errors import data_error
-from bcnet_core.weights.foreign import BODY, Converted, count_rows
+from bcnet_core.weights.foreign import BODY, Converted, count_rows, layer_of
 
 BOX_PREDICTOR = "heads.roi_heads.box_predictor."
+MASK_HEAD = "heads.roi_heads.masks.head."
 SCALES = "heads.boxes.scales"
 PREFIXES = {
     "proposal_generator.rpn_head.conv.": "heads.rpn.head.conv.0.0.",
@@ -25,7 +26,7 @@ PREFIXES = {
     "roi_heads.box_head.fc1.": "heads.roi_heads.box_head.fc6.",
     "roi_heads.box_head.fc2.": "heads.roi_heads.box_head.fc7.",
     "roi_heads.box_predictor.": BOX_PREDICTOR,
-    "roi_heads.mask_head.head.": "heads.roi_heads.masks.head.",  # bcnet's mask head in detectron2
+    "roi_heads.mask_head.head.": MASK_HEAD,  # bcnet's mask head in detectron2
 }
 """Prefixes in detectron2's R-CNNs, and in bcnet's."""
 RELEASE_PREFIXES = {
@@ -47,11 +48,6 @@ MASK_OUTPUTS = {
     "bo_deconv": "occluder_mask.upsample", "predictor_bo": "occluder_mask.logits",
     "boundary_deconv_bo": "occluder_boundary.upsample", "boundary_predictor_bo": "occluder_boundary.logits",
 }  # fmt: skip
-OTHER_HEADS = {
-    "roi_heads.box_head.conv": ("roi_heads.box_", "a box head with convolutions; bcnet's has two linear layers"),
-    "roi_heads.mask_head.mask_fcn5.": ("roi_heads.mask_head.", "a mask head of more than bcnet's four convolutions"),
-}
-"""Heads that bcnet does not have, by the layer that gives them away: the prefix of their names, and a description."""
 FROZEN_NORM_EPS = 1e-5
 """Added to the variance by every BatchNorm of detectron2 and by torchvision's frozen one."""
 
@@ -91,11 +87,10 @@ def from_detectron2(tensors: Mapping[str, Tensor], path: Path) -> Converted | No
         found.place_all(tensors, lambda name: backbone_name(name) if ".bottom_up." in name else None)
         return found
     found, left = Converted("a Faster or Mask R-CNN of detectron2", detector="faster_rcnn"), dict(tensors)
-    for layer, (prefix, head) in OTHER_HEADS.items():
-        if any(name.startswith(layer) for name in left):
-            for name in [name for name in left if name.startswith(prefix)]:
-                del left[name]
-                found.dropped[name] = f"part of {head}"
+    if any(name.startswith("roi_heads.box_head.conv") for name in left):  # its linear layers read other features
+        for name in [name for name in left if name.startswith("roi_heads.box_")]:
+            del left[name]
+            found.dropped[name] = "part of a box head with convolutions; bcnet's has two linear layers"
     _fold_norms(left, found)
     found.place_all(left, detectron2_name)
     _convert_outputs(found)
@@ -130,16 +125,21 @@ def _fold_norms(tensors: dict[str, Tensor], found: Converted) -> None:
 
 
 def _convert_outputs(found: Converted) -> None:
-    """Move the background from behind the classes to label 0, as in torchvision, and drop outputs of another kind."""
+    """Move the background from behind the classes to label 0, as in torchvision, and drop what bcnet has otherwise."""
     classes = count_rows(found.tensors, f"{BOX_PREDICTOR}cls_score")
     boxes = count_rows(found.tensors, f"{BOX_PREDICTOR}bbox_pred")
     found.classes = None if classes is None else classes - 1
     if boxes is not None and boxes != 4 * (found.classes or 0):
         found.drop_layer(f"{BOX_PREDICTOR}bbox_pred", "one box for all classes; bcnet has one a class")
     found.tensors = {name: move_background(name, tensor, to=0) for name, tensor in found.tensors.items()}
-    masks = "heads.roi_heads.masks.head.occludee_mask.logits"
+    masks = f"{MASK_HEAD}occludee_mask.logits"
     if count_rows(found.tensors, masks) not in {None, 1}:
         found.drop_layer(masks, "one mask a class; bcnet's masks are class-agnostic")
+    layers = {layer_of(name) for name in found.tensors if name.startswith(MASK_HEAD)}
+    convs = {layer for layer in layers if layer.startswith(f"{MASK_HEAD}occludee.convs.")}
+    if convs != {f"{MASK_HEAD}occludee.convs.{index}" for index in range(4)}:
+        for layer in layers:
+            found.drop_layer(layer, "part of a mask head with other convolutions than bcnet's four")
 
 
 def move_background(name: str, tensor: Tensor, *, to: Literal[0, -1]) -> Tensor:
@@ -157,7 +157,7 @@ def move_background(name: str, tensor: Tensor, *, to: Literal[0, -1]) -> Tensor:
 def detectron2_name(name: str) -> str | None:
     """Return the name in bcnet's Faster R-CNN of a tensor of detectron2's; None if it is unknown."""
     known = _replace_prefix(name, PREFIXES)
-    return known or _mask_name(name, "roi_heads.mask_head.", "heads.roi_heads.masks.head.") or backbone_name(name)
+    return known or _mask_name(name, "roi_heads.mask_head.", MASK_HEAD) or backbone_name(name)
 
 
 def fcos_name(name: str) -> str | None:

@@ -29,13 +29,7 @@ other training scenes; with few seeds they are too narrow, and with one seed the
 
 
 class Report(NamedTuple):
-    """A written report.
-
-    Attributes:
-        text: the tables as Markdown.
-        content: the same numbers for json: fractions, not percentages; null where there is none.
-        files: the files of text, content and figure.
-    """
+    """A written report: Markdown tables, the same numbers as fractions, and the files of both and of the figure."""
 
     text: str
     content: Record
@@ -49,9 +43,6 @@ def write_report(folder: Path, expected: Sequence[Trial] | None = None) -> Repor
         folder: folder of the trials.
         expected: trials to report as missing if they have no result; by default every arm with every set and seed that
             has a result.
-
-    Raises:
-        BCNetError: if there is no result, one is damaged, or the files cannot be written.
     """
     results = read_results(folder)
     if not results:

@@ -22,8 +22,8 @@ from bcnet_core.annotations.coco import Record, read_coco
 from bcnet_core.annotations.split import SplitRule, split_occluded
 from bcnet_core.config.load import load_recipe
 from bcnet_core.distributed import choose_device
-from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.launch import run_training
+from bcnet_core.engine.state import TrainingJob
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.evaluation.coco import evaluate, ground_truth
 from bcnet_core.evaluation.predict import predict_images

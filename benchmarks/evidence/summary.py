@@ -76,9 +76,6 @@ def paired_intervals(
         values: (S, N) values of the arm for S seeds; nan excludes the instance for both arms.
         reference: (S, N) values of the reference, with the same seeds in the same order.
         resamples: number of resamples, drawn with a fixed seed: the same values give the same interval.
-
-    Returns:
-        The difference values - reference in each bin; exactly 0 between an arm and itself.
     """
     _, positions = np.unique(images, return_inverse=True)
     count = int(positions.max()) + 1
@@ -100,16 +97,9 @@ def paired_intervals(
 def sum_by_image(
     positions: NDArray[np.int64], visible: Floats, values: Floats, *, images: int
 ) -> tuple[Floats, Floats]:
-    """Sum and count N instances' values in each of I images and K bins, ignoring nan.
+    """Sum and count N instances' values in each of I images and K bins, ignoring nan; returns (I, K) each.
 
-    Args:
-        positions: (N,) the image of each instance, 0..I - 1.
-        visible: (N,) its visible fraction, 0..1, or nan.
-        values: (N,) values.
-        images: I.
-
-    Returns:
-        (I, K) sums and (I, K) counts.
+    `positions` holds the image of each instance, 0..I - 1; see `paired_intervals` for the others.
     """
     known = ~np.isnan(values)
     totals, counts = np.zeros((images, len(BINS))), np.zeros((images, len(BINS)))
@@ -137,15 +127,10 @@ def _ratio(totals: Floats, counts: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Row:
-    """Scores of an arm on a set, 0..1.
+    """Scores of an arm on a set, 0..1; see `Trial` and `TrialResult` for what they share.
 
     Attributes:
-        data: name of the data set.
-        arm: key of `ARMS`.
-        matched: whether it was trained for the reference's time instead of its steps.
         seeds: measured seeds.
-        steps: number of optimizer steps.
-        head_parameters: number of parameters of the mask head.
         cost_ratio: time of a step relative to the reference; nan if it was not measured.
         iou: mask IoU in true boxes, by bin of `BINS`.
         occluder: IoU of the occluder layer.

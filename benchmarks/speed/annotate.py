@@ -69,9 +69,8 @@ def annotate(
     first = results[0]
     title = f"annotate {first['images']:,} images, {first['instances']:,} instances"
     table = console.make_table(title, "processes", *(f"{one['workers']}" for one in results))
-    table.add_row("read, s", *(f"{one['read']:.1f}" for one in results))
-    table.add_row("annotate, s", *(f"{one['annotate']:.1f}" for one in results))
-    table.add_row("write, s", *(f"{one['write']:.1f}" for one in results))
+    for part in ("read", "annotate", "write"):
+        table.add_row(f"{part}, s", *(f"{one[part]:.1f}" for one in results))
     table.add_row("images/s, all of it", *(f"{one['images_per_second']:,.0f}" for one in results))
     table.add_row("images/s, annotate", *(f"{one['images'] / one['annotate']:,.0f}" for one in results))
     table.add_row("peak memory, MB", *(f"{one['memory'] / 1e6:,.0f}" for one in results))

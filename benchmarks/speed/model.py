@@ -165,7 +165,7 @@ def _measure(model: ModelConfig, work: Workload) -> dict[str, Any]:
         inference = [_inference(detector, pictures) for detector in detectors]
         seconds = _alternate(inference, work.repeats, device)
         found = [infer() / work.images for infer in inference]
-    memory = [_peak_memory(model, work, plain=plain) for plain in (True, False)]
+    memory = [in_fresh_process(_measure_memory, model, work, plain) for plain in (True, False)]
     return {
         "step": steps, "targets": build[0], "target_share": build[0] / steps[1], "inference": seconds,
         "detections": found, "memory": memory,
@@ -198,16 +198,13 @@ def _lower_threshold(detector: Detector, picture: NDArray[np.uint8]) -> None:
     hook = layer.register_forward_hook(lambda _, __, logits: seen.append(logits.float()))
     detector.eval().predict([picture], resize=False)
     hook.remove()
+    found = [one.sigmoid() if isinstance(heads, OneStageHeads) else one.softmax(1)[:, 1:] for one in seen]
+    scores = torch.cat([one.flatten() for one in found])
+    threshold = float(scores.topk(min(CANDIDATES, len(scores))).values[-1]) * 0.999
     if isinstance(heads, OneStageHeads):
-        heads.score_threshold = _threshold([logits.sigmoid() for logits in seen])
+        heads.score_threshold = threshold
     else:
-        heads.roi_heads.score_thresh = _threshold([logits.softmax(1)[:, 1:] for logits in seen])
-
-
-def _threshold(probabilities: list[Tensor]) -> float:
-    """Return the score that `CANDIDATES` of the probabilities of a picture exceed."""
-    scores = torch.cat([part.flatten() for part in probabilities])
-    return float(scores.topk(min(CANDIDATES, len(scores))).values[-1]) * 0.999
+        heads.roi_heads.score_thresh = threshold
 
 
 def _autocast(work: Workload, device: torch.device) -> AbstractContextManager[object]:
@@ -225,7 +222,8 @@ def _batch(work: Workload) -> tuple[list[Tensor], list[Targets]]:
         size = draw.uniform(0.05, 0.4, (work.instances, 2)) * (work.width, work.height)
         corner = draw.uniform(0, 1, (work.instances, 2)) * ((work.width, work.height) - size)
         boxes = np.concatenate([corner, corner + size], axis=1)
-        layers = [_rectangles(part, work) for part in (boxes, boxes * (1, 1, 0.5, 1) + boxes[:, [0]] * (0, 0, 0.5, 0))]
+        left_halves = boxes * (1, 1, 0.5, 1) + boxes[:, [0]] * (0, 0, 0.5, 0)
+        layers = [_rectangles(part, work) for part in (boxes, left_halves)]
         labels = torch.from_numpy(draw.integers(0, len(CATEGORIES), work.instances))
         placement = torch.tensor([1.0, 0, 1, 0])
         targets.append(Targets(torch.from_numpy(boxes).float(), labels, layers[0], layers[1], placement))
@@ -233,12 +231,8 @@ def _batch(work: Workload) -> tuple[list[Tensor], list[Targets]]:
 
 
 def _rectangles(boxes: NDArray[np.float64], work: Workload) -> MaskCrops:
-    rles = []
-    for x0, y0, x1, y1 in boxes.astype(int):
-        mask = np.zeros((work.height, work.width), bool)
-        mask[y0 : y1 + 1, x0 : x1 + 1] = True
-        rles.append(masks.encode(mask))
-    return crop_rles(rles)
+    whole = boxes.astype(int).tolist()
+    return crop_rles([masks.from_box(x0, y0, x1 + 1, y1 + 1, work.height, work.width) for x0, y0, x1, y1 in whole])
 
 
 def _step(detector: Detector, images: list[Tensor], targets: list[Targets]) -> Callable[[], object]:
@@ -281,12 +275,8 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _peak_memory(model: ModelConfig, work: Workload, *, plain: bool) -> int:
-    """Return the peak memory of a process that runs one training step: of the GPU, or of the process itself."""
-    return in_fresh_process(_measure_memory, model, work, plain)
-
-
 def _measure_memory(model: ModelConfig, work: Workload, plain: bool) -> int:  # noqa: FBT001  (a pool passes positions)
+    """Run one training step, and return the peak memory of the GPU, or of this process."""
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):  # otherwise the peak depends on glibc's pools, and varies
         libc.mallopt(M_MMAP_THRESHOLD, 2**20)
     device = choose_device(work.device)

@@ -12,9 +12,9 @@ from filelock import FileLock
 from bcnet_core import BCNetError
 from bcnet_core.config.load import load_recipe
 from bcnet_core.engine.elastic import Cluster
-from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.launch import check_cluster, run_training
 from bcnet_core.engine.run_dir import LOCK_FILE, exclusive_run, open_run, require_free_run_dir
+from bcnet_core.engine.state import TrainingJob
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Progress, SilentReporter
 from bcnet_core.weights.checkpoint import latest_checkpoint, read_checkpoint

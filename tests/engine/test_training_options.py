@@ -17,10 +17,9 @@ from bcnet_core.annotations.coco import CocoFile
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import Recipe
 from bcnet_core.data.loaders import open_training_set
-from bcnet_core.engine.job import TrainingJob, Validation
 from bcnet_core.engine.launch import open_data, run_training, train_together
-from bcnet_core.engine.pictures import draw_curves, layers_picture
-from bcnet_core.engine.state import TrainingState
+from bcnet_core.engine.logging import draw_curves, layers_picture
+from bcnet_core.engine.state import TrainingJob, TrainingState, Validation
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.weights.checkpoint import best_path, list_checkpoints, read_checkpoint, save_checkpoint

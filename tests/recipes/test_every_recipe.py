@@ -12,8 +12,8 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from bcnet_core.annotations.coco import read_coco
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.recipe_files import list_recipes
-from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.launch import run_training
+from bcnet_core.engine.state import TrainingJob
 from bcnet_core.files.images import read_image
 from bcnet_core.model.backbones import ResNetFPN
 from bcnet_core.model.detectors import build_detector
@@ -33,7 +33,7 @@ LIGHT = (
 
 
 def test_all_promised_recipes_exist() -> None:
-    promised = {"fcos_r50", "fcos_r101", "fcos_x101", "faster_rcnn_r50", "faster_rcnn_r101", "tiny", "shapes"}
+    promised = {"fcos_r50", "fcos_r101", "fcos_x101", "faster_rcnn_r50", "faster_rcnn_r101", "tiny", "shapes", "demo"}
     baselines = {"mask_rcnn_r50", "mask_rcnn_r101", "fcos_r50_plain", "fcos_r101_plain", "fcos_x101_plain"}
     ablations = {"fcos_r50_single_layer", "fcos_r50_no_boundary", "fcos_r50_fcn"}
     assert set(RECIPES) == promised | baselines | ablations

@@ -17,9 +17,9 @@ from bcnet_core import BCNetError
 from bcnet_core.annotations.coco import coco_categories, read_coco
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import DataConfig, LossConfig, ModelConfig, Recipe
-from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.launch import run_training
 from bcnet_core.engine.run_dir import open_run
+from bcnet_core.engine.state import TrainingJob
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint

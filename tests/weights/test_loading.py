@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from bcnet_core.annotations.coco import read_coco
 from bcnet_core.config.load import load_recipe
-from bcnet_core.engine.job import TrainingJob
 from bcnet_core.engine.launch import run_training
+from bcnet_core.engine.state import TrainingJob
 from bcnet_core.errors import BCNetError
 from bcnet_core.evaluation.predict import predict_images
 from bcnet_core.model import detectors

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from bcnet_core.config.choices import BackboneName, BackboneStyle
 from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
-from bcnet_core.engine.optim import full_rate
+from bcnet_core.engine.state import full_rate
 from bcnet_core.errors import usage_error
 from bcnet_core.model.backbones import RESNETS, PixelFormat, pixel_format
 

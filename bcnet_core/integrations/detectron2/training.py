@@ -21,9 +21,9 @@ from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.data.loaders import read_annotations
 from bcnet_core.distributed import choose_device
 from bcnet_core.engine.elastic import Cluster, process_of, run_processes, stop_requests
-from bcnet_core.engine.job import RunOptions
 from bcnet_core.engine.launch import open_data
 from bcnet_core.engine.run_dir import exclusive_run, require_same_recipe, write_header
+from bcnet_core.engine.state import RunOptions
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.evaluation.predict import check_categories
 from bcnet_core.evaluation.validation import VALIDATION

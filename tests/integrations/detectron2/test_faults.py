@@ -15,8 +15,8 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 from torch import nn
 
 from bcnet_core.config.load import load_recipe
-from bcnet_core.engine.job import RunOptions
 from bcnet_core.engine.run_dir import LOCK_FILE, exclusive_run, require_free_run_dir
+from bcnet_core.engine.state import RunOptions
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2.trainer import WholeCheckpointer
 from bcnet_core.integrations.detectron2.training import train_recipe

@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 
 from bcnet_core import BCNetError
 from bcnet_core.config.schema import SolverConfig
-from bcnet_core.engine.optim import build_optimizer, learning_rate, load_optimizer
+from bcnet_core.engine.state import build_optimizer, learning_rate, load_optimizer
 
 
 def test_the_schedule_of_the_release() -> None:
