@@ -244,16 +244,11 @@ def _report(problems: Sequence[_Problem], origins: Mapping[str, Path], source: s
     if source is None or any(problem.key in origins for problem in problems):
         source = next((path.stem for path in list_recipes()), None)
     see_all = [f"see all:      bcnet recipes show {source}"] if source else []
-    details = [
-        ([problem.hint] if problem.hint else [])
-        + ([f"found in:     {origins[problem.key]}"] if problem.key in origins else [])
-        for problem in problems
-    ]
-    if len(problems) == 1:
-        return usage_error(problems[0].sentence, *details[0], *see_all)
-    lines = [
-        line
-        for problem, more in zip(problems, details, strict=True)
-        for line in (problem.sentence, *(f"  {detail}" for detail in more))
-    ]
+    blocks = []
+    for problem in problems:
+        found = f"found in:     {origins[problem.key]}" if problem.key in origins else None
+        blocks.append([problem.sentence, *filter(None, (problem.hint, found))])
+    if len(blocks) == 1:
+        return usage_error(*blocks[0], *see_all)
+    lines = [("  " if row else "") + line for block in blocks for row, line in enumerate(block)]
     return usage_error(f"{len(problems)} settings cannot be used", *lines, *see_all)

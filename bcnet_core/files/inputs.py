@@ -16,12 +16,7 @@ ALWAYS_ALLOWED = 100_000_000
 
 
 def check_regular_file(path: Path) -> None:
-    """Reject a pipe, a device or a socket: reading one may wait, or go on, forever.
-
-    Raises:
-        BCNetError: if it is one.
-        OSError: if it does not exist.
-    """
+    """Reject a pipe, a device or a socket, as reading one may wait, or go on, forever; a missing file is an OSError."""
     path.stat()
     if not (path.is_file() or path.is_dir()):
         raise data_error(f"`{path}` is a pipe or a device, not a file", "write what it gives to a file first")
@@ -30,9 +25,7 @@ def check_regular_file(path: Path) -> None:
 def read_whole(path: Path) -> bytes | bytearray:
     """Read the bytes of a file, unpacked if its name ends in `.gz`.
 
-    Raises:
-        BCNetError: if it is not a file, or is larger than memory should hold.
-        OSError: if it cannot be read; for a gzipped file also EOFError and zlib.error.
+    One that cannot be read is an OSError, or if gzipped also an EOFError or a zlib.error.
     """
     check_regular_file(path)
     size = path.stat().st_size

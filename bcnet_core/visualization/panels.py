@@ -217,8 +217,7 @@ def roi_card(picture: Picture, index: int, *, layer: LayerChoice = "both") -> Ca
 def maps_of_masks(occludee: RLE | None, occluder: RLE | None, box: Box, *, side: int = MAP_SIDE) -> Maps:
     """Return the maps a perfect head would predict: masks cropped to the box, and their boundaries.
 
-    A boundary is dilation != erosion with a 3x3 cross; the border of the box is not one (as in training). Missing
-    masks give empty maps.
+    A boundary is dilation != erosion with a 3x3 cross; the border of the box is not one, as in training.
     """
     maps: Maps = {}
     for layer, rle in (("occludee", occludee), ("occluder", occluder)):

@@ -101,7 +101,8 @@ def _drawn_frames(
     """Yield each frame with the predictions drawn on it, and the number of its instances."""
     before: tuple[Instance, ...] = ()
     fresh = count()
-    while (frame := _read(capture)) is not None:
+    while (read := capture.read())[0] and read[1].size:
+        frame = np.ascontiguousarray(read[1][..., ::-1])
         before = follow(before, detect(detector, frame, score=score, at_least=0), fresh)
         height, width = frame.shape[:2]
         panels = draw_panels(Picture("", frame, before), layer=layer, size=(height, width))
@@ -144,9 +145,3 @@ def _open(path: Path) -> Iterator[Any]:
     finally:
         capture.release()
         log.setLogLevel(level)
-
-
-def _read(capture: Any) -> Image | None:  # noqa: ANN401  (cv2.VideoCapture)
-    """Read the next frame as (H, W, 3) uint8 RGB."""
-    there, frame = capture.read()
-    return np.ascontiguousarray(frame[..., ::-1]) if there and frame.size else None
