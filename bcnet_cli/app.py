@@ -103,18 +103,13 @@ def main() -> None:
         signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
-    except BCNetError as error:
-        if os.environ.get("BCNET_DEBUG"):
-            raise
-        console.show_error(error)
-        sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader, perhaps `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.FAILED)
-    except (OSError, MemoryError) as error:
+    except (BCNetError, OSError, MemoryError) as error:
         if os.environ.get("BCNET_DEBUG"):
             raise
-        shown = _system_error(error)
+        shown = error if isinstance(error, BCNetError) else _system_error(error)
         console.show_error(shown)
         sys.exit(shown.exit_code)
     except SystemExit as end:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
 
 from rich.console import RenderableType
@@ -43,23 +43,13 @@ class ConsoleReporter:
         if not console.err.is_terminal:
             yield _PlainProgress(title, total)
             return
-        if self._bars is not None:  # a nested task adds a bar and keeps the outer task's table
-            yield from self._task(self._bars, title, total)
-            return
-        with _Bars(*COLUMNS, console=console.err, transient=True) as bars:
-            self._bars = bars
-            try:
-                yield from self._task(bars, title, total)
-            finally:
-                self._bars = None
-
-    @staticmethod
-    def _task(bars: _Bars, title: str, total: int) -> Iterator[Progress]:
-        task = bars.add_task(title, total=total, note="")
-        try:
-            yield _BarProgress(bars, task)
-        finally:
-            bars.remove_task(task)
+        with ExitStack() as stack:
+            if self._bars is None:  # a nested task adds a bar and keeps the outer task's table
+                self._bars = stack.enter_context(_Bars(*COLUMNS, console=console.err, transient=True))
+                stack.callback(setattr, self, "_bars", None)
+            task = self._bars.add_task(title, total=total, note="")
+            stack.callback(self._bars.remove_task, task)
+            yield _BarProgress(self._bars, task)
 
 
 COLUMNS = (
@@ -101,17 +91,13 @@ class _PlainProgress:
 
     def advance(self, amount: int = 1, *, note: str = "", values: Mapping[str, str] | None = None) -> None:
         self._done += amount
-        self._note = (
-            console.one_line(note)
-            or "  ".join(f"{name} {value}" for name, value in (values or {}).items())
-            or self._note
-        )
+        listed = "  ".join(f"{name} {value}" for name, value in (values or {}).items())
+        self._note = console.one_line(note) or listed or self._note
         now = time.monotonic()
         if now - self._last < PLAIN_INTERVAL and self._done < self._total:
             return
         self._last = now
         left = (now - self._start) / self._done * (self._total - self._done)
         ending = f"{left:.0f} s left" if self._done < self._total else f"done in {now - self._start:.1f} s"
-        console.err.print(
-            Text("  ".join(filter(None, (f"{self._title} {self._done}/{self._total}", self._note, ending))))
-        )
+        parts = f"{self._title} {self._done}/{self._total}", self._note, ending
+        console.err.print(Text("  ".join(filter(None, parts))))

@@ -30,14 +30,6 @@ class BCNetError(Exception):
         self.hints = hints
         self.exit_code = exit_code
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Keep hints and exit code when the error is pickled for another process."""
-        return _rebuild, (self.message, self.hints, int(self.exit_code))
-
-
-def _rebuild(message: str, hints: tuple[str, ...], exit_code: int) -> BCNetError:
-    return BCNetError(message, *hints, exit_code=ExitCode(exit_code))
-
 
 def usage_error(message: str, *hints: str) -> BCNetError:
     """Return an error of a command line or recipe (exit code 2)."""

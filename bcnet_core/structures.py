@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bcnet_core.masks import RLE, decode
-from bcnet_core.masks.paste import paste_rles
+from bcnet_core.masks.crops import paste_rles
 
 
 class Detections(NamedTuple):

@@ -17,9 +17,6 @@ from rich.text import Text
 from bcnet_cli import console
 from bcnet_cli.options import DryRun, Overwrite, reserve
 
-HEAD = "model.attention=false"
-"""A training this short does better without the non-local block, see docs/evidence.md."""
-
 
 def demo(
     context: typer.Context,
@@ -69,8 +66,8 @@ def _commands(output: Path, *, images: int, val_images: int, steps: int) -> list
         f"bcnet synth shapes -o {shapes} --images {images} --val-images {val_images}",
         f"bcnet annotate {shapes}/annotations/instances_train.json -o {shapes}/annotations/bilayer_train.json",
         f"bcnet split-occ {shapes}/annotations/instances_val.json -o {out}/occ_val.json",
-        f"bcnet train shapes --data-root {shapes} --device cpu --run-dir {run}"
-        f" data.train.annotations=annotations/bilayer_train.json {HEAD} solver.steps={steps}",
+        f"bcnet train demo --data-root {shapes} --device cpu --run-dir {run}"
+        f" data.train.annotations=annotations/bilayer_train.json solver.steps={steps}",
         f"bcnet eval {run} --device cpu --occ",
         f"bcnet viz {run} --device cpu -o {out}/viz",
         f"bcnet viz {shapes}/annotations/instances_val.json -o {out}/viz_truth",

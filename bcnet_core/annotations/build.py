@@ -58,14 +58,9 @@ class AnnotationId(NamedTuple):
 
 @dataclass(frozen=True)
 class AnnotateSummary:
-    """Result of `annotate_coco`.
+    """Counts of a file that `annotate_coco` made; crowds are instances too.
 
-    Attributes:
-        images: number of images.
-        instances: number of annotations, crowds included.
-        with_occluder: number of annotations that have an occluder.
-        skipped: annotations by reason, in image order.
-        repeated_ids: annotation ids that several annotations share; all of them are kept.
+    `skipped` holds annotations by reason, in image order; `repeated_ids` those ids that several annotations share.
     """
 
     images: int

@@ -45,11 +45,9 @@ INEXACT_BELOW = 0.9
 
 @dataclass(frozen=True)
 class CheckSummary:
-    """Result of `check_occluders`.
+    """Counts of a file that `check_occluders` read, and its faults; crowds are instances too.
 
     Attributes:
-        images: number of images.
-        instances: number of annotations, crowds included.
         with_occluder: number of annotations with a readable, non-empty occluder.
         ious: IoUs of stored and exact regions where both exist, in image order.
         farthest: largest distance in pixels by which an occluder leaves its box; 0 if all stay inside.

@@ -47,12 +47,7 @@ COCO_NAMES = {
 
 @dataclass(frozen=True)
 class CocoFile:
-    """A COCO file as it was read.
-
-    Attributes:
-        path: source of the content.
-        content: the whole json; never changed in place.
-    """
+    """A COCO file as it was read; the content is never changed in place."""
 
     path: Path
     content: Record

@@ -50,19 +50,11 @@ class OccluderRule:
 def occluder_regions(
     annotations: Sequence[Record], rles: Sequence[RLE | None], image: Record, *, source: OccluderSource = "auto"
 ) -> list[RLE | None]:
-    """Return the occluder region of each of the N annotations of one image.
+    """Return the occluder region of each of the N annotations of one image; None where nothing overlaps the instance.
 
-    Training, evaluation and visualization all take their regions from here, so they agree on every file.
-
-    Args:
-        annotations: all annotations of the image.
-        rles: the mask of each, None where there is none.
-        image: the image's entry in `images`.
-        source: "derive" ignores stored regions; "file" derives nothing, so an annotation without a stored region gets
-            None; "auto" decides per annotation.
-
-    Returns:
-        N regions; None where nothing overlaps the instance.
+    Training, evaluation and visualization all take their regions from here, so they agree on every file. The source
+    "derive" ignores stored regions; "file" derives nothing, so an annotation without a stored region gets None; "auto"
+    decides per annotation. An RLE is None where there is no mask.
 
     Raises:
         BCNetError: if a stored region is not a segmentation.

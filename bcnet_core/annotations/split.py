@@ -36,9 +36,6 @@ from bcnet_core.files.json_files import read_json
 Rates = dict[int, NDArray[np.float64]]
 """Occlusion rates of the instances of every image, by image id."""
 
-COLORS = {"source": "#bbbbbb", "split": "#0077bb"}
-"""Gray and blue: distinguishable in print and with any color vision."""
-
 
 @dataclass(frozen=True)
 class SplitRule:
@@ -200,8 +197,9 @@ def plot_histogram(manifest: dict[str, Any]) -> bytes:
     bins = ["0", *(f"{low:g}-{high:g}" for low, high in pairwise(histogram["edges"]))]
     figure = Figure(figsize=(11, 4.2), dpi=120, layout="constrained")
     for axes, unit in zip(figure.subplots(1, 2), ("instances", "images"), strict=True):
-        for offset, part in zip((-0.2, 0.2), ("source", "split"), strict=True):
-            axes.bar(np.arange(len(bins)) + offset, histogram[part][unit], 0.4, color=COLORS[part], label=part)
+        # gray and blue are distinguishable in print and with any color vision
+        for offset, part, color in ((-0.2, "source", "#bbbbbb"), (0.2, "split", "#0077bb")):
+            axes.bar(np.arange(len(bins)) + offset, histogram[part][unit], 0.4, color=color, label=part)
         axes.set_title(f"{sum(histogram['source'][unit]):,} {unit}, {sum(histogram['split'][unit]):,} in the split")
         axes.set_xticks(range(len(bins)), bins, rotation=45, ha="right")
         axes.set_xlabel(f"occlusion ({rule['measure']})" + (" of the most occluded instance" * (unit == "images")))

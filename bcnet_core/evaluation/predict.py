@@ -16,7 +16,7 @@ from bcnet_core.annotations.coco import CocoFile, Record, category_difference
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.files.images import image_size, missing_images, read_listed
 from bcnet_core.maps import map_specs
-from bcnet_core.masks.paste import paste_rles
+from bcnet_core.masks.crops import paste_rles
 from bcnet_core.reporting import Reporter
 from bcnet_core.structures import Detections, Predictor
 

@@ -22,8 +22,7 @@ from bcnet_core.errors import data_error
 from bcnet_core.files.images import read_listed
 from bcnet_core.maps import LayerName, map_specs
 from bcnet_core.masks import RLE
-from bcnet_core.masks.crops import crop_rles
-from bcnet_core.masks.paste import paste_rles
+from bcnet_core.masks.crops import crop_rles, paste_rles
 from bcnet_core.model.detectors import Detector
 from bcnet_core.model.targets import boundary, crop_to_boxes
 from bcnet_core.reporting import Reporter

@@ -59,7 +59,7 @@ def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDA
     """
     with _opened(path) as stored:
         if expect_size is not None and expect_size not in (stored.size, stored.size[::-1]):
-            raise _wrong_size(path, stored.size[::-1], expect_size)
+            raise _wrong_size(path, stored.size[::-1], expect_size)  # before a huge one is decoded
         stored.load()
         mode = stored.mode
         upright = ImageOps.exif_transpose(stored) if _orientation(stored) != 1 else stored  # which would copy it
@@ -117,9 +117,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         ) from None
 
 
-def _wrong_size(path: Path, size: tuple[int, ...], expected: tuple[int, int]) -> BCNetError:
-    """Return the error for an image of another (height, width) than its annotations say, in pixels."""
+def _wrong_size(path: Path, *sizes: tuple[int, ...]) -> BCNetError:
+    """Return the error for an image of another (height, width) in pixels than its annotations say."""
+    found, expected = (f"{width} x {height}" for height, width in sizes)
     return data_error(
-        f"the image `{path}` is {size[1]} x {size[0]} pixels, its annotations say {expected[1]} x {expected[0]}",
+        f"the image `{path}` is {found} pixels, its annotations say {expected}",
         "annotate the image at its own size, or restore the image that was annotated",
     )

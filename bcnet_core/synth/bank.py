@@ -68,14 +68,10 @@ class Cutout:
 
 @dataclass(frozen=True)
 class BankObject:
-    """An object of a bank.
+    """An object of a bank: its picture with alpha, its category, and the ids of its annotation and image.
 
-    Attributes:
-        file: its picture, with alpha.
-        label: index into the categories of the set.
-        source: id of its annotation.
-        image: id of the image that it was cut from.
-        scale: factor that makes it as large in a scene as it was in its own image.
+    `label` is an index into the categories of the set; `scale` makes the object as large in a scene as it was in its
+    own image.
     """
 
     file: str

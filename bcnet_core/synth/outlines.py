@@ -160,16 +160,9 @@ CLASSES = (*ASPECTS, *POSES)
 
 @dataclass(frozen=True)
 class Shape:
-    """Geometry of a shape.
+    """Geometry of a shape: the name of its class, its center and radius in pixels, and its rotation in radians.
 
-    Attributes:
-        kind: name of its class.
-        x: center in pixels.
-        y: center in pixels.
-        radius: radius in pixels.
-        angle: rotation in radians.
-        aspect: short by long axis of a rigid shape.
-        pose: parts of a jointed shape.
+    `aspect` is the short by the long axis of a rigid shape; `pose` holds the parts of a jointed one.
     """
 
     kind: str

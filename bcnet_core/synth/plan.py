@@ -77,14 +77,9 @@ class PasteSources(NamedTuple):
 
 
 class PastePlan(NamedTuple):
-    """A pasted set before any image is opened.
+    """A pasted set before any image is opened: what its source offers, and what each split takes of it.
 
-    Attributes:
-        coco: the source.
-        images: folder of its images.
-        found: what the source offers.
-        sources: sources of each split; no two splits share an image.
-        options: options they were chosen by, as json.
+    No two splits share an image. `options` are those that the sources were chosen by, as json.
     """
 
     coco: CocoFile

@@ -69,15 +69,7 @@ class SceneSet:
 
 
 class SplitSummary(NamedTuple):
-    """Contents of a split.
-
-    Attributes:
-        split: name.
-        images: number of scenes.
-        instances: number of annotations.
-        occluded: share of the instances of which 10 % or more is hidden, in [0, 1].
-        mean_occlusion_rate: mean hidden share of the amodal area over all instances, in [0, 1].
-    """
+    """Counts of a split, the share of its instances of which 10 % or more is hidden, and their mean hidden share."""
 
     split: str
     images: int

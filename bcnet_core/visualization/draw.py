@@ -51,15 +51,14 @@ def paint(drawing: Drawing | Card) -> Image:
     """Return the (H, W, 3) uint8 RGB image of a drawing, as large as its background, or of a card."""
     if isinstance(drawing, Card):
         return _paint_card(drawing)
-    if not (drawing.shapes or drawing.labels):
+    if not drawing.shapes:
         return drawing.ground
     canvas: Image = drawing.ground.copy()
     for shape in drawing.shapes:
         _paint_shape(canvas, shape)
-    for placed in layout.place_labels(drawing.labels, canvas.shape[:2]):
-        color, (pad_x, pad_y) = placed.label.color, layout.PADDING
-        canvas[placed.y : placed.y + placed.height, placed.x : placed.x + placed.width] = color
-        write(canvas, placed.text, placed.x + pad_x, placed.y + pad_y, color, text_color(color))
+    for shape, text, x, y, width, height in layout.place_labels(drawing.shapes, canvas.shape[:2]):
+        canvas[y : y + height, x : x + width] = shape.color
+        write(canvas, text, x + layout.PADDING[0], y + layout.PADDING[1], shape.color, text_color(shape.color))
     return canvas
 
 
@@ -149,18 +148,16 @@ def _paint_card(card: Card) -> Image:
     sheet = np.full((plan.height, plan.width, 3), PAPER[0], np.uint8)
     for cell in plan.cells:
         write(sheet, cell.tile.caption, cell.text_x, cell.y - layout.LINE - layout.CAPTION_GAP, PAPER)
-        sheet[cell.y : cell.y + card.size[0], cell.x : cell.x + card.size[1]] = _content(cell.tile.content, card.size)
+        content, place = cell.tile.content, sheet[cell.y : cell.y + card.size[0], cell.x : cell.x + card.size[1]]
+        if isinstance(content, Drawing):
+            place[:] = paint(content)
+        else:
+            place[:] = BLANK if content is None else heatmap(content, card.size)
     for x, y in plan.bars:
         sheet[y : y + card.size[0], x : x + layout.BAR] = scale_bar(card.size[0])
         for text, below in (("1", 0), ("0", card.size[0] - layout.LINE)):
             write(sheet, text, x + layout.BAR + 4, y + below, PAPER)
     return sheet
-
-
-def _content(content: Drawing | NDArray[np.floating] | None, size: tuple[int, int]) -> Image:
-    if isinstance(content, Drawing):
-        return paint(content)
-    return np.full((*size, 3), BLANK[0], np.uint8) if content is None else heatmap(content, size)
 
 
 def to_svg(drawing: Drawing | Card) -> str:
@@ -177,10 +174,9 @@ def _svg_drawing(drawing: Drawing) -> Iterator[str]:
     yield _pixels(drawing.ground, drawing.ground.shape[:2], ".jpg", [cv2.IMWRITE_JPEG_QUALITY, SVG_JPEG_QUALITY])
     for shape in drawing.shapes:
         yield _shape(shape)
-    for placed in layout.place_labels(drawing.labels, drawing.ground.shape[:2]):
-        color, (pad_x, pad_y) = placed.label.color, layout.PADDING
-        yield _rectangle(placed.x, placed.y, placed.width, placed.height, color)
-        yield _text(placed.text, placed.x + pad_x, placed.y + pad_y, text_color(color))
+    for shape, text, x, y, width, height in layout.place_labels(drawing.shapes, drawing.ground.shape[:2]):
+        yield _rectangle(x, y, width, height, shape.color)
+        yield _text(text, x + layout.PADDING[0], y + layout.PADDING[1], text_color(shape.color))
 
 
 def _svg_card(card: Card) -> Iterator[str]:

@@ -54,28 +54,20 @@ class Patch(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """A mask in one color: a tint of opacity `alpha`, and an opaque outline of that width along its inside."""
+    """A mask in one color: a tint of opacity `alpha`, an opaque outline of that width inside it, a label beside it."""
 
     patch: Patch
     color: Color
     alpha: float = 0.45
     outline: int = 2
-
-
-class Label(NamedTuple):
-    """Text to place beside an object."""
-
-    text: str
-    color: Color
-    patch: Patch
+    label: str | None = None
 
 
 class Drawing(NamedTuple):
-    """Shapes (the first at the bottom) and labels on a background image."""
+    """Shapes, the first at the bottom, on a background image."""
 
     ground: Image
     shapes: tuple[Shape, ...] = ()
-    labels: tuple[Label, ...] = ()
 
 
 class Tile(NamedTuple):

@@ -14,7 +14,7 @@ from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.errors import BCNetError
 from bcnet_core.files.images import read_listed
-from bcnet_core.masks.paste import paste_rles
+from bcnet_core.masks.crops import paste_rles
 from bcnet_core.structures import Predictor
 from bcnet_core.visualization.drawing import BLANK, Image
 from bcnet_core.visualization.picture import Box, Instance, Picture, match_truth, numbered

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
-from bcnet_core.visualization.drawing import Card, Drawing, Label, Patch, Tile
+from bcnet_core.visualization.drawing import Card, Drawing, Patch, Shape, Tile
 
 MAX_TEXT = 28
 """Longest label in characters; longer ones are truncated."""
@@ -39,9 +39,9 @@ BAR, BAR_TEXT = 10, 16
 
 
 class Placed(NamedTuple):
-    """A label with its cleaned text, upper left corner and size in pixels."""
+    """A labeled shape, its cleaned label, and the upper left corner and size of that in pixels."""
 
-    label: Label
+    shape: Shape
     text: str
     x: int
     y: int
@@ -110,26 +110,29 @@ def drawn_size(drawing: Drawing | Card) -> tuple[int, int]:
     return width, height
 
 
-def place_labels(labels: Sequence[Label], size: tuple[int, int]) -> list[Placed]:
-    """Find a position for as many labels as fit, larger objects first.
+def place_labels(shapes: Sequence[Shape], size: tuple[int, int]) -> list[Placed]:
+    """Find a position for as many labels of shapes as fit, larger objects first.
 
     A label that could only lie on its own object or on top of others is dropped, and so are labels beyond
     `MAX_COVERAGE` of the (height, width) image.
     """
     objects, written = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
-    for label in labels:
-        objects[label.patch.window] |= label.patch.bits
+    for shape in shapes:
+        if shape.label is not None:
+            objects[shape.patch.window] |= shape.patch.bits
     placed: list[Placed] = []
-    for label in sorted(labels, key=lambda label: -np.count_nonzero(label.patch.mask)):
-        text = clean(label.text)
+    for shape in sorted(shapes, key=lambda shape: -np.count_nonzero(shape.patch.mask)):
+        if shape.label is None:
+            continue
+        text = clean(shape.label)
         height, width = (side + 2 * pad for side, pad in zip(glyphs(text).shape, PADDING[::-1], strict=True))
         if height > size[0] or width > size[1]:
             continue
         if sum(one.height * one.width for one in placed) > MAX_COVERAGE * written.size:
             break
-        spot = _best_spot((height, width), label.patch, written, objects)
+        spot = _best_spot((height, width), shape.patch, written, objects)
         if spot is not None:
-            placed.append(Placed(label, text, *spot, width, height))
+            placed.append(Placed(shape, text, *spot, width, height))
             written[spot[1] : spot[1] + height, spot[0] : spot[0] + width] = 1
     return placed
 

@@ -22,7 +22,6 @@ from bcnet_core.visualization.drawing import (
     Card,
     Drawing,
     Image,
-    Label,
     Mask,
     Patch,
     Shape,
@@ -71,9 +70,11 @@ def draw_panels(
     if picture.truth is not None:
         sheets.append(("true-", _sheet(image, pale, scale, picture.truth)))
     panels = {"image": Drawing(image)}
-    for key, panel in (("instances", _instances), ("occludee", _occludees), ("occluder", _occluders)):
-        if layer in ("both", key) or key == "instances":
-            panels |= {prefix + key: panel(sheet) for prefix, sheet in sheets}
+    panels |= {f"{prefix}instances": _overlay(image, sheet.occludees) for prefix, sheet in sheets}
+    if layer != "occluder":
+        panels |= {f"{prefix}occludee": _occludees(sheet) for prefix, sheet in sheets}
+    if layer != "occludee":
+        panels |= {f"{prefix}occluder": _occluders(sheet) for prefix, sheet in sheets}
     return panels | {f"{prefix}boundaries": _boundaries(sheet, layer) for prefix, sheet in sheets}
 
 
@@ -107,22 +108,18 @@ class _Sheet(NamedTuple):
 
 def _sheet(image: Image, pale: Image, scale: float, instances: Sequence[Instance]) -> _Sheet:
     height, width = image.shape[:2]
-    occludees = [(one, patch_of_rle(one.occludee, (height, width))) for one in instances]
-    occluders = [(one, patch_of_rle(one.occluder, (height, width))) for one in instances]
-    seen, hidden = ([(one, patch) for one, patch in layer if patch] for layer in (occludees, occluders))
+    seen, hidden = (
+        [(one, patch) for one, rle in layer if (patch := patch_of_rle(rle, (height, width))) is not None]
+        for layer in ([(one, one.occludee) for one in instances], [(one, one.occluder) for one in instances])
+    )
     return _Sheet(image, pale, scale, seen, hidden)
 
 
 def _overlay(ground: Image, parts: Sequence[tuple[Instance, Patch]], *, alpha: float = 0.45) -> Drawing:
     """Draw instances in their colors with their labels, small ones on top of large ones."""
     ordered = sorted(parts, key=lambda part: -np.count_nonzero(part[1].mask))
-    shapes = tuple(Shape(patch, instance_color(instance.color), alpha) for instance, patch in ordered)
-    labels = tuple(Label(instance.label, instance_color(instance.color), patch) for instance, patch in parts)
-    return Drawing(ground, shapes, labels)
-
-
-def _instances(sheet: _Sheet) -> Drawing:
-    return _overlay(sheet.image, sheet.occludees)
+    shapes = (Shape(patch, instance_color(one.color), alpha, label=one.label) for one, patch in ordered)
+    return Drawing(ground, tuple(shapes))
 
 
 def _occludees(sheet: _Sheet) -> Drawing:

@@ -26,11 +26,9 @@ missed, where COCO's 0.5 would call it a false positive."""
 
 @dataclass(frozen=True)
 class Instance:
-    """One annotated or detected instance and the two layers of its box.
+    """One annotated or detected instance and the two layers of its box (xyxy in pixels of the image).
 
     Attributes:
-        category: class name.
-        box: xyxy in pixels of the image.
         occludee: visible mask of the instance, if any.
         occluder: region inside the box where others overlap it; None where nothing does.
         crowd: whether it stands for many instances that were not separated.
@@ -78,11 +76,8 @@ class Picture:
     """One picture to show.
 
     Attributes:
-        name: display name, usually the file name.
         image: (H, W, 3) uint8 RGB; a blank of the right size if the file could not be read.
-        instances: annotated or detected instances.
         truth: all true instances, beside detections; None without ground truth.
-        note: a remark on this picture, or nothing.
         fault: why the image could not be read; None if it could.
     """
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, read_coco
 from bcnet_core.config.choices import Judgement
+from bcnet_core.data.loaders import read_annotations
 from bcnet_core.engine.run_dir import Run, open_run
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.evaluation.compare import image_precisions, mean_ious
@@ -60,14 +61,9 @@ def open_source(
     if folder is not None:
         return Source(_list_images(folder), folder, path)
     data = open_run(path).recipe.data
-    root = data_root or data.root or Path()
-    annotations, listed = root / data.val.annotations, root / data.val.images
-    if not annotations.is_file():
-        raise data_error(
-            f"the validation set of `{path}` is not at `{annotations}`",
-            "say where the data is: --data-root; or what to look at: --images FOLDER",
-        )
-    return Source(read_coco(annotations, need_annotations=False), _check_folder(listed), path)
+    data = data.model_copy(update={"root": data_root or data.root or Path()})
+    coco = read_annotations(data, data.val, need_annotations=False, configurable=False)
+    return Source(coco, _check_folder(data.locate(data.val)[1]), path)
 
 
 def _list_images(folder: Path) -> CocoFile:

@@ -29,7 +29,7 @@ from bcnet_core.evaluation.coco import Scores, ground_truth
 from bcnet_core.evaluation.coco import evaluate as score
 from bcnet_core.evaluation.results import read_results
 from bcnet_core.files.json_files import write_json
-from bcnet_core.masks.paste import paste_rles
+from bcnet_core.masks.crops import paste_rles
 from benchmarks.speed.annotate import composed_file, repeat
 
 

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bcnet_core.annotations.split import COLORS, plot_histogram
+from bcnet_core.annotations.split import plot_histogram
 
 MANIFEST: dict[str, Any] = {
     "source": {"file": "instances_$x^^$.json"},
@@ -54,8 +54,8 @@ def test_source_and_split_are_side_by_side_in_their_colors(figure: Figure) -> No
         for number, (left, right) in enumerate(zip(source, split, strict=True)):
             assert left.get_x() + left.get_width() == pytest.approx(number) == right.get_x()  # the tick between them
             assert right.get_x() + right.get_width() < number + 0.5, "bars of the next bin begin later"
-            assert to_rgb(left.get_facecolor()) == to_rgb(COLORS["source"])
-            assert to_rgb(right.get_facecolor()) == to_rgb(COLORS["split"])
+            assert to_rgb(left.get_facecolor()) == to_rgb("#bbbbbb")
+            assert to_rgb(right.get_facecolor()) == to_rgb("#0077bb")
         assert axes.get_xticks().tolist() == [0, 1, 2, 3]
 
 

@@ -19,7 +19,7 @@ def test_a_small_demo_runs_the_full_pipeline(bcnet: Bcnet, tmp_path: Path) -> No
     done = bcnet(*arguments, "--overwrite")
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr.lower()
-    for line in ("synth shapes", "annotate", "split-occ", "train shapes", "eval", "viz"):
+    for line in ("synth shapes", "annotate", "split-occ", "train demo", "eval", "viz"):
         assert f"$ bcnet {line}" in done.stderr
     for path in ("viz/index.html", "viz_truth/index.html", "run/eval/instances_val_scores.json"):
         assert (tmp_path / "demo" / path).is_file() and path in done.stdout

@@ -300,7 +300,7 @@ ROWS = (
     Row("zip that unpacks to 1,000 times its size", WEIGHTS, weights("x.pt", lambda: packed_again(
         saved({"w": torch.zeros(2**24)}), how=zipfile.ZIP_DEFLATED)), 3, "its parts unpack to more"),
     Row("weights by a pipe", ("weights import",), pipe("x.pt"), 3, "holds no checkpoint"),
-    Row("checkpoint: a step of 10**30", WEIGHTS, lambda folder: changed(folder, step=10**30), 3, "step: Input"),
+    Row("checkpoint: a step of 10**30", WEIGHTS, lambda folder: changed(folder, step=10**30), 3, "`step`: Input"),
     Row("checkpoint: escape codes for a field", WEIGHTS, lambda folder: changed(folder, **{OBEYED: 1}), 3, NOT_OURS),
     Row("checkpoint: numbers for names", WEIGHTS, lambda folder: changed(
         folder, model={1: torch.zeros(1)}), 3, "model.1"),

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from bcnet_core import masks
-from bcnet_core.masks.paste import paste_rles
+from bcnet_core.masks.crops import paste_rles
 
 
 def sampled(maps: torch.Tensor, boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
 import torch
 from torchvision.models.detection.image_list import ImageList
 
-from bcnet_core.model.rpn import StridedAnchors, build_rpn
+from bcnet_core.model.faster_rcnn import StridedAnchors, build_rpn
 
 
 def test_anchors_lie_at_the_strides_and_are_not_rounded() -> None:

@@ -33,7 +33,7 @@ LIGHT = (
 
 
 def test_all_promised_recipes_exist() -> None:
-    promised = {"fcos_r50", "fcos_r101", "fcos_x101", "faster_rcnn_r50", "faster_rcnn_r101", "tiny", "shapes"}
+    promised = {"fcos_r50", "fcos_r101", "fcos_x101", "faster_rcnn_r50", "faster_rcnn_r101", "tiny", "shapes", "demo"}
     baselines = {"mask_rcnn_r50", "mask_rcnn_r101", "fcos_r50_plain", "fcos_r101_plain", "fcos_x101_plain"}
     ablations = {"fcos_r50_single_layer", "fcos_r50_no_boundary", "fcos_r50_fcn"}
     assert set(RECIPES) == promised | baselines | ablations

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bcnet_core import masks
 from bcnet_core.visualization import draw, drawing, layout
-from bcnet_core.visualization.drawing import Card, Color, Drawing, Image, Label, Mask, Shape, Tile
+from bcnet_core.visualization.drawing import Card, Color, Drawing, Image, Mask, Shape, Tile
 from bcnet_core.visualization.layout import place_labels
 
 
@@ -34,7 +34,7 @@ def painted(ground: Image, *shapes: tuple[Mask, Color], alpha: float = 0.45) -> 
 
 
 def labelled(ground: Image, labels: Sequence[tuple[str, Color, Mask]]) -> Image:
-    return draw.paint(Drawing(ground, labels=tuple(Label(text, color, patch(mask)) for text, color, mask in labels)))
+    return draw.paint(Drawing(ground, tuple(Shape(patch(mask), color, 0.0, 0, text) for text, color, mask in labels)))
 
 
 def test_a_shape_colors_its_mask_and_nothing_else() -> None:
@@ -145,7 +145,7 @@ def test_labels_avoid_each_other_and_are_dropped_without_room() -> None:
 def test_labels_of_three_hundred_objects_stay_readable() -> None:
     rng = np.random.default_rng(0)
     shapes = [disc((480, 640), *rng.integers(0, (640, 480)).tolist(), int(rng.integers(4, 60))) for _ in range(300)]
-    placed = place_labels([Label("person", (0, 0, 200), patch(mask)) for mask in shapes], (480, 640))
+    placed = place_labels([Shape(patch(mask), (0, 0, 200), label="person") for mask in shapes], (480, 640))
     assert 20 < len(placed) < 60  # the picture is to be seen, too
     written = np.zeros((480, 640), np.bool_)
     for one in placed:
@@ -153,7 +153,7 @@ def test_labels_of_three_hundred_objects_stay_readable() -> None:
         assert written[place].size == one.height * one.width  # inside the picture
         assert written[place].mean() <= 0.25
         own = np.zeros((480, 640), np.bool_)
-        own[one.label.patch.window] = one.label.patch.mask
+        own[one.shape.patch.window] = one.shape.patch.mask
         assert not own[place].any()
         written[place] = True
     assert 0.1 < written.mean() < 0.13

@@ -14,6 +14,7 @@ from PIL import Image
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco
+from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.evaluation.coco import evaluate, ground_truth
 from bcnet_core.evaluation.compare import image_precisions, mean_ious
@@ -271,13 +272,11 @@ def test_an_image_instead_of_a_folder(tmp_path: Path) -> None:
 
 def test_a_run_stands_for_its_validation_set(tmp_path: Path) -> None:
     coco = make_set(tmp_path / "data")
-    val = SimpleNamespace(annotations=Path("annotations/instances_val2017.json"), images=Path("val2017"))
-    data = SimpleNamespace(root=tmp_path / "elsewhere", val=val)
-    run = SimpleNamespace(recipe=SimpleNamespace(data=data))
+    run = SimpleNamespace(recipe=Recipe(data=DataConfig(root=tmp_path / "elsewhere")))
     open_source = partial(sources.open_source, open_run=lambda path: run)
     model = tmp_path / "run"
     model.mkdir()
-    with pytest.raises(BCNetError, match="validation set") as error:
+    with pytest.raises(BCNetError, match="elsewhere` does not exist") as error:
         open_source(model)
     assert "--data-root" in error.value.hints[0]
     found = open_source(model, data_root=tmp_path / "data")

@@ -13,7 +13,7 @@ from PIL import Image
 from bcnet_core import masks
 from bcnet_core.visualization import draw, drawing
 from bcnet_core.visualization.draw import to_svg
-from bcnet_core.visualization.drawing import Card, Drawing, Label, Patch, Shape, Tile
+from bcnet_core.visualization.drawing import Card, Drawing, Patch, Shape, Tile
 
 NAMES = {"svg": "http://www.w3.org/2000/svg"}
 
@@ -50,7 +50,7 @@ def test_a_path_covers_exactly_its_mask(seed: int, x: int, y: int) -> None:
 def test_shapes_keep_their_color_and_labels_are_text() -> None:
     patch = Patch(40, 40, np.ones((30, 30), np.bool_))
     name = '</text><script>alert(1)</script> & "x"'
-    text = to_svg(Drawing(gray(100, 400), (Shape(patch, (230, 159, 0)),), (Label(name, (230, 159, 0), patch),)))
+    text = to_svg(Drawing(gray(100, 400), (Shape(patch, (230, 159, 0), label=name),)))
     root = parsed(text)
     (path,) = root.findall("svg:path", NAMES)
     assert path.attrib["fill"] == path.attrib["stroke"] == "#e69f00" and path.attrib["fill-opacity"] == "0.45"
