@@ -105,9 +105,13 @@ def check_result(  # noqa: PLR0911  (one return per fault)
         return f"image {reprlib.repr(image)} is not in the ground truth"
     if type(category) is not int or category not in categories:
         return f"category {reprlib.repr(category)} is not in the ground truth"
+    size = images[image]
     try:
-        found = {key: _mask(result[key], *images[image])
-                 for key in MASK_KEYS if result.get(key) is not None}  # fmt: skip
+        found = {  # an empty segmentation is a mask without pixels
+            key: masks.from_segmentation(result[key], *size) or masks.from_box(0, 0, 0, 0, *size)
+            for key in MASK_KEYS
+            if result.get(key) is not None
+        }
     except (ValueError, TypeError) as error:
         return f"its mask cannot be used: {error}"
     box = result.get("bbox")
@@ -122,16 +126,6 @@ def check_result(  # noqa: PLR0911  (one return per fault)
 
 def _is_number(value: Any) -> bool:  # noqa: ANN401
     return type(value) in {int, float} and abs(value) < LARGEST
-
-
-def _mask(segmentation: Any, height: int, width: int) -> masks.RLE:  # noqa: ANN401
-    """Return a mask as it is in memory; an empty segmentation is a mask without pixels.
-
-    Raises:
-        ValueError: if it is no segmentation, or of another size.
-    """
-    rle = masks.from_segmentation(segmentation, height, width)
-    return masks.from_box(0, 0, 0, 0, height, width) if rle is None else rle
 
 
 def listing_path(results: Path) -> Path:
