@@ -7,7 +7,7 @@ import sys
 from collections import Counter, defaultdict
 
 MIN_KILLED = 0.85
-TARGETS = ("annotations", "model.losses", "model.targets")
+TARGETS = ("annotations", "model.losses")
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
     from bcnet_core.synth.plan import PastePlan
-    from bcnet_core.synth.writer import SplitSummary
+    from bcnet_core.synth.scenes import SplitSummary
 
 app = typer.Typer(
     no_args_is_help=True,

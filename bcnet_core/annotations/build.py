@@ -1,4 +1,4 @@
-"""Turn a whole COCO file into bilayer annotations.
+"""Turn a whole COCO file into bilayer annotations, image by image in a pool of processes.
 
 Only the occluder key is added or replaced. Annotations without a readable mask occlude nobody, keep their own entry
 and are counted by reason.
@@ -7,7 +7,8 @@ and are counted by reason.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -18,13 +19,64 @@ from numpy.typing import NDArray
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, MaskFlaw, Record, read_mask
 from bcnet_core.annotations.occluder import OccluderRule, derive_occluders, pixel_corners, record_boxes
-from bcnet_core.annotations.parallel import ImageRecords, map_images
 from bcnet_core.annotations.polygons import DEFAULT_TOLERANCE, to_polygons
 from bcnet_core.config.choices import RegionFormat
 from bcnet_core.errors import usage_error
 from bcnet_core.files.json_files import paused_collector
+from bcnet_core.files.workers import Result, map_with_progress
 from bcnet_core.masks import RLE
 from bcnet_core.reporting import Reporter
+
+CHUNK = 64
+"""Images per task of a worker process."""
+WORTH_A_WORKER = 8
+"""Tasks from which on a worker process saves more time than it takes to start."""
+
+
+class ImageRecords(NamedTuple):
+    """The part of one image's records that a worker process needs."""
+
+    height: int
+    width: int
+    annotations: list[Record]  # reduced to the requested keys
+
+
+@contextmanager
+def map_images(
+    coco: CocoFile,
+    keys: tuple[str, ...],
+    work: Callable[[ImageRecords], Result],
+    *,
+    workers: int,
+    reporter: Reporter | None,
+) -> Iterator[Iterator[tuple[list[int], Result]]]:
+    """Call `work` for every image of a file and report the progress in images.
+
+    `work` can be pickled and gets annotations reduced to `keys`. `workers` are the most processes, 0 for one per CPU
+    core; 1 works in this process.
+
+    Yields:
+        For every image in file order: the positions of its annotations in the file, and the result.
+
+    Raises:
+        BCNetError: if a worker process dies.
+    """
+    positions: dict[int, list[int]] = {image["id"]: [] for image in coco.images}
+    for position, annotation in enumerate(coco.annotations):
+        positions[annotation["image_id"]].append(position)
+
+    def pack(image: Record) -> ImageRecords:
+        records = [coco.annotations[position] for position in positions[image["id"]]]
+        packed = [{key: record[key] for key in keys if key in record} for record in records]
+        return ImageRecords(image["height"], image["width"], packed)
+
+    count = len(coco.images)
+    with map_with_progress(
+        work, map(pack, coco.images), title="images", count=count, chunk=CHUNK, workers=workers,
+        most=count // (CHUNK * WORTH_A_WORKER), reporter=reporter,
+    ) as results:  # fmt: skip
+        yield zip(positions.values(), results, strict=True)
+
 
 Reason = MaskFlaw | Literal["crowd", "outside", "small"]
 """Reason why an annotation is skipped, see `REASONS`."""

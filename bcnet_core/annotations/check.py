@@ -13,10 +13,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from bcnet_core import masks
-from bcnet_core.annotations.build import AnnotationId, describe_groups
+from bcnet_core.annotations.build import AnnotationId, ImageRecords, describe_groups, map_images
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, read_mask
 from bcnet_core.annotations.occluder import OccluderRule, derive_occluders, pixel_corners, record_boxes
-from bcnet_core.annotations.parallel import ImageRecords, map_images
 from bcnet_core.errors import data_error
 from bcnet_core.masks import RLE
 from bcnet_core.reporting import Reporter

@@ -30,8 +30,7 @@ from bcnet_core.annotations.rates import (
 )  # fmt: skip
 from bcnet_core.config.choices import Measure, Pairs
 from bcnet_core.errors import data_error, usage_error
-from bcnet_core.files.inputs import read_whole
-from bcnet_core.files.json_files import read_json
+from bcnet_core.files.json_files import read_json, read_whole
 
 Rates = dict[int, NDArray[np.float64]]
 """Occlusion rates of the instances of every image, by image id."""

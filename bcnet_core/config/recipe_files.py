@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from bcnet_core.errors import BCNetError, usage_error
-from bcnet_core.files.inputs import check_regular_file
+from bcnet_core.files.json_files import check_regular_file
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 SHIPPED = _PACKAGE / "recipes"

@@ -25,9 +25,9 @@ from bcnet_core.errors import usage_error
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.maps import map_specs
 from bcnet_core.model.detectors import Detector
+from bcnet_core.model.losses import bilayer_targets
 from bcnet_core.model.mask_branch import MASK_SIZE
 from bcnet_core.model.rois import RoIs
-from bcnet_core.model.targets import bilayer_targets
 
 Item = TypeVar("Item")
 Row = dict[str, Any]

@@ -20,10 +20,10 @@ from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.config.schema import Recipe, SolverConfig
 from bcnet_core.data.dataset import Sample
+from bcnet_core.distributed import share_statistics
 from bcnet_core.engine.run_dir import require_same_recipe
 from bcnet_core.errors import data_error
 from bcnet_core.model.detectors import Detector, build_detector
-from bcnet_core.model.global_batch import share_statistics
 from bcnet_core.reporting import Reporter
 from bcnet_core.weights.checkpoint import (
     Checkpoint,

@@ -24,7 +24,7 @@ from bcnet_core.maps import LayerName, map_specs
 from bcnet_core.masks import RLE
 from bcnet_core.masks.crops import crop_rles, paste_rles
 from bcnet_core.model.detectors import Detector
-from bcnet_core.model.targets import boundary, crop_to_boxes
+from bcnet_core.model.losses import boundary, crop_to_boxes
 from bcnet_core.reporting import Reporter
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from bcnet_core.errors import BCNetError, data_error
-from bcnet_core.files.inputs import check_regular_file
+from bcnet_core.files.json_files import check_regular_file
 
 # Pillow warns of decompression bombs from 90 million pixels, and raises from twice as many, which is enough.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)

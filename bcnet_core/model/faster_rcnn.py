@@ -20,7 +20,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from bcnet_core.config.choices import MaskProposals
 from bcnet_core.data.dataset import Targets
-from bcnet_core.model.global_batch import global_divisor
+from bcnet_core.distributed import global_divisor
 from bcnet_core.model.mask_branch import Found, MaskBranch, Proposals
 from bcnet_core.model.rois import RoIs, choose_rois, jittered_rois, pool_rois, random_numbers
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from bcnet_core.config.choices import GIoU, Normalizer
-from bcnet_core.model.global_batch import global_divisor
+from bcnet_core.distributed import global_divisor
 
 PRIOR_BIAS = -4.595
 """Initial class logits: a probability of 0.01."""

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from bcnet_core.config.choices import OccluderSampling
 from bcnet_core.data.dataset import Targets
-from bcnet_core.model.global_batch import GlobalBatchNorm2d
+from bcnet_core.distributed import GlobalBatchNorm2d
 from bcnet_core.model.head import BilayerMaskHead
-from bcnet_core.model.losses import bilayer_losses
+from bcnet_core.model.losses import bilayer_losses, bilayer_targets
 from bcnet_core.model.rois import RoIs, pool_rois
-from bcnet_core.model.targets import bilayer_targets
 
 MASK_SIZE = 28
 """Side of the predicted maps; RoIs are pooled at half of it."""

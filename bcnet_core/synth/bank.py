@@ -22,8 +22,7 @@ from bcnet_core.files.json_files import read_json, write_json
 from bcnet_core.files.workers import map_with_progress
 from bcnet_core.reporting import Reporter
 from bcnet_core.synth.plan import PasteSources
-from bcnet_core.synth.scene import Floats, Image, Mask
-from bcnet_core.synth.writer import write_picture
+from bcnet_core.synth.scenes import Floats, Image, Mask, write_picture
 
 BANK_INDEX = "index.json"
 """Name of the file that lists the objects and backgrounds of a bank."""

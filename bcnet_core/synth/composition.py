@@ -17,7 +17,7 @@ from numpy.random import Generator
 
 from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.synth.bank import LARGEST, Cutout, read_bank
-from bcnet_core.synth.scene import Image, Mask, Scene, SceneObject, Window
+from bcnet_core.synth.scenes import Image, Mask, Scene, SceneObject, Window
 
 SCENE_TRIES = 50
 """Compositions to try before a rule counts as impossible."""

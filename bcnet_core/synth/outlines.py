@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from bcnet_core.synth.scene import Floats, Mask, Window
+from bcnet_core.synth.scenes import Floats, Mask, Window
 
 
 class Capsule(NamedTuple):

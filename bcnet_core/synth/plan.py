@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcnet_core import masks
+from bcnet_core.annotations.build import ImageRecords, map_images
 from bcnet_core.annotations.coco import CocoFile, Record, read_mask
-from bcnet_core.annotations.parallel import ImageRecords, map_images
 from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.files.images import missing_images
 from bcnet_core.masks import RLE

@@ -16,8 +16,8 @@ from bcnet_core.synth.bank import BANK_INDEX, cut_bank
 from bcnet_core.synth.composition import PasteRule, compose_from_bank
 from bcnet_core.synth.outlines import CLASSES
 from bcnet_core.synth.plan import PASTE_SPLITS, PastePlan
+from bcnet_core.synth.scenes import SceneSet, Split, SplitSummary, write_scenes
 from bcnet_core.synth.shapes import MIN_SIDE, compose_scene
-from bcnet_core.synth.writer import SceneSet, Split, SplitSummary, write_scenes
 
 GENERATOR = "bcnet synth"
 """Beginning of `info.generator` in every set written here."""

@@ -17,7 +17,7 @@ from numpy.random import Generator
 
 from bcnet_core.synth import outlines
 from bcnet_core.synth.outlines import ASPECTS, CLASSES, POSES, Shape
-from bcnet_core.synth.scene import Floats, Image, Mask, Scene, SceneObject
+from bcnet_core.synth.scenes import Floats, Image, Mask, Scene, SceneObject
 
 MIN_SIDE = 64
 """Smallest image side in pixels at which the shapes can still be told apart."""

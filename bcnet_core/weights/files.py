@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bcnet_core.errors import BCNetError, data_error, usage_error
-from bcnet_core.files.inputs import check_regular_file
+from bcnet_core.files.json_files import check_regular_file
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.reporting import Reporter
 

@@ -30,10 +30,10 @@ from bcnet_core.engine.logging import peak_memory
 from bcnet_core.masks.crops import MaskCrops, crop_rles
 from bcnet_core.model.backbones import TinyBackbone
 from bcnet_core.model.detectors import Detector, build_detector
+from bcnet_core.model.losses import bilayer_targets
 from bcnet_core.model.mask_branch import MASK_SIZE
 from bcnet_core.model.one_stage import OneStageHeads
 from bcnet_core.model.rois import jittered_rois
-from bcnet_core.model.targets import bilayer_targets
 from benchmarks.memory import in_fresh_process
 
 Autocast = Literal["off", "bf16", "fp16"]

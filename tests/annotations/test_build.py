@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bcnet_core import masks
-from bcnet_core.annotations import parallel
+from bcnet_core.annotations import build
 from bcnet_core.annotations.build import AnnotateSummary, annotate_coco
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco
 from bcnet_core.annotations.occluder import OccluderRule
@@ -293,7 +293,7 @@ def test_files_without_images_or_annotations() -> None:
 
 
 def test_the_number_of_processes_does_not_matter(coco_mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "CHUNK", 3)
+    monkeypatch.setattr(build, "CHUNK", 3)
     coco = read_coco(coco_mini / "annotations" / "instances_val2017.json")
     reporter = CountingReporter()
     one, summary = annotate_coco(coco, rule=RULE, workers=1)

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from bcnet_core import masks
-from bcnet_core.annotations import parallel
-from bcnet_core.annotations.build import annotate_coco
+from bcnet_core.annotations import build
+from bcnet_core.annotations.build import ImageRecords, annotate_coco, map_images
 from bcnet_core.annotations.check import check_occluders
 from bcnet_core.annotations.coco import CocoFile, read_mask
 from bcnet_core.annotations.occluder import OccluderRule
-from bcnet_core.annotations.parallel import ImageRecords, map_images
 from tests.annotations.conftest import CountingReporter
 
 
@@ -36,7 +35,7 @@ def itself(image: ImageRecords) -> ImageRecords:
 
 @pytest.mark.parametrize("chunk", [1, 2, 64])
 def test_images_come_in_the_order_of_the_file(mixed: CocoFile, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(parallel, "CHUNK", chunk)
+    monkeypatch.setattr(build, "CHUNK", chunk)
     reporter = CountingReporter()
     with map_images(mixed, ("bbox", "iscrowd"), itself, workers=1, reporter=reporter) as found:
         seen = list(found)
@@ -47,7 +46,7 @@ def test_images_come_in_the_order_of_the_file(mixed: CocoFile, monkeypatch: pyte
 
 
 def test_progress_advances_while_results_are_read(mixed: CocoFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "CHUNK", 2)
+    monkeypatch.setattr(build, "CHUNK", 2)
     reporter = CountingReporter()
     with map_images(mixed, (), itself, workers=1, reporter=reporter) as found:
         done = [reporter.done for _ in found]
@@ -66,7 +65,7 @@ def test_the_requested_number_of_workers_is_used(
         asked.append((workers, most))
         yield map(work, tasks)
 
-    monkeypatch.setattr(parallel, "map_with_progress", here)
+    monkeypatch.setattr(build, "map_with_progress", here)
     run = partial(command, mixed, rule=OccluderRule())
     run()
     run(workers=5)

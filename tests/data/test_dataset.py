@@ -15,8 +15,8 @@ from bcnet_core.config.schema import DataConfig
 from bcnet_core.data.dataset import TrainingSet
 from bcnet_core.data.loaders import scan_images
 from bcnet_core.data.transforms import Scene, training_steps
+from bcnet_core.model.losses import bilayer_targets
 from bcnet_core.model.rois import RoIs
-from bcnet_core.model.targets import bilayer_targets
 from bcnet_core.reporting import SilentReporter
 
 

@@ -18,7 +18,7 @@ from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco, segme
 from bcnet_core.evaluation.true_boxes import TrueBoxScores, boundary_f, score_true_boxes
 from bcnet_core.masks import decode
 from bcnet_core.model.detectors import Detector
-from bcnet_core.model.targets import boundary
+from bcnet_core.model.losses import boundary
 from bcnet_core.reporting import SilentReporter
 
 

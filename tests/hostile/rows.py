@@ -1,4 +1,4 @@
-"""The table of hostile files: what each is, which commands it is given to, and what they say."""
+"""The table of hostile files: content, commands that read them, and expected messages."""
 
 import gzip
 import io
@@ -19,8 +19,8 @@ IMAGE = {"id": 1, "file_name": "a.png", "width": 40, "height": 30}
 CATEGORY = {"id": 3, "name": "cat"}
 RESULT = {"image_id": 1, "category_id": 3, "bbox": [2, 2, 20, 20], "score": 0.5}
 RLE = {"size": [30, 40], "counts": [100, 50, 1050]}
-OBEYED = "\x1b[2J\x1b]0;owned\x07\r\u202e\ud800"
-"""Clears a terminal, renames its window, goes to the beginning of the line, turns the text round, is half a letter."""
+CONTROL = "\x1b[2J\x1b]0;owned\x07\r\u202e\ud800"
+"""Clear the terminal, rename its window, return to the start of the line, reverse the text direction, half a letter."""
 
 
 def annotation(number: int, **changes: Any) -> dict[str, Any]:
@@ -35,18 +35,18 @@ def coco(**changes: Any) -> dict[str, Any]:
 
 
 Make = Callable[[Path], Path]
-"""Puts the hostile file into a folder; returns its path."""
+"""Write the hostile file into a folder; return its path."""
 
 
 class Row(NamedTuple):
     """One hostile file.
 
     Attributes:
-        what: it is.
-        given: the commands that meet it.
-        make: writes it.
-        code: that the commands exit with.
-        says: a part of what they say.
+        what: description.
+        given: commands that read it.
+        make: function that writes it.
+        code: expected exit code.
+        says: expected part of the message.
     """
 
     what: str
@@ -65,7 +65,7 @@ def data(name: str, content: bytes | str) -> Make:
 
 
 def truth(old: str = "", new: str = "", **changes: Any) -> Make:
-    """A COCO file with something else in it: a part of its text, or some of its keys."""
+    """Write a COCO file with part of its text or some of its keys replaced."""
     text = json.dumps(coco(**changes))
     assert old in text
     return data("truth.json", text.replace(old, new))
@@ -88,14 +88,14 @@ def result_text(old: str, new: str) -> Make:
 
 
 def whitespace(folder: Path) -> Path:
-    """10 GB of it, in 10 MB: one packed part again and again."""
+    """Write 10 GB of whitespace in 10 MB: one compressed part repeated."""
     part = gzip.compress(b" " * 2**24, mtime=0)
     (folder / "truth.json.gz").write_bytes(part * 640)
     return folder / "truth.json.gz"
 
 
 def sparse(name: str, size: int) -> Make:
-    """A file that takes no room on the disk."""
+    """Write a sparse file, which takes no disk space."""
 
     def make(folder: Path) -> Path:
         with (folder / name).open("wb") as file:
@@ -122,7 +122,7 @@ def link(name: str, target: str) -> Make:
 
 
 class Trap:
-    """Makes a folder when it is unpickled by somebody who trusts it."""
+    """Create a folder when unpickled without restrictions."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return os.mkdir, ("trap-was-sprung",)
@@ -137,7 +137,7 @@ def saved(content: Any, *, is_zip: bool = True) -> bytes:
 def packed_again(
     content: bytes, *, how: int = zipfile.ZIP_STORED, more: dict[str, bytes] | None = None, program: bytes | None = None
 ) -> bytes:
-    """A zip of torch with other compression, more parts, or another pickle in it."""
+    """Write a torch zip with other compression, additional parts, or a different pickle."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(buffer, "w", how) as new:
         for part in old.infolist():
@@ -149,7 +149,7 @@ def packed_again(
 
 
 def weights(name: str, content: Callable[[], bytes]) -> Make:
-    """A file that is made when it is needed, not when the table is."""
+    """Defer building a file until it is needed."""
 
     def make(folder: Path) -> Path:
         return data(name, content())(folder)
@@ -175,7 +175,7 @@ def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
 
 
 def picture(content: bytes | Callable[[Path], object], name: str = "odd.png") -> Make:
-    """A COCO file of one picture that is not what it seems."""
+    """Write a COCO file of one image that is not what it seems."""
 
     def make(folder: Path) -> Path:
         path = folder / "images" / name
@@ -186,7 +186,7 @@ def picture(content: bytes | Callable[[Path], object], name: str = "odd.png") ->
 
 
 def fits() -> bytes:
-    """A picture of astronomers, packed: pillow unpacks it pixel by pixel."""
+    """Write a compressed FITS image, which pillow unpacks pixel by pixel."""
     cards = ("SIMPLE  =                    T", "BITPIX  =                    8", "NAXIS   =                    0")
     return b"".join(card.ljust(80).encode() for card in (*cards, "END")).ljust(2880)
 
@@ -201,7 +201,7 @@ def jpeg() -> bytes:
 
 
 def linked_picture(folder: Path) -> Path:
-    """A link in the folder of images, as data sets have them that are on several disks."""
+    """Write a link in the image folder, as in data sets on several disks."""
     Image.new("RGB", (40, 30)).save(folder / "elsewhere.png")
     (folder / "images/sub").mkdir()
     (folder / "images/sub/b.png").symlink_to(folder / "elsewhere.png")
@@ -209,7 +209,7 @@ def linked_picture(folder: Path) -> Path:
 
 
 def secret(name: Callable[[Path], str]) -> Make:
-    """A COCO file that names a picture beside the folder of images."""
+    """Write a COCO file that names an image outside the image folder."""
 
     def make(folder: Path) -> Path:
         Image.new("RGB", (40, 30), (200, 0, 0)).save(folder / "secret.png")
@@ -268,7 +268,7 @@ ROWS = (
     Row("results: an infinite box", RESULTS, result(bbox=[float("inf")] * 4), 3, "its `bbox` is [inf"),
     Row("results: an id as text", RESULTS, result(image_id="1"), 3, "image '1' is not in the ground truth"),
     Row("results: negative runs", RESULTS, result(segmentation={**RLE, "counts": [-1, 1201]}), 3, "the counts"),
-    Row("results: escape codes", RESULTS, result(category_id=OBEYED), 3, "is not in the ground truth"),
+    Row("results: escape codes", RESULTS, result(category_id=CONTROL), 3, "is not in the ground truth"),
     Row("results: lists, 100,000 deep", RESULTS, data("results.json", "[" * 100_000), 3, "is nested too deeply"),
     Row("results: a pickle", RESULTS, data("results.json", pickle.dumps([Trap()])), 3, "is not UTF-8 text"),
     Row("a list of objects that runs code", ("eval --objects",), data("o.pkl", pickle.dumps([Trap()])), 3, "mkdir"),
@@ -301,7 +301,7 @@ ROWS = (
         saved({"w": torch.zeros(2**24)}), how=zipfile.ZIP_DEFLATED)), 3, "its parts unpack to more"),
     Row("weights by a pipe", ("weights import",), pipe("x.pt"), 3, "holds no checkpoint"),
     Row("checkpoint: a step of 10**30", WEIGHTS, lambda folder: changed(folder, step=10**30), 3, "`step`: Input"),
-    Row("checkpoint: escape codes for a field", WEIGHTS, lambda folder: changed(folder, **{OBEYED: 1}), 3, NOT_OURS),
+    Row("checkpoint: escape codes for a field", WEIGHTS, lambda folder: changed(folder, **{CONTROL: 1}), 3, NOT_OURS),
     Row("checkpoint: numbers for names", WEIGHTS, lambda folder: changed(
         folder, model={1: torch.zeros(1)}), 3, "model.1"),
     Row("checkpoint: an id as text", WEIGHTS, lambda folder: changed(
@@ -326,7 +326,7 @@ ROWS = (
     Row("the name of no image", PICTURE, named(""), 3, "1 images"),
     Row("a name with a zero byte", PICTURE, named("a\0.png"), 3, "images"),
     Row("a name of 5,000 letters", PICTURE, named("a" * 5000), 3, "images"),
-    Row("a name with escape codes", PICTURE, named(f"{OBEYED}.png"), 3, "owned"),
+    Row("a name with escape codes", PICTURE, named(f"{CONTROL}.png"), 3, "owned"),
     Row("a name with a line of its own", PICTURE, named("a\nerror: all is lost.png"), 3, "a error: all is lost.png"),
     Row("a link in the folder of images", PICTURE, linked_picture, 0, ""),
     Row("html for a class", ("viz", "viz --format svg", "viz --gt TRUTH"), truth(
@@ -335,23 +335,23 @@ ROWS = (
     Row("html for the name of an image", ("viz",), picture(
         png(40, 30), "<script>alert(1)<b>\" onerror=\"alert(1).png"), 0, "index.html"),
     Row("escape codes for a class", ("eval --gt", "eval --gt --csv", "eval --gt --markdown", "viz"), truth(
-        categories=[{"id": 3, "name": f"cat {OBEYED}"}]), 0, ""),
+        categories=[{"id": 3, "name": f"cat {CONTROL}"}]), 0, ""),
 )  # fmt: skip
 
 
 def base(folder: Path, content: str) -> Path:
-    """A harmless recipe, based on another."""
+    """Write a harmless recipe based on another."""
     data("other.yaml", content)(folder)
     return data("x.yaml", "base: other.yaml\n")(folder)
 
 
 def changed(folder: Path, **changes: Any) -> Path:
-    """A checkpoint of ours with other fields."""
+    """Write a bcnet checkpoint with other fields."""
     return data("x.pt", saved({**torch.load(folder / "model.pt", weights_only=True), **changes}))(folder)
 
 
 Arguments = Callable[[Path, Path], list[str | Path]]
-"""A command line, from the hostile file and the folder that it is in."""
+"""Build a command line from the hostile file and its folder."""
 
 
 def _scored(results: Path, folder: Path, *more: str | Path, gt: Path | None = None) -> list[str | Path]:
@@ -407,4 +407,4 @@ COMMANDS: dict[str, Arguments] = {
     "weights import": lambda file, folder: ["weights", "import", str(file), "-o", folder / "out/x.pt"],
     "predict": lambda file, folder: ["predict", file, folder / "images", "-o", folder / "out/x.json"],
 }
-"""The commands by the names that the table gives them."""
+"""Commands by their names in the table."""

@@ -1,4 +1,4 @@
-"""Every hostile file of the table ends in what the table says, in little time and memory, and touches nothing else."""
+"""Every hostile file of the table ends as the table says, in bounded time and memory, and touches nothing else."""
 
 import io
 import json
@@ -19,17 +19,17 @@ from rich.table import Table
 from bcnet_cli.console import PlainConsole
 from bcnet_cli.reporter import ConsoleReporter
 from tests.conftest import REPO, Bcnet
-from tests.hostile.rows import CATEGORY, COMMANDS, OBEYED, RESULT, RLE, ROWS, Row, coco
+from tests.hostile.rows import CATEGORY, COMMANDS, CONTROL, RESULT, RLE, ROWS, Row, coco
 
 SECONDS = 20
-"""That a command may take; on a quiet machine the slowest takes 4."""
+"""Time limit of a command; on an idle machine the slowest takes 4."""
 MEGABYTES = 400
-"""By which the largest memory of this process may grow; the largest growth measured is 150."""
+"""Limit for the growth of peak memory; the largest measured is 150."""
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a small detector of one class."""
+    """Return the checkpoint of a small detector with one class."""
     from bcnet_core.config.load import load_recipe
     from bcnet_core.model.detectors import build_detector
     from bcnet_core.weights.checkpoint import Checkpoint, save_checkpoint
@@ -43,7 +43,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def room(tmp_path: Path, model: Path) -> Path:
-    """A folder with what the commands need besides."""
+    """Return a folder with the other inputs of the commands."""
     folder = tmp_path / "room"
     (folder / "images").mkdir(parents=True)
     (folder / "out").mkdir()
@@ -56,7 +56,7 @@ def room(tmp_path: Path, model: Path) -> Path:
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Time and memory: asserted at the end, and held against whatever would take all of the machine."""
+    """Limit time and memory of the block: asserted at the end, and enforced against exhausting the machine."""
 
     def too_long(number: int, frame: FrameType | None) -> None:
         raise AssertionError(f"it takes more than {2 * SECONDS} s")
@@ -81,7 +81,7 @@ def bounded() -> Iterator[None]:
 
 
 def everything(folder: Path) -> dict[str, tuple[int, int] | None]:
-    """All that is in a folder, but for the outputs: size and time of each file."""
+    """Return size and time of every file in a folder, except for outputs."""
     found = {}
     for path in folder.rglob("*"):
         if folder / "room/out" not in (path, *path.parents):
@@ -105,7 +105,7 @@ def test_a_hostile_file(row: Row, command: str, room: Path, bcnet: Bcnet) -> Non
         assert done.stderr.splitlines()[-1] != "" and "error: " in done.stderr
         assert list((room / "out").rglob("*")) == [], "nothing is written"
     for line in (done.stdout + done.stderr).splitlines():
-        assert line.isprintable(), "no terminal obeys what a file says"
+        assert line.isprintable(), "a file cannot control the terminal"
         assert len(line) < 4000
     assert everything(room.parent) == before, "nothing else is touched"
     for page in (room / "out").rglob("*"):
@@ -114,8 +114,8 @@ def test_a_hostile_file(row: Row, command: str, room: Path, bcnet: Bcnet) -> Non
             assert b'" onerror="' not in page.read_bytes()
 
 
-def test_a_pickle_would_have_run(room: Path) -> None:
-    """The trap of the table works, and a polygon, a tuple and a page of it are what they are said to be."""
+def test_the_trap_pickle_runs_code_if_unpickled(room: Path) -> None:
+    """The trap used in the table works."""
     import pickle
 
     from tests.hostile.rows import Trap
@@ -129,69 +129,69 @@ def test_a_pickle_would_have_run(room: Path) -> None:
         os.chdir(here)
 
 
-def test_a_file_that_unpacks_to_what_is_usual_is_read(tmp_path: Path) -> None:
+def test_ordinary_compression_ratios_are_accepted(tmp_path: Path) -> None:
     import gzip
 
-    from bcnet_core.files import inputs
+    from bcnet_core.files import json_files
 
     usual = json.dumps(coco(more=list(range(1_000_000)))).encode()
     (tmp_path / "x.json.gz").write_bytes(gzip.compress(usual) + gzip.compress(b" " * 1_000_000))
-    assert inputs.read_whole(tmp_path / "x.json.gz") == usual + b" " * 1_000_000
+    assert json_files.read_whole(tmp_path / "x.json.gz") == usual + b" " * 1_000_000
 
 
-def test_little_may_unpack_to_anything_and_nothing_to_more_than_is_read(
+def test_small_files_may_have_any_ratio_but_the_total_is_limited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import gzip
 
     from bcnet_core.errors import BCNetError
-    from bcnet_core.files import inputs
+    from bcnet_core.files import json_files
 
     (tmp_path / "x.json.gz").write_bytes(gzip.compress(b" " * 1_000_000))
-    assert inputs.read_whole(tmp_path / "x.json.gz") == b" " * 1_000_000
-    monkeypatch.setattr(inputs, "MOST_BYTES", 999_999)
+    assert json_files.read_whole(tmp_path / "x.json.gz") == b" " * 1_000_000
+    monkeypatch.setattr(json_files, "MOST_BYTES", 999_999)
     with pytest.raises(BCNetError, match="unpacks to more, more than"):
-        inputs.read_whole(tmp_path / "x.json.gz")
+        json_files.read_whole(tmp_path / "x.json.gz")
 
 
-def test_a_name_that_no_file_can_have_is_missing(tmp_path: Path) -> None:
+def test_impossible_file_names_are_reported_as_missing(tmp_path: Path) -> None:
     from bcnet_core.files.images import missing_images
 
     (tmp_path / "a.png").touch()
     assert missing_images(tmp_path, ["a.png", "a" * 5000, "a\0.png"]) == ["a" * 5000, "a\0.png"]
 
 
-def test_a_terminal_shows_names_and_obeys_none() -> None:
-    table = Table(title=f"title {OBEYED}")
-    table.add_column(f"column {OBEYED}")
-    table.add_row(f"[bold]name {OBEYED} :car:")
+def test_names_cannot_control_the_terminal() -> None:
+    table = Table(title=f"title {CONTROL}")
+    table.add_column(f"column {CONTROL}")
+    table.add_row(f"[bold]name {CONTROL} :car:")
     for width in (40, 200):
         file = io.StringIO()
         console = PlainConsole(file=file, force_terminal=True, width=width, highlight=False, markup=False, emoji=False)
         console.print(table)
-        console.print(f"text {OBEYED} é 猫 👩‍🚀", style="red")
-        with console.status(f"status {OBEYED}"):
+        console.print(f"text {CONTROL} é 猫 👩‍🚀", style="red")
+        with console.status(f"status {CONTROL}"):
             pass
         text = file.getvalue()
-        assert "\x1b[31m" in text and "é 猫 👩‍🚀" in text, "our own colours are there, and letters of all kinds"
+        assert "\x1b[31m" in text and "é 猫 👩‍🚀" in text, "our own colors are kept, and so are all letters"
         ours = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
         assert "owned" in ours and "\x1b[2J" not in text
-        assert not set(ours) & set(OBEYED.replace("owned", "").replace("[2J", "").replace("]0;", "")) - {"\r"}
+        assert not set(ours) & set(CONTROL.replace("owned", "").replace("[2J", "").replace("]0;", "")) - {"\r"}
         text.encode()
 
 
-def test_progress_on_a_terminal_obeys_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_in_progress_bars_cannot_control_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     from bcnet_cli import console
 
     file = io.StringIO()
     monkeypatch.setattr(console, "err", PlainConsole(file=file, force_terminal=True, width=100, markup=False))
-    with ConsoleReporter().progress(f"scanning {OBEYED}", 2) as progress:
-        progress.advance(note=f"{OBEYED}\nerror: all is lost", values={"loss": OBEYED})
+    with ConsoleReporter().progress(f"scanning {CONTROL}", 2) as progress:
+        progress.advance(note=f"{CONTROL}\nerror: all is lost", values={"loss": CONTROL})
     assert "]0;owne" in file.getvalue() and "\x1b]0" not in file.getvalue() and "\x1b[2J" not in file.getvalue()
     assert "\nerror" not in file.getvalue()
 
 
-def test_the_document_holds_the_same_table() -> None:
+def test_the_documentation_has_the_same_table() -> None:
     text = (REPO / "docs/hostile-files.md").read_text(encoding="utf-8")
     told = [line for line in text.splitlines() if line.startswith("| ") and line.count("|") == 5]
     assert told[1:] == [document_row(row) for row in ROWS]

@@ -4,8 +4,7 @@ from torch.nn import functional
 
 from bcnet_core.config.choices import OccluderSampling
 from bcnet_core.maps import MAPS
-from bcnet_core.model.losses import bilayer_losses, occluder_rois
-from bcnet_core.model.targets import target_maps
+from bcnet_core.model.losses import bilayer_losses, occluder_rois, target_maps
 
 
 def occluders(*nonempty: bool) -> torch.Tensor:

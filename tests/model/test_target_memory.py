@@ -13,7 +13,7 @@ from bcnet_core import masks
 from bcnet_core.masks.crops import crop_rles
 from bcnet_core.data.dataset import Targets
 from bcnet_core.model.rois import jittered_rois
-from bcnet_core.model.targets import bilayer_targets
+from bcnet_core.model.losses import bilayer_targets
 
 def targets(count):
     mask = np.zeros((800, 1333), bool)

@@ -9,8 +9,8 @@ from scipy import ndimage
 from bcnet_core import masks
 from bcnet_core.data.dataset import Targets
 from bcnet_core.masks.crops import concatenate, crop_rles
+from bcnet_core.model.losses import bilayer_targets, boundary, crop_to_boxes
 from bcnet_core.model.rois import RoIs, jittered_rois
-from bcnet_core.model.targets import bilayer_targets, boundary, crop_to_boxes
 from tests.data.test_transforms import blank_scene
 
 PARITY = Path(__file__).parent.parent / "parity" / "boundary.npz"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bcnet_core.synth import outlines, shapes
 from bcnet_core.synth.outlines import CLASSES, POSES, Capsule, Pose, Shape
-from bcnet_core.synth.scene import Floats, Mask, Scene
+from bcnet_core.synth.scenes import Floats, Mask, Scene
 from bcnet_core.synth.shapes import MIN_SIDE, MIN_VISIBLE, compose_scene
 
 

@@ -17,11 +17,11 @@ from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco, segme
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.files.images import read_image
 from bcnet_core.reporting import Progress, SilentReporter
-from bcnet_core.synth import writer
+from bcnet_core.synth import scenes as writer
 from bcnet_core.synth.bank import BANK_INDEX
 from bcnet_core.synth.outlines import CLASSES
+from bcnet_core.synth.scenes import SplitSummary
 from bcnet_core.synth.sets import write_shapes
-from bcnet_core.synth.writer import SplitSummary
 
 
 def write(root: Path, **options: Any) -> list[SplitSummary]:

@@ -22,7 +22,7 @@ from bcnet_core.config.schema import DatasetConfig
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.files.images import image_path
 from bcnet_core.masks.crops import MaskCrops, concatenate, crop_rles
-from bcnet_core.model.targets import crop_to_boxes
+from bcnet_core.model.losses import crop_to_boxes
 
 
 def register_bilayer_coco(

@@ -26,9 +26,8 @@ from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper
 from bcnet_core.maps import LayerName, MapSpec, map_specs
 from bcnet_core.model.detectors import build_mask_branch
 from bcnet_core.model.head import BilayerMaskHead
-from bcnet_core.model.losses import bilayer_losses
+from bcnet_core.model.losses import bilayer_losses, target_maps
 from bcnet_core.model.mask_branch import predict_maps
-from bcnet_core.model.targets import target_maps
 from bcnet_core.weights.from_detectron2 import mask_head_name
 
 

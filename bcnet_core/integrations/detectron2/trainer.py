@@ -25,12 +25,12 @@ from torch.utils.data import DataLoader
 from bcnet_core import distributed as dist
 from bcnet_core.config.schema import Recipe, SolverConfig
 from bcnet_core.data.batches import shield_workers
+from bcnet_core.distributed import share_statistics
 from bcnet_core.engine.state import AUTOCAST, build_optimizer, full_rate, learning_rate
 from bcnet_core.errors import usage_error
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper
 from bcnet_core.integrations.detectron2.stored import Origin, origin_of
-from bcnet_core.model.global_batch import share_statistics
 from bcnet_core.model.head import BilayerMaskHead
 from bcnet_core.weights.checkpoint import DETECTRON2_FILE, DETECTRON2_KEY, save_content
 

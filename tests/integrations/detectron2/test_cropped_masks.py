@@ -11,7 +11,7 @@ from detectron2.structures import BitMasks
 from bcnet_core import masks
 from bcnet_core.integrations.detectron2 import CroppedMasks
 from bcnet_core.masks.crops import crop_rles
-from bcnet_core.model.targets import crop_to_boxes
+from bcnet_core.model.losses import crop_to_boxes
 
 HEIGHT, WIDTH = 40, 60
 SQUARE = [10.0, 5.0, 30.0, 5.0, 30.0, 25.0, 10.0, 25.0]

@@ -6,8 +6,15 @@ from pathlib import Path
 import torch
 from torch import distributed, nn
 
-from bcnet_core.distributed import broadcast, gather, mean_over_processes
-from bcnet_core.model.global_batch import GlobalBatchNorm2d, global_divisor, share_statistics, smallest_of_all
+from bcnet_core.distributed import (
+    GlobalBatchNorm2d,
+    broadcast,
+    gather,
+    global_divisor,
+    mean_over_processes,
+    share_statistics,
+    smallest_of_all,
+)
 
 SIZES = (3, 1)
 """Images of each of the processes; also where one of them has none."""
