@@ -101,5 +101,5 @@ def parse_range(text: str, option: str, *, whole: bool = False) -> tuple[float, 
     except ValueError:
         raise usage_error(f"`{text}` is not a range", f"give two numbers with two dots: {option} 1..2") from None
     if whole and not all(number.is_integer() for number in found):
-        raise usage_error(f"`{text}` are not two whole numbers", f"for example {option} 3..6")
+        raise usage_error(f"`{text}` is not a range of two whole numbers", f"for example {option} 3..6")
     return found

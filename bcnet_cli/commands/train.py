@@ -82,12 +82,15 @@ def train(
     from bcnet_core import backends
     from bcnet_core.engine.elastic import Cluster
     from bcnet_core.engine.state import RunOptions, TrainingJob
+    from bcnet_core.errors import usage_error
     from bcnet_core.evaluation.validation import VALIDATION
 
     if d2_config is not None:
         check_unused_options(context, "scan_images", "workers", why="with --d2-config")
     if not scan_images:
         check_unused_options(context, "workers", why="without --scan-images; the data loader's are data.workers")
+    if resume and run_dir is None:
+        raise usage_error("--resume needs the run to resume", "name it: --run-dir runs/NAME")
     library, cluster = backends.require_backend(backend), Cluster(gpus, nnodes, rdzv_endpoint, max_restarts)
     _check_backend(library, d2_config, tensorboard=tensorboard, smoke=smoke)
     where = run_dir or Path("runs") / f"{Path(recipe or d2_config or '').stem}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -229,7 +229,7 @@ def _parse_ids(text: str | None) -> list[int] | None:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise usage_error(f"--ids `{text}` is no list of ids", "whole numbers with commas: --ids 139,785") from None
+        raise usage_error(f"--ids `{text}` is not a list of ids", "whole numbers with commas: --ids 139,785") from None
 
 
 def _show(summary: Summary, reporter: ConsoleReporter) -> None:

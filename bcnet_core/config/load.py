@@ -148,7 +148,7 @@ def _parse_overrides(overrides: Iterable[str]) -> tuple[dict[str, Any], list[_Pr
     for override in overrides:
         key, equals, text = (part.strip() for part in override.partition("="))
         if not equals or not key:
-            problems.append(_Problem("", f"`{override}` is no override", "an override is: section.key=value"))
+            problems.append(_Problem("", f"`{override}` is not an override", "an override is: section.key=value"))
         elif not text:
             problems.append(_Problem("", f"`{override}` has no value", _meaning(key)))
         else:

@@ -131,6 +131,8 @@ def hold_lock(path: Path, busy: BCNetError) -> Iterator[None]:
             with deferred_signals():
                 lock.acquire()
         except Timeout:
+            if not path.exists():  # nobody has it: it cannot be created, which filelock retries in a folder like /proc
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
             raise busy from None
         except OSError as error:
             if error.errno not in NO_LOCKS:

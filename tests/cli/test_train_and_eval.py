@@ -132,7 +132,12 @@ def test_bad_requests_are_one_sentence_with_a_way_out(
         (("train", "shapes", *data, "--device", "cpu", "--gpus", "3"), 2, ("cannot be split", "solver.batch_size=6")),
         (("train", "shapes", *data, "--run-dir", run_dir), 2, ("is not empty", "--resume", "--init-from")),
         (("train", "shapes", *data, "--run-dir", tmp_path / "new", "--resume"), 3, ("new", "does not exist")),
-        (("train", "shapes", *data, "--resume", "--init-from", run_dir), 2, ("exclude each other",)),
+        (("train", "shapes", *data, "--resume"), 2, ("--resume needs the run", "--run-dir")),
+        (
+            ("train", "shapes", *data, "--run-dir", run_dir, "--resume", "--init-from", run_dir),
+            2,
+            ("exclude each other",),
+        ),
         (("eval", tmp_path / "gone"), 3, ("does not exist",)),
         (("eval", tmp_path), 3, ("holds no checkpoint",)),
         (("eval", recipe), 3, ("is not a bcnet checkpoint",)),

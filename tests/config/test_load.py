@@ -150,8 +150,8 @@ def test_overrides_are_never_code(recipe_file: Path, tmp_path: Path) -> None:
 
 
 BAD_OVERRIDES = {
-    "solver.lr": "`solver.lr` is no override",
-    "=3": "`=3` is no override",
+    "solver.lr": "`solver.lr` is not an override",
+    "=3": "`=3` is not an override",
     "solver.lr=": "`solver.lr=` has no value",
     "solver=4": "`solver` is a section, not a setting",
     "solver.lr.x=1": "unknown setting `solver.lr.x`",

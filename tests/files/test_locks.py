@@ -60,6 +60,14 @@ def test_only_one_locks_an_output(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"link.json", "x.json"}
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which no file can be created")
+def test_a_lock_file_that_cannot_be_created_is_not_reported_as_held() -> None:
+    for path in (Path("/proc/x.json"), Path("/proc/self/x.json")):
+        with pytest.raises(BCNetError, match=f"cannot write `{path}`: No such file or directory") as caught:
+            write_json(path, 1)
+        assert caught.value.exit_code == 1
+
+
 def test_files_can_be_written_into_a_locked_folder(tmp_path: Path) -> None:
     with atomic_directory(tmp_path / "d") as folder:
         write_json(folder / "a.json", 1)
