@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from bcnet_core.integrations.detectron2.converting import Difference
     from bcnet_core.weights.importing import ImportReport
 
+MAX_SIDE = 16_384
+"""Largest side of an exported detector's images, as in a recipe; larger ones exhaust the memory."""
 SHOWN_NAMES = 4
 """Names shown of the tensors dropped for one reason; --json has all."""
 NOTHING_FOUND = "finds anything in the image they were compared on; give one with objects: --image FILE"
@@ -152,11 +154,16 @@ def export(
     `bcnet weights export runs/tiny -o bcnet.onnx --format onnx --size 256x384`
     """
     from bcnet_core import load_detector
+    from bcnet_core.errors import usage_error
     from bcnet_core.files.images import read_image
     from bcnet_core.weights.checkpoint import find_checkpoint
     from bcnet_core.weights.export import export_detector
 
     height, width = parse_size(size)
+    if max(height, width) > MAX_SIDE:
+        raise usage_error(
+            f"an image of {height} x {width} pixels is too large", f"sides up to {MAX_SIDE:,} are possible"
+        )
     inputs = [find_checkpoint(source), *([image] if image else [])]
     reserve_files(context, output, inputs=inputs, overwrite=overwrite, dry_run=dry_run)
     picture = read_image(image) if image else None

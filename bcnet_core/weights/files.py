@@ -60,7 +60,9 @@ def fetch(source: str, reporter: Reporter) -> Path:
     if scheme == "file":
         return Path(url2pathname(urlsplit(source).path))
     if scheme not in {"http", "https"}:
-        raise usage_error(f"`{source}` is no URL that can be fetched", "give a path, or an http(s):// or file:// URL")
+        raise usage_error(
+            f"`{source}` is not a URL that can be fetched", "give a path, or an http(s):// or file:// URL"
+        )
     target = cached(source)
     if target.exists():
         reporter.info(f"fetched before: {target}")
@@ -117,8 +119,9 @@ def read_weight_file(
         text = str(error)
         if forbidden := re.search(r"(?:GLOBAL|forbidden name) ([\w.]+)", text):
             raise data_error(f"`{path}` is refused: reading it would call `{forbidden[1]}`", ONLY_DATA) from None
-        reason = re.split(r"\.\s|\n", text.strip())[0] or type(error).__name__
-        raise data_error(f"`{path}` is not {kind}, or is cut off: {reason}", *hints) from None
+        reason = re.split(r"\.\s|\n", text.strip())[0]
+        detail = f": {reason}" if " " in reason else ""  # a KeyError of the unpickler has only a number
+        raise data_error(f"`{path}` is not {kind}, or is cut off{detail}", *hints) from None
 
 
 def _read(file: BinaryIO) -> Any:  # noqa: ANN401

@@ -112,6 +112,8 @@ def test_a_detector_is_exported_and_compared(tmp_path: Path, threshold: float, c
     assert result.exit_code == 0 and re.search(message, result.stderr), result.output
     boxes, *_ = torch.jit.load(str(where))(torch.zeros(3, 64, 96, dtype=torch.uint8))
     assert len(boxes) == count
+    huge = run(tmp_path / "x.pt", "-o", tmp_path / "huge.torchscript", "--size", "99999x64", command="export")
+    assert isinstance(huge.exception, BCNetError) and "99999 x 64 pixels is too large" in huge.exception.message
     again = run(*arguments, command="export")
     assert isinstance(again.exception, BCNetError) and "--overwrite" in " ".join(again.exception.hints)
 

@@ -170,6 +170,13 @@ def test_truncated_and_foreign_files_give_one_clear_error(tmp_path: Path) -> Non
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n", b""])
+def test_the_error_of_a_damaged_file_shows_no_bare_number_or_exception_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(BCNetError, match="or is cut off$"):
+        read_weight_file(tmp_path / "x.pt")
+
+
 @given(kind=st.sampled_from(["pkl", "zip", "old"]), where=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
 def test_a_damaged_byte_gives_an_error_of_bcnet_at_worst(tmp_path: Path, kind: str, where: float, byte: int) -> None:
     content = bytearray(whole_files()[kind])
@@ -233,7 +240,7 @@ def test_a_url_is_downloaded_once_and_kept_if_readable(tmp_path: Path, server: s
 def test_failed_downloads_give_clear_errors(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BCNetError, match=r"cannot fetch `http://127\.0\.0\.1:1/x`"):
         fetch("http://127.0.0.1:1/x", SilentReporter())
-    with pytest.raises(BCNetError, match="is no URL that can be fetched") as caught:
+    with pytest.raises(BCNetError, match="is not a URL that can be fetched") as caught:
         fetch("s3://bucket/x.pkl", SilentReporter())
     assert caught.value.exit_code == 2
     (tmp_path / "file").touch()

@@ -179,7 +179,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
     try:
         cfg.merge_from_file(str(path))
     except MERGE_ERRORS as error:
-        raise usage_error(f"`{path}` is no config of detectron2: {_first_line(error)}") from None
+        raise usage_error(f"`{path}` is not a config of detectron2: {_first_line(error)}") from None
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:

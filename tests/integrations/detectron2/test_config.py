@@ -106,8 +106,8 @@ def test_an_invalid_setting_is_named() -> None:
     ("text", "overrides", "message"),
     [
         ("MODEL: {NO_SUCH: 1}", [], "Non-existent config key: MODEL.NO_SUCH"),
-        ("MODEL: [", [], "no config of detectron2"),
-        ("SOLVER: {MAX_ITER: many}", [], "no config of detectron2"),
+        ("MODEL: [", [], "not a config of detectron2"),
+        ("SOLVER: {MAX_ITER: many}", [], "not a config of detectron2"),
         ("SEED: 1", ["SOLVER.MAX_ITER"], "`SOLVER.MAX_ITER` is no setting"),
         ("SEED: 1", ["SOLVER.NOTHING=1"], "`SOLVER.NOTHING=1` does not fit"),
         ("SEED: 1", ["SOLVER.MAX_ITER=soon"], "does not fit"),
@@ -126,7 +126,7 @@ def test_an_invalid_config_gives_a_one_line_error(
 def test_files_that_are_not_configs_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(BCNetError, match="no yaml config"):
         read_config(tmp_path / "a.py")
-    with pytest.raises(BCNetError, match="no config of detectron2"):
+    with pytest.raises(BCNetError, match="not a config of detectron2"):
         read_config(tmp_path / "missing.yaml")
 
 
