@@ -169,7 +169,6 @@ def test_truncated_and_foreign_files_give_one_clear_error(tmp_path: Path) -> Non
             read(path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n", b""])
 def test_the_error_of_a_damaged_file_shows_no_bare_number_or_exception_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.pt").write_bytes(content)
@@ -177,6 +176,7 @@ def test_the_error_of_a_damaged_file_shows_no_bare_number_or_exception_name(tmp_
         read_weight_file(tmp_path / "x.pt")
 
 
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kind=st.sampled_from(["pkl", "zip", "old"]), where=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
 def test_a_damaged_byte_gives_an_error_of_bcnet_at_worst(tmp_path: Path, kind: str, where: float, byte: int) -> None:
     content = bytearray(whole_files()[kind])
