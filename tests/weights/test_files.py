@@ -169,7 +169,7 @@ def test_truncated_and_foreign_files_give_one_clear_error(tmp_path: Path) -> Non
             read(path)
 
 
-@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n", b""])
+@pytest.mark.parametrize("content", [b"not a weight file", b""])
 def test_the_error_of_a_damaged_file_shows_no_bare_number_or_exception_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.pt").write_bytes(content)
     with pytest.raises(BCNetError, match=r"or is cut off$"):
