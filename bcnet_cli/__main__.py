@@ -19,8 +19,10 @@ def main() -> None:
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:  # a background job ignores Ctrl-C, and continues to
         signal.signal(signal.SIGINT, _exit)
-    # OpenMP threads that spin while they wait make training ten times slower beside another busy process.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # GOMP_SPINCOUNT and KMP_BLOCKTIME still override it
+    # OpenMP threads spin 300,000 times before they sleep, which is ruinous beside another busy process; threads that
+    # sleep at once halve the speed of an idle machine (docs/performance.md).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     from bcnet_cli.app import main as run
 
     signal.signal(signal.SIGINT, handler)

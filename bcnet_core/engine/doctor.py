@@ -154,8 +154,11 @@ def _version(package: str) -> str | None:
 
 def _processor() -> Iterator[Check]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads, policy = torch.get_num_threads(), os.environ.get("OMP_WAIT_POLICY", "not set")
-    yield Check("processor", "ok", f"{usable} cores, threads of torch: {threads}, OMP_WAIT_POLICY: {policy}")
+    threads = torch.get_num_threads()
+    waiting = ", ".join(
+        f"{key}={os.environ[key]}" for key in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if key in os.environ
+    )
+    yield Check("processor", "ok", f"{usable} cores, threads of torch: {threads}, waiting: {waiting or 'default'}")
 
 
 def _memory() -> Iterator[Check]:

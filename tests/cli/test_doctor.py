@@ -73,20 +73,32 @@ def test_speed_is_measured_for_training_and_inference(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("chosen", [None, "ACTIVE"])
-def test_threads_wait_passively_unless_the_user_chooses(monkeypatch: pytest.MonkeyPatch, chosen: str | None) -> None:
-    seen: list[str] = []
-    monkeypatch.setattr("bcnet_cli.app.main", lambda: seen.append(os.environ["OMP_WAIT_POLICY"]))
-    monkeypatch.setenv("OMP_WAIT_POLICY", chosen or "")
-    if chosen is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (None, "5000")),
+        ({"GOMP_SPINCOUNT": "7"}, (None, "7")),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, ("ACTIVE", None)),
+    ],
+)
+def test_threads_spin_briefly_unless_the_user_chooses(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: tuple[str | None, str | None]
+) -> None:
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    seen: list[tuple[str | None, ...]] = []
+    monkeypatch.setattr("bcnet_cli.app.main", lambda: seen.append(tuple(map(os.environ.get, names))))
+    for name in names:
+        monkeypatch.setenv(name, "")  # restored at the end, whatever the program sets
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         __main__.main()
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    assert seen == [chosen or "PASSIVE"]
+    assert seen == [expected]
 
 
 def test_importing_the_package_leaves_the_environment_alone() -> None:
