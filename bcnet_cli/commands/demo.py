@@ -24,7 +24,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for all outputs.")] = Path("demo"),
     images: Annotated[int, typer.Option("--images", min=1, help="Scenes to train on.")] = 2000,
     val_images: Annotated[int, typer.Option("--val-images", min=1, help="Held-out scenes.")] = 200,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps of 4 scenes.")] = 800,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps of 4 scenes.")] = 900,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
