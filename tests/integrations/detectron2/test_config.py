@@ -24,7 +24,8 @@ from bcnet_core.integrations.detectron2.config import (
 from bcnet_core.integrations.detectron2.stored import read_config
 from bcnet_core.integrations.detectron2.trainer import RecipeRates
 
-RECIPES = sorted(path.stem for path in (Path(__file__).parents[3] / "recipes").glob("*.yaml"))
+TORCHVISION_ONLY = {"demo"}
+RECIPES = sorted({path.stem for path in (Path(__file__).parents[3] / "recipes").glob("*.yaml")} - TORCHVISION_ONLY)
 ONLY_OURS = {"channels_last", "mask_proposals"}
 """Settings that detectron2's models do not have, or that its Faster R-CNN decides."""
 
@@ -64,6 +65,12 @@ def test_learning_rates_follow_the_recipe_at_every_step(name: str) -> None:
         assert optimizer.param_groups[0]["lr"] * full == pytest.approx(learning_rate(step, solver), rel=1e-9)
         optimizer.step()
         rates.step()
+
+
+@pytest.mark.parametrize("name", sorted(TORCHVISION_ONLY))
+def test_a_recipe_for_the_torchvision_backend_is_rejected(name: str) -> None:
+    with pytest.raises(BCNetError, match="mask_proposals"):
+        config_from_recipe(load_recipe(name), num_classes=3)
 
 
 @pytest.mark.parametrize(
