@@ -203,11 +203,13 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the process group of an elastic launch until the block ends (gloo on CPUs, NCCL on GPUs)."""
+    """Join the process group of an elastic launch until the block ends (gloo on CPUs, NCCL on GPUs).
+
+    A process that fails keeps its connections until it exits, so that its own error is recorded before those that the
+    closed connections cause in other processes.
+    """
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()
+    yield
+    distributed.destroy_process_group()
