@@ -37,7 +37,7 @@ docs: $(INSTALLED) ## the documentation as a site, its generated pages first: si
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo 'written: site/index.html'
 
-test: $(INSTALLED) ## the tests of every change, less than five minutes
+test: $(INSTALLED) ## the tests of every change, a few minutes
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 test-slow: $(INSTALLED) ## the tests that take minutes each
@@ -49,13 +49,13 @@ test-oldest: ## the tests with the least version of everything, in .venv-oldest:
 test-newest: ## the tests with the newest version of everything, in .venv-newest: PYTHON=python3.13
 	@$(MAKE) --no-print-directory test VENV=.venv-newest CONSTRAINTS=
 
-coverage: $(MEASURING) ## the lines of bcnet_core that the tests run, which fails below 93 %
+coverage: $(MEASURING) ## the lines of bcnet_core that the tests run; fails below 93 %
 	@rm -rf out/coverage && mkdir -p out/coverage
 	@OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
-mutants: $(MEASURING) ## small faults in annotations, occlusion, losses and targets: which do tests miss? Up to an hour: out/mutants
+mutants: $(MEASURING) ## inject small faults into annotations and losses, and count those that tests miss (up to an hour): out/mutants
 	@rm -rf out/mutants && mkdir -p out/mutants
 	@cp -R bcnet_core bcnet_cli recipes tests pyproject.toml out/mutants
 	@cd out/mutants && OMP_NUM_THREADS=1 BCNET_MAX_EXAMPLES=40 ../../$(BIN)/mutmut run --max-children 2 > mutmut.log
