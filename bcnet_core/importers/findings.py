@@ -1,0 +1,63 @@
+"""The kinds of faults that data sets have, and counts of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, NamedTuple
+
+Effect = Literal["repaired", "left_out", "kept"]
+"""Outcome of an import: the fault is repaired, what has it is left out, or it stays and the user is told."""
+Subject = Literal["instances", "images", "categories"]
+
+
+class Kind(NamedTuple):
+    """A kind of fault.
+
+    Attributes:
+        subject: what is counted.
+        text: completes the sentence "12 instances ...", in the plural.
+        effect: outcome of an import.
+        way_out: what the user can do; None for the command that imports the file.
+    """
+
+    subject: Subject
+    text: str
+    effect: Effect
+    way_out: str | None = None
+
+
+KINDS: dict[str, Kind] = {}
+"""Kinds of faults by the name that reports and `import.json` use."""
+
+
+class Findings:
+    """Counts of faults by kind, in the order of `KINDS`, with the ids of what has them.
+
+    An id is that of an annotation, image or category as the source has it, or a file name where there is none.
+    """
+
+    def __init__(self) -> None:
+        self._ids: dict[str, list[Any]] = {}
+
+    def add(self, kind: str, name: Any) -> None:  # noqa: ANN401  (as read from json)
+        """Count one fault; raises KeyError if there is no such kind."""
+        if kind not in KINDS:
+            raise KeyError(kind)
+        self._ids.setdefault(kind, []).append(name)
+
+    def extend(self, other: Findings) -> None:
+        """Add the faults of another count."""
+        for kind, names in other._ids.items():
+            self._ids.setdefault(kind, []).extend(names)
+
+    def __bool__(self) -> bool:
+        return bool(self._ids)
+
+    def __iter__(self) -> Iterator[tuple[str, list[Any]]]:
+        """Iterate over the kinds that were found and their ids."""
+        return ((kind, self._ids[kind]) for kind in KINDS if kind in self._ids)
+
+    def counts(self, effects: Iterable[Effect]) -> dict[str, int]:
+        """Return the counts of the kinds with one of these effects."""
+        chosen = set(effects)
+        return {kind: len(names) for kind, names in self if KINDS[kind].effect in chosen}

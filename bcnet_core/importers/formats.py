@@ -1,0 +1,8 @@
+"""The formats that can be imported. A new one is a module with a `Format`, and its line here."""
+
+from __future__ import annotations
+
+from bcnet_core.importers.source import Format
+
+FORMATS: tuple[Format, ...] = ()
+"""In the order in which they are tried on a source whose format is not given: the most specific first."""
