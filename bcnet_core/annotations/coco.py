@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,6 +28,9 @@ Record = dict[str, Any]
 
 MaskFlaw = Literal["missing", "empty", "degenerate", "unreadable"]
 """Reason why an annotation has no mask: no segmentation, one without pixels, polygons without area, unknown kind."""
+
+RecordFlaw = Literal["no_object", "no_id", "unlisted_image", "unlisted_category", "no_box", "odd_flag"]
+"""Reason why an annotation cannot be used whatever its mask is, see `record_flaw`."""
 
 COCO_NAMES = {
     1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck", 9: "boat",
@@ -191,7 +194,7 @@ def _faults(content: Record) -> Iterable[str]:
         else:
             image_ids.add(image["id"])
     for index, category in enumerate(content["categories"]):
-        if not isinstance(category, dict) or not _is_id(category.get("id")) or "name" not in category:
+        if not isinstance(category, dict) or not is_id(category.get("id")) or "name" not in category:
             yield f"categories[{index}]: needs an integer `id` and a `name`"
         elif category["id"] in category_ids:
             yield f"categories[{index}]: the category id {category['id']} appears twice"
@@ -206,35 +209,50 @@ def _faults(content: Record) -> Iterable[str]:
 def _image_fault(image: Any) -> str | None:  # noqa: ANN401
     if not isinstance(image, dict):
         return "is not an object"
-    if not _is_id(image.get("id")):
+    if not is_id(image.get("id")):
         return f"needs an integer `id`, has {reprlib.repr(image.get('id'))}"
     if not isinstance(image.get("file_name"), str):
         return f"image {image['id']} has no `file_name`"
-    if not all(_is_id(image.get(side)) and image[side] > 0 for side in ("width", "height")):
+    if not all(is_id(image.get(side)) and image[side] > 0 for side in ("width", "height")):
         return f"image {image['id']} needs a positive integer `width` and `height`"
     if image["width"] * image["height"] > MOST_PIXELS:
         return f"image {image['id']} has {image['width']} x {image['height']} pixels, more than {MOST_PIXELS:,}"
     return None
 
 
-def _annotation_fault(annotation: Any, image_ids: set[int], category_ids: set[int]) -> str | None:  # noqa: ANN401
+def record_flaw(annotation: Any, image_ids: Container[int], category_ids: Container[int]) -> RecordFlaw | None:  # noqa: ANN401
+    """Return why an annotation cannot be used whatever its mask is, or None; the sets hold the ids that are listed."""
     if not isinstance(annotation, dict):
-        return "is not an object"
-    name, box = annotation.get("id"), annotation.get("bbox")
-    if not _is_id(name):
-        return f"needs an integer `id`, has {reprlib.repr(name)}"
-    parents = (("image_id", image_ids, "belongs to image"), ("category_id", category_ids, "has category"))
-    for key, known, relation in parents:
-        if not _is_id(annotation.get(key)) or annotation[key] not in known:
-            return f"annotation {name} {relation} {reprlib.repr(annotation.get(key))}, which is not in the file"
+        return "no_object"
+    if not is_id(annotation.get("id")):
+        return "no_id"
+    image, category, box = (annotation.get(key) for key in ("image_id", "category_id", "bbox"))
+    if not is_id(image) or image not in image_ids:
+        return "unlisted_image"
+    if not is_id(category) or category not in category_ids:
+        return "unlisted_category"
     if not isinstance(box, list) or len(box) != 4 or not all(_is_length(value) for value in box):
-        return f"annotation {name} needs a `bbox` of four finite numbers [x, y, width, height], has {reprlib.repr(box)}"
-    if annotation.get("iscrowd", 0) not in (0, 1):
-        return f"annotation {name} has an `iscrowd` of {reprlib.repr(annotation['iscrowd'])}, which is neither 0 nor 1"
-    return None
+        return "no_box"
+    return None if annotation.get("iscrowd", 0) in (0, 1) else "odd_flag"
 
 
-def _is_id(value: Any) -> bool:  # noqa: ANN401
+def _annotation_fault(annotation: Any, image_ids: set[int], category_ids: set[int]) -> str | None:  # noqa: ANN401
+    flaw = record_flaw(annotation, image_ids, category_ids)
+    if flaw is None or flaw == "no_object":
+        return "is not an object" if flaw else None
+    shown = {key: reprlib.repr(annotation.get(key)) for key in ("id", "image_id", "category_id", "bbox", "iscrowd")}
+    faults = {
+        "no_id": f"needs an integer `id`, has {shown['id']}",
+        "unlisted_image": f"belongs to image {shown['image_id']}, which is not in the file",
+        "unlisted_category": f"has category {shown['category_id']}, which is not in the file",
+        "no_box": f"needs a `bbox` of four finite numbers [x, y, width, height], has {shown['bbox']}",
+        "odd_flag": f"has an `iscrowd` of {shown['iscrowd']}, which is neither 0 nor 1",
+    }
+    return faults[flaw] if flaw == "no_id" else f"annotation {annotation['id']} {faults[flaw]}"
+
+
+def is_id(value: Any) -> bool:  # noqa: ANN401
+    """Return whether a value from json is a whole number of at most 64 bits, and no bool."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
