@@ -18,8 +18,27 @@ from bcnet_core.files.json_files import check_regular_file
 # Pillow warns of decompression bombs from 90 million pixels, and raises from twice as many, which is enough.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""Formats that are read; others that Pillow knows run programs (EPS), or take minutes for a small file (FITS)."""
+FORMATS: Mapping[str, tuple[str, ...]] = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "AVIF": (".avif",),
+}
+"""Formats that are read, with their suffixes; others that Pillow knows run programs (EPS), or take minutes for a small
+file (FITS)."""
+SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+"""Suffixes of the files that are taken from a folder, in lower case."""
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files in a folder and its subfolders, sorted, by their suffixes; macOS's `._*` are none."""
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in files if not path.name.startswith("._") and path.is_file())
 
 
 def image_path(folder: Path | None, name: str) -> Path:

@@ -26,7 +26,24 @@ class Kind(NamedTuple):
     way_out: str | None = None
 
 
-KINDS: dict[str, Kind] = {}
+KINDS: dict[str, Kind] = {
+    "photo_missing": Kind("images", "have no photo in the folder", "left_out", "put the photos into the folder"),
+    "photo_ambiguous": Kind(
+        "images", "have a name that fits several photos, or a photo that fits several names", "left_out",
+        "keep one photo a name, in folders as `file_name` says",
+    ),
+    "photo_damaged": Kind("images", "have a photo that cannot be decoded", "left_out", "replace the photos"),
+    "photo_deep": Kind("images", "have more than 8 bits a channel", "left_out", "scale them to 8 bits"),
+    "photo_dark": Kind(
+        "images", "have 16 bits a channel of which only the lower are used, and read as black", "left_out",
+        "scale them to 8 bits",
+    ),
+    "photo_pages": Kind(
+        "images", "have several pages or frames", "left_out", "save the page that was annotated as a file of its own"
+    ),
+    "photo_name": Kind("images", "name their photo by another path or spelling", "repaired"),
+    "photo_in_both": Kind("images", "are in both splits, and stay in training alone", "repaired"),
+}  # fmt: skip
 """Kinds of faults by the name that reports and `import.json` use."""
 
 
