@@ -27,6 +27,16 @@ class Kind(NamedTuple):
 
 
 KINDS: dict[str, Kind] = {
+    "record_odd": Kind("instances", "are no json objects", "left_out"),
+    "image_unlisted": Kind("instances", "belong to an image that is not listed", "left_out"),
+    "category_unlisted": Kind("instances", "belong to a category that is not listed", "left_out"),
+    "mask_missing": Kind("instances", "have no mask", "left_out"),
+    "mask_unreadable": Kind("instances", "have a mask that cannot be read", "left_out"),
+    "mask_empty": Kind("instances", "have a mask without a pixel in the image", "left_out"),
+    "box_missing": Kind("instances", "have no box of four finite numbers", "repaired"),
+    "box_zero": Kind("instances", "have a box without an extent in the image", "repaired"),
+    "annotation_ids": Kind("instances", "have no whole number as id", "repaired"),
+    "flag_odd": Kind("instances", "have an `iscrowd` that is neither 0 nor 1", "repaired"),
     "photo_missing": Kind("images", "have no photo in the folder", "left_out", "put the photos into the folder"),
     "photo_ambiguous": Kind(
         "images", "have a name that fits several photos, or a photo that fits several names", "left_out",
