@@ -53,8 +53,7 @@ KINDS: dict[str, Kind] = {
     ),
     "photo_name": Kind("images", "name their photo by another path or spelling", "repaired"),
     "photo_in_both": Kind("images", "are in both splits, and stay in training alone", "repaired"),
-    "file_left_out": Kind("files", "of the folder are no COCO instances, or repeat the images of one", "left_out"),
-    "no_object": Kind("instances", "are no json objects", "left_out", "look at the file: something broke it"),
+    "file_left_out": Kind("files", "of the folder hold no COCO instances, or those of another file again", "left_out"),
     "image_of_test": Kind(
         "images", "belong to a test split, and neither train nor validate", "left_out",
         "to use them, import the file of that split on its own",
