@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 Effect = Literal["repaired", "left_out", "kept"]
 """Outcome of an import: the fault is repaired, what has it is left out, or it stays and the user is told."""
-Subject = Literal["instances", "images", "categories"]
+Subject = Literal["instances", "images", "categories", "files"]
 
 
 class Kind(NamedTuple):
@@ -27,6 +27,16 @@ class Kind(NamedTuple):
 
 
 KINDS: dict[str, Kind] = {
+    "record_odd": Kind("instances", "are no json objects", "left_out"),
+    "image_unlisted": Kind("instances", "belong to an image that is not listed", "left_out"),
+    "category_unlisted": Kind("instances", "belong to a category that is not listed", "left_out"),
+    "mask_missing": Kind("instances", "have no mask", "left_out"),
+    "mask_unreadable": Kind("instances", "have a mask that cannot be read", "left_out"),
+    "mask_empty": Kind("instances", "have a mask without a pixel in the image", "left_out"),
+    "box_missing": Kind("instances", "have no box of four finite numbers", "repaired"),
+    "box_zero": Kind("instances", "have a box without an extent in the image", "repaired"),
+    "annotation_ids": Kind("instances", "have no whole number as id", "repaired"),
+    "flag_odd": Kind("instances", "have an `iscrowd` that is neither 0 nor 1", "repaired"),
     "photo_missing": Kind("images", "have no photo in the folder", "left_out", "put the photos into the folder"),
     "photo_ambiguous": Kind(
         "images", "have a name that fits several photos, or a photo that fits several names", "left_out",
@@ -43,6 +53,23 @@ KINDS: dict[str, Kind] = {
     ),
     "photo_name": Kind("images", "name their photo by another path or spelling", "repaired"),
     "photo_in_both": Kind("images", "are in both splits, and stay in training alone", "repaired"),
+    "file_left_out": Kind("files", "of the folder are no COCO instances, or repeat the images of one", "left_out"),
+    "no_object": Kind("instances", "are no json objects", "left_out", "look at the file: something broke it"),
+    "image_of_test": Kind(
+        "images", "belong to a test split, and neither train nor validate", "left_out",
+        "to use them, import the file of that split on its own",
+    ),
+    "category_unnamed": Kind("categories", "have no name, and are called by their id", "repaired"),
+    "amodal_in_segmentation": Kind(
+        "instances", "have the whole (amodal) mask in `segmentation`, and the visible one in another key", "repaired"
+    ),
+    "amodal_short": Kind("instances", "have a whole mask without all of the visible one", "repaired"),
+    "amodal_beyond": Kind("instances", "have a whole mask that reaches beyond the image", "repaired"),
+    "amodal_unreadable": Kind("instances", "have a whole mask that cannot be read, and lose it", "repaired"),
+    "amodal_stuff": Kind("instances", "are regions of stuff, such as sky", "left_out", "nothing: they are no objects"),
+    "amodal_annotator": Kind(
+        "instances", "are of a further annotator of the same image", "left_out", "nothing: the first one's are taken"
+    ),
 }  # fmt: skip
 """Kinds of faults by the name that reports and `import.json` use."""
 

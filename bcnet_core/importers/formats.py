@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from bcnet_core.importers.coco import COCO
 from bcnet_core.importers.source import Format
 
-FORMATS: tuple[Format, ...] = ()
+FORMATS: tuple[Format, ...] = (COCO,)
 """In the order in which they are tried on a source whose format is not given: the most specific first."""
