@@ -160,18 +160,16 @@ def detectron2_config(recipe: Recipe, *, num_classes: int) -> str:
     return str(config_from_recipe(recipe, num_classes=num_classes).dump())
 
 
-def merged_config(path: Path, overrides: Sequence[str], data_root: Path | None, *, reporter: Reporter) -> str:
-    """Return the yaml of a user's own detectron2 config as `train_config` would train it.
+def merged_config(path: Path, overrides: Sequence[str]) -> str:
+    """Return the yaml of a user's own detectron2 config, merged with its base and overrides.
 
     Raises:
-        BCNetError: if it cannot be read, an override does not fit, or training would fail on the data root.
+        BCNetError: if it cannot be read, or an override does not fit.
     """
     require_detectron2()
-    from bcnet_core.integrations.detectron2 import stored, training
+    from bcnet_core.integrations.detectron2.stored import read_config
 
-    cfg = stored.read_config(path, overrides)
-    training.prepare_config(cfg, None if data_root is None else DataConfig(root=data_root), reporter)
-    return str(cfg.dump())
+    return str(read_config(path, overrides).dump())
 
 
 def convert(
