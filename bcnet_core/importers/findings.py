@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 Effect = Literal["repaired", "left_out", "kept"]
 """Outcome of an import: the fault is repaired, what has it is left out, or it stays and the user is told."""
-Subject = Literal["instances", "images", "categories"]
+Subject = Literal["instances", "images", "categories", "files"]
 
 
 class Kind(NamedTuple):
@@ -43,6 +43,16 @@ KINDS: dict[str, Kind] = {
     ),
     "photo_name": Kind("images", "name their photo by another path or spelling", "repaired"),
     "photo_in_both": Kind("images", "are in both splits, and stay in training alone", "repaired"),
+    "photo_unlabeled": Kind("images", "have no label file", "left_out", "label them, or take them out of the folder"),
+    "label_file_damaged": Kind(
+        "files", "with labels cannot be read", "left_out", "restore them from the annotation tool"
+    ),
+    "label_file_foreign": Kind("files", "are json, but of another format", "left_out"),
+    "label_without_photo": Kind("files", "with labels fit no photo", "left_out", "put the photos into the folder"),
+    "label_ambiguous": Kind(
+        "files", "with labels fit several photos, or a photo that fits several of them", "left_out",
+        "name each label file like its photo",
+    ),
 }  # fmt: skip
 """Kinds of faults by the name that reports and `import.json` use."""
 
