@@ -5,13 +5,15 @@ Training with either backend, `bcnet train --dry-run` and `bcnet data check` all
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+import reprlib
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
 
 from bcnet_core import masks
 from bcnet_core.annotations.build import ImageRecords, map_images
-from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, RecordFlaw, read_mask, record_flaw
+from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, read_mask
+from bcnet_core.annotations.faults import RecordFlaw, record_flaw
 from bcnet_core.files.json_files import paused_collector
 from bcnet_core.reporting import Reporter
 
@@ -34,8 +36,8 @@ OMISSIONS: dict[Omission, str] = {
 }
 """Each completes the sentence "12 instances ...". Where several hold, the first is the reason."""
 
-READABLE: frozenset[Omission] = frozenset({"crowd", "no_mask", "no_extent", "empty_mask"})
-"""Reasons of annotations that can be read: their masks, if they have any, still overlap those of others."""
+IDS_SHOWN = 3
+"""Ids that a message shows for each reason."""
 
 
 def omission(
@@ -92,33 +94,31 @@ def _has_extent(annotation: Record, height: int, width: int) -> bool:
     return bool(right > left and bottom > top)
 
 
-@dataclass(frozen=True)
-class Survey:
+class Survey(NamedTuple):
     """The instances of a COCO file, sorted into those that a training takes and those that it leaves out.
 
     Attributes:
-        coco: the file with the annotations that can be read, see `READABLE`, in file order.
-        trained: whether each of those annotations is trained.
-        omitted: ids, or "annotations[3]" where there is none, of the others by reason, in the order of `OMISSIONS`.
+        coco: the file with only the annotations that are trained; a left-out one does not occlude others either.
+        omitted: the others by reason, in the order of `OMISSIONS`: their ids, or "annotations[3]" where there is none.
     """
 
     coco: CocoFile
-    trained: list[bool]
     omitted: dict[Omission, list[Any]]
-
-    @property
-    def total(self) -> int:
-        """The number of annotations of the file."""
-        return sum(self.trained) + sum(map(len, self.omitted.values()))
 
 
 def survey_instances(
-    coco: CocoFile, *, reads_occluders: bool = True, workers: int = 1, reporter: Reporter | None = None
+    coco: CocoFile,
+    *,
+    keep: Container[Omission] = (),
+    reads_occluders: bool = True,
+    workers: int = 1,
+    reporter: Reporter | None = None,
 ) -> Survey:
     """Read every annotation of a file, and find out which of them a training takes.
 
     Args:
         coco: the file; its annotations may be invalid.
+        keep: reasons for which annotations are not left out after all.
         reads_occluders: whether stored occluder regions are read.
         workers: maximum number of processes, 0 for one per CPU core; 1 works in this process, others are spawned.
         reporter: receiver of the progress in images.
@@ -127,7 +127,15 @@ def survey_instances(
         BCNetError: if a worker process dies.
     """
     reasons = find_omissions(coco, reads_occluders=reads_occluders, workers=workers, reporter=reporter)
-    return sort_instances(coco, reasons)
+    kept: list[Record] = []
+    omitted: dict[Omission, list[Any]] = {reason: [] for reason in OMISSIONS}
+    for position, (annotation, reason) in enumerate(zip(coco.annotations, reasons, strict=True)):
+        if reason is None or reason in keep:
+            kept.append(annotation)
+        else:
+            named = isinstance(annotation, dict) and "id" in annotation
+            omitted[reason].append(annotation["id"] if named else f"annotations[{position}]")
+    return Survey(_with_annotations(coco, kept), {reason: names for reason, names in omitted.items() if names})
 
 
 def find_omissions(
@@ -136,13 +144,13 @@ def find_omissions(
     """Return the `omission` of every annotation of a file, in file order; see `survey_instances`."""
     images, categories = {one["id"] for one in coco.images}, {one["id"] for one in coco.categories}
     reasons: list[Omission | None] = [record_flaw(one, images, categories) for one in coco.annotations]
-    kept = [position for position, reason in enumerate(reasons) if reason is None]
-    sound = replace(coco, content={**coco.content, "annotations": [coco.annotations[position] for position in kept]})
+    sound = [position for position, reason in enumerate(reasons) if reason is None]
+    readable = _with_annotations(coco, [coco.annotations[position] for position in sound])
     keys = ("bbox", "iscrowd", "segmentation", *([OCCLUDER_KEY] if reads_occluders else []))
-    with paused_collector(), map_images(sound, keys, _omissions_of, workers=workers, reporter=reporter) as results:
+    with paused_collector(), map_images(readable, keys, _omissions_of, workers=workers, reporter=reporter) as results:
         for positions, found in results:
             for position, reason in zip(positions, found, strict=True):
-                reasons[kept[position]] = reason
+                reasons[sound[position]] = reason
     return reasons
 
 
@@ -150,16 +158,18 @@ def _omissions_of(image: ImageRecords) -> list[Omission | None]:
     return [mask_omission(record, image.height, image.width) for record in image.annotations]
 
 
-def sort_instances(coco: CocoFile, reasons: list[Omission | None]) -> Survey:
-    """Return the `Survey` of a file, given the omission of each of its annotations."""
-    readable, trained = [], []
-    omitted: dict[Omission, list[Any]] = {reason: [] for reason in OMISSIONS}
-    for position, (annotation, reason) in enumerate(zip(coco.annotations, reasons, strict=True)):
-        if reason is None or reason in READABLE:
-            readable.append(annotation)
-            trained.append(reason is None)
-        if reason is not None:
-            named = isinstance(annotation, dict) and "id" in annotation
-            omitted[reason].append(annotation["id"] if named else f"annotations[{position}]")
-    content = {**coco.content, "annotations": readable}
-    return Survey(replace(coco, content=content), trained, {one: names for one, names in omitted.items() if names})
+def _with_annotations(coco: CocoFile, annotations: list[Record]) -> CocoFile:
+    return replace(coco, content={**coco.content, "annotations": annotations})
+
+
+def describe_omissions(omitted: Mapping[Omission, Sequence[Any]]) -> str:
+    """Return the number of annotations by reason with the first ids, as in "7 without a mask (ids 3, 9, 12, ...)".
+
+    The ids of crowds are not shown: a crowd is no fault.
+    """
+    parts = []
+    for reason, names in omitted.items():
+        shown = [reprlib.repr(name) if not isinstance(name, str) else name[:30] for name in names[:IDS_SHOWN]]
+        ids = f" (id{'s' * (len(names) > 1)} {', '.join(shown)}{', ...' if len(names) > IDS_SHOWN else ''})"
+        parts.append(f"{len(names):,} {OMISSIONS[reason]}{ids if reason != 'crowd' else ''}")
+    return ", ".join(parts)

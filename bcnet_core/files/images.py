@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,12 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
 file (FITS)."""
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 """Suffixes of the files that are taken from a folder, in lower case."""
+DEEP_MODES = ("I", "F")
+"""Beginnings of Pillow's names of modes with more than 8 bits a channel."""
+DARK_BELOW = 64
+"""Brightest value of the upper 8 of 16 bits up to which the lower bits hold the picture: at most 14 bits are used."""
+SIDEWAYS = {5, 6, 7, 8}
+"""EXIF orientations that exchange width and height."""
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -84,7 +90,7 @@ def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDA
         upright = ImageOps.exif_transpose(stored) if _orientation(stored) != 1 else stored  # which would copy it
         image = upright if expect_size in (None, upright.size[::-1]) else stored
         pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    if mode.startswith(("I", "F")):
+    if mode.startswith(DEEP_MODES):
         raise data_error(f"the image `{path}` has more than 8 bits a channel ({mode})", "scale it to 8 bits first")
     if expect_size is not None and pixels.shape[:2] != expect_size:
         raise _wrong_size(path, pixels.shape[:2], expect_size)
@@ -117,7 +123,54 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     with _opened(path) as stored:
         width, height = stored.size
-        return (width, height) if _orientation(stored) in {5, 6, 7, 8} else (height, width)
+        return (width, height) if _orientation(stored) in SIDEWAYS else (height, width)
+
+
+class DecodedImage(NamedTuple):
+    """Properties of an image that decodes.
+
+    Attributes:
+        stored: (height, width) in pixels as it is stored.
+        upright: (height, width) in pixels after its EXIF orientation was applied, as `read_image` gives it.
+        deep: whether `read_image` rejects it because a channel has more than 8 bits.
+        dark: whether 16 bits a channel are cut to the upper 8, of which at most a quarter of the range is used.
+        pages: whether another page or frame has the same size, so that the first, which is read, may not be meant.
+    """
+
+    stored: tuple[int, int]
+    upright: tuple[int, int]
+    deep: bool
+    dark: bool
+    pages: bool
+
+
+def decode_image(path: Path) -> DecodedImage:
+    """Decode an image to see whether it can be read; a JPEG only at an eighth of its size, which finds the same faults.
+
+    Raises:
+        BCNetError: if the image does not exist or cannot be decoded.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        sixteen = ";16" in str(getattr(image, "tile", ()))  # layouts like "RGB;16B", which no mode of Pillow tells
+        turned = _orientation(image) in SIDEWAYS
+        image.draft("RGB", (1, 1))
+        image.load()
+        deep = image.mode.startswith(DEEP_MODES)
+        pixels = image if deep or image.mode == "RGB" else image.convert("RGB")
+        dark = sixteen and not deep and int(np.asarray(pixels).max()) < DARK_BELOW
+        upright = (width, height) if turned else (height, width)
+        return DecodedImage((height, width), upright, deep, dark, _has_pages(image))
+
+
+def _has_pages(image: Image.Image) -> bool:
+    """Return whether a second page is more than a preview; the second picture of a phone's JPEG (MPO) always is one."""
+    first = image.size
+    with suppress(Exception):  # the first page is sound, and no other is read
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+            image.seek(1)
+            return image.size == first
+    return False
 
 
 def _orientation(image: Image.Image) -> Any:  # noqa: ANN401  (a number, if the file is sound)

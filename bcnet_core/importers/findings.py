@@ -27,6 +27,16 @@ class Kind(NamedTuple):
 
 
 KINDS: dict[str, Kind] = {
+    "record_odd": Kind("instances", "are no json objects", "left_out"),
+    "image_unlisted": Kind("instances", "belong to an image that is not listed", "left_out"),
+    "category_unlisted": Kind("instances", "belong to a category that is not listed", "left_out"),
+    "mask_missing": Kind("instances", "have no mask", "left_out"),
+    "mask_unreadable": Kind("instances", "have a mask that cannot be read", "left_out"),
+    "mask_empty": Kind("instances", "have a mask without a pixel in the image", "left_out"),
+    "box_missing": Kind("instances", "have no box of four finite numbers", "repaired"),
+    "box_zero": Kind("instances", "have a box without an extent in the image", "repaired"),
+    "annotation_ids": Kind("instances", "have no whole number as id", "repaired"),
+    "flag_odd": Kind("instances", "have an `iscrowd` that is neither 0 nor 1", "repaired"),
     "photo_missing": Kind("images", "have no photo in the folder", "left_out", "put the photos into the folder"),
     "photo_ambiguous": Kind(
         "images", "have a name that fits several photos, or a photo that fits several names", "left_out",
@@ -53,6 +63,37 @@ KINDS: dict[str, Kind] = {
         "files", "with labels fit several photos, or a photo that fits several of them", "left_out",
         "name each label file like its photo",
     ),
+    "file_left_out": Kind("files", "of the folder are no COCO instances, or repeat the images of one", "left_out"),
+    "no_object": Kind("instances", "are no json objects", "left_out", "look at the file: something broke it"),
+    "image_of_test": Kind(
+        "images", "belong to a test split, and neither train nor validate", "left_out",
+        "to use them, import the file of that split on its own",
+    ),
+    "category_unnamed": Kind("categories", "have no name, and are called by their id", "repaired"),
+    "amodal_in_segmentation": Kind(
+        "instances", "have the whole (amodal) mask in `segmentation`, and the visible one in another key", "repaired"
+    ),
+    "amodal_short": Kind("instances", "have a whole mask without all of the visible one", "repaired"),
+    "amodal_beyond": Kind("instances", "have a whole mask that reaches beyond the image", "repaired"),
+    "amodal_unreadable": Kind("instances", "have a whole mask that cannot be read, and lose it", "repaired"),
+    "amodal_stuff": Kind("instances", "are regions of stuff, such as sky", "left_out", "nothing: they are no objects"),
+    "amodal_annotator": Kind(
+        "instances", "are of a further annotator of the same image", "left_out", "nothing: the first one's are taken"
+    ),
+    "photo_unlisted": Kind("images", "are in no split of `data.yaml`", "left_out", "list their folder there"),
+    "label_line_unreadable": Kind(
+        "instances", "have a line that is no class and outline", "left_out", "restore the label files"
+    ),
+    "label_line_beyond": Kind(
+        "instances", "have coordinates far beyond the photo, such as pixels where YOLO has shares", "left_out",
+        "divide x by the width and y by the height of the photo",
+    ),
+    "shape_short": Kind("instances", "are drawn with too few points to be an area", "left_out", "draw them again"),
+    "shape_without_area": Kind("instances", "are drawn as points or lines, which have no area", "left_out"),
+    "shape_unknown": Kind("instances", "have a shape that is no outline in the image, such as a cuboid", "left_out"),
+    "shape_unreadable": Kind("instances", "have points or a mask that cannot be read", "left_out", "draw them again"),
+    "label_missing": Kind("instances", "have no label", "left_out", "label them"),
+    "label_ignored": Kind("instances", "are labeled `__ignore__` or `_background_`", "left_out"),
 }  # fmt: skip
 """Kinds of faults by the name that reports and `import.json` use."""
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from bcnet_core.importers.coco import COCO
+from bcnet_core.importers.labelme import LABELME
+from bcnet_core.importers.sa1b import SA1B
 from bcnet_core.importers.source import Format
+from bcnet_core.importers.yolo import YOLO
 
-FORMATS: tuple[Format, ...] = ()
+FORMATS: tuple[Format, ...] = (SA1B, LABELME, YOLO, COCO)
 """In the order in which they are tried on a source whose format is not given: the most specific first."""

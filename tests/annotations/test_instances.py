@@ -8,7 +8,7 @@ import pytest
 
 from bcnet_core.annotations import build
 from bcnet_core.annotations.coco import CocoFile, Record
-from bcnet_core.annotations.instances import OMISSIONS, Omission, omission, survey_instances
+from bcnet_core.annotations.instances import OMISSIONS, Omission, describe_omissions, omission, survey_instances
 
 IMAGE = {"id": 7, "file_name": "a.png", "width": 20, "height": 10}
 SQUARE = [[2, 2, 8, 2, 8, 8, 2, 8]]
@@ -76,7 +76,7 @@ def test_a_stored_occluder_matters_only_if_it_is_read() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_survey_sorts_a_file_and_keeps_what_can_be_read(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_survey_sorts_a_file(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "CHUNK", 1)
     monkeypatch.setattr(build, "WORTH_A_WORKER", 1)
     images = [{**IMAGE, "id": number} for number in (7, 8, 9)]
@@ -86,9 +86,19 @@ def test_a_survey_sorts_a_file_and_keeps_what_can_be_read(workers: int, monkeypa
     ]  # fmt: skip
     coco = CocoFile(Path("a.json"), {"images": images, "categories": [{"id": 3, "name": "x"}], "annotations": records})
     survey = survey_instances(coco, workers=workers)
-    assert [one["id"] for one in survey.coco.annotations] == [1, 2, 3, 6] and survey.coco.images == images
-    assert survey.trained == [True, True, False, False] and survey.total == len(records)
+    assert [one["id"] for one in survey.coco.annotations] == [1, 2] and survey.coco.images == images
     assert list(survey.omitted.items()) == [
         ("no_object", ["annotations[1]"]), ("no_id", ["4", "annotations[7]"]), ("bad_mask", [5]), ("crowd", [6]),
         ("no_extent", [3]),
     ]  # fmt: skip
+    kept = survey_instances(coco, keep=["crowd", "no_extent"], workers=workers)
+    assert [one["id"] for one in kept.coco.annotations] == [1, 2, 3, 6]
+    assert kept.omitted.keys() == {"no_object", "no_id", "bad_mask"} and coco.annotations == records
+
+
+def test_a_description_counts_by_reason_and_shows_the_first_ids() -> None:
+    omitted: dict[Omission, list[Any]] = {"no_id": ["x" * 99], "crowd": [1] * 1200, "no_mask": [4, 2**70, [1] * 99, 5]}
+    assert describe_omissions(omitted) == (
+        f"1 without a whole number as `id` (id {'x' * 30}), 1,200 flagged as crowds, "
+        f"4 without a mask (ids 4, {2**70}, [1, 1, 1, 1, 1, 1, ...], ...)"
+    )
