@@ -88,6 +88,13 @@ KINDS: dict[str, Kind] = {
         "instances", "have coordinates far beyond the photo, such as pixels where YOLO has shares", "left_out",
         "divide x by the width and y by the height of the photo",
     ),
+    "label_image_unreadable": Kind(
+        "files", "are no label images: damaged, JPEG, of several pages, smoothed, or without whole numbers", "left_out",
+        "save label images as 8 or 16-bit PNG or TIFF",
+    ),
+    "label_border": Kind("files", "have a value of 255, which is taken for a border around objects", "kept"),
+    "label_of_no_instance": Kind("instances", "have a value that no class with instances has", "left_out"),
+    "mask_smoothed": Kind("instances", "have a mask with a smoothed border, which is cut at half of it", "repaired"),
     "shape_short": Kind("instances", "are drawn with too few points to be an area", "left_out", "draw them again"),
     "shape_without_area": Kind("instances", "are drawn as points or lines, which have no area", "left_out"),
     "shape_unknown": Kind("instances", "have a shape that is no outline in the image, such as a cuboid", "left_out"),

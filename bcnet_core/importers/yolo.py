@@ -53,10 +53,9 @@ def _read(path: Path, images: Path | None) -> Source:
     findings = Findings()
     photos = photos_in(folder)
     labels = sorted({*_text_files(root), *_text_files(folder)})
-    labels = [file for file in labels if file.parent not in {root} or _has_labels(file)]
     pairs, ambiguous, left = pair(labels, photos, ((_photo_spelling, without_suffix), (without_suffix, without_suffix)))
     for kind, files in (("label_ambiguous", ambiguous), ("label_without_photo", left)):
-        for file in files:
+        for file in filter(_has_labels, files):  # others are lists of classes or photos, notes, ...
             findings.add(kind, relative_name(file, root))
     if not pairs:
         raise data_error(f"`{path}` holds no label file of YOLO that fits a photo", *_way_out(images))
@@ -100,9 +99,12 @@ def _text_files(folder: Path) -> list[Path]:
 
 def _has_labels(path: Path) -> bool:
     """Return whether the first line of a text file is a class and four or more shares."""
-    with path.open("rb") as file:
-        first = file.read(LARGEST_GLANCE).decode("utf-8-sig", errors="replace").strip().partition("\n")[0].split()
-    numbers = _numbers(first)
+    try:
+        with path.open("rb") as file:
+            text = file.read(LARGEST_GLANCE).decode("utf-8-sig", errors="replace")
+    except OSError:
+        return False
+    numbers = _numbers(text.strip().partition("\n")[0].split())
     return len(numbers) >= 5 and numbers[0] >= 0 and numbers[0].is_integer() and _are_shares(numbers[1:])
 
 
