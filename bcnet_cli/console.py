@@ -7,7 +7,7 @@ instead of showing is replaced: escape codes, changes of text direction, unpaire
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -49,15 +49,15 @@ def one_line(text: str) -> str:
     return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]} ..."
 
 
-def show_outputs(*paths: Path, then: str | None = None, dry_run: bool = False) -> None:
-    """Print, at the end of a command, what it wrote, or would, and the command that usually follows (on stderr)."""
+def show_outputs(*paths: Path, then: str | Sequence[str] | None = None, dry_run: bool = False) -> None:
+    """Print, at the end of a command, what it wrote, or would, and the commands that usually follow (on stderr)."""
     if dry_run:
         err.print(Text(f"would write {', '.join(map(str, paths))}"))
         return
     for path in paths:
         err.print(Text.assemble(("wrote ", "green"), str(path)))
-    if then is not None:
-        err.print(Text.assemble(("next  ", "cyan"), then))
+    for command in [then] if isinstance(then, str) else then or []:
+        err.print(Text.assemble(("next  ", "cyan"), command))
 
 
 def make_table(title: str, *columns: str) -> Table:

@@ -155,8 +155,8 @@ def _pictures(
         raise usage_error("--worst compares predictions with the ground truth", "a run, or SOURCE --gt FILE")
     if source.results is not None:
         check_same_images(source.results, coco)
-        results = read_results(source.results, coco)
-        if "segmentation" not in results[0]:
+        results = read_results(source.results, coco, reporter=reporter)
+        if results and "segmentation" not in results[0]:
             raise usage_error(f"`{source.results}` holds boxes but no masks to draw", "give results with masks")
         if choice.worst is not None:
             records = worst_images(coco, results, records, choice.worst, by=choice.by, score=choice.score)

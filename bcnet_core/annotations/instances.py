@@ -36,6 +36,9 @@ OMISSIONS: dict[Omission, str] = {
 }
 """Each completes the sentence "12 instances ...". Where several hold, the first is the reason."""
 
+MOST_FAULTY, MOST_CROWDS = 0.01, 0.1
+"""Shares of a file that may be left out without a warning; 1.2 % of COCO's own annotations are crowds."""
+
 IDS_SHOWN = 3
 """Ids that a message shows for each reason."""
 
@@ -104,6 +107,29 @@ class Survey(NamedTuple):
 
     coco: CocoFile
     omitted: dict[Omission, list[Any]]
+
+    @property
+    def total(self) -> int:
+        """The number of annotations, those left out included."""
+        return len(self.coco.annotations) + sum(map(len, self.omitted.values()))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether so little is left out that it needs no warning: 1 %, and 10 % of crowds."""
+        crowds = len(self.omitted.get("crowd", ()))
+        faulty = self.total - len(self.coco.annotations) - crowds
+        return faulty <= MOST_FAULTY * self.total and crowds <= MOST_CROWDS * self.total
+
+    def describe(self, purpose: str) -> str:
+        """Return a sentence such as "21 of 28 instances train; left out: 7 without a mask (ids 2, 6, 10, ...)".
+
+        Args:
+            purpose: the verb of the sentence.
+        """
+        if not self.omitted:
+            return f"all {self.total:,} instances {purpose}"
+        left_out = describe_omissions(self.omitted)
+        return f"{len(self.coco.annotations):,} of {self.total:,} instances {purpose}; left out: {left_out}"
 
 
 def survey_instances(

@@ -96,13 +96,13 @@ def check_images(images: Sequence[Record], image_dir: Path | None) -> None:
 
 
 def check_categories(categories: Sequence[Record], coco: CocoFile, *hints: str) -> None:
-    """Require data to have the categories that a detector was trained on.
+    """Require data to have no other categories than those that a detector was trained on; it may list fewer.
 
     Raises:
         BCNetError: naming what differs on both sides, then the `hints`.
     """
     difference = category_difference(categories, coco.categories)
-    if difference is not None:
+    if difference is not None and difference.only_second:
         raise data_error(
             f"the detector knows {len(categories)} categories, `{coco.path}` has {len(coco.categories)}, and they "
             "differ",

@@ -94,7 +94,7 @@ def _part(path: Path, content: Record) -> Part:
     for name, records in lists.items():
         for index, record in enumerate(records):
             if not isinstance(record, dict):
-                findings.add("no_object", f"{name}[{index}]")
+                findings.add("record_odd", f"{name}[{index}]")
     part = Part(
         path,
         **{name: [record for record in records if isinstance(record, dict)] for name, records in lists.items()},
@@ -171,7 +171,7 @@ def _is_json(path: Path) -> bool:
 
 
 def _has_lists(path: Path) -> bool:
-    """Return whether the head of a json file has the key of one of COCO's lists at its top level."""
+    """Return whether the head of a json file begins one of COCO's lists at its top level."""
     keys = set(_top_keys(_head(path)))
     return "images" in keys or ("annotations" in keys and not keys & {"image", "item", "shapes"})
 
@@ -185,16 +185,16 @@ def _head(path: Path) -> bytes:
 
 
 def _top_keys(head: bytes) -> Iterator[str]:
-    """Yield the keys of the outermost object of json text that may break off."""
-    depth, last = 0, b""
+    """Yield the keys of lists and objects in the outermost object of json text that may break off."""
+    depth, before = 0, (b"", b"")
     for token in TOKEN.findall(head):
-        if token == b":" and depth == 1:
-            yield last[1:-1].decode(errors="replace")
-        elif token in (b"{", b"["):
+        if token in (b"{", b"["):
+            if depth == 1 and before[1] == b":":
+                yield before[0][1:-1].decode(errors="replace")
             depth += 1
         elif token in (b"}", b"]"):
             depth -= 1
-        last = token
+        before = (before[1], token)
 
 
 COCO = Format("coco", "COCO json (also LVIS, LIVECell, CVAT, Roboflow, KINS, COCOA, ...)", recognize, read)

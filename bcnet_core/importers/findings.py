@@ -63,8 +63,8 @@ KINDS: dict[str, Kind] = {
         "files", "with labels fit several photos, or a photo that fits several of them", "left_out",
         "name each label file like its photo",
     ),
-    "file_left_out": Kind("files", "of the folder are no COCO instances, or repeat the images of one", "left_out"),
     "no_object": Kind("instances", "are no json objects", "left_out", "look at the file: something broke it"),
+    "file_left_out": Kind("files", "of the folder hold no COCO instances, or those of another file again", "left_out"),
     "image_of_test": Kind(
         "images", "belong to a test split, and neither train nor validate", "left_out",
         "to use them, import the file of that split on its own",

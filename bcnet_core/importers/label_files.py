@@ -16,7 +16,7 @@ LABEL_FOLDER = re.compile(
 )
 """Names of folders that hold images of labels."""
 LABEL_ENDING = re.compile(
-    r"[ ._-](gt(fine|coarse)_instanceids|(cp|inst|instance)[_-]masks?|masks?|labels?|seg(mentation)?|inst(ances?)?|gt)$",
+    r"[ ._-](gt(fine|coarse)_instanceids|((cp|inst)[_-])?masks?|labels?|seg(mentation)?|inst(ances?)?|gt)$",
     re.IGNORECASE,
 )
 """Endings by which tools name the image of labels after its photo, such as cellpose's `_cp_masks`."""

@@ -20,7 +20,7 @@ from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.files.images import FORMATS, read_values
 from bcnet_core.importers.findings import Findings
 from bcnet_core.importers.folders import OBJECT, add_unlabeled, image_record, pair, relative_name, settle_splits
-from bcnet_core.importers.label_files import SPELLINGS, find_label_files
+from bcnet_core.importers.label_files import SPELLINGS, find_label_files, only_labels
 from bcnet_core.importers.source import Format, Source
 
 CLASSES = "classes.txt"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from bcnet_core.annotations.coco import Record
-from bcnet_core.errors import data_error
+from bcnet_core.errors import BCNetError, data_error
+from bcnet_core.files.images import image_path
 from bcnet_core.importers.findings import Findings
 from bcnet_core.importers.source import FRONT_OF, PHOTO, SPLIT, Source
 
@@ -104,14 +106,21 @@ def _mark_splits(parts: Sequence[Part], root: Path, findings: Findings) -> Seque
 
 def _find_photos(part: Part, photos: Path | None) -> None:
     """Write the paths of the photos into the images if one of the usual folders has them under these names."""
-    images = [image for image in part.images if image["file_name"]]
     for folder in _photo_folders(part.path, photos):
-        if any((folder / image["file_name"]).is_file() for image in images[:LOOKED_AT]):
-            for image in images:
-                path = folder / image["file_name"]
-                if path.is_file():
+        if any(_photo(folder, image) for image in part.images[:LOOKED_AT]):
+            for image in part.images:
+                path = _photo(folder, image)
+                if path is not None:
                     image[PHOTO] = path
             return
+
+
+def _photo(folder: Path, image: Record) -> Path | None:
+    """Return the photo of an image if it is in a folder, under the name that the image has."""
+    with suppress(BCNetError, OSError, ValueError):
+        path = image_path(folder, image["file_name"])
+        return path if path.is_file() else None
+    return None
 
 
 def _photo_folders(path: Path, photos: Path | None) -> list[Path]:
@@ -119,8 +128,8 @@ def _photo_folders(path: Path, photos: Path | None) -> list[Path]:
     base = path.parent.parent if path.parent.name.lower() in ANNOTATION_FOLDERS else path.parent
     stem = path.name.removesuffix(".gz").removesuffix(".json")
     subset = re.sub(r"^_?(instances|annotations?|coco|labels)[_-]|[_-]?(annotations?|coco|labels)$", "", stem)
-    word = SPLIT_WORD.search(stem.lower())
-    names = list(dict.fromkeys([subset, *([word[0]] if word else [])]))
+    word = re.search(SPLIT_WORD.pattern + r"\d*", stem, re.IGNORECASE)
+    names = list(dict.fromkeys([subset, *((word[0], word[1]) if word else ())]))
     top = photos or base
     folders = [top / name for name in names]
     folders += [top / photo / name for photo in PHOTO_FOLDERS for name in names]
@@ -131,12 +140,13 @@ def _photo_folders(path: Path, photos: Path | None) -> list[Path]:
 
 def _refuse_twins(parts: Sequence[Part], root: Path) -> None:
     """Raise an error if two files list the same photos: to join their annotations would be a guess."""
-    owner: dict[Path, Part] = {}
+    owner: dict[Hashable, Part] = {}
     for part in parts:
+        place = (part.path.parent, split_of(part.path, root))
         for image in part.images:
-            path = image.get(PHOTO)
-            if path is not None and owner.setdefault(path, part) is not part:
-                first, second = (str(one.path.relative_to(root)) for one in (owner[path], part))
+            key = image.get(PHOTO) or (place, image["file_name"] or id(image))
+            if owner.setdefault(key, part) is not part:
+                first, second = (str(one.path.relative_to(root)) for one in (owner[key], part))
                 raise data_error(
                     f"`{first}` and `{second}` in `{root}` list the same photos, such as `{image['file_name']}`",
                     "import one of the files, or move the other out of the folder",

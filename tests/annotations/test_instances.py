@@ -1,10 +1,12 @@
 """Which annotations a training takes, and the reasons for which it leaves out the others."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from bcnet_core.annotations import build
 from bcnet_core.annotations.coco import CocoFile, Record
@@ -60,6 +62,15 @@ CASES: list[tuple[Omission | None, Any]] = [
     ("empty_mask", annotation(segmentation=[[30, 2, 38, 2, 38, 8, 30, 8]])),
     ("empty_mask", annotation(segmentation={"size": [10, 20], "counts": [200]})),
 ]
+
+
+def write_cases(folder: Path) -> Path:
+    """Write the image and a file with all cases, `coco.json`; return the folder."""
+    Image.new("RGB", (20, 10)).save(folder / "a.png")
+    records = [record for _, record in CASES]
+    content = {"images": [IMAGE], "categories": [{"id": 3, "name": "x"}], "annotations": records}
+    (folder / "coco.json").write_text(json.dumps(content))
+    return folder
 
 
 @pytest.mark.parametrize(("reason", "record"), CASES, ids=range(len(CASES)))
