@@ -17,7 +17,7 @@ from bcnet_core.config.load import load_recipe
 from bcnet_core.data.loaders import open_training_set
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import SilentReporter
-from benchmarks.heads.peer import TorchvisionHeads, draw_masks
+from benchmarks.heads.peer import TorchvisionHeads, draw_masks, shift_half_pixel
 from benchmarks.heads.report import interval, write_report
 from benchmarks.heads.run import KeptSamples, Sweep, Training, run_trials, steps_within
 from benchmarks.heads.trials import SCORES, Trial, TrialResult, plan_trials, read_results, result_path
@@ -115,6 +115,17 @@ def test_the_peer_finds_masks_in_true_boxes_as_in_its_own(sweep: Sweep) -> None:
         again = heads.masks(features, found.proposals.boxes, first)["occludee_mask"]
     same = (again - found.logits["occludee_mask"]).abs().flatten(1).amax(1) < 1e-3
     assert len(same) > 0 and same.any()  # those whose class is the most probable one
+
+
+def test_maps_of_the_peer_move_by_half_a_pixel() -> None:
+    ramp = torch.arange(28.0).expand(2, 28, 28)  # rises by 1 in a cell
+    boxes = torch.tensor([[0.0, 0, 28, 28], [10.0, 10, 66, 24]])  # cells are 1 pixel wide, then 2
+    moved = shift_half_pixel(ramp, boxes)
+    torch.testing.assert_close(moved[0, :, 1:], ramp[0, :, 1:] - 0.5)
+    torch.testing.assert_close(moved[1, :, 1:], ramp[1, :, 1:] - 0.25)
+    down = shift_half_pixel(ramp.mT, boxes)
+    torch.testing.assert_close(down[1, 1:], ramp.mT[1, 1:] - 1.0)
+    assert shift_half_pixel(ramp[:0], boxes[:0]).shape == (0, 28, 28)
 
 
 def test_kept_samples_are_those_of_the_training_set(sweep: Sweep) -> None:
