@@ -16,6 +16,7 @@ import typer
 from bcnet_cli import console
 from bcnet_cli.commands import (
     annotate,
+    data,
     demo,
     doctor,
     evaluate,
@@ -51,6 +52,7 @@ app = typer.Typer(
 )
 app.command("annotate")(annotate.annotate)
 app.command("split-occ")(split_occ.split_occ)
+app.add_typer(data.app, name="data")
 app.add_typer(synth.app, name="synth")
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from bcnet_core.evaluation.report import ScoreReport
 
 Format = Literal["table", "json", "csv", "markdown"]
-SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
-"""Columns of tables; CSV has all twelve numbers."""
+SHOWN = (0, 1, 2, 3, 4, 5, 8)
+"""Places of the columns of tables among the twelve numbers, all of which CSV has: AP, its details, and ARmost."""
 
 
 def print_report(report: ScoreReport, style: Format, *, per_category: bool, layers: Mapping[str, float]) -> None:
@@ -29,12 +29,12 @@ def print_report(report: ScoreReport, style: Format, *, per_category: bool, laye
         for kind, categories in report.categories.items():
             rows |= {f"{kind}: {name}": scores for name, scores in categories.items()}
     if style == "csv":
-        head = ("scored", *next(iter(rows.values()))._fields)
+        head = ("scored", *report.columns)
         _print_rows(style, head, [(name, *(f"{value:.6f}" for value in row)) for name, row in rows.items()])
         return
     title = f"COCO scores in %, {report.images:,} images, {report.detections:,} detections, {report.backend}"
-    lines = [(name, *(_percent(getattr(row, column)) for column in SHOWN)) for name, row in rows.items()]
-    _print_rows(style, ("", *SHOWN), lines, title)
+    lines = [(name, *(_percent(row[place]) for place in SHOWN)) for name, row in rows.items()]
+    _print_rows(style, ("", *(report.columns[place] for place in SHOWN)), lines, title)
     for name, one in report.recall.items():
         console.out.print(f"recall of {name} objects: {_percent(one.share)} % ({one.found:,} of {one.objects:,})")
     if layers:

@@ -160,16 +160,18 @@ def detectron2_config(recipe: Recipe, *, num_classes: int) -> str:
     return str(config_from_recipe(recipe, num_classes=num_classes).dump())
 
 
-def merged_config(path: Path, overrides: Sequence[str]) -> str:
-    """Return the yaml of a user's own detectron2 config, merged with its base and overrides.
+def merged_config(path: Path, overrides: Sequence[str], data_root: Path | None, *, reporter: Reporter) -> str:
+    """Return the yaml of a user's own detectron2 config as `train_config` would train it.
 
     Raises:
-        BCNetError: if it cannot be read, or an override does not fit.
+        BCNetError: if it cannot be read, an override does not fit, or training would fail on the data root.
     """
     require_detectron2()
-    from bcnet_core.integrations.detectron2.stored import read_config
+    from bcnet_core.integrations.detectron2 import stored, training
 
-    return str(read_config(path, overrides).dump())
+    cfg = stored.read_config(path, overrides)
+    training.prepare_config(cfg, None if data_root is None else DataConfig(root=data_root), reporter)
+    return str(cfg.dump())
 
 
 def convert(

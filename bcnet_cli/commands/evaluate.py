@@ -33,16 +33,27 @@ if TYPE_CHECKING:
 _run, _files, _scores = (partial(typer.Option, rich_help_panel=title) for title in ("Run", "Results files", "Scores"))
 
 _TABLES = {"as_csv", "as_markdown"}
-_SCORES = {"occ", "occ_ids", "objects", "boundary", "per_category", "scorer", *_TABLES}
+_SCORES = {"occ", "occ_ids", "objects", "boundary", "per_category", "scorer", "max_dets", *_TABLES}
 _OUTPUT = {"output", "overwrite", "dry_run"}
 _DETECTOR = {"data_root", "gpus", "device", "backend"}
 MODES = {
     "a run": {"run", "layers", *_SCORES, *_OUTPUT, *_DETECTOR},
     "--test-dev": {"run", "test_dev", *_OUTPUT, *_DETECTOR},
     "--results": {"results", "gt", *_SCORES, *_OUTPUT},
-    "--compare": {"compare", "gt", "resamples", "seed", *_TABLES},
+    "--compare": {"compare", "gt", "resamples", "seed", "max_dets", *_TABLES},
 }
 """Options of each mode; --json belongs to all of them."""
+
+COUNT_ALL = "count more: --max-dets {most}"
+
+MaxDets = Annotated[
+    int | None,
+    _scores(
+        min=11,
+        help="Detections of each category in an image that count; default: 100 as in COCO, or all that a run keeps.",
+        show_default=False,
+    ),
+]
 
 
 def evaluate(
@@ -65,6 +76,7 @@ def evaluate(
     boundary: Annotated[bool, _scores("--boundary", help="Also boundary AP, which is slow.")] = False,
     per_category: Annotated[bool, _scores("--per-category", help="Also every category.")] = False,
     scorer: Annotated[Scorer, _scores("--backend-eval", help="Library that computes AP.")] = "faster-coco-eval",
+    max_dets: MaxDets = None,
     gpus: Gpus = 1,
     device: Device = "auto",
     backend: BackendName = "torchvision",
@@ -90,6 +102,7 @@ def evaluate(
     `bcnet eval --compare mask_rcnn.json bcnet.json --gt coco/annotations/instances_val2017.json`
     """
     from bcnet_core.annotations.coco import read_coco
+    from bcnet_core.annotations.crowding import MOST_DETECTIONS
     from bcnet_core.backends import require_backend
     from bcnet_core.engine.elastic import Cluster
 
@@ -98,7 +111,8 @@ def evaluate(
     style = _style(json=as_json, csv=as_csv, markdown=as_markdown)
     out = Output(context, output, style, per_category=per_category, overwrite=overwrite, dry_run=dry_run)
     options = partial(
-        _read_options, scorer=scorer, boundary=boundary, occ=occ, occ_ids=occ_ids, objects=objects or []
+        _read_options, scorer=scorer, boundary=boundary, occ=occ, occ_ids=occ_ids, objects=objects or [],
+        max_dets=max_dets or MOST_DETECTIONS,
     )  # fmt: skip
     if run is not None:
         choice = RunChoice(run, data_root, device, Cluster(gpus), require_backend(backend))
@@ -109,7 +123,9 @@ def evaluate(
     elif results is not None and gt is not None:
         _score_file(results, read_coco(gt), out, options)
     elif compare is not None and gt is not None:
-        _compare_files(compare, read_coco(gt), style, resamples=resamples, seed=seed)
+        _compare_files(
+            compare, read_coco(gt), style, resamples=resamples, seed=seed, max_dets=max_dets or MOST_DETECTIONS
+        )
 
 
 def _check_options(context: typer.Context, given: list[str], *, has_truth: bool, test_dev: bool) -> None:
@@ -136,7 +152,14 @@ def _style(*, json: bool, csv: bool, markdown: bool) -> Format:
 
 
 def _read_options(
-    coco: CocoFile, *, scorer: Scorer, boundary: bool, occ: bool, occ_ids: Path | None, objects: list[Path]
+    coco: CocoFile,
+    *,
+    scorer: Scorer,
+    boundary: bool,
+    occ: bool,
+    occ_ids: Path | None,
+    objects: list[Path],
+    max_dets: int,
 ) -> ScoreOptions:
     """Read the lists of images and objects that options name, and return what to score."""
     from bcnet_core.annotations.split import read_ids
@@ -149,12 +172,14 @@ def _read_options(
         occlusion=occ or occ_ids is not None or bool(objects),
         occluded_ids=None if occ_ids is None else read_ids(occ_ids),
         objects={path.stem: read_objects(path, coco) for path in objects},
+        max_dets=max_dets,
     )
 
 
 def _score_file(path: Path, coco: CocoFile, out: Output, read_options: ReadOptions) -> None:
     """Score a results file of any model."""
     from bcnet_cli.score_tables import print_report
+    from bcnet_core.annotations.crowding import report_crowding
     from bcnet_core.evaluation.report import score_results
     from bcnet_core.evaluation.results import check_same_images, read_results
     from bcnet_core.files.json_files import write_json
@@ -164,7 +189,9 @@ def _score_file(path: Path, coco: CocoFile, out: Output, read_options: ReadOptio
         inputs = [path, coco.path]
         reserve_files(out.context, target, inputs=inputs, overwrite=out.overwrite, dry_run=out.dry_run)
     check_same_images(path, coco)
-    results, options = read_results(path, coco), read_options(coco)
+    reporter = ConsoleReporter()
+    results, options = read_results(path, coco, reporter=reporter), read_options(coco)
+    report_crowding(coco, reporter=reporter, counted=options.max_dets, way_out=COUNT_ALL)
     if out.dry_run:
         console.err.print(f"would score {len(results):,} results" + (f" and write {target}" if target else ""))
         return
@@ -175,14 +202,19 @@ def _score_file(path: Path, coco: CocoFile, out: Output, read_options: ReadOptio
         console.show_outputs(target)
 
 
-def _compare_files(files: tuple[Path, Path], coco: CocoFile, style: Format, *, resamples: int, seed: int) -> None:
+def _compare_files(
+    files: tuple[Path, Path], coco: CocoFile, style: Format, *, resamples: int, seed: int, max_dets: int
+) -> None:
     """Compare two results files."""
     from bcnet_cli.score_tables import print_comparison
+    from bcnet_core.annotations.crowding import report_crowding
     from bcnet_core.evaluation.compare import compare_results
     from bcnet_core.evaluation.results import check_same_images, read_results
 
     for path in files:
         check_same_images(path, coco)
-    first, second = (read_results(path, coco) for path in files)
-    rows = compare_results(coco, first, second, resamples=resamples, seed=seed, reporter=ConsoleReporter())
+    reporter = ConsoleReporter()
+    first, second = (read_results(path, coco, reporter=reporter) for path in files)
+    report_crowding(coco, reporter=reporter, counted=max_dets, way_out=COUNT_ALL)
+    rows = compare_results(coco, first, second, resamples=resamples, seed=seed, max_dets=max_dets, reporter=reporter)
     print_comparison(rows, (str(files[0]), str(files[1])), style, resamples)

@@ -78,7 +78,7 @@ def score_run(choice: RunChoice, out: Output, read_options: ReadOptions, *, laye
     if _is_planned(opened, out):
         return
     with _predicted(choice, opened) as predicted:
-        results = [result for part in predicted for result in part]
+        results = _listed([result for part in predicted for result in part], opened)
         inside: dict[str, float] = {}
         if layers and opened.build is not None:
             inside = score_true_boxes(opened.build(), coco, opened.images, reporter=ConsoleReporter()).means()
@@ -89,6 +89,16 @@ def score_run(choice: RunChoice, out: Output, read_options: ReadOptions, *, laye
     root = "" if choice.data_root is None else f" --data-root {shlex.quote(str(choice.data_root))}"
     then = f"bcnet viz {shlex.quote(str(choice.run))} -o viz{backend_option(choice.library)}{root}"
     console.show_outputs(*opened.targets, then=then)
+
+
+def _listed(results: list[Record], opened: Opened) -> list[Record]:
+    """Return the results of classes that the annotation file lists, and report if it lists fewer than the run."""
+    listed, known = {category["id"] for category in opened.coco.categories}, len(opened.run.categories)
+    if len(listed) < known:
+        ConsoleReporter().info(
+            f"{opened.coco.path} lists {len(listed)} of the {known} classes; detections of the others are left out"
+        )
+    return [result for result in results if result["category_id"] in listed]
 
 
 def submit_run(choice: RunChoice, out: Output) -> None:
@@ -110,7 +120,7 @@ def submit_run(choice: RunChoice, out: Output) -> None:
 def _open(choice: RunChoice, out: Output, *, test_dev: bool) -> Opened:
     """Read a run and its data, reserve the outputs, and check that the run can be evaluated on the data."""
     from bcnet_core.backends import open_run
-    from bcnet_core.data.loaders import read_annotations
+    from bcnet_core.data.loaders import read_annotations, read_truth
     from bcnet_core.engine.elastic import check_processes
     from bcnet_core.evaluation.predict import check_categories
     from bcnet_core.evaluation.results import SUBMISSION_NAME
@@ -119,7 +129,10 @@ def _open(choice: RunChoice, out: Output, *, test_dev: bool) -> Opened:
     data = run.recipe.data
     data = data if choice.data_root is None else data.model_copy(update={"root": choice.data_root})
     dataset = data.test if test_dev else data.val
-    coco = read_annotations(data, dataset, need_annotations=not test_dev, configurable=False)
+    if test_dev:
+        coco = read_annotations(data, dataset, need_annotations=False, configurable=False)
+    else:
+        coco = read_truth(data, dataset, configurable=False, reporter=ConsoleReporter())
     folder, stem = out.folder or run.path / "eval", dataset.annotations.stem
     names = [f"{SUBMISSION_NAME}.zip"] if test_dev else [f"{stem}_results.json", f"{stem}_scores.json"]
     targets = [folder / name for name in names]

@@ -192,7 +192,7 @@ def _scan(recipe: Recipe, workers: int) -> None:
     if recipe.solver.eval_every or all(path.exists() for path in data.locate(data.val)):
         sets.append(data.val)
     for dataset in sets:
-        coco = read_annotations(data, dataset, need_annotations=dataset is data.train)
+        coco = read_annotations(data, dataset, need_annotations=dataset is data.train, check_annotations=False)
         scan_images(coco, data.locate(dataset)[1], workers=workers, reporter=ConsoleReporter())
         console.err.print(
             f"{len(coco.images):,} images of {dataset.annotations} can be read and have the size that the file says"
@@ -239,11 +239,12 @@ def _train_config(
 
     run_dir = options.run_dir
     _check_run_dir(options, "detectron2")
+    root = None if data_root is None else data_root.resolve()
     if dry_run:
-        console.out.print(backends.merged_config(config, overrides), end="")
+        plan = backends.merged_config(config, overrides, root, reporter=ConsoleReporter())
+        console.out.print(plan, end="")
         console.err.print(f"would write {run_dir}")
         return
-    root = None if data_root is None else data_root.resolve()
     checkpoint = backends.train_config(config, overrides, root, options, cluster, reporter=ConsoleReporter())
     console.show_outputs(checkpoint, then=f"bcnet eval {shlex.quote(str(run_dir))} --backend detectron2")
 

@@ -7,21 +7,19 @@ The format: https://cocodataset.org/#format-data.
 from __future__ import annotations
 
 import hashlib
-import reprlib
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bcnet_core import masks
+from bcnet_core.annotations.faults import first_fault
 from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.files.json_files import read_json
 
 OCCLUDER_KEY = "bg_object_segmentation"
 """Key of the occluder region in bilayer annotations, as the official code names it."""
-
-MOST_PIXELS = 2**30
-"""Pixels of the largest image allowed: COCO's run lengths have 32 bits."""
 
 Record = dict[str, Any]
 """One entry of `images`, `annotations` or `categories`, as it is in the json."""
@@ -78,13 +76,18 @@ class CocoFile:
         return grouped
 
 
-def read_coco(path: Path, *, need_annotations: bool = True) -> CocoFile:
+def read_coco(path: Path, *, need_annotations: bool = True, check_annotations: bool = True) -> CocoFile:
     """Read a COCO file (`.json`, or gzip if the name ends in `.gz`) and check what every command relies on.
 
-    Unless `need_annotations`, the `annotations` list can be missing, as in the image lists of test-dev.
+    Args:
+        path: the file.
+        need_annotations: whether the `annotations` list must be there, unlike in the image lists of test-dev.
+        check_annotations: whether every annotation is checked; otherwise any of them may be invalid, see
+            `instances.survey_instances`.
 
     Raises:
-        BCNetError: if the file is missing, not json, or not COCO; the message shows the first fault and counts others.
+        BCNetError: if the file is missing, not json, or not COCO; the message shows the first fault and counts the
+            others of its kind.
     """
     content = read_json(path)
     if not isinstance(content, dict):
@@ -92,15 +95,23 @@ def read_coco(path: Path, *, need_annotations: bool = True) -> CocoFile:
         raise _not_coco(path, f"its top level is of type {type(content).__name__}, not an object", *hints)
     for name in ("images", "annotations", "categories"):
         if name not in content and (name != "annotations" or need_annotations):
-            raise _not_coco(path, f"it has no `{name}` list")
+            raise _not_coco(path, f"it has no `{name}` list", *ways_out(path))
         if not isinstance(content.get(name, []), list):
-            raise _not_coco(path, f"`{name}` is of type {type(content[name]).__name__}, not a list")
-    faults = iter(_faults(content))
-    if (first := next(faults, None)) is not None:
-        others = sum(1 for _ in faults)
-        more = f" (and {others:,} more such fault{'s' * (others > 1)})" if others else ""
-        raise _not_coco(path, first + more)
+            kind = type(content[name]).__name__
+            raise _not_coco(path, f"`{name}` is of type {kind}, not a list", *ways_out(path))
+    fault = first_fault(content, check_annotations=check_annotations)
+    if fault is not None:
+        raise _not_coco(path, fault, *ways_out(path))
     return CocoFile(path, content)
+
+
+def ways_out(path: Path) -> tuple[str, str]:
+    """Return the hints for a file with faults: the commands that list and mend them."""
+    name = shlex.quote(str(path))
+    return (
+        f"all of its faults: bcnet data check {name}",
+        f"make a data root without them: bcnet data import {name} -o ROOT --images DIR",
+    )
 
 
 def checksum(path: Path) -> str:
@@ -148,7 +159,7 @@ def category_difference(
 
 def has_occluders(coco: CocoFile) -> bool:
     """Return whether any annotation has the occluder key, as in a bilayer annotation file."""
-    return any(OCCLUDER_KEY in annotation for annotation in coco.annotations)
+    return any(isinstance(annotation, dict) and OCCLUDER_KEY in annotation for annotation in coco.annotations)
 
 
 def segmentation_rle(annotation: Record, image: Record, *, key: str = "segmentation") -> masks.RLE | None:
@@ -177,69 +188,6 @@ def read_mask(annotation: Record, height: int, width: int) -> tuple[masks.RLE | 
     if rle is not None and masks.area(rle) > 0:
         return rle, None
     return None, "degenerate" if isinstance(segmentation, list) and segmentation else "empty"
-
-
-def _faults(content: Record) -> Iterable[str]:
-    image_ids: set[int] = set()
-    category_ids: set[int] = set()
-    for index, image in enumerate(content["images"]):
-        fault = _image_fault(image)
-        if fault is None and image["id"] in image_ids:
-            fault = f"the image id {image['id']} appears twice"
-        if fault is not None:
-            yield f"images[{index}]: {fault}"
-        else:
-            image_ids.add(image["id"])
-    for index, category in enumerate(content["categories"]):
-        if not isinstance(category, dict) or not _is_id(category.get("id")) or "name" not in category:
-            yield f"categories[{index}]: needs an integer `id` and a `name`"
-        elif category["id"] in category_ids:
-            yield f"categories[{index}]: the category id {category['id']} appears twice"
-        else:
-            category_ids.add(category["id"])
-    for index, annotation in enumerate(content.get("annotations", [])):
-        fault = _annotation_fault(annotation, image_ids, category_ids)
-        if fault is not None:
-            yield f"annotations[{index}]: {fault}"
-
-
-def _image_fault(image: Any) -> str | None:  # noqa: ANN401
-    if not isinstance(image, dict):
-        return "is not an object"
-    if not _is_id(image.get("id")):
-        return f"needs an integer `id`, has {reprlib.repr(image.get('id'))}"
-    if not isinstance(image.get("file_name"), str):
-        return f"image {image['id']} has no `file_name`"
-    if not all(_is_id(image.get(side)) and image[side] > 0 for side in ("width", "height")):
-        return f"image {image['id']} needs a positive integer `width` and `height`"
-    if image["width"] * image["height"] > MOST_PIXELS:
-        return f"image {image['id']} has {image['width']} x {image['height']} pixels, more than {MOST_PIXELS:,}"
-    return None
-
-
-def _annotation_fault(annotation: Any, image_ids: set[int], category_ids: set[int]) -> str | None:  # noqa: ANN401
-    if not isinstance(annotation, dict):
-        return "is not an object"
-    name, box = annotation.get("id"), annotation.get("bbox")
-    if not _is_id(name):
-        return f"needs an integer `id`, has {reprlib.repr(name)}"
-    parents = (("image_id", image_ids, "belongs to image"), ("category_id", category_ids, "has category"))
-    for key, known, relation in parents:
-        if not _is_id(annotation.get(key)) or annotation[key] not in known:
-            return f"annotation {name} {relation} {reprlib.repr(annotation.get(key))}, which is not in the file"
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_length(value) for value in box):
-        return f"annotation {name} needs a `bbox` of four finite numbers [x, y, width, height], has {reprlib.repr(box)}"
-    if annotation.get("iscrowd", 0) not in (0, 1):
-        return f"annotation {name} has an `iscrowd` of {reprlib.repr(annotation['iscrowd'])}, which is neither 0 nor 1"
-    return None
-
-
-def _is_id(value: Any) -> bool:  # noqa: ANN401
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-
-
-def _is_length(value: Any) -> bool:  # noqa: ANN401
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
 
 
 def _not_coco(path: Path, why: str, *hints: str) -> BCNetError:

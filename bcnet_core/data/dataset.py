@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from bcnet_core import masks
-from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occluders, segmentation_rle
+from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occluders, segmentation_rle, ways_out
+from bcnet_core.annotations.instances import describe_omissions, survey_instances
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.config.choices import OccluderSource
 from bcnet_core.data.transforms import Scene, Step
@@ -69,11 +69,11 @@ class Sample(NamedTuple):
 class TrainingSet(Dataset[Sample]):
     """The images of a COCO file that have at least one instance to train on.
 
-    Crowds, instances without a mask and boxes without an extent are no targets. Items are requested by
+    Every annotation is read first; those in `survey.omitted` are left out, with their reasons. Items are requested by
     `(position, seed)`, so that a sample does not depend on which process loads it, or when.
 
     Args:
-        coco: plain COCO or bilayer annotations.
+        coco: plain COCO or bilayer annotations, any of which may be invalid.
         image_dir: folder of the images.
         occluders: "derive" the occluder regions from the masks, read them from the "file", or "auto": read them where
             the file has them, and derive those of other instances.
@@ -86,22 +86,20 @@ class TrainingSet(Dataset[Sample]):
     def __init__(
         self, coco: CocoFile, image_dir: Path, *, occluders: OccluderSource = "auto", steps: Sequence[Step] = ()
     ) -> None:
+        self.survey = survey_instances(coco, reads_occluders=occluders != "derive")
+        coco = self.survey.coco
         self.reads_occluders = occluders == "file" or (occluders == "auto" and has_occluders(coco))
         self._occluders: OccluderSource = occluders
         self._image_dir, self._steps = image_dir, steps
         self._labels = {category["id"]: label for label, category in enumerate(coco.categories)}
         grouped = coco.annotations_by_image()
-        self._items = [
-            (image, grouped[image["id"]])
-            for image in coco.images
-            if any(_is_target(one, image) for one in grouped[image["id"]])
-        ]
+        self._items = [(image, grouped[image["id"]]) for image in coco.images if grouped[image["id"]]]
         if not self._items:
-            without = sum(not one.get("segmentation") for one in coco.annotations)
+            left_out = describe_omissions(self.survey.omitted)
             raise data_error(
-                f"`{coco.path}` has no instance to train on: {len(coco.annotations):,} annotations, "
-                f"{without:,} without a segmentation",
-                "an instance needs a segmentation and a box with an extent, and is no crowd",
+                f"`{coco.path}` has no instance to train on: "
+                + (f"all {self.survey.total:,} are left out, {left_out}" if left_out else "it has no annotation"),
+                *ways_out(coco.path),
             )
         if occluders == "file" and self.without_region:
             raise data_error(
@@ -142,11 +140,7 @@ class TrainingSet(Dataset[Sample]):
     @cached_property
     def without_region(self) -> int:
         """The number of instances whose annotation has no occluder region."""
-        return sum(
-            OCCLUDER_KEY not in one and _is_target(one, image)
-            for image, annotations in self._items
-            for one in annotations
-        )
+        return sum(OCCLUDER_KEY not in one for one in self.survey.coco.annotations)
 
     def missing_images(self) -> list[Path]:
         """Return the image files that do not exist.
@@ -167,29 +161,24 @@ class TrainingSet(Dataset[Sample]):
         return self._occluder_share_of(spread) or self._occluder_share_of(everything)
 
     def _occluder_share_of(self, positions: Iterable[int]) -> float:
-        regions = [region for position in positions for _, _, region in self._instances(position)]
+        regions = [region for position in positions for region in self._layers(position)[1]]
         return sum(region is not None for region in regions) / max(len(regions), 1)
 
-    def _instances(self, position: int) -> list[tuple[Record, RLE, RLE | None]]:
-        """Return the instances of an image to train on, with their masks and occluder regions."""
+    def _layers(self, position: int) -> tuple[list[RLE | None], list[RLE | None]]:
+        """Return the masks and the occluder regions of the instances of an image."""
         image, annotations = self._items[position]
         rles = [segmentation_rle(annotation, image) for annotation in annotations]
-        regions = occluder_regions(annotations, rles, image, source=self._occluders)
-        return [
-            (annotation, rle, region)
-            for annotation, rle, region in zip(annotations, rles, regions, strict=True)
-            if _is_target(annotation, image) and rle is not None and masks.area(rle)
-        ]
+        return rles, occluder_regions(annotations, rles, image, source=self._occluders)
 
     def _scene(self, position: int) -> Scene:
-        image = self._items[position][0]
-        pixels, instances = read_listed(self._image_dir, image), self._instances(position)
+        image, annotations = self._items[position]
+        pixels, (occludees, occluders) = read_listed(self._image_dir, image), self._layers(position)
         return Scene(
             pixels=pixels,
-            boxes=np.array([_corners(one, image) for one, _, _ in instances], np.float64).reshape(-1, 4),
-            labels=np.array([self._labels[one["category_id"]] for one, _, _ in instances], np.int64),
-            occludees=[rle for _, rle, _ in instances],
-            occluders=[region for _, _, region in instances],
+            boxes=np.array([_corners(one, image) for one in annotations], np.float64).reshape(-1, 4),
+            labels=np.array([self._labels[one["category_id"]] for one in annotations], np.int64),
+            occludees=[rle for rle in occludees if rle is not None],  # all of them: the survey left out the others
+            occluders=occluders,
             window=(0.0, 0.0, float(image["width"]), float(image["height"])),
             size=(image["height"], image["width"]),
         )
@@ -200,11 +189,3 @@ def _corners(annotation: Record, image: Record) -> NDArray[np.float64]:
     x, y, width, height = annotation["bbox"]
     corners = np.array([x, y, x + width, y + height], np.float64)
     return corners.clip(0, [image["width"], image["height"]] * 2)
-
-
-def _is_target(annotation: Record, image: Record) -> bool:
-    """Return whether an annotation can be trained on: no crowd, with a segmentation and an extent in its image."""
-    if annotation.get("iscrowd", 0) or not annotation.get("segmentation"):
-        return False
-    x0, y0, x1, y1 = _corners(annotation, image)
-    return bool(x1 > x0 and y1 > y0)

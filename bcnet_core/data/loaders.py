@@ -7,14 +7,15 @@ import shlex
 from functools import partial
 from pathlib import Path
 
-from bcnet_core.annotations.coco import CocoFile, Record, read_coco
+from bcnet_core.annotations.coco import CocoFile, Record, read_coco, ways_out
+from bcnet_core.annotations.instances import survey_instances
 from bcnet_core.config.schema import DataConfig, DatasetConfig
 from bcnet_core.data.dataset import TrainingSet
 from bcnet_core.data.transforms import training_steps
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.files.images import read_listed
 from bcnet_core.files.workers import map_with_progress
-from bcnet_core.reporting import Reporter
+from bcnet_core.reporting import Reporter, SilentReporter
 
 SHOWN = 6
 """Files of a data root that an error names, at most."""
@@ -25,7 +26,12 @@ BROKEN_SHOWN = 10
 
 
 def read_annotations(
-    data: DataConfig, dataset: DatasetConfig, *, need_annotations: bool = True, configurable: bool = True
+    data: DataConfig,
+    dataset: DatasetConfig,
+    *,
+    need_annotations: bool = True,
+    check_annotations: bool = True,
+    configurable: bool = True,
 ) -> CocoFile:
     """Read the annotation file of one of a recipe's data sets.
 
@@ -33,6 +39,7 @@ def read_annotations(
         data: section `data` of the recipe.
         dataset: one of its data sets.
         need_annotations: whether a file without annotations is an error.
+        check_annotations: whether an invalid annotation is an error, see `read_coco`.
         configurable: whether the command takes settings of the recipe, for the hints of an error.
 
     Raises:
@@ -41,7 +48,7 @@ def read_annotations(
     path, _ = data.locate(dataset)
     if not path.exists():
         raise _missing_annotations(data, dataset, configurable=configurable)
-    coco = read_coco(path, need_annotations=need_annotations)
+    coco = read_coco(path, need_annotations=need_annotations, check_annotations=check_annotations)
     if not coco.images:
         raise data_error(f"`{path}` lists no image")
     return coco
@@ -80,23 +87,52 @@ def _best_match(names: list[str], key: str) -> str | None:
     return shlex.quote(min(found, key=lambda name: ("instances" not in name, name))) if found else None
 
 
+def read_truth(
+    data: DataConfig, dataset: DatasetConfig, *, configurable: bool = True, reporter: Reporter | None = None
+) -> CocoFile:
+    """Read the annotation file of a data set to score against, and leave out the annotations that cannot be scored.
+
+    These are what a training leaves out, but for crowds and boxes without an extent.
+
+    Args:
+        data: section `data` of the recipe.
+        dataset: one of its data sets.
+        configurable: whether the command takes settings of the recipe, for the hints of an error.
+        reporter: is warned of what is left out.
+
+    Raises:
+        BCNetError: if the file does not exist, is not COCO, or has annotations none of which can be scored.
+    """
+    coco = read_annotations(data, dataset, check_annotations=False, configurable=configurable)
+    survey = survey_instances(coco, keep=("crowd", "no_extent"))
+    if survey.omitted:
+        sentence, ways = f"`{coco.path}`: {survey.describe('can be scored')}", ways_out(coco.path)
+        if not survey.coco.annotations:
+            raise data_error(sentence, *ways)
+        (reporter or SilentReporter()).warning(f"{sentence}; {ways[0]}")
+    return survey.coco
+
+
 def open_training_set(data: DataConfig, *, need_occluders: bool = True) -> tuple[TrainingSet, CocoFile]:
-    """Open a recipe's training set.
+    """Open a recipe's training set, and read all of its annotations.
 
     Args:
         data: section `data` of the recipe.
         need_occluders: whether a set without any occluder is an error, unless the recipe allows it.
 
+    Returns:
+        The set, and its annotation file without the annotations that are left out.
+
     Raises:
         BCNetError: if annotations or images are missing or not usable, or no instance has an occluder.
     """
-    coco = read_annotations(data, data.train)
     dataset = TrainingSet(
-        coco,
+        read_annotations(data, data.train, check_annotations=False),
         data.locate(data.train)[1],
         occluders=data.occluders,
         steps=training_steps(data),
     )
+    survey = dataset.survey
     missing = dataset.missing_images()
     if missing:
         raise data_error(
@@ -104,14 +140,13 @@ def open_training_set(data: DataConfig, *, need_occluders: bool = True) -> tuple
             "is the folder of images right? data.train.images=FOLDER, or --data-root DIR",
         )
     if need_occluders and not data.allow_no_occluders and dataset.occluder_share == 0:
-        derive = ["derive occluders from the masks: data.occluders=derive"] if dataset.reads_occluders else []
-        raise data_error(
-            f"no instance in `{coco.path}` has an occluder, so layer 1 has nothing to learn",
-            *derive,
-            "leave layer 1 out: model.layers=1",
-            "or train it all the same: data.allow_no_occluders=true",
-        )
-    return dataset, coco
+        hints = ["derive occluders from the masks: data.occluders=derive"] if dataset.reads_occluders else []
+        hints += ["leave layer 1 out: model.layers=1", "or train it all the same: data.allow_no_occluders=true"]
+        fault = f"no instance in `{survey.coco.path}` has an occluder, so layer 1 has nothing to learn"
+        if not survey.is_complete:  # what was left out may be what hides the others
+            fault, hints = f"{fault}: {survey.describe('train')}", list(ways_out(survey.coco.path))
+        raise data_error(fault, *hints)
+    return dataset, survey.coco
 
 
 def scan_images(coco: CocoFile, image_dir: Path, *, workers: int, reporter: Reporter) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from bcnet_core import distributed as dist
-from bcnet_core.annotations.coco import CocoFile
+from bcnet_core.annotations.coco import CocoFile, ways_out
+from bcnet_core.annotations.instances import Survey
 from bcnet_core.config.schema import Recipe
 from bcnet_core.data.dataset import SURVEYED, TrainingSet
 from bcnet_core.data.loaders import open_training_set
@@ -121,10 +122,20 @@ def open_data(recipe: Recipe, validation: Validation | None, reporter: Reporter)
         BCNetError: if training would fail on its data, or the evaluations during training on theirs.
     """
     dataset, coco = open_training_set(recipe.data, need_occluders=recipe.trains_occluders)
+    report_instances(dataset.survey, reporter)
     if validation is not None:
-        validation.check(recipe, coco, reporter)
+        validation.check(recipe.data, coco.categories, recipe.solver.eval_every, reporter)
     _describe(dataset, recipe, reporter)
     return dataset, coco
+
+
+def report_instances(survey: Survey, reporter: Reporter) -> None:
+    """Report how many instances are trained, and what is left out, as a warning if that is much."""
+    sentence = survey.describe("train")
+    if survey.is_complete:
+        reporter.info(sentence)
+    else:
+        reporter.warning(f"{sentence}; {ways_out(survey.coco.path)[0]}")
 
 
 def _describe(dataset: TrainingSet, recipe: Recipe, reporter: Reporter) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
+from bcnet_core.annotations.crowding import MOST_DETECTIONS
 from bcnet_core.config.choices import Scorer
 from bcnet_core.errors import data_error
 
@@ -24,7 +25,11 @@ Kind = Literal["bbox", "segm", "boundary"]
 
 
 class Scores(NamedTuple):
-    """COCO's twelve numbers for one kind of overlap, in [0, 1]; -1 where the ground truth has no such object."""
+    """COCO's twelve numbers for one kind of overlap, in [0, 1]; -1 where the ground truth has no such object.
+
+    AR1 and AR10 count the best detections of each category in an image, the others the best `max_dets`, which is
+    100 in COCO.
+    """
 
     AP: float
     AP50: float
@@ -34,10 +39,15 @@ class Scores(NamedTuple):
     APl: float
     AR1: float
     AR10: float
-    AR100: float
+    ARmost: float
     ARs: float
     ARm: float
     ARl: float
+
+
+def score_names(max_dets: int) -> tuple[str, ...]:
+    """Return the names of the twelve numbers, in which `ARmost` is named by the number of detections: AR100."""
+    return tuple(f"AR{max_dets}" if name == "ARmost" else name for name in Scores._fields)
 
 
 NO_SCORES = Scores(*[-1.0] * len(Scores._fields))
@@ -88,6 +98,7 @@ def evaluate(
     *,
     image_ids: Sequence[int] | None = None,
     scorer: Scorer = "faster-coco-eval",
+    max_dets: int = MOST_DETECTIONS,
 ) -> Evaluation:
     """Score results against ground truth.
 
@@ -97,22 +108,24 @@ def evaluate(
         kind: overlap that is scored. For "segm" the size of a detection is that of its mask, not of its box.
         image_ids: ids of the only images that count; all if None.
         scorer: pycocotools has no boundary AP.
+        max_dets: number of detections of each category in an image that count, those with the highest scores; more
+            than 10.
     """
     if image_ids is not None and not image_ids:
         return Evaluation(NO_SCORES, {})
     evaluation = prepare(truth, results, kind, scorer)
     if image_ids is not None:
         evaluation.params.imgIds = sorted(image_ids)
+    evaluation.params.maxDets = [1, 10, max_dets]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         evaluation.evaluate()
         evaluation.accumulate()
-        evaluation.summarize()
     precision, recall = (np.asarray(evaluation.eval[name]) for name in ("precision", "recall"))
     categories = {
-        int(category): _category_scores(precision[:, :, index], recall[:, index])
+        int(category): _summary(precision[:, :, index], recall[:, index])
         for index, category in enumerate(evaluation.params.catIds)
     }
-    return Evaluation(Scores(*(float(value) for value in evaluation.stats[:12])), categories)
+    return Evaluation(_summary(precision, recall), categories)
 
 
 def prepare(truth: Record, results: Sequence[Record], kind: Kind, scorer: Scorer) -> Any:  # noqa: ANN401
@@ -146,19 +159,21 @@ def _detections(results: Sequence[Record], kind: Kind) -> list[Record]:
     ]
 
 
-def _category_scores(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> Scores:
-    """Summarize one category as the library summarizes all of them; -1 where there is nothing to find.
+def _summary(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> Scores:
+    """Summarize one category or all of them; -1 where there is nothing to find.
+
+    The libraries' own summaries do the same, but pycocotools' has no AP where `max_dets` is not 100.
 
     Args:
-        precision: (thresholds, recalls, sizes, most detections).
-        recall: (thresholds, sizes, most detections).
+        precision: (thresholds, recalls, sizes, most detections), or with the categories before the sizes.
+        recall: (thresholds, sizes, most detections), or with the categories before the sizes.
     """
     every, small, medium, large = range(4)
     return Scores(
-        *(mean_found(precision[thresholds, :, every, -1]) for thresholds in (slice(None), 0, 5)),
-        *(mean_found(precision[:, :, size, -1]) for size in (small, medium, large)),
-        *(mean_found(recall[:, every, most]) for most in range(3)),
-        *(mean_found(recall[:, size, -1]) for size in (small, medium, large)),
+        *(mean_found(precision[thresholds, ..., every, -1]) for thresholds in (slice(None), 0, 5)),
+        *(mean_found(precision[..., size, -1]) for size in (small, medium, large)),
+        *(mean_found(recall[..., every, most]) for most in range(3)),
+        *(mean_found(recall[..., size, -1]) for size in (small, medium, large)),
     )  # fmt: skip
 
 

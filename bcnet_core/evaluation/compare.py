@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
+from bcnet_core.annotations.crowding import MOST_DETECTIONS
 from bcnet_core.annotations.rates import LEVEL_FROM
 from bcnet_core.evaluation.coco import Kind, ground_truth, mean_found, prepare
 from bcnet_core.evaluation.occluded import annotation_levels, truth_of_level
 from bcnet_core.evaluation.report import ROWS
+from bcnet_core.evaluation.results import has_masks
 from bcnet_core.masks import RLE
 from bcnet_core.reporting import Progress, Reporter
 
@@ -58,6 +60,7 @@ def compare_results(
     *,
     resamples: int,
     seed: int,
+    max_dets: int = MOST_DETECTIONS,
     reporter: Reporter,
 ) -> dict[str, Comparison]:
     """Compare two models by mask AP (box AP if one of them has no masks), overall and by occlusion level.
@@ -65,7 +68,7 @@ def compare_results(
     Raises:
         BCNetError: if the ground truth lacks masks.
     """
-    with_masks = all("segmentation" in one[0] for one in (first, second))
+    with_masks = has_masks(first, coco) and has_masks(second, coco)
     kind: Kind = "segm" if with_masks else "bbox"
     truth, levels = ground_truth(coco, need_masks=with_masks), annotation_levels(coco)
     truths = {f"{ROWS[kind]}, all": truth}
@@ -73,7 +76,10 @@ def compare_results(
     with reporter.progress("resampling", resamples * len(truths)) as progress:
         return {
             name: _compare(
-                [MatchedResults(one, results, kind) for results in (first, second)], resamples, seed, progress
+                [MatchedResults(one, results, kind, max_dets=max_dets) for results in (first, second)],
+                resamples,
+                seed,
+                progress,
             )
             for name, one in truths.items()
         }
@@ -97,10 +103,12 @@ def _compare(models: Sequence[MatchedResults], resamples: int, seed: int, progre
 class MatchedResults:
     """Detections of one model matched to ground truth image by image, for the AP of any selection of images."""
 
-    def __init__(self, truth: Record, results: Sequence[Record], kind: Kind) -> None:
+    def __init__(
+        self, truth: Record, results: Sequence[Record], kind: Kind, *, max_dets: int = MOST_DETECTIONS
+    ) -> None:
         evaluation: Any = prepare(truth, results, kind, "faster-coco-eval")
         params = evaluation.params
-        params.areaRng, params.areaRngLbl, params.maxDets = params.areaRng[:1], params.areaRngLbl[:1], [100]
+        params.areaRng, params.areaRngLbl, params.maxDets = params.areaRng[:1], params.areaRngLbl[:1], [max_dets]
         evaluation.separate_eval = True
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation.evaluate()
@@ -136,12 +144,12 @@ class MatchedResults:
 def image_precisions(coco: CocoFile, results: Sequence[Record]) -> dict[int, float]:
     """Return the mask AP of each image on its own, over the categories in it, in [0, 1], by image id.
 
-    Images that have no instance are left out.
+    All detections count, however many. Images that have no instance are left out.
 
     Raises:
         BCNetError: if the ground truth lacks masks.
     """
-    matched = MatchedResults(ground_truth(coco), results, "segm")
+    matched = MatchedResults(ground_truth(coco), results, "segm", max_dets=max(len(results), 1))
     precisions = {image: matched.precision(np.array([position])) for position, image in enumerate(matched.image_ids)}
     return {image: precision for image, precision in precisions.items() if precision >= 0}
 

@@ -14,14 +14,11 @@ from numpy.typing import NDArray
 
 from bcnet_core.annotations.coco import CocoFile, Record, category_difference
 from bcnet_core.errors import data_error, usage_error
-from bcnet_core.files.images import image_size, missing_images, read_listed
+from bcnet_core.files.images import image_files, image_size, missing_images, read_listed
 from bcnet_core.maps import map_specs
 from bcnet_core.masks.crops import paste_rles
 from bcnet_core.reporting import Reporter
 from bcnet_core.structures import Detections, Predictor
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-"""Suffixes of the files that are taken from a folder."""
 
 READ_AHEAD = 4
 """Images that are read while the detector works on one."""
@@ -39,7 +36,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            files = sorted(one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file())
+            files = image_files(path)
         elif path.exists():
             files = [path]
         else:
@@ -99,13 +96,13 @@ def check_images(images: Sequence[Record], image_dir: Path | None) -> None:
 
 
 def check_categories(categories: Sequence[Record], coco: CocoFile, *hints: str) -> None:
-    """Require data to have the categories that a detector was trained on.
+    """Require data to have no other categories than those that a detector was trained on; it may list fewer.
 
     Raises:
         BCNetError: naming what differs on both sides, then the `hints`.
     """
     difference = category_difference(categories, coco.categories)
-    if difference is not None:
+    if difference is not None and difference.only_second:
         raise data_error(
             f"the detector knows {len(categories)} categories, `{coco.path}` has {len(coco.categories)}, and they "
             "differ",

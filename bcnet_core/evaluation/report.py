@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import NamedTuple
 
-from bcnet_core.annotations.coco import CocoFile, Record
+from bcnet_core.annotations.coco import CocoFile, Record, category_names
+from bcnet_core.annotations.crowding import MOST_DETECTIONS
 from bcnet_core.annotations.rates import LEVEL_FROM
 from bcnet_core.annotations.split import SplitRule, measure_images, occluded_image_ids
 from bcnet_core.config.choices import Scorer
 from bcnet_core.errors import usage_error
-from bcnet_core.evaluation.coco import Kind, Scores, evaluate, ground_truth
+from bcnet_core.evaluation.coco import Kind, Scores, evaluate, ground_truth, score_names
 from bcnet_core.evaluation.occluded import (
     HiddenObject,
     Recall,
@@ -21,6 +24,7 @@ from bcnet_core.evaluation.occluded import (
     hidden_objects,
     truth_of_level,
 )
+from bcnet_core.evaluation.results import has_masks
 
 ROWS: dict[Kind, str] = {"bbox": "boxes", "segm": "masks", "boundary": "boundaries"}
 """Name of each kind in the rows of a table."""
@@ -35,6 +39,7 @@ class ScoreOptions:
         occlusion: whether to score the occluded split, each occlusion level, and the recall of hidden objects too.
         occluded_ids: image ids of the occluded split; chosen by `SplitRule()` if None.
         objects: lists of hidden objects by name; derived from the ground truth if empty.
+        max_dets: number of detections of each category in an image that count.
 
     Raises:
         BCNetError: if the library does not support this.
@@ -45,6 +50,7 @@ class ScoreOptions:
     occlusion: bool = False
     occluded_ids: Sequence[int] | None = None
     objects: dict[str, list[HiddenObject]] = field(default_factory=dict)
+    max_dets: int = MOST_DETECTIONS
 
     def __post_init__(self) -> None:
         if self.boundary and self.scorer == "pycocotools":
@@ -59,6 +65,7 @@ class ScoreReport(NamedTuple):
         rows: COCO's numbers by what was scored.
         categories: the same by kind, then by category name.
         recall: recall of hidden objects by the name of their list.
+        max_dets: number of detections of each category in an image that counted.
     """
 
     backend: str
@@ -67,6 +74,12 @@ class ScoreReport(NamedTuple):
     rows: dict[str, Scores]
     categories: dict[str, dict[str, Scores]]
     recall: dict[str, Recall]
+    max_dets: int = MOST_DETECTIONS
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the twelve numbers of a row."""
+        return score_names(self.max_dets)
 
     def content(self) -> Record:
         """Return the report as JSON data."""
@@ -74,12 +87,23 @@ class ScoreReport(NamedTuple):
             "backend": self.backend,
             "images": self.images,
             "detections": self.detections,
-            "scores": {name: row._asdict() for name, row in self.rows.items()},
-            "categories": {
-                kind: {name: row._asdict() for name, row in rows.items()} for kind, rows in self.categories.items()
-            },
+            "max_dets": self.max_dets,
+            "scores": self._named(self.rows),
+            "categories": {kind: self._named(rows) for kind, rows in self.categories.items()},
             "recall": {name: {**one._asdict(), "share": one.share} for name, one in self.recall.items()},
         }
+
+    def _named(self, rows: dict[str, Scores]) -> dict[str, dict[str, float]]:
+        return {name: dict(zip(self.columns, row, strict=True)) for name, row in rows.items()}
+
+
+def row_names(categories: Sequence[Record]) -> dict[int, str]:
+    """Return the name of the row of each category by its id; categories of one name also show their ids."""
+    times = Counter(category_names(categories))
+    return {
+        one["id"]: name if times[name] == 1 else f"{name} (id {one['id']})"
+        for one, name in zip(categories, category_names(categories), strict=True)
+    }
 
 
 def score_results(
@@ -96,15 +120,16 @@ def score_results(
     Raises:
         BCNetError: if results have masks and the ground truth lacks one.
     """
-    with_masks = not results or "segmentation" in results[0]
+    with_masks = has_masks(results, coco)
     truth = ground_truth(coco, need_masks=with_masks) if truth is None else truth
     kinds: list[Kind] = ["bbox"]
     if with_masks:
         kinds += ["segm", "boundary"] if options.boundary else ["segm"]
     rows, categories = {}, {}
-    names = {category["id"]: str(category["name"]) for category in coco.categories}
+    score = partial(evaluate, results=results, scorer=options.scorer, max_dets=options.max_dets)
+    names = row_names(coco.categories)
     for kind in kinds:
-        found = evaluate(truth, results, kind, scorer=options.scorer)
+        found = score(truth, kind=kind)
         rows[ROWS[kind]] = found.scores
         categories[ROWS[kind]] = {names[one]: scores for one, scores in found.categories.items()}
     recall: dict[str, Recall] = {}
@@ -113,15 +138,21 @@ def score_results(
         ids, levels = options.occluded_ids, annotation_levels(coco, rates)
         ids = occluded_image_ids(rates, rule=SplitRule()) if ids is None else ids
         for kind in kinds:
-            split = evaluate(truth, results, kind, image_ids=ids, scorer=options.scorer)
+            split = score(truth, kind=kind, image_ids=ids)
             rows[f"{ROWS[kind]}, occluded split"] = split.scores
         kind = "segm" if with_masks else "bbox"
         for level in LEVEL_FROM:
             of_level = truth_of_level(truth, levels, level)
-            rows[f"{ROWS[kind]}, occlusion {level}"] = evaluate(of_level, results, kind, scorer=options.scorer).scores
+            rows[f"{ROWS[kind]}, occlusion {level}"] = score(of_level, kind=kind).scores
         if with_masks:
             objects = options.objects or dict(zip(("occluded", "separated"), hidden_objects(coco, levels), strict=True))
             recall = {name: count_recall(one, results) for name, one in objects.items()}
     return ScoreReport(
-        f"{options.scorer} {version(options.scorer)}", len(coco.images), len(results), rows, categories, recall
+        f"{options.scorer} {version(options.scorer)}",
+        len(coco.images),
+        len(results),
+        rows,
+        categories,
+        recall,
+        options.max_dets,
     )

@@ -19,16 +19,19 @@ from typing import IO, Any
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, read_coco
+from bcnet_core.annotations.crowding import MOST_DETECTIONS
 from bcnet_core.errors import BCNetError, data_error
+from bcnet_core.evaluation.result_ids import ResultIds, exact_ids, match_ids
 from bcnet_core.files.json_files import paused_collector, read_json
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.maps import MAPS
+from bcnet_core.reporting import Reporter
 
 MASK_KEYS = tuple(spec.key for spec in MAPS)
 """Keys under which a result keeps a mask."""
 
-MOST_DETECTIONS = 100
-"""Detections per image that COCO counts, those with the highest scores."""
+NO_MASK: tuple[Any, ...] = (None, [], [[]])
+"""What detectors of boxes write as `segmentation`."""
 
 LARGEST = 1e18
 """Bound of scores and coordinates: JSON has integers that no float can hold."""
@@ -49,16 +52,19 @@ def from_json(result: Record) -> Record:
     }
 
 
-def read_results(path: Path, coco: CocoFile) -> list[Record]:
+def read_results(path: Path, coco: CocoFile, *, reporter: Reporter) -> list[Record]:
     """Read a results file (`.json`, or gzip if the name ends in `.gz`) and check it against its images and categories.
 
+    Ids are read by `match_ids`, which reports whatever is not plain COCO. Results whose masks are all empty lists are
+    boxes.
+
     Returns:
-        The results in the order of the file. Either all of them have a `segmentation` or none has; a missing `bbox` is
-        derived from the mask; keys that are not in the module's docstring are dropped.
+        The results in the order of the file, with the ids of the ground truth. Either all of them have a `segmentation`
+        or none has; a missing `bbox` is derived from the mask; keys that are not in the module's docstring are dropped.
 
     Raises:
-        BCNetError: if the file is not such a list, is empty, or refers to what the ground truth does not have; the
-            message names the first fault and counts them.
+        BCNetError: if the file is not such a list, or refers to what the ground truth does not have; the message names
+            the first fault and counts them.
     """
     content = read_json(path)
     if not isinstance(content, list):
@@ -66,13 +72,17 @@ def read_results(path: Path, coco: CocoFile) -> list[Record]:
         is_truth = isinstance(content, dict) and "annotations" in content
         raise data_error(f"`{path}` is not a results file", f"{hint}; is this the ground truth?" if is_truth else hint)
     if not content:
-        raise data_error(f"`{path}` has no results: its list is empty", "did the model find nothing at all?")
-    images = {image["id"]: (image["height"], image["width"]) for image in coco.images}
-    categories = {category["id"] for category in coco.categories}
+        reporter.warning(f"`{path}` has no results: its list is empty")
+    sizes = {image["id"]: (image["height"], image["width"]) for image in coco.images}
     checked, faults = [], []
     with paused_collector():
+        ids = match_ids(content, coco, path, reporter=reporter)
+        if not any(isinstance(one, dict) and one.get("segmentation") not in NO_MASK for one in content):
+            for one in content:
+                if isinstance(one, dict):
+                    one.pop("segmentation", None)
         for index, result in enumerate(content):
-            found = check_result(result, images, categories)
+            found = check_result(result, ids, sizes)
             if isinstance(found, str):
                 faults.append(f"result {index}: {found}")
             else:
@@ -86,26 +96,31 @@ def read_results(path: Path, coco: CocoFile) -> list[Record]:
     return checked
 
 
+def has_masks(results: Sequence[Record], coco: CocoFile) -> bool:
+    """Return whether results are masks; for an empty list, whether the ground truth is."""
+    return "segmentation" in results[0] if results else all(one.get("segmentation") for one in coco.annotations)
+
+
 def check_result(  # noqa: PLR0911  (one return per fault)
     result: Any,  # noqa: ANN401
-    images: dict[int, tuple[int, int]],
-    categories: set[int],
+    ids: ResultIds,
+    sizes: dict[int, tuple[int, int]],
 ) -> Record | str:
     """Return a detection as it is in memory, or what is wrong with it.
 
     Args:
         result: one entry of a results file.
-        images: (height, width) by image id.
-        categories: category ids.
+        ids: images and categories of the ground truth.
+        sizes: (height, width) of its images by id, in pixels.
     """
     if not isinstance(result, dict):
         return f"a {type(result).__name__} where a detection should be"
-    image, category, score = (result.get(key) for key in ("image_id", "category_id", "score"))
-    if type(image) is not int or image not in images:
-        return f"image {reprlib.repr(image)} is not in the ground truth"
-    if type(category) is not int or category not in categories:
-        return f"category {reprlib.repr(category)} is not in the ground truth"
-    size = images[image]
+    image, category, score = ids.image(result), ids.category(result), result.get("score")
+    if image is None:
+        return f"image {reprlib.repr(result.get('image_id'))} is not in the ground truth"
+    if category is None:
+        return f"category {reprlib.repr(result.get('category_id'))} is not in the ground truth"
+    size = sizes[image]
     try:
         found = {  # an empty segmentation is a mask without pixels
             key: masks.from_segmentation(result[key], *size) or masks.from_box(0, 0, 0, 0, *size)
@@ -178,8 +193,7 @@ def write_submission(path: Path, coco: CocoFile, predictions: Iterable[Sequence[
         BCNetError: if a result is about an image or category that is not in the list, has no mask or one of another
             size, or a score outside [0, 1], or an image has more than 100. Nothing is written then.
     """
-    images = {image["id"]: (image["height"], image["width"]) for image in coco.images}
-    categories = {category["id"] for category in coco.categories}
+    ids, sizes = exact_ids(coco), {image["id"]: (image["height"], image["width"]) for image in coco.images}
     entry = zipfile.ZipInfo(f"{SUBMISSION_NAME}.json")  # with a fixed time, so that equal results give equal bytes
     entry.compress_type = zipfile.ZIP_DEFLATED
 
@@ -187,7 +201,7 @@ def write_submission(path: Path, coco: CocoFile, predictions: Iterable[Sequence[
         counts: Counter[int] = Counter()
         for results in predictions:
             for result in results:
-                found = check_result(result, images, categories)
+                found = check_result(result, ids, sizes)
                 if isinstance(found, dict) and "segmentation" not in found:
                     found = "it has no mask"
                 elif isinstance(found, dict) and not 0 <= found["score"] <= 1:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import CocoFile, Record
-from bcnet_core.config.schema import Recipe
-from bcnet_core.data.loaders import read_annotations
+from bcnet_core.config.schema import DataConfig, Recipe
+from bcnet_core.data.loaders import read_truth
 from bcnet_core.engine.elastic import Cluster
 from bcnet_core.engine.launch import launch
 from bcnet_core.engine.state import TrainingJob, Validation
-from bcnet_core.errors import BCNetError
+from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.evaluation.coco import evaluate, ground_truth
 from bcnet_core.evaluation.predict import check_categories, check_images, predict_images
 from bcnet_core.model.detectors import Detector
@@ -22,6 +22,8 @@ from bcnet_core.reporting import Reporter
 from bcnet_core.weights.loading import load_detector
 
 REHEARSED_STEPS = 2
+ANOTHER_SET = "data.val.annotations=FILE data.val.images=FOLDER"
+"""Settings that choose the validation set, for messages."""
 
 
 def validate(
@@ -35,7 +37,7 @@ def validate(
     Raises:
         BCNetError: if images or masks are missing or cannot be read.
     """
-    coco = read_annotations(recipe.data, recipe.data.val)
+    coco = read_truth(recipe.data, recipe.data.val)
     _, image_dir = recipe.data.locate(recipe.data.val)
     share = coco.images[dist.rank() :: dist.world_size()]
     found = predict_images(detector, share, image_dir, reporter=reporter, stopping=stopping)
@@ -58,30 +60,40 @@ def _score(coco: CocoFile, results: Sequence[Record], *, image_ids: Sequence[int
     return {"mask_AP": masks.AP, "mask_AP50": masks.AP50, "box_AP": boxes.AP}
 
 
-def check_validation(recipe: Recipe, training: CocoFile, reporter: Reporter) -> None:
-    """Check before the first step that the validation set is complete and goes with the training set.
+def check_validation(data: DataConfig, categories: Sequence[Record], eval_every: int, reporter: Reporter) -> None:
+    """Check before the first step that the validation set can be scored with a detector of these categories.
 
-    What only a later `bcnet eval` would fail at becomes a warning.
+    Without evaluations during training the set, or its images, may be missing: that is reported. A set that a later
+    `bcnet eval` would refuse is an error all the same.
 
     Raises:
-        BCNetError: if the recipe evaluates during training and the set or its images are missing, it has no masks, or
-            its categories differ.
+        BCNetError: if the set cannot be read, has no masks or new categories; with `eval_every`, also if images are
+            missing, or there is nothing to score.
     """
-    annotations, images = recipe.data.locate(recipe.data.val)
-    settings = "data.val.annotations=FILE data.val.images=FOLDER"
-    if not recipe.solver.eval_every and not annotations.exists():
-        reporter.info(f"there is no validation set at {annotations}, which `bcnet eval` will need: {settings}")
+    annotations, images = data.locate(data.val)
+    if not eval_every and not annotations.exists():
+        reporter.info(f"there is no validation set at {annotations}, which `bcnet eval` will need: {ANOTHER_SET}")
         return
     try:
-        coco = read_annotations(recipe.data, recipe.data.val)
-        check_categories(training.categories, coco)
-        check_images(coco.images, images)
-        ground_truth(coco)
+        coco = read_truth(data, data.val, reporter=reporter)
+        check_categories(categories, coco)
+        truth = ground_truth(coco)
     except BCNetError as error:
-        if recipe.solver.eval_every:
+        skip = () if eval_every else ("or train without a validation set: data.val.annotations=none",)
+        raise BCNetError(error.message, *error.hints, f"name another: {ANOTHER_SET}", *skip,
+                         exit_code=error.exit_code) from None  # fmt: skip
+    try:
+        check_images(coco.images, images)
+    except BCNetError as error:
+        if eval_every:
             raise
-        reason = " · ".join((error.message, *error.hints))
-        reporter.warning(f"`bcnet eval` will refuse the validation set ({settings}): {reason}")
+        reporter.warning(f"`bcnet eval` will refuse the validation set ({ANOTHER_SET}): {error.message}")
+    if eval_every and evaluate(truth, [], "segm").scores.AP < 0:
+        raise data_error(
+            f"`{annotations}` has no instance to score, and solver.eval_every is {eval_every}",
+            f"name another: {ANOTHER_SET}",
+            "or train without evaluations: solver.eval_every=0",
+        )
 
 
 VALIDATION = Validation(check=check_validation, score=validate)
@@ -100,7 +112,7 @@ def rehearse(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> dict[
         update={"steps": REHEARSED_STEPS, "log_every": 1, "checkpoint_every": REHEARSED_STEPS, "eval_every": 0}
     )
     recipe: Recipe = job.recipe.model_copy(update={"solver": solver})
-    coco = read_annotations(recipe.data, recipe.data.val)
+    coco = read_truth(recipe.data, recipe.data.val, reporter=reporter)
     with tempfile.TemporaryDirectory(prefix="bcnet-smoke-") as folder:
         short = replace(job, recipe=recipe, run_dir=Path(folder) / "run", resume=False, validation=None)
         detector = load_detector(launch(short, cluster, reporter=reporter), device=job.device)

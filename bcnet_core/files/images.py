@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,33 @@ from bcnet_core.files.json_files import check_regular_file
 # Pillow warns of decompression bombs from 90 million pixels, and raises from twice as many, which is enough.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""Formats that are read; others that Pillow knows run programs (EPS), or take minutes for a small file (FITS)."""
+FORMATS: Mapping[str, tuple[str, ...]] = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "AVIF": (".avif",),
+}
+"""Formats that are read, with their suffixes; others that Pillow knows run programs (EPS), or take minutes for a small
+file (FITS)."""
+SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+"""Suffixes of the files that are taken from a folder, in lower case."""
+DEEP_MODES = ("I", "F")
+"""Beginnings of Pillow's names of modes with more than 8 bits a channel."""
+DARK_BELOW = 64
+"""Brightest value of the upper 8 of 16 bits up to which the lower bits hold the picture: at most 14 bits are used."""
+SIDEWAYS = {5, 6, 7, 8}
+"""EXIF orientations that exchange width and height."""
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files in a folder and its subfolders, sorted, by their suffixes; macOS's `._*` are none."""
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in files if not path.name.startswith("._") and path.is_file())
 
 
 def image_path(folder: Path | None, name: str) -> Path:
@@ -65,7 +90,7 @@ def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDA
         upright = ImageOps.exif_transpose(stored) if _orientation(stored) != 1 else stored  # which would copy it
         image = upright if expect_size in (None, upright.size[::-1]) else stored
         pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    if mode.startswith(("I", "F")):
+    if mode.startswith(DEEP_MODES):
         raise data_error(f"the image `{path}` has more than 8 bits a channel ({mode})", "scale it to 8 bits first")
     if expect_size is not None and pixels.shape[:2] != expect_size:
         raise _wrong_size(path, pixels.shape[:2], expect_size)
@@ -77,6 +102,20 @@ def read_listed(folder: Path | None, image: Mapping[str, Any]) -> NDArray[np.uin
     return read_image(image_path(folder, image["file_name"]), expect_size=(image["height"], image["width"]))
 
 
+def read_values(path: Path) -> NDArray[Any]:
+    """Read the numbers of one image as they are stored: (H, W) if it has one channel, else (H, W, C).
+
+    A palette image gives indices, not colors, and an EXIF rotation is not applied: this is for images of labels.
+
+    Raises:
+        BCNetError: if the image cannot be read or has several pages.
+    """
+    with _opened(path) as stored:
+        if getattr(stored, "n_frames", 1) > 1:
+            raise data_error(f"the image `{path}` has several pages", "save each page as a file of its own")
+        return np.array(stored)
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """Return the (height, width) of an image in pixels, upright, as `read_image` gives it.
 
@@ -84,7 +123,54 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     with _opened(path) as stored:
         width, height = stored.size
-        return (width, height) if _orientation(stored) in {5, 6, 7, 8} else (height, width)
+        return (width, height) if _orientation(stored) in SIDEWAYS else (height, width)
+
+
+class DecodedImage(NamedTuple):
+    """Properties of an image that decodes.
+
+    Attributes:
+        stored: (height, width) in pixels as it is stored.
+        upright: (height, width) in pixels after its EXIF orientation was applied, as `read_image` gives it.
+        deep: whether `read_image` rejects it because a channel has more than 8 bits.
+        dark: whether 16 bits a channel are cut to the upper 8, of which at most a quarter of the range is used.
+        pages: whether another page or frame has the same size, so that the first, which is read, may not be meant.
+    """
+
+    stored: tuple[int, int]
+    upright: tuple[int, int]
+    deep: bool
+    dark: bool
+    pages: bool
+
+
+def decode_image(path: Path) -> DecodedImage:
+    """Decode an image to see whether it can be read; a JPEG only at an eighth of its size, which finds the same faults.
+
+    Raises:
+        BCNetError: if the image does not exist or cannot be decoded.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        sixteen = ";16" in str(getattr(image, "tile", ()))  # layouts like "RGB;16B", which no mode of Pillow tells
+        turned = _orientation(image) in SIDEWAYS
+        image.draft("RGB", (1, 1))
+        image.load()
+        deep = image.mode.startswith(DEEP_MODES)
+        pixels = image if deep or image.mode == "RGB" else image.convert("RGB")
+        dark = sixteen and not deep and int(np.asarray(pixels).max()) < DARK_BELOW
+        upright = (width, height) if turned else (height, width)
+        return DecodedImage((height, width), upright, deep, dark, _has_pages(image))
+
+
+def _has_pages(image: Image.Image) -> bool:
+    """Return whether a second page is more than a preview; the second picture of a phone's JPEG (MPO) always is one."""
+    first = image.size
+    with suppress(Exception):  # the first page is sound, and no other is read
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+            image.seek(1)
+            return image.size == first
+    return False
 
 
 def _orientation(image: Image.Image) -> Any:  # noqa: ANN401  (a number, if the file is sound)

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 Effect = Literal["repaired", "left_out", "kept"]
 """Outcome of an import: the fault is repaired, what has it is left out, or it stays and the user is told."""
-Subject = Literal["instances", "images", "categories"]
+Subject = Literal["instances", "images", "categories", "files"]
 
 
 class Kind(NamedTuple):
@@ -26,7 +26,82 @@ class Kind(NamedTuple):
     way_out: str | None = None
 
 
-KINDS: dict[str, Kind] = {}
+KINDS: dict[str, Kind] = {
+    "record_odd": Kind("instances", "are no json objects", "left_out"),
+    "image_unlisted": Kind("instances", "belong to an image that is not listed", "left_out"),
+    "category_unlisted": Kind("instances", "belong to a category that is not listed", "left_out"),
+    "mask_missing": Kind("instances", "have no mask", "left_out"),
+    "mask_unreadable": Kind("instances", "have a mask that cannot be read", "left_out"),
+    "mask_empty": Kind("instances", "have a mask without a pixel in the image", "left_out"),
+    "box_missing": Kind("instances", "have no box of four finite numbers", "repaired"),
+    "box_zero": Kind("instances", "have a box without an extent in the image", "repaired"),
+    "annotation_ids": Kind("instances", "have no whole number as id", "repaired"),
+    "flag_odd": Kind("instances", "have an `iscrowd` that is neither 0 nor 1", "repaired"),
+    "photo_missing": Kind("images", "have no photo in the folder", "left_out", "put the photos into the folder"),
+    "photo_ambiguous": Kind(
+        "images", "have a name that fits several photos, or a photo that fits several names", "left_out",
+        "keep one photo a name, in folders as `file_name` says",
+    ),
+    "photo_damaged": Kind("images", "have a photo that cannot be decoded", "left_out", "replace the photos"),
+    "photo_deep": Kind("images", "have more than 8 bits a channel", "left_out", "scale them to 8 bits"),
+    "photo_dark": Kind(
+        "images", "have 16 bits a channel of which only the lower are used, and read as black", "left_out",
+        "scale them to 8 bits",
+    ),
+    "photo_pages": Kind(
+        "images", "have several pages or frames", "left_out", "save the page that was annotated as a file of its own"
+    ),
+    "photo_name": Kind("images", "name their photo by another path or spelling", "repaired"),
+    "photo_in_both": Kind("images", "are in both splits, and stay in training alone", "repaired"),
+    "photo_unlabeled": Kind("images", "have no label file", "left_out", "label them, or take them out of the folder"),
+    "label_file_damaged": Kind(
+        "files", "with labels cannot be read", "left_out", "restore them from the annotation tool"
+    ),
+    "label_file_foreign": Kind("files", "are json, but of another format", "left_out"),
+    "label_without_photo": Kind("files", "with labels fit no photo", "left_out", "put the photos into the folder"),
+    "label_ambiguous": Kind(
+        "files", "with labels fit several photos, or a photo that fits several of them", "left_out",
+        "name each label file like its photo",
+    ),
+    "no_object": Kind("instances", "are no json objects", "left_out", "look at the file: something broke it"),
+    "file_left_out": Kind("files", "of the folder hold no COCO instances, or those of another file again", "left_out"),
+    "image_of_test": Kind(
+        "images", "belong to a test split, and neither train nor validate", "left_out",
+        "to use them, import the file of that split on its own",
+    ),
+    "category_unnamed": Kind("categories", "have no name, and are called by their id", "repaired"),
+    "amodal_in_segmentation": Kind(
+        "instances", "have the whole (amodal) mask in `segmentation`, and the visible one in another key", "repaired"
+    ),
+    "amodal_short": Kind("instances", "have a whole mask without all of the visible one", "repaired"),
+    "amodal_beyond": Kind("instances", "have a whole mask that reaches beyond the image", "repaired"),
+    "amodal_unreadable": Kind("instances", "have a whole mask that cannot be read, and lose it", "repaired"),
+    "amodal_stuff": Kind("instances", "are regions of stuff, such as sky", "left_out", "nothing: they are no objects"),
+    "amodal_annotator": Kind(
+        "instances", "are of a further annotator of the same image", "left_out", "nothing: the first one's are taken"
+    ),
+    "photo_unlisted": Kind("images", "are in no split of `data.yaml`", "left_out", "list their folder there"),
+    "label_line_unreadable": Kind(
+        "instances", "have a line that is no class and outline", "left_out", "restore the label files"
+    ),
+    "label_line_beyond": Kind(
+        "instances", "have coordinates far beyond the photo, such as pixels where YOLO has shares", "left_out",
+        "divide x by the width and y by the height of the photo",
+    ),
+    "label_image_unreadable": Kind(
+        "files", "are no label images: damaged, JPEG, of several pages, smoothed, or without whole numbers", "left_out",
+        "save label images as 8 or 16-bit PNG or TIFF",
+    ),
+    "label_border": Kind("files", "have a value of 255, which is taken for a border around objects", "kept"),
+    "label_of_no_instance": Kind("instances", "have a value that no class with instances has", "left_out"),
+    "mask_smoothed": Kind("instances", "have a mask with a smoothed border, which is cut at half of it", "repaired"),
+    "shape_short": Kind("instances", "are drawn with too few points to be an area", "left_out", "draw them again"),
+    "shape_without_area": Kind("instances", "are drawn as points or lines, which have no area", "left_out"),
+    "shape_unknown": Kind("instances", "have a shape that is no outline in the image, such as a cuboid", "left_out"),
+    "shape_unreadable": Kind("instances", "have points or a mask that cannot be read", "left_out", "draw them again"),
+    "label_missing": Kind("instances", "have no label", "left_out", "label them"),
+    "label_ignored": Kind("instances", "are labeled `__ignore__` or `_background_`", "left_out"),
+}  # fmt: skip
 """Kinds of faults by the name that reports and `import.json` use."""
 
 

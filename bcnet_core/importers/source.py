@@ -16,6 +16,8 @@ SPLIT = "_split"
 """Key of an image record: "train" or "val", where the source is split already; never written."""
 AMODAL_KEY = "amodal_segmentation"
 """Key of the whole mask of an instance, hidden parts included; `segmentation` is the visible part."""
+FRONT_OF = "front_of"
+"""Key of the ids of the instances of which this one hides a part, where the source knows the order."""
 
 
 @dataclass
@@ -29,12 +31,14 @@ class Source:
         images: records with at least `file_name`; `id`, `width` and `height` where the format has them.
         annotations: records with `image_id` (an `id` of `images`), `category_id` and `segmentation`.
         categories: records with `id` and `name`.
+        header: what else stands at the top level: `info`, `licenses`, unknown keys; written as it is.
         findings: what the reader could not take, by kind.
     """
 
     images: list[Record]
     annotations: list[Record]
     categories: list[Record]
+    header: Record = field(default_factory=dict)
     findings: Findings = field(default_factory=Findings)
 
 
@@ -45,7 +49,8 @@ class Photo(NamedTuple):
         path: where it was found.
         stored: (height, width) in pixels as it is stored.
         upright: (height, width) in pixels after its EXIF orientation was applied.
-        flaw: the kind of fault, see `KINDS`, if it cannot be trained on; the sizes are (0, 0) where they are unknown.
+        flaw: the kind of fault of the photo or of its name, see `KINDS`; the image is left out if the effect of that
+            kind says so. The sizes are (0, 0) where they are unknown.
     """
 
     path: Path

@@ -30,6 +30,7 @@ from bcnet_core.evaluation.coco import evaluate as score
 from bcnet_core.evaluation.results import read_results
 from bcnet_core.files.json_files import write_json
 from bcnet_core.masks.crops import paste_rles
+from bcnet_core.reporting import SilentReporter
 from benchmarks.speed.annotate import composed_file, repeat
 
 
@@ -136,7 +137,7 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def _score(truth_path: Path, results_path: Path) -> list[Scores]:
     coco = read_coco(truth_path)
-    results, truth = read_results(results_path, coco), ground_truth(coco)
+    results, truth = read_results(results_path, coco, reporter=SilentReporter()), ground_truth(coco)
     return [score(truth, results, kind).scores for kind in ("bbox", "segm")]
 
 

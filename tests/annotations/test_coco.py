@@ -17,6 +17,7 @@ from bcnet_core.annotations.coco import (
     has_occluders,
     read_coco,
     segmentation_rle,
+    ways_out,
 )
 from bcnet_core.files.json_files import read_json, write_json
 
@@ -96,7 +97,7 @@ def test_each_fault_has_its_message(tmp_path: Path, changes: dict[str, Any], fau
     with pytest.raises(BCNetError) as caught:
         read_coco(path)
     assert caught.value.message == f"`{path}` is not a COCO instances file: {fault}"
-    assert (caught.value.hints, caught.value.exit_code) == ((FORMAT,), 3)
+    assert (caught.value.hints, caught.value.exit_code) == ((*ways_out(path), FORMAT), 3)
 
 
 @pytest.mark.parametrize(
@@ -128,16 +129,37 @@ def test_the_largest_allowed_numbers(tmp_path: Path) -> None:
     assert read_coco(tmp_path / "a.json").annotations_by_image() == {2**63 - 1: [crowd], -1: [annotation]}
 
 
-def test_annotations_of_an_invalid_category_are_faults_too(tmp_path: Path) -> None:
-    """Each fault is counted once, and later entries are still checked."""
-    wrong = content(
-        images=[7, IMAGE, {**IMAGE, "id": 2}, {**IMAGE, "id": 2}],
-        categories=[{"id": 3}, {"id": 3}, {"id": 9, "name": "x"}],
-        annotations=[ANNOTATION, {**ANNOTATION, "category_id": 9}, {**ANNOTATION, "image_id": 2, "category_id": 9}],
-    )
-    (tmp_path / "a.json").write_text(json.dumps(wrong))
-    with pytest.raises(BCNetError, match=r"images\[0\]: is not an object \(and 4 more such faults\)"):
+ODD_IMAGES = [{**IMAGE, "id": "1"}, {**IMAGE, "id": "2"}, {**IMAGE, "width": "9"}]
+UNLISTED = [{**ANNOTATION, "image_id": 2}, {**ANNOTATION, "category_id": 4}, {**ANNOTATION, "image_id": 3}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"images": ODD_IMAGES}, "images[0]: needs an integer `id`, has '1' (and 1 more such fault)"),
+        ({"images": [7, IMAGE, IMAGE], "categories": [{}]}, "images[0]: is not an object"),
+        ({"categories": [{}, CATEGORY, CATEGORY]}, "categories[0]: needs an integer `id` and a `name`"),
+        ({"annotations": UNLISTED},
+         "annotations[0]: annotation 5 belongs to image 2, which is not in the file (and 1 more such fault)"),
+    ],
+)  # fmt: skip
+def test_faults_are_counted_by_kind_without_those_that_follow_from_others(
+    tmp_path: Path, changes: dict[str, Any], fault: str
+) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(content(**changes)))
+    with pytest.raises(BCNetError) as caught:
         read_coco(tmp_path / "a.json")
+    assert caught.value.message == f"`{tmp_path / 'a.json'}` is not a COCO instances file: {fault}"
+
+
+def test_invalid_annotations_are_read_for_those_who_can_leave_them_out(tmp_path: Path) -> None:
+    annotations = [7, {}, *UNLISTED]
+    (tmp_path / "a.json").write_text(json.dumps(content(annotations=annotations)))
+    coco = read_coco(tmp_path / "a.json", check_annotations=False)
+    assert coco.annotations == annotations and not has_occluders(coco)
+    (tmp_path / "a.json").write_text(json.dumps(content(images=ODD_IMAGES)))
+    with pytest.raises(BCNetError, match="needs an integer `id`"):
+        read_coco(tmp_path / "a.json", check_annotations=False)
 
 
 def test_a_test_dev_list_needs_no_annotations(tmp_path: Path) -> None:
@@ -181,7 +203,7 @@ def test_a_list_that_is_missing_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(BCNetError) as caught:
         read_coco(tmp_path / "a.json")
     assert caught.value.message == f"`{tmp_path / 'a.json'}` is not a COCO instances file: it has no `{name}` list"
-    assert caught.value.hints == (FORMAT,)
+    assert caught.value.hints == (*ways_out(tmp_path / "a.json"), FORMAT)
 
 
 def test_the_error_of_a_missing_file_lists_its_neighbors(tmp_path: Path) -> None:

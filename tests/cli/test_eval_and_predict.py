@@ -28,6 +28,7 @@ from bcnet_core.evaluation.results import to_json
 from bcnet_core.files.json_files import write_json
 from tests.conftest import Bcnet
 from tests.evaluation.test_coco import perturbed
+from tests.evaluation.test_report import grid, true_results
 
 app = typer.Typer()
 app.command("eval")(evaluate)
@@ -97,6 +98,33 @@ def test_scores_as_csv_and_markdown(results: Path, truth: Path) -> None:
     lines = good("eval", "--results", results, "--gt", truth, "--markdown").stdout.splitlines()
     assert lines[0] == "|  | AP | AP50 | AP75 | APs | APm | APl | AR100 |"
     assert lines[3].split("|")[2].strip() == f"{100 * float(rows[1]['AP']):.1f}"
+
+
+def test_as_many_detections_count_as_are_asked_for(tmp_path: Path) -> None:
+    content = grid(150).content
+    write_json(tmp_path / "gt.json", content)
+    write_json(tmp_path / "results.json", list(map(to_json, true_results(grid(150)))))
+    asked = ("eval", "--results", tmp_path / "results.json", "--gt", tmp_path / "gt.json")
+    few = good(*asked, "--json")
+    assert json.loads(few.stdout)["scores"]["masks"]["AP"] < 0.7
+    said = " ".join(few.stderr.split())
+    assert "has up to 150 objects in an image" in said and "50 of 150 objects (33.3%) cannot be found" in said
+    assert "--max-dets 150" in said
+    every = good(*asked, "--max-dets", "150")
+    assert "AR150" in every.stdout and "objects in an image" not in every.stderr
+    assert next(csv.DictReader(good(*asked, "--max-dets", "150", "--csv").stdout.splitlines()))["AR150"] == "1.000000"
+    compared = ("eval", "--compare", tmp_path / "results.json", tmp_path / "results.json", "--gt", tmp_path / "gt.json",
+                "--resamples", "2", "--json")  # fmt: skip
+    assert json.loads(good(*compared, "--max-dets", "150").stdout)["AP"]["masks, all"]["first"] == pytest.approx(1)
+    assert "--max-dets 150" in " ".join(good(*compared).stderr.split())
+    assert run(*asked, "--max-dets", "10").exit_code == ExitCode.USAGE
+
+
+def test_a_model_that_found_nothing_scores_zero(truth: Path, tmp_path: Path) -> None:
+    write_json(tmp_path / "none.json", [])
+    done = good("eval", "--results", tmp_path / "none.json", "--gt", truth, "--json")
+    assert {row["AP"] for row in json.loads(done.stdout)["scores"].values()} == {0}
+    assert "its list is empty" in " ".join(done.stderr.split())
 
 
 def test_two_models_are_compared(results: Path, truth: Path, tmp_path: Path) -> None:

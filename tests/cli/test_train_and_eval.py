@@ -8,7 +8,10 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -236,13 +239,13 @@ def test_a_dry_run_checks_the_validation_set(bcnet: Bcnet, scenes: Path, tmp_pat
     content = json.loads(held_out.read_text())
     content["categories"][0]["name"] = "cow"
     write_json(held_out, content)
-    for options in (("--dry-run",), scanning):
-        done = planned(bcnet, root, *options)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr.count("warning: `bcnet eval` will refuse") == 1 and done.stderr.count("warning: ") == 1
-        assert str(held_out) in done.stderr and "cow" in done.stderr and "disc" in done.stderr
-        refused = planned(bcnet, root, *options, "solver.eval_every=1")
-        assert refused.returncode == 3 and "warning" not in refused.stderr and "cow" in refused.stderr
+    for options, more in product((("--dry-run",), scanning), ([], ["solver.eval_every=1"])):
+        refused = planned(bcnet, root, *options, *more)
+        assert refused.returncode == 3 and "warning" not in refused.stderr, refused.stderr
+        assert str(held_out) in refused.stderr and "cow" in refused.stderr and "disc" in refused.stderr
+        assert refused.stderr.count("train without a validation set: data.val.annotations=none") == (not more)
+    without = planned(bcnet, root, "--dry-run", "data.val.annotations=none")
+    assert without.returncode == 0 and "there is no validation set at" in without.stderr
     first = next((root / "val").iterdir())
     first.write_bytes(first.read_bytes()[:100])
     damaged = planned(bcnet, root, *scanning)
@@ -270,13 +273,102 @@ def test_a_real_start_checks_the_validation_set_like_a_dry_run(bcnet: Bcnet, sce
     content["categories"][0]["name"] = "cow"
     (tmp_path / "other.json").write_text(json.dumps(content))
     arguments = ("train", "shapes", *SMALL, "solver.steps=1", "--data-root", scenes, "--device", "cpu")
-    for name, override, words in (
-        ("a", f"data.val.annotations={tmp_path / 'other.json'}", "and they differ"),
-        ("b", "data.val.annotations=gone.json", "there is no validation set at"),
-        ("c", "data.val.images=gone", "6 of 6 images are not in"),
+    for name, override, code, words in (
+        ("a", f"data.val.annotations={tmp_path / 'other.json'}", 3, "and they differ"),
+        ("b", "data.val.annotations=gone.json", 0, "there is no validation set at"),
+        ("c", "data.val.images=gone", 0, "6 of 6 images are not in"),
     ):
         done = bcnet(*arguments, override, "--run-dir", tmp_path / name)
-        assert done.returncode == 0 and done.stderr.count(words) == 1, done.stderr
+        assert done.returncode == code and done.stderr.count(words) == 1, done.stderr
+
+
+def with_annotations(scenes: Path, root: Path, name: str, change: Callable[[int, dict[str, Any]], None]) -> int:
+    """Copy the scenes, change every annotation of one of their files, given its position, and return their number."""
+    shutil.copytree(scenes, root, dirs_exist_ok=True)
+    content = json.loads((root / f"annotations/instances_{name}.json").read_text())
+    for position, annotation in enumerate(content["annotations"]):
+        change(position, annotation)
+    write_json(root / f"annotations/instances_{name}.json", content)
+    return len(content["annotations"])
+
+
+def odd(position: int, annotation: dict[str, Any]) -> None:
+    """Break one polygon, and take the mask or the category of two others."""
+    if position == 0:
+        annotation["segmentation"] = [[0, 0, 9, 0, 9]]
+    if position in (1, 2):
+        annotation |= {"segmentation": []} if position == 1 else {"category_id": 77}
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_what_is_left_out_is_said_before_training_and_ends_no_run(
+    bcnet: Bcnet, scenes: Path, tmp_path: Path, name: str
+) -> None:
+    count = with_annotations(scenes, tmp_path, name, odd)
+    arguments = ("solver.steps=6", "solver.eval_every=6", "--device", "cpu")  # every image is seen
+    planning, training = planned(bcnet, tmp_path, *arguments, "--dry-run"), planned(bcnet, tmp_path, *arguments)
+    for done in (planning, training):
+        assert done.returncode == 0, done.stderr
+        assert f"{count - 3} of {count} instances {'train' if name == 'train' else 'can be scored'}; left out: 1 of a "\
+            "category that the file does not list (id 3), 1 whose mask cannot be read (id 1), 1 without a mask (id 2)"\
+            in done.stderr.replace("\n", " ")  # fmt: skip
+        assert done.stderr.count("warning: ") == 1 and f"instances_{name}.json" in done.stderr
+        assert ("all 58 instances train" in done.stderr) == (name == "val")
+    assert bcnet("eval", tmp_path / "new").returncode == 0
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_nothing_to_train_on_is_an_error_whatever_the_layers(
+    bcnet: Bcnet, scenes: Path, tmp_path: Path, layers: int
+) -> None:
+    with_annotations(scenes, tmp_path, "train", lambda _, one: one.update(segmentation=[]))
+    done = planned(bcnet, tmp_path, f"model.layers={layers}", "--dry-run")
+    assert done.returncode == 3 and "has no instance to train on: all 58 are left out, 58 without a mask" in done.stderr
+    assert "bcnet data check" in done.stderr and "bcnet data import" in done.stderr
+    assert "model.layers" not in done.stderr
+
+
+def test_a_layer_is_not_to_be_left_out_because_little_was_read(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
+    with_annotations(
+        scenes, tmp_path, "train", lambda i, one: one.update(segmentation=[] if i else one["segmentation"])
+    )
+    done = planned(bcnet, tmp_path, "data.occluders=derive", "--dry-run")
+    assert done.returncode == 3 and "1 of 58 instances train" in done.stderr.replace("\n", " ")
+    assert "bcnet data check" in done.stderr and "model.layers" not in done.stderr
+
+
+def test_a_set_that_lists_fewer_classes_is_scored(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
+    with_annotations(scenes, tmp_path, "val", lambda _, one: one.update(category_id=2))
+    held_out = tmp_path / "annotations/instances_val.json"
+    content = json.loads(held_out.read_text())
+    content["categories"] = [one for one in content["categories"] if one["id"] == 2]
+    write_json(held_out, content)
+    options = ("solver.steps=1", "solver.eval_every=1", "model.score_threshold=0", "--device", "cpu")
+    trained = planned(bcnet, tmp_path, *options)
+    assert trained.returncode == 0 and "step 1: mask AP" in trained.stderr, trained.stderr
+    done = bcnet("eval", tmp_path / "new", "--device", "cpu", "-o", tmp_path / "eval")
+    assert done.returncode == 0, done.stderr
+    assert "lists 1 of the 5 classes" in done.stderr.replace("\n", " ")
+    results = tmp_path / "eval/instances_val_results.json"
+    assert {one["category_id"] for one in json.loads(results.read_text())} == {2}
+    again = bcnet("eval", "--results", results, "--gt", held_out)
+    assert again.returncode == 0 and again.stdout == done.stdout
+    drawn = bcnet("viz", tmp_path / "new", "-o", tmp_path / "viz", "--limit", "2", "--worst", "1")
+    assert drawn.returncode == 0, drawn.stderr
+
+
+@pytest.mark.parametrize("change", [{"iscrowd": 1}, None])
+def test_nothing_to_score_is_an_error_where_a_training_would_score_it(
+    bcnet: Bcnet, scenes: Path, tmp_path: Path, change: dict[str, Any] | None
+) -> None:
+    with_annotations(scenes, tmp_path, "val", lambda _, one: one.update(change or {}))
+    if change is None:
+        held_out = tmp_path / "annotations/instances_val.json"
+        write_json(held_out, {**json.loads(held_out.read_text()), "annotations": []})
+    refused = planned(bcnet, tmp_path, "solver.eval_every=1", "--dry-run")
+    assert refused.returncode == 3 and "has no instance to score" in refused.stderr
+    assert "solver.eval_every=0" in refused.stderr
+    assert planned(bcnet, tmp_path, "--dry-run").returncode == 0
 
 
 def test_a_run_is_evaluated_during_training(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:

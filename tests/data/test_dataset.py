@@ -18,6 +18,7 @@ from bcnet_core.data.transforms import Scene, training_steps
 from bcnet_core.model.losses import bilayer_targets
 from bcnet_core.model.rois import RoIs
 from bcnet_core.reporting import SilentReporter
+from tests.annotations.test_instances import CASES, write_cases
 
 
 def square(identity: int, x: int, y: int, side: int, **extra: Any) -> dict[str, Any]:
@@ -109,8 +110,21 @@ def test_crowds_and_instances_without_a_mask_are_no_targets(tmp_path: Path) -> N
 
 
 def test_a_set_without_instances_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(BCNetError, match="no instance to train on: 2 annotations, 1 without a segmentation"):
+    with pytest.raises(
+        BCNetError,
+        match=r"no instance to train on: all 2 are left out, 1 flagged as crowds, 1 without a mask \(id 2\)$",
+    ):
         make(tmp_path, square(1, 0, 0, 9, iscrowd=1), square(2, 0, 0, 9, segmentation=[]))
+
+
+def test_a_set_takes_the_annotations_without_an_omission(tmp_path: Path) -> None:
+    taken = [record for reason, record in CASES if reason is None]
+    folder = write_cases(tmp_path)
+    dataset = TrainingSet(read_coco(folder / "coco.json", check_annotations=False), folder)
+    assert dataset.survey.total == len(CASES) and len(dataset) == 1
+    assert len(dataset[0, 0].targets.boxes) == len(dataset[0, 0].targets.occludees.boxes) == len(taken) >= 5
+    with pytest.raises(BCNetError, match="annotations\\[5\\]: is not an object"):
+        read_coco(folder / "coco.json")
 
 
 def test_the_seed_decides_the_flip(tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ def test_a_run_documents_itself(scenes: Path, tmp_path: Path) -> None:
     assert rows[0]["loss"] == pytest.approx(
         sum(value for name, value in rows[0].items() if name not in {"step", "loss", "lr", "speed"})
     )
-    assert "of the instances have an occluder, read from the file" in reporter.messages[0]
+    assert reporter.messages[0] == "all 58 instances train"
+    assert "of the instances have an occluder, read from the file" in reporter.messages[1]
     assert len(reporter.notes) == 3 and reporter.notes[0].keys() == {
         *rows[0], "images/s", "data wait", "memory", "left",
     } - {"speed"}  # fmt: skip

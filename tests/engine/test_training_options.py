@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from bcnet_core import BCNetError
-from bcnet_core.annotations.coco import CocoFile
+from bcnet_core.annotations.coco import Record
 from bcnet_core.config.load import load_recipe
-from bcnet_core.config.schema import Recipe
+from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.data.loaders import open_training_set
 from bcnet_core.engine.launch import open_data, run_training, train_together
 from bcnet_core.engine.logging import draw_curves, layers_picture
@@ -139,8 +139,8 @@ def scoring(scores: dict[int, float], *, stop_at: int | None = None) -> Validati
             signal.raise_signal(signal.SIGTERM)
         return None if stopping() else {"mask_AP": value}
 
-    def check(recipe: Recipe, training: CocoFile, reporter: Reporter) -> None:
-        assert training.categories
+    def check(data: DataConfig, categories: Sequence[Record], eval_every: int, reporter: Reporter) -> None:
+        assert len(categories) == 5 and eval_every == 2
 
     return Validation(check, score)
 

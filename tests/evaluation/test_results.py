@@ -13,15 +13,16 @@ import pytest
 
 from bcnet_core import BCNetError, ExitCode, masks
 from bcnet_core.annotations.coco import CocoFile
+from bcnet_core.evaluation import results as results_files
 from bcnet_core.evaluation.results import (
     check_same_images,
     from_json,
     listing_path,
-    read_results,
     write_results,
     write_submission,
 )
 from bcnet_core.files.json_files import write_json
+from bcnet_core.reporting import SilentReporter
 
 COCO = CocoFile(
     Path("gt.json"),
@@ -36,6 +37,10 @@ MASK = masks.to_json(masks.from_box(1, 1, 4, 5, 6, 8))
 
 def result(**changes: Any) -> dict[str, Any]:
     return {"image_id": 4, "category_id": 9, "bbox": [1, 1, 3, 4], "score": 0.5, "segmentation": MASK} | changes
+
+
+def read_results(path: Path, coco: CocoFile) -> list[dict[str, Any]]:
+    return results_files.read_results(path, coco, reporter=SilentReporter())
 
 
 def write(folder: Path, content: Any, name: str = "results.json") -> Path:
@@ -72,19 +77,41 @@ def test_boxes_alone_are_results_too(tmp_path: Path) -> None:
     assert all("segmentation" not in one for one in read_results(write(tmp_path, boxes), COCO))
 
 
-def test_a_mask_without_a_pixel_is_a_mask(tmp_path: Path) -> None:
-    (found,) = read_results(write(tmp_path, [result(segmentation=[])]), COCO)
+@pytest.mark.parametrize("nothing", [[], [[]], None])
+def test_results_whose_masks_are_all_empty_lists_are_boxes(tmp_path: Path, nothing: Any) -> None:
+    found = read_results(write(tmp_path, [result(segmentation=nothing), result(segmentation=[])]), COCO)
+    assert len(found) == 2 and all("segmentation" not in one for one in found)
+
+
+def test_among_masks_an_empty_list_is_a_mask_without_a_pixel(tmp_path: Path) -> None:
+    _, found = read_results(write(tmp_path, [result(), result(segmentation=[])]), COCO)
     assert masks.area(found["segmentation"]) == 0
+
+
+def test_an_empty_mask_and_no_box_is_no_result(tmp_path: Path) -> None:
+    nothing = result(segmentation=[])
+    del nothing["bbox"]
+    with pytest.raises(BCNetError, match="its `bbox` is None"):
+        read_results(write(tmp_path, [nothing]), COCO)
+
+
+def test_an_empty_list_is_read(tmp_path: Path) -> None:
+    assert read_results(write(tmp_path, []), COCO) == []
+
+
+def test_ids_become_those_of_the_ground_truth(tmp_path: Path) -> None:
+    (found,) = read_results(write(tmp_path, [result(image_id="4", category_id=9.0, file_name="/x/4.jpg")]), COCO)
+    assert (found["image_id"], found["category_id"]) == (4, 9) and "file_name" not in found
+    assert all(type(found[key]) is int for key in ("image_id", "category_id"))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "has no results: its list is empty"),
         ({"annotations": []}, "is not a results file"),
         ([result(), 7], "result 1: a int where a detection should be"),
         ([result(image_id=5)], "result 0: image 5 is not in the ground truth"),
-        ([result(image_id="4")], "image '4' is not in the ground truth"),
+        ([result(image_id="5")], "image '5' is not in the ground truth"),
         ([result(category_id=2)], "category 2 is not in the ground truth"),
         ([result(category_id=True)], "category True is not in the ground truth"),
         ([result(score=float("nan"))], "its score is nan"),

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from bcnet_core import BCNetError
-from bcnet_core.files.images import read_image
+from bcnet_core.files.images import FORMATS, SUFFIXES, image_files, read_image
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "1"])
@@ -49,3 +49,25 @@ def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(BCNetError, match="is 9 x 9 pixels, its annotations say 640 x 480") as caught:
         read_image(tmp_path / "small.png", expect_size=(480, 640))
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(("form", "suffix"), [(form, suffix) for form in FORMATS for suffix in FORMATS[form]])
+def test_every_suffix_that_is_taken_from_a_folder_is_that_of_a_format_that_is_read(form: str, suffix: str) -> None:
+    if form == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    Image.init()
+    assert Image.registered_extensions()[suffix] == form and suffix in SUFFIXES
+
+
+@pytest.mark.parametrize("name", ["a.gif", "b.JFIF", "c.jp2", "d.ppm", "deep/e.jpg"])
+def test_images_of_every_format_are_found_in_a_folder_and_read(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (7, 5)).save(path)
+    assert image_files(tmp_path) == [path] and read_image(path).shape == (5, 7, 3)
+
+
+def test_the_resource_forks_that_macos_leaves_on_a_card_are_no_images(tmp_path: Path) -> None:
+    for name in ("._a.jpg", "a.jpg", "notes.txt"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7Mac OS X")
+    assert image_files(tmp_path) == [tmp_path / "a.jpg"]

@@ -16,35 +16,43 @@ from torch import Tensor
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, category_names, read_coco, segmentation_rle
+from bcnet_core.annotations.instances import survey_instances
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.config.choices import OccluderSource
 from bcnet_core.config.schema import DatasetConfig
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.files.images import image_path
+from bcnet_core.files.json_files import write_json
 from bcnet_core.masks.crops import MaskCrops, concatenate, crop_rles
 from bcnet_core.model.losses import crop_to_boxes
 
 
 def register_bilayer_coco(
-    name: str, annotations: str | Path, images: str | Path, *, categories: Sequence[Record] | None = None
+    name: str,
+    annotations: str | Path,
+    images: str | Path,
+    *,
+    categories: Sequence[Record] | None = None,
+    occluders: OccluderSource = "auto",
 ) -> None:
     """Register a COCO file, plain or bilayer, as a detectron2 data set; replaces a set of the same name.
 
     Args:
         name: name of the data set, for `DATASETS.TRAIN` and `DATASETS.TEST`.
-        annotations: the COCO file.
+        annotations: the COCO file; the set has the annotations that a training takes, see `survey_instances`.
         images: the folder that its file names are relative to.
         categories: COCO categories in label order; None sorts those of the file by id, as detectron2 does.
+        occluders: the `INPUT.OCCLUDERS` of the config; unless it is "derive", unreadable occluder regions are faults.
 
     Raises:
         BCNetError: if the file cannot be read, or is not COCO.
     """
-    coco = read_coco(Path(annotations), need_annotations=False)
+    coco = read_coco(Path(annotations), need_annotations=False, check_annotations=False)
     order = list(categories) if categories is not None else sorted(coco.categories, key=lambda one: int(one["id"]))
     if name in DatasetCatalog:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    DatasetCatalog.register(name, lambda: dataset_dicts(coco, Path(images), order))
+    DatasetCatalog.register(name, lambda: dataset_dicts(coco, Path(images), order, occluders=occluders))
     MetadataCatalog.get(name).set(
         json_file=str(annotations),
         image_root=str(images),
@@ -54,10 +62,15 @@ def register_bilayer_coco(
     )
 
 
-def dataset_dicts(coco: CocoFile, images: Path, categories: Sequence[Record]) -> list[Record]:
-    """Convert a COCO file to detectron2's dataset dicts, with labels in the order of `categories`."""
+def dataset_dicts(
+    coco: CocoFile, images: Path, categories: Sequence[Record], *, occluders: OccluderSource = "auto"
+) -> list[Record]:
+    """Convert a COCO file to detectron2's dataset dicts, with labels in the order of `categories`.
+
+    They have the annotations that `TrainingSet` takes with this source of occluders.
+    """
     labels = {category["id"]: label for label, category in enumerate(categories)}
-    grouped = coco.annotations_by_image()
+    grouped = survey_instances(coco, reads_occluders=occluders != "derive").coco.annotations_by_image()
     return [
         {
             "file_name": str(image_path(images, image["file_name"])),
@@ -71,6 +84,11 @@ def dataset_dicts(coco: CocoFile, images: Path, categories: Sequence[Record]) ->
         }
         for image in coco.images
     ]
+
+
+def write_truth(path: Path, coco: CocoFile, categories: Sequence[Record]) -> None:
+    """Write annotations for detectron2's `COCOEvaluator`, which needs every category of the detector in the file."""
+    write_json(path, {**coco.content, "categories": list(categories)})
 
 
 def registered_categories(name: str, *, classes: int) -> list[Record]:

@@ -22,7 +22,7 @@ from bcnet_core.data.transforms import target_size
 from bcnet_core.distributed import choose_device
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.evaluation.results import from_json
-from bcnet_core.integrations.detectron2.data import register_bilayer_coco
+from bcnet_core.integrations.detectron2.data import register_bilayer_coco, write_truth
 from bcnet_core.integrations.detectron2.heads import map_field
 from bcnet_core.integrations.detectron2.stored import Stored, read_stored
 from bcnet_core.integrations.detectron2.trainer import coco_evaluator
@@ -110,8 +110,10 @@ def predict_set(
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        truth = folder / "truth.json"
+        write_truth(truth, coco, categories)
         scores: dict[str, dict[str, float]] = json.loads(launch(
-            _predict, checkpoint, coco.path, images, list(categories), device_name(device, processes=processes), folder,
+            _predict, checkpoint, truth, images, list(categories), device_name(device, processes=processes), folder,
             processes=processes, device=device,
             interrupted=lambda: BCNetError("interrupted", exit_code=ExitCode.INTERRUPTED),
         ))  # fmt: skip

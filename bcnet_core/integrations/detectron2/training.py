@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from detectron2.config import CfgNode
@@ -18,10 +19,11 @@ from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from bcnet_core.config.schema import DataConfig, Recipe
-from bcnet_core.data.loaders import read_annotations
+from bcnet_core.data.dataset import TrainingSet
+from bcnet_core.data.loaders import read_annotations, read_truth
 from bcnet_core.distributed import choose_device
 from bcnet_core.engine.elastic import Cluster, process_of, run_processes, stop_requests
-from bcnet_core.engine.launch import open_data
+from bcnet_core.engine.launch import open_data, report_instances
 from bcnet_core.engine.run_dir import exclusive_run, require_same_recipe, write_header
 from bcnet_core.engine.state import RunOptions
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
@@ -29,7 +31,7 @@ from bcnet_core.evaluation.predict import check_categories
 from bcnet_core.evaluation.validation import VALIDATION
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.integrations.detectron2.config import config_from_recipe, config_from_yaml, recipe_from_config
-from bcnet_core.integrations.detectron2.data import register_bilayer_coco
+from bcnet_core.integrations.detectron2.data import register_bilayer_coco, write_truth
 from bcnet_core.integrations.detectron2.stored import Origin, detectron2_tensors, find_stored, origin_of, read_stored
 from bcnet_core.integrations.detectron2.trainer import BilayerTrainer
 from bcnet_core.model.detectors import build_detector
@@ -62,7 +64,16 @@ def train_config(cfg: CfgNode, data: DataConfig | None, options: RunOptions, rep
         cfg: config with its overrides.
         data: COCO sets that replace those of the config; None keeps them.
         options: options of the run; `run_dir` becomes `OUTPUT_DIR`, `init_from` replaces `MODEL.WEIGHTS`.
-        reporter: receives a warning if the config has no bilayer head.
+        reporter: receives a warning if the config has no bilayer head, and what `open_data` reports.
+    """
+    return _run(cfg, prepare_config(cfg, data, reporter), options)
+
+
+def prepare_config(cfg: CfgNode, data: DataConfig | None, reporter: Reporter) -> Origin:
+    """Check a user's config, and put the COCO sets of a data root in the place of its own.
+
+    Raises:
+        BCNetError: if training, or an evaluation, would fail on these sets.
     """
     names = {cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_MASK_HEAD.NAME}
     if not names & BILAYER:
@@ -71,13 +82,14 @@ def train_config(cfg: CfgNode, data: DataConfig | None, options: RunOptions, rep
             "MODEL.ROI_HEADS.NAME=BilayerROIHeads"
         )
     if data is None:
-        return _run(cfg, origin_of(cfg), options)
-    found = read_annotations(data, data.train, configurable=False).categories
-    categories = sorted(found, key=lambda one: int(one["id"]))
-    check_categories(categories, read_annotations(data, data.val, configurable=False))
+        return origin_of(cfg)
+    coco = read_annotations(data, data.train, check_annotations=False, configurable=False)
+    report_instances(TrainingSet(coco, data.locate(data.train)[1], occluders=cfg.INPUT.OCCLUDERS).survey, reporter)
+    categories = sorted(coco.categories, key=lambda one: int(one["id"]))
+    check_categories(categories, read_truth(data, data.val, configurable=False, reporter=reporter))
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(categories)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
-    return _run(cfg, Origin("", categories, data.model_dump(mode="json"), {}), options)
+    return Origin("", categories, data.model_dump(mode="json"), {})
 
 
 def _run(cfg: CfgNode, origin: Origin, options: RunOptions) -> Path:
@@ -97,22 +109,29 @@ def _run(cfg: CfgNode, origin: Origin, options: RunOptions) -> Path:
         before, recipe = read_stored(run_dir), _recipe(origin)
         if recipe is not None:
             require_same_recipe(before.path, before.recipe, recipe)
-    with exclusive_run(run_dir, None if options.resume else options.command):
+    with exclusive_run(run_dir, None if options.resume else options.command), TemporaryDirectory() as temporary:
+        truth = Path(temporary) / "truth.json"
+        if VAL_SET in cfg.DATASETS.TEST and (cfg.TEST.EVAL_PERIOD or not origin.recipe):
+            data = DataConfig.model_validate(origin.data)
+            write_truth(truth, read_truth(data, data.val), origin.categories)
         name = launch(
-            _train, origin, options,
+            _train, origin, options, truth,
             processes=processes, device=options.device, interrupted=lambda: _interrupted(options),
         )  # fmt: skip
     return run_dir / name
 
 
-def _train(origin: Origin, options: RunOptions) -> str:
-    """Train in one of the processes of a run, and return the name of the last checkpoint."""
+def _train(origin: Origin, options: RunOptions, truth: Path) -> str:
+    """Train in one of the processes of a run, and return the name of the last checkpoint.
+
+    `truth` has the annotations of the validation set; without the file it is not evaluated.
+    """
     cfg, recipe, folder = config_from_yaml(origin.config), _recipe(origin), options.run_dir
     data = DataConfig.model_validate(origin.data)
-    for name, dataset in ((TRAIN_SET, data.train), (VAL_SET, data.val)):
-        annotations, images = data.locate(dataset)
-        if annotations.exists():
-            register_bilayer_coco(name, annotations, images, categories=origin.categories)
+    (annotations, images), (_, held_out) = data.locate(data.train), data.locate(data.val)
+    for name, file, pictures in ((TRAIN_SET, annotations, images), (VAL_SET, truth, held_out)):
+        if file.exists():
+            register_bilayer_coco(name, file, pictures, categories=origin.categories, occluders=cfg.INPUT.OCCLUDERS)
     try:
         with detectron2_output(folder), stop_requests() as stop:
             if comm.is_main_process():

@@ -9,18 +9,21 @@ import torch
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from bcnet_core.annotations.coco import read_coco
 from bcnet_core.config.load import load_recipe
+from bcnet_core.data.dataset import TrainingSet
 from bcnet_core.data.loaders import open_training_set
 from bcnet_core.engine.state import build_optimizer
-from bcnet_core.integrations.detectron2 import BilayerDatasetMapper
+from bcnet_core.integrations.detectron2 import BilayerDatasetMapper, register_bilayer_coco
 from bcnet_core.integrations.detectron2.config import config_from_recipe
 from bcnet_core.integrations.detectron2.data import dataset_dicts
 from bcnet_core.integrations.detectron2.stored import detectron2_tensors
 from bcnet_core.model.detectors import build_detector
+from tests.annotations.test_instances import write_cases
 
 FCOS = ["model.mask_proposals=decoded", "model.occluder_sampling=nonempty", "model.score_threshold=0.005"]
 """Nothing is drawn at random with these: every proposal that lies on an instance is taken."""
@@ -66,6 +69,20 @@ def test_the_first_losses_of_fcos(scenes: Path, occluders: str, size: int, close
     for name, loss in ours.items():
         assert float(theirs[f"loss_{name}"].detach()) == pytest.approx(float(loss.detach()), rel=close), name
     assert float(ours["occluder_mask"].detach()) > 0
+
+
+def test_both_backends_take_the_same_annotations(tmp_path: Path) -> None:
+    folder = write_cases(tmp_path)
+    coco = read_coco(folder / "coco.json", check_annotations=False)
+    ours = TrainingSet(coco, folder)[0, 0].targets
+    register_bilayer_coco("bcnet_test_cases", folder / "coco.json", folder)
+    (record,) = DatasetCatalog.get("bcnet_test_cases")
+    cfg = config_from_recipe(
+        load_recipe("shapes", ["data.min_size=10", "data.max_size=20", "data.flip=0"]), num_classes=1
+    )
+    theirs = BilayerDatasetMapper(cfg)(record)["instances"]
+    torch.testing.assert_close(theirs.gt_boxes.tensor, ours.boxes)
+    assert len(theirs) == len(ours.boxes) >= 5
 
 
 def test_the_optimizer_gets_the_same_parameter_groups(scenes: Path) -> None:

@@ -314,6 +314,41 @@ def test_a_users_own_config_trains_evaluates_and_converts(scenes: Path, bcnet_pr
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("own", [True, False])
+def test_a_set_with_faults_and_fewer_classes_trains_and_is_scored(
+    scenes: Path, bcnet_process: Bcnet, tmp_path: Path, own: bool
+) -> None:
+    root = coco_root(tmp_path / "coco", scenes)
+    for name in ("train", "val"):
+        file = root / f"annotations/instances_{name}2017.json"
+        content = json.loads(file.read_text())
+        first, second, third = content["annotations"][:3]
+        first["segmentation"], third["category_id"] = [[0, 0, 9, 0, 9]], 77
+        second.pop("image_id")
+        if name == "val":
+            content["categories"] = [one for one in content["categories"] if one["id"] != first["category_id"]]
+        file.write_text(json.dumps(content))
+    (tmp_path / "rcnn.yaml").write_text(ZOO_LIKE)
+    words = ["--d2-config", tmp_path / "rcnn.yaml", "SOLVER.MAX_ITER=2", "TEST.EVAL_PERIOD=2"] if own else [
+        "shapes", *SETTINGS, "solver.steps=2", "solver.eval_every=2",
+        *(f"data.{name}.{key}" for name in ("train", "val")
+          for key in (f"annotations=annotations/instances_{name}2017.json", f"images={name}2017")),
+    ]  # fmt: skip
+    run = tmp_path / "run"
+    planned = bcnet_process("train", *words, *D2, "--data-root", root, "--run-dir", run, "--dry-run")
+    trained = bcnet_process("train", *words, *D2, "--data-root", root, "--run-dir", run)
+    for done in (planned, trained):
+        assert done.returncode == 0, done.stderr
+        assert "55 of 58 instances train" in done.stderr.replace("\n", " ")
+        assert "instances can be scored; left out:" in done.stderr.replace("\n", " ")
+    scores = [row["segm/AP"] for row in rows(run) if "segm/AP" in row]
+    assert len(scores) == 1 and scores[0] >= 0
+    evaluated = bcnet_process("eval", run, *D2, "-o", tmp_path / "eval")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "lists 4 of the 5 classes" in evaluated.stderr.replace("\n", " ")
+
+
+@pytest.mark.slow
 def test_a_config_without_the_head_gives_a_warning(scenes: Path, bcnet_process: Bcnet, tmp_path: Path) -> None:
     root = coco_root(tmp_path / "coco", scenes)
     (tmp_path / "rcnn.yaml").write_text(ZOO_LIKE.replace("NAME: BilayerROIHeads", "NAME: StandardROIHeads"))

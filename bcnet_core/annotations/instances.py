@@ -1,0 +1,201 @@
+"""The instances of a COCO file that a training takes, and why it leaves out the others.
+
+Training with either backend, `bcnet train --dry-run` and `bcnet data check` all take the answer from here.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+from bcnet_core import masks
+from bcnet_core.annotations.build import ImageRecords, map_images
+from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, read_mask
+from bcnet_core.annotations.faults import RecordFlaw, record_flaw
+from bcnet_core.files.json_files import paused_collector
+from bcnet_core.reporting import Reporter
+
+Omission = RecordFlaw | Literal["bad_mask", "bad_occluder", "crowd", "no_mask", "no_extent", "empty_mask"]
+"""Reason why a training leaves out an annotation, see `OMISSIONS`."""
+
+OMISSIONS: dict[Omission, str] = {
+    "no_object": "that are no json objects",
+    "no_id": "without a whole number as `id`",
+    "unlisted_image": "of an image that the file does not list",
+    "unlisted_category": "of a category that the file does not list",
+    "no_box": "without a `bbox` of four finite numbers",
+    "odd_flag": "whose `iscrowd` is neither 0 nor 1",
+    "bad_mask": "whose mask cannot be read",
+    "bad_occluder": f"whose `{OCCLUDER_KEY}` cannot be read",
+    "crowd": "flagged as crowds",
+    "no_mask": "without a mask",
+    "no_extent": "whose box has no extent in the image",
+    "empty_mask": "whose mask has no pixel",
+}
+"""Each completes the sentence "12 instances ...". Where several hold, the first is the reason."""
+
+MOST_FAULTY, MOST_CROWDS = 0.01, 0.1
+"""Shares of a file that may be left out without a warning; 1.2 % of COCO's own annotations are crowds."""
+
+IDS_SHOWN = 3
+"""Ids that a message shows for each reason."""
+
+
+def omission(
+    annotation: Any,  # noqa: ANN401  (as read from json)
+    images: Mapping[int, Record],
+    categories: Container[int],
+    *,
+    reads_occluders: bool = True,
+) -> Omission | None:
+    """Return why a training leaves out an annotation, or None if it is trained.
+
+    Args:
+        annotation: an entry of `annotations`, in any state.
+        images: the image records of the file by id, all of them valid.
+        categories: the ids of its categories, all of them valid.
+        reads_occluders: whether stored occluder regions are read, as with `data.occluders` auto and file.
+    """
+    flaw = record_flaw(annotation, images, categories)
+    if flaw is not None:
+        return flaw
+    image = images[annotation["image_id"]]
+    return mask_omission(annotation, image["height"], image["width"], reads_occluders=reads_occluders)
+
+
+def mask_omission(annotation: Record, height: int, width: int, *, reads_occluders: bool = True) -> Omission | None:
+    """Return why a training leaves out an annotation without a `record_flaw`, in an image of this size in pixels."""
+    _, flaw = read_mask(annotation, height, width) if annotation.get("segmentation") else (None, "missing")
+    if flaw == "unreadable":
+        return "bad_mask"
+    if reads_occluders and not _occluder_readable(annotation, height, width):
+        return "bad_occluder"
+    if annotation.get("iscrowd", 0):
+        return "crowd"
+    if flaw == "missing":
+        return "no_mask"
+    if not _has_extent(annotation, height, width):
+        return "no_extent"
+    return None if flaw is None else "empty_mask"
+
+
+def _occluder_readable(annotation: Record, height: int, width: int) -> bool:
+    try:
+        masks.from_segmentation(annotation.get(OCCLUDER_KEY), height, width)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def _has_extent(annotation: Record, height: int, width: int) -> bool:
+    """Return whether the part of a box inside the image has an extent."""
+    x, y, across, down = annotation["bbox"]
+    left, right = (min(max(value, 0), width) for value in (x, x + across))
+    top, bottom = (min(max(value, 0), height) for value in (y, y + down))
+    return bool(right > left and bottom > top)
+
+
+class Survey(NamedTuple):
+    """The instances of a COCO file, sorted into those that a training takes and those that it leaves out.
+
+    Attributes:
+        coco: the file with only the annotations that are trained; a left-out one does not occlude others either.
+        omitted: the others by reason, in the order of `OMISSIONS`: their ids, or "annotations[3]" where there is none.
+    """
+
+    coco: CocoFile
+    omitted: dict[Omission, list[Any]]
+
+    @property
+    def total(self) -> int:
+        """The number of annotations, those left out included."""
+        return len(self.coco.annotations) + sum(map(len, self.omitted.values()))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether so little is left out that it needs no warning: 1 %, and 10 % of crowds."""
+        crowds = len(self.omitted.get("crowd", ()))
+        faulty = self.total - len(self.coco.annotations) - crowds
+        return faulty <= MOST_FAULTY * self.total and crowds <= MOST_CROWDS * self.total
+
+    def describe(self, purpose: str) -> str:
+        """Return a sentence such as "21 of 28 instances train; left out: 7 without a mask (ids 2, 6, 10, ...)".
+
+        Args:
+            purpose: the verb of the sentence.
+        """
+        if not self.omitted:
+            return f"all {self.total:,} instances {purpose}"
+        left_out = describe_omissions(self.omitted)
+        return f"{len(self.coco.annotations):,} of {self.total:,} instances {purpose}; left out: {left_out}"
+
+
+def survey_instances(
+    coco: CocoFile,
+    *,
+    keep: Container[Omission] = (),
+    reads_occluders: bool = True,
+    workers: int = 1,
+    reporter: Reporter | None = None,
+) -> Survey:
+    """Read every annotation of a file, and find out which of them a training takes.
+
+    Args:
+        coco: the file; its annotations may be invalid.
+        keep: reasons for which annotations are not left out after all.
+        reads_occluders: whether stored occluder regions are read.
+        workers: maximum number of processes, 0 for one per CPU core; 1 works in this process, others are spawned.
+        reporter: receiver of the progress in images.
+
+    Raises:
+        BCNetError: if a worker process dies.
+    """
+    reasons = find_omissions(coco, reads_occluders=reads_occluders, workers=workers, reporter=reporter)
+    kept: list[Record] = []
+    omitted: dict[Omission, list[Any]] = {reason: [] for reason in OMISSIONS}
+    for position, (annotation, reason) in enumerate(zip(coco.annotations, reasons, strict=True)):
+        if reason is None or reason in keep:
+            kept.append(annotation)
+        else:
+            named = isinstance(annotation, dict) and "id" in annotation
+            omitted[reason].append(annotation["id"] if named else f"annotations[{position}]")
+    return Survey(_with_annotations(coco, kept), {reason: names for reason, names in omitted.items() if names})
+
+
+def find_omissions(
+    coco: CocoFile, *, reads_occluders: bool = True, workers: int = 1, reporter: Reporter | None = None
+) -> list[Omission | None]:
+    """Return the `omission` of every annotation of a file, in file order; see `survey_instances`."""
+    images, categories = {one["id"] for one in coco.images}, {one["id"] for one in coco.categories}
+    reasons: list[Omission | None] = [record_flaw(one, images, categories) for one in coco.annotations]
+    sound = [position for position, reason in enumerate(reasons) if reason is None]
+    readable = _with_annotations(coco, [coco.annotations[position] for position in sound])
+    keys = ("bbox", "iscrowd", "segmentation", *([OCCLUDER_KEY] if reads_occluders else []))
+    with paused_collector(), map_images(readable, keys, _omissions_of, workers=workers, reporter=reporter) as results:
+        for positions, found in results:
+            for position, reason in zip(positions, found, strict=True):
+                reasons[sound[position]] = reason
+    return reasons
+
+
+def _omissions_of(image: ImageRecords) -> list[Omission | None]:
+    return [mask_omission(record, image.height, image.width) for record in image.annotations]
+
+
+def _with_annotations(coco: CocoFile, annotations: list[Record]) -> CocoFile:
+    return replace(coco, content={**coco.content, "annotations": annotations})
+
+
+def describe_omissions(omitted: Mapping[Omission, Sequence[Any]]) -> str:
+    """Return the number of annotations by reason with the first ids, as in "7 without a mask (ids 3, 9, 12, ...)".
+
+    The ids of crowds are not shown: a crowd is no fault.
+    """
+    parts = []
+    for reason, names in omitted.items():
+        shown = [reprlib.repr(name) if not isinstance(name, str) else name[:30] for name in names[:IDS_SHOWN]]
+        ids = f" (id{'s' * (len(names) > 1)} {', '.join(shown)}{', ...' if len(names) > IDS_SHOWN else ''})"
+        parts.append(f"{len(names):,} {OMISSIONS[reason]}{ids if reason != 'crowd' else ''}")
+    return ", ".join(parts)

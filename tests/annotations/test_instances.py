@@ -1,0 +1,115 @@
+"""Which annotations a training takes, and the reasons for which it leaves out the others."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from bcnet_core.annotations import build
+from bcnet_core.annotations.coco import CocoFile, Record
+from bcnet_core.annotations.instances import OMISSIONS, Omission, describe_omissions, omission, survey_instances
+
+IMAGE = {"id": 7, "file_name": "a.png", "width": 20, "height": 10}
+SQUARE = [[2, 2, 8, 2, 8, 8, 2, 8]]
+FULL = {"size": [10, 20], "counts": [0, 200]}
+
+
+def annotation(**changes: Any) -> Record:
+    record = {"id": 1, "image_id": 7, "category_id": 3, "bbox": [2, 2, 6, 6], "segmentation": SQUARE, **changes}
+    return {key: value for key, value in record.items() if value is not ...}
+
+
+CASES: list[tuple[Omission | None, Any]] = [
+    (None, annotation()),
+    (None, annotation(segmentation=FULL, iscrowd=0)),
+    (None, annotation(bbox=[-5, -5, 5.1, 5.1])),
+    (None, annotation(segmentation=[[2, 2, 3, 3], *SQUARE])),
+    (None, annotation(bg_object_segmentation=[])),
+    ("no_object", None),
+    ("no_object", [1, 7]),
+    ("no_id", annotation(id=...)),
+    ("no_id", annotation(id="1", image_id="7")),
+    ("no_id", annotation(id=True)),
+    ("unlisted_image", annotation(image_id=8)),
+    ("unlisted_image", annotation(image_id=7.0)),
+    ("unlisted_image", annotation(image_id=[7])),
+    ("unlisted_category", annotation(category_id=...)),
+    ("unlisted_category", annotation(category_id="3")),
+    ("no_box", annotation(bbox=...)),
+    ("no_box", annotation(bbox=[])),
+    ("no_box", annotation(bbox=[0, 0, math.nan, 4])),
+    ("no_box", annotation(bbox="2268")),
+    ("odd_flag", annotation(iscrowd=None)),
+    ("odd_flag", annotation(iscrowd="0")),
+    ("bad_mask", annotation(segmentation=[SQUARE])),
+    ("bad_mask", annotation(segmentation=[[2, 2, 8, 2, 8, 8, 2]])),
+    ("bad_mask", annotation(segmentation=[2, 2, 8, 2, 8, 8, 2, 8])),
+    ("bad_mask", annotation(segmentation={"size": [20, 10], "counts": [0, 200]})),
+    ("bad_mask", annotation(segmentation={"size": [10, 20], "counts": "?"}, iscrowd=1)),
+    ("bad_occluder", annotation(bg_object_segmentation="?")),
+    ("crowd", annotation(segmentation=FULL, iscrowd=1)),
+    ("crowd", annotation(segmentation=[], iscrowd=True)),
+    ("no_mask", annotation(segmentation=...)),
+    ("no_mask", annotation(segmentation=[])),
+    ("no_mask", annotation(segmentation={})),
+    ("no_extent", annotation(bbox=[2, 2, 0, 6])),
+    ("no_extent", annotation(bbox=[20, 2, 6, 6])),
+    ("no_extent", annotation(bbox=[8, 8, -6, -6])),
+    ("empty_mask", annotation(segmentation=[[2, 2, 8, 8]])),
+    ("empty_mask", annotation(segmentation=[[30, 2, 38, 2, 38, 8, 30, 8]])),
+    ("empty_mask", annotation(segmentation={"size": [10, 20], "counts": [200]})),
+]
+
+
+def write_cases(folder: Path) -> Path:
+    """Write the image and a file with all cases, `coco.json`; return the folder."""
+    Image.new("RGB", (20, 10)).save(folder / "a.png")
+    records = [record for _, record in CASES]
+    content = {"images": [IMAGE], "categories": [{"id": 3, "name": "x"}], "annotations": records}
+    (folder / "coco.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(("reason", "record"), CASES, ids=range(len(CASES)))
+def test_each_annotation_has_its_reason(reason: Omission | None, record: Any) -> None:
+    assert omission(record, {7: IMAGE}, {3}) == reason
+
+
+def test_every_reason_is_among_the_cases() -> None:
+    assert {reason for reason, _ in CASES} == {None, *OMISSIONS}
+
+
+def test_a_stored_occluder_matters_only_if_it_is_read() -> None:
+    assert omission(annotation(bg_object_segmentation="?"), {7: IMAGE}, {3}, reads_occluders=False) is None
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_survey_sorts_a_file(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "CHUNK", 1)
+    monkeypatch.setattr(build, "WORTH_A_WORKER", 1)
+    images = [{**IMAGE, "id": number} for number in (7, 8, 9)]
+    records = [
+        annotation(id=1, image_id=9), None, annotation(id=2), annotation(id=3, bbox=[0, 0, 0, 0]),
+        annotation(id="4"), annotation(id=5, segmentation="?"), annotation(id=6, image_id=9, iscrowd=1), {},
+    ]  # fmt: skip
+    coco = CocoFile(Path("a.json"), {"images": images, "categories": [{"id": 3, "name": "x"}], "annotations": records})
+    survey = survey_instances(coco, workers=workers)
+    assert [one["id"] for one in survey.coco.annotations] == [1, 2] and survey.coco.images == images
+    assert list(survey.omitted.items()) == [
+        ("no_object", ["annotations[1]"]), ("no_id", ["4", "annotations[7]"]), ("bad_mask", [5]), ("crowd", [6]),
+        ("no_extent", [3]),
+    ]  # fmt: skip
+    kept = survey_instances(coco, keep=["crowd", "no_extent"], workers=workers)
+    assert [one["id"] for one in kept.coco.annotations] == [1, 2, 3, 6]
+    assert kept.omitted.keys() == {"no_object", "no_id", "bad_mask"} and coco.annotations == records
+
+
+def test_a_description_counts_by_reason_and_shows_the_first_ids() -> None:
+    omitted: dict[Omission, list[Any]] = {"no_id": ["x" * 99], "crowd": [1] * 1200, "no_mask": [4, 2**70, [1] * 99, 5]}
+    assert describe_omissions(omitted) == (
+        f"1 without a whole number as `id` (id {'x' * 30}), 1,200 flagged as crowds, "
+        f"4 without a mask (ids 4, {2**70}, [1, 1, 1, 1, 1, 1, ...], ...)"
+    )
