@@ -118,7 +118,7 @@ def test_every_reader_of_results_takes_them_as_other_programs_write_them(
     plain, read = (good("eval", "--results", path, *asked) for path in (results, tmp_path / "foreign.json"))
     assert json.loads(read.stdout) == json.loads(plain.stdout)
     said = " ".join(read.stderr.split())
-    assert "they only fit if they are counted from 0" in said and "warning" in said.lower()
+    assert "they only do if they are shifted, counted from 0" in said and "warning" in said.lower()
     row = json.loads(good("eval", "--compare", results, tmp_path / "foreign.json", *asked, "--resamples", "2").stdout)
     assert row["AP"]["masks, all"]["difference"] == 0
     drawn = ("--gt", truth, "--images", scenes / "train", "--limit", "2", "--format", "svg")
