@@ -156,7 +156,7 @@ def _match_categories(
         f"{number} as {ids[number - first]} ({coco.categories[number - first]['name']})" for number in sorted(used)[:3]
     )
     reporter.warning(
-        f"the categories of `{path}` are not those of `{coco.path}`; they only fit if they are counted from {first}, "
+        f"the category ids of `{path}` do not fit `{coco.path}`; they only do if they are shifted, counted from {first}, "
         f"and are read so: {shown}{', ...' if len(used) > 3 else ''}"
     )
     return {value: ids[number - first] for value, number in numbers.items()}
