@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -248,10 +248,22 @@ def _renumber(parts: Sequence[Part]) -> None:
         for annotation in part.annotations:
             renumber(annotation, "image_id", new_images, image_ids)
             renumber(annotation, "id", new_annotations, annotation_ids)
-        for annotation in part.annotations:
-            if isinstance(annotation.get(FRONT_OF), list):
-                hidden = (new_annotations.get(id_key(one)) for one in annotation[FRONT_OF])
-                annotation[FRONT_OF] = [one for one in hidden if one is not None]
+        rewrite_order(part.annotations, new_annotations)
+
+
+def rewrite_order(annotations: Iterable[Record], new_ids: Mapping[Hashable, int]) -> None:
+    """Replace the ids of `front_of` by new ones, in place; those without a new one are no longer there.
+
+    Args:
+        annotations: records, of which any may have `front_of`.
+        new_ids: new ids by the `id_key` of the old ones.
+    """
+    for annotation in annotations:
+        if isinstance(annotation.get(FRONT_OF), list):
+            hidden = [new_ids[id_key(one)] for one in annotation[FRONT_OF] if id_key(one) in new_ids]
+            annotation[FRONT_OF] = hidden
+            if not hidden:
+                del annotation[FRONT_OF]
 
 
 def id_key(value: Any) -> Hashable:  # noqa: ANN401  (as read from json)

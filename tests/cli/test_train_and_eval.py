@@ -335,11 +335,13 @@ def test_what_is_left_out_is_said_before_training_and_ends_no_run(
     for done in (planning, training):
         assert done.returncode == 0, done.stderr
         assert f"{count - 3} of {count} instances {'train' if name == 'train' else 'can be scored'}; left out: 1 of a "\
-            "category that the file does not list (id 3), 1 whose mask cannot be read (id 1), 1 without a mask (id 2)"\
+            "category that the file does not list, 1 whose mask cannot be read, 1 without a mask; all of its faults"\
             in done.stderr.replace("\n", " ")  # fmt: skip
         assert done.stderr.count("warning: ") == 1 and f"instances_{name}.json" in done.stderr
         assert ("all 58 instances train" in done.stderr) == (name == "val")
     assert bcnet("eval", tmp_path / "new").returncode == 0
+    drawn = bcnet("viz", tmp_path / "new", "-o", tmp_path / "viz")
+    assert drawn.returncode == 0 and ("1 annotation cannot be drawn" in drawn.stderr) == (name == "val"), drawn.stderr
 
 
 @pytest.mark.parametrize("layers", [1, 2])
