@@ -61,12 +61,12 @@ def write_report(folder: Path, outcomes: Sequence[Outcome] = ()) -> Report:
         f"# Mask heads on {first.data}",
         f"{first.steps:,} steps a trial, {seconds:.3f} s a step on average. {HOW_TO_READ}",
         markdown_table(["variant", "seeds", *SCORES.values(), "gradient norm", "s/step"], map(_means, groups.values())),
-        markdown_table(
-            ["variant", "to", "seeds", *SCORES.values()],
-            [_differences(name, groups, found) for name, found in differences.items()],
-        ),
-        *(f"- not measured: {one.trial.name}: {one.note}" for one in outcomes),
     ]
+    if differences:
+        rows = [_differences(name, groups, found) for name, found in differences.items()]
+        paragraphs.append(markdown_table(["variant", "to", "seeds", *SCORES.values()], rows))
+    if outcomes:
+        paragraphs.append("\n".join(f"- not measured: {one.trial.name}: {one.note}" for one in outcomes))
     text = "\n\n".join(paragraphs)
     content: Record = {
         "results": [one.model_dump() for one in results],

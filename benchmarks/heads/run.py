@@ -259,11 +259,18 @@ def with_rates(coco: CocoFile) -> CocoFile:
 
 
 def choose_steps(sweep: Sweep, trials: Sequence[Trial], *, parallel: int) -> int:
-    """Train a few steps in all processes at once; return the steps at which the trials end by the deadline."""
+    """Train a few steps in all processes at once; return the steps at which the trials end by the deadline.
+
+    Raises:
+        BCNetError: if the deadline passes before.
+    """
     probes = [Trial("published", seed) for seed in range(parallel)]
     work = partial(_probe, replace(sweep, steps=PROBE_STEPS))
-    with parallel_map(work, probes, workers=parallel, most=parallel) as found:
-        seconds = max(found)
+    try:
+        with parallel_map(work, probes, workers=parallel, most=parallel) as found:
+            seconds = max(found)
+    except OutOfTimeError:
+        raise usage_error("the budget of time ends before a few steps could be timed", "allow more: --budget") from None
     return steps_within(
         sweep.deadline - time.time(), rounds=-(-len(trials) // parallel), step_seconds=seconds, most=sweep.steps
     )

@@ -101,6 +101,40 @@ def test_scores_as_csv_and_markdown(results: Path, truth: Path) -> None:
     assert lines[3].split("|")[2].strip() == f"{100 * float(rows[1]['AP']):.1f}"
 
 
+def test_every_reader_of_results_takes_them_as_other_programs_write_them(
+    results: Path, truth: Path, scenes: Path, tmp_path: Path
+) -> None:
+    """Images by their files and categories from 0, as Ultralytics writes them."""
+    coco, content = read_coco(truth), json.loads(results.read_text())
+    assert min(one["id"] for one in coco.categories) == 1
+    names = {image["id"]: image["file_name"] for image in coco.images}
+    foreign = [
+        {**one, "image_id": Path(names[one["image_id"]]).stem, "file_name": Path(names[one["image_id"]]).name}
+        | {"category_id": one["category_id"] - 1}
+        for one in content
+    ]
+    write_json(tmp_path / "foreign.json", foreign)
+    asked = ("--gt", truth, "--json")
+    plain, read = (good("eval", "--results", path, *asked) for path in (results, tmp_path / "foreign.json"))
+    assert json.loads(read.stdout) == json.loads(plain.stdout)
+    said = " ".join(read.stderr.split())
+    assert "they only do if they are shifted, counted from 0" in said and "warning" in said.lower()
+    row = json.loads(good("eval", "--compare", results, tmp_path / "foreign.json", *asked, "--resamples", "2").stdout)
+    assert row["AP"]["masks, all"]["difference"] == 0
+    drawn = ("--gt", truth, "--images", scenes / "train", "--limit", "2", "--format", "svg")
+    good("viz", results, *drawn, "-o", tmp_path / "plain")
+    assert "counted from 0" in " ".join(
+        good("viz", tmp_path / "foreign.json", *drawn, "-o", tmp_path / "read").stderr.split()
+    )
+    pictures = [path.relative_to(tmp_path / "plain") for path in (tmp_path / "plain").rglob("*.svg")]
+    assert pictures and all(
+        (tmp_path / "read" / path).read_bytes() == (tmp_path / "plain" / path).read_bytes() for path in pictures
+    )
+    write_json(tmp_path / "none.json", [])
+    good("viz", tmp_path / "none.json", *drawn, "-o", tmp_path / "none")
+    good("viz", tmp_path / "none.json", *drawn, "--worst", "1", "-o", tmp_path / "worst")
+
+
 def test_as_many_detections_count_as_are_asked_for(tmp_path: Path) -> None:
     content = grid(150).content
     write_json(tmp_path / "gt.json", content)

@@ -193,7 +193,14 @@ def test_no_trial_starts_that_would_end_too_late(sweep: Sweep) -> None:
     assert cut.note == "cut off by the budget of time" and not read_results(sweep.folder)
 
 
-def test_steps_are_chosen_to_fit() -> None:
+def test_steps_are_chosen_to_fit_the_budget(bench: Bench, scenes: Path, tmp_path: Path) -> None:
+    asked = ("heads", scenes, *SMALL, "-o", tmp_path, "--variant", "plain", "--seeds", "1", "--device", "cpu")
+    done = bench(*asked, "--steps", "3", "--budget", "600", "--json")
+    assert done.returncode == 0 and "1 trials of 3 steps" in done.stderr, done.stderr
+    assert [one["steps"] for one in json.loads(done.stdout)["results"]] == [3]
+    (tmp_path / "results/plain-0.json").unlink()
+    short = bench(*asked, "--budget", "1")
+    assert short.returncode == 2 and "allow more: --budget" in short.stderr
     assert steps_within(300, rounds=3, step_seconds=0.2, most=600) == 350
     assert steps_within(300, rounds=1, step_seconds=0.1, most=600) == 600
     assert steps_within(10, rounds=3, step_seconds=1.0, most=600) == 300
