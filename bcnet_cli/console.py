@@ -6,7 +6,6 @@ instead of showing is replaced: escape codes, changes of text direction, unpaire
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,9 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bcnet_core.errors import BCNetError
+from bcnet_core.reporting import visible
 
-UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters except tab and newline, changes of text direction, and unpaired surrogates."""
 MAX_LINE = 2000
 """Most characters of a line of an error, which may quote a file."""
 
@@ -29,7 +27,7 @@ class PlainConsole(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Render without the characters that terminals act on."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=UNSAFE.sub("\ufffd", segment.text))
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
 
 
 out = PlainConsole(soft_wrap=True, highlight=False, markup=False, emoji=False)

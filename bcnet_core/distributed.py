@@ -212,4 +212,5 @@ def process_group(device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     yield
+    distributed.barrier()  # torch 2.6 can hang while one process still works and another closes its connections
     distributed.destroy_process_group()

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
+
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters except tab and newline, changes of text direction, and unpaired surrogates."""
+
+
+def visible(text: str) -> str:
+    """Replace what a terminal or browser would act on instead of showing, see `UNSAFE`, by U+FFFD."""
+    return UNSAFE.sub("\ufffd", text)
 
 
 class Progress(Protocol):

@@ -62,6 +62,7 @@ def _process(rank: int, port: int, folder: Path) -> None:
         "first": broadcast(f"of {rank}"),
     }
     torch.save(found, folder / f"{rank}.pt")
+    distributed.barrier()  # torch 2.6 can hang here otherwise
     distributed.destroy_process_group()
 
 

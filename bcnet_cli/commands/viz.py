@@ -50,6 +50,9 @@ Worst = Annotated[int | None, _choice(min=1, help="Show this many images, the wo
 By = Annotated[Judgement, _choice(help="Rank --worst by the mean IoU of an image's true instances, or by its own AP.")]
 Score = Annotated[float, _drawing(min=0, max=1, help="Lowest score of a detection, but for an image's best 5.")]
 LayerOption = Annotated[LayerChoice, _drawing("--layer", help="Layer to draw, or both.")]
+Boxes = Annotated[
+    bool, _drawing("--boxes", help="Draw every box; without it, true boxes that are not those of their masks.")
+]
 Rois = Annotated[int, _drawing(min=0, help="Close-ups per image, of its most occluded instances.")]
 FormatOption = Annotated[PictureFormat, _drawing("--format", help="Picture format; svg keeps shapes and text as such.")]
 
@@ -82,6 +85,7 @@ def viz(
     by: By = "iou",
     score: Score = 0.5,
     layer: LayerOption = "both",
+    boxes: Boxes = False,
     rois: Rois = 3,
     form: FormatOption = "jpg",
     video: Video = None,
@@ -120,7 +124,9 @@ def viz(
         check_unused_options(
             context, *NOT_FOR_VIDEO, why="with --video, which has frames instead of a data set's images"
         )
-        _draw_video(context, source, load, video, output, score, layer, overwrite=overwrite, dry_run=dry_run)
+        _draw_video(
+            context, source, load, video, output, score, layer, boxes=boxes, overwrite=overwrite, dry_run=dry_run
+        )
         return
     output = output.resolve()
     reserve(context, output, check=partial(check_replaceable, overwrite=overwrite), dry_run=dry_run)
@@ -132,8 +138,8 @@ def viz(
         return
     with atomic_directory(output) as folder:
         summary = write_gallery(
-            folder, pictures, title=f"bcnet viz: {source.name}", total=len(records), layer=layer, rois=rois,
-            suffix=form, reporter=reporter,
+            folder, pictures, title=f"bcnet viz: {source.name}", total=len(records), layer=layer, boxes=boxes,
+            rois=rois, suffix=form, reporter=reporter,
         )  # fmt: skip
     _show(summary, reporter)
     console.show_outputs(output / "index.html")
@@ -202,6 +208,7 @@ def _draw_video(
     score: float,
     layer: LayerChoice,
     *,
+    boxes: bool,
     overwrite: bool,
     dry_run: bool,
 ) -> None:
@@ -216,7 +223,7 @@ def _draw_video(
         console.err.print(f"would draw the predictions of `{model}` on `{video}` into `{output}`")
         return
     reporter = ConsoleReporter()
-    drawn = draw_video(detector, video, output, score=score, layer=layer, reporter=reporter)
+    drawn = draw_video(detector, video, output, score=score, layer=layer, boxes=boxes, reporter=reporter)
     if not drawn.complete:
         reporter.warning(f"`{video}` has fewer readable frames than it announces; it may be truncated or damaged")
     console.out.print(f"{drawn.instances:,} instances in {drawn.frames:,} frames")

@@ -102,6 +102,20 @@ def read_listed(folder: Path | None, image: Mapping[str, Any]) -> NDArray[np.uin
     return read_image(image_path(folder, image["file_name"]), expect_size=(image["height"], image["width"]))
 
 
+def read_values(path: Path) -> NDArray[Any]:
+    """Read the numbers of one image as they are stored: (H, W) if it has one channel, else (H, W, C).
+
+    A palette image gives indices, not colors, and an EXIF rotation is not applied: this is for images of labels.
+
+    Raises:
+        BCNetError: if the image cannot be read or has several pages.
+    """
+    with _opened(path) as stored:
+        if getattr(stored, "n_frames", 1) > 1:
+            raise data_error(f"the image `{path}` has several pages", "save each page as a file of its own")
+        return np.array(stored)
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """Return the (height, width) of an image in pixels, upright, as `read_image` gives it.
 

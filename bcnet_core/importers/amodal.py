@@ -101,8 +101,7 @@ def _flatten_regions(part: Part) -> list[Record]:
         image_id = id_key(record.get("image_id"))
         again = image_id in annotated
         annotated.add(image_id)
-        ids: dict[int, int] = {}
-        first = len(annotations)
+        numbered: dict[int, Record] = {}
         for number, region in enumerate(regions, start=1):
             name = f"{record.get('id')}/{number}"
             known = region if isinstance(region, dict) else {}
@@ -111,18 +110,16 @@ def _flatten_regions(part: Part) -> list[Record]:
             elif known.get("isStuff"):
                 part.findings.add("amodal_stuff", name)
             else:
-                ids[number] = len(annotations) + 1
                 whole = known.get("segmentation")
-                annotations.append(
-                    {
-                        **known,
-                        "id": ids[number],
-                        "image_id": record.get("image_id"),
-                        "category_id": 1,
-                        "segmentation": [whole] if isinstance(whole, list) and _is_flat(whole) else whole,
-                    }
-                )
-        _write_order(annotations[first:], ids, record.get("depth_constraint"))
+                numbered[number] = {
+                    **known,
+                    "id": len(annotations) + 1,
+                    "image_id": record.get("image_id"),
+                    "category_id": 1,
+                    "segmentation": [whole] if isinstance(whole, list) and _is_flat(whole) else whole,
+                }
+                annotations.append(numbered[number])
+        _write_order(numbered, record.get("depth_constraint"))
     return annotations
 
 
@@ -137,26 +134,25 @@ def _order_by_constraints(annotations: Sequence[Record]) -> None:
         if {"amodal_base", "amodal_region"} <= annotation.keys():
             by_image.setdefault(id_key(annotation.get("image_id")), []).append(annotation)
     for records in by_image.values():
-        ids: dict[int, Any] = {}
+        numbered: dict[int, Record] = {}
         constraint = None
         for record in records:
             base, region = record["amodal_base"], record["amodal_region"]
             if isinstance(base, dict) and isinstance(region, dict) and isinstance(region.get("order"), int):
-                ids[region["order"]] = record.get("id")
+                numbered[region["order"]] = record
                 constraint = base.get("depth_constraint")
-        _write_order(records, ids, constraint)
+        _write_order(numbered, constraint)
 
 
-def _write_order(annotations: Sequence[Record], ids: dict[int, Any], constraint: Any) -> None:  # noqa: ANN401
+def _write_order(regions: dict[int, Record], constraint: Any) -> None:  # noqa: ANN401
     """Write `front_of` from a constraint "1-2,1-3" on numbered regions, some of which may be left out."""
-    hidden: dict[Any, list[Any]] = {}
+    hidden: dict[int, list[Any]] = {}
     for pair in constraint.split(",") if isinstance(constraint, str) else ():
         front, _, back = pair.partition("-")
-        if front.strip().isdecimal() and back.strip().isdecimal() and {int(front), int(back)} <= ids.keys():
-            hidden.setdefault(ids[int(front)], []).append(ids[int(back)])
-    for annotation in annotations:
-        if annotation.get("id") in hidden:
-            annotation[FRONT_OF] = hidden[annotation["id"]]
+        if front.strip().isdecimal() and back.strip().isdecimal() and {int(front), int(back)} <= regions.keys():
+            hidden.setdefault(int(front), []).append(regions[int(back)].get("id"))
+    for number, ids in hidden.items():
+        regions[number][FRONT_OF] = ids
 
 
 def _order_clusters(annotations: Sequence[Record], size: Any) -> None:  # noqa: ANN401
@@ -172,12 +168,15 @@ def _order_clusters(annotations: Sequence[Record], size: Any) -> None:  # noqa: 
         if len({member["ico_id"] for member in members}) < 2:
             continue
         visible, whole = ([_mask(member.get(key), size) for member in members] for key in ("segmentation", AMODAL_KEY))
+        hidden: dict[int, list[Any]] = {}
         for front, back in permutations(range(len(members)), 2):
             seen, full = visible[front], whole[back]
             if seen is None or full is None or members[front]["ico_id"] >= members[back]["ico_id"]:
                 continue
             if masks.area(masks.intersection(seen, full)) > 0:
-                members[front].setdefault(FRONT_OF, []).append(members[back].get("id"))
+                hidden.setdefault(front, []).append(members[back].get("id"))
+        for front, ids in hidden.items():
+            members[front][FRONT_OF] = ids
 
 
 def _translate(annotation: Record, dialect: Dialect, size: Any) -> None:  # noqa: ANN401

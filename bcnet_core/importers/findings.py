@@ -53,6 +53,17 @@ KINDS: dict[str, Kind] = {
     ),
     "photo_name": Kind("images", "name their photo by another path or spelling", "repaired"),
     "photo_in_both": Kind("images", "are in both splits, and stay in training alone", "repaired"),
+    "photo_unlabeled": Kind("images", "have no label file", "left_out", "label them, or take them out of the folder"),
+    "label_file_damaged": Kind(
+        "files", "with labels cannot be read", "left_out", "restore them from the annotation tool"
+    ),
+    "label_file_foreign": Kind("files", "are json, but of another format", "left_out"),
+    "label_without_photo": Kind("files", "with labels fit no photo", "left_out", "put the photos into the folder"),
+    "label_ambiguous": Kind(
+        "files", "with labels fit several photos, or a photo that fits several of them", "left_out",
+        "name each label file like its photo",
+    ),
+    "no_object": Kind("instances", "are no json objects", "left_out", "look at the file: something broke it"),
     "file_left_out": Kind("files", "of the folder hold no COCO instances, or those of another file again", "left_out"),
     "image_of_test": Kind(
         "images", "belong to a test split, and neither train nor validate", "left_out",
@@ -69,6 +80,27 @@ KINDS: dict[str, Kind] = {
     "amodal_annotator": Kind(
         "instances", "are of a further annotator of the same image", "left_out", "nothing: the first one's are taken"
     ),
+    "photo_unlisted": Kind("images", "are in no split of `data.yaml`", "left_out", "list their folder there"),
+    "label_line_unreadable": Kind(
+        "instances", "have a line that is no class and outline", "left_out", "restore the label files"
+    ),
+    "label_line_beyond": Kind(
+        "instances", "have coordinates far beyond the photo, such as pixels where YOLO has shares", "left_out",
+        "divide x by the width and y by the height of the photo",
+    ),
+    "label_image_unreadable": Kind(
+        "files", "are no label images: damaged, JPEG, of several pages, smoothed, or without whole numbers", "left_out",
+        "save label images as 8 or 16-bit PNG or TIFF",
+    ),
+    "label_border": Kind("files", "have a value of 255, which is taken for a border around objects", "kept"),
+    "label_of_no_instance": Kind("instances", "have a value that no class with instances has", "left_out"),
+    "mask_smoothed": Kind("instances", "have a mask with a smoothed border, which is cut at half of it", "repaired"),
+    "shape_short": Kind("instances", "are drawn with too few points to be an area", "left_out", "draw them again"),
+    "shape_without_area": Kind("instances", "are drawn as points or lines, which have no area", "left_out"),
+    "shape_unknown": Kind("instances", "have a shape that is no outline in the image, such as a cuboid", "left_out"),
+    "shape_unreadable": Kind("instances", "have points or a mask that cannot be read", "left_out", "draw them again"),
+    "label_missing": Kind("instances", "have no label", "left_out", "label them"),
+    "label_ignored": Kind("instances", "are labeled `__ignore__` or `_background_`", "left_out"),
 }  # fmt: skip
 """Kinds of faults by the name that reports and `import.json` use."""
 

@@ -6,9 +6,14 @@ from pathlib import Path
 
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.importers.coco import COCO
+from bcnet_core.importers.label_images import MASKS
+from bcnet_core.importers.labelme import LABELME
+from bcnet_core.importers.mask_files import MASK_FILES
+from bcnet_core.importers.sa1b import SA1B
 from bcnet_core.importers.source import Format
+from bcnet_core.importers.yolo import YOLO
 
-FORMATS: tuple[Format, ...] = (COCO,)
+FORMATS: tuple[Format, ...] = (SA1B, LABELME, YOLO, COCO, MASK_FILES, MASKS)
 """In the order in which they are tried on a source whose format is not given: the most specific first."""
 
 ARCHIVES = {".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"}

@@ -139,18 +139,28 @@ def _photo_folders(path: Path, photos: Path | None) -> list[Path]:
 
 
 def _refuse_twins(parts: Sequence[Part], root: Path) -> None:
-    """Raise an error if two files list the same photos: to join their annotations would be a guess."""
-    owner: dict[Hashable, Part] = {}
-    for part in parts:
-        place = (part.path.parent, split_of(part.path, root))
+    """Raise an error if two files list the same photos: to join their annotations would be a guess.
+
+    Some photos in both splits are left to the import, which takes them out of validation. If it is most of them, names
+    of photos repeat, as in CVAT's exports of several videos, where one photo has overwritten another.
+    """
+    owners: dict[Hashable, int] = {}
+    shared: dict[tuple[int, int], list[str]] = {}
+    splits = [split_of(part.path, root) for part in parts]
+    for number, part in enumerate(parts):
         for image in part.images:
-            key = image.get(PHOTO) or (place, image["file_name"] or id(image))
-            if owner.setdefault(key, part) is not part:
-                first, second = (str(one.path.relative_to(root)) for one in (owner[key], part))
-                raise data_error(
-                    f"`{first}` and `{second}` in `{root}` list the same photos, such as `{image['file_name']}`",
-                    "import one of the files, or move the other out of the folder",
-                )
+            key = image.get(PHOTO) or (part.path.parent, splits[number], image["file_name"] or id(image))
+            first = owners.setdefault(key, number)
+            if first != number:
+                shared.setdefault((first, number), []).append(image["file_name"])
+    for (first, second), names in shared.items():
+        fewer = min(len(parts[first].images), len(parts[second].images))
+        if splits[first] == splits[second] or 2 * len(names) > fewer:
+            one, other = (str(parts[number].path.relative_to(root)) for number in (first, second))
+            raise data_error(
+                f"`{one}` and `{other}` in `{root}` list the same photos, such as `{names[0]}`",
+                "import one of the files, or move the other out of the folder",
+            )
 
 
 def _join_categories(parts: Sequence[Part]) -> list[Record]:

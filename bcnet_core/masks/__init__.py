@@ -8,6 +8,7 @@ from bcnet_core.masks.rle import (
     decode_window,
     encode,
     from_box,
+    from_labels,
     from_polygons,
     from_segmentation,
     intersection,
@@ -19,6 +20,6 @@ from bcnet_core.masks.rle import (
 )
 
 __all__ = [
-    "RLE", "area", "bounding_box", "decode", "decode_window", "encode", "from_box", "from_polygons",
-    "from_segmentation", "intersection", "iou", "ious", "runs", "to_json", "union",
+    "RLE", "area", "bounding_box", "decode", "decode_window", "encode", "from_box", "from_labels",
+    "from_polygons", "from_segmentation", "intersection", "iou", "ious", "runs", "to_json", "union",
 ]  # fmt: skip

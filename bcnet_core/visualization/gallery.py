@@ -21,7 +21,7 @@ from bcnet_core.annotations.rates import LEVEL_FROM
 from bcnet_core.config.choices import LayerChoice, PictureFormat
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.files.outputs import check_output_folder
-from bcnet_core.reporting import Reporter, SilentReporter
+from bcnet_core.reporting import Reporter, SilentReporter, visible
 from bcnet_core.visualization.draw import save
 from bcnet_core.visualization.drawing import OCCLUDEE, OCCLUDER, Color, instance_color
 from bcnet_core.visualization.panels import PANELS, choose_rois, draw_panels, panel_title, roi_card
@@ -71,14 +71,15 @@ def write_gallery(
     title: str,
     total: int,
     layer: LayerChoice = "both",
+    boxes: bool = False,
     rois: int = 3,
     suffix: PictureFormat = "jpg",
     reporter: Reporter | None = None,
 ) -> Summary:
     """Draw pictures into an empty folder, with an index.html that shows them; one picture is held at a time.
 
-    `total` is the number of pictures, for the progress display; `rois` the number of close-ups of each. It is an error
-    if no image at all can be read.
+    `total` is the number of pictures, for the progress display; `boxes` draws all boxes (`draw_panels`), and `rois` is
+    the number of close-ups of each. It is an error if no image at all can be read.
     """
     page = Page(title)
     (folder / "pictures").mkdir()
@@ -87,7 +88,7 @@ def write_gallery(
             stem = f"pictures/{number:04d}-{safe_stem(picture.name)}"
             cards = {index: roi_card(picture, index, layer=layer) for index in choose_rois(picture.instances, rois)}
             files: dict[str | int, File] = {}
-            for key, drawing in (draw_panels(picture, layer=layer) | cards).items():
+            for key, drawing in (draw_panels(picture, layer=layer, boxes=boxes) | cards).items():
                 name = f"{stem}-{key if isinstance(key, str) else f'roi{key}'}.{suffix}"
                 files[key] = name, *save(drawing, folder / name)
             page.add(picture, files)
@@ -150,7 +151,7 @@ class Page:
         later = [article.encode("utf-8", "xmlcharrefreplace").decode() for article in self._articles[AT_ONCE:]]
         data = json.dumps({"pictures": self._rows, "later": later}, separators=(",", ":")).replace("</", "<\\/")
         return Template(document).substitute(
-            generator=GENERATOR, title=escape(self._title), style=style, data=data, script=script,
+            generator=GENERATOR, title=_text(self._title), style=style, data=data, script=script,
             facts=f"{len(self._rows):,} pictures, {_facts(self.summary())}",
             occludee=_swatch(OCCLUDEE), occluder=_swatch(OCCLUDER), articles="".join(self._articles[:AT_ONCE]),
             more=f"<p>The other {len(later):,} pictures need JavaScript.</p>" if later else "", **self._controls(),
@@ -163,7 +164,7 @@ class Page:
         kinds |= {"rois": "RoIs"} if "rois" in self._panels else {}
         return {
             "classes": "".join(
-                f'<option value="{number}">{escape(name)} ({self._counts[name]:,})</option>'
+                f'<option value="{number}">{_text(name)} ({self._counts[name]:,})</option>'
                 for name, number in sorted(self._classes.items())
             ),
             "levels": "".join(f'<option value="{number}">{level}</option>' for number, level in enumerate(LEVELS)),
@@ -187,10 +188,10 @@ def _article(number: int, picture: Picture, files: Mapping[str | int, File]) -> 
             rois += _figure(f'data-instance="{key}"', file, picture, _roi_title(picture.instances[key]))
         else:
             panels += _figure(f'data-panel="{key.replace("true-", "true ")}"', file, picture, panel_title(key), facts)
-    note = f'<p class="note">{escape(picture.note)}</p>' if picture.note else ""
+    note = f'<p class="note">{_text(picture.note)}</p>' if picture.note else ""
     return (
-        f'<article id="p{number}" tabindex="-1"><h2><small>{number}</small> {escape(picture.name)}</h2>'
-        f'<p>{escape(facts)}</p>{note}<div class="panels{"" if picture.truth is None else " paired"}">{panels}</div>'
+        f'<article id="p{number}" tabindex="-1"><h2><small>{number}</small> {_text(picture.name)}</h2>'
+        f'<p>{_text(facts)}</p>{note}<div class="panels{"" if picture.truth is None else " paired"}">{panels}</div>'
         f'{_legend(picture)}<div class="rois" data-panel="rois">{rois}</div></article>\n'
     )
 
@@ -222,10 +223,10 @@ def _roi_title(instance: Instance) -> str:
 
 def _figure(attribute: str, file: File, picture: Picture, caption: str, facts: str = "") -> str:
     path, width, height = file
-    alt = escape(f"{picture.name}, {caption}" + (f": {facts}" if facts else ""))
+    alt = _text(f"{picture.name}, {caption}" + (f": {facts}" if facts else ""))
     return (
         f'<figure {attribute}><a href="{path}"><img src="{path}" width="{width}" height="{height}" loading="lazy" '
-        f'alt="{alt}"></a><figcaption>{escape(caption)}</figcaption></figure>'
+        f'alt="{alt}"></a><figcaption>{_text(caption)}</figcaption></figure>'
     )
 
 
@@ -235,11 +236,16 @@ def _legend(picture: Picture) -> str:
     for instance in picture.instances:
         share = f" <small>{instance.occlusion:.0%}</small>" if instance.occlusion > 0 else ""
         iou = "" if instance.iou is None else f" <small>IoU {instance.iou:.2f}</small>"
-        items.append(f"<li>{_swatch(instance_color(instance.color))}{escape(instance.label)}{share}{iou}</li>")
-    items += [f"<li>{_swatch(instance_color(one.color))}missed: {escape(one.label)}</li>" for one in picture.missed]
+        items.append(f"<li>{_swatch(instance_color(instance.color))}{_text(instance.label)}{share}{iou}</li>")
+    items += [f"<li>{_swatch(instance_color(one.color))}missed: {_text(one.label)}</li>" for one in picture.missed]
     title = "percentage of the box that occluders cover"
     return f'<ul class="legend" title="{title}">{"".join(items)}</ul>' if items else ""
 
 
 def _swatch(color: Color) -> str:
     return '<i style="background:rgb({},{},{})"></i>'.format(*color)
+
+
+def _text(text: str) -> str:
+    """Return text from a data set as html shows it."""
+    return escape(visible(text))

@@ -148,6 +148,9 @@ def _shown(scores: Sequence[float], score: float, at_least: int) -> int:
 def _note(instances: Sequence[Instance], score: float | None) -> str:
     """Return a remark if there is nothing to show, or weaker detections than requested are shown."""
     if score is None:
+        differing = sum(one.box_differs for one in instances)
+        if differing:
+            return f"{differing:,} of {len(instances):,} instances have no mask, or a box that does not fit their mask"
         return "" if instances else "no instance is annotated here"
     confident = sum((one.score or 0.0) >= score for one in instances)
     if confident < len(instances):

@@ -55,10 +55,11 @@ SMALL_AREA = 32 * 32
 
 
 def draw_panels(
-    picture: Picture, *, layer: LayerChoice = "both", size: tuple[int, int] | None = None
+    picture: Picture, *, layer: LayerChoice = "both", boxes: bool = False, size: tuple[int, int] | None = None
 ) -> dict[str, Drawing]:
     """Draw the panels of a picture by key, each followed by its counterpart of the true instances if there are any.
 
+    The panel of the instances has the boxes of true ones that differ from their masks, and with `boxes` those of all.
     `size` is the (height, width) of the panels, by default `display_size`. An unreadable image gives a single panel
     that names it.
     """
@@ -70,7 +71,7 @@ def draw_panels(
     if picture.truth is not None:
         sheets.append(("true-", _sheet(image, pale, scale, picture.truth)))
     panels = {"image": Drawing(image)}
-    panels |= {f"{prefix}instances": _overlay(image, sheet.occludees) for prefix, sheet in sheets}
+    panels |= {f"{prefix}instances": _instances(sheet, boxes=boxes) for prefix, sheet in sheets}
     if layer != "occluder":
         panels |= {f"{prefix}occludee": _occludees(sheet) for prefix, sheet in sheets}
     if layer != "occludee":
@@ -92,11 +93,12 @@ def display_size(height: int, width: int) -> tuple[int, int]:
 
 
 class _Sheet(NamedTuple):
-    """A displayed image, its pale version, its scale, the instances seen, and those with an occluder and its region."""
+    """A displayed image, its pale version, its scale, its instances, those seen, and those with an occluder."""
 
     image: Image
     pale: Image
     scale: float
+    instances: Sequence[Instance]
     occludees: list[tuple[Instance, Patch]]
     occluders: list[tuple[Instance, Patch]]
 
@@ -112,7 +114,7 @@ def _sheet(image: Image, pale: Image, scale: float, instances: Sequence[Instance
         [(one, patch) for one, rle in layer if (patch := patch_of_rle(rle, (height, width))) is not None]
         for layer in ([(one, one.occludee) for one in instances], [(one, one.occluder) for one in instances])
     )
-    return _Sheet(image, pale, scale, seen, hidden)
+    return _Sheet(image, pale, scale, instances, seen, hidden)
 
 
 def _overlay(ground: Image, parts: Sequence[tuple[Instance, Patch]], *, alpha: float = 0.45) -> Drawing:
@@ -120,6 +122,31 @@ def _overlay(ground: Image, parts: Sequence[tuple[Instance, Patch]], *, alpha: f
     ordered = sorted(parts, key=lambda part: -np.count_nonzero(part[1].mask))
     shapes = (Shape(patch, instance_color(one.color), alpha, label=one.label) for one, patch in ordered)
     return Drawing(ground, tuple(shapes))
+
+
+def _instances(sheet: _Sheet, *, boxes: bool) -> Drawing:
+    """Draw the instances that are seen, and over them the boxes that are asked for or differ from their masks."""
+    drawing = _overlay(sheet.image, sheet.occludees)
+    frames = []
+    for one in sheet.instances:
+        frame = _frame(one.box, sheet) if boxes or (one.score is None and one.box_differs) else None
+        if frame is not None:
+            label = one.label if one.occludee is None else None  # else it is beside the mask
+            frames.append(Shape(frame, instance_color(one.color), 1.0, 0, label))
+    return drawing._replace(shapes=(*drawing.shapes, *frames))
+
+
+def _frame(box: Box, sheet: _Sheet) -> Patch | None:
+    """Return the part of the outline of a box that lies in a displayed image, two pixels wide."""
+    height, width = sheet.size
+    x0, x1 = sorted(round(side * sheet.scale) for side in box[::2])
+    y0, y1 = sorted(round(side * sheet.scale) for side in box[1::2])
+    left, top, right, bottom = max(x0, 0), max(y0, 0), min(max(x1, x0 + 1), width), min(max(y1, y0 + 1), height)
+    if left >= right or top >= bottom:
+        return None
+    mask = np.ones((bottom - top, right - left), np.bool_)
+    mask[max(y0 + 2 - top, 0) : max(y1 - 2 - top, 0), max(x0 + 2 - left, 0) : max(x1 - 2 - left, 0)] = False
+    return Patch(left, top, mask) if mask.any() else None
 
 
 def _occludees(sheet: _Sheet) -> Drawing:

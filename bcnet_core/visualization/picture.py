@@ -24,6 +24,10 @@ MIN_IOU = 0.1
 missed, where COCO's 0.5 would call it a false positive."""
 
 
+BOX_PIXELS, BOX_SHARE = 2.0, 0.05
+"""Pixels, and share of the longer side, by which a side of a box may be away from that of its mask."""
+
+
 @dataclass(frozen=True)
 class Instance:
     """One annotated or detected instance and the two layers of its box (xyxy in pixels of the image).
@@ -64,6 +68,15 @@ class Instance:
             return 0.0
         x0, y0, x1, y1 = pixel_box(self.box, *self.occluder["size"])
         return min(masks.area(self.occluder) / ((x1 - x0) * (y1 - y0)), 1.0)
+
+    @cached_property
+    def box_differs(self) -> bool:
+        """Whether there is no mask, or the box is not that of the mask, by more than `BOX_PIXELS` and `BOX_SHARE`."""
+        if self.occludee is None:
+            return True
+        x, y, width, height = masks.bounding_box(self.occludee).tolist()
+        distance = np.abs(np.subtract(self.box, (x, y, x + width, y + height))).max()
+        return bool(distance > max(BOX_PIXELS, BOX_SHARE * max(width, height)))
 
     @property
     def level(self) -> Level:

@@ -53,12 +53,20 @@ def check_video_suffix(output: Path) -> None:
 
 
 def draw_video(
-    detector: Predictor, source: Path, output: Path, *, score: float, layer: LayerChoice, reporter: Reporter
+    detector: Predictor,
+    source: Path,
+    output: Path,
+    *,
+    score: float,
+    layer: LayerChoice,
+    boxes: bool = False,
+    reporter: Reporter,
 ) -> VideoSummary:
     """Draw a detector's predictions on every frame: the instances, and beside them the occluder layer.
 
     An instance that is found again in the next frame keeps its color. Sound is not copied. The output has the frames
-    and the rate of the source, and appears only when complete. `layer` "occludee" or "occluder" draws one panel alone.
+    and the rate of the source, and appears only when complete. `layer` "occludee" or "occluder" draws one panel alone;
+    `boxes` draws the boxes of the instances, too.
     """
     check_video_suffix(output.resolve())
     with _open(source) as capture, atomic_file(output) as temporary:
@@ -67,7 +75,7 @@ def draw_video(
         writer, frames, instances = None, 0, 0
         try:
             with reporter.progress("frames", announced) as progress:
-                for image, found in _drawn_frames(detector, capture, score=score, layer=layer):
+                for image, found in _drawn_frames(detector, capture, score=score, layer=layer, boxes=boxes):
                     writer = writer or _open_writer(temporary, image, rate if 0 < rate < 1000 else RATE)
                     writer.write(np.ascontiguousarray(image[..., ::-1]))
                     frames, instances = frames + 1, instances + found
@@ -97,6 +105,7 @@ def _drawn_frames(
     *,
     score: float,
     layer: LayerChoice,
+    boxes: bool,
 ) -> Iterator[tuple[Image, int]]:
     """Yield each frame with the predictions drawn on it, and the number of its instances."""
     before: tuple[Instance, ...] = ()
@@ -105,7 +114,7 @@ def _drawn_frames(
         frame = np.ascontiguousarray(read[1][..., ::-1])
         before = follow(before, detect(detector, frame, score=score, at_least=0), fresh)
         height, width = frame.shape[:2]
-        panels = draw_panels(Picture("", frame, before), layer=layer, size=(height, width))
+        panels = draw_panels(Picture("", frame, before), layer=layer, boxes=boxes, size=(height, width))
         image = np.concatenate([paint(panels[key]) for key in PANEL_KEYS[layer]], axis=1)
         bottom, right = height % 2, image.shape[1] % 2  # codecs reject odd sizes
         yield np.asarray(cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE), np.uint8), len(before)

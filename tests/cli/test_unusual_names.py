@@ -40,11 +40,10 @@ def test_every_command_takes_an_unusual_path_and_shows_it_unchanged(bcnet: Bcnet
         assert str(shown) in done.stderr, (arguments, done.stderr)
 
 
-def test_a_data_set_without_images_cannot_be_evaluated(bcnet: Bcnet, folder: Path, tmp_path: Path) -> None:
+def test_a_data_set_without_images_is_refused_before_training(bcnet: Bcnet, folder: Path, tmp_path: Path) -> None:
     small = ("model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64", "data.workers=0")
     (tmp_path / "empty.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
     validation = f"data.val.annotations={tmp_path / 'empty.json'}"
     data = ("--data-root", folder, "--run-dir", tmp_path / "run", "--device", "cpu")
-    assert bcnet("train", "shapes", *small, "solver.steps=1", validation, *data).returncode == 0
-    done = bcnet("eval", tmp_path / "run", "--device", "cpu")
-    assert done.returncode == 3 and "lists no image" in done.stderr
+    refused = bcnet("train", "shapes", *small, "solver.steps=1", validation, *data)
+    assert refused.returncode == 3 and "lists no image" in refused.stderr and not (tmp_path / "run").exists()

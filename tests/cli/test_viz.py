@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from bcnet_cli.commands.viz import viz
 from bcnet_core.annotations.coco import read_coco
 from bcnet_core.errors import BCNetError, ExitCode
+from tests.conftest import Bcnet
 
 MINI = Path(__file__).parents[2].parent / "shared/data/coco-mini"
 app = typer.Typer()
@@ -66,6 +67,24 @@ def test_ground_truth(source: Path, tmp_path: Path) -> None:
     assert "<b>box" not in page
     assert len(list((tmp_path / "out" / "pictures").iterdir())) == 2 * 6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["annotations", "out", "val"]
+
+
+def test_boxes_of_other_objects_are_drawn_and_noted(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
+    content = json.loads((scenes / "annotations/instances_val.json").read_text())
+    first = [one for one in content["annotations"] if one["image_id"] == content["images"][0]["id"]]
+    x, y, width, height = first[0]["bbox"]
+    first[0]["bbox"] = [x, y, x + width, y + height]  # corners
+    (tmp_path / "corners.json").write_text(json.dumps(content))
+    pages = []
+    for name, options in (("some", []), ("all", ["--boxes"])):
+        words = ("--images", scenes / "val", "--limit", "1", "--format", "svg", *options)
+        done = bcnet("viz", tmp_path / "corners.json", "-o", tmp_path / name, *words)
+        assert done.returncode == 0, done.stderr
+        note = f"1 of {len(first)} instances have no mask, or a box that does not fit their mask"
+        assert note in (tmp_path / name / "index.html").read_text()
+        (panel,) = (tmp_path / name / "pictures").glob("*-instances.svg")
+        pages.append(panel.read_text().count("<path"))
+    assert pages == [len(first) + 1, 2 * len(first)]
 
 
 def test_chosen_images(source: Path, tmp_path: Path) -> None:

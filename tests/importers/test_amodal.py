@@ -110,6 +110,26 @@ class TestTwoMasksAnObject:
                            "invisible_mask", "i_area", "a_area"}  # fmt: skip
 
 
+@pytest.mark.parametrize("pair", [KINS, KINS_2020, D2SA], ids=["KINS", "KINS-2020", "D2SA"])
+def test_junk_under_any_key_is_left_to_clean(tmp_path: Path, pair: tuple[Record, Record]) -> None:
+    for key in {"id", "image_id", FRONT_OF, *pair[0]}:
+        for junk in (
+            None,
+            True,
+            "",
+            "x",
+            -1,
+            1.5,
+            [],
+            [[]],
+            [None],
+            {},
+            {"order": {}},
+            {"size": [1, "a"], "counts": 3},
+        ):
+            assert len(read_pair(tmp_path, (pair[0] | {key: junk}, pair[1])).annotations) == 2
+
+
 class TestOrder:
     def test_a_nearer_object_that_covers_nothing_is_not_in_front(self, tmp_path: Path) -> None:
         apart = {**KINS[1], "segmentation": [rectangle(0, 0, 3, 3)], "inmodal_seg": rle((0, 0, 3, 3))}

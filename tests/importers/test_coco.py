@@ -160,6 +160,9 @@ IMAGES = [{"id": 1, "file_name": "a.jpg", "width": 16, "height": 12}]
         ({"image": {"image_id": 1}, "annotations": []}, "SA-1B"),
         ({"version": "2.0", "item": {"name": "a.jpg"}, "annotations": []}, "Darwin"),
         ({"size": {"height": 12, "width": 16}, "objects": []}, "Supervisely"),
+        ({"info": {"description": "ISAT"}, "objects": []}, "ISAT"),
+        ({"metadata": {"name": "a.jpg"}, "instances": []}, "SuperAnnotate"),
+        ({"project_name": "leaves", "images": [{"labels": []}], "label_classes": []}, "Hasty"),
         ({"info": {}, "categories": {"label": {}}, "items": []}, "Datumaro"),
         ({"samples": [{"filepath": "a.jpg"}]}, "FiftyOne"),
         ({"videos": [], "annotations": [], "categories": []}, "videos"),
@@ -303,6 +306,27 @@ class TestFolder:
         with pytest.raises(BCNetError, match="list the same photos") as refused:
             read(tmp_path)
         assert refused.value.exit_code == ExitCode.BAD_DATA
+
+    def test_splits_whose_photos_have_overwritten_each_other_are_refused(self, tmp_path: Path) -> None:
+        for split in ("Train", "Validation"):
+            write(tmp_path / "annotations" / f"instances_{split}.json", coco_set("frame_0.png", "frame_1.png"))
+        save(tmp_path / "images" / "frame_0.png", tmp_path / "images" / "frame_1.png")
+        with pytest.raises(BCNetError, match="list the same photos"):
+            read(tmp_path)
+
+    def test_a_single_photo_in_both_splits_is_left_to_the_import(self, tmp_path: Path) -> None:
+        for split, names in (("train", "abcd"), ("val", "defg")):
+            write(tmp_path / f"{split}.json", coco_set(*(f"{name}.jpg" for name in names)))
+            save(*(tmp_path / "images" / f"{name}.jpg" for name in names))
+        assert [image["file_name"][0] for image in read(tmp_path).images] == [*"abcd", *"defg"]
+
+    def test_one_file_an_image_makes_one_set(self, tmp_path: Path) -> None:
+        for name in ("a", "b", "c"):
+            write(tmp_path / "annotations" / f"{name}.json", coco_set(f"{name}.tif"))
+            save(tmp_path / "images" / f"{name}.tif")
+        source = read(tmp_path)
+        assert [image[PHOTO].stem for image in source.images] == ["a", "b", "c"]
+        assert [one["image_id"] for one in source.annotations] == [image["id"] for image in source.images] == [1, 2, 3]
 
     def test_a_damaged_file_is_refused_rather_than_left_out(self, tmp_path: Path) -> None:
         write(tmp_path / "train.json", coco_set("a.jpg"))

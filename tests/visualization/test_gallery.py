@@ -163,6 +163,17 @@ def test_text_is_escaped(tmp_path: Path) -> None:
     assert all(set(image) == {"src", "width", "height", "loading", "alt"} for image in images(page))
 
 
+def test_pages_and_drawings_have_no_control_characters(tmp_path: Path) -> None:
+    controls = "".join(map(chr, [*range(9), *range(11, 32), *range(127, 160), 0x202E, 0xD800]))
+    pictures = [picture(f"{number}{controls}", f"dog{controls}") for number in range(gallery.AT_ONCE + 1)]
+    bad = replace(picture("z", fault=controls), note=controls)
+    write(tmp_path / "out", *pictures, bad, suffix="svg", rois=1)
+    for path in (tmp_path / "out/index.html", tmp_path / "out/pictures/0001-0-instances.svg"):
+        text = path.read_text(encoding="utf-8")
+        assert not set(controls) & set(text), path
+    assert "dog\ufffd" in (tmp_path / "out/index.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     "name",
     ["../../evil.jpg", "/etc/passwd", "..\\..\\evil.jpg", "..", "", "a/" * 300 + "x", "é ü.png", "con\x00\n.jpg"],

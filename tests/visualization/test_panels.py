@@ -84,6 +84,31 @@ def test_each_panel_draws_its_layer() -> None:
     assert has(drawn["occluder"], car)[119, 130]  # the car, where it is in the box of the bus
 
 
+@pytest.mark.parametrize("boxes", [False, True])
+def test_boxes_are_drawn_on_request_and_where_they_differ_from_the_masks(boxes: bool) -> None:
+    mask = rectangle(10, 20, 60, 80)
+    fits, corners = Instance("a", (11, 19, 60, 80), mask), Instance("b", (200, 30, 250, 90), rectangle(150, 0, 200, 60))
+    outside, flat = (
+        Instance("c", (280, 150, 400, 190), None),
+        Instance("d", (90, 20, 90, 20), rectangle(80, 100, 99, 120)),
+    )
+    gone = Instance("e", (500, 0, 600, 90), rectangle(240, 150, 260, 160))
+    true = numbered([fits, corners, outside, flat, gone])
+    assert [one.box_differs for one in true] == [False, True, True, True, True]
+    found = numbered([replace(corners, score=0.9)])
+    drawn = drawn_panels(Picture("a", np.full((200, 300, 3), 90, np.uint8), found, true), boxes=boxes)
+    colors = [drawing.instance_color(index) for index in range(4)]
+    assert has(drawn["true-instances"], colors[1])[30:90, 200:202].all()
+    assert has(drawn["true-instances"], colors[1])[88:90, 200:250].all()
+    assert not has(drawn["true-instances"], colors[1])[60:88, 202:248].any()
+    assert has(drawn["true-instances"], colors[2])[150:190, 280].all()
+    assert not has(drawn["true-instances"], colors[2])[160:180, 299].any()  # the box goes on outside of the image
+    assert has(drawn["true-instances"], colors[3])[20, 90]
+    assert has(drawn["true-instances"], colors[0])[19, 20:50].all() == boxes
+    assert has(drawn["instances"], colors[0])[60:90, 200:202].all() == boxes  # detections: on request alone
+    assert not any(has(drawn[f"true-{key}"], colors[1])[70:90, 200].any() for key in ("occludee", "occluder"))
+
+
 def test_boundaries_do_not_follow_the_border_of_the_box() -> None:
     drawn = drawn_panels(two_overlapping())["boundaries"]
     occludee, occluder = has(drawn, drawing.OCCLUDEE), has(drawn, drawing.OCCLUDER)

@@ -1,0 +1,115 @@
+"""Tell images of labels from photos by their names, and find the photo of each."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from bcnet_core.errors import data_error
+from bcnet_core.files.images import SUFFIXES
+from bcnet_core.importers.folders import photos_in, without_suffix
+
+LABEL_FOLDER = re.compile(
+    r".*masks?|.*labels?|.*instances?|annotations?|segmentation(object)?s?|gt(fine|coarse)?|ground[ _-]?truths?",
+    re.IGNORECASE,
+)
+"""Names of folders that hold images of labels."""
+LABEL_ENDING = re.compile(
+    r"[ ._-](gt(fine|coarse)_instanceids|((cp|inst)[_-])?masks?|labels?|seg(mentation)?|inst(ances?)?|gt)$",
+    re.IGNORECASE,
+)
+"""Endings by which tools name the image of labels after its photo, such as cellpose's `_cp_masks`."""
+PHOTO_ENDING = re.compile(r"[ ._-](leftimg8bit|image|img|im|photo|rgb)$", re.IGNORECASE)
+"""Endings of photos that their images of labels do not have."""
+NEITHER = re.compile(
+    r"(^|.*/)segmentationclass(raw|aug)?/.*|.*_gt(fine|coarse)_(labelids|color|polygons)\.\w+|.*_(flows|outlines)_?(cp)?\.\w+",
+    re.IGNORECASE,
+)
+"""Images of classes, drawings and other by-products of VOC, Cityscapes and cellpose."""
+
+
+class LabelFiles(NamedTuple):
+    """The images of a data set.
+
+    Attributes:
+        labels: images of labels, sorted.
+        photos: the others, sorted.
+        root: folder that holds the images of labels.
+        folder: folder that holds the photos.
+    """
+
+    labels: list[Path]
+    photos: list[Path]
+    root: Path
+    folder: Path
+
+
+def find_label_files(source: Path, images: Path | None) -> LabelFiles:
+    """Find images of labels and photos; without a folder of photos, the source holds both, in folders or by endings.
+
+    Raises:
+        BCNetError: if either is missing.
+    """
+    found, labels = _images_and_labels(source)
+    if images is None or images.resolve() == source.resolve():
+        named = set(labels)
+        photos = [path for path in found if path not in named]
+    else:
+        photos = photos_in(images)
+        own = {path.resolve() for path in photos}
+        labels = [path for path in labels or found if path.resolve() not in own]
+    if not labels:
+        raise data_error(*_no_labels(source))
+    if not photos:
+        way_out = () if images is not None else ("name the folder of the photos: --images DIR",)
+        raise data_error(f"`{images or source}` holds no photo for the {len(labels):,} images of labels", *way_out)
+    return LabelFiles(labels, photos, source, images or source)
+
+
+def only_labels(source: Path) -> list[Path]:
+    """Return the images of labels in a folder without photos; none if there are photos."""
+    found, labels = _images_and_labels(source)
+    return labels if len(labels) == len(found) else []
+
+
+def _images_and_labels(source: Path) -> tuple[list[Path], list[Path]]:
+    """Return all images of a folder, without by-products, and those that hold labels by their names."""
+    if not source.is_dir():
+        raise data_error(f"`{source}` is a file, but images of labels are read from a folder", "name their folder")
+    found = [path for path in photos_in(source) if not NEITHER.fullmatch(path.relative_to(source).as_posix())]
+    return found, [path for path in found if _is_label_file(path, source)]
+
+
+def _no_labels(source: Path) -> tuple[str, ...]:
+    if any(source.rglob("*_seg.npy")):
+        return (
+            f"`{source}` holds cellpose's `_seg.npy` files, which can run code when they are read",
+            "save the masks as images: cellpose --save_png, or cellpose.io.save_masks(..., png=True)",
+        )
+    return (
+        f"`{source}` holds no image of labels",
+        "put them into a folder named `masks`, or name photo.png's photo_mask.png",
+    )
+
+
+def _is_label_file(path: Path, source: Path) -> bool:
+    """Return whether the name of an image, of its folder below the source, or of the source says it holds labels."""
+    folders = path.relative_to(source).parts[:-1] or (source.resolve().name,)
+    return LABEL_ENDING.search(path.stem) is not None or any(map(LABEL_FOLDER.fullmatch, folders))
+
+
+def bare_label(path: Path) -> str:
+    """Return the path of an image of labels without its endings: that of its photo without suffix, or near it."""
+    stem = LABEL_ENDING.sub("", path.stem)
+    inner = Path(stem)
+    return str(path.with_name(inner.stem if inner.suffix.lower() in SUFFIXES else stem))
+
+
+def bare_photo(path: Path) -> str:
+    """Return the path of a photo without its suffix and endings."""
+    return str(path.with_name(PHOTO_ENDING.sub("", path.stem)))
+
+
+SPELLINGS = ((without_suffix, without_suffix), (bare_label, without_suffix), (bare_label, bare_photo))
+"""Spellings of images of labels and of photos, see `pair`."""

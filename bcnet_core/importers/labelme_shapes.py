@@ -1,0 +1,131 @@
+"""Turn one shape of a labelme file into a polygon or a mask, or say why it is neither."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from PIL import Image
+
+from bcnet_core import masks
+from bcnet_core.masks import RLE
+from bcnet_core.masks.rle import FARTHEST
+
+IGNORED = {"__ignore__", "_background_"}
+"""Labels that labelme itself does not count as objects."""
+WITHOUT_AREA = {"point", "points", "line", "linestrip"}
+QUADRANGLES = {"rectangle", "rotation", "oriented_rectangle", "quadrilateral"}
+"""Shapes of four corners; labelme's rectangles have two opposite ones."""
+MOST_MASK_BYTES = 2**26
+"""Bytes of the longest mask that is decoded."""
+DEVIATION = 0.1
+"""Distance in pixels by which the polygon of a circle may differ from it."""
+
+
+class ShapeError(Exception):
+    """A shape that is no instance; `kind` is the kind of fault."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
+class DrawnMask(NamedTuple):
+    """A mask that covers a part of the image.
+
+    Attributes:
+        x: column of its first pixel in the image, which may be outside.
+        y: row of its first pixel.
+        pixels: (H, W) bool.
+    """
+
+    x: int
+    y: int
+    pixels: NDArray[np.bool_]
+
+    def in_image(self, height: int, width: int) -> RLE:
+        """Return the mask in an image of this size."""
+        whole = np.zeros((height, width), dtype=bool)
+        x, y = min(max(self.x, 0), width), min(max(self.y, 0), height)
+        part = self.pixels[max(-self.y, 0) :, max(-self.x, 0) :][: height - y, : width - x]
+        whole[y : y + part.shape[0], x : x + part.shape[1]] = part
+        return masks.encode(whole)
+
+
+Outline = list[float] | DrawnMask
+"""A flat polygon [x0, y0, x1, y1, ...] in pixels, or a mask."""
+
+
+def outline_of(shape: Any) -> tuple[str, Outline]:  # noqa: ANN401  (as read from json)
+    """Return the label and the outline of a shape.
+
+    Raises:
+        ShapeError: if it has no label, no area, too few points, or cannot be read.
+    """
+    if not isinstance(shape, dict):
+        raise ShapeError("shape_unreadable")
+    label, kind = shape.get("label"), shape.get("shape_type") or "polygon"
+    if not isinstance(label, str | int) or not str(label).strip():
+        raise ShapeError("label_missing")
+    if label in IGNORED:
+        raise ShapeError("label_ignored")
+    if kind in WITHOUT_AREA:
+        raise ShapeError("shape_without_area")
+    points = _points(shape.get("points"))
+    if kind == "mask":
+        return str(label), _mask(shape.get("mask"), points)
+    if kind == "circle":
+        return str(label), _circle(points)
+    if kind not in QUADRANGLES | {"polygon"}:
+        raise ShapeError("shape_unknown")
+    if kind == "rectangle" and len(points) == 2:
+        (x0, y0), (x1, y1) = points
+        points = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+    if len(points) < (4 if kind in QUADRANGLES else 3):
+        raise ShapeError("shape_short")
+    return str(label), [value for point in points for value in point]
+
+
+def _points(value: Any) -> list[tuple[float, float]]:  # noqa: ANN401  (as read from json)
+    try:
+        points = [(float(x), float(y)) for x, y in value]
+    except (TypeError, ValueError):
+        raise ShapeError("shape_unreadable") from None
+    if not all(math.isfinite(x) and math.isfinite(y) for x, y in points):
+        raise ShapeError("shape_unreadable")
+    return points
+
+
+def _circle(points: list[tuple[float, float]]) -> list[float]:
+    """Return a circle, given by its center and a point on it, as a polygon."""
+    if len(points) != 2:
+        raise ShapeError("shape_short")
+    radius = math.dist(*points)
+    if not 0 < radius < FARTHEST:
+        raise ShapeError("shape_unreadable" if radius else "shape_without_area")
+    segments = math.ceil(math.pi / math.acos(max(1 - DEVIATION / radius, 0)) / 4)  # of a quarter
+    ring = shapely.Point(points[0]).buffer(radius, quad_segs=max(segments, 4)).exterior
+    corners: list[float] = np.round(shapely.get_coordinates(ring)[:-1], 3).ravel().tolist()
+    return corners
+
+
+def _mask(encoded: Any, points: list[tuple[float, float]]) -> DrawnMask:  # noqa: ANN401  (as read from json)
+    """Decode a mask, an image in base64 between two corners, which are pixels that it covers."""
+    if not isinstance(encoded, str) or len(points) != 2 or len(encoded) > MOST_MASK_BYTES:
+        raise ShapeError("shape_unreadable")
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(encoded)), formats=["PNG"]) as image:
+            pixels = np.array(image) != 0
+    except Exception:
+        raise ShapeError("shape_unreadable") from None
+    corners = np.round(points).astype(int)
+    (x0, y0), (x1, y1) = corners.tolist()
+    fits = abs(pixels.shape[0] - (y1 - y0 + 1)) <= 1 and abs(pixels.shape[1] - (x1 - x0 + 1)) <= 1
+    if pixels.ndim != 2 or not fits:
+        raise ShapeError("shape_unreadable")
+    return DrawnMask(x0, y0, pixels)
