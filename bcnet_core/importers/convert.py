@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from bcnet_core import __version__
 from bcnet_core.annotations.coco import Record
-from bcnet_core.errors import data_error
+from bcnet_core.errors import data_error, usage_error
 from bcnet_core.files.json_files import paused_collector, write_json
 from bcnet_core.files.outputs import atomic_directory
 from bcnet_core.importers.clean import clean
@@ -129,10 +129,13 @@ def import_source(
         header, folder = source.header, images or default_folder(path)
         photos = find_photos(source.images, folder, workers=workers, reporter=reporter)
         _require_photos(photos, folder, given=images is not None)
+        if images is None:
+            photos = [_forgive_folder(photo, image) for photo, image in zip(photos, source.images, strict=True)]
         cleaned = clean(source, photos, workers=workers, reporter=reporter)
         del source
         _require_instances(path, cleaned)
         paths = [photo.path for photo in cleaned.photos]
+        _require_outside(root, paths)
         division = divide(cleaned.images, paths, share=val, seed=seed)
         for position in division.moved:
             cleaned.findings.add("photo_in_both", cleaned.images[position]["file_name"])
@@ -178,6 +181,13 @@ def default_folder(path: Path) -> Path:
     return beside if beside.is_dir() else place.parent
 
 
+def _forgive_folder(photo: Photo, image: Record) -> Photo:
+    """Drop the flaw of a name that is right in the folder of the photo, which nobody gave."""
+    name = PurePosixPath(image["file_name"]).parts
+    right = photo.flaw == "photo_name" and photo.path.parts[-len(name) :] == name
+    return photo._replace(flaw=None) if right else photo
+
+
 def _require_photos(photos: list[Photo], folder: Path, *, given: bool) -> None:
     """Raise an error if a source has images, but not one of their photos is found."""
     if photos and all(photo.flaw == "photo_missing" for photo in photos):
@@ -202,6 +212,19 @@ def _require_instances(path: Path, cleaned: Cleaned) -> None:
         *reasons,
         f"see more: {shlex.join(['bcnet', 'data', 'check', str(path)])}",
     )
+
+
+def _require_outside(root: Path, photos: list[Path]) -> None:
+    """Raise an error if the root is to be replaced and has photos of the source, as copies of an earlier import."""
+    if not root.exists():
+        return
+    place = root.resolve()
+    inside = next((photo for photo in photos if photo.resolve().is_relative_to(place)), None)
+    if inside is not None:
+        raise usage_error(
+            f"the photo `{inside}` would be removed with the old `{root}`",
+            "choose another output, or name the folder of the photos: --images DIR",
+        )
 
 
 def _count(cleaned: Cleaned, division: Division) -> dict[SplitName, SplitCounts]:

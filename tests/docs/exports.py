@@ -264,7 +264,7 @@ def coco_with(folder: Path, keys: Callable[[int], Content], *, name: str = "{:06
     """Return a COCO file whose annotations have other masks."""
     content = make_coco(folder, 3, name=name)
     for annotation in content["annotations"]:
-        annotation |= keys(annotation["category_id"] - 1)
+        annotation.update(keys(annotation["category_id"] - 1))
     return content
 
 

@@ -31,12 +31,12 @@ def test_the_command_of_a_tool_imports_what_it_writes(bcnet: Bcnet, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "root/import.json").read_text())
     assert record["instances"] == expected
-    assert sum(record["left_out"].values()) == 0
+    assert record["left_out"].keys() <= {"label_of_no_instance"}
     assert [*record["splits"]] == ["train", "val"]
     if tool == "Cityscapes":
         assert {"person", "car"} < set(record["categories"])
     else:
-        assert record["categories"] == (["object"] if tool in WITHOUT_CLASSES else [*NAMES])
+        assert sorted(record["categories"]) == (["object"] if tool in WITHOUT_CLASSES else sorted(NAMES))
     for split in ("train", "val"):
         file = tmp_path / f"root/annotations/instances_{split}2017.json"
         checked = bcnet("data", "check", file, "--images", tmp_path / f"root/{split}2017")

@@ -152,6 +152,18 @@ def test_an_import_replaces_an_import_if_asked(tmp_path: Path) -> None:
     assert sum(len(read(root, split)["images"]) for split in ("train", "val")) == 2
 
 
+def test_photos_that_would_be_removed_with_an_older_import_are_not_linked(tmp_path: Path) -> None:
+    content = make_coco(tmp_path / "photos", 3)
+    source, root = write(tmp_path, content), tmp_path / "earlier"
+    import_source(source, root, copy=True)
+    import_source(source, root, images=tmp_path / "photos", overwrite=True)
+    import_source(source, root, images=tmp_path / "photos", copy=True, overwrite=True)
+    before = everything(root)
+    with pytest.raises(BCNetError, match="would be removed with the old"):
+        import_source(source, root, overwrite=True)
+    assert everything(root) == before
+
+
 def test_photos_are_looked_for_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "set/annotations").mkdir(parents=True)
     (tmp_path / "set/train2017").mkdir()
