@@ -18,7 +18,7 @@ from bcnet_core.importers.formats import choose_format
 from bcnet_core.importers.photos import find_photos
 from bcnet_core.importers.root import GENERATOR, RECORD, check_root, write_root
 from bcnet_core.importers.source import Cleaned, Photo
-from bcnet_core.importers.splits import SPLITS, Division, SplitName, check_share, divide
+from bcnet_core.importers.splits import DEFAULT_SHARE, SPLITS, Division, SplitName, check_share, divide
 from bcnet_core.reporting import Reporter, SilentReporter
 
 FIRST_IDS = 10
@@ -40,9 +40,9 @@ class ImportSummary:
         source: the file or folder that was read.
         format_name: name of its format.
         splits: contents of the splits that were written.
-        by_source: whether the source was split already; otherwise `seed` decided.
-        share: the share of validation that was asked for, if any.
-        seed: seed of the split.
+        by_source: whether the source was split already; otherwise `share` and `seed` decided.
+        share: the share of validation that was drawn.
+        seed: seed of the draw.
         findings: faults by kind.
         categories: names of the categories.
     """
@@ -51,7 +51,7 @@ class ImportSummary:
     format_name: str
     splits: dict[SplitName, SplitCounts]
     by_source: bool
-    share: float | None
+    share: float
     seed: int
     findings: Findings
     categories: list[str]
@@ -123,6 +123,8 @@ def import_source(
     """
     check_share(val)
     check_root(root, path, *([] if images is None else [images]), overwrite=overwrite)
+    if images is not None and not images.is_dir():
+        raise data_error(f"the folder of photos `{images}` does not exist", "give the folder that holds them")
     chosen = choose_format(path, format_name)
     with paused_collector():
         source = chosen.read(path, images)
@@ -141,7 +143,8 @@ def import_source(
             cleaned.findings.add("photo_in_both", cleaned.images[position]["file_name"])
         _warn(cleaned, division, share=val, reporter=reporter or SilentReporter())
         summary = ImportSummary(
-            path, chosen.name, _count(cleaned, division), division.by_source, val, seed, cleaned.findings,
+            path, chosen.name, _count(cleaned, division), division.by_source,
+            DEFAULT_SHARE if val is None else val, seed, cleaned.findings,
             [category["name"] for category in cleaned.categories],
         )  # fmt: skip
         if not dry_run:
