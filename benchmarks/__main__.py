@@ -9,9 +9,11 @@ import typer
 from bcnet_cli import console
 from bcnet_core.errors import BCNetError
 from benchmarks.evidence.cli import evidence
+from benchmarks.heads.cli import heads
 from benchmarks.speed.annotate import annotate
 from benchmarks.speed.evaluate import evaluate
 from benchmarks.speed.model import model
+from benchmarks.speed.throughput import throughput
 from benchmarks.speed.viz import viz
 
 app = typer.Typer(
@@ -22,10 +24,12 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command()(model)
+app.command()(throughput)
 app.command()(annotate)
 app.command("eval")(evaluate)
 app.command()(viz)
 app.command()(evidence)
+app.command()(heads)
 
 
 def main() -> None:

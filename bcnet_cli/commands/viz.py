@@ -112,6 +112,7 @@ def viz(
     `bcnet viz runs/tiny --video street.mp4 -o street_layers.mp4`
     """
     from bcnet_core import backends
+    from bcnet_core.annotations.coco import ways_out
     from bcnet_core.files.outputs import atomic_directory
     from bcnet_core.visualization.gallery import check_replaceable, write_gallery
     from bcnet_core.visualization.sources import open_source
@@ -132,6 +133,9 @@ def viz(
     reserve(context, output, check=partial(check_replaceable, overwrite=overwrite), dry_run=dry_run)
     open_run = partial(backends.open_run, backend=named)
     opened = open_source(source, images=images, data_root=data_root, gt=gt, open_run=open_run)
+    if opened.omitted:
+        noun = "annotation" if opened.omitted == 1 else "annotations"
+        reporter.warning(f"{opened.omitted:,} {noun} cannot be drawn; {ways_out(opened.coco.path)[0]}")
     pictures, records = _pictures(opened, choice, reporter, load, dry_run=dry_run)
     if dry_run:
         console.err.print(f"would draw {len(records)} pictures of `{opened.images}` into `{output}`")

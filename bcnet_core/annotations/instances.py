@@ -39,8 +39,8 @@ OMISSIONS: dict[Omission, str] = {
 MOST_FAULTY, MOST_CROWDS = 0.01, 0.1
 """Shares of a file that may be left out without a warning; 1.2 % of COCO's own annotations are crowds."""
 
-IDS_SHOWN = 3
-"""Ids that a message shows for each reason."""
+REASONS_SHOWN, IDS_SHOWN = 4, 3
+"""Most reasons that a message names, and most ids for each."""
 
 
 def omission(
@@ -189,13 +189,16 @@ def _with_annotations(coco: CocoFile, annotations: list[Record]) -> CocoFile:
 
 
 def describe_omissions(omitted: Mapping[Omission, Sequence[Any]]) -> str:
-    """Return the number of annotations by reason with the first ids, as in "7 without a mask (ids 3, 9, 12, ...)".
+    """Return the number of annotations by reason, as in "7 without a mask (ids 3, 9, 12, ...)", on one short line.
 
-    The ids of crowds are not shown: a crowd is no fault.
+    The first ids are shown where there are few reasons, but not those of crowds, which are no fault.
     """
+    shown = dict(sorted(omitted.items(), key=lambda item: -len(item[1]))[:REASONS_SHOWN])
     parts = []
-    for reason, names in omitted.items():
-        shown = [reprlib.repr(name) if not isinstance(name, str) else name[:30] for name in names[:IDS_SHOWN]]
-        ids = f" (id{'s' * (len(names) > 1)} {', '.join(shown)}{', ...' if len(names) > IDS_SHOWN else ''})"
-        parts.append(f"{len(names):,} {OMISSIONS[reason]}{ids if reason != 'crowd' else ''}")
-    return ", ".join(parts)
+    for reason in (one for one in omitted if one in shown):
+        names = omitted[reason]
+        first = [name[:30] if isinstance(name, str) else reprlib.repr(name) for name in names[:IDS_SHOWN]]
+        ids = f" (id{'s' * (len(names) > 1)} {', '.join(first)}{', ...' if len(names) > IDS_SHOWN else ''})"
+        parts.append(f"{len(names):,} {OMISSIONS[reason]}{ids if reason != 'crowd' and len(omitted) < 3 else ''}")
+    others = sum(len(names) for reason, names in omitted.items() if reason not in shown)
+    return ", ".join(parts + ([f"{others:,} for other reasons"] if others else []))

@@ -106,9 +106,9 @@ def read_truth(
     coco = read_annotations(data, dataset, check_annotations=False, configurable=configurable)
     survey = survey_instances(coco, keep=("crowd", "no_extent"))
     if survey.omitted:
-        sentence, ways = f"`{coco.path}`: {survey.describe('can be scored')}", ways_out(coco.path)
+        sentence, ways = survey.describe("can be scored"), ways_out(coco.path)
         if not survey.coco.annotations:
-            raise data_error(sentence, *ways)
+            raise data_error(f"`{coco.path}`: {sentence}", *ways)
         (reporter or SilentReporter()).warning(f"{sentence}; {ways[0]}")
     return survey.coco
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bcnet_core.annotations.coco import read_coco
-from bcnet_core.annotations.instances import Omission, find_omissions
+from bcnet_core.annotations.instances import find_omissions
+from bcnet_core.errors import BCNetError
+from bcnet_core.files.json_files import paused_collector
+from bcnet_core.importers.clean import Verdicts, count_instances, judge
 from bcnet_core.importers.findings import KINDS, Findings
+from bcnet_core.importers.formats import choose_format
+from bcnet_core.importers.parts import id_key
+from bcnet_core.importers.photos import find_photos
 from bcnet_core.reporting import Reporter
-
-_KIND_OF: dict[Omission, str] = {
-    "no_object": "record_odd", "unlisted_image": "image_unlisted", "unlisted_category": "category_unlisted",
-    "no_mask": "mask_missing", "bad_mask": "mask_unreadable", "empty_mask": "mask_empty", "no_box": "box_missing",
-    "no_extent": "box_zero", "no_id": "annotation_ids", "odd_flag": "flag_odd",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,22 +71,43 @@ class CheckReport:
 def check_file(
     path: Path, photo_folder: Path | None = None, *, workers: int = 1, reporter: Reporter | None = None
 ) -> CheckReport:
-    """Read every annotation of a COCO file.
+    """Read every annotation of a COCO file, and decode every photo if their folder is given.
 
     Args:
-        path: the file.
+        path: the file; or a file or folder of any other format that can be imported, of which nothing trains as it is.
         photo_folder: folder of its photos.
         workers: maximum number of processes, 0 for one per CPU core.
         reporter: receiver of the progress.
 
     Raises:
-        BCNetError: if the file is not COCO, or a worker process dies.
+        BCNetError: if the source is in no format that is read, or a worker process dies.
     """
-    coco = read_coco(path)
-    reasons = find_omissions(coco, workers=workers, reporter=reporter)
-    findings, crowds = Findings(), reasons.count("crowd")
-    for annotation, reason in zip(coco.annotations, reasons, strict=True):
-        if reason in _KIND_OF:
-            findings.add(_KIND_OF[reason], annotation["id"])
-    instances = len(reasons) - crowds
-    return CheckReport(path, photo_folder, len(coco.images), instances, reasons.count(None), findings)
+    chosen = choose_format(path, "auto")
+    with paused_collector():
+        source = chosen.read(path, photo_folder)
+        photos = None
+        if photo_folder is not None:
+            photos = find_photos(source.images, photo_folder, workers=workers, reporter=reporter)
+        found = judge(source, photos, workers=workers, reporter=reporter)
+        trainable = _count_trainable(path, found, workers=workers)
+    return CheckReport(
+        path, photo_folder, len(source.images), count_instances(source, found), trainable, found.findings
+    )
+
+
+def _count_trainable(path: Path, found: Verdicts, *, workers: int) -> int:
+    """Return how many annotations a training takes of a file as it stands: none if it refuses the file."""
+    try:
+        coco = read_coco(path, check_annotations=False)
+    except BCNetError:
+        return 0
+    lost = {image["id"] for image in coco.images if found.images.owners.get(id_key(image["id"]), 0) is None}
+    count = 0
+    doubtful = []
+    for position, annotation in enumerate(coco.annotations):
+        if position in found.sound:
+            count += not annotation.get("iscrowd")
+        elif not isinstance(annotation, dict) or annotation.get("image_id") not in lost:
+            doubtful.append(annotation)
+    reasons = find_omissions(replace(coco, content={**coco.content, "annotations": doubtful}), workers=workers)
+    return count + reasons.count(None)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
-Effect = Literal["repaired", "left_out", "kept"]
-"""Outcome of an import: the fault is repaired, what has it is left out, or it stays and the user is told."""
+Effect = Literal["repaired", "left_out", "adjusted", "kept"]
+"""Outcome of an import: the fault is repaired; what has it is left out; what trains as it stands is put right anyway;
+or it stays and the user is told."""
 Subject = Literal["instances", "images", "categories", "files"]
 
 
@@ -27,16 +28,53 @@ class Kind(NamedTuple):
 
 
 KINDS: dict[str, Kind] = {
-    "record_odd": Kind("instances", "are no json objects", "left_out"),
+    "record_odd": Kind("instances", "are no json objects", "left_out", "look at the file: something broke it"),
     "image_unlisted": Kind("instances", "belong to an image that is not listed", "left_out"),
+    "image_left_out": Kind("instances", "belong to an image that is left out", "left_out"),
     "category_unlisted": Kind("instances", "belong to a category that is not listed", "left_out"),
-    "mask_missing": Kind("instances", "have no mask", "left_out"),
+    "category_ambiguous": Kind("instances", "have the id of two categories", "left_out", "give each category an id"),
+    "mask_missing": Kind("instances", "have no mask", "left_out", "draw their masks, or leave them out by importing"),
+    "mask_is_box": Kind("instances", "have a box of four numbers where the mask should be", "left_out", "draw masks"),
     "mask_unreadable": Kind("instances", "have a mask that cannot be read", "left_out"),
     "mask_empty": Kind("instances", "have a mask without a pixel in the image", "left_out"),
+    "polygon_odd": Kind("instances", "have a polygon with an odd number of coordinates", "left_out"),
+    "polygon_few_points": Kind("instances", "have polygons of fewer than three points", "left_out"),
+    "rle_size": Kind("instances", "have run lengths of another size than their image", "left_out"),
+    "polygon_flat": Kind("instances", "have one flat list of numbers where a list of polygons should be", "repaired"),
+    "polygon_points": Kind("instances", "have polygons as lists of points", "repaired"),
+    "polygon_nested": Kind("instances", "have polygons in too many lists", "repaired"),
+    "polygon_short_part": Kind("instances", "have parts of fewer than three points, which are ignored", "adjusted"),
+    "mask_text": Kind("instances", "have numbers of a mask as text", "repaired"),
+    "rle_list": Kind("instances", "have a mask in several run lengths", "repaired"),
+    "rle_numbers": Kind("instances", "have run lengths that are no whole numbers", "repaired"),
+    "rle_turned": Kind("instances", "have run lengths along the other axis, as their box shows", "repaired"),
+    "coordinates_shares": Kind("instances", "have coordinates from 0 to 1 instead of pixels", "repaired"),
+    "crowd_flag": Kind("instances", "are flagged as crowds, as CVAT flags masks drawn with a brush", "repaired"),
+    "flag_odd": Kind("instances", "have an `iscrowd` that is neither 0 nor 1", "repaired"),
     "box_missing": Kind("instances", "have no box of four finite numbers", "repaired"),
     "box_zero": Kind("instances", "have a box without an extent in the image", "repaired"),
-    "annotation_ids": Kind("instances", "have no whole number as id", "repaired"),
-    "flag_odd": Kind("instances", "have an `iscrowd` that is neither 0 nor 1", "repaired"),
+    "box_text": Kind("instances", "have a box with numbers as text", "repaired"),
+    "box_other": Kind("instances", "have a box that is not the one of their mask", "repaired"),
+    "box_loose": Kind("instances", "have a box a few pixels off that of their mask, which trains", "adjusted"),
+    "area_missing": Kind("instances", "have no area", "repaired"),
+    "occluder_unreadable": Kind("instances", "have an occluder region that cannot be read, and lose it", "repaired"),
+    "annotation_ids": Kind("instances", "have an id that is no whole number, or another's", "repaired"),
+    "image_ids": Kind("images", "have no whole number as id", "repaired"),
+    "image_twice": Kind("images", "are listed twice by one name, and become one", "repaired"),
+    "image_id_twice": Kind("images", "share their id with another", "left_out", "give each image its own id"),
+    "size_numbers": Kind("images", "have a size that is not written as whole numbers", "repaired"),
+    "size_unlisted": Kind("images", "have no size, which is then read from the photo", "repaired"),
+    "size_missing": Kind(
+        "images", "have no size, and no photo to read it from", "left_out", "give the photos: --images DIR"
+    ),
+    "size_turned": Kind("images", "list width and height of the photo before its EXIF rotation", "repaired"),
+    "size_other": Kind(
+        "images", "are of another size than their photo", "left_out", "restore the photos that were annotated"
+    ),
+    "category_ids": Kind("categories", "have no whole number as id", "repaired"),
+    "category_twice": Kind("categories", "have a name that another has, and become one", "repaired"),
+    "category_id_twice": Kind("categories", "share their id with another", "left_out", "give each category its own id"),
+    "category_project": Kind("categories", "are the name of the project, and unused", "adjusted"),
     "photo_missing": Kind("images", "have no photo in the folder", "left_out", "put the photos into the folder"),
     "photo_ambiguous": Kind(
         "images", "have a name that fits several photos, or a photo that fits several names", "left_out",
@@ -63,7 +101,6 @@ KINDS: dict[str, Kind] = {
         "files", "with labels fit several photos, or a photo that fits several of them", "left_out",
         "name each label file like its photo",
     ),
-    "no_object": Kind("instances", "are no json objects", "left_out", "look at the file: something broke it"),
     "file_left_out": Kind("files", "of the folder hold no COCO instances, or those of another file again", "left_out"),
     "image_of_test": Kind(
         "images", "belong to a test split, and neither train nor validate", "left_out",

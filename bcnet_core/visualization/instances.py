@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
+from bcnet_core.annotations.coco import CocoFile, Record, read_mask
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.errors import BCNetError
 from bcnet_core.files.images import read_listed
@@ -24,7 +24,10 @@ AT_LEAST = 5
 
 
 class Truth:
-    """The true instances of a COCO file; occluders are stored ones where the file has them, else derived."""
+    """The true instances of a COCO file; occluders are stored ones where the file has them, else derived.
+
+    One whose mask cannot be read has none.
+    """
 
     def __init__(self, coco: CocoFile) -> None:
         self.names = {category["id"]: str(category["name"]) for category in coco.categories}
@@ -34,7 +37,7 @@ class Truth:
     def instances(self, record: Record) -> tuple[Instance, ...]:
         """Return the instances of an image in file order."""
         annotations = self._grouped[record["id"]]
-        rles = [segmentation_rle(annotation, record) for annotation in annotations]
+        rles = [read_mask(annotation, record["height"], record["width"])[0] for annotation in annotations]
         regions = occluder_regions(annotations, rles, record)
         return tuple(
             Instance(

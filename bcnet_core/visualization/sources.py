@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, read_coco
+from bcnet_core.annotations.faults import record_flaw
 from bcnet_core.config.choices import Judgement
 from bcnet_core.data.loaders import read_annotations
 from bcnet_core.engine.run_dir import Run, open_run
@@ -23,12 +25,21 @@ PLACEHOLDER = (480, 640)
 
 
 class Source(NamedTuple):
-    """Annotations, or a list of images without any; their folder; and the model or results file to show, if any."""
+    """What to show.
+
+    Attributes:
+        coco: annotations that can be drawn, or a list of images without any.
+        images: folder of the images.
+        model: model to show, if any.
+        results: results file to show, if any.
+        omitted: number of annotations that cannot be drawn: without an id, a box, or an image and category in the file.
+    """
 
     coco: CocoFile
     images: Path
     model: Path | None = None
     results: Path | None = None
+    omitted: int = 0
 
 
 def open_source(
@@ -54,16 +65,27 @@ def open_source(
         raise data_error(f"`{path}` does not exist", "SOURCE is a run directory, a checkpoint or a COCO json")
     folder = None if images is None else _check_folder(images)
     if not path.is_dir() and (path.suffix == ".json" or path.name.endswith(".json.gz")):
-        coco = read_coco(gt or path, need_annotations=False)
-        return Source(coco, folder or _implied_images(coco.path), results=None if gt is None else path)
+        coco, omitted = _drawable(read_coco(gt or path, need_annotations=False, check_annotations=False))
+        results = None if gt is None else path
+        return Source(coco, folder or _implied_images(coco.path), results=results, omitted=omitted)
     if gt is not None:
-        return Source(read_coco(gt, need_annotations=False), folder or _implied_images(gt), path)
+        coco, omitted = _drawable(read_coco(gt, need_annotations=False, check_annotations=False))
+        return Source(coco, folder or _implied_images(gt), path, omitted=omitted)
     if folder is not None:
         return Source(_list_images(folder), folder, path)
     data = open_run(path).recipe.data
     data = data.model_copy(update={"root": data_root or data.root or Path()})
-    coco = read_annotations(data, data.val, need_annotations=False, configurable=False)
-    return Source(coco, _check_folder(data.locate(data.val)[1]), path)
+    listed = read_annotations(data, data.val, need_annotations=False, check_annotations=False, configurable=False)
+    coco, omitted = _drawable(listed)
+    return Source(coco, _check_folder(data.locate(data.val)[1]), path, omitted=omitted)
+
+
+def _drawable(coco: CocoFile) -> tuple[CocoFile, int]:
+    """Leave out the annotations that cannot be drawn, and return their number; a box without a mask is drawn."""
+    images, categories = ({one["id"] for one in records} for records in (coco.images, coco.categories))
+    kept = [one for one in coco.annotations if record_flaw(one, images, categories) is None]
+    omitted = len(coco.annotations) - len(kept)
+    return (replace(coco, content={**coco.content, "annotations": kept}) if omitted else coco), omitted
 
 
 def _list_images(folder: Path) -> CocoFile:

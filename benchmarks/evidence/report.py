@@ -101,12 +101,12 @@ def _paragraphs(summary: Summary, missing: Sequence[Trial], *, wanted: int) -> I
     for data in dict.fromkeys(row.data for row in summary.rows):
         yield f"## {data}"
         rows = [row for row in summary.rows if row.data == data]
-        yield _table(ROW_TITLES, map(_row_cells, rows))
+        yield markdown_table(ROW_TITLES, map(_row_cells, rows))
         for matched, title in ((False, "Difference to {}, equal steps"), (True, "Difference to {}, equal time")):
             shown = [one for one in summary.differences if (one.data, one.matched) == (data, matched)]
             if shown:
                 yield title.format(ARMS[REFERENCE].title) + ":"
-                yield _table(DIFFERENCE_TITLES, map(_difference_cells, shown))
+                yield markdown_table(DIFFERENCE_TITLES, map(_difference_cells, shown))
 
 
 def _title(arm: str, *, matched: bool) -> str:
@@ -161,7 +161,7 @@ def _around(value: Interval, digits: int) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Format an aligned Markdown table whose first column is text and whose others are numbers."""
     lines = [titles, *rows]
     first, *others = ([len(cell) for cell in column] for column in zip(*lines, strict=True))

@@ -74,7 +74,7 @@ def run_trials(
 
 def _run_trial(folder: Path, data: dict[str, DataSet], device: str, trial: Trial) -> str:
     """Train, measure, write the result, and return a one-line summary."""
-    with _one_thread(device):
+    with one_thread(device):
         started = time.perf_counter()
         run_dir = folder / "runs" / trial.data / trial.name
         checkpoint = _train(trial, data[trial.data], run_dir, device, SilentReporter())
@@ -130,7 +130,7 @@ def measure(checkpoint: Path, root: Path, split: str, device: str) -> Record:
 
 
 @contextmanager
-def _one_thread(device: str) -> Iterator[None]:
+def one_thread(device: str) -> Iterator[None]:
     """Limit torch to one thread on a CPU: sums of tensors depend on the number of threads."""
     before = torch.get_num_threads()
     if choose_device(device).type == "cpu":
@@ -178,7 +178,7 @@ def measure_costs(
     """
     costs = read_costs(folder)
     missing = [name for name in data if name not in costs]
-    with reporter.progress("seconds a step", len(missing) * rounds * len(ARMS)) as progress, _one_thread(device):
+    with reporter.progress("seconds a step", len(missing) * rounds * len(ARMS)) as progress, one_thread(device):
         for name in missing:
             seconds: dict[str, list[float]] = {arm: [] for arm in ARMS}
             for seed in range(rounds):

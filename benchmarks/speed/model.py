@@ -151,19 +151,19 @@ def _measure(model: ModelConfig, work: Workload) -> dict[str, Any]:
         step that builds its targets.
     """
     device = choose_device(work.device)
-    detectors = [_build(model, work, plain=plain).to(device) for plain in (True, False)]
-    images, targets = _batch(work)
+    detectors = [build_model(model, work, plain=plain).to(device) for plain in (True, False)]
+    images, targets = make_batch(work)
     wanted = [one.to(device) for one in targets]
     seeds = list(range(work.images))
     rois = jittered_rois(wanted, seeds, most=model.mask_rois_per_image)
-    with _autocast(work, device):
-        steps = _alternate([_step(detector, images, wanted) for detector in detectors], work.repeats, device)
-        build = _alternate([lambda: bilayer_targets(wanted, rois, size=MASK_SIZE)], work.repeats, device)
+    with autocast_to(work, device):
+        steps = alternate([_step(detector, images, wanted) for detector in detectors], work.repeats, device)
+        build = alternate([lambda: bilayer_targets(wanted, rois, size=MASK_SIZE)], work.repeats, device)
         pictures = [image.permute(1, 2, 0).numpy() for image in images]
         for detector in detectors:
-            _lower_threshold(detector, pictures[0])
+            lower_threshold(detector, pictures[0])
         inference = [_inference(detector, pictures) for detector in detectors]
-        seconds = _alternate(inference, work.repeats, device)
+        seconds = alternate(inference, work.repeats, device)
         found = [infer() / work.images for infer in inference]
     memory = [in_fresh_process(_measure_memory, model, work, plain) for plain in (True, False)]
     return {
@@ -172,7 +172,7 @@ def _measure(model: ModelConfig, work: Workload) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _build(model: ModelConfig, work: Workload, *, plain: bool) -> Detector:
+def build_model(model: ModelConfig, work: Workload, *, plain: bool) -> Detector:
     """Build a detector whose fresh weights keep activations in the range that trained ones have."""
     torch.manual_seed(0)
     settings = {**model.model_dump(), "mask_proposals": "jittered"}
@@ -191,7 +191,7 @@ def _build(model: ModelConfig, work: Workload, *, plain: bool) -> Detector:
     return detector
 
 
-def _lower_threshold(detector: Detector, picture: NDArray[np.uint8]) -> None:
+def lower_threshold(detector: Detector, picture: NDArray[np.uint8]) -> None:
     """Set the score threshold so that `CANDIDATES` boxes of a picture pass it; with fresh weights all or none would."""
     heads, seen = detector.heads, list[Tensor]()
     layer = heads.boxes.classes if isinstance(heads, OneStageHeads) else heads.roi_heads.box_predictor.cls_score
@@ -207,12 +207,13 @@ def _lower_threshold(detector: Detector, picture: NDArray[np.uint8]) -> None:
         heads.roi_heads.score_thresh = threshold
 
 
-def _autocast(work: Workload, device: torch.device) -> AbstractContextManager[object]:
+def autocast_to(work: Workload, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which a workload is run."""
     types = {"bf16": torch.bfloat16, "fp16": torch.float16}
     return nullcontext() if work.autocast == "off" else torch.autocast(device.type, types[work.autocast])
 
 
-def _batch(work: Workload) -> tuple[list[Tensor], list[Targets]]:
+def make_batch(work: Workload) -> tuple[list[Tensor], list[Targets]]:
     """Make noise with rectangular instances, the left half of each occluded."""
     draw = np.random.default_rng(0)
     images, targets = [], []
@@ -256,7 +257,7 @@ def _inference(detector: Detector, pictures: list[NDArray[np.uint8]]) -> Callabl
     return infer
 
 
-def _alternate(calls: Sequence[Callable[[], object]], repeats: int, device: torch.device) -> list[float]:
+def alternate(calls: Sequence[Callable[[], object]], repeats: int, device: torch.device) -> list[float]:
     """Return the median seconds of each call; they alternate, after one round of warm-up."""
     seconds: list[list[float]] = [[] for _ in calls]
     for repeat in range(repeats + 1):
@@ -280,9 +281,9 @@ def _measure_memory(model: ModelConfig, work: Workload, plain: bool) -> int:  # 
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):  # otherwise the peak depends on glibc's pools, and varies
         libc.mallopt(M_MMAP_THRESHOLD, 2**20)
     device = choose_device(work.device)
-    images, targets = _batch(work)
-    with _autocast(work, device):
-        _step(_build(model, work, plain=plain).to(device), images, [one.to(device) for one in targets])()
+    images, targets = make_batch(work)
+    with autocast_to(work, device):
+        _step(build_model(model, work, plain=plain).to(device), images, [one.to(device) for one in targets])()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return peak_memory()

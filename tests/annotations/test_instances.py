@@ -108,8 +108,13 @@ def test_a_survey_sorts_a_file(workers: int, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_description_counts_by_reason_and_shows_the_first_ids() -> None:
-    omitted: dict[Omission, list[Any]] = {"no_id": ["x" * 99], "crowd": [1] * 1200, "no_mask": [4, 2**70, [1] * 99, 5]}
+    omitted: dict[Omission, list[Any]] = {"crowd": [1] * 1200, "no_mask": [4, 2**70, [1] * 99, 5]}
     assert describe_omissions(omitted) == (
-        f"1 without a whole number as `id` (id {'x' * 30}), 1,200 flagged as crowds, "
-        f"4 without a mask (ids 4, {2**70}, [1, 1, 1, 1, 1, 1, ...], ...)"
+        f"1,200 flagged as crowds, 4 without a mask (ids 4, {2**70}, [1, 1, 1, 1, 1, 1, ...], ...)"
+    )
+    assert describe_omissions({"no_id": ["x" * 99]}) == f"1 without a whole number as `id` (id {'x' * 30})"
+    everything: dict[Omission, list[Any]] = {one: [1] * (3 + i) for i, one in enumerate(OMISSIONS)}
+    assert describe_omissions(everything) == (
+        "11 flagged as crowds, 12 without a mask, 13 whose box has no extent in the image, 14 whose mask has no pixel, "
+        "52 for other reasons"
     )

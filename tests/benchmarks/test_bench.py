@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 
 from benchmarks.__main__ import app
+from benchmarks.speed.throughput import count_operations
 from tests.benchmarks.conftest import Bench
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +29,26 @@ def test_the_model_benchmark_compares_both_heads(bench: Bench) -> None:
             assert plain > 0 and bilayer > 0
         assert row["detections"] == [20, 20], "or the inference of masks would not be measured"
         assert row["memory"][0] > 1e8 and 0 < row["target_share"] < 1
+
+
+@pytest.mark.slow
+def test_the_throughput_benchmark_times_both_models_in_both_precisions(bench: Bench) -> None:
+    done = bench("throughput", "--size", "64x96", "--images", "1", "--repeats", "1", "--device", "cpu", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [(row["model"], row["autocast"]) for row in rows] == [
+        (model, precision) for precision in ("off", "bf16") for model in ("fcos_r50", "maskrcnn_resnet50_fpn")
+    ]
+    for row in rows:
+        assert min(row[name] for name in ("step", "maps", "masks")) > 0
+        assert 500 < row["operations"] < 10_000
+
+
+def test_operations_are_counted_as_they_are_dispatched() -> None:
+    def call() -> object:
+        return torch.ones(3) * 2 + 1
+
+    assert count_operations(call) == 3
 
 
 def test_invalid_options_are_rejected(bench: Bench) -> None:

@@ -158,9 +158,9 @@ def test_the_estimate_is_what_a_step_takes() -> None:
     work = bench.Workload(480, 640, recipe.solver.batch_size, 64, 1, "cuda")
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    detector = bench._build(recipe.model, work, plain=False).to(CUDA)
+    detector = bench.build_model(recipe.model, work, plain=False).to(CUDA)
     optimizer = build_optimizer(detector, recipe.solver)
-    pictures, targets = bench._batch(work)
+    pictures, targets = bench.make_batch(work)
     for _ in range(2):
         losses = detector(pictures, [one.to(CUDA) for one in targets], list(range(work.images)))
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]

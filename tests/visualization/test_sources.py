@@ -240,7 +240,7 @@ def test_the_coco_layout_implies_the_image_folder(tmp_path: Path, name: str, fol
     assert error.value.exit_code == ExitCode.USAGE
     (tmp_path / folder).mkdir()
     found = sources.open_source(path)
-    assert found.coco.path == path and found[1:] == (tmp_path / folder, None, None)
+    assert found.coco.path == path and found[1:] == (tmp_path / folder, None, None, 0)
     (tmp_path / "mine").mkdir()
     assert sources.open_source(path, images=tmp_path / "mine").images == tmp_path / "mine"
 
@@ -280,7 +280,7 @@ def test_a_run_stands_for_its_validation_set(tmp_path: Path) -> None:
         open_source(model)
     assert "--data-root" in error.value.hints[0]
     found = open_source(model, data_root=tmp_path / "data")
-    assert found.coco.path == coco.path and found[1:] == (tmp_path / "data" / "val2017", model, None)
+    assert found.coco.path == coco.path and found[1:] == (tmp_path / "data" / "val2017", model, None, 0)
 
 
 def test_results_of_any_model_become_instances(tmp_path: Path) -> None:
