@@ -44,11 +44,10 @@ def test_what_is_left_out_is_named_on_the_screen_and_in_the_record(bcnet: Bcnet,
     record = json.loads((tmp_path / "root/import.json").read_text())
     assert json.loads(done.stdout) == record
     assert (record["images"], record["instances"]) == (3, 5)
-    assert record["left_out"]["photo_damaged"] == 2
-    assert len(record["left_out"]) == 2
+    assert record["left_out"] == {"mask_missing": 1, "photo_damaged": 2, "image_left_out": 4}
     assert record["first_ids"].keys() == {**record["repaired"], **record["left_out"]}.keys()
     shown = bcnet("data", "import", source, "-o", tmp_path / "root", "--overwrite")
-    assert shown.stdout.count("left out") == 2
+    assert shown.stdout.count("│ left out") == 3
     assert "03.png, 04.png" in shown.stdout
 
 

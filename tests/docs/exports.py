@@ -99,7 +99,8 @@ def roboflow(folder: Path) -> int:
     """COCO segmentation: a folder a split with `_annotations.coco.json` beside the photos, and an unused class 0."""
     for split, count in {"train": 3, "valid": 1}.items():
         content = make_coco(folder / "roboflow" / split, count, name=split + "_{}_jpg.rf.0a1b.jpg", seed=len(split))
-        content["categories"] = [{"id": 0, "name": "plants", "supercategory": "none"}, *content["categories"]]
+        own = [{**category, "supercategory": "plants"} for category in content["categories"]]
+        content["categories"] = [{"id": 0, "name": "plants", "supercategory": "none"}, *own]
         write(folder / "roboflow" / split / "_annotations.coco.json", content)
     return 8
 
