@@ -16,11 +16,11 @@ from bcnet_core.errors import data_error
 from bcnet_core.files.matching import match_by_ending
 from bcnet_core.reporting import Reporter
 
-WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
-"""Text of a whole number; `int` also reads `1_0`, which may be the name of a file."""
+WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})(\.0*)?")
+"""Text of a whole number; `int` also reads `1_0` and `007`, which are rather names of files."""
 
 SUFFIX = re.compile(r"\.[^./\\]*$")
-NUMBER = re.compile(r"(^|[/\\])0+(?=[0-9]+$)")
+PADDING = re.compile(r"(^|[/\\])0+(?=[0-9]+$)")
 
 Reference = tuple[int | float | str | None, str | None]
 """What a result says about its image: `image_id`, None if it is of no possible type, and `file_name`."""
@@ -97,17 +97,20 @@ def _match_images(
     by_id = {one: number for one in references if (number := _whole(one[0])) in known and number is not None}
     by_name = _match_names({one: one[1] for one in references if one[1] is not None}, coco.images)
     others = [one for one in references if one not in by_name]
+    own = {one: by_id[one] for one in others if one in by_id}
     by_own_name: dict[Reference, int] = {}
     if any(type(one[0]) is str or one not in by_id for one in others):
-        by_own_name = _match_names({one: str(one[0]) for one in others}, coco.images)
-    own = {one: by_id[one] for one in others if one in by_id}
+        named = {one: str(one[0]) for one in others}
+        by_own_name = _match_names(named, coco.images)
+        same = _match_names(named, coco.images, padded=False)
+        unclear = [one[0] for one in own if type(one[0]) is str and same.get(one, own[one]) != own[one]]
+        if unclear and len(same) == len(own):
+            raise data_error(
+                f"`{path}`: the image id {unclear[0]!r} is an id of `{coco.path}`, and the name of another image there",
+                "write ids as numbers, or give every result the `file_name` of its image",
+            )
     if len(by_own_name) > len(own):
         own = by_own_name
-    elif unclear := [one[0] for one in own if type(one[0]) is str and by_own_name.get(one, own[one]) != own[one]]:
-        raise data_error(
-            f"`{path}`: the image id {unclear[0]!r} is the id of one image of `{coco.path}` and the name of another",
-            "write ids as numbers, or give every result the `file_name` of its image",
-        )
     found = by_name | own
     differing = sum(by_id.get(one, number) != number for one, number in by_name.items())
     if differing:
@@ -120,12 +123,20 @@ def _match_images(
     return found
 
 
-def _match_names(names: Mapping[Reference, str], images: Sequence[Record]) -> dict[Reference, int]:
-    """Return the ids of the images that names of files mean, where it is one; a name may lack the suffix."""
+def _match_names(
+    names: Mapping[Reference, str], images: Sequence[Record], *, padded: bool = True
+) -> dict[Reference, int]:
+    """Return the ids of the images that names of files mean, where it is one.
+
+    A name may lack the suffix and, if `padded`, the zeros before a number: Ultralytics writes the id 7 for 0007.jpg.
+    """
     files = [image["file_name"] for image in images] if names else []
+    stems = [SUFFIX.sub("", file) for file in files]
     found = _clear(names, files, images)
-    left = {one: _plain(name) for one, name in names.items() if one not in found}
-    return found | _clear(left, [_plain(SUFFIX.sub("", file)) for file in files] if left else [], images)
+    for change in (str, _unpadded) if padded else (str,):
+        left = {one: change(name) for one, name in names.items() if one not in found}
+        found |= _clear(left, [change(stem) for stem in stems] if left else [], images)
+    return found
 
 
 def _clear(names: Mapping[Reference, str], paths: Sequence[str], images: Sequence[Record]) -> dict[Reference, int]:
@@ -134,9 +145,8 @@ def _clear(names: Mapping[Reference, str], paths: Sequence[str], images: Sequenc
     return {one: images[positions[0]]["id"] for one, positions in matches if len(positions) == 1}
 
 
-def _plain(name: str) -> str:
-    """Return a name without the leading zeros of a number: Ultralytics writes the id 7 for 0007.jpg."""
-    return NUMBER.sub(r"\1", name)
+def _unpadded(name: str) -> str:
+    return PADDING.sub(r"\1", name)
 
 
 def _match_categories(
@@ -156,7 +166,7 @@ def _match_categories(
         f"{number} as {ids[number - first]} ({coco.categories[number - first]['name']})" for number in sorted(used)[:3]
     )
     reporter.warning(
-        f"the category ids of `{path}` do not fit `{coco.path}`; they only do if they are shifted, counted from {first}, "
-        f"and are read so: {shown}{', ...' if len(used) > 3 else ''}"
+        f"the category ids of `{path}` do not fit `{coco.path}`; they only do if they are shifted, counted from "
+        f"{first}, and are read so: {shown}{', ...' if len(used) > 3 else ''}"
     )
     return {value: ids[number - first] for value, number in numbers.items()}

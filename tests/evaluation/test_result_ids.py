@@ -92,12 +92,24 @@ def test_names_that_match_in_part_do_not_mix_with_ids() -> None:
 
 
 def test_text_that_is_both_an_id_and_another_image_is_refused() -> None:
-    with pytest.raises(
-        BCNetError, match=r"the image id '2' is the id of one image of `gt.json` and the name of"
-    ) as caught:
+    with pytest.raises(BCNetError, match=r"the image id '2' is an id of `gt.json`, and the name of another") as caught:
         images(truth({1: "2.jpg", 2: "1.jpg"}), {"image_id": "2"})
     assert caught.value.exit_code == ExitCode.BAD_DATA and caught.value.hints
     assert images(truth({1: "1.jpg", 2: "2.jpg"}), {"image_id": "2"}) == [2]
+
+
+@pytest.mark.parametrize("first", ["0", "0000"])
+def test_text_of_ids_is_no_file_name_though_files_are_numbered_too(first: str) -> None:
+    """Ids from 1 and names from 0, padded or not, as many tools write them."""
+    files = {number: f"{number - 1:0{len(first)}}.png" for number in (1, 2, 3)}
+    heard = Heard()
+    assert images(truth(files), *[{"image_id": str(number)} for number in files], heard=heard) == [1, 2, 3]
+    assert not heard.infos
+    assert images(truth(files), *[{"image_id": name[:-4]} for name in files.values()]) == [1, 2, 3]
+
+
+def test_a_padded_number_is_a_file_name() -> None:
+    assert images(truth({1: "0002.png", 2: "0001.png"}), {"image_id": "0001"}) == [2]
 
 
 def test_the_file_name_beside_an_id_decides() -> None:
