@@ -159,8 +159,8 @@ def survey_instances(
         if reason is None or reason in keep:
             kept.append(annotation)
         else:
-            named = isinstance(annotation, dict) and "id" in annotation
-            omitted[reason].append(annotation["id"] if named else f"annotations[{position}]")
+            name = annotation.get("id") if isinstance(annotation, dict) else None
+            omitted[reason].append(f"annotations[{position}]" if name is None else name)
     return Survey(_with_annotations(coco, kept), {reason: names for reason, names in omitted.items() if names})
 
 

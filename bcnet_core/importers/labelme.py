@@ -11,6 +11,7 @@ from typing import Any
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
+from bcnet_core.annotations.faults import MOST_PIXELS
 from bcnet_core.errors import BCNetError
 from bcnet_core.files.images import image_size
 from bcnet_core.importers.findings import Findings
@@ -76,7 +77,7 @@ def _read(path: Path, images: Path | None) -> Source:
 def _size(content: Record, photo: Path | None) -> tuple[int, int] | None:
     """Return the (height, width) that a file states, or else that of the photo; None if neither is known."""
     height, width = content.get("imageHeight"), content.get("imageWidth")
-    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
+    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0 and height * width <= MOST_PIXELS:
         return height, width
     try:
         return None if photo is None else image_size(photo)
@@ -107,7 +108,7 @@ def _segmentation(outlines: list[Outline], size: tuple[int, int] | None) -> Any:
         return polygons
     if size is None:
         return []  # and no photo either, so that the image is left out
-    rles = [mask.in_image(*size) for mask in drawn]
+    rles = [masks.from_window(mask.pixels, mask.x, mask.y, *size) for mask in drawn]
     return masks.to_json(masks.union([*rles, *([masks.from_polygons(polygons, *size)] if polygons else [])]))
 
 

@@ -12,8 +12,6 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image
 
-from bcnet_core import masks
-from bcnet_core.masks import RLE
 from bcnet_core.masks.rle import FARTHEST
 
 IGNORED = {"__ignore__", "_background_"}
@@ -47,14 +45,6 @@ class DrawnMask(NamedTuple):
     x: int
     y: int
     pixels: NDArray[np.bool_]
-
-    def in_image(self, height: int, width: int) -> RLE:
-        """Return the mask in an image of this size."""
-        whole = np.zeros((height, width), dtype=bool)
-        x, y = min(max(self.x, 0), width), min(max(self.y, 0), height)
-        part = self.pixels[max(-self.y, 0) :, max(-self.x, 0) :][: height - y, : width - x]
-        whole[y : y + part.shape[0], x : x + part.shape[1]] = part
-        return masks.encode(whole)
 
 
 Outline = list[float] | DrawnMask

@@ -11,6 +11,7 @@ from bcnet_core.masks.rle import (
     from_labels,
     from_polygons,
     from_segmentation,
+    from_window,
     intersection,
     iou,
     ious,
@@ -21,5 +22,5 @@ from bcnet_core.masks.rle import (
 
 __all__ = [
     "RLE", "area", "bounding_box", "decode", "decode_window", "encode", "from_box", "from_labels",
-    "from_polygons", "from_segmentation", "intersection", "iou", "ious", "runs", "to_json", "union",
+    "from_polygons", "from_segmentation", "from_window", "intersection", "iou", "ious", "runs", "to_json", "union",
 ]  # fmt: skip

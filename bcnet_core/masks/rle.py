@@ -215,6 +215,22 @@ def decode_window(rle: RLE, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.bo
     return np.ascontiguousarray(columns[:, y0:y1].T)
 
 
+def from_window(pixels: NDArray[np.bool_], x: int, y: int, height: int, width: int) -> RLE:
+    """Encode a mask of (height, width) that is empty outside a (H, W) window, clipped, at column x and row y."""
+    inside = pixels[max(-y, 0) : max(height - y, 0), max(-x, 0) : max(width - x, 0)]
+    x, y = max(x, 0), max(y, 0)
+    if not inside.any():
+        return from_box(0, 0, 0, 0, height, width)
+    columns = np.zeros((height, inside.shape[1]), dtype=bool)
+    columns[y : y + inside.shape[0]] = inside
+    lengths = runs(encode(columns)["counts"]).tolist()
+    lengths[0] += x * height
+    behind = (width - x - inside.shape[1]) * height
+    counts = [*lengths[:-1], lengths[-1] + behind] if len(lengths) % 2 else [*lengths, *([behind] if behind else [])]
+    rle: RLE = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return rle
+
+
 def to_json(rle: RLE) -> dict[str, Any]:
     """Return the RLE with `counts` as text, as COCO json files hold it."""
     return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}

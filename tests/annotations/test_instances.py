@@ -93,7 +93,7 @@ def test_a_survey_sorts_a_file(workers: int, monkeypatch: pytest.MonkeyPatch) ->
     images = [{**IMAGE, "id": number} for number in (7, 8, 9)]
     records = [
         annotation(id=1, image_id=9), None, annotation(id=2), annotation(id=3, bbox=[0, 0, 0, 0]),
-        annotation(id="4"), annotation(id=5, segmentation="?"), annotation(id=6, image_id=9, iscrowd=1), {},
+        annotation(id="4"), annotation(id=5, segmentation="?"), annotation(id=6, image_id=9, iscrowd=1), {"id": None},
     ]  # fmt: skip
     coco = CocoFile(Path("a.json"), {"images": images, "categories": [{"id": 3, "name": "x"}], "annotations": records})
     survey = survey_instances(coco, workers=workers)

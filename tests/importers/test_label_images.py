@@ -10,10 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from bcnet_core import masks
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.importers.source import SPLIT
-from tests.importers.readers import HEIGHT, WIDTH, found, instances, photos, read, rectangle, save
+from tests.importers.readers import HEIGHT, WIDTH, found, instances, photos, read, save
 
 Values = NDArray[Any]
 
@@ -200,15 +199,3 @@ class TestNames:
     def test_a_file_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(BCNetError, match="is a file"):
             read(save(tmp_path / "a_mask.png", labels(1)), name="masks")
-
-
-def test_masks_of_a_label_image_are_those_of_each_value() -> None:
-    random = np.random.default_rng(0)
-    for shape in ((5, 5), (1, 1), (7, 9), (3, 1), (1, 8)):
-        for _ in range(20):
-            image = random.integers(0, 4, shape)
-            expected = {value: masks.encode(image == value) for value in np.unique(image).tolist() if value}
-            assert masks.from_labels(image) == expected
-    assert masks.from_labels(rectangle(2, 3, 5, 8).astype(np.uint16) * 40_000)[40_000] == masks.encode(
-        rectangle(2, 3, 5, 8)
-    )
