@@ -92,6 +92,8 @@ def _part(path: Path, content: Record) -> Part:
     lists = {name: _records(content.get(name) or []) for name in LISTS}
     findings = Findings()
     for name, records in lists.items():
+        if isinstance(content.get(name), dict):
+            findings.add("list_as_object", f"{path.name}: {name}")
         for index, record in enumerate(records):
             if not isinstance(record, dict):
                 findings.add("record_odd", f"{name}[{index}]")
@@ -104,6 +106,8 @@ def _part(path: Path, content: Record) -> Part:
     for image in part.images:
         if not isinstance(image.get("file_name"), str):
             image["file_name"] = _photo_name(image)
+            if image["file_name"]:
+                findings.add("photo_key", image["file_name"])
     if amodal.is_amodal(part.annotations):
         amodal.translate(part)
     if part.annotations and not part.categories:

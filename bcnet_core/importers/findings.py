@@ -106,6 +106,8 @@ KINDS: dict[str, Kind] = {
         "images", "belong to a test split, and neither train nor validate", "left_out",
         "to use them, import the file of that split on its own",
     ),
+    "list_as_object": Kind("files", "have an object by id instead of a list", "repaired"),
+    "photo_key": Kind("images", "name their photo under another key than `file_name`", "repaired"),
     "category_unnamed": Kind("categories", "have no name, and are called by their id", "repaired"),
     "amodal_in_segmentation": Kind(
         "instances", "have the whole (amodal) mask in `segmentation`, and the visible one in another key", "repaired"

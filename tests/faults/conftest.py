@@ -46,6 +46,7 @@ COMMANDS = {
                         older="--min-area 200"),
     "annotate-rle": Command("annotate {json} -o {out}/x.json.gz --format rle --workers 1", ("x.json.gz",)),
     "check": Command("annotate --check {json} --report {out}/r.json --workers 1", ("r.json",)),
+    "data-import": Command("data import {json} --images {images} -o {out}/r --workers 1", ("r",), older="--val 0.5"),
     "split-occ": Command("split-occ {json} -o {out}/o.json --plot {out}/o.png", ("o.json", "o.manifest.json", "o.png")),
     "shapes": Command("synth shapes -o {out}/s --images 1 --val-images 1 --size 64 --workers 1", ("s",),
                       older="--seed 1"),
@@ -69,7 +70,7 @@ COMMANDS = {
 }  # fmt: skip
 if find_spec("detectron2"):
     COMMANDS["convert"] = Command("weights convert {model} --to detectron2 -o {out}/w.pth", ("w.pth", "w.yaml"))
-QUICK = ("annotate", "shapes", "viz")
+QUICK = ("annotate", "data-import", "shapes", "viz")
 """Commands tested by default: a fraction of a second each, covering every way of writing."""
 ALL = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in COMMANDS]
 

@@ -14,7 +14,12 @@ import pytest
 from bcnet_core.weights.checkpoint import latest_checkpoint
 from tests.faults.conftest import COMMANDS, Bench, assert_complete_or_absent, contents, leftovers
 
-KILLED = ("annotate", "shapes", *(pytest.param(name, marks=pytest.mark.slow) for name in ("viz", "train", "predict")))
+KILLED = (
+    "annotate",
+    "data-import",
+    "shapes",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("viz", "train", "predict")),
+)
 """One command for each way of writing: files, folders, checkpoints, and predictions that are collected."""
 
 

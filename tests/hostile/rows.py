@@ -266,7 +266,7 @@ ROWS = (
     Row("results: a score as text", RESULTS, result(score="0.5"), 3, "its score is '0.5'"),
     Row("results: a negative size", RESULTS, result(bbox=[1, 1, -5, 5]), 3, "its `bbox` is [1, 1, -5, 5]"),
     Row("results: an infinite box", RESULTS, result(bbox=[float("inf")] * 4), 3, "its `bbox` is [inf"),
-    Row("results: an id as text", RESULTS, result(image_id="1"), 3, "image '1' is not in the ground truth"),
+    Row("results: an id that is not listed", RESULTS, result(image_id="9"), 3, "image '9' is not in the ground truth"),
     Row("results: negative runs", RESULTS, result(segmentation={**RLE, "counts": [-1, 1201]}), 3, "the counts"),
     Row("results: escape codes", RESULTS, result(category_id=CONTROL), 3, "is not in the ground truth"),
     Row("results: lists, 100,000 deep", RESULTS, data("results.json", "[" * 100_000), 3, "is nested too deeply"),

@@ -98,14 +98,16 @@ class TestOneFile:
 
     def test_a_single_class_may_stand_without_a_list(self, tmp_path: Path) -> None:
         content = {**coco_set("a.jpg"), "categories": {"id": 1, "name": "leaf", "supercategory": ""}}
-        assert [one["name"] for one in read(write(tmp_path / "a.json", content)).categories] == ["leaf"]
+        source = read(write(tmp_path / "a.json", content))
+        assert [one["name"] for one in source.categories] == ["leaf"]
+        assert found(source) == {"list_as_object": ["a.json: categories"]}
 
     @pytest.mark.parametrize(
         ("image", "name"),
         [
             ({"coco_url": "http://images.cocodataset.org/val2017/000000397133.jpg"}, "val2017/000000397133.jpg"),
             ({"file_name": "a.jpg", "coco_url": "AmlDatastore://photos/b.jpg"}, "a.jpg"),
-            ({"file_name": None, "path": "/datasets/leaves/a.jpg"}, "/datasets/leaves/a.jpg"),
+            ({"path": "/datasets/leaves/a.jpg"}, "/datasets/leaves/a.jpg"),
             ({"url": "https://host/x/a%20b.jpg?sig=1"}, "x/a%20b.jpg"),
             ({"license": 1}, ""),
         ],
@@ -118,7 +120,9 @@ class TestOneFile:
             "images": [{"id": 1, "width": 16, "height": 12, **image}],
             "annotations": [square(1, 1)],
         }
-        assert read(write(tmp_path / "lvis.json", content)).images[0]["file_name"] == name
+        source = read(write(tmp_path / "lvis.json", content))
+        assert source.images[0]["file_name"] == name
+        assert found(source) == ({"photo_key": [name]} if name and "file_name" not in image else {})
 
     def test_classes_without_a_list_are_called_by_their_ids(self, tmp_path: Path) -> None:
         content = {**coco_set("a.jpg"), "annotations": [square(1, 1, category=3), square(2, 1, category=8)]}
