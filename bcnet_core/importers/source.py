@@ -33,6 +33,7 @@ class Source:
         categories: records with `id` and `name`.
         header: what else stands at the top level: `info`, `licenses`, unknown keys; written as it is.
         findings: what the reader could not take, by kind.
+        derived: whether the reader made the records, so that boxes, areas and sizes that are missing are no faults.
     """
 
     images: list[Record]
@@ -40,6 +41,7 @@ class Source:
     categories: list[Record]
     header: Record = field(default_factory=dict)
     findings: Findings = field(default_factory=Findings)
+    derived: bool = False
 
 
 class Photo(NamedTuple):
