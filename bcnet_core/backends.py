@@ -33,6 +33,9 @@ INSTALL = (
 )
 """Commands that install detectron2, which is on no registry."""
 
+UNLIMITED = 10_000
+"""Detections per image of a config of detectron2 that keeps all of them."""
+
 
 def require_backend(name: str) -> Backend:
     """Return the backend of a `--backend` option.
@@ -91,7 +94,9 @@ def open_run(path: Path, backend: Backend) -> Run:
     from bcnet_core.integrations.detectron2.stored import read_stored
 
     stored = read_stored(path)
-    recipe = Recipe.model_validate(stored.origin.recipe or {"data": stored.origin.data})
+    kept = stored.config.TEST.DETECTIONS_PER_IMAGE
+    own = {"data": stored.origin.data, "model": {"detections_per_image": kept if kept > 0 else UNLIMITED}}
+    recipe = Recipe.model_validate(stored.origin.recipe or own)
     return run_dir.Run(path if path.is_dir() else path.parent, stored.path, recipe, stored.origin.categories)
 
 
@@ -208,9 +213,19 @@ def converted_files(output: Path, to: Backend) -> list[Path]:
 
 
 def predict_with_detectron2(
-    run: Run, coco: CocoFile, images: Path, *, device: str, cluster: Cluster, reporter: Reporter
+    run: Run,
+    coco: CocoFile,
+    images: Path,
+    *,
+    kept: int,
+    counted: int,
+    device: str,
+    cluster: Cluster,
+    reporter: Reporter,
 ) -> list[Record]:
     """Predict a COCO file with detectron2, report the scores of its `COCOEvaluator`, and return the COCO results.
+
+    `kept` detections of an image are kept, `counted` of each category are scored.
 
     Raises:
         BCNetError: if a process fails.
@@ -219,8 +234,9 @@ def predict_with_detectron2(
     from bcnet_core.integrations.detectron2.predicting import predict_set
 
     results, scores = predict_set(
-        run.checkpoint, coco, images, run.categories, device=device, processes=cluster.processes
-    )
+        run.checkpoint, coco, images, run.categories,
+        kept=kept, counted=counted, device=device, processes=cluster.processes,
+    )  # fmt: skip
     shown = [f"{kind} AP {values['AP']:.2f}" for kind, values in scores.items() if "AP" in values]
     if shown:
         reporter.info(f"detectron2's COCOEvaluator: {', '.join(shown)}")

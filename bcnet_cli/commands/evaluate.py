@@ -111,17 +111,16 @@ def evaluate(
     style = _style(json=as_json, csv=as_csv, markdown=as_markdown)
     out = Output(context, output, style, per_category=per_category, overwrite=overwrite, dry_run=dry_run)
     options = partial(
-        _read_options, scorer=scorer, boundary=boundary, occ=occ, occ_ids=occ_ids, objects=objects or [],
-        max_dets=max_dets or MOST_DETECTIONS,
+        _read_options, scorer=scorer, boundary=boundary, occ=occ, occ_ids=occ_ids, objects=objects or []
     )  # fmt: skip
     if run is not None:
-        choice = RunChoice(run, data_root, device, Cluster(gpus), require_backend(backend))
+        choice = RunChoice(run, data_root, device, Cluster(gpus), require_backend(backend), max_dets)
         if test_dev:
             submit_run(choice, out)
         else:
             score_run(choice, out, options, layers=layers)
     elif results is not None and gt is not None:
-        _score_file(results, read_coco(gt), out, options)
+        _score_file(results, read_coco(gt), out, options, max_dets or MOST_DETECTIONS)
     elif compare is not None and gt is not None:
         _compare_files(
             compare, read_coco(gt), style, resamples=resamples, seed=seed, max_dets=max_dets or MOST_DETECTIONS
@@ -153,13 +152,13 @@ def _style(*, json: bool, csv: bool, markdown: bool) -> Format:
 
 def _read_options(
     coco: CocoFile,
+    max_dets: int,
     *,
     scorer: Scorer,
     boundary: bool,
     occ: bool,
     occ_ids: Path | None,
     objects: list[Path],
-    max_dets: int,
 ) -> ScoreOptions:
     """Read the lists of images and objects that options name, and return what to score."""
     from bcnet_core.annotations.split import read_ids
@@ -176,7 +175,7 @@ def _read_options(
     )
 
 
-def _score_file(path: Path, coco: CocoFile, out: Output, read_options: ReadOptions) -> None:
+def _score_file(path: Path, coco: CocoFile, out: Output, read_options: ReadOptions, max_dets: int) -> None:
     """Score a results file of any model."""
     from bcnet_cli.score_tables import print_report
     from bcnet_core.annotations.crowding import report_crowding
@@ -190,8 +189,8 @@ def _score_file(path: Path, coco: CocoFile, out: Output, read_options: ReadOptio
         reserve_files(out.context, target, inputs=inputs, overwrite=out.overwrite, dry_run=out.dry_run)
     check_same_images(path, coco)
     reporter = ConsoleReporter()
-    results, options = read_results(path, coco, reporter=reporter), read_options(coco)
-    report_crowding(coco, reporter=reporter, counted=options.max_dets, way_out=COUNT_ALL)
+    results, options = read_results(path, coco, reporter=reporter), read_options(coco, max_dets)
+    report_crowding(coco, reporter=reporter, counted=max_dets, way_out=COUNT_ALL)
     if out.dry_run:
         console.err.print(f"would score {len(results):,} results" + (f" and write {target}" if target else ""))
         return

@@ -24,17 +24,18 @@ if TYPE_CHECKING:
     from bcnet_core.evaluation.report import ScoreOptions
     from bcnet_core.model.detectors import Detector
 
-    ReadOptions = Callable[[CocoFile], ScoreOptions]
+    ReadOptions = Callable[[CocoFile, int], ScoreOptions]
 
 
 class RunChoice(NamedTuple):
-    """A run to evaluate, and how to run its detector."""
+    """A run to evaluate, and how to run its detector; `max_dets` detections are kept and counted, if given."""
 
     run: Path
     data_root: Path | None
     device: str
     cluster: Cluster
     library: Backend
+    max_dets: int | None
 
 
 class Output(NamedTuple):
@@ -49,18 +50,25 @@ class Output(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A run with its data and outputs, all checked; `build` makes the detector of the torchvision backend once."""
+    """A run with its data and outputs, all checked.
+
+    Attributes:
+        kept: number of detections of an image that the detector keeps.
+        build: makes the detector of the torchvision backend once.
+    """
 
     run: Run
     coco: CocoFile
     images: Path
     targets: list[Path]
+    kept: int
     build: Callable[[], Detector] | None
 
 
 def score_run(choice: RunChoice, out: Output, read_options: ReadOptions, *, layers: bool) -> None:
     """Predict the validation set of a run and score the results."""
     from bcnet_cli.score_tables import print_report
+    from bcnet_core.annotations.crowding import detections_to_count, report_crowding
     from bcnet_core.errors import usage_error
     from bcnet_core.evaluation.coco import ground_truth
     from bcnet_core.evaluation.report import score_results
@@ -73,15 +81,17 @@ def score_run(choice: RunChoice, out: Output, read_options: ReadOptions, *, laye
             "--layers needs a detector of the torchvision backend",
             f"convert it: bcnet weights convert {shlex.quote(str(choice.run))} --to torchvision -o bcnet.pt",
         )
-    opened = _open(choice, out, test_dev=False)
-    coco, truth, options = opened.coco, ground_truth(opened.coco), read_options(opened.coco)
+    opened, reporter = _open(choice, out, test_dev=False), ConsoleReporter()
+    coco, truth, counted = opened.coco, ground_truth(opened.coco), choice.max_dets or detections_to_count(opened.kept)
+    options, way_out = read_options(coco, counted), "keep and count more: --max-dets {most}"
+    report_crowding(coco, kept=opened.kept, counted=counted, way_out=way_out, reporter=reporter)
     if _is_planned(opened, out):
         return
-    with _predicted(choice, opened) as predicted:
+    with _predicted(choice, opened, counted) as predicted:
         results = _listed([result for part in predicted for result in part], opened)
         inside: dict[str, float] = {}
         if layers and opened.build is not None:
-            inside = score_true_boxes(opened.build(), coco, opened.images, reporter=ConsoleReporter()).means()
+            inside = score_true_boxes(opened.build(), coco, opened.images, reporter=reporter).means()
         report = score_results(coco, results, options, truth=truth)
         scores = {**report.content(), **({"layers": inside} if inside else {})}
         write_together(dict(zip(opened.targets, ([to_json(one) for one in results], scores), strict=True)))
@@ -103,12 +113,13 @@ def _listed(results: list[Record], opened: Opened) -> list[Record]:
 
 def submit_run(choice: RunChoice, out: Output) -> None:
     """Predict test-dev and pack the results for its server."""
+    from bcnet_core.annotations.crowding import MOST_DETECTIONS
     from bcnet_core.evaluation.results import write_submission
 
     opened = _open(choice, out, test_dev=True)
     if _is_planned(opened, out):
         return
-    with _predicted(choice, opened) as predicted:
+    with _predicted(choice, opened, MOST_DETECTIONS) as predicted:
         found, images = write_submission(opened.targets[0], opened.coco, predicted), len(opened.coco.images)
     if out.style == "json":
         console.out.print_json(data={"images": images, "detections": found})
@@ -119,6 +130,7 @@ def submit_run(choice: RunChoice, out: Output) -> None:
 
 def _open(choice: RunChoice, out: Output, *, test_dev: bool) -> Opened:
     """Read a run and its data, reserve the outputs, and check that the run can be evaluated on the data."""
+    from bcnet_core.annotations.crowding import MOST_DETECTIONS
     from bcnet_core.backends import open_run
     from bcnet_core.data.loaders import read_annotations, read_truth
     from bcnet_core.engine.elastic import check_processes
@@ -141,8 +153,14 @@ def _open(choice: RunChoice, out: Output, *, test_dev: bool) -> Opened:
     check_categories(
         run.categories, coco, "evaluate on data with its categories: --data-root DIR", TRAIN_ON_THESE_CATEGORIES
     )
-    build = None if run.trained is None else functools.cache(functools.partial(run.trained.build, choice.device))
-    return Opened(run, coco, data.locate(dataset)[1], targets, build)
+    kept = max(run.recipe.model.detections_per_image, choice.max_dets or 0)
+    if test_dev and kept > MOST_DETECTIONS:
+        ConsoleReporter().info(f"COCO takes {MOST_DETECTIONS} detections an image: the best of {kept:,} are submitted")
+        kept = MOST_DETECTIONS
+    build = None
+    if run.trained is not None:
+        build = functools.cache(functools.partial(run.trained.build, choice.device, detections_per_image=kept))
+    return Opened(run, coco, data.locate(dataset)[1], targets, kept, build)
 
 
 def _is_planned(opened: Opened, out: Output) -> bool:
@@ -154,21 +172,25 @@ def _is_planned(opened: Opened, out: Output) -> bool:
 
 
 @contextmanager
-def _predicted(choice: RunChoice, opened: Opened) -> Iterator[Iterable[list[Record]]]:
+def _predicted(choice: RunChoice, opened: Opened, counted: int) -> Iterator[Iterable[list[Record]]]:
     """Predict, and yield the results of each image; the file to resume from is removed when the block succeeds."""
     from bcnet_core.backends import predict_with_detectron2
     from bcnet_core.evaluation.predict import check_images
     from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
 
-    run, coco, images, _, build = opened
+    run, coco, images, _, kept, build = opened
     device, cluster, reporter = choice.device, choice.cluster, ConsoleReporter()
     if choice.library == "detectron2":  # it cannot resume
         check_images(coco.images, images)
-        yield [predict_with_detectron2(run, coco, images, device=device, cluster=cluster, reporter=reporter)]
+        yield [
+            predict_with_detectron2(
+                run, coco, images, kept=kept, counted=counted, device=device, cluster=cluster, reporter=reporter
+            )
+        ]
         return
     target = opened.targets[0]
     file = PredictionFile(target.with_name(f"{target.stem.removesuffix('_results')}_predictions.jsonl"))
-    job = PredictionJob(run.checkpoint, device, coco.images, images, file)
+    job = PredictionJob(run.checkpoint, device, coco.images, images, file, detections_per_image=kept)
     predict_to_disk(job, cluster, reporter=reporter, build=build)
     yield file.read(coco.images)
     file.path.unlink(missing_ok=True)

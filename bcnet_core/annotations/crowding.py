@@ -12,6 +12,11 @@ MOST_DETECTIONS = 100
 """Best detections that COCO counts: its scores those of each category in an image, its server those of an image."""
 
 
+def detections_to_count(kept: int) -> int:
+    """Return how many detections scores count for a detector that keeps so many: COCO's 100, or all of them if more."""
+    return max(MOST_DETECTIONS, kept)
+
+
 def report_crowding(coco: CocoFile, *, reporter: Reporter, kept: int | None = None, counted: int, way_out: str) -> bool:
     """Warn of objects that can never be found, since there are too many in an image; crowd regions do not count.
 

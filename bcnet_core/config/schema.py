@@ -147,7 +147,9 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         0.6, description="box IoU above which the lower-scoring of two detections of a class is dropped"
     )
     candidates_per_level: Positive = Field(1000, description="candidates kept per pyramid level before NMS")
-    detections_per_image: Positive = Field(100, description="most detections per image")
+    detections_per_image: Positive = Field(
+        100, description="most detections per image; the run's own scores count them all, and no fewer than COCO's 100"
+    )
 
     @model_validator(mode="after")
     def _parts_fit(self) -> ModelConfig:

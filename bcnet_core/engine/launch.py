@@ -12,6 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import CocoFile, ways_out
+from bcnet_core.annotations.crowding import report_crowding
 from bcnet_core.annotations.instances import Survey
 from bcnet_core.config.schema import Recipe
 from bcnet_core.data.dataset import SURVEYED, TrainingSet
@@ -123,8 +124,13 @@ def open_data(recipe: Recipe, validation: Validation | None, reporter: Reporter)
     """
     dataset, coco = open_training_set(recipe.data, need_occluders=recipe.trains_occluders)
     report_instances(dataset.survey, reporter)
+    truth = None
     if validation is not None:
-        validation.check(recipe.data, coco.categories, recipe.solver.eval_every, reporter)
+        truth = validation.check(recipe.data, coco.categories, recipe.solver.eval_every, reporter)
+    kept, way_out = recipe.model.detections_per_image, "keep and count more: model.detections_per_image={most}"
+    for file in (coco, truth):
+        if file is not None and report_crowding(file, kept=kept, counted=kept, way_out=way_out, reporter=reporter):
+            break
     _describe(dataset, recipe, reporter)
     return dataset, coco
 

@@ -17,7 +17,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bcnet_core import distributed as dist
-from bcnet_core.annotations.coco import Record
+from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.config.schema import DataConfig, Recipe, SolverConfig
 from bcnet_core.data.dataset import Sample
 from bcnet_core.distributed import share_statistics
@@ -45,12 +45,12 @@ class Validation:
 
     Attributes:
         check: checks before the first step that the validation set goes with the categories of the training set and
-            can be scored; the third argument is the recipe's `solver.eval_every`.
+            can be scored, and returns it if it is there; the third argument is the recipe's `solver.eval_every`.
         score: scores a detector in evaluation mode, each process its share of the images; rank 0 gets the scores,
             `mask_AP` among them, the others an empty dict. All get None once its last argument returns True.
     """
 
-    check: Callable[[DataConfig, Sequence[Record], int, Reporter], None]
+    check: Callable[[DataConfig, Sequence[Record], int, Reporter], CocoFile | None]
     score: Callable[[Detector, Recipe, Reporter, Callable[[], bool]], dict[str, float] | None]
 
 

@@ -22,7 +22,7 @@ from bcnet_core.evaluation.results import from_json, to_json
 from bcnet_core.files.outputs import atomic_file, check_output_file, reserve_outputs
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Reporter, SilentReporter
-from bcnet_core.weights.loading import load_detector
+from bcnet_core.weights.loading import read_trained
 
 HEADER_KEY = "bcnet_predictions"
 
@@ -109,6 +109,7 @@ class PredictionJob:
         image_dir: folder that their file names are relative to; None if the user named the files.
         file: where the predictions are kept until all are done.
         layers: whether a result also has the other maps of the head, each under its key in `bcnet_core.maps`.
+        detections_per_image: number of detections that the detector keeps; None for its recipe's.
     """
 
     checkpoint: Path
@@ -117,6 +118,7 @@ class PredictionJob:
     image_dir: Path | None
     file: PredictionFile
     layers: bool = False
+    detections_per_image: int | None = None
 
     def identity(self) -> Record:
         """Return what the predictions depend on, as JSON data."""
@@ -125,9 +127,14 @@ class PredictionJob:
         return {
             "checkpoint": [stat.st_size, stat.st_mtime_ns],
             "layers": self.layers,
+            "detections_per_image": self.detections_per_image,
             "folder": str((self.image_dir or Path()).resolve()),
             "images": hashlib.sha256(names.encode()).hexdigest(),
         }
+
+    def build(self) -> Detector:
+        """Read the checkpoint and build its detector."""
+        return read_trained(self.checkpoint).build(self.device, detections_per_image=self.detections_per_image)
 
 
 def predict_to_disk(
@@ -150,7 +157,7 @@ def predict_to_disk(
         reporter.info(f"{len(job.images) - len(left):,} of {len(job.images):,} images were predicted before")
     try:
         if left and cluster.in_place:
-            detector = build() if build is not None else load_detector(job.checkpoint, device=job.device)
+            detector = build() if build is not None else job.build()
             _predict_share(job, detector, left, reporter)
         elif left:
             run_processes(
@@ -169,7 +176,7 @@ def _worker(job: PredictionJob, images: Sequence[Record], cluster: Cluster, repo
     with process_of(cluster, job.device):
         torch.set_num_threads(threads)
         share = images[dist.rank() :: dist.world_size()]
-        detector = load_detector(job.checkpoint, device=job.device)
+        detector = job.build()
         _predict_share(job, detector, share, reporter if dist.rank() == 0 else SilentReporter())
         dist.barrier()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import CocoFile, Record
+from bcnet_core.annotations.crowding import detections_to_count
 from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.data.loaders import read_truth
 from bcnet_core.engine.elastic import Cluster
@@ -50,21 +51,30 @@ def validate(
     results = [result for part in parts for result in part]
     order = {image["id"]: position for position, image in enumerate(coco.images)}
     results.sort(key=lambda result: order[result["image_id"]])  # ties are broken as in one process
-    return _score(coco, results)
+    return _score(coco, results, recipe)
 
 
-def _score(coco: CocoFile, results: Sequence[Record], *, image_ids: Sequence[int] | None = None) -> dict[str, float]:
+def _score(
+    coco: CocoFile, results: Sequence[Record], recipe: Recipe, *, image_ids: Sequence[int] | None = None
+) -> dict[str, float]:
     """Return `mask_AP`, `mask_AP50` and `box_AP` of results, in [0, 1], over all images or over those given."""
-    truth = ground_truth(coco)
-    masks, boxes = (evaluate(truth, results, kind, image_ids=image_ids).scores for kind in ("segm", "bbox"))
+    truth, counted = ground_truth(coco), detections_to_count(recipe.model.detections_per_image)
+    masks, boxes = (
+        evaluate(truth, results, kind, image_ids=image_ids, max_dets=counted).scores for kind in ("segm", "bbox")
+    )
     return {"mask_AP": masks.AP, "mask_AP50": masks.AP50, "box_AP": boxes.AP}
 
 
-def check_validation(data: DataConfig, categories: Sequence[Record], eval_every: int, reporter: Reporter) -> None:
+def check_validation(
+    data: DataConfig, categories: Sequence[Record], eval_every: int, reporter: Reporter
+) -> CocoFile | None:
     """Check before the first step that the validation set can be scored with a detector of these categories.
 
     Without evaluations during training the set, or its images, may be missing: that is reported. A set that a later
     `bcnet eval` would refuse is an error all the same.
+
+    Returns:
+        The set, or None if it is missing.
 
     Raises:
         BCNetError: if the set cannot be read, has no masks or new categories; with `eval_every`, also if images are
@@ -73,7 +83,7 @@ def check_validation(data: DataConfig, categories: Sequence[Record], eval_every:
     annotations, images = data.locate(data.val)
     if not eval_every and not annotations.exists():
         reporter.info(f"there is no validation set at {annotations}, which `bcnet eval` will need: {ANOTHER_SET}")
-        return
+        return None
     try:
         coco = read_truth(data, data.val, reporter=reporter)
         check_categories(categories, coco)
@@ -94,6 +104,7 @@ def check_validation(data: DataConfig, categories: Sequence[Record], eval_every:
             f"name another: {ANOTHER_SET}",
             "or train without evaluations: solver.eval_every=0",
         )
+    return coco
 
 
 VALIDATION = Validation(check=check_validation, score=validate)
@@ -120,4 +131,4 @@ def rehearse(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> dict[
     images = coco.images[: solver.batch_size]
     _, image_dir = recipe.data.locate(recipe.data.val)
     results = predict_images(detector, images, image_dir, reporter=reporter)
-    return _score(coco, results, image_ids=[image["id"] for image in images])
+    return _score(coco, results, recipe, image_ids=[image["id"] for image in images])

@@ -51,7 +51,7 @@ def find_label_files(source: Path, images: Path | None) -> LabelFiles:
     Raises:
         BCNetError: if either is missing.
     """
-    found, labels = _images_and_labels(source)
+    found, labels = images_and_labels(source)
     if images is None or images.resolve() == source.resolve():
         named = set(labels)
         photos = [path for path in found if path not in named]
@@ -67,13 +67,7 @@ def find_label_files(source: Path, images: Path | None) -> LabelFiles:
     return LabelFiles(labels, photos, source, images or source)
 
 
-def only_labels(source: Path) -> list[Path]:
-    """Return the images of labels in a folder without photos; none if there are photos."""
-    found, labels = _images_and_labels(source)
-    return labels if len(labels) == len(found) else []
-
-
-def _images_and_labels(source: Path) -> tuple[list[Path], list[Path]]:
+def images_and_labels(source: Path) -> tuple[list[Path], list[Path]]:
     """Return all images of a folder, without by-products, and those that hold labels by their names."""
     if not source.is_dir():
         raise data_error(f"`{source}` is a file, but images of labels are read from a folder", "name their folder")

@@ -20,7 +20,7 @@ from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.files.images import FORMATS, read_values
 from bcnet_core.importers.findings import Findings
 from bcnet_core.importers.folders import OBJECT, add_unlabeled, image_record, pair, relative_name, settle_splits
-from bcnet_core.importers.label_files import SPELLINGS, find_label_files, only_labels
+from bcnet_core.importers.label_files import SPELLINGS, find_label_files, images_and_labels
 from bcnet_core.importers.source import Format, Source
 
 CLASSES = "classes.txt"
@@ -52,8 +52,8 @@ def _recognize(path: Path) -> bool:
     if not path.is_dir():
         return False
     try:
-        labels = only_labels(path)
-        if not labels:
+        found, labels = images_and_labels(path)
+        if len(labels) < len(found):  # else the photos are in a folder of their own
             files = find_label_files(path, None)
             labels = [*pair(files.labels[:GLANCED], files.photos, SPELLINGS)[0]]
         return bool(labels) and read_values(labels[0]).ndim == 2

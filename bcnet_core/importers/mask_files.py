@@ -24,12 +24,11 @@ from bcnet_core.importers.folders import (
     SPLITS,
     add_unlabeled,
     image_record,
-    photos_in,
     relative_name,
     settle_splits,
     without_suffix,
 )
-from bcnet_core.importers.label_files import LABEL_FOLDER, LabelFiles, bare_photo, find_label_files
+from bcnet_core.importers.label_files import LABEL_FOLDER, LabelFiles, bare_photo, find_label_files, images_and_labels
 from bcnet_core.importers.source import Format, Source
 
 NUMBERED = re.compile(r"(.+?)([ ._-]?(masks?|objects?|obj|instances?|inst))?[ ._-]?\d+", re.IGNORECASE)
@@ -56,8 +55,7 @@ def _recognize(path: Path) -> bool:
 
 def _read(path: Path, images: Path | None) -> Source:
     """Read a folder of mask files, whose photos lie in it or in a folder of their own."""
-    files = _numbered_files(path) if images is None else None
-    files = files or find_label_files(path, images)
+    files = (_numbered_files(path) if images is None else None) or find_label_files(path, images)
     owners, ambiguous = _owners(files)
     findings = Findings()
     for file in files.labels:
@@ -93,10 +91,11 @@ def _read(path: Path, images: Path | None) -> Source:
 
 
 def _numbered_files(path: Path) -> LabelFiles | None:
-    """Return masks that lie beside their photos and have their names and a number; None if there are none."""
-    found = photos_in(path) if path.is_dir() else []
+    """Return masks beside photos, named like them with a number; None if there are none, or labels by other names."""
+    found, labels = images_and_labels(path)
+    if labels:
+        return None
     places = {without_suffix(file) for file in found}
-    labels = []
     for file in found:
         match = NUMBERED.fullmatch(file.stem)
         if match is not None and without_suffix(file.with_name(f"{match[1]}{file.suffix}")) in places:
@@ -108,12 +107,12 @@ def _numbered_files(path: Path) -> LabelFiles | None:
 def _owners(files: LabelFiles) -> tuple[dict[Path, Path], set[Path]]:
     """Return the photo of every mask, by the folders that it is in or by how its name begins; and those with several.
 
-    A mask in `ID/masks` is also that of the only photo below `ID`.
+    A mask in `ID/masks` is also that of the only photo in a folder `ID` of the set.
     """
     owners: dict[Path, Path] = {}
     ambiguous: set[Path] = set()
     left: Sequence[Path] = files.labels
-    for spelling in (*_spellings(files.root),):
+    for spelling in _spellings(files.root):
         for photo_spelling in (without_suffix, bare_photo):
             matches = match_by_ending([*map(spelling, left)], [*map(photo_spelling, files.photos)])
             for label, match in zip(left, matches, strict=True):
@@ -127,8 +126,10 @@ def _owners(files: LabelFiles) -> tuple[dict[Path, Path], set[Path]]:
         for folder in photo.parents:
             beside.setdefault(folder, []).append(photo)
     for label in left:
-        if LABEL_FOLDER.fullmatch(label.parent.name) and len(beside.get(label.parent.parent, ())) == 1:
-            owners[label] = beside[label.parent.parent][0]
+        folder = label.parent.parent
+        is_one_photo = folder != files.root and len(beside.get(folder, ())) == 1
+        if is_one_photo and LABEL_FOLDER.fullmatch(label.parent.name):
+            owners[label] = beside[folder][0]
     return {label: owners[label] for label in files.labels if label in owners}, ambiguous
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ SPLITS = {
 """Words for splits in the names of files and folders."""
 ANNOTATION_FOLDERS = {"annotations", "annotation", "labels", "json", "jsons"}
 """Names of folders that hold annotations alone; the photos are beside such a folder."""
-PHOTO_FOLDERS = ("images", "data", "imgs", "photos")
+PHOTO_FOLDERS = {"images", "data", "imgs", "photos", "jpegimages", "image_2"}
 LOOKED_AT = 20
 """Images of a file by which the folder of its photos is recognized."""
 
@@ -56,9 +58,10 @@ def join(parts: Sequence[Part], root: Path, photos: Path | None) -> Source:
         BCNetError: if two files list the same photos.
     """
     findings = Findings()
+    subfolders = cache(_subfolders)
     for part in parts:
         findings.extend(part.findings)
-        _find_photos(part, photos)
+        _find_photos(part, root, photos, subfolders)
     _refuse_twins(parts, root)
     parts = _mark_splits(parts, root, findings)
     categories = _join_categories(parts)
@@ -80,11 +83,13 @@ def split_of(path: Path, root: Path) -> str | None:
     """Return "train", "val" or "test" if the name of a file says so, or else that of a folder below the root."""
     stem = path.name.lower().removesuffix(".gz").removesuffix(".json")
     folders = [folder.lower() for folder in reversed(path.relative_to(root).parts[:-1])]
-    for name in (stem, *folders):
-        words = {SPLITS[word] for word in SPLIT_WORD.findall(name)}
-        if words:
-            return words.pop() if len(words) == 1 else None
-    return None
+    return next((split for split in map(_split_word, (stem, *folders)) if split), None)
+
+
+def _split_word(name: str) -> str | None:
+    """Return the one split that a name speaks of."""
+    words = {SPLITS[word] for word in SPLIT_WORD.findall(name.lower())}
+    return words.pop() if len(words) == 1 else None
 
 
 def _mark_splits(parts: Sequence[Part], root: Path, findings: Findings) -> Sequence[Part]:
@@ -104,9 +109,9 @@ def _mark_splits(parts: Sequence[Part], root: Path, findings: Findings) -> Seque
     return kept
 
 
-def _find_photos(part: Part, photos: Path | None) -> None:
+def _find_photos(part: Part, root: Path, photos: Path | None, subfolders: Callable[[Path], list[str]]) -> None:
     """Write the paths of the photos into the images if one of the usual folders has them under these names."""
-    for folder in _photo_folders(part.path, photos):
+    for folder in _photo_folders(part.path, root, photos, subfolders):
         if any(_photo(folder, image) for image in part.images[:LOOKED_AT]):
             for image in part.images:
                 path = _photo(folder, image)
@@ -123,19 +128,36 @@ def _photo(folder: Path, image: Record) -> Path | None:
     return None
 
 
-def _photo_folders(path: Path, photos: Path | None) -> list[Path]:
-    """Return the folders in which the photos of an annotation file usually are, those for its split first."""
+def _photo_folders(
+    path: Path, root: Path, photos: Path | None, subfolders: Callable[[Path], list[str]]
+) -> Iterator[Path]:
+    """Yield the folders in which the photos of an annotation file usually are, those for its split first."""
     base = path.parent.parent if path.parent.name.lower() in ANNOTATION_FOLDERS else path.parent
-    stem = path.name.removesuffix(".gz").removesuffix(".json")
+    tops = [photos or base]
+    tops += [tops[0] / name for name in subfolders(tops[0]) if name.lower() in PHOTO_FOLDERS]
+    stem = path.name.lower().removesuffix(".gz").removesuffix(".json")
     subset = re.sub(r"^_?(instances|annotations?|coco|labels)[_-]|[_-]?(annotations?|coco|labels)$", "", stem)
-    word = re.search(SPLIT_WORD.pattern + r"\d*", stem, re.IGNORECASE)
-    names = list(dict.fromkeys([subset, *((word[0], word[1]) if word else ())]))
-    top = photos or base
-    folders = [top / name for name in names]
-    folders += [top / photo / name for photo in PHOTO_FOLDERS for name in names]
-    folders += [top / name / photo for photo in PHOTO_FOLDERS for name in names]
-    folders += [top, *(top / photo for photo in PHOTO_FOLDERS)]
-    return [folder for folder in folders if folder.is_dir()]
+    word = re.search(SPLIT_WORD.pattern + r"\d*", stem)
+    own = {subset, word[0]} if word else {subset}
+    split = split_of(path, root)
+    splits = [split, "test"] if split == "val" else [split]  # KINS validates on KITTI's testing
+    for top in tops:
+        names = sorted(subfolders(top))
+        ranked = [name for name in names if name.lower() in own]
+        ranked += [name for one in splits if one for name in names if _split_word(name) == one]
+        for name in ranked:
+            yield top / name
+            yield from (top / name / inner for inner in subfolders(top / name) if inner.lower() in PHOTO_FOLDERS)
+    yield from tops
+
+
+def _subfolders(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder, none if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_dir()]
+    except OSError:
+        return []
 
 
 def _refuse_twins(parts: Sequence[Part], root: Path) -> None:
@@ -226,10 +248,22 @@ def _renumber(parts: Sequence[Part]) -> None:
         for annotation in part.annotations:
             renumber(annotation, "image_id", new_images, image_ids)
             renumber(annotation, "id", new_annotations, annotation_ids)
-        for annotation in part.annotations:
-            if isinstance(annotation.get(FRONT_OF), list):
-                hidden = (new_annotations.get(id_key(one)) for one in annotation[FRONT_OF])
-                annotation[FRONT_OF] = [one for one in hidden if one is not None]
+        rewrite_order(part.annotations, new_annotations)
+
+
+def rewrite_order(annotations: Iterable[Record], new_ids: Mapping[Hashable, int]) -> None:
+    """Replace the ids of `front_of` by new ones, in place; those without a new one are no longer there.
+
+    Args:
+        annotations: records, of which any may have `front_of`.
+        new_ids: new ids by the `id_key` of the old ones.
+    """
+    for annotation in annotations:
+        if isinstance(annotation.get(FRONT_OF), list):
+            hidden = [new_ids[id_key(one)] for one in annotation[FRONT_OF] if id_key(one) in new_ids]
+            annotation[FRONT_OF] = hidden
+            if not hidden:
+                del annotation[FRONT_OF]
 
 
 def id_key(value: Any) -> Hashable:  # noqa: ANN401  (as read from json)

@@ -39,15 +39,23 @@ class Trained:
     categories: list[Record]
     weights: dict[str, Tensor]
 
-    def build(self, device: str = "auto") -> Detector:
-        """Build the detector in evaluation mode, on a device like "cuda" or "auto" (a GPU if there is one).
+    def build(self, device: str = "auto", *, detections_per_image: int | None = None) -> Detector:
+        """Build the detector in evaluation mode.
+
+        Args:
+            device: like "cuda", or "auto" for a GPU if there is one.
+            detections_per_image: number of detections that it keeps; None for the recipe's.
 
         Raises:
             BCNetError: if the weights do not fit the recipe.
         """
         # Before the detector is made: a recipe may ask for any size, the tensors are no larger than their file.
         check_shapes(model_shapes(self.recipe, classes=len(self.categories)), self.weights, self.path)
-        detector = build_detector(self.recipe, self.categories)
+        recipe = self.recipe
+        if detections_per_image is not None:
+            model = recipe.model.model_copy(update={"detections_per_image": detections_per_image})
+            recipe = recipe.model_copy(update={"model": model})
+        detector = build_detector(recipe, self.categories)
         detector.load_state_dict(self.weights)
         return detector.to(choose_device(device)).eval()
 

@@ -26,6 +26,7 @@ from bcnet_core.annotations.coco import read_coco, segmentation_rle
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.evaluation.results import to_json
 from bcnet_core.files.json_files import write_json
+from bcnet_core.weights.checkpoint import read_checkpoint, save_checkpoint
 from tests.conftest import Bcnet
 from tests.evaluation.test_coco import perturbed
 from tests.evaluation.test_report import grid, true_results
@@ -118,6 +119,42 @@ def test_as_many_detections_count_as_are_asked_for(tmp_path: Path) -> None:
     assert json.loads(good(*compared, "--max-dets", "150").stdout)["AP"]["masks, all"]["first"] == pytest.approx(1)
     assert "--max-dets 150" in " ".join(good(*compared).stderr.split())
     assert run(*asked, "--max-dets", "10").exit_code == ExitCode.USAGE
+
+
+def test_a_run_keeps_and_counts_as_many_detections_as_are_asked_for(
+    untrained: Path, scenes: Path, tmp_path: Path
+) -> None:
+    asked = ("eval", untrained, "--data-root", scenes, "--device", "cpu", "--json")
+    own = good(*asked, "-o", tmp_path / "own")
+    content = json.loads(own.stdout)
+    assert content["detections"] == 5 * 6 and content["max_dets"] == 100 and "AR100" in content["scores"]["masks"]
+    said = " ".join(own.stderr.split())
+    assert "the detector keeps 5 detections an image" in said and "keep and count more: --max-dets" in said
+    more = good(*asked, "-o", tmp_path / "more", "--max-dets", "20")
+    content = json.loads(more.stdout)
+    assert content["detections"] == 20 * 6 and "AR20" in content["scores"]["masks"]
+    assert "objects in an image" not in more.stderr
+    few, many = (json.loads((tmp_path / name / "instances_val_results.json").read_text()) for name in ("own", "more"))
+    assert [one for number, one in enumerate(many) if number % 20 < 5] == few  # the best of them
+    two = good(*asked, "-o", tmp_path / "two", "--max-dets", "20", "--gpus", "2")
+    assert json.loads(two.stdout) == content
+
+
+def test_a_submission_of_a_run_that_keeps_more_has_the_hundred_best(
+    untrained: Path, scenes: Path, tmp_path: Path
+) -> None:
+    stored = read_checkpoint(untrained)
+    stored.recipe["model"]["detections_per_image"] = 150
+    save_checkpoint(tmp_path / "model.pt", stored)
+    content = json.loads((scenes / "annotations/instances_val.json").read_text())
+    listed = {"images": content["images"][:1], "categories": content["categories"]}
+    write_json(tmp_path / "root/annotations/image_info_test-dev2017.json", listed)
+    (tmp_path / "root/test2017").symlink_to(scenes / "val")
+    done = good(
+        "eval", tmp_path / "model.pt", "--test-dev", "--data-root", tmp_path / "root", "--device", "cpu", "--json"
+    )
+    assert json.loads(done.stdout) == {"images": 1, "detections": 100}
+    assert "COCO takes 100 detections an image: the best of 150 are submitted" in " ".join(done.stderr.split())
 
 
 def test_a_model_that_found_nothing_scores_zero(truth: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -224,6 +225,30 @@ def test_a_dry_run_reports_what_would_be_trained(bcnet: Bcnet, scenes: Path, tmp
     ):
         assert words in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_tells_of_objects_that_the_detector_cannot_all_find(
+    bcnet: Bcnet, scenes: Path, tmp_path: Path
+) -> None:
+    arguments = ("train", "shapes", *SMALL, "--data-root", scenes, "--run-dir", "run", "--dry-run")
+    few = bcnet(*arguments, "model.detections_per_image=2", cwd=tmp_path)
+    assert few.returncode == 0, few.stderr
+    said = " ".join(few.stderr.split())
+    assert said.count("the detector keeps 2 detections an image") == 1
+    (most,) = re.findall(r"has up to (\d+) objects in an image", said)
+    assert f"model.detections_per_image={most}" in said
+    enough = bcnet(*arguments, f"model.detections_per_image={most}", cwd=tmp_path)
+    assert "objects in an image" not in enough.stderr
+
+
+def test_a_dry_run_counts_the_objects_of_the_validation_set_too(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
+    content = json.loads((scenes / "annotations/instances_val.json").read_text())
+    first = content["annotations"][0]
+    content["annotations"] += [{**first, "id": 10**6 + number} for number in range(101)]
+    write_json(tmp_path / "crowded.json", content)
+    crowded = ("model.detections_per_image=100", f"data.val.annotations={tmp_path / 'crowded.json'}")
+    done = planned(bcnet, scenes, *crowded, "--dry-run")
+    assert done.returncode == 0 and "the detector keeps 100 detections" in " ".join(done.stderr.split()), done.stderr
 
 
 def planned(bcnet: Bcnet, root: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:

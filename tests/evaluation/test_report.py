@@ -11,6 +11,8 @@ import pytest
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile
 from bcnet_core.config.choices import Scorer
+from bcnet_core.config.load import load_recipe
+from bcnet_core.evaluation import validation
 from bcnet_core.evaluation.coco import evaluate, ground_truth
 from bcnet_core.evaluation.compare import compare_results, image_precisions
 from bcnet_core.evaluation.report import ScoreOptions, score_results
@@ -110,3 +112,13 @@ def test_categories_of_one_name_have_a_row_each() -> None:
     rows = report.categories["masks"]
     assert {name: round(row.AP) for name, row in rows.items()} == {"leaf (id 0)": 0, "fruit": 1, "leaf (id 2)": 1}
     assert json.loads(json.dumps(report.content()))["categories"]["masks"].keys() == rows.keys()
+
+
+def test_a_run_that_keeps_more_detections_counts_them_in_training() -> None:
+    coco = grid(250)
+    for kept, expected in ((50, 0.4), (250, 1)):
+        scores = validation._score(
+            coco, true_results(coco), load_recipe("tiny", [f"model.detections_per_image={kept}"])
+        )
+        assert scores["mask_AP"] == pytest.approx(expected, abs=0.05)
+        assert scores["box_AP"] == pytest.approx(expected, abs=0.05)

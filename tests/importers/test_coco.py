@@ -224,6 +224,13 @@ class TestFolder:
         save(tmp_path / "set" / "a.jpg", tmp_path / "photos" / "train" / "a.jpg")
         assert read(tmp_path / "set", tmp_path / "photos").images[0][PHOTO] == tmp_path / "photos" / "train" / "a.jpg"
 
+    def test_kitti_has_equal_names_in_training_and_testing(self, tmp_path: Path) -> None:
+        for split, folder in (("train", "training"), ("val", "testing")):
+            write(tmp_path / "kins" / f"instances_{split}.json", coco_set("000000.png"))
+            save(tmp_path / "kitti" / folder / "image_2" / "000000.png")
+        places = [image[PHOTO].relative_to(tmp_path) for image in read(tmp_path / "kins", tmp_path / "kitti").images]
+        assert places == [Path("kitti", folder, "image_2", "000000.png") for folder in ("training", "testing")]
+
     def test_a_name_that_leaves_the_folder_is_no_photo(self, tmp_path: Path) -> None:
         save(tmp_path / "secret.jpg", tmp_path / "set" / "a.jpg")
         write(tmp_path / "set" / "a.json", coco_set("a.jpg", "../secret.jpg"))

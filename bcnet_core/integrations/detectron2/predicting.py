@@ -100,9 +100,19 @@ def build_stored(stored: Stored, *, device: str) -> Detectron2Detector:
 
 
 def predict_set(
-    checkpoint: Path, coco: CocoFile, images: Path, categories: Sequence[Record], *, device: str, processes: int
+    checkpoint: Path,
+    coco: CocoFile,
+    images: Path,
+    categories: Sequence[Record],
+    *,
+    kept: int,
+    counted: int,
+    device: str,
+    processes: int,
 ) -> tuple[list[Record], dict[str, dict[str, float]]]:
     """Predict every image of a COCO file with detectron2; without annotations nothing is scored.
+
+    `kept` detections of an image are kept, `counted` of each category are scored.
 
     Returns:
         The COCO results, image by image in the order of the file, the best of an image first; and the scores of
@@ -114,7 +124,7 @@ def predict_set(
         write_truth(truth, coco, categories)
         scores: dict[str, dict[str, float]] = json.loads(launch(
             _predict, checkpoint, truth, images, list(categories), device_name(device, processes=processes), folder,
-            processes=processes, device=device,
+            kept, counted, processes=processes, device=device,
             interrupted=lambda: BCNetError("interrupted", exit_code=ExitCode.INTERRUPTED),
         ))  # fmt: skip
         file = folder / "coco_instances_results.json"  # of `COCOEvaluator`
@@ -124,7 +134,14 @@ def predict_set(
 
 
 def _predict(
-    checkpoint: Path, annotations: Path, images: Path, categories: list[Record], device: str, folder: Path
+    checkpoint: Path,
+    annotations: Path,
+    images: Path,
+    categories: list[Record],
+    device: str,
+    folder: Path,
+    kept: int,
+    counted: int,
 ) -> str:
     """Predict this process's share; the first process writes the results of all and returns their scores as json."""
     logging.getLogger("detectron2.evaluation.coco_evaluation").setLevel(logging.WARNING)  # bcnet prints its own tables
@@ -134,4 +151,6 @@ def _predict(
         cfg = stored.config
         cfg.DATASETS.TEST, cfg.DATALOADER.NUM_WORKERS = (VAL_SET,), min(cfg.DATALOADER.NUM_WORKERS, 2)
         loader = shield_workers(build_detection_test_loader(cfg, VAL_SET))
-        return json.dumps(inference_on_dataset(stored.build(device), loader, coco_evaluator(VAL_SET, folder)))
+        return json.dumps(inference_on_dataset(
+            stored.build(device, detections_per_image=kept), loader, coco_evaluator(VAL_SET, folder, max_dets=counted)
+        ))  # fmt: skip

@@ -109,14 +109,16 @@ class Stored:
         sizes = {"min_size": found.data.min_size, "max_size": found.data.max_size}
         return found.model_copy(update={"data": DataConfig.model_validate({**self.origin.data, **sizes})})
 
-    def build(self, device: str) -> nn.Module:
-        """Build the detector in evaluation mode.
+    def build(self, device: str, *, detections_per_image: int | None = None) -> nn.Module:
+        """Build the detector in evaluation mode; it keeps `detections_per_image`, if given, instead of its config's.
 
         Raises:
             BCNetError: if the tensors are not those of the config's model.
         """
         cfg = self.config
         cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = device, ""
+        if detections_per_image is not None:
+            cfg.TEST.DETECTIONS_PER_IMAGE = detections_per_image
         model: nn.Module = build_model(cfg)
         check_shapes(shapes_of(model.state_dict()), self.tensors, self.path)
         model.load_state_dict(self.tensors)

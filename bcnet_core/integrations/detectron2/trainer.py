@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from bcnet_core import distributed as dist
+from bcnet_core.annotations.crowding import detections_to_count
 from bcnet_core.config.schema import Recipe, SolverConfig
 from bcnet_core.data.batches import shield_workers
 from bcnet_core.distributed import share_statistics
@@ -143,7 +144,8 @@ class BilayerTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
         """Build detectron2's evaluator for the folder `inference` of the run."""
-        return coco_evaluator(dataset_name, Path(cfg.OUTPUT_DIR) / "inference")
+        counted = detections_to_count(cfg.TEST.DETECTIONS_PER_IMAGE)
+        return coco_evaluator(dataset_name, Path(cfg.OUTPUT_DIR) / "inference", max_dets=counted)
 
 
 class WholeCheckpointer(DetectionCheckpointer):
@@ -176,9 +178,12 @@ class RecipeRates(ParamScheduler):
         return learning_rate(round(where * self.solver.steps), self.solver) / full_rate(self.solver)
 
 
-def coco_evaluator(dataset_name: str, folder: Path) -> COCOEvaluator:
-    """Build a `COCOEvaluator` that writes to a folder and, unlike detectron2's, takes COCO files without an `info`."""
-    evaluator = COCOEvaluator(dataset_name, output_dir=str(folder))
+def coco_evaluator(dataset_name: str, folder: Path, *, max_dets: int) -> COCOEvaluator:
+    """Build a `COCOEvaluator` that writes to a folder and, unlike detectron2's, takes COCO files without an `info`.
+
+    `max_dets` detections of each category in an image count.
+    """
+    evaluator = COCOEvaluator(dataset_name, output_dir=str(folder), max_dets_per_image=max_dets)
     evaluator._coco_api.dataset.setdefault("info", {})
     return evaluator
 

@@ -18,6 +18,7 @@ from detectron2.utils.env import seed_all_rng
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from bcnet_core.annotations.crowding import report_crowding
 from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.data.dataset import TrainingSet
 from bcnet_core.data.loaders import read_annotations, read_truth
@@ -84,7 +85,11 @@ def prepare_config(cfg: CfgNode, data: DataConfig | None, reporter: Reporter) ->
     if data is None:
         return origin_of(cfg)
     coco = read_annotations(data, data.train, check_annotations=False, configurable=False)
-    report_instances(TrainingSet(coco, data.locate(data.train)[1], occluders=cfg.INPUT.OCCLUDERS).survey, reporter)
+    survey = TrainingSet(coco, data.locate(data.train)[1], occluders=cfg.INPUT.OCCLUDERS).survey
+    report_instances(survey, reporter)
+    if (kept := cfg.TEST.DETECTIONS_PER_IMAGE) > 0:
+        way_out = "keep and count more: TEST.DETECTIONS_PER_IMAGE={most}"
+        report_crowding(survey.coco, kept=kept, counted=kept, way_out=way_out, reporter=reporter)
     categories = sorted(coco.categories, key=lambda one: int(one["id"]))
     check_categories(categories, read_truth(data, data.val, configurable=False, reporter=reporter))
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(categories)

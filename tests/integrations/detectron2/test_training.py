@@ -120,6 +120,13 @@ def test_evaluation_agrees_with_coco_evaluator(run: Path, scenes: Path, bcnet_pr
     assert scores["bbox"] == pytest.approx(100 * report["scores"]["boxes"]["AP"], abs=0.01)
     results = json.loads((tmp_path / "eval/instances_val_results.json").read_text())
     assert 0 < len(results) <= 5 * 6
+    more = bcnet_process("eval", run, *D2, "-o", tmp_path / "more", "--json", "--max-dets", "20")
+    assert more.returncode == 0, more.stderr
+    report = json.loads(more.stdout)
+    assert len(results) < report["detections"] <= 20 * 6 and "AR20" in report["scores"]["masks"]
+    message = more.stderr.split("detectron2's COCOEvaluator: ")[1].splitlines()[0]
+    scores = {part.split()[0]: float(part.split()[2]) for part in message.split(", ")}
+    assert scores["segm"] == pytest.approx(100 * report["scores"]["masks"]["AP"], abs=0.01)
     refused = bcnet_process("eval", run, *D2, "-o", tmp_path / "x", "--layers")
     assert refused.returncode == 2
     assert "bcnet weights convert" in refused.stderr
