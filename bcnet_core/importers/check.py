@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bcnet_core.annotations.coco import read_coco
-from bcnet_core.annotations.instances import Omission, find_omissions
+from bcnet_core.files.json_files import paused_collector
+from bcnet_core.importers.clean import judge
 from bcnet_core.importers.findings import KINDS, Findings
+from bcnet_core.importers.formats import choose_format
+from bcnet_core.importers.photos import find_photos
 from bcnet_core.reporting import Reporter
 
-_KIND_OF: dict[Omission, str] = {
-    "no_object": "record_odd", "unlisted_image": "image_unlisted", "unlisted_category": "category_unlisted",
-    "no_mask": "mask_missing", "bad_mask": "mask_unreadable", "empty_mask": "mask_empty", "no_box": "box_missing",
-    "no_extent": "box_zero", "no_id": "annotation_ids", "odd_flag": "flag_odd",
-}  # fmt: skip
+REFUSED = frozenset({
+    "image_odd", "image_unnamed", "image_id_twice", "image_ids", "image_sizes", "size_missing", "size_unknown",
+    "category_odd", "category_id_twice", "category_ids", "category_unnamed",
+})  # fmt: skip
+"""Kinds of faults for which training refuses a whole file."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,16 @@ def check_file(
     Raises:
         BCNetError: if the file is not COCO, or a worker process dies.
     """
-    coco = read_coco(path)
-    reasons = find_omissions(coco, workers=workers, reporter=reporter)
-    findings, crowds = Findings(), reasons.count("crowd")
-    for annotation, reason in zip(coco.annotations, reasons, strict=True):
-        if reason in _KIND_OF:
-            findings.add(_KIND_OF[reason], annotation["id"])
-    instances = len(reasons) - crowds
-    return CheckReport(path, photo_folder, len(coco.images), instances, reasons.count(None), findings)
+    chosen = choose_format(path)
+    with paused_collector():
+        source = chosen.read(path, photo_folder)
+        photos = None
+        if photo_folder is not None:
+            photos = find_photos(source.images, photo_folder, workers=workers, reporter=reporter)
+        images = len(source.images)
+        judged = judge(source, photos, workers=workers, reporter=reporter)
+    findings = judged.cleaned.findings
+    refused = source.derived or any(kind in REFUSED for kind, _ in findings)
+    return CheckReport(
+        path, photo_folder, images, judged.cleaned.instances, 0 if refused else judged.trainable, findings
+    )

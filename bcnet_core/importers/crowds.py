@@ -13,6 +13,8 @@ from bcnet_core.annotations.coco import Record
 
 MOST_CROWDS = 0.25
 """Share of annotations from which on flags are no crowds: COCO has 1 %, its street scenes 2 %."""
+FEW = 3
+"""Flags that say nothing by their share of a small file."""
 SUPERVISION = "common-objects"
 """Supercategory that supervision writes for every category."""
 
@@ -36,7 +38,8 @@ def flags_are_crowds(annotations: Sequence[Record], categories: Sequence[Record]
         return True
     tools = all(isinstance(one.get("attributes"), dict) for one in flagged)
     tools |= bool(categories) and all(one.get("supercategory") == SUPERVISION for one in categories)
-    if tools or len(flagged) >= MOST_CROWDS * len(annotations):
+    many = len(flagged) >= max(FEW, MOST_CROWDS * len(annotations)) or len(flagged) == len(annotations)
+    if tools or many:
         return False
     groups = Counter((str(one.get("image_id")), str(one.get("category_id"))) for one in flagged)
     return 2 * sum(count for count in groups.values() if count > 1) <= len(flagged)

@@ -52,7 +52,7 @@ KINDS: dict[str, Kind] = {
     "polygon_short_part": Kind("instances", "have parts of fewer than three points beside others", "repaired"),
     "mask_text": Kind("instances", "have a mask as text", "repaired"),
     "rle_numbers": Kind("instances", "have run lengths as text or fractions", "repaired"),
-    "rle_turned": Kind("instances", "have run lengths with height and width, or rows and columns, exchanged", "repaired"),
+    "rle_turned": Kind("instances", "have run lengths with rows and columns exchanged", "repaired"),
     "rle_list": Kind("instances", "have several run lengths", "repaired"),
     "box_missing": Kind("instances", "have no box of four finite numbers", "repaired"),
     "box_zero": Kind("instances", "have a box without an extent in the image", "repaired"),
@@ -70,7 +70,7 @@ KINDS: dict[str, Kind] = {
     "image_odd": Kind("images", "are no json objects", "left_out"),
     "image_unnamed": Kind("images", "have no `file_name`", "left_out"),
     "image_id_twice": Kind("images", "have the id of another image", "left_out"),
-    "size_unknown": Kind("images", "have no width and height", "left_out", "give the folder of the photos: --images DIR"),
+    "size_unknown": Kind("images", "have no width and height", "left_out", "show the photos: --images DIR"),
     "size_of_photo": Kind(
         "images", "have a photo of another size than the file says", "left_out",
         "restore the photos that were annotated, or annotate these",

@@ -187,6 +187,7 @@ def settle_splits(source: Source) -> Source:
     A test split is left out where there is a training and a validation split, and validates where there is no other;
     a source in which all is of one split is not split.
     """
+    source.derived = True
     splits = {image.get(SPLIT) for image in source.images}
     if {"train", "val", "test"} <= splits:
         tested = {image["id"]: image["file_name"] for image in source.images if image.get(SPLIT) == "test"}

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from bcnet_core import masks
-from bcnet_core.annotations.coco import MOST_PIXELS, OCCLUDER_KEY, Record, record_flaw
+from bcnet_core.annotations.coco import OCCLUDER_KEY, Record
+from bcnet_core.annotations.faults import MOST_PIXELS, record_flaw
 from bcnet_core.annotations.instances import mask_omission
 from bcnet_core.importers.amodal import mend_whole
 from bcnet_core.importers.boxes import box_fault, polygon_box, read_box
+from bcnet_core.importers.records import Size
 from bcnet_core.importers.shapes import Box, Mask, box_of, is_near, leaves, read_shape, to_number, to_whole
 from bcnet_core.importers.source import AMODAL_KEY
 from bcnet_core.masks import RLE
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
 
 KEYS = ("segmentation", "bbox", "area", AMODAL_KEY, OCCLUDER_KEY)
 """Keys of an annotation that are repaired here."""
@@ -82,8 +81,9 @@ def mend_image(task: ImageTask) -> MendedImage:
     size, kind, turns = choose_size(task)
     if size is None:
         return MendedImage(None, kind, turns, [])
-    shares = task.shares or _all_shares(task.annotations)
-    mended = []
+    polygons = [one["segmentation"] for one in task.annotations if isinstance(one.get("segmentation"), list)]
+    shares = task.shares or (len(polygons) > 1 and all_are_shares(polygons))
+    mended: list[Mended | None] = []
     for record in task.annotations:
         if not shares and size == task.own and _is_sound(record, *size):
             mended.append(None)
@@ -105,21 +105,21 @@ def choose_size(task: ImageTask) -> tuple[Size | None, str | None, bool]:
     if own is None:
         turned = stored != upright and _fit(task.annotations, stored) and not _fit(task.annotations, upright)
         return (stored if turned else upright), "size_missing", False
-    if own in (stored, upright):
-        other = upright if own == stored else stored
-        if stored == upright or _fit(task.annotations, own):
-            return own, None, own == stored and _fit(task.annotations, upright)
-        return (other, "size_swapped", False) if _fit(task.annotations, other) else (own, None, False)
-    if _fit(task.annotations, upright) and (own[::-1] == upright or not _fit(task.annotations, own)):
-        return upright, "size_swapped" if own[::-1] == upright else "size_wrong", False
-    return None, "size_of_photo", False
+    if own not in (stored, upright):
+        wrong = _fit(task.annotations, upright) and (own[::-1] == upright or not _fit(task.annotations, own))
+        kind = "size_swapped" if own[::-1] == upright else "size_wrong"
+        return (upright, kind, False) if wrong else (None, "size_of_photo", False)
+    other = upright if own == stored else stored
+    if not _fit(task.annotations, own) and _fit(task.annotations, other):
+        return other, "size_swapped", False
+    return own, None, own == stored and _fit(task.annotations, upright)
 
 
 def _size_without_photo(own: Size | None, annotations: list[Record]) -> tuple[Size | None, str | None, bool]:
     if own is None:
         sizes = set(_rle_sizes(annotations))
         only = sizes.pop() if len(sizes) == 1 else None
-        fits = only is not None and 0 < min(only) and only[0] * only[1] <= MOST_PIXELS and _fit(annotations, only)
+        fits = only is not None and min(only) > 0 and only[0] * only[1] <= MOST_PIXELS and _fit(annotations, only)
         return (only, "size_missing", False) if fits else (None, "size_unknown", False)
     polygons = [one for one in annotations if isinstance(one.get("segmentation"), list)]
     if polygons and own[0] != own[1] and not _fit(polygons, own) and _fit(annotations, own[::-1]):
@@ -142,7 +142,8 @@ def _fit(annotations: list[Record], size: Size) -> bool:
 def _farthest(segmentation: list[Any]) -> tuple[float, float]:
     """Return the largest x and y of polygons in any shape; (0, 0) if they cannot be told apart."""
     try:
-        return max(max(one[::2]) for one in segmentation), max(max(one[1::2]) for one in segmentation)
+        x, y = max(max(one[::2]) for one in segmentation), max(max(one[1::2]) for one in segmentation)
+        return x + 0.0, y + 0.0
     except (TypeError, ValueError):
         flat = list(leaves(segmentation))
         return (0, 0) if len(flat) % 2 or not flat else (max(flat[::2]), max(flat[1::2]))
@@ -166,7 +167,7 @@ def _is_sound(record: Record, height: int, width: int) -> bool:
     segmentation, box, area = (record.get(key) for key in ("segmentation", "bbox", "area"))
     if len(record) > 3 or type(box) is not list or len(box) != 4 or not {int, float}.issuperset(map(type, box)):
         return False
-    if type(area) not in (int, float) or not 0 < area < float("inf"):
+    if not isinstance(area, int | float) or not 0 < area < float("inf") or min(box[2:]) <= 0:
         return False
     try:
         rle = masks.from_segmentation(segmentation, height, width)
@@ -174,13 +175,11 @@ def _is_sound(record: Record, height: int, width: int) -> bool:
         return False
     if rle is None or masks.area(rle) <= SPECK:
         return False
-    x, y, across, down = box
+    own = (box[0], box[1], box[2], box[3])
     if isinstance(segmentation, list):
-        if min(map(len, segmentation)) < 6:
-            return False
-        if is_near(polygon_box(segmentation, height, width), (x, y, across, down)):
-            return across > 0 and down > 0
-    return is_near(box_of(rle), (x, y, across, down)) and across > 0 and down > 0
+        full = min(map(len, segmentation)) >= 6
+        return full and (is_near(polygon_box(segmentation, height, width), own) or is_near(box_of(rle), own))
+    return is_near(box_of(rle), own)
 
 
 def _mend(record: Record, size: Size, own: Size | None, *, shares: bool, derived: bool) -> Mended | None:
@@ -260,7 +259,7 @@ def _mend_regions(record: Record, visible: RLE, size: Size, changes: Record, *, 
         kinds += mend_whole(mended, visible, *size) if whole.rle is not None else ["amodal_unreadable"]
         if mended.get(AMODAL_KEY) != value:
             changes[AMODAL_KEY] = mended.get(AMODAL_KEY)
-    if OCCLUDER_KEY in record and record[OCCLUDER_KEY]:
+    if record.get(OCCLUDER_KEY):
         region = read_shape(record[OCCLUDER_KEY], *size, box=None, scale=False)
         if region.kinds and region.kinds != ("polygon_short_part",) and region.rle is None:
             changes[OCCLUDER_KEY] = None
@@ -269,18 +268,14 @@ def _mend_regions(record: Record, visible: RLE, size: Size, changes: Record, *, 
 
 
 def _is_share(segmentation: Any) -> bool:  # noqa: ANN401
-    """Return whether all coordinates of a polygon are from 0 to 1."""
-    if not isinstance(segmentation, list):
+    """Return whether a mask is polygons all of whose coordinates are from 0 to 1."""
+    if not isinstance(segmentation, list) or not segmentation:
         return False
-    found = False
-    for value in leaves(segmentation):
-        if not -0.01 <= value <= 1.01:
-            return False
-        found = True
-    return found
+    return all(-0.01 <= value <= 1.01 for value in leaves(segmentation))
 
 
-def _all_shares(annotations: list[Record]) -> bool:
-    """Return whether an image has several polygons, all of them with coordinates from 0 to 1."""
-    polygons = [one["segmentation"] for one in annotations if isinstance(one.get("segmentation"), list)]
-    return len(polygons) > 1 and all(map(_is_share, polygons))
+def all_are_shares(segmentations: Iterable[Any]) -> bool:
+    """Return whether there are polygons, and all of their coordinates are from 0 to 1."""
+    polygons = (one for one in segmentations if isinstance(one, list) and one)
+    first = next(polygons, None)
+    return first is not None and _is_share(first) and all(map(_is_share, polygons))

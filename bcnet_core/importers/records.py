@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from bcnet_core.annotations.coco import MOST_PIXELS, Record, is_id
+from bcnet_core.annotations.coco import Record
+from bcnet_core.annotations.faults import MOST_PIXELS, is_id
 from bcnet_core.importers.findings import Findings
 from bcnet_core.importers.shapes import to_whole
 
+Size = tuple[int, int]
+"""Height and width in pixels."""
 Key = int | str
 """An id as a source has it, so that `1`, `1.0` and "1" are the same."""
 
@@ -32,27 +35,7 @@ class CategoryTable(NamedTuple):
 
 def number_categories(categories: Iterable[Any], used: Container[Key | None], findings: Findings) -> CategoryTable:
     """Merge categories of one name, drop what is no class, and give whole ids; `used` has those of annotations."""
-    named: dict[Key, Record] = {}
-    shared: set[Key] = set()
-    for index, record in enumerate(categories):
-        key = to_key(record.get("id")) if isinstance(record, dict) else None
-        if key is None:
-            findings.add("category_odd", f"categories[{index}]")
-            continue
-        if not isinstance(record.get("name"), str) or not record["name"]:
-            name = record.get("name")
-            if name in (None, "") or isinstance(name, list | dict):
-                findings.add("category_unnamed", record["id"])
-                name = key
-            record = {**record, "name": str(name)}
-        if key not in named:
-            named[key] = record
-        elif named[key]["name"] != record["name"]:
-            shared.add(key)
-        else:
-            findings.add("category_twice", record["name"])
-    for key in shared:
-        findings.add("category_id_twice", named.pop(key)["id"])
+    named = _named_categories(categories, findings)
     _drop_root(named, used, findings)
     fresh = max((key for key in named if isinstance(key, int)), default=0) + 1
     records: list[Record] = []
@@ -67,19 +50,45 @@ def number_categories(categories: Iterable[Any], used: Container[Key | None], fi
         fresh += not isinstance(key, int)
         if not is_id(record["id"]):
             findings.add("category_ids", record["id"])
-            record = {**record, "id": number}
-        records.append(record)
+        records.append(record if is_id(record["id"]) else {**record, "id": number})
         ids[key] = by_name[record["name"]] = number
     return CategoryTable(records, ids)
+
+
+def _named_categories(categories: Iterable[Any], findings: Findings) -> dict[Key, Record]:
+    """Return the categories by their ids in the source, each with a name, without those that share an id."""
+    named: dict[Key, Record] = {}
+    shared: set[Key] = set()
+    for index, record in enumerate(categories):
+        key = to_key(record.get("id")) if isinstance(record, dict) else None
+        if key is None:
+            findings.add("category_odd", f"categories[{index}]")
+            continue
+        name = record.get("name")
+        if name in (None, "") or isinstance(name, list | dict):
+            findings.add("category_unnamed", record["id"])
+            name = key
+        if key not in named:
+            named[key] = (
+                record if isinstance(name, str) and name is record.get("name") else {**record, "name": str(name)}
+            )
+        elif named[key]["name"] == str(name):
+            findings.add("category_twice", record["id"])
+        else:
+            shared.add(key)
+    for key in shared:
+        findings.add("category_id_twice", named.pop(key)["id"])
+    return named
 
 
 def _drop_root(named: dict[Key, Record], used: Container[Key | None], findings: Findings) -> None:
     """Drop Roboflow's category 0, which has the name of the project, is the parent of all others and is never used."""
     root = named.get(0)
     others = [record for key, record in named.items() if key != 0]
-    if root is not None and 0 not in used and others:
-        if all(record.get("supercategory") == root["name"] for record in others):
-            findings.add("category_root", named.pop(0)["name"])
+    if root is None or 0 in used or not others:
+        return
+    if all(record.get("supercategory") == root["name"] for record in others):
+        findings.add("category_root", named.pop(0)["name"])
 
 
 @dataclass
@@ -97,10 +106,19 @@ class ImageTable:
 
     records: list[Record] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
-    sizes: list[tuple[int, int] | None] = field(default_factory=list)
+    sizes: list[Size | None] = field(default_factory=list)
     is_raw: list[bool] = field(default_factory=list)
     by_key: dict[Key, int] = field(default_factory=dict)
     merged: set[int] = field(default_factory=set)
+    _by_name: dict[str, int | None] | None = None
+
+    def add(self, position: int, record: Record, number: int, size: Size | None) -> None:
+        """Add the record at a position of the source, with its new id and the size that it says."""
+        self.is_raw.append(is_id(record.get("id")) and size is not None and _has_whole_size(record))
+        whole = {} if size is None else {"height": size[0], "width": size[1]}
+        self.records.append(record if self.is_raw[-1] else {**record, **whole, "id": number})
+        self.positions.append(position)
+        self.sizes.append(size)
 
     def find(self, value: Any) -> int | None:  # noqa: ANN401
         """Return the position in `records` of the image that an annotation belongs to, by id or by file name."""
@@ -109,8 +127,8 @@ class ImageTable:
             return None
         if (found := self.by_key.get(key)) is not None or isinstance(key, int):
             return found
-        if not hasattr(self, "_by_name"):
-            self._by_name: dict[str, int | None] = {}
+        if self._by_name is None:
+            self._by_name = {}
             for position, record in enumerate(self.records):
                 path = PurePosixPath(record["file_name"].replace("\\", "/"))
                 for name in {record["file_name"], path.name, path.stem}:
@@ -126,6 +144,29 @@ def number_images(images: Iterable[Any], findings: Findings, *, derived: bool) -
         findings: receives the faults.
         derived: whether a reader made the records, so that sizes that are missing are no faults.
     """
+    keyed = _keyed_images(images, findings)
+    fresh = max((key for _, key, _ in keyed if isinstance(key, int)), default=0) + 1
+    table = ImageTable()
+    by_file: dict[str, int] = {}
+    for position, key, record in keyed:
+        size, name = _size(record), record["file_name"]
+        place = by_file.get(name)
+        if place is not None and (size is None or table.sizes[place] in (None, size)):
+            findings.add("file_name_twice", name)
+            table.merged.add(place)
+        else:
+            place = by_file.setdefault(name, len(table.records))
+            number = key if isinstance(key, int) else fresh
+            fresh += not isinstance(key, int)
+            table.add(position, record, number, size)
+            _tell_repairs(record, size, findings, derived=derived)
+        if key is not None:
+            table.by_key[key] = place
+    return table
+
+
+def _keyed_images(images: Iterable[Any], findings: Findings) -> list[tuple[int, Key | None, Record]]:
+    """Return position, id in the source and record of the images that have a name, and an id of their own or none."""
     keyed: list[tuple[int, Key | None, Record]] = []
     names: dict[Key, set[str]] = {}
     for position, record in enumerate(images):
@@ -138,42 +179,25 @@ def number_images(images: Iterable[Any], findings: Findings, *, derived: bool) -
             keyed.append((position, key, record))
             if key is not None:
                 names.setdefault(key, set()).add(record["file_name"])
-    fresh = max((key for _, key, _ in keyed if isinstance(key, int)), default=0) + 1
-    table = ImageTable()
-    by_file: dict[str, int] = {}
-    for position, key, record in keyed:
-        if key is not None and len(names[key]) > 1:
+    shared = {key for key, those in names.items() if len(those) > 1}
+    for _, key, record in keyed:
+        if key in shared:
             findings.add("image_id_twice", record["file_name"])
-            continue
-        size = _size(record)
-        first = by_file.get(record["file_name"])
-        if first is not None and (size is None or table.sizes[first] in (None, size)):
-            findings.add("file_name_twice", record["file_name"])
-            table.merged.add(first)
-            if key is not None:
-                table.by_key[key] = first
-            continue
-        number = key if isinstance(key, int) else fresh
-        fresh += not isinstance(key, int)
-        if not is_id(record.get("id")):
-            if not derived:
-                findings.add("image_ids", record.get("id", record["file_name"]))
-            record = {**record, "id": number}
-        odd = size is not None and not all(type(record[side]) is int for side in ("height", "width"))
-        if size is not None and odd:
-            findings.add("image_sizes", record["file_name"])
-            record = {**record, "height": size[0], "width": size[1]}
-        by_file.setdefault(record["file_name"], len(table.records))
-        if key is not None:
-            table.by_key[key] = len(table.records)
-        table.records.append(record)
-        table.positions.append(position)
-        table.sizes.append(size)
-        table.is_raw.append(is_id(key) and size is not None and not odd)
-    return table
+    return [one for one in keyed if one[1] not in shared]
 
 
-def _size(record: Record) -> tuple[int, int] | None:
+def _tell_repairs(record: Record, size: Size | None, findings: Findings, *, derived: bool) -> None:
+    if not is_id(record.get("id")) and not derived:
+        findings.add("image_ids", record.get("id", record["file_name"]))
+    if size is not None and not _has_whole_size(record):
+        findings.add("image_sizes", record["file_name"])
+
+
+def _has_whole_size(record: Record) -> bool:
+    return all(type(record.get(side)) is int for side in ("height", "width"))
+
+
+def _size(record: Record) -> Size | None:
     """Return the height and width that a record says, if they are those of an image."""
     height, width = to_whole(record.get("height")), to_whole(record.get("width"))
     if height is None or width is None or min(height, width) <= 0 or height * width > MOST_PIXELS:

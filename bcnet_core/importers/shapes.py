@@ -53,28 +53,31 @@ def read_shape(value: Any, height: int, width: int, *, box: Box | None, scale: b
         box: the box of the annotation, which may be wrong; it decides between readings of run lengths.
         scale: whether coordinates are shares of the image's sides.
     """
+    kinds: list[str] = []
     try:
-        kinds: list[str] = []
-        if isinstance(value, str) and value.strip():
-            value = _parse(value)
-            kinds.append("mask_text")
-        if value is None or value in ("", [], {}):
-            raise _Flaw("mask_missing")
-        if isinstance(value, dict):
-            segmentation, rle = _read_run_lengths(value, height, width, box, kinds)
-        elif isinstance(value, list) and value and all(isinstance(part, dict) and "counts" in part for part in value):
-            rle = masks.union([_read_run_lengths(part, height, width, None, kinds)[1] for part in value])
-            segmentation = masks.to_json(rle)
-            kinds.append("rle_list")
-        elif isinstance(value, list):
-            segmentation, rle = _read_polygons(value, height, width, kinds, scale=scale)
-        else:
-            raise _Flaw("mask_unreadable")
+        segmentation, rle = _read(value, height, width, box, kinds, scale=scale)
     except _Flaw as flaw:
         return Mask(None, None, (str(flaw),))
     if masks.area(rle) == 0:
         return Mask(None, None, ("mask_empty",))
     return Mask(segmentation, rle, tuple(dict.fromkeys(kinds)))
+
+
+def _read(value: Any, height: int, width: int, box: Box | None, kinds: list[str], *, scale: bool) -> tuple[Any, RLE]:  # noqa: ANN401
+    if isinstance(value, str) and value.strip():
+        value = _parse(value)
+        kinds.append("mask_text")
+    if value is None or value in ("", [], {}):
+        raise _Flaw("mask_missing")
+    if isinstance(value, dict):
+        return _read_run_lengths(value, height, width, box, kinds)
+    if not isinstance(value, list):
+        raise _Flaw("mask_unreadable")
+    if all(isinstance(part, dict) and "counts" in part for part in value):
+        kinds.append("rle_list")
+        rle = masks.union([_read_run_lengths(part, height, width, None, kinds)[1] for part in value])
+        return masks.to_json(rle), rle
+    return _read_polygons(value, height, width, kinds, scale=scale)
 
 
 def leaves(value: Any) -> Iterator[float]:  # noqa: ANN401
@@ -216,7 +219,8 @@ def _read_run_lengths(
     columns = _from_counts(counts, height, width)
     as_said = size == [height, width]
     if not (as_said and (box is None or height == width or _has_box(columns, box))):
-        near = [] if box is None else [rle for rle in (columns, _along_rows(counts, height, width)) if _has_box(rle, box)]
+        readings = [columns, *_along_rows(counts, height, width)]
+        near = [] if box is None else [rle for rle in readings if _has_box(rle, box)]
         if len(near) == 1 or (near and near[0] == near[1]):
             kinds.append("rle_turned")
             return masks.to_json(near[0]), near[0]
@@ -226,15 +230,15 @@ def _read_run_lengths(
     return {**value, "size": [height, width], "counts": own}, columns
 
 
-def _has_box(rle: RLE | None, box: Box) -> bool:
-    return rle is not None and masks.area(rle) > 0 and is_near(box_of(rle), box)
+def _has_box(rle: RLE, box: Box) -> bool:
+    return masks.area(rle) > 0 and is_near(box_of(rle), box)
 
 
-def _along_rows(counts: list[int], height: int, width: int) -> RLE | None:
-    """Return the mask whose runs go along the rows; None if it is too large to be turned."""
+def _along_rows(counts: list[int], height: int, width: int) -> list[RLE]:
+    """Return the mask whose runs go along the rows; an empty list if it is too large to be turned."""
     if height * width > MOST_TURNED:
-        return None
-    return masks.encode(masks.decode(_from_counts(counts, width, height)).T)
+        return []
+    return [masks.encode(masks.decode(_from_counts(counts, width, height)).T)]
 
 
 def _from_counts(counts: list[int], height: int, width: int) -> RLE:
