@@ -159,6 +159,8 @@ def _tasks(source: Source, images: Images, members_of: dict[int, list[int]]) -> 
 
 
 def _name(source: Source, position: int) -> Any:  # noqa: ANN401
+    if source.places:
+        return source.places[position]
     return source.annotations[position].get("id", f"annotations[{position}]")
 
 

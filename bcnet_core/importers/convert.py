@@ -80,6 +80,7 @@ class ImportSummary:
             "split_by": "source" if self.by_source else {"share": self.share, "seed": self.seed},
             "repaired": self.findings.counts(["repaired"]),
             "left_out": self.findings.counts(["left_out"]),
+            "adjusted": self.findings.counts(["adjusted"]),
             "kept": self.findings.counts(["kept"]),
             "first_ids": {kind: ids[:FIRST_IDS] for kind, ids in self.findings},
         }

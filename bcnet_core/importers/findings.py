@@ -132,7 +132,6 @@ KINDS: dict[str, Kind] = {
         "save label images as 8 or 16-bit PNG or TIFF",
     ),
     "label_border": Kind("files", "have a value of 255, which is taken for a border around objects", "kept"),
-    "label_of_no_instance": Kind("instances", "have a value that no class with instances has", "left_out"),
     "mask_smoothed": Kind("instances", "have a mask with a smoothed border, which is cut at half of it", "repaired"),
     "shape_short": Kind("instances", "are drawn with too few points to be an area", "left_out", "draw them again"),
     "shape_without_area": Kind("instances", "are drawn as points or lines, which have no area", "left_out"),

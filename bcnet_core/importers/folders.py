@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
 
+from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.files.images import SUFFIXES
@@ -173,6 +174,34 @@ def image_record(number: int, photo: Path | None, folder: Path, *, name: str = "
     return {"id": number, "file_name": name, **known} | ({} if split is None else {SPLIT: split})
 
 
+def add_instance(source: Source, image: Record, place: str, **values: Any) -> None:  # noqa: ANN401
+    """Add an instance to a source, with the box and area of its mask, which these formats do not have.
+
+    Args:
+        source: what is read so far.
+        image: the record of its photo.
+        place: where the instance stands, for messages.
+        values: its `category_id`, its `segmentation`, and what else is known of it.
+    """
+    record: Record = {"id": len(source.annotations) + 1, "image_id": image["id"], **values}
+    if "height" in image:
+        with suppress(ValueError):  # a mask that cannot be read, which is found where masks are read
+            rle = masks.from_segmentation(values["segmentation"], image["height"], image["width"])
+            if rle is not None and masks.area(rle):
+                record |= {"bbox": masks.bounding_box(rle).tolist(), "area": masks.area(rle)}
+    source.annotations.append(record)
+    source.places.append(place)
+
+
+def number_classes(source: Source) -> None:
+    """List the classes of a source whose annotations have names as `category_id`, sorted, and number them."""
+    names = sorted({one["category_id"] for one in source.annotations})
+    source.categories.extend({"id": number, "name": name} for number, name in enumerate(names, start=1))
+    numbers = {category["name"]: category["id"] for category in source.categories}
+    for one in source.annotations:
+        one["category_id"] = numbers[one["category_id"]]
+
+
 def add_unlabeled(findings: Findings, photos: Iterable[Path], labeled: Iterable[Path], folder: Path) -> None:
     """Add the photos that no label file belongs to."""
     known = set(labeled)
@@ -193,7 +222,9 @@ def settle_splits(source: Source) -> Source:
         for name in tested.values():
             source.findings.add("image_of_test", name)
         source.images[:] = [image for image in source.images if image["id"] not in tested]
-        source.annotations[:] = [one for one in source.annotations if one["image_id"] not in tested]
+        kept = [position for position, one in enumerate(source.annotations) if one["image_id"] not in tested]
+        source.annotations[:] = [source.annotations[position] for position in kept]
+        source.places[:] = [source.places[position] for position in kept]
     is_split = "train" in splits and bool(splits & {"val", "test"})
     for image in source.images:
         split = image.pop(SPLIT, None)

@@ -19,7 +19,15 @@ from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.files.images import FORMATS, read_values
 from bcnet_core.importers.findings import Findings
-from bcnet_core.importers.folders import OBJECT, add_unlabeled, image_record, pair, relative_name, settle_splits
+from bcnet_core.importers.folders import (
+    OBJECT,
+    add_instance,
+    add_unlabeled,
+    image_record,
+    pair,
+    relative_name,
+    settle_splits,
+)
 from bcnet_core.importers.label_files import SPELLINGS, find_label_files, images_and_labels
 from bcnet_core.importers.source import Format, Source
 
@@ -81,17 +89,15 @@ def _read(path: Path, images: Path | None) -> Source:
     for file, labels in found.items():
         number = len(source.images) + 1
         record = image_record(number, pairs[file], files.folder)
-        source.images.append({**record, "height": labels.size[0], "width": labels.size[1]})
+        record["height"], record["width"] = labels.size
+        source.images.append(record)
         name = relative_name(file, path)
         for value, rle in labels.rles.items():
             meaning = _meaning(value, file, names)
             if value == BORDER and labels.bytewise and BORDER - 1 not in labels.rles:
                 findings.add("label_border", name)
-            elif meaning is None:
-                findings.add("label_of_no_instance", f"{name}: {value}")
-            else:
-                new = {"id": len(source.annotations) + 1, "image_id": number, **meaning}
-                source.annotations.append({**new, "segmentation": masks.to_json(rle)})
+            elif meaning is not None:
+                add_instance(source, record, f"{name}: {value}", **meaning, segmentation=masks.to_json(rle))
     source.categories.extend(_categories(names, {one["category_id"] for one in source.annotations}))
     add_unlabeled(findings, files.photos, pairs.values(), files.folder)
     return settle_splits(source)
@@ -169,14 +175,13 @@ def _refuse_binary(folder: Path, found: Collection[_Labels]) -> None:
 
 
 def _meaning(value: int, file: Path, names: list[str] | None) -> Record | None:
-    """Return the category, and the crowd flag if there are classes, of a value; None if it is no instance."""
+    """Return the category, and the crowd flag if there are classes, of a value; None for Cityscapes' stuff."""
     if file.stem.lower().endswith("_instanceids"):
         label = value // CLASS_STEP if value >= CLASS_STEP else value
         crowd = {"iscrowd": int(value < CLASS_STEP)}
         return {"category_id": label, **crowd} if label in CITYSCAPES else None
     if names is not None:
-        label = value // CLASS_STEP
-        return {"category_id": label + 1} if label < len(names) else None
+        return {"category_id": value // CLASS_STEP + 1}  # one that is not listed is found where classes are read
     return {"category_id": OBJECT["id"]}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
@@ -16,9 +16,11 @@ from bcnet_core.errors import BCNetError
 from bcnet_core.files.images import image_size
 from bcnet_core.importers.findings import Findings
 from bcnet_core.importers.folders import (
+    add_instance,
     add_unlabeled,
     glance_at_jsons,
     image_record,
+    number_classes,
     pair_named,
     photos_in,
     read_jsons,
@@ -28,8 +30,13 @@ from bcnet_core.importers.folders import (
 from bcnet_core.importers.labelme_shapes import Outline, ShapeError, outline_of
 from bcnet_core.importers.source import Format, Source
 
-_Instance = tuple[str, list[Outline]]
-"""The label of an instance, and the polygon or mask of each of its shapes."""
+
+class _Instance(NamedTuple):
+    """Where the first shape of an instance stands, its label, and the polygon or mask of each of its shapes."""
+
+    place: str
+    label: str
+    outlines: list[Outline]
 
 
 def _is_labelme(content: Any) -> bool:  # noqa: ANN401  (as read from json)
@@ -52,26 +59,20 @@ def _read(path: Path, images: Path | None) -> Source:
     files = read_jsons(path, _is_labelme, "labelme", findings)
     photos = photos_in(folder)
     pairs = pair_named({file: content.get("imagePath", "") for file, content in files}, photos)
-    records: list[Record] = []
-    annotations: list[Record] = []
+    source = Source([], [], [], findings=findings)
     for number, (file, content) in enumerate(files, start=1):
         photo = pairs.get(file)
         record = image_record(number, photo, folder, name=content.get("imagePath", "") or file.name)
         size = _size(content, photo)
         if size is not None:
             record["height"], record["width"] = size
-        records.append(record)
-        for label, outlines in _instances(content["shapes"], relative_name(file, path), findings):
-            annotation = {"id": len(annotations) + 1, "image_id": number, "category_id": label}
-            annotations.append(annotation | {"segmentation": _segmentation(outlines, size)})
-    names = sorted({one["category_id"] for one in annotations})
-    numbers = {name: number for number, name in enumerate(names, start=1)}
-    for one in annotations:
-        one["category_id"] = numbers[one["category_id"]]
-    categories: list[Record] = [{"id": number, "name": name} for name, number in numbers.items()]
+        source.images.append(record)
+        for place, label, outlines in _instances(content["shapes"], relative_name(file, path), findings):
+            add_instance(source, record, place, category_id=label, segmentation=_segmentation(outlines, size))
+    number_classes(source)
     if path.is_dir():
         add_unlabeled(findings, photos, pairs.values(), folder)
-    return settle_splits(Source(records, annotations, categories, findings=findings))
+    return settle_splits(source)
 
 
 def _size(content: Record, photo: Path | None) -> tuple[int, int] | None:
@@ -89,14 +90,15 @@ def _instances(shapes: list[Any], file: str, findings: Findings) -> Iterator[_In
     """Yield the instances of a file; shapes of one label and group are one, and those without a mask are findings."""
     groups: dict[tuple[str, Any], _Instance] = {}
     for position, shape in enumerate(shapes, start=1):
+        place = f"{file}: shape {position}"
         try:
             label, outline = outline_of(shape)
         except ShapeError as error:
-            findings.add(error.kind, f"{file}: shape {position}")
+            findings.add(error.kind, place)
             continue
         group = shape.get("group_id")
         key = (label, position if group is None else f"group {group}")
-        groups.setdefault(key, (label, []))[1].append(outline)
+        groups.setdefault(key, _Instance(place, label, [])).outlines.append(outline)
     yield from groups.values()
 
 

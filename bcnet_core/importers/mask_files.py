@@ -22,8 +22,10 @@ from bcnet_core.importers.findings import Findings
 from bcnet_core.importers.folders import (
     OBJECT,
     SPLITS,
+    add_instance,
     add_unlabeled,
     image_record,
+    number_classes,
     relative_name,
     settle_splits,
     without_suffix,
@@ -66,25 +68,21 @@ def _read(path: Path, images: Path | None) -> Source:
         raise data_error(f"none of the {len(files.labels):,} mask files in `{path}` is named like a photo")
     source = Source([], [], [], findings=findings)
     records: dict[Path, Record] = {}
-    names: list[str] = []
     for file, photo in owners.items():
+        name = relative_name(file, path)
         try:
-            mask = _read_mask(file, relative_name(file, path), findings)
+            mask = _read_mask(file, name, findings)
         except BCNetError:
-            findings.add("label_image_unreadable", relative_name(file, path))
+            findings.add("label_image_unreadable", name)
             continue
         if photo not in records:
             records[photo] = image_record(len(records) + 1, photo, files.folder)
             records[photo] |= {"height": mask.shape[0], "width": mask.shape[1]}
-        names.append(_class_name(file, photo, files))
-        source.annotations.append({
-            "id": len(source.annotations) + 1, "image_id": records[photo]["id"], "category_id": names[-1],
-            "segmentation": masks.to_json(masks.encode(mask)),
-        })  # fmt: skip
-    numbers = {name: number for number, name in enumerate(sorted(set(names)), start=1)}
-    for one in source.annotations:
-        one["category_id"] = numbers[one["category_id"]]
-    source.categories.extend({"id": number, "name": name} for name, number in numbers.items())
+        add_instance(
+            source, records[photo], name,
+            category_id=_class_name(file, photo, files), segmentation=masks.to_json(masks.encode(mask)),
+        )  # fmt: skip
+    number_classes(source)
     source.images.extend(records.values())
     add_unlabeled(findings, files.photos, owners.values(), files.folder)
     return settle_splits(source)

@@ -14,6 +14,7 @@ from bcnet_core.importers.folders import (
     pair_named,
     photos_in,
     read_jsons,
+    relative_name,
     settle_splits,
 )
 from bcnet_core.importers.source import Format, Source
@@ -41,11 +42,12 @@ def _read(path: Path, images: Path | None) -> Source:
         own = content["image"]
         record = image_record(number, pairs.get(file), folder, name=own["file_name"])
         source.images.append({**{key: own[key] for key in ("width", "height") if key in own}, **record})
-        for one in content["annotations"]:
-            kept = one if isinstance(one, dict) else {}  # no mask, which is counted where masks are read
+        for position, one in enumerate(content["annotations"], start=1):
+            values = one if isinstance(one, dict) else {}  # no mask, which is counted where masks are read
             source.annotations.append(
-                {**kept, "id": len(source.annotations) + 1, "image_id": number, "category_id": OBJECT["id"]}
+                {**values, "id": len(source.annotations) + 1, "image_id": number, "category_id": OBJECT["id"]}
             )
+            source.places.append(f"{relative_name(file, path)}: mask {position}")
     if path.is_dir():
         add_unlabeled(source.findings, photos, pairs.values(), folder)
     return settle_splits(source)

@@ -21,8 +21,8 @@ Box = tuple[float, float, float, float]
 TOLERANCE = 2.0
 """Pixels by which the corners of a box may be off those of its mask."""
 _NUMBERS = re.compile(r"[\s,;]+")
-_BETWEEN_NUMBERS = re.compile(r"[\s,]")
-"""What stands between run lengths that are written as numbers; compressed ones may have a bracket or a semicolon."""
+_BETWEEN = re.compile(r"[\s,]")
+"""What stands between numbers, and never in compressed run lengths, which may have brackets and semicolons."""
 
 
 class Mask(NamedTuple):
@@ -254,7 +254,7 @@ def _counts(value: Any, kinds: list[str]) -> list[int]:  # noqa: ANN401
         except (ValueError, SyntaxError, AttributeError):
             raise _Flaw("mask_unreadable") from None
         kinds.append("rle_numbers")
-    if isinstance(value, str) and _BETWEEN_NUMBERS.search(value.strip()):
+    if isinstance(value, str) and _BETWEEN.search(value.strip()):
         value = [part for part in _NUMBERS.split(value.strip(" []\n\t")) if part]
         kinds.append("rle_numbers")
     if isinstance(value, str):

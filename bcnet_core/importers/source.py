@@ -33,6 +33,7 @@ class Source:
         categories: records with `id` and `name`.
         header: what else stands at the top level: `info`, `licenses`, unknown keys; written as it is.
         findings: what the reader could not take, by kind.
+        places: where each annotation stands in the source, such as "a.txt: line 3", for messages; empty if ids say so.
     """
 
     images: list[Record]
@@ -40,6 +41,7 @@ class Source:
     categories: list[Record]
     header: Record = field(default_factory=dict)
     findings: Findings = field(default_factory=Findings)
+    places: list[str] = field(default_factory=list)
 
 
 class Photo(NamedTuple):

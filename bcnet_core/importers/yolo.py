@@ -17,6 +17,7 @@ from bcnet_core.files.images import image_size
 from bcnet_core.importers.findings import Findings
 from bcnet_core.importers.folders import (
     GLANCES,
+    add_instance,
     files_in,
     image_record,
     pair,
@@ -61,10 +62,9 @@ def _read(path: Path, images: Path | None) -> Source:
         raise data_error(f"`{path}` holds no label file of YOLO that fits a photo", *_way_out(images))
     splits = {} if config is None else listed_photos(config, photos, folder, findings)
     label_of = {photo: label for label, photo in pairs.items()}
-    records: list[Record] = []
-    annotations: list[Record] = []
+    source = Source([], [], [], findings=findings)
     for photo in photos:
-        record = image_record(len(records) + 1, photo, folder)
+        record = image_record(len(source.images) + 1, photo, folder)
         if splits:
             if photo not in splits:
                 findings.add("photo_unlisted", record["file_name"])
@@ -72,13 +72,12 @@ def _read(path: Path, images: Path | None) -> Source:
             record[SPLIT] = splits[photo]
         with suppress(BCNetError):  # a damaged photo, which is left out with its labels
             record["height"], record["width"] = image_size(photo)
-        records.append(record)
+        source.images.append(record)
         if photo in label_of:
-            found = _read_labels(label_of[photo], record, relative_name(label_of[photo], root), findings)
-            annotations += ({"id": len(annotations) + number, **one} for number, one in enumerate(found, start=1))
+            _read_labels(label_of[photo], record, relative_name(label_of[photo], root), source)
     names = config.names if config is not None and config.names else read_classes([root, folder])
-    categories = _categories(names, annotations, findings)
-    return settle_splits(Source(records, annotations, categories, findings=findings))
+    source.categories.extend(_categories(names, source))
+    return settle_splits(source)
 
 
 def _way_out(images: Path | None) -> list[str]:
@@ -118,29 +117,28 @@ def _photo_spelling(label: Path) -> str:
     return str(Path(*parts))
 
 
-def _read_labels(path: Path, image: Record, name: str, findings: Findings) -> list[Record]:
-    """Read the instances of one photo; lines that are none are findings."""
+def _read_labels(path: Path, image: Record, name: str, source: Source) -> None:
+    """Add the instances of one photo to a source; lines that are none are findings."""
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
-        findings.add("label_file_damaged", name)
-        return []
+        source.findings.add("label_file_damaged", name)
+        return
     sizes = (image.get("width", 1), image.get("height", 1))
-    found: list[Record] = []
     for number, line in enumerate(lines, start=1):
-        values = _numbers(line.split())
         if not line.strip():
             continue
+        place = f"{name}: line {number}"
+        values = _numbers(line.split())
         shares = values[1:]
         if len(shares) < 4 or len(shares) % 2 or not values[0].is_integer():
-            findings.add("label_line_unreadable", f"{name}: line {number}")
+            source.findings.add("label_line_unreadable", place)
         elif not _are_shares(shares):
-            findings.add("label_line_beyond", f"{name}: line {number}")
+            source.findings.add("label_line_beyond", place)
         else:
             pixels = [round(share * sizes[position % 2], 3) for position, share in enumerate(shares)]
-            one: Record = {"image_id": image["id"], "category_id": int(values[0]) + 1}
-            found.append(one | (_box(pixels) if len(pixels) == 4 else {"segmentation": [pixels]}))
-    return found
+            shape = _box(pixels) if len(pixels) == 4 else {"segmentation": [pixels]}
+            add_instance(source, image, place, category_id=int(values[0]) + 1, **shape)
 
 
 def _box(values: list[float]) -> Record:
@@ -162,12 +160,12 @@ def _are_shares(values: Iterable[float]) -> bool:
     return all(-FARTHEST_SHARE <= value <= 1 + FARTHEST_SHARE for value in values)
 
 
-def _categories(names: dict[int, str], annotations: list[Record], findings: Findings) -> list[Record]:
-    """List the classes; those without any names are called by their number."""
+def _categories(names: dict[int, str], source: Source) -> list[Record]:
+    """Return the classes; those without any names are called by their number."""
     if not names:
-        names = {one["category_id"] - 1: str(one["category_id"] - 1) for one in annotations}
-        for name in sorted(names):
-            findings.add("category_unnamed", name)
+        names = {one["category_id"] - 1: str(one["category_id"] - 1) for one in source.annotations}
+        for number in sorted(names):
+            source.findings.add("category_unnamed", number)
     return [{"id": number + 1, "name": name} for number, name in sorted(names.items())]
 
 

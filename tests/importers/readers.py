@@ -55,6 +55,7 @@ def read(path: Path, images: Path | None = None, *, name: str = "auto") -> Sourc
 def instances(source: Source) -> dict[str, list[tuple[str, int, list[int]]]]:
     """Return, for the name of every photo, the class, area and box [x, y, width, height] of its instances."""
     names = {category["id"]: category["name"] for category in source.categories}
+    assert len({one["id"] for one in source.annotations}) == len(source.annotations) == len(source.places)
     found: dict[str, list[tuple[str, int, list[int]]]] = {}
     for image in source.images:
         own = [one for one in source.annotations if one["image_id"] == image["id"]]
@@ -62,6 +63,8 @@ def instances(source: Source) -> dict[str, list[tuple[str, int, list[int]]]]:
         for one in own:
             rle = masks.from_segmentation(one["segmentation"], image["height"], image["width"])
             assert rle is not None
+            assert one["bbox"] == masks.bounding_box(rle).tolist()
+            assert one["area"] == masks.area(rle)
             rows.append((names[one["category_id"]], masks.area(rle), masks.bounding_box(rle).astype(int).tolist()))
     return found
 

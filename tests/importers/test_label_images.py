@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bcnet_core.errors import BCNetError, ExitCode
+from bcnet_core.importers.clean import clean
 from bcnet_core.importers.source import SPLIT
 from tests.importers.readers import HEIGHT, WIDTH, found, instances, photos, read, save
 
@@ -77,9 +78,10 @@ class TestValues:
         label_set(tmp_path, labels(1, 1001, 5001, dtype=np.uint16))
         (tmp_path / "masks" / "classes.txt").write_text("leaf\nfruit\n")
         source = read(tmp_path / "masks", tmp_path / "photos")
-        assert instances(source) == {"0.jpg": [square(0, "leaf"), square(1, "fruit")]}
         assert [category["name"] for category in source.categories] == ["leaf", "fruit"]
-        assert found(source) == {"label_of_no_instance": ["0.png: 5001"]}
+        cleaned = clean(source, None)
+        assert [one["category_id"] for one in cleaned.annotations] == [1, 2]
+        assert dict(cleaned.findings) == {"category_unlisted": ["0.png: 5001"]}
 
     def test_cityscapes_has_its_classes_and_groups_are_crowds(self, tmp_path: Path) -> None:
         stem = "aachen_000000_000019"
@@ -92,7 +94,7 @@ class TestValues:
         assert [*instances(source).values()] == [[square(3, "car"), square(1, "person"), square(0, "car")]] * 2
         assert [one["iscrowd"] for one in source.annotations] == [1, 0, 0] * 2
         assert [image[SPLIT] for image in source.images] == ["train", "val"]
-        assert {*found(source)} == {"label_of_no_instance"}
+        assert found(source) == {}
 
     @pytest.mark.parametrize("value", [1, 255])
     def test_black_and_white_images_are_refused_as_they_do_not_tell_objects_apart(

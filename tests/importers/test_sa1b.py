@@ -13,10 +13,11 @@ from tests.importers.readers import HEIGHT, WIDTH, found, instances, photos, rea
 
 
 def sa1b(path: Path, *boxes: tuple[int, int, int, int], photo: str | None = None) -> Path:
-    rows: list[Any] = [
-        {"id": 7000 + k, "segmentation": masks.to_json(masks.encode(rectangle(*corners))), "predicted_iou": 0.9}
-        for k, corners in enumerate(boxes)
-    ]
+    rows: list[Any] = []
+    for number, corners in enumerate(boxes, start=7000):
+        rle = masks.encode(rectangle(*corners))
+        own = {"bbox": masks.bounding_box(rle).tolist(), "area": masks.area(rle), "predicted_iou": 0.9}
+        rows.append({"id": number, "segmentation": masks.to_json(rle), **own})
     image = {"image_id": 5, "width": WIDTH, "height": HEIGHT, "file_name": photo or f"{path.stem}.jpg"}
     return write(path, {"image": image, "annotations": rows})
 
