@@ -92,6 +92,10 @@ KINDS: dict[str, Kind] = {
     "photo_name": Kind("images", "name their photo by another path or spelling", "repaired"),
     "photo_in_both": Kind("images", "are in both splits, and stay in training alone", "repaired"),
     "photo_unlabeled": Kind("images", "have no label file", "left_out", "label them, or take them out of the folder"),
+    "photo_embedded": Kind(
+        "images", "have their photo inside of the label file, but no file of it", "kept",
+        "write the photos to files: labelme_export_json",
+    ),
     "label_file_damaged": Kind(
         "files", "with labels cannot be read", "left_out", "restore them from the annotation tool"
     ),

@@ -148,7 +148,7 @@ def _read_labels(path: Path) -> _Labels:
         raise data_error(
             f"`{path}` has values that are no whole numbers from 0", "save the labels as 16-bit PNG or TIFF"
         )
-    if len(np.unique(whole)) > MOST_INSTANCES:
+    if whole.max() > MOST_INSTANCES and len(np.unique(whole)) > MOST_INSTANCES:
         raise data_error(f"`{path}` has more than {MOST_INSTANCES:,} values: it is a photo, or was smoothed")
     return _Labels((whole.shape[0], whole.shape[1]), masks.from_labels(whole), bytewise)
 
