@@ -58,7 +58,7 @@ def read(path: Path, photos: Path | None) -> Source:
         if foreign is not None:
             raise _not_coco(path, foreign)
         part = _part(path, content)
-        return Source(part.images, part.annotations, part.categories, part.header, part.findings)
+        return Source(part.images, part.annotations, part.categories, part.header, part.findings, part.places)
     parts, others = [], {}
     for file in _json_files(path):
         if _has_lists(file):
@@ -97,12 +97,11 @@ def _part(path: Path, content: Record) -> Part:
         for index, record in enumerate(records):
             if not isinstance(record, dict):
                 findings.add("record_odd", f"{name}[{index}]")
-    part = Part(
-        path,
-        **{name: [record for record in records if isinstance(record, dict)] for name, records in lists.items()},
-        header={key: value for key, value in content.items() if key not in LISTS},
-        findings=findings,
+    images, annotations, categories = (
+        [record for record in records if isinstance(record, dict)] for records in lists.values()
     )
+    header = {key: value for key, value in content.items() if key not in LISTS}
+    part = Part(path, images, annotations, categories, header, findings)
     for image in part.images:
         if not isinstance(image.get("file_name"), str):
             image["file_name"] = _photo_name(image)
