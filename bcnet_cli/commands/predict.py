@@ -27,7 +27,7 @@ def predict(
     ] = False,
     ids_from: Annotated[
         Path | None,
-        typer.Option("--ids-from", metavar="FILE", help="Take ids from this COCO json, by file name."),
+        typer.Option("--ids-from", metavar="FILE", help="Take ids and sizes from this COCO json, by file name."),
     ] = None,
     gpus: Gpus = 1,
     device: Device = "auto",
@@ -37,7 +37,8 @@ def predict(
 ) -> None:
     """Predict images; OUTPUT_images.json beside OUTPUT lists the images and categories that the results refer to.
 
-    After an interruption the same command resumes.
+    After an interruption the same command resumes. An image that cannot be read is passed over; it is named at the
+    end and listed in OUTPUT_images.json, and the exit code is 1.
 
     **Examples**
 
@@ -48,9 +49,14 @@ def predict(
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.engine.elastic import Cluster, check_processes
     from bcnet_core.evaluation.predict import find_images, image_records
-    from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
-    from bcnet_core.evaluation.results import listing_path, write_results
-    from bcnet_core.files.outputs import atomic_file
+    from bcnet_core.evaluation.prediction_job import (
+        PredictionFile,
+        PredictionJob,
+        predict_to_disk,
+        unreadable_error,
+        write_predictions,
+    )
+    from bcnet_core.evaluation.results import listing_path
     from bcnet_core.weights.loading import read_trained
 
     paths = find_images(images)
@@ -66,19 +72,22 @@ def predict(
         console.err.print(f"would run {trained.path} on {len(records):,} images and write {output}")
         return
     file = PredictionFile(output.with_name(f"{output.stem}_predictions.jsonl"))
-    job = PredictionJob(trained.path, device, records, None, file, layers)
+    job = PredictionJob(trained.path, device, records, None, file, layers, passes_over=True)
     predict_to_disk(job, cluster, reporter=ConsoleReporter(), build=partial(trained.build, device))
-    with atomic_file(listing) as temporary:  # complete on disk before the results are in place
-        content = {"images": records, "categories": trained.categories}
-        temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-        found = write_results(output, file.read(records))
-    file.path.unlink(missing_ok=True)
+    written = write_predictions(job, trained.categories, output)
     if as_json:
-        console.out.print(json.dumps({"images": len(records), "detections": found}))
+        content = {
+            "images": written.images,
+            "detections": written.detections,
+            "unreadable": [image["file_name"] for image in written.unreadable],
+        }
+        console.out.print(json.dumps(content))
     else:
-        console.out.print(f"{found:,} detections in {len(records):,} images")
+        console.out.print(f"{written.detections:,} detections in {written.images:,} images")
     truth = ids_from if known is not None and known.annotations else None
     console.show_outputs(output, listing, then=_next_command(output, listing, paths, truth))
+    if written.unreadable:
+        raise unreadable_error(written.unreadable, of=len(records), listing=listing)
 
 
 def _next_command(output: Path, listing: Path, paths: list[Path], truth: Path | None) -> str | None:

@@ -15,7 +15,6 @@ from bcnet_core.annotations.build import ImageRecords, map_images
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, read_mask
 from bcnet_core.annotations.faults import RecordFlaw, record_flaw
 from bcnet_core.files.json_files import paused_collector
-from bcnet_core.reporting import Reporter
 
 Omission = RecordFlaw | Literal["bad_mask", "bad_occluder", "crowd", "no_mask", "no_extent", "empty_mask"]
 """Reason why a training leaves out an annotation, see `OMISSIONS`."""
@@ -43,34 +42,12 @@ REASONS_SHOWN, IDS_SHOWN = 4, 3
 """Most reasons that a message names, and most ids for each."""
 
 
-def omission(
-    annotation: Any,  # noqa: ANN401  (as read from json)
-    images: Mapping[int, Record],
-    categories: Container[int],
-    *,
-    reads_occluders: bool = True,
-) -> Omission | None:
-    """Return why a training leaves out an annotation, or None if it is trained.
-
-    Args:
-        annotation: an entry of `annotations`, in any state.
-        images: the image records of the file by id, all of them valid.
-        categories: the ids of its categories, all of them valid.
-        reads_occluders: whether stored occluder regions are read, as with `data.occluders` auto and file.
-    """
-    flaw = record_flaw(annotation, images, categories)
-    if flaw is not None:
-        return flaw
-    image = images[annotation["image_id"]]
-    return mask_omission(annotation, image["height"], image["width"], reads_occluders=reads_occluders)
-
-
-def mask_omission(annotation: Record, height: int, width: int, *, reads_occluders: bool = True) -> Omission | None:
+def mask_omission(annotation: Record, height: int, width: int) -> Omission | None:
     """Return why a training leaves out an annotation without a `record_flaw`, in an image of this size in pixels."""
     _, flaw = read_mask(annotation, height, width) if annotation.get("segmentation") else (None, "missing")
     if flaw == "unreadable":
         return "bad_mask"
-    if reads_occluders and not occluder_readable(annotation, height, width):
+    if not occluder_readable(annotation, height, width):
         return "bad_occluder"
     if annotation.get("iscrowd", 0):
         return "crowd"
@@ -133,27 +110,15 @@ class Survey(NamedTuple):
         return f"{len(self.coco.annotations):,} of {self.total:,} instances {purpose}; left out: {left_out}"
 
 
-def survey_instances(
-    coco: CocoFile,
-    *,
-    keep: Container[Omission] = (),
-    reads_occluders: bool = True,
-    workers: int = 1,
-    reporter: Reporter | None = None,
-) -> Survey:
+def survey_instances(coco: CocoFile, *, keep: Container[Omission] = (), reads_occluders: bool = True) -> Survey:
     """Read every annotation of a file, and find out which of them a training takes.
 
     Args:
         coco: the file; its annotations may be invalid.
         keep: reasons for which annotations are not left out after all.
-        reads_occluders: whether stored occluder regions are read.
-        workers: maximum number of processes, 0 for one per CPU core; 1 works in this process, others are spawned.
-        reporter: receiver of the progress in images.
-
-    Raises:
-        BCNetError: if a worker process dies.
+        reads_occluders: whether stored occluder regions are read, as with `data.occluders` auto and file.
     """
-    reasons = find_omissions(coco, reads_occluders=reads_occluders, workers=workers, reporter=reporter)
+    reasons = find_omissions(coco, reads_occluders=reads_occluders)
     kept: list[Record] = []
     omitted: dict[Omission, list[Any]] = {reason: [] for reason in OMISSIONS}
     for position, (annotation, reason) in enumerate(zip(coco.annotations, reasons, strict=True)):
@@ -165,16 +130,23 @@ def survey_instances(
     return Survey(_with_annotations(coco, kept), {reason: names for reason, names in omitted.items() if names})
 
 
-def find_omissions(
-    coco: CocoFile, *, reads_occluders: bool = True, workers: int = 1, reporter: Reporter | None = None
-) -> list[Omission | None]:
-    """Return the `omission` of every annotation of a file, in file order; see `survey_instances`."""
+def find_omissions(coco: CocoFile, *, reads_occluders: bool = True, workers: int = 1) -> list[Omission | None]:
+    """Return why a training leaves out each annotation of a file, None for those that it takes, in file order.
+
+    Args:
+        coco: the file; its annotations may be invalid.
+        reads_occluders: whether stored occluder regions are read.
+        workers: maximum number of processes, 0 for one per CPU core; 1 works in this process, others are spawned.
+
+    Raises:
+        BCNetError: if a worker process dies.
+    """
     images, categories = {one["id"] for one in coco.images}, {one["id"] for one in coco.categories}
     reasons: list[Omission | None] = [record_flaw(one, images, categories) for one in coco.annotations]
     sound = [position for position, reason in enumerate(reasons) if reason is None]
     readable = _with_annotations(coco, [coco.annotations[position] for position in sound])
     keys = ("bbox", "iscrowd", "segmentation", *([OCCLUDER_KEY] if reads_occluders else []))
-    with paused_collector(), map_images(readable, keys, _omissions_of, workers=workers, reporter=reporter) as results:
+    with paused_collector(), map_images(readable, keys, _omissions_of, workers=workers, reporter=None) as results:
         for positions, found in results:
             for position, reason in zip(positions, found, strict=True):
                 reasons[sound[position]] = reason

@@ -13,12 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcnet_core.annotations.coco import CocoFile, Record, category_difference
-from bcnet_core.errors import data_error, usage_error
-from bcnet_core.files.images import image_files, image_size, missing_images, read_listed
+from bcnet_core.errors import BCNetError, data_error, usage_error
+from bcnet_core.evaluation.results import LISTED_AS
+from bcnet_core.files.images import image_files, image_path, image_size, missing_images, read_image, read_listed
+from bcnet_core.files.matching import match_by_ending
 from bcnet_core.maps import map_specs
 from bcnet_core.masks.crops import paste_rles
 from bcnet_core.reporting import Reporter
 from bcnet_core.structures import Detections, Predictor
+
+NO_SIZE = (0, 0)
+"""Height and width of an image that cannot be read."""
 
 READ_AHEAD = 4
 """Images that are read while the detector works on one."""
@@ -52,33 +57,62 @@ def find_images(names: Sequence[str]) -> list[Path]:
 def image_records(paths: Sequence[Path], known: CocoFile | None) -> list[Record]:
     """Make the `images` of a COCO file: `id`, `file_name` (as given), `width`, `height`.
 
-    Ids are taken from `known` by file name without folders; without it they count from 1.
+    Ids and sizes are taken from `known`, where a path is the image whose `file_name` has the longest ending in common
+    with it; that name is kept as `LISTED_AS`. Without `known`, ids count from 1 and sizes are those of the upright
+    images; an image that cannot be read has `NO_SIZE`.
 
     Raises:
-        BCNetError: if an image cannot be read, is not in `known`, or two have the same name there or here.
+        BCNetError: if an image is not in `known`, or `known` does not tell which image it is.
     """
-    ids: dict[str, list[int]] = {}
-    for image in [] if known is None else known.images:
-        ids.setdefault(Path(image["file_name"]).name, []).append(image["id"])
-    records, taken = [], set()
-    for number, path in enumerate(paths, start=1):
-        candidates = [number] if known is None else ids.get(path.name, [])
-        if known is not None and not candidates:
-            raise data_error(f"`{path}` is not among the {len(ids):,} images of `{known.path}`")
-        if known is not None and len(candidates) > 1:
-            raise data_error(
-                f"`{known.path}` lists several images called `{path.name}`, so the name does not tell the id",
-                "predict without --ids-from, and look at the results with --gt NAME_images.json",
+    if known is None:
+        sizes = map(_size_or_none, paths)
+        return [
+            {"id": number, "file_name": str(path), "width": width, "height": height}
+            for number, (path, (height, width)) in enumerate(zip(paths, sizes, strict=True), start=1)
+        ]
+    return [
+        {
+            "id": image["id"], "file_name": str(path), "width": image["width"], "height": image["height"],
+            LISTED_AS: image["file_name"],
+        }
+        for path, image in zip(paths, _known_images(paths, known), strict=True)
+    ]  # fmt: skip
+
+
+def _size_or_none(path: Path) -> tuple[int, int]:
+    try:
+        return image_size(path)
+    except BCNetError:  # told when the pixels are read
+        return NO_SIZE
+
+
+def _known_images(paths: Sequence[Path], known: CocoFile) -> list[Record]:
+    """Return the entry of `known` for each path."""
+    otherwise = "predict without --ids-from, and look at the results with --gt NAME_images.json"
+    matches = match_by_ending([str(path.absolute()) for path in paths], [image["file_name"] for image in known.images])
+    strangers = [path for path, found in zip(paths, matches, strict=True) if not found]
+    if strangers:
+        raise data_error(
+            f"{len(strangers):,} of {len(paths):,} images are not among the {len(known.images):,} images of "
+            f"`{known.path}`, the first is `{strangers[0]}`",
+            "give only images that it lists, or predict without --ids-from",
+        )
+    images, taken = [], dict[int, Path]()
+    for path, found in zip(paths, matches, strict=True):
+        image = known.images[found[0]]
+        if len(found) > 1:
+            fitting = " and ".join(
+                f"`{known.images[one]['file_name']}` (id {known.images[one]['id']})" for one in found[:2]
             )
-        (own,) = candidates
-        if own in taken:
+            raise data_error(f"`{known.path}` does not tell which image `{path}` is: {fitting} fit equally", otherwise)
+        if found[0] in taken:
             raise usage_error(
-                f"two of the images are called `{path.name}`", "predict them one by one, or without --ids-from"
+                f"`{taken[found[0]]}` and `{path}` both fit the image `{image['file_name']}` of `{known.path}`",
+                "give only one of them, or predict without --ids-from",
             )
-        taken.add(own)
-        height, width = image_size(path)
-        records.append({"id": own, "file_name": str(path), "width": width, "height": height})
-    return records
+        taken[found[0]] = path
+        images.append(image)
+    return images
 
 
 def check_images(images: Sequence[Record], image_dir: Path | None) -> None:
@@ -138,6 +172,7 @@ def predictions(
     reporter: Reporter,
     layers: bool = False,
     stopping: Callable[[], bool] = lambda: False,
+    unreadable: Callable[[Record, BCNetError], None] | None = None,
 ) -> Iterator[tuple[Record, list[Record]]]:
     """Detect in one image at a time while the next ones are read.
 
@@ -148,31 +183,47 @@ def predictions(
         reporter: receives the progress.
         layers: whether a result also has the other maps of the head.
         stopping: called before each image; True ends the iteration.
+        unreadable: called for each image that is there but cannot be read, which is then passed over.
 
     Raises:
-        BCNetError: if an image cannot be read.
+        BCNetError: if an image cannot be read, and it is missing or nobody is told.
     """
     with reporter.progress("predicting", len(images)) as progress:
-        for image, pixels in _read_ahead(images, image_dir):
+        for image, reading in _read_ahead(images, image_dir):
             if stopping():
                 break
-            (found,) = detector.predict([pixels])
-            yield image, list(to_results(found, image["id"], detector.categories, layers=layers))
+            try:
+                pixels = reading.result()
+            except BCNetError as error:
+                if unreadable is None or missing_images(image_dir, [image["file_name"]]):
+                    raise
+                unreadable(image, error)
+            else:
+                (found,) = detector.predict([pixels])
+                yield image, list(to_results(found, image["id"], detector.categories, layers=layers))
             progress.advance()
 
 
-def _read_ahead(images: Sequence[Record], image_dir: Path | None) -> Iterator[tuple[Record, NDArray[np.uint8]]]:
+def _read_ahead(images: Sequence[Record], image_dir: Path | None) -> Iterator[tuple[Record, Future[NDArray[np.uint8]]]]:
     """Yield the images in their order, the next ones being read by another thread."""
-    read = partial(read_listed, image_dir)
+    read = partial(_read, image_dir)
     waiting: deque[Future[NDArray[np.uint8]]] = deque()
     with ThreadPoolExecutor(max_workers=1) as pool:
         try:
             for position, image in enumerate(images):
                 following = images[position + len(waiting) : position + 1 + READ_AHEAD]
                 waiting.extend(pool.submit(read, one) for one in following)
-                yield image, waiting.popleft().result()
+                yield image, waiting.popleft()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _read(image_dir: Path | None, image: Record) -> NDArray[np.uint8]:
+    if (image["height"], image["width"]) != NO_SIZE:
+        return read_listed(image_dir, image)
+    path = image_path(image_dir, image["file_name"])
+    read_image(path)  # raises what was wrong
+    raise data_error(f"the image `{path}` cannot be read: it was incomplete when the command began", "predict it again")
 
 
 def to_results(

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -18,7 +19,7 @@ from bcnet_core.annotations.coco import Record
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes, stop_requests
 from bcnet_core.errors import BCNetError, ExitCode, data_error, usage_error
 from bcnet_core.evaluation.predict import check_images, predictions
-from bcnet_core.evaluation.results import from_json, to_json
+from bcnet_core.evaluation.results import from_json, listing_path, to_json, write_results
 from bcnet_core.files.outputs import atomic_file, check_output_file, reserve_outputs
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Reporter, SilentReporter
@@ -26,10 +27,15 @@ from bcnet_core.weights.loading import read_trained
 
 HEADER_KEY = "bcnet_predictions"
 
+MOST_NAMED = 20
+"""Images that cannot be read which an error names."""
+
 
 @dataclass(frozen=True)
 class PredictionFile:
     """Predictions of one job as JSON Lines: a header with what they depend on, then `[image id, results]` per image.
+
+    An image that cannot be read has a sentence instead of results; it is not done, so a second start tries it again.
 
     Processes share the file: each appends an image in one write. An incomplete line, left by a process that was killed,
     only means that its image is predicted again. Memory does not grow with the number of images.
@@ -66,19 +72,39 @@ class PredictionFile:
 
     def done(self) -> dict[int, int]:
         """Return where the line of each image that is done begins, by image id."""
-        offsets = {}
+        return {image_id: start for start, image_id, results in self._lines() if isinstance(results, list)}
+
+    def unreadable(self) -> dict[int, str]:
+        """Return the images that could not be read, by image id, and why."""
+        faults: dict[int, str] = {}
+        for _, image_id, results in self._lines():
+            if isinstance(results, str):
+                faults[image_id] = results
+            else:
+                faults.pop(image_id, None)  # it was replaced since
+        return faults
+
+    def _lines(self) -> Iterator[tuple[int, int, Any]]:
         with self.path.open("rb") as lines:
             start = len(lines.readline())
             for line in lines:
+                content = None
                 with suppress(ValueError):  # blank or incomplete
-                    image_id, _ = json.loads(line)
-                    offsets[image_id] = start
+                    content = json.loads(line)
+                if content is not None:
+                    yield (start, *content)
                 start += len(line)
-        return offsets
 
     def append(self, image_id: int, results: Sequence[Record]) -> None:
         """Append the results of an image."""
-        text = json.dumps([image_id, [to_json(one) for one in results]], separators=(",", ":"))
+        self._append([image_id, [to_json(one) for one in results]])
+
+    def append_unreadable(self, image_id: int, reason: str) -> None:
+        """Append an image that cannot be read."""
+        self._append([image_id, reason])
+
+    def _append(self, content: list[Any]) -> None:
+        text = json.dumps(content, separators=(",", ":"))
         line = f"\n{text}\n".encode()  # the first newline ends a line that was cut off
         with self.path.open("ab", buffering=0) as out:
             while line:
@@ -110,6 +136,7 @@ class PredictionJob:
         file: where the predictions are kept until all are done.
         layers: whether a result also has the other maps of the head, each under its key in `bcnet_core.maps`.
         detections_per_image: number of detections that the detector keeps; None for its recipe's.
+        passes_over: whether to go on when an image cannot be read; `file` remembers it.
     """
 
     checkpoint: Path
@@ -119,6 +146,7 @@ class PredictionJob:
     file: PredictionFile
     layers: bool = False
     detections_per_image: int | None = None
+    passes_over: bool = False
 
     def identity(self) -> Record:
         """Return what the predictions depend on, as JSON data."""
@@ -140,14 +168,14 @@ class PredictionJob:
 def predict_to_disk(
     job: PredictionJob, cluster: Cluster, *, reporter: Reporter, build: Callable[[], Detector] | None = None
 ) -> None:
-    """Predict every image of a job that is not done yet.
+    """Predict every image of a job that is not done yet, but those that `file.unreadable` then names.
 
     Every image is predicted by itself, so the results do not depend on the number of processes. One process takes the
     detector from `build`, if the caller has read its checkpoint; several pickle the reporter.
 
     Raises:
-        BCNetError: if images are missing or cannot be read, there are not enough GPUs, or it was interrupted; the same
-            job then resumes.
+        BCNetError: if images are missing, one cannot be read and is not to be passed over, there are not enough GPUs,
+            or it was interrupted; the same job then resumes.
     """
     check_processes(cluster, job.device)
     check_images(job.images, job.image_dir)
@@ -170,6 +198,51 @@ def predict_to_disk(
         raise
 
 
+class Written(NamedTuple):
+    """Counts of predictions that were written.
+
+    Attributes:
+        images: number of images that were predicted.
+        detections: number of results.
+        unreadable: entries of the images that could not be read, each with the `reason`.
+    """
+
+    images: int
+    detections: int
+    unreadable: list[Record]
+
+
+def write_predictions(job: PredictionJob, categories: Sequence[Record], output: Path) -> Written:
+    """Write the results of a finished job, the list of images beside them, and remove the file to resume from.
+
+    Raises:
+        BCNetError: if no image could be read; nothing is written then.
+    """
+    faults, listing = job.file.unreadable(), listing_path(output)
+    predicted = [image for image in job.images if image["id"] not in faults]
+    unreadable = [{**image, "reason": faults[image["id"]]} for image in job.images if image["id"] in faults]
+    if not predicted:
+        job.file.path.unlink()
+        raise unreadable_error(unreadable, of=len(unreadable))
+    with atomic_file(listing) as temporary:  # complete on disk before the results are in place
+        content = {"images": predicted, "categories": categories, "unreadable": unreadable}
+        temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+        found = write_results(output, job.file.read(predicted))
+    job.file.path.unlink()
+    return Written(len(predicted), found, unreadable)
+
+
+def unreadable_error(images: Sequence[Record], *, of: int, listing: Path | None = None) -> BCNetError:
+    """Return the error that names the images that could not be read, of so many, and the file that lists them all."""
+    named = [image["reason"] for image in images[:MOST_NAMED]]
+    if len(images) > MOST_NAMED:
+        where = "" if listing is None else f"; all are listed in `{listing}`, under `unreadable`"
+        named.append(f"and {len(images) - MOST_NAMED:,} more{where}")
+    if listing is None:
+        return data_error(f"none of the {of:,} images can be read", *named)
+    return BCNetError(f"{len(images):,} of {of:,} images cannot be read and have no results", *named)
+
+
 @record
 def _worker(job: PredictionJob, images: Sequence[Record], cluster: Cluster, reporter: Reporter, threads: int) -> None:
     """Predict as one of several processes, on a CPU with as many threads as one alone: results depend on them."""
@@ -183,10 +256,15 @@ def _worker(job: PredictionJob, images: Sequence[Record], cluster: Cluster, repo
 
 def _predict_share(job: PredictionJob, detector: Detector, images: Sequence[Record], reporter: Reporter) -> None:
     """Predict the images of this process."""
+
+    def remember(image: Record, error: BCNetError) -> None:
+        job.file.append_unreadable(image["id"], error.message)
+
     with stop_requests() as stop:
         for image, results in predictions(
-            detector, images, job.image_dir, reporter=reporter, layers=job.layers, stopping=lambda: bool(stop)
-        ):
+            detector, images, job.image_dir, reporter=reporter, layers=job.layers, stopping=lambda: bool(stop),
+            unreadable=remember if job.passes_over else None,
+        ):  # fmt: skip
             job.file.append(image["id"], results)
     if stop:
         raise _stopped(job)

@@ -36,6 +36,9 @@ NO_MASK: tuple[Any, ...] = (None, [], [[]])
 LARGEST = 1e18
 """Bound of scores and coordinates: JSON has integers that no float can hold."""
 
+LISTED_AS = "listed_as"
+"""Key of an image that `bcnet predict` lists: its `file_name` in the file that gave its id."""
+
 SUBMISSION_NAME = "detections_test-dev2017_bcnet_results"
 
 
@@ -162,13 +165,17 @@ def check_same_images(results: Path, coco: CocoFile) -> None:
     except BCNetError:  # a file that bcnet did not write
         return
     known = {image["id"]: image["file_name"] for image in coco.images}
-    shared = [(image["id"], image["file_name"], known[image["id"]]) for image in listed if image["id"] in known]
-    different = [one for one in shared if not _may_be_same(*one[1:])]
+    shared = [image for image in listed if image["id"] in known]
+    different = [
+        image
+        for image in shared
+        if image.get(LISTED_AS) != known[image["id"]] and not _may_be_same(image["file_name"], known[image["id"]])
+    ]
     if different:
-        number, predicted, true = different[0]
+        number, predicted = different[0]["id"], different[0]["file_name"]
         raise data_error(
             f"`{results}` is about other images than `{coco.path}`: {len(different):,} of {len(shared):,} ids stand "
-            f"for another image; the first, {number}, is `{predicted}` there, not `{true}`",
+            f"for another image; the first, {number}, is `{predicted}` there, not `{known[number]}`",
             f"predict with the ids of the ground truth: bcnet predict ... --ids-from {shlex.quote(str(coco.path))}",
             f"or, if they are the same images by other names, remove `{listing}`",
         )

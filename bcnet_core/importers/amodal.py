@@ -62,9 +62,10 @@ def translate(part: Part) -> None:
         part.annotations = _flatten_regions(part)
         part.categories = [{"id": 1, "name": "object"}]
     dialect = _dialect(part.annotations) or DIALECTS[-1]
-    for annotation in part.annotations:
+    for number, annotation in enumerate(part.annotations):
         _translate(annotation, dialect, sizes.get(id_key(annotation.get("image_id"))))
-        part.findings.add("amodal_in_segmentation", annotation.get("id"))
+        name = part.places[number] if part.places else annotation.get("id")
+        part.findings.add("amodal_in_segmentation", name)
     by_image: dict[Any, list[Record]] = {}
     for annotation in part.annotations:
         if {"ico_id", "oco_id"} <= annotation.keys():
@@ -103,7 +104,7 @@ def _flatten_regions(part: Part) -> list[Record]:
         annotated.add(image_id)
         numbered: dict[int, Record] = {}
         for number, region in enumerate(regions, start=1):
-            name = f"{record.get('id')}/{number}"
+            name = f"annotation {record.get('id')}, region {number}"
             known = region if isinstance(region, dict) else {}
             if again:
                 part.findings.add("amodal_annotator", name)
@@ -119,6 +120,7 @@ def _flatten_regions(part: Part) -> list[Record]:
                     "segmentation": [whole] if isinstance(whole, list) and _is_flat(whole) else whole,
                 }
                 annotations.append(numbered[number])
+                part.places.append(name)
         _write_order(numbered, record.get("depth_constraint"))
     return annotations
 

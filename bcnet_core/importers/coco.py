@@ -60,7 +60,9 @@ def read(path: Path, photos: Path | None) -> Source:
             raise _not_coco(path, foreign)
         part = _part(path, content)
         verbatim = not part.findings and all(image["file_name"] for image in part.images)
-        return Source(part.images, part.annotations, part.categories, part.header, part.findings, verbatim=verbatim)
+        return Source(
+            part.images, part.annotations, part.categories, part.header, part.findings, part.places, verbatim=verbatim
+        )
     parts, others = [], {}
     for file in _json_files(path):
         if _has_lists(file):
@@ -99,12 +101,11 @@ def _part(path: Path, content: Record) -> Part:
         for index, record in enumerate(lists[name]):
             if not isinstance(record, dict):
                 findings.add(odd, f"{name}[{index}]")
-    part = Part(
-        path,
-        **{name: [record for record in records if isinstance(record, dict)] for name, records in lists.items()},
-        header={key: value for key, value in content.items() if key not in LISTS},
-        findings=findings,
+    images, annotations, categories = (
+        [record for record in records if isinstance(record, dict)] for records in lists.values()
     )
+    header = {key: value for key, value in content.items() if key not in LISTS}
+    part = Part(path, images, annotations, categories, header, findings)
     for image in part.images:
         if not isinstance(image.get("file_name"), str):
             image["file_name"] = _photo_name(image)

@@ -78,7 +78,7 @@ class ImportSummary:
             "categories": self.categories,
             "splits": {name: counts._asdict() for name, counts in self.splits.items()},
             "split_by": "source" if self.by_source else {"share": self.share, "seed": self.seed},
-            "repaired": self.findings.counts(["repaired"]),
+            "repaired": self.findings.counts(["repaired", "adjusted"]),
             "left_out": self.findings.counts(["left_out"]),
             "kept": self.findings.counts(["kept"]),
             "first_ids": {kind: ids[:FIRST_IDS] for kind, ids in self.findings},

@@ -111,6 +111,10 @@ KINDS: dict[str, Kind] = {
     "photo_name": Kind("images", "name their photo by another path or spelling", "repaired"),
     "photo_in_both": Kind("images", "are in both splits, and stay in training alone", "repaired"),
     "photo_unlabeled": Kind("images", "have no label file", "left_out", "label them, or take them out of the folder"),
+    "photo_embedded": Kind(
+        "images", "have their photo inside of the label file, but no file of it", "kept",
+        "write the photos to files: labelme_export_json",
+    ),
     "label_file_damaged": Kind(
         "files", "with labels cannot be read", "left_out", "restore them from the annotation tool"
     ),
@@ -148,7 +152,7 @@ KINDS: dict[str, Kind] = {
         "files", "are no label images: damaged, JPEG, of several pages, smoothed, or without whole numbers", "left_out",
         "save label images as 8 or 16-bit PNG or TIFF",
     ),
-    "label_border": Kind("files", "have a value of 255, which is taken for a border around objects", "kept"),
+    "label_border": Kind("files", "have the value or color of VOC's border, which is taken for no object", "kept"),
     "mask_smoothed": Kind("instances", "have a mask with a smoothed border, which is cut at half of it", "repaired"),
     "shape_short": Kind("instances", "are drawn with too few points to be an area", "left_out", "draw them again"),
     "shape_without_area": Kind("instances", "are drawn as points or lines, which have no area", "left_out"),

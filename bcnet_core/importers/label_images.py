@@ -7,7 +7,7 @@ Cityscapes; and with a file `classes.txt`, a value is 1000 * class + instance.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +24,15 @@ from bcnet_core.importers.folders import (
     add_instance,
     add_unlabeled,
     image_record,
+    number_classes,
     pair,
     relative_name,
     settle_splits,
 )
 from bcnet_core.importers.label_files import SPELLINGS, find_label_files, images_and_labels
+from bcnet_core.importers.mask_files import MASK_FILES, has_several_masks
 from bcnet_core.importers.source import Format, Source
+from bcnet_core.importers.voc_classes import BORDER_COLOR, read_voc_classes
 
 CLASSES = "classes.txt"
 """File beside the label images with one class name a line, which says that values are 1000 * class + instance."""
@@ -48,11 +51,11 @@ CITYSCAPES = {
 
 
 class _Labels(NamedTuple):
-    """The masks of one label image by value; `bytewise` if a value is 8 bits, so that 255 may be a border."""
+    """The (height, width) of a label image, its masks by value, and the value of a border, which may not occur."""
 
     size: tuple[int, int]
     rles: dict[int, masks.RLE]
-    bytewise: bool
+    border: int | None
 
 
 def _recognize(path: Path) -> bool:
@@ -64,51 +67,69 @@ def _recognize(path: Path) -> bool:
         if len(labels) < len(found):  # else the photos are in a folder of their own
             files = find_label_files(path, None)
             labels = [*pair(files.labels[:GLANCED], files.photos, SPELLINGS)[0]]
-        return bool(labels) and read_values(labels[0]).ndim == 2
+        return bool(labels and _read_labels(labels[0]))
     except BCNetError:
         return False
 
 
 def _read(path: Path, images: Path | None) -> Source:
-    """Read a folder of label images, whose photos lie beside them or in a folder of their own."""
+    """Read a folder of label images, whose photos lie beside them or in a folder of their own.
+
+    A folder that has several masks for a photo, and no label image that is named like one, is read as mask files.
+    """
     files = find_label_files(path, images)
     findings = Findings()
     pairs, ambiguous, left = pair(files.labels, files.photos, SPELLINGS)
-    for kind, unpaired in (("label_ambiguous", ambiguous), ("label_without_photo", left)):
-        for file in unpaired:
-            findings.add(kind, relative_name(file, path))
     if not pairs:
+        if has_several_masks(files):
+            return MASK_FILES.read(path, images)
         raise data_error(
             f"none of the {len(files.labels):,} label images in `{path}` is named like a photo",
             "name photo.jpg's photo.png or photo_mask.png",
             "if every object has a file of its own: --from mask-files",
         )
-    names = _class_names(path)
+    for kind, unpaired in (("label_ambiguous", ambiguous), ("label_without_photo", left)):
+        for file in unpaired:
+            findings.add(kind, relative_name(file, path))
+    names = _class_names(path, pairs)
     found = _read_all(sorted(pairs), path, findings)
     source = Source([], [], [], findings=findings)
     for file, labels in found.items():
-        number = len(source.images) + 1
-        record = image_record(number, pairs[file], files.folder)
+        record = image_record(len(source.images) + 1, pairs[file], files.folder)
         record["height"], record["width"] = labels.size
         source.images.append(record)
-        name = relative_name(file, path)
-        for value, rle in labels.rles.items():
-            meaning = _meaning(value, file, names)
-            if value == BORDER and labels.bytewise and BORDER - 1 not in labels.rles:
-                findings.add("label_border", name)
-            elif meaning is not None:
-                add_instance(source, record, f"{name}: {value}", **meaning, segmentation=masks.to_json(rle))
-    source.categories.extend(_categories(names, {one["category_id"] for one in source.annotations}))
+        _add_instances(source, record, file, labels, names=names, name=relative_name(file, path))
+    if names is None:
+        number_classes(source)
+    else:
+        source.categories.extend({"id": number, "name": name} for number, name in enumerate(names, start=1))
     add_unlabeled(findings, files.photos, pairs.values(), files.folder)
     return settle_splits(source)
 
 
-def _class_names(path: Path) -> list[str] | None:
+def _add_instances(
+    source: Source, record: Record, file: Path, labels: _Labels, *, names: list[str] | None, name: str
+) -> None:
+    """Add the instances of one label image to a source."""
+    rles = dict(labels.rles)
+    if labels.border in rles and labels.border - 1 not in rles:
+        del rles[labels.border]
+        source.findings.add("label_border", name)
+    voc = read_voc_classes(file, rles) if names is None else None
+    for value, rle in rles.items():
+        meaning = _meaning(value, file, names) if voc is None else {"category_id": voc[value]}
+        if meaning is not None:
+            add_instance(source, record, f"{name}: {value}", **meaning, segmentation=masks.to_json(rle))
+
+
+def _class_names(path: Path, labels: Iterable[Path]) -> list[str] | None:
     """Return the class names of label images whose values have classes; None if there is no file of them."""
-    file = path / CLASSES
-    if not file.is_file():
-        return None
-    return [line.strip() for line in file.read_text("utf-8-sig", errors="replace").splitlines() if line.strip()]
+    for folder in (path, *sorted({file.parent for file in labels})):
+        file = folder / CLASSES
+        if file.is_file():
+            lines = file.read_text("utf-8-sig", errors="replace").splitlines()
+            return [line.strip() for line in lines if line.strip()]
+    return None
 
 
 def _read_all(files: Sequence[Path], folder: Path, findings: Findings) -> dict[Path, _Labels]:
@@ -140,17 +161,19 @@ def _read_labels(path: Path) -> _Labels:
     if path.suffix.lower() in FORMATS["JPEG"]:
         raise data_error(f"`{path}` is a JPEG, which changes the values of labels", "save label images as PNG or TIFF")
     values = read_values(path)
-    bytewise = values.dtype.itemsize == 1
+    border = BORDER if values.dtype.itemsize == 1 else None
     if values.ndim == 3:
-        values, bytewise = _one_channel(values)
-    whole = values.astype(np.int64)
+        values, is_gray = _one_channel(values)
+        border = BORDER if is_gray else BORDER_COLOR
+    with np.errstate(invalid="ignore"):
+        whole = values.astype(np.int64)
     if not np.array_equal(whole, values) or whole.min() < 0:
         raise data_error(
             f"`{path}` has values that are no whole numbers from 0", "save the labels as 16-bit PNG or TIFF"
         )
-    if len(np.unique(whole)) > MOST_INSTANCES:
+    if whole.max() > MOST_INSTANCES and len(np.unique(whole)) > MOST_INSTANCES:
         raise data_error(f"`{path}` has more than {MOST_INSTANCES:,} values: it is a photo, or was smoothed")
-    return _Labels((whole.shape[0], whole.shape[1]), masks.from_labels(whole), bytewise)
+    return _Labels((whole.shape[0], whole.shape[1]), masks.from_labels(whole), border)
 
 
 def _one_channel(values: NDArray[Any]) -> tuple[NDArray[Any], bool]:
@@ -175,22 +198,13 @@ def _refuse_binary(folder: Path, found: Collection[_Labels]) -> None:
 
 
 def _meaning(value: int, file: Path, names: list[str] | None) -> Record | None:
-    """Return the category, and the crowd flag if there are classes, of a value; None for Cityscapes' stuff."""
-    if file.stem.lower().endswith("_instanceids"):
-        label = value // CLASS_STEP if value >= CLASS_STEP else value
-        crowd = {"iscrowd": int(value < CLASS_STEP)}
-        return {"category_id": label, **crowd} if label in CITYSCAPES else None
+    """Return the category, and the crowd flag where it is known, of a value; None for Cityscapes' stuff."""
     if names is not None:
         return {"category_id": value // CLASS_STEP + 1}  # one that is not listed is found where classes are read
-    return {"category_id": OBJECT["id"]}
-
-
-def _categories(names: list[str] | None, used: set[int]) -> list[Record]:
-    if names is not None:
-        return [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
-    if used - {OBJECT["id"]}:
-        return [{"id": label, "name": name} for label, name in CITYSCAPES.items()]
-    return [dict(OBJECT)]
+    if file.stem.lower().endswith("_instanceids"):
+        label = CITYSCAPES.get(value // CLASS_STEP if value >= CLASS_STEP else value)
+        return None if label is None else {"category_id": label, "iscrowd": int(value < CLASS_STEP)}
+    return {"category_id": OBJECT["name"]}
 
 
 MASKS = Format("masks", "label images (PNG, TIFF)", _recognize, _read)

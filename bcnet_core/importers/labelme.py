@@ -67,6 +67,8 @@ def _read(path: Path, images: Path | None) -> Source:
         if size is not None:
             record["height"], record["width"] = size
         source.images.append(record)
+        if photo is None and isinstance(content.get("imageData"), str):
+            findings.add("photo_embedded", relative_name(file, path))
         for place, label, outlines in _instances(content["shapes"], relative_name(file, path), findings):
             add_instance(source, record, place, category_id=label, segmentation=_segmentation(outlines, size))
     number_classes(source)

@@ -57,20 +57,16 @@ def outline_of(shape: Any) -> tuple[str, Outline]:  # noqa: ANN401  (as read fro
     Raises:
         ShapeError: if it has no label, no area, too few points, or cannot be read.
     """
-    if not isinstance(shape, dict):
+    if not isinstance(shape, dict) or not isinstance(shape.get("shape_type") or "", str):
         raise ShapeError("shape_unreadable")
-    label, kind = shape.get("label"), shape.get("shape_type") or "polygon"
-    if not isinstance(label, str | int) or not str(label).strip():
-        raise ShapeError("label_missing")
-    if label in IGNORED:
-        raise ShapeError("label_ignored")
+    label, kind = _label(shape.get("label")), shape.get("shape_type") or "polygon"
     if kind in WITHOUT_AREA:
         raise ShapeError("shape_without_area")
     points = _points(shape.get("points"))
     if kind == "mask":
-        return str(label), _mask(shape.get("mask"), points)
+        return label, _mask(shape.get("mask"), points)
     if kind == "circle":
-        return str(label), _circle(points)
+        return label, _circle(points)
     if kind not in QUADRANGLES | {"polygon"}:
         raise ShapeError("shape_unknown")
     if kind == "rectangle" and len(points) == 2:
@@ -78,7 +74,15 @@ def outline_of(shape: Any) -> tuple[str, Outline]:  # noqa: ANN401  (as read fro
         points = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
     if len(points) < (4 if kind in QUADRANGLES else 3):
         raise ShapeError("shape_short")
-    return str(label), [value for point in points for value in point]
+    return label, [value for point in points for value in point]
+
+
+def _label(value: Any) -> str:  # noqa: ANN401  (as read from json)
+    if not isinstance(value, str | int) or not str(value).strip():
+        raise ShapeError("label_missing")
+    if value in IGNORED:
+        raise ShapeError("label_ignored")
+    return str(value)
 
 
 def _points(value: Any) -> list[tuple[float, float]]:  # noqa: ANN401  (as read from json)
@@ -86,7 +90,7 @@ def _points(value: Any) -> list[tuple[float, float]]:  # noqa: ANN401  (as read 
         points = [(float(x), float(y)) for x, y in value]
     except (TypeError, ValueError):
         raise ShapeError("shape_unreadable") from None
-    if not all(math.isfinite(x) and math.isfinite(y) for x, y in points):
+    if not all(abs(side) <= FARTHEST for point in points for side in point):  # false if one is not a number
         raise ShapeError("shape_unreadable")
     return points
 
@@ -96,8 +100,8 @@ def _circle(points: list[tuple[float, float]]) -> list[float]:
     if len(points) != 2:
         raise ShapeError("shape_short")
     radius = math.dist(*points)
-    if not 0 < radius < FARTHEST:
-        raise ShapeError("shape_unreadable" if radius else "shape_without_area")
+    if radius == 0:
+        raise ShapeError("shape_without_area")
     segments = math.ceil(math.pi / math.acos(max(1 - DEVIATION / radius, 0)) / 4)  # of a quarter
     ring = shapely.Point(points[0]).buffer(radius, quad_segs=max(segments, 4)).exterior
     corners: list[float] = np.round(shapely.get_coordinates(ring)[:-1], 3).ravel().tolist()

@@ -47,12 +47,18 @@ def _recognize(path: Path) -> bool:
     if not path.is_dir():
         return False
     try:
-        files = find_label_files(path, None)
-        owners = _owners(files)[0]
-        photo, count = Counter(owners.values()).most_common(1)[0] if owners else (path, 0)
-        return count > 1 and len(np.unique(read_values(next(file for file in owners if owners[file] == photo)))) <= 2
+        return has_several_masks(find_label_files(path, None))
     except BCNetError:
         return False
+
+
+def has_several_masks(files: LabelFiles) -> bool:
+    """Return whether a photo has several files of labels, of which the first is black and white."""
+    owners = _owners(files)[0]
+    if not owners:
+        return False
+    photo, count = Counter(owners.values()).most_common(1)[0]
+    return count > 1 and len(np.unique(read_values(next(file for file in owners if owners[file] == photo)))) <= 2
 
 
 def _read(path: Path, images: Path | None) -> Source:

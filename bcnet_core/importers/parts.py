@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -44,6 +44,7 @@ class Part:
     categories: list[Record]
     header: Record
     findings: Findings
+    places: list[str] = field(default_factory=list)
 
 
 def join(parts: Sequence[Part], root: Path, photos: Path | None) -> Source:
@@ -68,6 +69,7 @@ def join(parts: Sequence[Part], root: Path, photos: Path | None) -> Source:
     _refuse_twins(parts, root)
     parts = _mark_splits(parts, root, findings)
     categories = _join_categories(parts)
+    places = _join_places(parts)
     if _clash(part.images for part in parts) or _clash(part.annotations for part in parts):
         _renumber(parts)
     header: Record = {}
@@ -79,7 +81,18 @@ def join(parts: Sequence[Part], root: Path, photos: Path | None) -> Source:
         categories=categories,
         header=header,
         findings=findings,
+        places=places,
     )
+
+
+def _join_places(parts: Sequence[Part]) -> list[str]:
+    """Return where each annotation stands, if the ids of any file do not say so."""
+    if not any(part.places for part in parts):
+        return []
+    places: list[str] = []
+    for part in parts:
+        places += part.places or [f"annotation {one.get('id')}" for one in part.annotations]
+    return places
 
 
 def split_of(path: Path, root: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from bcnet_core.annotations import build
 from bcnet_core.annotations.coco import CocoFile, Record
-from bcnet_core.annotations.instances import OMISSIONS, Omission, describe_omissions, omission, survey_instances
+from bcnet_core.annotations.instances import OMISSIONS, Omission, describe_omissions, find_omissions, survey_instances
 
 IMAGE = {"id": 7, "file_name": "a.png", "width": 20, "height": 10}
 SQUARE = [[2, 2, 8, 2, 8, 8, 2, 8]]
@@ -64,18 +65,21 @@ CASES: list[tuple[Omission | None, Any]] = [
 ]
 
 
+def coco_of(*records: Any, images: Sequence[Record] = (IMAGE,)) -> CocoFile:
+    content = {"images": list(images), "categories": [{"id": 3, "name": "x"}], "annotations": list(records)}
+    return CocoFile(Path("a.json"), content)
+
+
 def write_cases(folder: Path) -> Path:
     """Write the image and a file with all cases, `coco.json`; return the folder."""
     Image.new("RGB", (20, 10)).save(folder / "a.png")
-    records = [record for _, record in CASES]
-    content = {"images": [IMAGE], "categories": [{"id": 3, "name": "x"}], "annotations": records}
-    (folder / "coco.json").write_text(json.dumps(content))
+    (folder / "coco.json").write_text(json.dumps(coco_of(*(record for _, record in CASES)).content))
     return folder
 
 
 @pytest.mark.parametrize(("reason", "record"), CASES, ids=range(len(CASES)))
 def test_each_annotation_has_its_reason(reason: Omission | None, record: Any) -> None:
-    assert omission(record, {7: IMAGE}, {3}) == reason
+    assert find_omissions(coco_of(record)) == [reason]
 
 
 def test_every_reason_is_among_the_cases() -> None:
@@ -83,11 +87,10 @@ def test_every_reason_is_among_the_cases() -> None:
 
 
 def test_a_stored_occluder_matters_only_if_it_is_read() -> None:
-    assert omission(annotation(bg_object_segmentation="?"), {7: IMAGE}, {3}, reads_occluders=False) is None
+    assert find_omissions(coco_of(annotation(bg_object_segmentation="?")), reads_occluders=False) == [None]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_survey_sorts_a_file(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_survey_sorts_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "CHUNK", 1)
     monkeypatch.setattr(build, "WORTH_A_WORKER", 1)
     images = [{**IMAGE, "id": number} for number in (7, 8, 9)]
@@ -95,14 +98,16 @@ def test_a_survey_sorts_a_file(workers: int, monkeypatch: pytest.MonkeyPatch) ->
         annotation(id=1, image_id=9), None, annotation(id=2), annotation(id=3, bbox=[0, 0, 0, 0]),
         annotation(id="4"), annotation(id=5, segmentation="?"), annotation(id=6, image_id=9, iscrowd=1), {"id": None},
     ]  # fmt: skip
-    coco = CocoFile(Path("a.json"), {"images": images, "categories": [{"id": 3, "name": "x"}], "annotations": records})
-    survey = survey_instances(coco, workers=workers)
+    coco = coco_of(*records, images=images)
+    reasons = [None, "no_object", None, "no_extent", "no_id", "bad_mask", "crowd", "no_id"]
+    assert find_omissions(coco) == find_omissions(coco, workers=2) == reasons
+    survey = survey_instances(coco)
     assert [one["id"] for one in survey.coco.annotations] == [1, 2] and survey.coco.images == images
     assert list(survey.omitted.items()) == [
         ("no_object", ["annotations[1]"]), ("no_id", ["4", "annotations[7]"]), ("bad_mask", [5]), ("crowd", [6]),
         ("no_extent", [3]),
     ]  # fmt: skip
-    kept = survey_instances(coco, keep=["crowd", "no_extent"], workers=workers)
+    kept = survey_instances(coco, keep=["crowd", "no_extent"])
     assert [one["id"] for one in kept.coco.annotations] == [1, 2, 3, 6]
     assert kept.omitted.keys() == {"no_object", "no_id", "bad_mask"} and coco.annotations == records
 

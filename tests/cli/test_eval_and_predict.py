@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -334,6 +335,33 @@ def test_images_are_predicted(untrained: Path, scenes: Path, tmp_path: Path) -> 
     )
 
 
+def test_a_copied_card_is_predicted_but_for_its_damaged_photo(
+    untrained: Path, scenes: Path, tmp_path: Path, bcnet: Bcnet
+) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(scenes / "val", photos)
+    first, second, *others = sorted(photos.iterdir())
+    first.write_bytes(first.read_bytes()[: first.stat().st_size // 2])
+    second.write_bytes(b"")
+    (photos / "._x.png").write_bytes(b"\0\5\x16\7Mac OS X")
+    command = ("predict", untrained, photos, "--device", "cpu", "--json")
+    done = bcnet(*command, "-o", tmp_path / "r.json")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "error: 2 of 6 images cannot be read and have no results" in done.stderr
+    assert f"{first}` cannot be read" in done.stderr and f"{second}` cannot be read" in done.stderr
+    assert json.loads(done.stdout) == {"images": 4, "detections": 20, "unreadable": [str(first), str(second)]}
+    listing = read_coco(tmp_path / "r_images.json", need_annotations=False)
+    assert [one["file_name"] for one in listing.images] == list(map(str, others))
+    truth = scenes / "annotations/instances_val.json"
+    known = bcnet(*command, "-o", tmp_path / "k.json", "--ids-from", truth)  # sizes of the json, no header is read
+    assert known.returncode == 1 and json.loads(known.stdout)["detections"] == 20
+    bad = bcnet("predict", untrained, first, "-o", tmp_path / "none.json", "--device", "cpu")
+    assert bad.returncode == 3 and "none of the 1 images can be read" in bad.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "k.json", "k_images.json", "photos", "r.json", "r_images.json"
+    ]  # fmt: skip
+
+
 def test_results_with_other_image_ids_are_not_scored(
     untrained: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,7 +392,9 @@ def test_results_with_other_image_ids_are_not_scored(
 
 def test_both_commands_from_a_shell(bcnet: Bcnet, untrained: Path, scenes: Path, tmp_path: Path) -> None:
     done = bcnet("predict", untrained, scenes / "val/*.png", "-o", tmp_path / "r.json", "--json", "--device", "cpu")
-    assert done.returncode == 0 and json.loads(done.stdout) == {"images": 6, "detections": 30}, done.stderr
+    assert done.returncode == 0 and json.loads(done.stdout) == {"images": 6, "detections": 30, "unreadable": []}, (
+        done.stderr
+    )
     assert "wrote" in done.stderr and "warning" not in done.stderr.lower()
     wrong = bcnet("eval", "--results", tmp_path / "r_images.json", "--gt", scenes / "annotations/instances_val.json")
     assert wrong.returncode == 3 and "is not a results file" in wrong.stderr and "Traceback" not in wrong.stderr

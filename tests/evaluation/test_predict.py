@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bcnet_core import BCNetError, masks
+from bcnet_core import BCNetError, ExitCode, masks
 from bcnet_core.annotations.coco import CocoFile, read_coco
 from bcnet_core.evaluation.predict import check_categories, find_images, image_records, predict_images, to_results
 from bcnet_core.maps import MAPS
@@ -88,16 +88,46 @@ def test_ids_can_be_taken_from_a_coco_file(tmp_path: Path, scenes: Path) -> None
     assert all((one["height"], one["width"]) == (128, 128) for one in records)
     other = tmp_path / "other.png"
     Image.new("RGB", (6, 4)).save(other)
-    with pytest.raises(BCNetError, match=r"other\.png` is not among the 6 images"):
-        image_records([other], coco)
+    with pytest.raises(BCNetError, match=r"1 of 7 images are not among the 6 images .* first is .*other\.png"):
+        image_records([*paths, other], coco)
     twin = tmp_path / paths[0].name
     twin.write_bytes(paths[0].read_bytes())
-    with pytest.raises(BCNetError, match="two of the images are called"):
+    with pytest.raises(BCNetError, match="both fit the image") as caught:
         image_records([paths[0], twin], coco)
-    first = {**coco.images[0], "file_name": f"deep/{coco.images[1]['file_name']}"}
-    doubled = CocoFile(coco.path, {**coco.content, "images": [first, *coco.images[1:]]})
-    with pytest.raises(BCNetError, match="lists several images called"):
-        image_records(paths, doubled)
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+def listed(*names: str) -> CocoFile:
+    images = [{"id": 10 * n, "file_name": name, "width": 8, "height": 6} for n, name in enumerate(names, start=1)]
+    return CocoFile(Path("x.json"), {"images": images, "categories": []})
+
+
+def test_ids_follow_the_longest_common_ending_of_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("all/cam1/0.png", "all/cam2/0.png", "0.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6)).save(tmp_path / name)
+    paths = [tmp_path / "all/cam2/0.png", tmp_path / "all/cam1/0.png"]
+    assert [one["id"] for one in image_records(paths, listed("cam1/0.png", "cam2/0.png"))] == [20, 10]
+    assert [one["id"] for one in image_records(paths, listed("D:\\cam1\\0.png", "D:\\cam2\\0.png"))] == [20, 10]
+    monkeypatch.chdir(tmp_path / "all/cam2")
+    assert image_records([Path("0.png")], listed("cam1/0.png", "cam2/0.png"))[0]["id"] == 20
+    with pytest.raises(BCNetError, match=r"`cam1/0\.png` \(id 10\) and `cam2/0\.png` \(id 20\) fit equally"):
+        image_records([tmp_path / "0.png"], listed("cam1/0.png", "cam2/0.png"))
+    with pytest.raises(BCNetError, match="fit equally"):
+        image_records([tmp_path / "0.png"], listed("0.png", "0.png"))
+    with pytest.raises(BCNetError, match="1 of 2 images are not among the 1 images"):
+        image_records(paths, listed("cam1/0.png"))
+
+
+def test_sizes_follow_the_json_that_gives_the_ids(tmp_path: Path, untrained: Path) -> None:
+    turned = Image.new("RGB", (8, 6))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "0.jpg", exif=exif)
+    (record,) = image_records([tmp_path / "0.jpg"], listed("0.jpg"))
+    assert (record["height"], record["width"]) == (6, 8)
+    results = predict_images(load_detector(untrained, device="cpu"), [record], Path("/"), reporter=SilentReporter())
+    assert results and all(one["segmentation"]["size"] == [6, 8] for one in results)
 
 
 def test_sizes_are_those_of_the_upright_image(tmp_path: Path) -> None:
@@ -108,5 +138,4 @@ def test_sizes_are_those_of_the_upright_image(tmp_path: Path) -> None:
     (record,) = image_records([tmp_path / "turned.jpg"], None)
     assert (record["height"], record["width"]) == (8, 6)
     (tmp_path / "text.jpg").write_text("no image")
-    with pytest.raises(BCNetError, match="cannot be read"):
-        image_records([tmp_path / "text.jpg"], None)
+    assert image_records([tmp_path / "text.jpg"], None)[0]["height"] == 0  # told when it is predicted

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from bcnet_core import BCNetError, ExitCode, masks
 from bcnet_core.annotations.coco import read_coco
 from bcnet_core.engine.elastic import Cluster
 from bcnet_core.evaluation import predict
-from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
+from bcnet_core.evaluation.predict import image_records
+from bcnet_core.evaluation.prediction_job import (
+    PredictionFile,
+    PredictionJob,
+    predict_to_disk,
+    unreadable_error,
+    write_predictions,
+)
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.weights.checkpoint import read_checkpoint, save_checkpoint
 
@@ -147,3 +156,82 @@ def test_a_job_resumes_only_with_the_same_checkpoint_images_and_maps(
     assert asked.identity() == job(untrained, scenes, tmp_path / "elsewhere").identity()
     assert all(other.identity() != asked.identity() for other in others)
     assert json.loads(json.dumps(asked.identity())) == asked.identity()
+
+
+def damaged(folder: Path, *cut: int) -> list[dict[str, Any]]:
+    """Five photos, some of them cut off in the middle of their pixels."""
+    folder.mkdir()
+    for number in range(5):
+        path = folder / f"{number}.jpg"
+        Image.effect_noise((48, 40), 60).convert("RGB").save(path)
+        if number in cut:
+            path.write_bytes(path.read_bytes()[:-300])
+    paths = sorted(folder.iterdir())
+    return image_records(paths, None)
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_damaged_photos_are_passed_over_and_remembered(untrained: Path, tmp_path: Path, processes: int) -> None:
+    images = damaged(tmp_path / "photos", 1, 4)
+    asked = PredictionJob(untrained, "cpu", images, None, PredictionFile(tmp_path / "parts"), passes_over=True)
+    predict_to_disk(asked, Cluster(processes), reporter=SilentReporter())
+    assert asked.file.done().keys() == {1, 3, 4}
+    faults = asked.file.unreadable()
+    assert faults.keys() == {2, 5} and "1.jpg` cannot be read: image file is truncated" in faults[2]
+    shutil.copy(tmp_path / "photos/0.jpg", tmp_path / "photos/4.jpg")
+    predict_to_disk(asked, Cluster(processes), reporter=SilentReporter())  # resumes, and tries them again
+    assert asked.file.done().keys() == {1, 3, 4, 5} and asked.file.unreadable().keys() == {2}
+    written = write_predictions(asked, [{"id": 1, "name": "a"}], tmp_path / "out.json")
+    assert (written.images, [image["id"] for image in written.unreadable]) == (4, [2])
+    listing = json.loads((tmp_path / "out_images.json").read_text())
+    assert [image["id"] for image in listing["images"]] == [1, 3, 4, 5]
+    assert listing["unreadable"] == [{**images[1], "reason": faults[2]}]
+    assert {one["image_id"] for one in json.loads((tmp_path / "out.json").read_text())} == {1, 3, 4, 5}
+    assert not asked.file.path.exists()
+
+
+def test_a_job_that_may_pass_over_nothing_ends_at_a_damaged_photo(untrained: Path, tmp_path: Path) -> None:
+    asked = PredictionJob(untrained, "cpu", damaged(tmp_path / "photos", 2), None, PredictionFile(tmp_path / "parts"))
+    with pytest.raises(BCNetError, match=r"2\.jpg` cannot be read"):
+        predict_to_disk(asked, Cluster(), reporter=SilentReporter())
+    assert asked.file.done().keys() == {1, 2}
+
+
+def test_a_photo_that_vanishes_is_not_damaged_but_ends_the_job(
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = damaged(tmp_path / "photos")
+    asked = PredictionJob(untrained, "cpu", images, None, PredictionFile(tmp_path / "parts"), passes_over=True)
+
+    def unmounted(*_: Any) -> None:
+        shutil.rmtree(tmp_path / "photos")
+
+    monkeypatch.setattr("bcnet_core.evaluation.prediction_job.check_images", unmounted)
+    with pytest.raises(BCNetError, match="does not exist"):
+        predict_to_disk(asked, Cluster(), reporter=SilentReporter())
+
+
+def test_a_photo_that_was_incomplete_when_its_size_was_read_has_no_results(untrained: Path, tmp_path: Path) -> None:
+    images = damaged(tmp_path / "photos")
+    images[3] |= {"height": 0, "width": 0}
+    asked = PredictionJob(untrained, "cpu", images, None, PredictionFile(tmp_path / "parts"), passes_over=True)
+    predict_to_disk(asked, Cluster(), reporter=SilentReporter())
+    assert list(asked.file.unreadable()) == [4] and "incomplete when the command began" in asked.file.unreadable()[4]
+
+
+def test_nothing_is_written_if_no_photo_can_be_read(untrained: Path, tmp_path: Path) -> None:
+    images = damaged(tmp_path / "photos", *range(5))
+    asked = PredictionJob(untrained, "cpu", images, None, PredictionFile(tmp_path / "parts"), passes_over=True)
+    predict_to_disk(asked, Cluster(), reporter=SilentReporter())
+    with pytest.raises(BCNetError, match="none of the 5 images can be read") as caught:
+        write_predictions(asked, [], tmp_path / "out.json")
+    assert caught.value.exit_code == ExitCode.BAD_DATA and len(caught.value.hints) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_an_error_names_the_first_damaged_photos_and_where_all_are_listed(tmp_path: Path) -> None:
+    images = [{"reason": f"the image `{number}` cannot be read"} for number in range(23)]
+    error = unreadable_error(images, of=500, listing=Path("out_images.json"))
+    assert error.message == "23 of 500 images cannot be read and have no results" and error.exit_code == ExitCode.FAILED
+    assert len(error.hints) == 21 and error.hints[0] == images[0]["reason"]
+    assert error.hints[-1] == "and 3 more; all are listed in `out_images.json`, under `unreadable`"

@@ -245,6 +245,19 @@ def test_file_names_of_one_id_are_compared(tmp_path: Path, predicted: str, true:
     assert caught.value.exit_code == ExitCode.BAD_DATA and "--ids-from" in caught.value.hints[0]
 
 
+def test_an_image_is_what_the_file_that_gave_its_id_calls_it(tmp_path: Path) -> None:
+    results, truth = tmp_path / "found.json", CocoFile(tmp_path / "truth.json", listed("D:\\upload\\a.png"))
+    for name, same in (("D:\\upload\\a.png", True), ("D:\\other\\a.png", False), (5, False)):
+        content = listed("/photos/a.png")
+        content["images"][0]["listed_as"] = name
+        write_json(listing_path(results), content)
+        if same:
+            check_same_images(results, truth)
+        else:
+            with pytest.raises(BCNetError, match="1 of 1 ids"):
+                check_same_images(results, truth)
+
+
 def test_without_a_listing_nothing_is_checked(tmp_path: Path) -> None:
     results, truth = tmp_path / "found.json", CocoFile(tmp_path / "truth.json", listed("a.png"))
     check_same_images(results, truth)

@@ -160,20 +160,26 @@ class TestRegions:
         assert (area(back["segmentation"]), area(back[AMODAL_KEY])) == (SEEN, SEEN + HIDDEN)
         assert front[FRONT_OF] == [back["id"]]
         assert front["name"] == "a thing"
+        assert source.places == ["annotation 900, region 1", "annotation 900, region 2"]
         assert (front["bbox"], front["area"]) == ([4, 4, 10, 10], 100)
 
     def test_stuff_is_left_out_by_name_and_the_order_still_fits(self, tmp_path: Path) -> None:
         sky = region(rectangle(0, 0, 30, 3), isStuff=1)
         source = read_regions(tmp_path, [sky, region(rectangle(*FRONT)), region(rectangle(*BACK))], "2-3,1-3,x,9-2")
-        assert found(source)["amodal_stuff"] == ["900/1"]
+        assert found(source)["amodal_stuff"] == ["annotation 900, region 1"]
         assert [one.get(FRONT_OF) for one in source.annotations] == [[2], None]
+
+    def test_places_are_kept_where_files_are_joined(self, tmp_path: Path) -> None:
+        read_regions(tmp_path, [region(rectangle(*FRONT))])
+        read_pair(tmp_path, KINS)
+        assert read(tmp_path).places == ["annotation 900, region 1", "annotation 11", "annotation 12"]
 
     def test_of_several_annotators_of_an_image_the_first_is_taken(self, tmp_path: Path) -> None:
         record = {"image_id": 5, "regions": [region(rectangle(*FRONT))], "depth_constraint": ""}
         rows = [{**record, "id": 1}, {**record, "id": 2}]
         source = read(write(tmp_path / "amodal.json", {"images": [IMAGE], "annotations": rows}))
         assert len(source.annotations) == 1
-        assert found(source)["amodal_annotator"] == ["2/1"]
+        assert found(source)["amodal_annotator"] == ["annotation 2, region 1"]
 
     @pytest.mark.parametrize("broken", [None, "text", {"name": "no outline"}, {"segmentation": [1, "x"]}])
     def test_a_broken_region_is_left_to_clean(self, tmp_path: Path, broken: Any) -> None:

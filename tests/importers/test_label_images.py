@@ -58,7 +58,7 @@ class TestValues:
         colors = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
         for position, color in enumerate([(255, 0, 0, 255), (0, 255, 0, 255), (0, 1, 0, 255), (0, 0, 255, 0)]):
             colors[2:6, 4 * position : 4 * position + 4] = color
-        source = read(label_set(tmp_path, colors), name="masks")
+        source = read(label_set(tmp_path, colors))
         assert sorted(instances(source)["photos/0.jpg"]) == [square(0), square(1), square(2)]
 
     def test_an_instance_in_pieces_stays_one(self, tmp_path: Path) -> None:
@@ -95,6 +95,13 @@ class TestValues:
         assert [one["iscrowd"] for one in source.annotations] == [1, 0, 0] * 2
         assert [image[SPLIT] for image in source.images] == ["train", "val"]
         assert found(source) == {}
+
+    def test_masks_that_have_a_file_each_are_read_as_such(self, tmp_path: Path) -> None:
+        save(tmp_path / "photos" / "x.jpg")
+        for position in (0, 1):
+            save(tmp_path / "masks" / f"x_{position}.png", labels(*[0] * position, 255))
+        source = read(tmp_path / "masks", tmp_path / "photos")
+        assert instances(source) == {"x.jpg": [square(0), square(1)]}
 
     @pytest.mark.parametrize("value", [1, 255])
     def test_black_and_white_images_are_refused_as_they_do_not_tell_objects_apart(
@@ -153,10 +160,29 @@ class TestNames:
         assert photos(source) == {photo: tmp_path / photo}
         assert found(source) == {}
 
-    def test_voc_is_read_by_its_objects_and_not_its_classes(self, tmp_path: Path) -> None:
-        label_set(tmp_path, labels(1, 2), label="SegmentationObject/0.png", photo="JPEGImages/0.jpg")
-        save(tmp_path / "SegmentationClass" / "0.png", labels(15, 15))
-        assert len(read(tmp_path).annotations) == 2
+    def test_voc_is_read_by_its_objects_with_the_names_of_its_classes(self, tmp_path: Path) -> None:
+        border = labels(1, 2, 255)
+        label_set(tmp_path, border, label="SegmentationObject/0.png", photo="JPEGImages/0.jpg")
+        palette = np.zeros((256, 3), np.uint8)
+        palette[[1, 15, 255]] = (128, 0, 0), (192, 128, 128), (224, 224, 192)
+        values = labels(15, 1, 255)
+        values[2, :4] = 255
+        classes = Image.fromarray(values)
+        classes.putpalette(palette.ravel().tolist())
+        (tmp_path / "SegmentationClass").mkdir()
+        classes.save(tmp_path / "SegmentationClass" / "0.png")
+        source = read(tmp_path)
+        assert instances(source) == {"JPEGImages/0.jpg": [square(0, "person"), square(1, "aeroplane")]}
+        assert found(source) == {"label_border": ["SegmentationObject/0.png"]}
+
+    def test_cvat_names_the_colors_of_the_classes_and_colors_every_object(self, tmp_path: Path) -> None:
+        root = tmp_path / "export"
+        colors = np.array([(0, 0, 0), (128, 0, 0), (0, 128, 0), (7, 8, 9), (224, 224, 192)], np.uint8)
+        label_set(root, colors[labels(1, 2, 3, 4)], label="SegmentationObject/0.png", photo="JPEGImages/0.jpg")
+        save(root / "SegmentationClass" / "0.png", colors[labels(1, 1, 3)])
+        (root / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\nleaf:128,0,0::\n")
+        rows = instances(read(root))["JPEGImages/0.jpg"]
+        assert sorted(rows) == [square(2, "#070809"), square(0, "leaf"), square(1, "leaf")]
 
     def test_equal_names_in_two_folders_stay_apart(self, tmp_path: Path) -> None:
         for camera, value in (("left", 1), ("right", 2)):

@@ -18,7 +18,7 @@ from bcnet_core.importers.source import SPLIT
 from tests.importers.readers import HEIGHT, WIDTH, found, instances, photos, read, save, write
 
 
-def shape(label: Any, points: Any, kind: str | None = "polygon", **more: Any) -> dict[str, Any]:
+def shape(label: Any, points: Any, kind: Any = "polygon", **more: Any) -> dict[str, Any]:
     return {"label": label, "points": points, "group_id": None, "shape_type": kind, "flags": {}, **more}
 
 
@@ -111,6 +111,8 @@ class TestShapes:
             (shape("leaf", [[3, 3], [6, 6]], "mask"), "shape_unreadable"),
             (shape("leaf", [[3, 3], [6, 6]], "mask", mask=encoded(np.ones((8, 8), bool))), "shape_unreadable"),
             ("a shape", "shape_unreadable"),
+            (shape("leaf", box(3, 3, 9, 9), ["polygon"]), "shape_unreadable"),
+            (shape("leaf", [[1e300, 0], [1e300, 1]], "mask", mask=encoded(np.ones((2, 1), bool))), "shape_unreadable"),
             (shape(None, box(3, 3, 9, 9)), "label_missing"),
             (shape(" ", box(3, 3, 9, 9)), "label_missing"),
             (shape("__ignore__", box(3, 3, 9, 9)), "label_ignored"),
@@ -165,6 +167,13 @@ class TestPhotos:
         save(tmp_path / "private.jpg")
         labelme(tmp_path / "set" / "0.json", photo="../private.jpg")
         assert photos(read(tmp_path / "set")) == {"../private.jpg": None}
+
+    def test_a_photo_that_is_only_inside_of_the_file_is_named(self, tmp_path: Path) -> None:
+        path = labelme(tmp_path / "0.json", shape("leaf", box(0, 0, 4, 4)))
+        write(path, path.read_text().replace('"imageData": null', '"imageData": "/9j/4AAQ"'))
+        source = read(tmp_path)
+        assert found(source) == {"photo_embedded": ["0.json"]}
+        assert photos(source) == {"0.jpg": None}
 
     def test_photos_without_a_file_are_left_out_by_name(self, tmp_path: Path) -> None:
         save(tmp_path / "1.jpg")
