@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bcnet_core.errors import data_error, usage_error
+from bcnet_core.files.json_files import check_regular_file
 from bcnet_core.importers.coco import COCO
 from bcnet_core.importers.label_images import MASKS
 from bcnet_core.importers.labelme import LABELME
@@ -31,6 +32,7 @@ def choose_format(path: Path, name: str = "auto") -> Format:
         raise usage_error(f"no format is called `{name}`", "formats: " + " · ".join(["auto", *by_name]))
     if not path.exists():
         raise data_error(f"`{path}` does not exist", "give the json file, or the folder of the data set")
+    check_regular_file(path)
     if name != "auto":
         return by_name[name]
     for one in FORMATS:

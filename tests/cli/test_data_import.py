@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from tests.conftest import Bcnet
@@ -79,3 +80,9 @@ def test_a_dry_run_writes_nothing(bcnet: Bcnet, tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "would write" in done.stderr
     assert not (tmp_path / "root").exists()
+
+
+def test_a_pipe_is_no_data_set(bcnet: Bcnet, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    done = bcnet("data", "import", "pipe", "-o", "root", cwd=tmp_path)
+    assert (done.returncode, "is a pipe or a device" in done.stderr) == (3, True)
