@@ -38,14 +38,14 @@ UNLIMITED = 10_000
 
 
 def require_backend(name: str) -> Backend:
-    """Return the backend of a `--backend` option.
+    """Return the backend of this name.
 
     Raises:
         BCNetError: if there is no such backend, or detectron2 is not installed.
     """
     known: tuple[Backend, ...] = get_args(Backend)
     if name not in known:
-        raise usage_error(f"there is no backend `{name}`", f"--backend {' | '.join(known)}")
+        raise usage_error(f"there is no backend `{name}`", f"choose one: {', '.join(known)}")
     if name == "detectron2":
         require_detectron2()
     return known[known.index(name)]
@@ -72,9 +72,8 @@ def require_detectron2() -> None:
 
 def load_detector(path: str | Path, *, device: str, backend: Backend) -> Detector | Detectron2Detector:
     """Load a trained detector; see `bcnet_core.load_detector`."""
-    if backend == "torchvision":
+    if require_backend(backend) == "torchvision":
         return load_torchvision(path, device=device)
-    require_detectron2()
     from bcnet_core.integrations.detectron2.predicting import load_detectron2
 
     return load_detectron2(Path(path), device=device)

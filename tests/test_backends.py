@@ -70,8 +70,8 @@ def test_a_broken_installation_is_reported(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_an_unknown_backend_is_rejected() -> None:
     with pytest.raises(BCNetError, match="no backend `caffe`") as error:
-        backends.require_backend("caffe")
-    assert error.value.hints == ("--backend torchvision | detectron2",)
+        bcnet_core.load_detector("run", backend="caffe")  # type: ignore[call-overload]
+    assert error.value.hints == ("choose one: torchvision, detectron2",)
 
 
 def test_only_the_integration_imports_detectron2() -> None:

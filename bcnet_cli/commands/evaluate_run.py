@@ -136,6 +136,7 @@ def _open(choice: RunChoice, out: Output, *, test_dev: bool) -> Opened:
     from bcnet_core.engine.elastic import check_processes
     from bcnet_core.evaluation.predict import check_categories
     from bcnet_core.evaluation.results import SUBMISSION_NAME
+    from bcnet_core.files.json_files import json_stem
 
     run = open_run(choice.run, choice.library)
     data = run.recipe.data
@@ -145,7 +146,7 @@ def _open(choice: RunChoice, out: Output, *, test_dev: bool) -> Opened:
         coco = read_annotations(data, dataset, need_annotations=False, configurable=False)
     else:
         coco = read_truth(data, dataset, configurable=False, reporter=ConsoleReporter())
-    folder, stem = out.folder or run.path / "eval", dataset.annotations.stem
+    folder, stem = out.folder or run.path / "eval", json_stem(dataset.annotations)
     names = [f"{SUBMISSION_NAME}.zip"] if test_dev else [f"{stem}_results.json", f"{stem}_scores.json"]
     targets = [folder / name for name in names]
     reserve_files(out.context, *targets, overwrite=out.overwrite, dry_run=out.dry_run)

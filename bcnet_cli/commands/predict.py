@@ -57,6 +57,7 @@ def predict(
         write_predictions,
     )
     from bcnet_core.evaluation.results import listing_path
+    from bcnet_core.files.json_files import json_stem
     from bcnet_core.weights.loading import read_trained
 
     paths = find_images(images)
@@ -71,7 +72,7 @@ def predict(
     if dry_run:
         console.err.print(f"would run {trained.path} on {len(records):,} images and write {output}")
         return
-    file = PredictionFile(output.with_name(f"{output.stem}_predictions.jsonl"))
+    file = PredictionFile(output.with_name(f"{json_stem(output)}_predictions.jsonl"))
     job = PredictionJob(trained.path, device, records, None, file, layers, passes_over=True)
     predict_to_disk(job, cluster, reporter=ConsoleReporter(), build=partial(trained.build, device))
     written = write_predictions(job, trained.categories, output)

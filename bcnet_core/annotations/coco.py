@@ -21,6 +21,8 @@ from bcnet_core.files.json_files import read_json
 OCCLUDER_KEY = "bg_object_segmentation"
 """Key of the occluder region in bilayer annotations, as the official code names it."""
 
+RESULTS_FILE = "if it is a results file: bcnet eval --results FILE --gt GROUND_TRUTH, bcnet viz FILE --gt GROUND_TRUTH"
+
 Record = dict[str, Any]
 """One entry of `images`, `annotations` or `categories`, as it is in the json."""
 
@@ -91,7 +93,7 @@ def read_coco(path: Path, *, need_annotations: bool = True, check_annotations: b
     """
     content = read_json(path)
     if not isinstance(content, dict):
-        hints = ("a results file goes with its ground truth: --gt FILE",) if isinstance(content, list) else ()
+        hints = (RESULTS_FILE,) if isinstance(content, list) else ()
         raise _not_coco(path, f"its top level is of type {type(content).__name__}, not an object", *hints)
     for name in ("images", "annotations", "categories"):
         if name not in content and (name != "annotations" or need_annotations):

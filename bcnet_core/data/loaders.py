@@ -74,8 +74,9 @@ def _missing_annotations(data: DataConfig, dataset: DatasetConfig, *, configurab
         hints.append(
             f"name them: data.{key}.annotations={annotations or 'FILE'} data.{key}.images={images or 'FOLDER'}"
         )
+    setting = f", which `data.{key}.annotations` names" if configurable else ""
     return data_error(
-        f"the data root `{root}` has no `{dataset.annotations}`, which `data.{key}.annotations` names",
+        f"the data root `{root}` has no `{dataset.annotations}`{setting}",
         *hints,
         "or choose another data root: --data-root DIR",
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
+import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -134,6 +136,8 @@ def check_processes(cluster: Cluster, device: str) -> None:
             "--nnodes and --rdzv-endpoint belong together",
             "on each of two machines: --nnodes 2 --rdzv-endpoint HOST:PORT, HOST being one of them",
         )
+    if cluster.endpoint is not None:
+        _check_endpoint(cluster.endpoint)
     if processes > 1 and ":" in device:
         raise usage_error(f"`{device}` is one GPU, {processes} processes need as many", "use --device cuda")
     wants_gpu = device.startswith("cuda") or (device == "auto" and (gpus or processes > 1))
@@ -144,6 +148,19 @@ def check_processes(cluster: Cluster, device: str) -> None:
             f"use what there is: --gpus {max(gpus, 1)} --device auto",
             f"or the CPU:        --gpus {processes} --device cpu",
         )
+
+
+def _check_endpoint(endpoint: str) -> None:
+    """Check that the machines can look for each other at HOST:PORT: torch tries for a minute, and prints its frames."""
+    example, form = "for example --rdzv-endpoint node1:29500", re.fullmatch(r"(.+):(\d{1,5})", endpoint)
+    if form is None or not 0 < int(form[2]) < 2**16:
+        raise usage_error(f"--rdzv-endpoint is `{endpoint}`, not HOST:PORT", example)
+    try:
+        socket.getaddrinfo(form[1].strip("[]"), int(form[2]))
+    except OSError as error:
+        raise usage_error(
+            f"--rdzv-endpoint names `{form[1]}`, which this machine cannot find: {error.strerror}", example
+        ) from None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,13 @@ from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.weights.checkpoint import checkpoint_path, latest_checkpoint
 
+STATISTICS = Path("/proc/stat")
+"""Linux's counters of what each core has done, in ticks of 10 ms."""
+SAMPLED = 0.2
+"""Seconds between two readings of it."""
+BUSY = 0.7
+"""Cores that other programs keep busy, from which on they are reported."""
+
 
 def launch(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> Path:
     """Train with the processes of a cluster, and return the last checkpoint.
@@ -37,6 +45,8 @@ def launch(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> Path:
     """
     check_cluster(job, cluster)
     if cluster.in_place:
+        if dist.choose_device(job.device).type == "cpu":
+            report_busy_cores(job, reporter)
         return run_training(job, reporter)
     return run_processes(
         _worker, job, cluster, reporter, cluster=cluster, name=job.run_dir.name, interrupted=lambda: interrupted(job)
@@ -60,6 +70,37 @@ def check_cluster(job: TrainingJob, cluster: Cluster) -> None:
             f"a batch of {solver.batch_size} images cannot be split evenly over {parts}",
             f"choose another: solver.batch_size={-(-solver.batch_size // unit) * unit}",
         )
+
+
+def report_busy_cores(job: TrainingJob, reporter: Reporter) -> None:
+    """Warn of programs that take cores from the threads of a training, unless the user chose their number.
+
+    The threads meet after every operation: while one waits for a core, so do the others. Their number is not changed
+    here, as the numbers of a seed depend on it.
+    """
+    if not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}.isdisjoint(os.environ) or not STATISTICS.exists():
+        return
+    cores, threads, before = os.sched_getaffinity(0), torch.get_num_threads(), STATISTICS.read_text("ascii")
+    time.sleep(SAMPLED)
+    busy = busy_cores(before, STATISTICS.read_text("ascii"), cores)
+    if busy >= BUSY and len(cores) - busy < threads > 1:
+        fewer = min(max(1, round(len(cores) - busy)), threads - 1)
+        reporter.warning(
+            f"other programs keep {busy:.1f} of {len(cores)} cores busy, which slows {threads} threads that wait for "
+            f"each other; with {fewer} training is faster (1 instead of 2: about twice as fast), and the same seed "
+            f"gives slightly different numbers: OMP_NUM_THREADS={fewer} {job.command}"
+        )
+
+
+def busy_cores(before: str, after: str, cores: set[int]) -> float:
+    """Return how many of some cores were busy between two readings of /proc/stat."""
+    names, ticks, idle = {f"cpu{core}" for core in cores}, 0, 0
+    for sign, text in ((-1, before), (1, after)):
+        for name, *columns in map(str.split, text.splitlines()):
+            if name in names:
+                spent = list(map(int, columns[:8]))  # user, nice, system, idle, iowait, irq, softirq, steal
+                ticks, idle = ticks + sign * sum(spent), idle + sign * sum(spent[3:5])
+    return len(cores) * (1 - idle / ticks) if ticks else 0.0
 
 
 @record

@@ -22,7 +22,7 @@ from bcnet_core.annotations.coco import CocoFile, Record, read_coco
 from bcnet_core.annotations.crowding import MOST_DETECTIONS
 from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.evaluation.result_ids import ResultIds, exact_ids, match_ids
-from bcnet_core.files.json_files import paused_collector, read_json
+from bcnet_core.files.json_files import json_stem, paused_collector, read_json
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.maps import MAPS
 from bcnet_core.reporting import Reporter
@@ -148,7 +148,7 @@ def _is_number(value: Any) -> bool:  # noqa: ANN401
 
 def listing_path(results: Path) -> Path:
     """Return where `bcnet predict` writes the images and categories that its results refer to."""
-    return results.with_name(f"{results.stem}_images.json")
+    return results.with_name(f"{json_stem(results)}_images.json")
 
 
 def check_same_images(results: Path, coco: CocoFile) -> None:

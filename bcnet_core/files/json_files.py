@@ -67,6 +67,11 @@ def _too_large(path: Path, how: str) -> BCNetError:
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
+def json_stem(path: Path) -> str:
+    """Return the name of a JSON file without `.json` or `.json.gz`."""
+    return Path(path.name.removesuffix(".gz")).stem
+
+
 def read_json(path: Path) -> Any:  # noqa: ANN401  (whatever JSON holds)
     """Read a JSON file, gzipped if its name ends in `.gz`; an error says where it breaks off."""
     try:

@@ -132,15 +132,25 @@ def obey_parent_only(_: object = None) -> None:
     A terminal sends Ctrl-C, and a cluster's scheduler SIGTERM, to all processes at once; workers must keep serving
     until the main process has saved. A worker whose parent is killed would wait for its next task forever.
 
+    macOS does not say who sent a signal: there a worker ignores Ctrl-C, and SIGTERM ends it, whoever sends it.
+
     This is an `initializer` of a process pool and a `worker_init_fn` of a data loader.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    if hasattr(signal, "sigtimedwait"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    else:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})  # blocked by `deferred_signals`
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
 def _wait_for_parent() -> None:
     parent = parent_process()
     while parent is not None and parent.is_alive():
+        if not hasattr(signal, "sigtimedwait"):
+            parent.join()
+            break
         received = signal.sigtimedwait({signal.SIGINT, signal.SIGTERM}, 1.0)
         if received is not None and received.si_pid == parent.pid:
             break

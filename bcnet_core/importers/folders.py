@@ -193,9 +193,12 @@ def add_instance(source: Source, image: Record, place: str, **values: Any) -> No
     source.places.append(place)
 
 
-def number_classes(source: Source) -> None:
-    """List the classes of a source whose annotations have names as `category_id`, sorted, and number them."""
-    names = sorted({one["category_id"] for one in source.annotations})
+def number_classes(source: Source, known: Iterable[str] = ()) -> None:
+    """List the classes of a source whose annotations have names as `category_id`, sorted, and number them.
+
+    Those that are known are listed even if no annotation has them.
+    """
+    names = sorted({one["category_id"] for one in source.annotations}.union(known))
     source.categories.extend({"id": number, "name": name} for number, name in enumerate(names, start=1))
     numbers = {category["name"]: category["id"] for category in source.categories}
     for one in source.annotations:

@@ -15,6 +15,8 @@ LABEL_FOLDER = re.compile(
     re.IGNORECASE,
 )
 """Names of folders that hold images of labels."""
+LABELS_ALONE = re.compile(r"masks?|labels?|annotations?|instances?", re.IGNORECASE)
+"""Names of folders that hold nothing but labels, also in folders of their own."""
 LABEL_ENDING = re.compile(
     r"[ ._-](gt(fine|coarse)_instanceids|((cp|inst)[_-])?masks?|labels?|seg(mentation)?|inst(ances?)?|gt)$",
     re.IGNORECASE,
@@ -89,8 +91,9 @@ def _no_labels(source: Path) -> tuple[str, ...]:
 
 def _is_label_file(path: Path, source: Path) -> bool:
     """Return whether the name of an image, of its folder below the source, or of the source says it holds labels."""
-    folders = path.relative_to(source).parts[:-1] or (source.resolve().name,)
-    return LABEL_ENDING.search(path.stem) is not None or any(map(LABEL_FOLDER.fullmatch, folders))
+    name, folders = source.resolve().name, path.relative_to(source).parts[:-1]
+    is_own = (LABELS_ALONE if folders else LABEL_FOLDER).fullmatch(name) is not None
+    return is_own or LABEL_ENDING.search(path.stem) is not None or any(map(LABEL_FOLDER.fullmatch, folders))
 
 
 def bare_label(path: Path) -> str:

@@ -100,7 +100,7 @@ def _read(path: Path, images: Path | None) -> Source:
         source.images.append(record)
         _add_instances(source, record, file, labels, names=names, name=relative_name(file, path))
     if names is None:
-        number_classes(source)
+        number_classes(source, CITYSCAPES.values() if any(map(_is_cityscapes, found)) else ())
     else:
         source.categories.extend({"id": number, "name": name} for number, name in enumerate(names, start=1))
     add_unlabeled(findings, files.photos, pairs.values(), files.folder)
@@ -197,11 +197,15 @@ def _refuse_binary(folder: Path, found: Collection[_Labels]) -> None:
         )
 
 
+def _is_cityscapes(file: Path) -> bool:
+    return file.stem.lower().endswith("_instanceids")
+
+
 def _meaning(value: int, file: Path, names: list[str] | None) -> Record | None:
     """Return the category, and the crowd flag where it is known, of a value; None for Cityscapes' stuff."""
     if names is not None:
         return {"category_id": value // CLASS_STEP + 1}  # one that is not listed is found where classes are read
-    if file.stem.lower().endswith("_instanceids"):
+    if _is_cityscapes(file):
         label = CITYSCAPES.get(value // CLASS_STEP if value >= CLASS_STEP else value)
         return None if label is None else {"category_id": label, "iscrowd": int(value < CLASS_STEP)}
     return {"category_id": OBJECT["name"]}

@@ -194,7 +194,8 @@ def test_a_results_file_gets_a_hint(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b"[]")
     with pytest.raises(BCNetError, match=r"its top level is of type list, not an object$") as caught:
         read_coco(tmp_path / "a.json")
-    assert caught.value.hints == ("a results file goes with its ground truth: --gt FILE", FORMAT)
+    scored, shown = (f"bcnet {command} --gt GROUND_TRUTH" for command in ("eval --results FILE", "viz FILE"))
+    assert caught.value.hints == (f"if it is a results file: {scored}, {shown}", FORMAT)
 
 
 @pytest.mark.parametrize("name", ["images", "categories", "annotations"])

@@ -422,6 +422,8 @@ def test_a_run_is_evaluated_during_training(bcnet: Bcnet, scenes: Path, tmp_path
     [
         (("--nnodes", "2"), "--nnodes and --rdzv-endpoint belong together"),
         (("--nnodes", "2", "--rdzv-endpoint", "localhost:1"), "several machines need one run directory"),
+        (("--nnodes", "2", "--rdzv-endpoint", "foo"), "--rdzv-endpoint is `foo`, not HOST:PORT"),
+        (("--nnodes", "2", "--rdzv-endpoint", "localhost:99999"), "--rdzv-endpoint is `localhost:99999`, not"),
         (("solver.accumulate=3",), "a batch of 4 images cannot be split evenly over 1 process and 3 parts each"),
         (("data.scale_jitter=[0.1,2]", "data.train_sizes=[100]"), "exclude each other"),
     ],

@@ -258,6 +258,11 @@ def test_an_image_is_what_the_file_that_gave_its_id_calls_it(tmp_path: Path) -> 
                 check_same_images(results, truth)
 
 
+@pytest.mark.parametrize("name", ["found", "found.json", "found.json.gz"])
+def test_the_list_of_images_is_named_after_the_results(name: str) -> None:
+    assert listing_path(Path("out") / name) == Path("out/found_images.json")
+
+
 def test_without_a_listing_nothing_is_checked(tmp_path: Path) -> None:
     results, truth = tmp_path / "found.json", CocoFile(tmp_path / "truth.json", listed("a.png"))
     check_same_images(results, truth)

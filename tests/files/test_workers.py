@@ -168,3 +168,34 @@ if __name__ == "__main__":
         [sys.executable, script], timeout=120, capture_output=True, text=True, check=False, start_new_session=True
     )
     assert (done.stdout, done.stderr) == ("received\n20\n", "")
+
+
+def test_where_nobody_says_who_sent_a_signal_workers_ignore_ctrl_c_alone(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("""
+import os, signal, time
+from multiprocessing import get_context
+del signal.sigtimedwait  # as on macOS
+from bcnet_core.files.workers import deferred_signals, obey_parent_only
+
+def work(ready):
+    obey_parent_only()
+    ready.set()
+    time.sleep(60)
+
+if __name__ == "__main__":
+    context = get_context("fork")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        ready = context.Event()
+        worker = context.Process(target=work, args=(ready,))
+        with deferred_signals():
+            worker.start()
+        ready.wait()
+        os.kill(worker.pid, number)
+        worker.join(1)
+        print(number.name, worker.exitcode)
+        worker.kill()
+        worker.join()
+""")
+    done = subprocess.run([sys.executable, script], timeout=60, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("SIGINT None\nSIGTERM -15\n", "")

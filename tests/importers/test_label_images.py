@@ -93,6 +93,7 @@ class TestValues:
         source = read(tmp_path)
         assert [*instances(source).values()] == [[square(3, "car"), square(1, "person"), square(0, "car")]] * 2
         assert [one["iscrowd"] for one in source.annotations] == [1, 0, 0] * 2
+        assert len(source.categories) == 10
         assert [image[SPLIT] for image in source.images] == ["train", "val"]
         assert found(source) == {}
 

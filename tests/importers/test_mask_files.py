@@ -42,6 +42,12 @@ class TestLayouts:
         mask(tmp_path / "masks" / "x" / "1.png", RIGHT)
         assert instances(read(tmp_path)) == {"photos/x.jpg": [LEFT, RIGHT]}
 
+    def test_a_folder_of_masks_a_photo_is_recognized_without_its_photos(self, tmp_path: Path) -> None:
+        save(tmp_path / "photos" / "x.jpg")
+        mask(tmp_path / "masks" / "x" / "0.png", LEFT)
+        mask(tmp_path / "masks" / "x" / "1.png", RIGHT)
+        assert instances(read(tmp_path / "masks", tmp_path / "photos")) == {"x.jpg": [LEFT, RIGHT]}
+
     def test_names_begin_with_that_of_the_photo_and_the_longest_counts(self, tmp_path: Path) -> None:
         save(tmp_path / "photos" / "x.jpg")
         save(tmp_path / "photos" / "x_1.jpg")

@@ -213,7 +213,7 @@ def test_dry_run_prints_the_config(scenes: Path, bcnet: Bcnet, tmp_path: Path) -
     [
         (["shapes", "--tensorboard"], "always writes TensorBoard"),
         (["shapes", "--smoke"], "rehearses the torchvision backend"),
-        (["shapes", "--nnodes", "2", "--rdzv-endpoint", "a:1", "--run-dir", "x"], "trains on one machine"),
+        (["shapes", "--nnodes", "2", "--rdzv-endpoint", "localhost:1", "--run-dir", "x"], "trains on one machine"),
         (["shapes", "--resume", "--run-dir", "x"], "`x` does not exist"),
         (["shapes", "--gpus", "3"], "cannot be split evenly over 3"),
         (["shapes", "solver.ema=0.9"], "does not have solver.ema"),
