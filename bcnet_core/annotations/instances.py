@@ -47,7 +47,7 @@ def mask_omission(annotation: Record, height: int, width: int) -> Omission | Non
     _, flaw = read_mask(annotation, height, width) if annotation.get("segmentation") else (None, "missing")
     if flaw == "unreadable":
         return "bad_mask"
-    if not _occluder_readable(annotation, height, width):
+    if not occluder_readable(annotation, height, width):
         return "bad_occluder"
     if annotation.get("iscrowd", 0):
         return "crowd"
@@ -58,7 +58,8 @@ def mask_omission(annotation: Record, height: int, width: int) -> Omission | Non
     return None if flaw is None else "empty_mask"
 
 
-def _occluder_readable(annotation: Record, height: int, width: int) -> bool:
+def occluder_readable(annotation: Record, height: int, width: int) -> bool:
+    """Return whether an annotation has no stored occluder region, or one that is a mask in an image of this size."""
     try:
         masks.from_segmentation(annotation.get(OCCLUDER_KEY), height, width)
     except (ValueError, TypeError):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bcnet_core.annotations.coco import read_coco
+from bcnet_core.annotations.faults import first_fault
 from bcnet_core.annotations.instances import find_omissions
 from bcnet_core.errors import BCNetError
 from bcnet_core.files.json_files import paused_collector
-from bcnet_core.importers.clean import Verdicts, count_instances, judge
+from bcnet_core.importers.clean import judge
 from bcnet_core.importers.findings import KINDS, Findings
 from bcnet_core.importers.formats import choose_format
-from bcnet_core.importers.parts import id_key
 from bcnet_core.importers.photos import find_photos
 from bcnet_core.reporting import Reporter
 
@@ -82,32 +82,27 @@ def check_file(
     Raises:
         BCNetError: if the source is in no format that is read, or a worker process dies.
     """
-    chosen = choose_format(path, "auto")
+    chosen = choose_format(path)
     with paused_collector():
         source = chosen.read(path, photo_folder)
         photos = None
         if photo_folder is not None:
             photos = find_photos(source.images, photo_folder, workers=workers, reporter=reporter)
-        found = judge(source, photos, workers=workers, reporter=reporter)
-        trainable = _count_trainable(path, found, workers=workers)
-    return CheckReport(
-        path, photo_folder, len(source.images), count_instances(source, found), trainable, found.findings
-    )
+        images = len(source.images)
+        judged = judge(source, photos, workers=workers, reporter=reporter)
+        if source.verbatim:
+            content = {"images": source.images, "categories": source.categories}
+            trainable = 0 if first_fault(content, check_annotations=False) else judged.trainable
+        else:
+            trainable = _count_trainable(path, workers=workers)
+    cleaned = judged.cleaned
+    return CheckReport(path, photo_folder, images, cleaned.instances, trainable, cleaned.findings)
 
 
-def _count_trainable(path: Path, found: Verdicts, *, workers: int) -> int:
-    """Return how many annotations a training takes of a file as it stands: none if it refuses the file."""
+def _count_trainable(path: Path, *, workers: int) -> int:
+    """Return how many annotations a training takes of a file that had to be translated, as it stands there."""
     try:
         coco = read_coco(path, check_annotations=False)
     except BCNetError:
         return 0
-    lost = {image["id"] for image in coco.images if found.images.owners.get(id_key(image["id"]), 0) is None}
-    count = 0
-    doubtful = []
-    for position, annotation in enumerate(coco.annotations):
-        if position in found.sound:
-            count += not annotation.get("iscrowd")
-        elif not isinstance(annotation, dict) or annotation.get("image_id") not in lost:
-            doubtful.append(annotation)
-    reasons = find_omissions(replace(coco, content={**coco.content, "annotations": doubtful}), workers=workers)
-    return count + reasons.count(None)
+    return find_omissions(coco, workers=workers).count(None)

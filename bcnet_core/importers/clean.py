@@ -1,21 +1,20 @@
-"""Make a valid COCO data set of a `Source`: repair what has only one reading, leave out the rest, and count both."""
+"""Make a valid COCO data set of a source: repair what can be repaired without guessing, leave out the rest by kind."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import count
-from typing import Any
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from bcnet_core.annotations.coco import Record
 from bcnet_core.annotations.faults import is_id
+from bcnet_core.files.json_files import paused_collector
 from bcnet_core.files.workers import map_with_progress
+from bcnet_core.importers.crowds import flags_are_crowds, to_flag
 from bcnet_core.importers.findings import KINDS, Findings
-from bcnet_core.importers.listed import Categories, Images, clean_categories, clean_images
-from bcnet_core.importers.parts import id_key
-from bcnet_core.importers.repair import DROPPED, FLAGGED, KEYS, SHARES_BELOW, Repair, Task, repair_image
-from bcnet_core.importers.shapes import leaves, to_whole
+from bcnet_core.importers.mending import KEYS, ImageTask, Mended, MendedImage, all_are_shares, mend_image
+from bcnet_core.importers.parts import id_key, rewrite_order
+from bcnet_core.importers.records import CategoryTable, ImageTable, Size, number_categories, number_images
 from bcnet_core.importers.source import FRONT_OF, Cleaned, Photo, Source
 from bcnet_core.reporting import Reporter
 
@@ -23,208 +22,240 @@ CHUNK = 64
 """Images per task of a worker process."""
 WORTH_A_WORKER = 8
 """Tasks from which on a worker process saves more time than it takes to start."""
-MOST_CROWDS = 0.1
-"""Share of annotations up to which those flagged as crowds are crowds: in COCO it is 0.012."""
 
 
-@dataclass
-class Verdicts:
-    """What `judge` found, of which `clean` makes records.
+class Judged(NamedTuple):
+    """A cleaned data set, and how many instances of its source a training takes as they stand."""
 
-    Attributes:
-        images: clean image records.
-        categories: clean category records.
-        positions: positions in `source.annotations` of what belongs to a clean image and category.
-        repairs: the repair of each of them.
-        owners: the position of the image of each, in `images.records`.
-        findings: everything that was found, those of the reader included.
-        crowds: number of annotations that are crowds.
-        numbers: the clean id of each of them, by position in `source.annotations`.
-        sound: positions in the source of the annotations that have no fault at all; none if the source has other
-            records than its file, whose positions are not known.
-    """
-
-    images: Images
-    categories: Categories
-    positions: list[int]
-    repairs: list[Repair]
-    owners: list[int]
-    findings: Findings
-    crowds: int
-    numbers: dict[int, int]
-    sound: set[int]
+    cleaned: Cleaned
+    trainable: int
 
 
 def clean(
     source: Source, photos: Sequence[Photo] | None, *, workers: int = 1, reporter: Reporter | None = None
 ) -> Cleaned:
-    """Repair what can be repaired without guessing, and leave out the rest by kind.
+    """Repair a source; see `judge`."""
+    return judge(source, photos, workers=workers, reporter=reporter).cleaned
 
-    Valid records are kept as they are, unknown keys too.
+
+def judge(
+    source: Source, photos: Sequence[Photo] | None, *, workers: int = 1, reporter: Reporter | None = None
+) -> Judged:
+    """Repair a source, and count the instances that need no repair to be trained on.
 
     Args:
-        source: what a reader returned; it is not changed.
-        photos: the photos of its images, in order; None if nobody looked at them.
-        workers: maximum number of processes, 0 for one per CPU core.
+        source: the data set as it was read; it is not changed.
+        photos: the photos of its images, in order; None if they were not looked at, so that nothing is known of them.
+        workers: maximum number of processes, 0 for one per CPU core; 1 works in this process, others are spawned.
         reporter: receiver of the progress in images.
 
     Raises:
         BCNetError: if a worker process dies.
     """
-    found = judge(source, photos, workers=workers, reporter=reporter)
-    annotations: list[Record] = []
-    for position, repair, owner in zip(found.positions, found.repairs, found.owners, strict=True):
-        if repair.changes is None:
-            continue
-        record = {**source.annotations[position], **repair.changes}
-        record["id"] = found.numbers[position]
-        record["image_id"] = found.images.records[owner]["id"]
-        record["category_id"] = found.categories.ids[id_key(record.get("category_id"))]
-        for key in DROPPED:
-            if key in record and record[key] is None:
-                del record[key]
-        annotations.append(record)
-    _renumber_order(source, annotations, found.numbers)
-    return Cleaned(
-        images=found.images.records,
-        annotations=annotations,
-        categories=found.categories.records,
-        photos=found.images.photos,
-        findings=found.findings,
-        instances=count_instances(source, found),
-    )
+    with paused_collector():
+        cleaning = _Cleaning(source, photos)
+        tasks = (cleaning.task(image) for image in cleaning.at_work)
+        count = len(cleaning.at_work)
+        with map_with_progress(
+            mend_image, tasks, title="images", count=count, chunk=CHUNK, workers=workers,
+            most=count // (CHUNK * WORTH_A_WORKER), reporter=reporter,
+        ) as results:  # fmt: skip
+            for image, mended in zip(cleaning.at_work, results, strict=True):
+                cleaning.take(image, mended)
+        return cleaning.finish()
 
 
-def count_instances(source: Source, found: Verdicts) -> int:
-    """Return the number of annotations that are meant as instances, those that the reader left out included."""
-    by_reader = sum(
-        len(names)
-        for kind, names in source.findings
-        if (KINDS[kind].subject, KINDS[kind].effect) == ("instances", "left_out")
-    )
-    return len(source.annotations) - found.crowds + by_reader
+class _Cleaning:
+    """The state of one call of `judge`: everything but the masks, which worker processes read."""
+
+    def __init__(self, source: Source, photos: Sequence[Photo] | None) -> None:
+        self._source, self._findings = source, Findings()
+        self._findings.extend(source.findings)
+        annotations = source.annotations
+        used = {id_key(one.get("category_id")) for one in annotations}
+        self._categories: CategoryTable = number_categories(source.categories, used, self._findings)
+        self._table: ImageTable = number_images(source.images, self._findings)
+        self._photos = None if photos is None else [photos[position] for position in self._table.positions]
+        self._crowds_are_real = flags_are_crowds(annotations, source.categories)
+        self._shares = all_are_shares(one.get("segmentation") for one in annotations)
+        self._kept: list[Record | None] = [None] * len(annotations)
+        self._trains = [False] * len(annotations)
+        self._instances = len(annotations) + _count_left_out(source.findings)
+        self._of_image: list[list[int]] = [[] for _ in self._table.records]
+        self._left_out = [False] * len(self._table.records)
+        self._turned: tuple[list[int], list[int]] = ([], [])  # images that EXIF turned: proven, and without evidence
+        self._unturned = False
+        self._check_photos()
+        for position, annotation in enumerate(annotations):
+            self._place(position, annotation)
+        self.at_work = [image for image, is_out in enumerate(self._left_out) if not is_out]
+
+    def _check_photos(self) -> None:
+        for image, photo in enumerate(self._photos or ()):
+            if photo.flaw is not None:
+                self._findings.add(photo.flaw, self._table.records[image]["file_name"])
+                self._left_out[image] = KINDS[photo.flaw].effect == "left_out"
+
+    def _place(self, position: int, annotation: Record) -> None:
+        """Give an annotation to its image, or leave it out."""
+        flag = to_flag(annotation.get("iscrowd"))
+        is_crowd = bool(flag) and self._crowds_are_real
+        self._instances -= is_crowd
+        image, category = annotation.get("image_id"), annotation.get("category_id")
+        place = self._table.by_key.get(image) if type(image) is int else self._table.find(image)
+        fault = None
+        if place is None:
+            fault = "image_left_out" if id_key(image) in self._table.left_out else "image_unlisted"
+        elif (key := id_key(category)) is None or self._categories.ids.get(key) is None:
+            fault = "category_ambiguous" if key in self._categories.ids else "category_unlisted"
+        elif flag is None:
+            fault = "flag_odd"
+        elif self._left_out[place]:
+            fault = "image_left_out"
+        if place is None or fault is not None:
+            self._findings.add(fault or "image_unlisted", self._name(position))
+            return
+        if flag and not is_crowd:
+            self._findings.add("crowd_flags", self._name(position))
+        sound = is_id(annotation.get("id")) and is_id(image) and is_id(category) and self._table.is_raw[place]
+        photo = None if self._photos is None else self._photos[place]
+        named = photo is None or photo.flaw is None
+        self._trains[position] = bool(sound and named and not flag and annotation.get("iscrowd", 0) == 0)
+        self._of_image[place].append(position)
+
+    def _name(self, position: int) -> Any:  # noqa: ANN401
+        if self._source.places:
+            return self._source.places[position]
+        return self._source.annotations[position].get("id", f"annotations[{position}]")
+
+    def task(self, image: int) -> ImageTask:
+        """Pack what a worker process needs of an image."""
+        photo = None if self._photos is None else self._photos[image]
+        stored, upright = (None, None) if photo is None else (_known(photo.stored), _known(photo.upright))
+        records = (self._source.annotations[position] for position in self._of_image[image])
+        packed = [{key: record[key] for key in KEYS if key in record} for record in records]
+        return ImageTask(self._table.sizes[image], stored, upright, self._shares, packed)
+
+    def take(self, image: int, mended: MendedImage) -> None:
+        """Take what a worker process returned for an image."""
+        positions, own = self._of_image[image], self._table.sizes[image]
+        if mended.size_kind is not None:
+            self._findings.add(mended.size_kind, self._table.records[image]["file_name"])
+        photo = None if self._photos is None else self._photos[image]
+        if photo is not None:
+            self._note_turn(image, photo, mended)
+        if mended.size is None or (photo is not None and own not in (_known(photo.stored), _known(photo.upright))):
+            for position in positions:
+                self._trains[position] = False
+        if mended.size is None:
+            self._left_out[image] = True
+            for position in positions:
+                self._findings.add("image_left_out", self._name(position))
+            return
+        if mended.size != own:
+            self._resize(image, mended.size)
+        seen: set[tuple[Any, str]] | None = set() if image in self._table.merged else None
+        for position, one in zip(positions, mended.annotations, strict=True):
+            self._keep(position, image, one, seen)
+
+    def _note_turn(self, image: int, photo: Photo, mended: MendedImage) -> None:
+        """Note what an image whose photo EXIF turns says about the others."""
+        if photo.stored == photo.upright:
+            return
+        if mended.turns:
+            self._turned[1].append(image)
+        elif mended.size_kind == "size_swapped" and mended.size == photo.upright:
+            self._turned[0].append(image)
+        elif mended.size == photo.stored and self._of_image[image]:
+            self._unturned = True
+
+    def _resize(self, image: int, size: Size) -> None:
+        self._table.records[image] = {**self._table.records[image], "height": size[0], "width": size[1]}
+
+    def _keep(self, position: int, image: int, mended: Mended | None, seen: set[tuple[Any, str]] | None) -> None:
+        """Keep an annotation with its repairs, unless it cannot be repaired or was seen before in a merged image."""
+        annotation, name = self._source.annotations[position], self._name(position)
+        if mended is not None:
+            self._trains[position] &= mended.trains
+            for kind in mended.kinds:
+                self._findings.add(kind, name)
+            if mended.is_left_out:
+                return
+        if seen is not None:
+            content = (annotation.get("category_id"), json.dumps(annotation.get("segmentation")))
+            if content in seen:
+                self._findings.add("annotation_twice", name)
+                return
+            seen.add(content)
+        changes: Record = dict(mended.changes) if mended is not None else {}
+        key = id_key(annotation["category_id"])
+        parents = {
+            "image_id": self._table.records[image]["id"],
+            "category_id": None if key is None else self._categories.ids[key],
+            "iscrowd": int(bool(to_flag(annotation.get("iscrowd"))) and self._crowds_are_real),
+        }
+        for parent, value in parents.items():
+            if type(annotation.get(parent)) is not int or annotation[parent] != value:
+                changes[parent] = value
+        if changes:
+            annotation = {**annotation, **changes}
+            for gone in [one for one, value in changes.items() if value is None]:
+                del annotation[gone]
+        self._kept[position] = annotation
+
+    def finish(self) -> Judged:
+        """Give whole ids to what is left, and return it."""
+        self._settle_turns()
+        annotations = self._number_annotations()
+        kept = [image for image, is_out in enumerate(self._left_out) if not is_out]
+        cleaned = Cleaned(
+            images=[self._table.records[image] for image in kept],
+            annotations=annotations,
+            categories=self._categories.records,
+            photos=[] if self._photos is None else [self._photos[image] for image in kept],
+            findings=self._findings,
+            instances=self._instances,
+        )
+        return Judged(cleaned, sum(self._trains))
+
+    def _settle_turns(self) -> None:
+        """Take photos that EXIF turns for annotated upright if that is proven for others and disproven for none."""
+        proven, open_ones = self._turned
+        if proven and not self._unturned and self._photos is not None:
+            for image in open_ones:
+                self._findings.add("size_swapped", self._table.records[image]["file_name"])
+                self._resize(image, self._photos[image].upright)
+
+    def _number_annotations(self) -> list[Record]:
+        kept = [(position, one) for position, one in enumerate(self._kept) if one is not None]
+        fresh = max((key for _, one in kept if isinstance(key := id_key(one.get("id")), int)), default=0) + 1
+        new_ids: dict[Any, int] = {}
+        taken: set[int] = set()
+        numbered = []
+        for position, annotation in kept:
+            key = id_key(annotation.get("id"))
+            is_new = isinstance(key, int) and key not in taken
+            number = key if is_new and isinstance(key, int) else fresh
+            if number == fresh:
+                fresh += 1
+            changed = annotation.get("id") != number or not is_id(annotation.get("id"))
+            if changed:
+                kind = "annotation_id_twice" if isinstance(key, int) and not is_new else "annotation_ids"
+                self._findings.add(kind, self._name(position))
+            taken.add(number)
+            if key is not None:
+                new_ids.setdefault(id_key(self._source.annotations[position]["id"]), number)
+            numbered.append({**annotation, "id": number} if changed or FRONT_OF in annotation else annotation)
+        if any(FRONT_OF in one for one in numbered):
+            rewrite_order(numbered, new_ids)
+        return numbered
 
 
-def judge(
-    source: Source, photos: Sequence[Photo] | None, *, workers: int = 1, reporter: Reporter | None = None
-) -> Verdicts:
-    """Find the faults of every record, and how each is repaired; see `clean`."""
-    findings = Findings()
-    findings.extend(source.findings)
-    grouped: dict[Hashable, list[int]] = {}
-    used: Counter[Hashable] = Counter()
-    for position, record in enumerate(source.annotations):
-        grouped.setdefault(id_key(record.get("image_id")), []).append(position)
-        used[id_key(record.get("category_id"))] += 1
-    by_image = {key: [source.annotations[at] for at in members] for key, members in grouped.items()}
-    images = clean_images(source.images, photos, by_image, findings)
-    categories = clean_categories(source.categories, used, findings)
-    found = Verdicts(images, categories, [], [], [], findings, 0, {}, set())
-    members_of: dict[int, list[int]] = {}
-    for key, members in grouped.items():
-        for position in _of_listed(source, key, members, found):
-            members_of.setdefault(images.owners[key] or 0, []).append(position)
-    for owner, members in members_of.items():
-        found.positions += members
-        found.owners += [owner] * len(members)
-    with map_with_progress(
-        repair_image, _tasks(source, images, members_of), title="images", count=len(members_of), chunk=CHUNK,
-        workers=workers, most=len(members_of) // (CHUNK * WORTH_A_WORKER), reporter=reporter,
-    ) as results:  # fmt: skip
-        for repairs in results:
-            found.repairs += repairs
-    for position, repair in zip(found.positions, found.repairs, strict=True):
-        found.crowds += repair.changes is not None and repair.changes["iscrowd"] == 1
-        for kind in repair.kinds:
-            findings.add(kind, _name(source, position))
-        if not repair.kinds:
-            found.sound.add(position)
-    if any(kind == "record_odd" for kind, _ in source.findings):
-        found.sound.clear()
-    found.numbers = _number_annotations(source, found)
-    return found
+def _count_left_out(findings: Findings) -> int:
+    """Return the number of instances that a reader left out."""
+    kinds = {kind: len(names) for kind, names in findings if KINDS[kind].subject == "instances"}
+    return sum(count for kind, count in kinds.items() if KINDS[kind].effect == "left_out")
 
 
-def _tasks(source: Source, images: Images, members_of: dict[int, list[int]]) -> Iterator[Task]:
-    """Yield the annotations of each image, reduced to what a worker process needs."""
-    shares, crowds = _are_shares(source.annotations), _are_crowds(source.annotations)
-    for owner, members in members_of.items():
-        records = []
-        for position in members:
-            annotation = source.annotations[position]
-            records.append({key: annotation[key] for key in KEYS if key in annotation})
-            if not crowds and to_whole(annotation.get("iscrowd")) == 1:
-                records[-1]["iscrowd"] = FLAGGED
-        yield Task(images.records[owner]["height"], images.records[owner]["width"], records, shares)
-
-
-def _name(source: Source, position: int) -> Any:  # noqa: ANN401
-    if source.places:
-        return source.places[position]
-    return source.annotations[position].get("id", f"annotations[{position}]")
-
-
-def _of_listed(source: Source, key: Hashable, members: Sequence[int], found: Verdicts) -> Iterator[int]:
-    """Yield the positions of the annotations whose image and category are listed, and count the others."""
-    listed, kept = key in found.images.owners, found.images.owners.get(key) is not None
-    for position in members:
-        category = id_key(source.annotations[position].get("category_id"))
-        if listed and kept and found.categories.ids.get(category) is not None:
-            yield position
-            continue
-        if not listed:
-            kind = "image_unlisted"
-        elif not kept:
-            kind = "image_left_out"
-        else:
-            kind = "category_ambiguous" if category in found.categories.ids else "category_unlisted"
-        found.findings.add(kind, _name(source, position))
-
-
-def _are_shares(annotations: Sequence[Record]) -> bool:
-    """Return whether the coordinates of most outlines are shares of the sides of their images."""
-    small = large = 0
-    for annotation in annotations:
-        if isinstance(annotation.get("segmentation"), list):
-            largest = max(leaves(annotation["segmentation"]), default=None)
-            small += largest is not None and 0 < largest <= SHARES_BELOW
-            large += largest is not None and largest > SHARES_BELOW
-    return small > large
-
-
-def _are_crowds(annotations: Sequence[Record]) -> bool:
-    """Return whether annotations that are flagged as crowds are crowds.
-
-    CVAT flags every mask that was drawn with a brush; it writes `attributes` beside. Crowds are rare elsewhere.
-    """
-    flagged = [one for one in annotations if to_whole(one.get("iscrowd")) == 1]
-    return len(flagged) <= MOST_CROWDS * len(annotations) and not any("attributes" in one for one in flagged)
-
-
-def _number_annotations(source: Source, found: Verdicts) -> dict[int, int]:
-    """Return the id of every annotation by position: its own where it is whole and no earlier one has it."""
-    keys = [id_key(one.get("id")) for one in source.annotations]
-    fresh = count(max((key for key in keys if isinstance(key, int) and is_id(key)), default=0) + 1)
-    taken: set[int] = set()
-    numbers: dict[int, int] = {}
-    for position in sorted(found.positions):
-        key = keys[position]
-        own = isinstance(key, int) and is_id(key) and key not in taken
-        number = key if own and isinstance(key, int) else next(fresh)
-        if type(source.annotations[position].get("id")) is not int or not own:
-            found.findings.add("annotation_ids", _name(source, position))
-        taken.add(number)
-        numbers[position] = number
-    return numbers
-
-
-def _renumber_order(source: Source, annotations: Sequence[Record], numbers: dict[int, int]) -> None:
-    """Translate the ids in `front_of`, without those of annotations that are left out."""
-    ordered = [one for one in annotations if isinstance(one.get(FRONT_OF), list)]
-    if not ordered:
-        return
-    kept = {one["id"] for one in annotations}
-    new = {id_key(source.annotations[position].get("id")): number for position, number in numbers.items()}
-    for one in ordered:
-        ids = [new.get(id_key(name)) for name in one[FRONT_OF]]
-        one[FRONT_OF] = [number for number in ids if number in kept]
+def _known(size: Size) -> Size | None:
+    return size if min(size) > 0 else None

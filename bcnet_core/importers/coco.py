@@ -24,7 +24,8 @@ from bcnet_core.importers.source import Format, Source
 
 HEAD = 65_536
 """Bytes of a file that are looked at to see whether it is COCO: its first list begins there."""
-LISTS = ("images", "annotations", "categories")
+LISTS = {"images": "image_odd", "annotations": "record_odd", "categories": "category_odd"}
+"""COCO's lists, and the kind of fault of a record that is no object."""
 DEPTH = 3
 """Levels of folders below the source in which annotation files are looked for."""
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]:,]', re.DOTALL)
@@ -58,7 +59,10 @@ def read(path: Path, photos: Path | None) -> Source:
         if foreign is not None:
             raise _not_coco(path, foreign)
         part = _part(path, content)
-        return Source(part.images, part.annotations, part.categories, part.header, part.findings, part.places)
+        verbatim = not part.findings and all(image["file_name"] for image in part.images)
+        return Source(
+            part.images, part.annotations, part.categories, part.header, part.findings, part.places, verbatim=verbatim
+        )
     parts, others = [], {}
     for file in _json_files(path):
         if _has_lists(file):
@@ -91,12 +95,12 @@ def _part(path: Path, content: Record) -> Part:
     """Return the lists of a file that has COCO's images and annotations."""
     lists = {name: _records(content.get(name) or []) for name in LISTS}
     findings = Findings()
-    for name, records in lists.items():
+    for name, odd in LISTS.items():
         if isinstance(content.get(name), dict):
             findings.add("list_as_object", f"{path.name}: {name}")
-        for index, record in enumerate(records):
+        for index, record in enumerate(lists[name]):
             if not isinstance(record, dict):
-                findings.add("record_odd", f"{name}[{index}]")
+                findings.add(odd, f"{name}[{index}]")
     images, annotations, categories = (
         [record for record in records if isinstance(record, dict)] for records in lists.values()
     )

@@ -16,6 +16,7 @@ from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.files.images import image_path
 from bcnet_core.importers.findings import Findings
+from bcnet_core.importers.shapes import to_whole
 from bcnet_core.importers.source import FRONT_OF, PHOTO, SPLIT, Source
 
 SPLIT_WORD = re.compile(r"(?<![a-z])(train|training|valid|val|validation|dev|test|testing)(?![a-z])")
@@ -27,6 +28,8 @@ SPLITS = {
 ANNOTATION_FOLDERS = {"annotations", "annotation", "labels", "json", "jsons"}
 """Names of folders that hold annotations alone; the photos are beside such a folder."""
 PHOTO_FOLDERS = {"images", "data", "imgs", "photos", "jpegimages", "image_2"}
+Key = int | str
+"""An id by which records of a source are compared."""
 LOOKED_AT = 20
 """Images of a file by which the folder of its photos is recognized."""
 
@@ -250,8 +253,8 @@ def _renumber(parts: Sequence[Part]) -> None:
         new_annotations: dict[Hashable, int] = {}
 
         def renumber(record: Record, key: str, new: dict[Hashable, int], ids: count[int]) -> None:
-            if key in record:
-                old = id_key(record[key])
+            old = id_key(record.get(key))
+            if old is not None:
                 if old not in new:
                     new[old] = next(ids)
                 record[key] = new[old]
@@ -279,10 +282,11 @@ def rewrite_order(annotations: Iterable[Record], new_ids: Mapping[Hashable, int]
                 del annotation[FRONT_OF]
 
 
-def id_key(value: Any) -> Hashable:  # noqa: ANN401  (as read from json)
-    """Return a key under which ids that mean the same are equal: 1, 1.0 and "1"."""
-    if isinstance(value, str) and value.strip().isdecimal():
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, Hashable) else repr(value)
+def id_key(value: Any) -> Key | None:  # noqa: ANN401  (as read from json)
+    """Return a key under which ids that mean the same are equal: 1, 1.0 and "1"; None for what is no id."""
+    if type(value) is int:
+        return value
+    whole = to_whole(value)
+    if whole is not None:
+        return whole
+    return value if isinstance(value, str) and value else None

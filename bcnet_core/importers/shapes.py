@@ -20,6 +20,8 @@ Box = tuple[float, float, float, float]
 
 TOLERANCE = 2.0
 """Pixels by which the corners of a box may be off those of its mask."""
+MOST_TURNED = 2**26
+"""Pixels of the largest mask whose rows and columns are exchanged, which needs the dense mask."""
 _NUMBERS = re.compile(r"[\s,;]+")
 _BETWEEN = re.compile(r"[\s,]")
 """What stands between numbers, and never in compressed run lengths, which may have brackets and semicolons."""
@@ -29,7 +31,7 @@ class Mask(NamedTuple):
     """A mask that was read.
 
     Attributes:
-        segmentation: COCO polygons or a json RLE; None if there is no mask.
+        segmentation: COCO polygons or a json RLE, the value itself if it needs no repair; None if there is no mask.
         rle: the same as an RLE with at least one pixel; None if there is none.
         kinds: what had to be repaired, see `KINDS`, or the one reason why there is no mask.
     """
@@ -55,7 +57,7 @@ def read_shape(value: Any, height: int, width: int, *, box: Box | None, scale: b
     """
     kinds: list[str] = []
     try:
-        segmentation, rle = _read(value, height, width, kinds, box=box, scale=scale)
+        segmentation, rle = _read(value, height, width, box, kinds, scale=scale)
     except _Flaw as flaw:
         return Mask(None, None, (str(flaw),))
     if masks.area(rle) == 0:
@@ -63,15 +65,7 @@ def read_shape(value: Any, height: int, width: int, *, box: Box | None, scale: b
     return Mask(segmentation if kinds else value, rle, tuple(dict.fromkeys(kinds)))
 
 
-def _read(
-    value: Any,  # noqa: ANN401
-    height: int,
-    width: int,
-    kinds: list[str],
-    *,
-    box: Box | None,
-    scale: bool,
-) -> tuple[Any, RLE]:
+def _read(value: Any, height: int, width: int, box: Box | None, kinds: list[str], *, scale: bool) -> tuple[Any, RLE]:  # noqa: ANN401
     if isinstance(value, str) and value.strip():
         value = _parse(value)
         kinds.append("mask_text")
@@ -170,6 +164,9 @@ def _polygons(value: list[Any], kinds: list[str], depth: int) -> Iterator[list[f
     """Yield flat polygons from a list in any shape; `kinds` gets what had to be changed."""
     if depth > 4:
         raise _Flaw("mask_unreadable")
+    if any(isinstance(item, str) and to_number(item) is None for item in value):
+        value = [_parse(item) if isinstance(item, str) else item for item in value]
+        kinds.append("mask_text")
     if value and all(_is_scalar(item) for item in value):  # COCO's, if it is inside of another list
         if depth == 0:
             kinds.append("polygon_flat")
@@ -181,9 +178,7 @@ def _polygons(value: list[Any], kinds: list[str], depth: int) -> Iterator[list[f
     else:
         if depth:
             kinds.append("polygon_nested")
-        if any(isinstance(item, str) for item in value):
-            kinds.append("mask_text")
-        for item in (_parse(item) if isinstance(item, str) else item for item in value):
+        for item in value:
             if not isinstance(item, list):
                 raise _Flaw("mask_unreadable")
             if item:
@@ -224,19 +219,28 @@ def _read_run_lengths(
         fits = size is not None and sum(counts) == size[0] * size[1]
         raise _Flaw("rle_size" if fits else "mask_unreadable")
     columns = _from_counts(counts, height, width)
-    if size == [height, width] and (box is None or masks.area(columns) == 0 or is_near(box_of(columns), box)):
-        own = value["counts"] if isinstance(value["counts"], str) and "rle_numbers" not in kinds else counts
-        return {**value, "size": size, "counts": own}, columns
-    rows = masks.encode(masks.decode(_from_counts(counts, width, height)).T)
-    if box is not None and (height != width or size != [height, width]):
-        near = [rle for rle in (columns, rows) if masks.area(rle) and is_near(box_of(rle), box)]
+    as_said = size == [height, width]
+    if not (as_said and (box is None or height == width or _has_box(columns, box))):
+        readings = [columns, *_along_rows(counts, height, width)]
+        near = [] if box is None else [rle for rle in readings if _has_box(rle, box)]
         if len(near) == 1 or (near and near[0] == near[1]):
             kinds.append("rle_turned")
             return masks.to_json(near[0]), near[0]
-    if size != [height, width]:
-        raise _Flaw("rle_size")
-    own = value["counts"] if isinstance(value["counts"], str) and "rle_numbers" not in kinds else counts
-    return {**value, "size": size, "counts": own}, columns
+        if not as_said:
+            raise _Flaw("rle_size")
+    own = counts if "rle_numbers" in kinds else value["counts"]
+    return {**value, "size": [height, width], "counts": own}, columns
+
+
+def _has_box(rle: RLE, box: Box) -> bool:
+    return masks.area(rle) > 0 and is_near(box_of(rle), box)
+
+
+def _along_rows(counts: list[int], height: int, width: int) -> list[RLE]:
+    """Return the mask whose runs go along the rows; an empty list if it is too large to be turned."""
+    if height * width > MOST_TURNED:
+        return []
+    return [masks.encode(masks.decode(_from_counts(counts, width, height)).T)]
 
 
 def _from_counts(counts: list[int], height: int, width: int) -> RLE:

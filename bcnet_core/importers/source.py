@@ -34,6 +34,7 @@ class Source:
         header: what else stands at the top level: `info`, `licenses`, unknown keys; written as it is.
         findings: what the reader could not take, by kind.
         places: where each annotation stands in the source, such as "a.txt: line 3", for messages; empty if ids say so.
+        verbatim: whether the records stand in a COCO file exactly as they are here, so that a training can read them.
     """
 
     images: list[Record]
@@ -42,6 +43,7 @@ class Source:
     header: Record = field(default_factory=dict)
     findings: Findings = field(default_factory=Findings)
     places: list[str] = field(default_factory=list)
+    verbatim: bool = False
 
 
 class Photo(NamedTuple):

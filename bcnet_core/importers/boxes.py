@@ -1,0 +1,85 @@
+"""Boxes of annotations: whether they are those of the masks, and by which convention they are not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bcnet_core.importers.shapes import Box, is_near, to_number
+
+SAME_BOX = 0.5
+"""IoU with the box of its mask below which a box is another's; 0.1 % of COCO's own are below 0.8."""
+LARGEST = 1e9
+"""Coordinates beyond are taken for garbage."""
+
+
+def read_box(value: Any) -> Box | None:  # noqa: ANN401  (as read from json)
+    """Return a box of four finite numbers, which may be given as text; None if it is none."""
+    if not isinstance(value, list) or len(value) != 4:
+        return None
+    sides = [to_number(side) for side in value]
+    numbers = [side for side in sides if side is not None and abs(side) < LARGEST]
+    return (numbers[0], numbers[1], numbers[2], numbers[3]) if len(numbers) == 4 else None
+
+
+def polygon_box(polygons: list[list[float]], height: int, width: int) -> Box:
+    """Return the box of the points of polygons inside an image of this size, in pixels.
+
+    The rasterizer drops spikes, so that the box of the pixels can be smaller; COCO's boxes are those of the points.
+    """
+    left, right = min(min(one[::2]) for one in polygons), max(max(one[::2]) for one in polygons)
+    top, bottom = min(min(one[1::2]) for one in polygons), max(max(one[1::2]) for one in polygons)
+    left, right = min(max(left, 0), width), min(max(right, 0), width)
+    top, bottom = min(max(top, 0), height), min(max(bottom, 0), height)
+    return left, top, right - left, bottom - top
+
+
+def inside(box: Box, height: int, width: int) -> Box:
+    """Return the part of a box inside an image of this size."""
+    x, y, across, down = box
+    left, right = (min(max(side, 0), width) for side in (x, x + across))
+    top, bottom = (min(max(side, 0), height) for side in (y, y + down))
+    return left, top, right - left, bottom - top
+
+
+def box_fault(box: Box | None, true: Box, height: int, width: int) -> str | None:
+    """Return the kind of fault of a box that is not that of its mask, see `KINDS`; None if it is.
+
+    Args:
+        box: the box of an annotation.
+        true: the box of its mask.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+    """
+    if box is None:
+        return "box_missing"
+    x, y, across, down = true
+    conventions = (
+        (true, None),
+        ((x, y, x + across, y + down), "box_corners"),
+        ((x, height - y - down, across, down), "box_mirrored"),
+        ((width - x - across, y, across, down), "box_mirrored"),
+        ((x + across / 2, y + down / 2, across, down), "box_center"),
+        ((y, x, down, across), "box_turned"),
+    )
+    _, _, shown_across, shown_down = inside(box, height, width)
+    if shown_across <= 0 or shown_down <= 0:
+        return "box_zero"
+    for meant, kind in conventions:
+        if is_near(meant, box):
+            return kind
+    if max(map(abs, box)) <= 1 and is_near((box[0] * width, box[1] * height, box[2] * width, box[3] * height), true):
+        return "box_shares"
+    factor = (across / box[2], down / box[3]) if box[2] > 0 and box[3] > 0 else (1.0, 1.0)
+    scaled = (box[0] * factor[0], box[1] * factor[1], box[2] * factor[0], box[3] * factor[1])
+    if is_near(scaled, true):
+        return "box_scaled"
+    return "box_loose" if _iou(box, true) >= SAME_BOX else "box_other"
+
+
+def _iou(first: Box, second: Box) -> float:
+    across, down = (
+        min(first[side] + first[side + 2], second[side] + second[side + 2]) - max(first[side], second[side])
+        for side in (0, 1)
+    )
+    shared = max(across, 0) * max(down, 0)
+    return shared / (first[2] * first[3] + second[2] * second[3] - shared)
