@@ -17,6 +17,7 @@ from detectron2.utils.env import seed_all_rng
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from bcnet_core.annotations.coco import in_id_order
 from bcnet_core.annotations.crowding import report_crowding
 from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.data.dataset import TrainingSet
@@ -89,7 +90,7 @@ def prepare_config(cfg: CfgNode, data: DataConfig | None, reporter: Reporter) ->
     if (kept := cfg.TEST.DETECTIONS_PER_IMAGE) > 0:
         way_out = "keep and count more: TEST.DETECTIONS_PER_IMAGE={most}"
         report_crowding(survey.coco, kept=kept, counted=kept, way_out=way_out, reporter=reporter)
-    categories = sorted(coco.categories, key=lambda one: int(one["id"]))
+    categories = in_id_order(coco.categories)
     check_categories(categories, read_truth(data, data.val, configurable=False, reporter=reporter))
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(categories)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
