@@ -16,7 +16,7 @@ from bcnet_core.engine.state import RunOptions, TrainingJob
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.reporting import Reporter
 from bcnet_core.weights.checkpoint import find_checkpoint
-from bcnet_core.weights.loading import load_detector as load_torchvision
+from bcnet_core.weights.loading import read_trained
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +73,7 @@ def require_detectron2() -> None:
 def load_detector(path: str | Path, *, device: str, backend: Backend) -> Detector | Detectron2Detector:
     """Load a trained detector; see `bcnet_core.load_detector`."""
     if require_backend(backend) == "torchvision":
-        return load_torchvision(path, device=device)
+        return read_trained(Path(path)).build(device)
     from bcnet_core.integrations.detectron2.predicting import load_detectron2
 
     return load_detectron2(Path(path), device=device)

@@ -176,8 +176,8 @@ def _is_planned(opened: Opened, out: Output) -> bool:
 def _predicted(choice: RunChoice, opened: Opened, counted: int) -> Iterator[Iterable[list[Record]]]:
     """Predict, and yield the results of each image; the file to resume from is removed when the block succeeds."""
     from bcnet_core.backends import predict_with_detectron2
-    from bcnet_core.evaluation.predict import check_images
     from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
+    from bcnet_core.files.images import check_images
 
     run, coco, images, _, kept, build = opened
     device, cluster, reporter = choice.device, choice.cluster, ConsoleReporter()

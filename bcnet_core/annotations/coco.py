@@ -138,6 +138,11 @@ def category_names(categories: Iterable[Record]) -> list[str]:
     return [str(category["name"]) for category in categories]
 
 
+def in_id_order(categories: Iterable[Record]) -> list[Record]:
+    """Return categories ordered by id, which is the label order of detectron2 and of the official code."""
+    return sorted(categories, key=lambda category: int(category["id"]))
+
+
 class CategoryDifference(NamedTuple):
     """Categories that only one of two sides has, as sorted (key, name) pairs; the key is an id or a label."""
 

@@ -20,7 +20,7 @@ from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.config.choices import OccluderSource
 from bcnet_core.data.transforms import Scene, Step
 from bcnet_core.errors import data_error
-from bcnet_core.files.images import missing_images, read_listed
+from bcnet_core.files.images import check_images, read_listed
 from bcnet_core.masks import RLE
 from bcnet_core.masks.crops import MaskCrops, crop_rles
 
@@ -142,14 +142,14 @@ class TrainingSet(Dataset[Sample]):
         """The number of instances whose annotation has no occluder region."""
         return sum(OCCLUDER_KEY not in one for one in self.survey.coco.annotations)
 
-    def missing_images(self) -> list[Path]:
-        """Return the image files that do not exist.
+    def check_images(self) -> None:
+        """Require every image to exist, in the folder of images.
 
         Raises:
-            BCNetError: if one lies outside of the folder of images.
+            BCNetError: with the number of missing images and the first.
         """
-        names = missing_images(self._image_dir, (image["file_name"] for image, _ in self._items))
-        return [self._image_dir / name for name in names]
+        options = "data.train.images=FOLDER, or --data-root DIR"
+        check_images([image for image, _ in self._items], self._image_dir, options=options)
 
     @cached_property
     def occluder_share(self) -> float:

@@ -134,12 +134,7 @@ def open_training_set(data: DataConfig, *, need_occluders: bool = True) -> tuple
         steps=training_steps(data),
     )
     survey = dataset.survey
-    missing = dataset.missing_images()
-    if missing:
-        raise data_error(
-            f"{len(missing):,} of {len(dataset):,} training images do not exist, the first is `{missing[0]}`",
-            "is the folder of images right? data.train.images=FOLDER, or --data-root DIR",
-        )
+    dataset.check_images()
     if need_occluders and not data.allow_no_occluders and dataset.occluder_share == 0:
         hints = ["derive occluders from the masks: data.occluders=derive"] if dataset.reads_occluders else []
         hints += ["leave layer 1 out: model.layers=1", "or train it all the same: data.allow_no_occluders=true"]

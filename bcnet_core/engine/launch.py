@@ -61,14 +61,18 @@ def check_cluster(job: TrainingJob, cluster: Cluster) -> None:
     """
     check_processes(cluster, job.device)
     solver = job.recipe.solver
-    total = cluster.processes * cluster.nodes
-    unit = total * solver.accumulate
-    if solver.batch_size % unit:
-        parts = f"{total} process" + "es" * (total > 1)
-        parts += f" and {solver.accumulate} parts each (solver.accumulate)" if solver.accumulate > 1 else ""
+    check_split(solver.batch_size, cluster.processes * cluster.nodes, parts=solver.accumulate)
+
+
+def check_split(images: int, processes: int, *, parts: int = 1, setting: str = "solver.batch_size") -> None:
+    """Check that processes, each with the same number of parts, can share a batch whose size is a setting."""
+    unit = processes * parts
+    if images % unit:
+        shares = f"{processes} process" + "es" * (processes > 1)
+        shares += f" and {parts} parts each (solver.accumulate)" if parts > 1 else ""
         raise usage_error(
-            f"a batch of {solver.batch_size} images cannot be split evenly over {parts}",
-            f"choose another: solver.batch_size={-(-solver.batch_size // unit) * unit}",
+            f"a batch of {images} images cannot be split evenly over {shares}",
+            f"choose another: {setting}={-(-images // unit) * unit}",
         )
 
 

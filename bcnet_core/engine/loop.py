@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext
@@ -15,8 +14,9 @@ from bcnet_core.data.batches import StepSampler, training_batches
 from bcnet_core.data.dataset import Sample, TrainingSet
 from bcnet_core.engine.elastic import stop_requests
 from bcnet_core.engine.logging import Meter, RunWriter, duration, layers_picture
+from bcnet_core.engine.run_dir import interruption
 from bcnet_core.engine.state import TrainingJob, TrainingState
-from bcnet_core.errors import BCNetError, ExitCode
+from bcnet_core.errors import BCNetError
 from bcnet_core.reporting import Reporter
 from bcnet_core.weights.checkpoint import best_path, checkpoint_path, checkpoint_step, keep_as_best, latest_checkpoint
 
@@ -159,13 +159,8 @@ def _summarize(job: TrainingJob, writer: RunWriter | None, reporter: Reporter, *
 def interrupted(job: TrainingJob) -> BCNetError:
     """Return the error of an interrupted run, with the command that resumes it."""
     saved = latest_checkpoint(job.run_dir)
-    if saved is None:
-        return BCNetError("interrupted before the first step was saved", exit_code=ExitCode.INTERRUPTED)
-    return BCNetError(
-        f"interrupted; saved step {checkpoint_step(saved):,} of {job.recipe.solver.steps:,}",
-        f"resume it: {job.command} --run-dir {shlex.quote(str(job.run_dir))} --resume",
-        exit_code=ExitCode.INTERRUPTED,
-    )
+    what = f"step {checkpoint_step(saved):,} of {job.recipe.solver.steps:,}" if saved is not None else None
+    return interruption(job.run_dir, job.command, what)
 
 
 def _not_finite(losses: dict[str, Tensor], samples: Sequence[Sample], state: TrainingState) -> BCNetError:

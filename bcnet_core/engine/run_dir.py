@@ -24,7 +24,7 @@ from bcnet_core import __version__
 from bcnet_core.annotations.coco import Record
 from bcnet_core.config.load import dump_recipe, format_value, settings
 from bcnet_core.config.schema import Recipe
-from bcnet_core.errors import BCNetError, usage_error
+from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.files.json_files import write_json
 from bcnet_core.files.outputs import atomic_file, hold_lock, is_leftover
 from bcnet_core.files.workers import deferred_signals
@@ -171,6 +171,17 @@ def exclusive_run(path: Path, command: str | None) -> Iterator[None]:
             with deferred_signals():
                 if latest_checkpoint(path) is None and not (path / DETECTRON2_FILE).exists():
                     _discard(path)
+
+
+def interruption(path: Path, command: str, saved: str | None) -> BCNetError:
+    """Return the error of an interrupted run, with the command that resumes it; `saved` is what it saved last."""
+    if saved is None:
+        return BCNetError("interrupted before the first step was saved", exit_code=ExitCode.INTERRUPTED)
+    return BCNetError(
+        f"interrupted; saved {saved}",
+        f"resume it: {command} --run-dir {shlex.quote(str(path))} --resume",
+        exit_code=ExitCode.INTERRUPTED,
+    )
 
 
 def _discard(path: Path) -> None:

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from bcnet_core.annotations.coco import CocoFile, Record, category_difference
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.evaluation.results import LISTED_AS
-from bcnet_core.files.images import image_files, image_path, image_size, missing_images, read_image, read_listed
+from bcnet_core.files.images import (
+    check_images,
+    image_files,
+    image_path,
+    image_size,
+    missing_images,
+    read_image,
+    read_listed,
+)
 from bcnet_core.files.matching import match_by_ending
 from bcnet_core.maps import map_specs
 from bcnet_core.masks.crops import paste_rles
@@ -113,20 +121,6 @@ def _known_images(paths: Sequence[Path], known: CocoFile) -> list[Record]:
         taken[found[0]] = path
         images.append(image)
     return images
-
-
-def check_images(images: Sequence[Record], image_dir: Path | None) -> None:
-    """Require all images to exist.
-
-    Raises:
-        BCNetError: with the number of missing images and the first.
-    """
-    missing = missing_images(image_dir, (image["file_name"] for image in images))
-    if missing:
-        raise data_error(
-            f"{len(missing):,} of {len(images):,} images are not in `{image_dir or '.'}`, the first is `{missing[0]}`",
-            "is the folder of images right? (--data-root)",
-        )
 
 
 def check_categories(categories: Sequence[Record], coco: CocoFile, *hints: str) -> None:

@@ -18,8 +18,9 @@ from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import Record
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes, stop_requests
 from bcnet_core.errors import BCNetError, ExitCode, data_error, usage_error
-from bcnet_core.evaluation.predict import check_images, predictions
+from bcnet_core.evaluation.predict import predictions
 from bcnet_core.evaluation.results import from_json, listing_path, to_json, write_results
+from bcnet_core.files.images import check_images
 from bcnet_core.files.outputs import atomic_file, check_output_file, reserve_outputs
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Reporter, SilentReporter

@@ -17,10 +17,11 @@ from bcnet_core.engine.launch import launch
 from bcnet_core.engine.state import TrainingJob, Validation
 from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.evaluation.coco import evaluate, ground_truth
-from bcnet_core.evaluation.predict import check_categories, check_images, predict_images
+from bcnet_core.evaluation.predict import check_categories, predict_images
+from bcnet_core.files.images import check_images
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Reporter
-from bcnet_core.weights.loading import load_detector
+from bcnet_core.weights.loading import read_trained
 
 REHEARSED_STEPS = 2
 ANOTHER_SET = "data.val.annotations=FILE data.val.images=FOLDER"
@@ -126,7 +127,7 @@ def rehearse(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> dict[
     coco = read_truth(recipe.data, recipe.data.val, reporter=reporter)
     with tempfile.TemporaryDirectory(prefix="bcnet-smoke-") as folder:
         short = replace(job, recipe=recipe, run_dir=Path(folder) / "run", resume=False, validation=None)
-        detector = load_detector(launch(short, cluster, reporter=reporter), device=job.device)
+        detector = read_trained(launch(short, cluster, reporter=reporter)).build(job.device)
     check_categories(detector.categories, coco)
     images = coco.images[: solver.batch_size]
     _, image_dir = recipe.data.locate(recipe.data.val)

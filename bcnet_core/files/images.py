@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -74,6 +74,20 @@ def missing_images(folder: Path | None, names: Iterable[str]) -> list[str]:
         if not exists:
             missing.append(name)
     return missing
+
+
+def check_images(images: Sequence[Mapping[str, Any]], folder: Path | None, *, options: str = "--data-root") -> None:
+    """Require the images of entries of a COCO file's `images` to exist; `options` say where the folder is chosen.
+
+    Raises:
+        BCNetError: with the number of missing images and the first.
+    """
+    missing = missing_images(folder, (image["file_name"] for image in images))
+    if missing:
+        raise data_error(
+            f"{len(missing):,} of {len(images):,} images are not in `{folder or '.'}`, the first is `{missing[0]:.99}`",
+            f"is the folder of images right? ({options})",
+        )
 
 
 def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
@@ -195,12 +209,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise data_error(
             f"the image `{path}` cannot be read: it is none of {', '.join(FORMATS)}",
-            "save it as png or jpg, or drop it from the json",
+            "save it as png or jpg, or leave it out",
         ) from None
     except Exception as error:  # a damaged file can break its reader anywhere
-        raise data_error(
-            f"the image `{path}` cannot be read: {error}", "replace the file, or drop it from the json"
-        ) from None
+        raise data_error(f"the image `{path}` cannot be read: {error}", "replace the file, or leave it out") from None
 
 
 def _wrong_size(path: Path, *sizes: tuple[int, ...]) -> BCNetError:

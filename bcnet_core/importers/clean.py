@@ -76,7 +76,7 @@ class _Cleaning:
         self._categories: CategoryTable = number_categories(source.categories, used, self._findings)
         self._table: ImageTable = number_images(source.images, self._findings)
         self._photos = None if photos is None else [photos[position] for position in self._table.positions]
-        self._crowds_are_real = flags_are_crowds(annotations, source.categories)
+        self._crowds_are_real = source.imported or flags_are_crowds(annotations, source.categories)
         self._shares = all_are_shares(one.get("segmentation") for one in annotations)
         self._kept: list[Record | None] = [None] * len(annotations)
         self._trains = [False] * len(annotations)

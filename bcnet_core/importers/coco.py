@@ -20,6 +20,7 @@ from bcnet_core.importers import amodal
 from bcnet_core.importers.findings import Findings
 from bcnet_core.importers.foreign import Foreign, name_of_json
 from bcnet_core.importers.parts import Part, join
+from bcnet_core.importers.root import is_imported
 from bcnet_core.importers.source import Format, Source
 
 HEAD = 65_536
@@ -61,8 +62,9 @@ def read(path: Path, photos: Path | None) -> Source:
         part = _part(path, content)
         verbatim = not part.findings and all(image["file_name"] for image in part.images)
         return Source(
-            part.images, part.annotations, part.categories, part.header, part.findings, part.places, verbatim=verbatim
-        )
+            part.images, part.annotations, part.categories, part.header, part.findings, part.places, verbatim=verbatim,
+            imported=is_imported(path.absolute().parent.parent),
+        )  # fmt: skip
     parts, others = [], {}
     for file in _json_files(path):
         if _has_lists(file):
@@ -75,6 +77,7 @@ def read(path: Path, photos: Path | None) -> Source:
     if not parts:
         raise _not_coco(*next(iter(others.items()), (path, Foreign("has no COCO file"))))
     source = join(parts, path, photos)
+    source.imported = is_imported(path)
     for file in others:
         source.findings.add("file_left_out", str(file.relative_to(path)))
     return source

@@ -45,23 +45,27 @@ def check_root(root: Path, *inputs: Path, overwrite: bool) -> None:
         raise usage_error(f"`{root}` cannot be created", "name a new folder: -o root")
     check_apart(root, *inputs)
     check_output_folder(root, overwrite=overwrite)
-    if root.is_dir() and any(root.iterdir()) and not _is_imported(root):
+    if root.is_dir() and any(root.iterdir()) and (not is_imported(root) or _has_additions(root)):
         raise usage_error(
             f"`{root}` holds something other than what `{GENERATOR}` wrote, so it is not replaced",
             "remove it yourself, or choose another output",
         )
 
 
-def _is_imported(root: Path) -> bool:
-    """Return whether an import wrote a folder, and nothing was added but photos."""
+def is_imported(root: Path) -> bool:
+    """Return whether a folder has the record of an import."""
     try:
-        generator = read_json(root / RECORD).get("generator")
+        return bool(read_json(root / RECORD).get("generator") == GENERATOR)
     except (BCNetError, AttributeError):
         return False
+
+
+def _has_additions(root: Path) -> bool:
+    """Return whether an imported root has more than an import writes, photos aside."""
     places = [place(root, split) for split in SPLITS for place in (annotation_file, photo_folder)]
     own = {root / RECORD, root / "annotations", *places}
     found = {*root.iterdir(), *(root / "annotations").glob("*")}
-    return bool(generator == GENERATOR and found <= own)
+    return not found <= own
 
 
 def write_root(

@@ -35,6 +35,7 @@ class Source:
         findings: what the reader could not take, by kind.
         places: where each annotation stands in the source, such as "a.txt: line 3", for messages; empty if ids say so.
         verbatim: whether the records stand in a COCO file exactly as they are here, so that a training can read them.
+        imported: whether an import wrote them, which has settled what their crowd flags mean.
     """
 
     images: list[Record]
@@ -44,6 +45,7 @@ class Source:
     findings: Findings = field(default_factory=Findings)
     places: list[str] = field(default_factory=list)
     verbatim: bool = False
+    imported: bool = False
 
 
 class Photo(NamedTuple):

@@ -69,8 +69,8 @@ def concatenate(parts: Sequence[MaskCrops]) -> MaskCrops:
     )
 
 
-def paste_rles(maps: Tensor, boxes: Tensor, height: int, width: int, *, threshold: float = 0.5) -> list[RLE]:
-    """Sample every map at the pixel centers of its box and threshold it, without a mask of the image's size.
+def paste_rles(maps: Tensor, boxes: Tensor, height: int, width: int) -> list[RLE]:
+    """Sample every map at the pixel centers of its box and threshold it at 0.5, without a mask of the image's size.
 
     Bilinear sampling is separable: two small matrix products per box, whose columns are in the order of the runs.
 
@@ -79,21 +79,20 @@ def paste_rles(maps: Tensor, boxes: Tensor, height: int, width: int, *, threshol
         boxes: (N, 4) float xyxy in pixels of the image.
         height: of the image.
         width: of the image.
-        threshold: least probability of a pixel that is set.
 
     Returns:
         N masks of [height, width].
     """
     grids, corners = maps.detach().float().cpu().numpy(), boxes.detach().double().cpu().numpy()
     counts = [
-        {"size": [height, width], "counts": _runs(grid, box, height, width, threshold)}
+        {"size": [height, width], "counts": _runs(grid, box, height, width)}
         for grid, box in zip(grids, corners, strict=True)
     ]
     rles: list[RLE] = coco_mask.frPyObjects(counts, height, width) if counts else []
     return rles
 
 
-def _runs(grid: NDArray[np.float32], box: NDArray[np.float64], height: int, width: int, threshold: float) -> list[int]:
+def _runs(grid: NDArray[np.float32], box: NDArray[np.float64], height: int, width: int) -> list[int]:
     """Return the run lengths of one (S, S) map in its box, column by column; the first is background."""
     x0, y0 = (max(int(value), 0) for value in np.floor(box[:2]))
     x1, y1 = min(int(np.ceil(box[2])), width), min(int(np.ceil(box[3])), height)
@@ -102,7 +101,7 @@ def _runs(grid: NDArray[np.float32], box: NDArray[np.float64], height: int, widt
     x_weights = _weights(x0, x1, box[0], box[2] - box[0], len(grid))
     y_weights = _weights(y0, y1, box[1], box[3] - box[1], len(grid))
     inside = np.zeros((x1 - x0, y1 - y0 + 2), bool)  # a background pixel above and below every column
-    np.greater_equal(x_weights @ (grid.T @ y_weights.T), threshold, out=inside[:, 1:-1])
+    np.greater_equal(x_weights @ (grid.T @ y_weights.T), 0.5, out=inside[:, 1:-1])
     column, y = np.nonzero(inside[:, 1:] != inside[:, :-1])
     edges = (x0 + column) * height + y0 + y
     if y1 - y0 == height:  # a run that reaches the bottom continues at the top of the next column

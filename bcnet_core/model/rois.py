@@ -64,19 +64,18 @@ def choose_rois(
     return RoIs(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def jittered_rois(targets: list[Targets], seeds: list[int], *, most: int, amount: float = 0.1) -> RoIs:
-    """Make one RoI of each instance: its box, each edge moved by up to `amount` of the box's width or height.
+def jittered_rois(targets: list[Targets], seeds: list[int], *, most: int) -> RoIs:
+    """Make one RoI of each instance: its box, each edge moved by up to a tenth of the box's width or height.
 
     Args:
         targets: of each image.
         seeds: of each image.
         most: largest number of RoIs of an image; 0 takes all.
-        amount: largest shift of an edge, as a share of the box's width or height.
     """
     boxes = [target.boxes for target in targets]
     draws = [random_numbers(seed, (len(box), 6), box.device) for box, seed in zip(boxes, seeds, strict=True)]
     moved = [
-        box + (2 * draw[:, :4] - 1) * amount * (box[:, 2:] - box[:, :2]).repeat(1, 2)
+        box + (2 * draw[:, :4] - 1) * 0.1 * (box[:, 2:] - box[:, :2]).repeat(1, 2)
         for box, draw in zip(boxes, draws, strict=True)
     ]
     everyone = [torch.arange(len(box), device=box.device) for box in boxes]

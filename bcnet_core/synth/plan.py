@@ -18,7 +18,7 @@ from bcnet_core import masks
 from bcnet_core.annotations.build import ImageRecords, map_images
 from bcnet_core.annotations.coco import CocoFile, Record, read_mask
 from bcnet_core.errors import BCNetError, data_error
-from bcnet_core.files.images import missing_images
+from bcnet_core.files.images import check_images
 from bcnet_core.masks import RLE
 from bcnet_core.reporting import Reporter
 
@@ -135,7 +135,9 @@ def plan_pasted(
         if len(objects) < 2 or not backgrounds:
             raise _too_little(coco, found, name, PasteSources(objects, backgrounds))
         sources[name] = PasteSources(sorted(objects), sorted(backgrounds))
-    _check_images_exist(coco, images, sources)
+    needed = {coco.annotations[position]["image_id"] for part in sources.values() for position in part.objects}
+    needed |= {coco.images[position]["id"] for part in sources.values() for position in part.backgrounds}
+    check_images([image for image in coco.images if image["id"] in needed], images, options="--images")
     return PastePlan(coco, images, found, sources, {"min_area": min_area, "bank": most_objects})
 
 
@@ -219,18 +221,3 @@ def _too_little(coco: CocoFile, found: Survey, split: str, sources: PasteSources
         f"{len(coco.annotations):,} objects are complete" + (f" (left out: {reasons})" if reasons else ""),
         "take a larger set, smaller objects (--min-area), or another --seed",
     )
-
-
-def _check_images_exist(coco: CocoFile, images: Path, sources: dict[str, PasteSources]) -> None:
-    needed: set[int] = set()
-    for objects, backgrounds in sources.values():
-        needed |= {coco.annotations[position]["image_id"] for position in objects}
-        needed |= {coco.images[position]["id"] for position in backgrounds}
-    names = [image["file_name"] for image in coco.images if image["id"] in needed]
-    missing = missing_images(images, names)
-    if missing:
-        some = ", ".join(name[:100] for name in missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise data_error(
-            f"{len(missing):,} of the {len(names):,} images to cut from are not in `{images}`: {some}",
-            "is the folder right? (--images)",
-        )

@@ -241,7 +241,7 @@ def roi_card(picture: Picture, index: int, *, layer: LayerChoice = "both") -> Ca
     return Card(size, tuple((*row, *[Tile("", None)] * (width - len(row))) for row in rows))
 
 
-def maps_of_masks(occludee: RLE | None, occluder: RLE | None, box: Box, *, side: int = MAP_SIDE) -> Maps:
+def maps_of_masks(occludee: RLE | None, occluder: RLE | None, box: Box) -> Maps:
     """Return the maps a perfect head would predict: masks cropped to the box, and their boundaries.
 
     A boundary is dilation != erosion with a 3x3 cross; the border of the box is not one, as in training.
@@ -249,7 +249,7 @@ def maps_of_masks(occludee: RLE | None, occluder: RLE | None, box: Box, *, side:
     maps: Maps = {}
     for layer, rle in (("occludee", occludee), ("occluder", occluder)):
         window = np.zeros((1, 1), np.bool_) if rle is None else _window(rle, pixel_box(box, *rle["size"]))
-        coverage = cv2.resize(window.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+        coverage = cv2.resize(window.astype(np.float32), (MAP_SIDE, MAP_SIDE), interpolation=cv2.INTER_AREA)
         mask = (coverage >= 0.5).astype(np.uint8)
         maps[f"{layer}_mask"] = mask.astype(np.float32)
         maps[f"{layer}_boundary"] = (cv2.dilate(mask, CROSS) != cv2.erode(mask, CROSS)).astype(np.float32)

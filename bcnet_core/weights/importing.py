@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from bcnet_core.annotations.coco import Record, coco_categories, read_coco
+from bcnet_core.annotations.coco import Record, coco_categories, in_id_order, read_coco
 from bcnet_core.config.choices import BackboneName, BackboneStyle, DetectorName
 from bcnet_core.config.schema import DataConfig, LossConfig, ModelConfig, Recipe
 from bcnet_core.errors import data_error, usage_error
@@ -173,7 +173,7 @@ def _name_classes(found: Converted, path: Path, given: Path | None) -> list[Reco
         return []
     categories = read_coco(given, need_annotations=False).categories if given else coco_categories()
     if len(categories) == found.classes:
-        return sorted(categories, key=lambda category: int(category["id"]))
+        return in_id_order(categories)
     if given is not None:
         raise data_error(
             f"`{path}` tells {found.classes} classes apart, `{given}` has {len(categories)} categories",

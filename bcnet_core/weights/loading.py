@@ -71,11 +71,6 @@ def read_trained(path: Path) -> Trained:
     return Trained(file, recipe_of(checkpoint, file), checkpoint.categories, checkpoint.for_inference().model)
 
 
-def load_detector(path: str | Path, *, device: str = "auto") -> Detector:
-    """Load a trained detector; see `bcnet_core.load_detector`."""
-    return read_trained(Path(path)).build(device)
-
-
 def model_shapes(recipe: Recipe, *, classes: int) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the tensors of a recipe's detector, without allocating them."""
     with torch.device("meta"):

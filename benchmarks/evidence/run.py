@@ -18,6 +18,7 @@ from statistics import median
 import numpy as np
 import torch
 
+from bcnet_core import load_detector
 from bcnet_core.annotations.coco import Record, read_coco
 from bcnet_core.annotations.split import SplitRule, split_occluded
 from bcnet_core.config.load import load_recipe
@@ -32,7 +33,6 @@ from bcnet_core.files.json_files import write_json
 from bcnet_core.files.workers import parallel_map
 from bcnet_core.reporting import Progress, Reporter, SilentReporter
 from bcnet_core.weights.checkpoint import latest_checkpoint
-from bcnet_core.weights.loading import load_detector
 from benchmarks.evidence.data import DataSet
 from benchmarks.evidence.trials import ARMS, COSTS_FILE, Costs, Trial, TrialResult, is_measured, read_costs, result_path
 

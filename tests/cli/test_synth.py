@@ -135,7 +135,7 @@ def test_a_dry_run_reports_missing_images_too(source: Path, tmp_path: Path) -> N
         options = ["--images", source / "val", "-o", tmp_path / "set", "--min-area", "200", "--workers", "1", *extra]
         error = run(annotations, *options, command="paste").exception
         assert isinstance(error, BCNetError)
-        assert "images to cut from are not in" in error.message
+        assert "images are not in" in error.message
         assert error.exit_code == ExitCode.BAD_DATA
 
 

@@ -42,7 +42,7 @@ def test_a_set_without_occluders_is_an_error_unless_the_recipe_allows_it(scenes:
 
 def test_missing_images_are_counted_before_training(scenes: Path, tmp_path: Path) -> None:
     train = DatasetConfig(annotations=Path("annotations/instances_train.json"), images=tmp_path)
-    with pytest.raises(BCNetError, match="12 of 12 training images do not exist") as caught:
+    with pytest.raises(BCNetError, match="12 of 12 images are not in") as caught:
         open_training_set(DataConfig(root=scenes, train=train))
     assert caught.value.exit_code == 3
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from bcnet_core import BCNetError
+from bcnet_core import BCNetError, load_detector
 from bcnet_core.annotations.coco import Record
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import DataConfig, Recipe
@@ -23,7 +23,6 @@ from bcnet_core.engine.state import TrainingJob, TrainingState, Validation
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.weights.checkpoint import best_path, list_checkpoints, read_checkpoint, save_checkpoint
-from bcnet_core.weights.loading import load_detector
 from tests.engine.test_loop import Collector, job, science
 
 CPU = torch.device("cpu")

@@ -6,13 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from bcnet_core import BCNetError, ExitCode, masks
+from bcnet_core import BCNetError, ExitCode, load_detector, masks
 from bcnet_core.annotations.coco import CocoFile, read_coco
 from bcnet_core.evaluation.predict import check_categories, find_images, image_records, predict_images, to_results
 from bcnet_core.maps import MAPS
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.structures import Detections
-from bcnet_core.weights.loading import load_detector
 
 
 def two_detections() -> Detections:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from bcnet_core import load_detector
 from bcnet_core.data.dataset import Targets
 from bcnet_core.masks.crops import crop_rles
 from bcnet_core.model.detectors import Detector, to_detections
@@ -21,7 +22,6 @@ from bcnet_core.model.rois import RoIs, pool_rois
 from bcnet_core.weights.checkpoint import save_checkpoint
 from bcnet_core.weights.from_detectron2 import fcos_name
 from bcnet_core.weights.importing import import_weights
-from bcnet_core.weights.loading import load_detector
 from tests.model.test_parity import OFFICIAL, PARITY
 from tests.parity.rule import checksum, image_for, input_for, weights_for
 

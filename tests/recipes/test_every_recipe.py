@@ -9,6 +9,7 @@ import pytest
 import torch
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from bcnet_core import load_detector
 from bcnet_core.annotations.coco import read_coco
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.recipe_files import list_recipes
@@ -19,7 +20,6 @@ from bcnet_core.model.backbones import ResNetFPN
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.weights.checkpoint import Checkpoint, save_checkpoint
-from bcnet_core.weights.loading import load_detector
 
 RECIPES = [path.stem for path in list_recipes()]
 LIGHT = (

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bcnet_core import load_detector
 from bcnet_core.annotations.coco import read_coco
 from bcnet_core.config.load import load_recipe
 from bcnet_core.engine.launch import run_training
@@ -20,7 +21,7 @@ from bcnet_core.reporting import SilentReporter
 from bcnet_core.weights.checkpoint import latest_checkpoint, read_checkpoint
 from bcnet_core.weights.export import export_detector
 from bcnet_core.weights.importing import import_weights
-from bcnet_core.weights.loading import load_detector, read_trained
+from bcnet_core.weights.loading import read_trained
 
 
 class Unlisted(nn.Module):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bcnet_core.annotations.coco import coco_categories, read_coco
+from bcnet_core.annotations.coco import coco_categories, in_id_order, read_coco
 from bcnet_core.config.choices import Backend
 from bcnet_core.errors import usage_error
 from bcnet_core.files.outputs import atomic_file
@@ -54,8 +54,7 @@ def convert_detector(
 ) -> Difference:
     """Convert a detector to the other backend, and compare the two; see `bcnet_core.backends.convert`."""
     given = coco_categories() if categories is None else read_coco(categories, need_annotations=False).categories
-    by_id = sorted(given, key=lambda category: int(category["id"]))  # detectron2's label order
-    stored = read_stored(path, config=config, categories=by_id)
+    stored = read_stored(path, config=config, categories=in_id_order(given))
     if stored.native == (to == "detectron2"):
         other = "torchvision" if to == "detectron2" else "detectron2"
         raise usage_error(f"`{stored.path}` is a checkpoint of the {to} backend already", f"to the other: --to {other}")

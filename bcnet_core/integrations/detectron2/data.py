@@ -15,7 +15,15 @@ from detectron2.structures import Boxes, BoxMode
 from torch import Tensor
 
 from bcnet_core import masks
-from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, category_names, read_coco, segmentation_rle
+from bcnet_core.annotations.coco import (
+    OCCLUDER_KEY,
+    CocoFile,
+    Record,
+    category_names,
+    in_id_order,
+    read_coco,
+    segmentation_rle,
+)
 from bcnet_core.annotations.instances import survey_instances
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.config.choices import OccluderSource
@@ -48,7 +56,7 @@ def register_bilayer_coco(
         BCNetError: if the file cannot be read, or is not COCO.
     """
     coco = read_coco(Path(annotations), need_annotations=False, check_annotations=False)
-    order = list(categories) if categories is not None else sorted(coco.categories, key=lambda one: int(one["id"]))
+    order = list(categories) if categories is not None else in_id_order(coco.categories)
     if name in DatasetCatalog:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -18,16 +17,17 @@ from detectron2.utils.env import seed_all_rng
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from bcnet_core.annotations.coco import in_id_order
 from bcnet_core.annotations.crowding import report_crowding
 from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.data.dataset import TrainingSet
 from bcnet_core.data.loaders import read_annotations, read_truth
 from bcnet_core.distributed import choose_device
 from bcnet_core.engine.elastic import Cluster, process_of, run_processes, stop_requests
-from bcnet_core.engine.launch import open_data, report_instances
-from bcnet_core.engine.run_dir import exclusive_run, require_same_recipe, write_header
+from bcnet_core.engine.launch import check_split, open_data, report_instances
+from bcnet_core.engine.run_dir import exclusive_run, interruption, require_same_recipe, write_header
 from bcnet_core.engine.state import RunOptions
-from bcnet_core.errors import BCNetError, ExitCode, usage_error
+from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.evaluation.predict import check_categories
 from bcnet_core.evaluation.validation import VALIDATION
 from bcnet_core.files.outputs import atomic_file
@@ -90,7 +90,7 @@ def prepare_config(cfg: CfgNode, data: DataConfig | None, reporter: Reporter) ->
     if (kept := cfg.TEST.DETECTIONS_PER_IMAGE) > 0:
         way_out = "keep and count more: TEST.DETECTIONS_PER_IMAGE={most}"
         report_crowding(survey.coco, kept=kept, counted=kept, way_out=way_out, reporter=reporter)
-    categories = sorted(coco.categories, key=lambda one: int(one["id"]))
+    categories = in_id_order(coco.categories)
     check_categories(categories, read_truth(data, data.val, configurable=False, reporter=reporter))
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(categories)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
@@ -102,12 +102,7 @@ def _run(cfg: CfgNode, origin: Origin, options: RunOptions) -> Path:
     run_dir, processes, images = options.run_dir, options.processes, cfg.SOLVER.IMS_PER_BATCH
     cfg.OUTPUT_DIR, cfg.MODEL.DEVICE = str(run_dir), device_name(options.device, processes=processes)
     origin.config = cfg.dump()
-    if images % processes:
-        key = "solver.batch_size" if origin.recipe else "SOLVER.IMS_PER_BATCH"
-        raise usage_error(
-            f"a batch of {images} images cannot be split evenly over {processes} processes",
-            f"choose another: {key}={-(-images // processes) * processes}",
-        )
+    check_split(images, processes, setting="solver.batch_size" if origin.recipe else "SOLVER.IMS_PER_BATCH")
     if options.resume:
         if not (run_dir / DETECTRON2_FILE).is_file():
             raise usage_error(f"`{run_dir}` holds no checkpoint of detectron2", "is it the --run-dir of such a run?")
@@ -185,14 +180,8 @@ def _recipe(origin: Origin) -> Recipe | None:
 
 
 def _interrupted(options: RunOptions) -> BCNetError:
-    run_dir = options.run_dir
-    if not (run_dir / DETECTRON2_FILE).is_file():
-        return BCNetError("interrupted before the first step was saved", exit_code=ExitCode.INTERRUPTED)
-    return BCNetError(
-        f"interrupted; saved {find_stored(run_dir).name}",
-        f"resume it: {options.command} --run-dir {shlex.quote(str(run_dir))} --resume",
-        exit_code=ExitCode.INTERRUPTED,
-    )
+    saved = find_stored(options.run_dir).name if (options.run_dir / DETECTRON2_FILE).is_file() else None
+    return interruption(options.run_dir, options.command, saved)
 
 
 def device_name(device: str, *, processes: int) -> str:

@@ -16,6 +16,7 @@ import detectron2
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
+from bcnet_core import load_detector
 from bcnet_core.annotations.coco import Record
 from bcnet_core.backends import convert, converted_files
 from bcnet_core.config.load import load_recipe
@@ -27,7 +28,7 @@ from bcnet_core.integrations.detectron2.stored import read_stored
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from bcnet_core.weights.importing import import_weights
-from bcnet_core.weights.loading import load_detector, load_weights
+from bcnet_core.weights.loading import load_weights
 from tests.conftest import Bcnet
 
 CATEGORIES: list[Record] = [{"id": 5, "name": "box"}, {"id": 2, "name": "ball"}, {"id": 9, "name": "cone"}]

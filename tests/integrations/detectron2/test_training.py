@@ -20,13 +20,13 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from bcnet_core import load_detector
 from bcnet_core.backends import open_run
 from bcnet_core.config.load import load_recipe
 from bcnet_core.integrations.detectron2 import register_bilayer_coco
 from bcnet_core.integrations.detectron2.stored import read_stored
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-from bcnet_core.weights.loading import load_detector
 from tests.conftest import Bcnet
 
 SETTINGS = [
