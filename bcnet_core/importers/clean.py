@@ -13,7 +13,7 @@ from bcnet_core.files.workers import map_with_progress
 from bcnet_core.importers.crowds import flags_are_crowds, to_flag
 from bcnet_core.importers.findings import KINDS, Findings
 from bcnet_core.importers.mending import KEYS, ImageTask, Mended, MendedImage, all_are_shares, mend_image
-from bcnet_core.importers.parts import id_key, rewrite_order
+from bcnet_core.importers.parts import free_id, id_key, rewrite_order
 from bcnet_core.importers.records import CategoryTable, ImageTable, Size, number_categories, number_images
 from bcnet_core.importers.source import FRONT_OF, Cleaned, Photo, Source
 from bcnet_core.reporting import Reporter
@@ -228,7 +228,7 @@ class _Cleaning:
 
     def _number_annotations(self) -> list[Record]:
         kept = [(position, one) for position, one in enumerate(self._kept) if one is not None]
-        fresh = max((key for _, one in kept if isinstance(key := id_key(one.get("id")), int)), default=0) + 1
+        fresh = free_id(id_key(one.get("id")) for _, one in kept)
         new_ids: dict[Any, int] = {}
         taken: set[int] = set()
         numbered = []

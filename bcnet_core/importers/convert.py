@@ -194,7 +194,7 @@ def _forgive_folder(photo: Photo, image: Record) -> Photo:
 def _require_photos(photos: list[Photo], folder: Path, *, given: bool) -> None:
     """Raise an error if a source has images, but not one of their photos is found."""
     if photos and all(photo.flaw == "photo_missing" for photo in photos):
-        one = f"`{photos[0].path}`"
+        one = f"`{str(photos[0].path)[-120:]}`"
         raise data_error(
             f"`{folder}` has none of the {len(photos):,} photos of the source: nothing in it ends in {one}",
             "give the folder in which they are" if given else "say where they are: --images DIR",

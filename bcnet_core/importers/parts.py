@@ -30,6 +30,8 @@ ANNOTATION_FOLDERS = {"annotations", "annotation", "labels", "json", "jsons"}
 PHOTO_FOLDERS = {"images", "data", "imgs", "photos", "jpegimages", "image_2"}
 Key = int | str
 """An id by which records of a source are compared."""
+LARGEST_ID = 2**62
+"""Number from which on new ids do not count: they would soon have more than 64 bits."""
 LOOKED_AT = 20
 """Images of a file by which the folder of its photos is recognized."""
 
@@ -217,7 +219,7 @@ def _join_categories(parts: Sequence[Part]) -> list[Record]:
             if name in by_name:
                 new_ids[old] = by_name[name]
                 continue
-            new = category.get("id") if old not in taken else _free(taken)
+            new = category.get("id") if old not in taken else free_id(taken)
             joined.append({**category, "id": new})
             taken.add(id_key(new))
             new_ids[old] = new
@@ -228,10 +230,6 @@ def _join_categories(parts: Sequence[Part]) -> list[Record]:
             if id_key(new_ids.get(id_key(old), old)) != id_key(old):
                 annotation["category_id"] = new_ids[id_key(old)]
     return joined
-
-
-def _free(taken: set[Hashable]) -> int:
-    return 1 + max((key for key in taken if isinstance(key, int)), default=0)
 
 
 def _clash(lists: Iterable[Iterable[Record]]) -> bool:
@@ -290,3 +288,8 @@ def id_key(value: Any) -> Key | None:  # noqa: ANN401  (as read from json)
     if whole is not None:
         return whole
     return value if isinstance(value, str) and value else None
+
+
+def free_id(keys: Iterable[Hashable]) -> int:
+    """Return an id from which on none of these keys is an id."""
+    return max((key for key in keys if isinstance(key, int) and key < LARGEST_ID), default=0) + 1

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from bcnet_core.annotations.coco import Record
 from bcnet_core.annotations.faults import MOST_PIXELS, is_id
 from bcnet_core.importers.findings import Findings
-from bcnet_core.importers.parts import Key, id_key
+from bcnet_core.importers.parts import Key, free_id, id_key
 from bcnet_core.importers.shapes import to_whole
 
 Size = tuple[int, int]
@@ -28,7 +28,7 @@ def number_categories(categories: Iterable[Record], used: Container[Key | None],
     """Merge categories of one name, drop what is no class, and give whole ids; `used` has those of annotations."""
     named, ambiguous = _named_categories(categories, findings)
     _drop_root(named, used, findings)
-    fresh = max((key for key in named if isinstance(key, int)), default=0) + 1
+    fresh = free_id(named)
     records: list[Record] = []
     ids: dict[Key, int | None] = dict.fromkeys(ambiguous)
     by_name: dict[str, int] = {}
@@ -133,7 +133,7 @@ def number_images(images: Iterable[Record], findings: Findings) -> ImageTable:
     """Merge records of one file, leave out what cannot be told apart, and give whole ids and sizes."""
     table = ImageTable()
     keyed = _keyed_images(images, table.left_out, findings)
-    fresh = max((key for _, key, _ in keyed if isinstance(key, int)), default=0) + 1
+    fresh = free_id(key for _, key, _ in keyed)
     by_file: dict[str, int] = {}
     for position, key, record in keyed:
         size, name = _size(record), record["file_name"]

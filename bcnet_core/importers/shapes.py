@@ -9,6 +9,7 @@ import ast
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -100,9 +101,9 @@ def to_number(value: Any) -> float | None:  # noqa: ANN401
             value = float(value) if not value.strip().lstrip("-").isdecimal() else int(value)
         except ValueError:
             return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value
+    return value if abs(value) <= sys.float_info.max else None
 
 
 def to_whole(value: Any) -> int | None:  # noqa: ANN401
