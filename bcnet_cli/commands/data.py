@@ -144,12 +144,20 @@ def _first(ids: list[Any]) -> str:
 def _show_findings(report: CheckReport) -> None:
     from bcnet_core.importers.findings import KINDS
 
-    table = console.make_table("Check", "", "count", "share of instances")
+    table = console.make_table("Check", "", "count", "share")
     table.add_column("first ids", justify="left")
-    table.add_row("images", f"{report.images:,}", "", "")
+    table.add_column("way out", justify="left")
+    table.add_row("images", f"{report.images:,}")
     for name, count in {"instances": report.instances, "train as they stand": report.trainable}.items():
-        table.add_row(name, f"{count:,}", f"{count / report.instances:.1%}" if report.instances else "", "")
+        table.add_row(name, f"{count:,}", _share(count, report.instances))
+    totals = {"instances": report.instances, "images": report.images}
     for kind, ids in report.findings:
-        share = f"{len(ids) / report.instances:.1%}" if KINDS[kind].subject == "instances" else ""
-        table.add_row(f"{KINDS[kind].subject} {KINDS[kind].text}", f"{len(ids):,}", share, _first(ids))
+        what = KINDS[kind]
+        way_out = what.way_out or ("import" if what.effect in {"repaired", "left_out"} else "none is needed")
+        share = _share(len(ids), totals.get(what.subject, 0))
+        table.add_row(f"{what.subject} {what.text}", f"{len(ids):,}", share, _first(ids), way_out)
     console.out.print(table)
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count / total:.1%}" if total else ""

@@ -129,8 +129,8 @@ def _overlaps(boxes: NDArray[np.float64]) -> Iterator[NDArray[np.bool_]]:
 def _pieces(rle: masks.RLE) -> list[NDArray[np.int32]]:
     """Return the bounding boxes [x, y, width, height, pixels] of the pieces of a mask."""
     least = max(PIECE_PIXELS, PIECE_SHARE * masks.area(rle))
-    x, y, width, height = masks.bounding_box(rle).astype(int)
-    crop = masks.decode(rle)[y : y + height, x : x + width].astype(np.uint8)
+    x, y, width, height = masks.bounding_box(rle).astype(int).tolist()
+    crop = masks.decode_window(rle, x, y, x + width, y + height).view(np.uint8)
     _, _, stats, _ = cv2.connectedComponentsWithStats(crop, connectivity=8)
     return [row + np.array([x, y, 0, 0, 0], np.int32) for row in stats[1:] if row[4] >= least] or [stats[0]]
 

@@ -46,10 +46,14 @@ class CheckReport:
 
     @property
     def import_command(self) -> str:
-        """The command that makes a clean data root of it."""
-        name = self.path.name.removesuffix(".gz").removesuffix(".json")
+        """The command that makes a clean data root of it, outside of the folders that it reads."""
         photos = ["--images", str(self.photo_folder)] if self.photo_folder else []
-        return shlex.join(["bcnet", "data", "import", str(self.path), *photos, "-o", f"{name}_clean"])
+        output = Path(self.path.absolute().name.removesuffix(".gz").removesuffix(".json") + "_clean")
+        here, folders = Path.cwd(), [one.absolute() for one in (self.path, self.photo_folder) if one and one.is_dir()]
+        around = [folder for folder in folders if here.is_relative_to(folder)]
+        if around:
+            output = min(around, key=lambda folder: len(folder.parts)).parent / output
+        return shlex.join(["bcnet", "data", "import", str(self.path), *photos, "-o", str(output)])
 
     def way_out(self, kind: str) -> str:
         """Return what the user can do about a kind of fault."""

@@ -171,8 +171,8 @@ def _keyed_images(
             if key is not None:
                 names.setdefault(key, set()).add(record["file_name"])
     shared = {key for key, those in names.items() if len(those) > 1}
-    left_out -= names.keys()
-    left_out |= shared
+    left_out.difference_update(names)
+    left_out.update(shared)
     for _, key, record in keyed:
         if key in shared:
             findings.add("image_id_twice", record["file_name"])

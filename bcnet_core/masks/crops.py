@@ -50,9 +50,9 @@ def crop_rles(rles: Sequence[masks.RLE | None]) -> MaskCrops:
     sizes = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) + 7) // 8
     starts = np.cumsum(sizes) - sizes
     bits = np.zeros(sizes.sum(), np.uint8)
-    for rle, (x0, y0, x1, y1), start, size in zip(rles, boxes, starts, sizes, strict=True):
+    for rle, box, start, size in zip(rles, boxes.tolist(), starts, sizes, strict=True):
         if rle is not None and size:
-            bits[start : start + size] = np.packbits(masks.decode(rle)[y0:y1, x0:x1])
+            bits[start : start + size] = np.packbits(masks.decode_window(rle, *box))
     return MaskCrops(torch.from_numpy(bits), torch.from_numpy(boxes), torch.from_numpy(starts.astype(np.int64)))
 
 

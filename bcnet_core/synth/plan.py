@@ -185,8 +185,8 @@ def _flaw(
     x, y, across, down = boxes[number].astype(int).tolist()
     if min(x, y) < BORDER or x + across > width - BORDER or y + down > height - BORDER:
         return "cropped"
-    window = slice(max(y - GAP, 0), y + down + GAP), slice(max(x - GAP, 0), x + across + GAP)
-    mask = masks.decode(rle)[window].astype(np.uint8)
+    window = max(x - GAP, 0), max(y - GAP, 0), min(x + across + GAP, width), min(y + down + GAP, height)
+    mask = masks.decode_window(rle, *window).view(np.uint8)
     areas = cv2.connectedComponentsWithStats(mask)[2][1:, cv2.CC_STAT_AREA]
     if areas.max() < MAIN_PIECE * areas.sum():
         return "pieces"
@@ -196,7 +196,7 @@ def _flaw(
     near[number] = False
     wide = cv2.dilate(mask, np.ones((2 * GAP + 1, 2 * GAP + 1), np.uint8)).astype(bool)
     others = (rles[other] for other in near.nonzero()[0].tolist())
-    touched = any((masks.decode(other)[window] & wide).any() for other in others if other is not None)
+    touched = any((masks.decode_window(other, *window) & wide).any() for other in others if other is not None)
     return "touched" if touched else None
 
 

@@ -106,7 +106,7 @@ def test_a_results_file(source: Path, tmp_path: Path) -> None:
     assert run(path, "--gt", source, "-o", tmp_path / "worst", "--worst", "1").exit_code == 0
     assert all(path.name.startswith("0001-b-") for path in (tmp_path / "worst" / "pictures").iterdir())
     error = refused(path, "-o", tmp_path / "no", "--images", tmp_path / "val")
-    assert error.exit_code == ExitCode.BAD_DATA and "--gt FILE" in error.hints[0]
+    assert error.exit_code == ExitCode.BAD_DATA and "--gt GROUND_TRUTH" in error.hints[0]
     assert "--worst compares predictions" in refused(source, "-o", tmp_path / "no", "--worst", "1").message
     path.write_text(json.dumps([{key: value for key, value in results[0].items() if key != "segmentation"}]))
     assert "holds boxes but no masks" in refused(path, "--gt", source, "-o", tmp_path / "no").message

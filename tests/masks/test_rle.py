@@ -1,4 +1,6 @@
-"""Masks from label images and from windows are those that encoding each as a whole gives."""
+"""Windows and label images give the masks, and masks the windows, that encoding and decoding as a whole give."""
+
+import tracemalloc
 
 import numpy as np
 
@@ -25,3 +27,24 @@ def test_a_window_is_encoded_where_it_lies_and_cut_at_the_edges() -> None:
         padded[20 + y : 20 + y + window.shape[0], 20 + x : 20 + x + window.shape[1]] = window
         expected = masks.encode(padded[20 : 20 + height, 20 : 20 + width])
         assert masks.from_window(window, x, y, height, width) == expected
+
+
+def test_a_decoded_window_is_that_part_of_the_mask() -> None:
+    random = np.random.default_rng(2)
+    for _ in range(500):
+        mask = random.random(random.integers(1, 12, 2)) < random.choice([0, 0.2, 0.5, 0.9, 1])
+        (y0, y1), (x0, x1) = (sorted(random.integers(0, side + 1, 2).tolist()) for side in mask.shape)
+        window = masks.decode_window(masks.encode(mask), x0, y0, x1, y1)
+        assert window.dtype == bool and np.array_equal(window, mask[y0:y1, x0:x1])
+
+
+def test_the_memory_of_a_decoded_window_is_that_of_the_window() -> None:
+    side = 30_000
+    polygon = [100.0, 100.0, side - 100.0, 200.0, 300.0, side - 100.0]
+    rle = masks.from_polygons([polygon], side, side)
+    tracemalloc.start()
+    window = masks.decode_window(rle, 100, 100, 300, 400)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert window.any() and not window.all()
+    assert peak < 20e6, "the image has 900 MB"

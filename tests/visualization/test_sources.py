@@ -259,7 +259,7 @@ def test_results_need_their_ground_truth(tmp_path: Path, name: str) -> None:
     path.write_bytes(gzip.compress(b" \n[]") if name.endswith(".gz") else b" \n[]")
     with pytest.raises(BCNetError, match="val_results") as error:
         sources.open_source(path)
-    assert "--gt FILE" in error.value.hints[0] and error.value.exit_code == ExitCode.BAD_DATA
+    assert "--gt GROUND_TRUTH" in error.value.hints[0] and error.value.exit_code == ExitCode.BAD_DATA
 
 
 def test_an_image_instead_of_a_folder(tmp_path: Path) -> None:
