@@ -100,6 +100,8 @@ def check_file(
         else:
             trainable = _count_trainable(path, workers=workers)
     cleaned = judged.cleaned
+    if chosen.name != "coco" or path.is_dir():
+        cleaned.findings.add("format_other", path.name)
     return CheckReport(path, photo_folder, images, cleaned.instances, trainable, cleaned.findings)
 
 

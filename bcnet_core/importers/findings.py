@@ -124,6 +124,7 @@ KINDS: dict[str, Kind] = {
         "files", "with labels fit several photos, or a photo that fits several of them", "left_out",
         "name each label file like its photo",
     ),
+    "format_other": Kind("files", "are in a format that has to be imported before a training reads it", "repaired"),
     "file_left_out": Kind("files", "of the folder hold no COCO instances, or those of another file again", "left_out"),
     "image_of_test": Kind(
         "images", "belong to a test split, and neither train nor validate", "left_out",

@@ -101,6 +101,7 @@ def test_other_formats_are_read_and_nothing_of_them_trains_as_it_stands(tmp_path
     (tmp_path / "set/00.json").write_text(json.dumps(record))
     report = check_file(tmp_path / "set")
     assert (report.is_sound, report.instances, report.trainable) == (False, 1, 0)
+    assert dict(report.findings) == {"format_other": ["set"]}
 
 
 def test_the_suggested_import_runs_and_its_result_is_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
