@@ -149,6 +149,7 @@ class TestNames:
         [
             ("PNGImages/Fudan1.png", "PedMasks/Fudan1_mask.png"),
             ("a.tif", "a_cp_masks.png"),
+            ("b.jpg", "b_annotation.png"),
             ("000_img.png", "000_masks.png"),
             ("x/a.jpg", "x/a_label.tif"),
             ("JPEGImages/2007_1.jpg", "SegmentationObject/2007_1.png"),
