@@ -38,9 +38,22 @@ DIALECTS = (
     Dialect("inmodal_seg", "segmentation", "bbox", sparse=False),  # KINS
     Dialect("i_segm", "a_segm", "a_bbox", sparse=False),  # KINS-2020
     Dialect("visible_seg", "amodal_seg", "amodal_bbox", sparse=False),  # AIStron
+    Dialect("visible_seg", "segmentation", "bbox", sparse=False),
+    Dialect("visible_segmentation", "segmentation", "bbox", sparse=False),
+    Dialect("inmodal_segmentation", "segmentation", "bbox", sparse=False),
+    Dialect("modal_segmentation", "segmentation", "bbox", sparse=False),
     Dialect("visible_mask", "segmentation", "bbox", sparse=True),  # COCOA, COCOA-cls, D2SA, UOAIS
 )
-DERIVED = ("inmodal_bbox", "i_bbox", "visible_bbox", "i_area", "a_area", "invisible_mask", "occluded_mask")
+DERIVED = (
+    "inmodal_bbox",
+    "i_bbox",
+    "visible_bbox",
+    "modal_bbox",
+    "i_area",
+    "a_area",
+    "invisible_mask",
+    "occluded_mask",
+)
 """Keys that follow from the two masks, and would contradict them after a repair."""
 SEAM = 0.02
 """Share of a visible mask that may be outside the whole mask without being a fault."""
@@ -80,11 +93,12 @@ def _has_regions(annotations: Sequence[Record]) -> bool:
 
 
 def _dialect(annotations: Iterable[Record]) -> Dialect | None:
-    """Return the dialect of which any annotation has the visible mask."""
+    """Return the dialect of which any annotation has the visible mask, and best the whole one too."""
     keys: set[str] = set()
     for annotation in annotations:
         keys |= annotation.keys()
-    return next((dialect for dialect in DIALECTS if dialect.visible in keys), None)
+    fitting = [dialect for dialect in DIALECTS if dialect.visible in keys]
+    return next((dialect for dialect in fitting if dialect.whole in keys), next(iter(fitting), None))
 
 
 def _flatten_regions(part: Part) -> list[Record]:

@@ -17,7 +17,7 @@ from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.files.images import image_path
 from bcnet_core.importers.findings import Findings
 from bcnet_core.importers.shapes import to_whole
-from bcnet_core.importers.source import FRONT_OF, PHOTO, SPLIT, Source
+from bcnet_core.importers.source import FRONT_OF, PHOTO, SPLIT, Source, spelling
 
 SPLIT_WORD = re.compile(r"(?<![a-z])(train|training|valid|val|validation|dev|test|testing)(?![a-z])")
 SPLITS = {
@@ -215,7 +215,7 @@ def _join_categories(parts: Sequence[Part]) -> list[Record]:
         new_ids: dict[Hashable, Any] = {}
         added: dict[str, Any] = {}
         for category in part.categories:
-            name, old = str(category.get("name")), id_key(category.get("id"))
+            name, old = spelling(str(category.get("name"))), id_key(category.get("id"))
             if name in by_name:
                 new_ids[old] = by_name[name]
                 continue

@@ -65,8 +65,7 @@ def find_photos(
     files: dict[FileId, Path] = {}
     ids: list[FileId | None] = []
     for path, _ in places:
-        status = None if path is None else path.stat()
-        ids.append(None if status is None else (status.st_dev, status.st_ino))
+        ids.append(None if path is None else _file_id(path))
         if path is not None and ids[-1] is not None:
             files.setdefault(ids[-1], path)
     with map_with_progress(
@@ -77,7 +76,8 @@ def find_photos(
     photos = []
     for image, (path, flaw), file in zip(images, places, ids, strict=True):
         if path is None or file is None:
-            photos.append(Photo(image.get(PHOTO) or Path(_name(image)), (0, 0), (0, 0), flaw))
+            reason = flaw if path is None else "photo_missing"  # a link to nothing
+            photos.append(Photo(image.get(PHOTO) or Path(_name(image)), (0, 0), (0, 0), reason))
         else:
             found = decoded[file]
             photos.append(Photo(path, found.stored, found.upright, found.flaw or flaw))
@@ -174,7 +174,7 @@ def _without_suffix(name: str) -> str:
 
 def _walk(folder: Path) -> Iterator[str]:
     """Yield the paths of all files below a folder, relative to it, through links, without hidden ones."""
-    seen: set[FileId] = set()
+    seen: set[FileId | None] = set()
     for place, inner, files in os.walk(folder, followlinks=True):
         new = []
         for name in sorted(inner):
@@ -186,11 +186,11 @@ def _walk(folder: Path) -> Iterator[str]:
         yield from (str(inside / name) for name in sorted(files) if not name.startswith("."))
 
 
-def _file_id(path: Path) -> FileId:
+def _file_id(path: Path) -> FileId | None:
     with suppress(OSError):
         status = path.stat()
         return status.st_dev, status.st_ino
-    return -1, -1
+    return None
 
 
 def _is_file(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from bcnet_core.annotations.coco import Record
@@ -12,6 +12,7 @@ from bcnet_core.annotations.faults import MOST_PIXELS, is_id
 from bcnet_core.importers.findings import Findings
 from bcnet_core.importers.parts import Key, free_id, id_key
 from bcnet_core.importers.shapes import to_whole
+from bcnet_core.importers.source import PHOTO, spelling
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -37,16 +38,17 @@ def number_categories(categories: Iterable[Record], used: Container[Key | None],
     ids: dict[Key, int | None] = dict.fromkeys(ambiguous)
     by_name: dict[str, int] = {}
     for key, record in named.items():
-        if record["name"] in by_name:
+        name = spelling(record["name"])
+        if name in by_name:
             findings.add("category_twice", record["id"])
-            ids[key] = by_name[record["name"]]
+            ids[key] = by_name[name]
             continue
         number = key if isinstance(key, int) else fresh
         fresh += not isinstance(key, int)
         if not is_id(record["id"]):
             findings.add("category_ids", record["id"])
         records.append(record if is_id(record["id"]) else {**record, "id": number})
-        ids[key] = by_name[record["name"]] = number
+        ids[key] = by_name[name] = number
     for name, number in by_name.items():  # annotations may name their class; an id goes before a name
         if id_key(name) == name:
             ids.setdefault(name, number)
@@ -141,15 +143,16 @@ def number_images(images: Iterable[Record], findings: Findings) -> ImageTable:
     table = ImageTable()
     keyed = _keyed_images(images, table.left_out, findings)
     fresh = free_id(key for _, key, _ in keyed)
-    by_file: dict[str, int] = {}
+    by_file: dict[tuple[str, Path | None], int] = {}
     for position, key, record in keyed:
         size, name = _size(record), record["file_name"]
-        place = by_file.get(name)
+        file = name, record.get(PHOTO)  # splits may have photos of equal names
+        place = by_file.get(file)
         if place is not None and (size is None or table.sizes[place] in (None, size)):
             findings.add("file_name_twice", name)
             table.merged.add(place)
         else:
-            place = by_file.setdefault(name, len(table.records))
+            place = by_file.setdefault(file, len(table.records))
             number = key if isinstance(key, int) else fresh
             fresh += not isinstance(key, int)
             table.add(position, record, number, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,3 +101,8 @@ class Format(NamedTuple):
     title: str
     recognize: Callable[[Path], bool]
     read: Callable[[Path, Path | None], Source]
+
+
+def spelling(name: str) -> str:
+    """Return the name of a category in the one spelling that equal names share, without spaces around it."""
+    return unicodedata.normalize("NFC", name.strip())

@@ -25,9 +25,9 @@ def estimate(*overrides: str, processes: int = 1) -> MemoryEstimate:
 def step(channels: int, size: tuple[int, int], images: int, instances: int) -> None:
     recipe = load_recipe("tiny", [*SIZES, f"model.channels={channels}"])
     work = bench.Workload(*size, images, instances, 1, "cpu")
-    detector = bench._build(recipe.model, work, plain=False)
+    detector = bench.build_model(recipe.model, work, plain=False)
     optimizer = build_optimizer(detector, recipe.solver)
-    pictures, targets = bench._batch(work)
+    pictures, targets = bench.make_batch(work)
     for _ in range(2):
         losses = detector(pictures, targets, list(range(images)))
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]

@@ -63,6 +63,19 @@ D2SA: tuple[Record, Record] = (
 )  # fmt: skip
 
 
+def renamed(visible: str) -> tuple[Record, Record]:
+    """Return KINS with another key of the visible mask, and without its order."""
+    back, front = (
+        {
+            visible if key == "inmodal_seg" else key: value
+            for key, value in one.items()
+            if key not in {"ico_id", "oco_id"}
+        }
+        for one in KINS
+    )
+    return back, front
+
+
 def read_pair(folder: Path, pair: tuple[Record, Record]) -> Source:
     """Read a file of two annotations: 11 is hidden in part by 12."""
     rows = [{"id": 11 + k, "image_id": 5, "category_id": 1, **one} for k, one in enumerate(pair)]
@@ -225,3 +238,10 @@ def test_sets_with_both_masks_as_synth_writes_them_are_read_as_they_are(tmp_path
     source = read(write(tmp_path / "instances_train.json", content))
     assert source.annotations == [record]
     assert not source.findings
+
+
+@pytest.mark.parametrize("key", ["visible_seg", "visible_segmentation", "inmodal_segmentation", "modal_segmentation"])
+def test_the_visible_mask_may_have_other_names(tmp_path: Path, key: str) -> None:
+    back, front = read_pair(tmp_path, renamed(key)).annotations
+    assert (area(back["segmentation"]), area(back[AMODAL_KEY])) == (SEEN, SEEN + HIDDEN)
+    assert not {key, "inmodal_bbox"} & (back.keys() | front.keys())

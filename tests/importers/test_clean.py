@@ -13,7 +13,7 @@ from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, Record
 from bcnet_core.importers.clean import judge
 from bcnet_core.importers.findings import KINDS
-from bcnet_core.importers.source import AMODAL_KEY, FRONT_OF, Cleaned, Photo, Source
+from bcnet_core.importers.source import AMODAL_KEY, FRONT_OF, PHOTO, Cleaned, Photo, Source
 
 HEIGHT, WIDTH = 40, 60
 SQUARE = [5, 8, 25, 8, 25, 28, 5, 28]
@@ -487,3 +487,27 @@ def test_numbers_with_a_decimal_comma_are_not_taken_for_points() -> None:
     made["annotations"][0]["segmentation"] = [["5,0", "8,0", "25,0", "8,0", "25,0", "28,0", "5,0", "28,0"]]
     found, _ = cleaned(made)
     assert dict(found.findings) == {"mask_unreadable": [11]}
+
+
+def test_images_of_one_name_are_two_if_the_reader_knows_two_photos(tmp_path: Path) -> None:
+    made = content()
+    for image in made["images"]:
+        image |= {"file_name": "0.png", PHOTO: tmp_path / str(image["id"]) / "0.png"}
+    result, _ = cleaned(made)
+    assert not dict(result.findings)
+    assert [image["id"] for image in result.images] == [1, 2]
+
+
+@pytest.mark.parametrize("name", [" leaf ", "leaf\t"])
+def test_names_of_categories_that_differ_by_spaces_are_one(name: str) -> None:
+    made = content()
+    made["categories"] = [{"id": 1, "name": "leaf"}, {"id": 2, "name": name}]
+    result, _ = cleaned(made)
+    assert [one["name"] for one in result.categories] == ["leaf"]
+    assert dict(result.findings) == {"category_twice": [2]}
+
+
+def test_names_of_categories_that_differ_by_unicode_forms_are_one() -> None:
+    made = content()
+    made["categories"] = [{"id": 1, "name": "caf\u00e9"}, {"id": 2, "name": "cafe\u0301"}]
+    assert [one["id"] for one in cleaned(made)[0].categories] == [1]

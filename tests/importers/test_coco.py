@@ -141,9 +141,15 @@ class TestOneFile:
     def test_records_that_are_no_objects_are_left_out_and_counted(self, tmp_path: Path) -> None:
         content = coco_set("a.jpg")
         content["annotations"].insert(0, "broken")
+        content["images"].append(None)
+        content["categories"].append(3)
         source = read(write(tmp_path / "a.json", content))
-        assert len(source.annotations) == 1
-        assert found(source) == {"record_odd": ["annotations[0]"]}
+        assert (len(source.images), len(source.annotations), len(source.categories)) == (1, 1, 1)
+        assert found(source) == {
+            "record_odd": ["annotations[0]"],
+            "image_odd": ["images[1]"],
+            "category_odd": ["categories[1]"],
+        }
 
 
 IMAGES = [{"id": 1, "file_name": "a.jpg", "width": 16, "height": 12}]

@@ -115,6 +115,12 @@ def test_missing_photos_are_missing(tmp_path: Path) -> None:
     assert {photo.stored for photo in find_photos(images, tmp_path)} == {(0, 0)}
 
 
+def test_a_link_to_nothing_is_a_missing_photo(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("moved.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "b.png")
+    assert found(tmp_path, "a.png", "b.png") == [("", "photo_missing")] * 2
+
+
 def test_a_reader_that_knows_the_photo_decides(tmp_path: Path) -> None:
     save(tmp_path, "x.png", "y.png")
     (photo,) = find_photos([{"file_name": "x.png", PHOTO: tmp_path / "y.png"}], tmp_path)
