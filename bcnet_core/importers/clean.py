@@ -117,6 +117,10 @@ class _Cleaning:
             return
         if flag and not is_crowd:
             self._findings.add("crowd_flags", self._name(position))
+        if annotation.get("iscrowd", 0) not in (0, 1):
+            self._findings.add("flag_form", self._name(position))
+        if (not is_id(image) and self._table.is_raw[place]) or (not is_id(category) and self._categories.are_whole):
+            self._findings.add("references", self._name(position))
         sound = is_id(annotation.get("id")) and is_id(image) and is_id(category) and self._table.is_raw[place]
         photo = None if self._photos is None else self._photos[place]
         named = photo is None or photo.flaw is None

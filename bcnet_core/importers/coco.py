@@ -30,7 +30,10 @@ LISTS = {"images": "image_odd", "annotations": "record_odd", "categories": "cate
 DEPTH = 3
 """Levels of folders below the source in which annotation files are looked for."""
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]:,]', re.DOTALL)
-NAME_KEYS = ("file_name", "filename", "coco_url", "path", "image_path", "absolute_url", "url", "name")
+NAME_KEYS = (
+    "file_name", "filename", "coco_url", "path", "image_path", "absolute_url", "url", "name",
+    "filepath", "file_path", "image_name", "img_path", "image", "file", "fileName", "uri",
+)  # fmt: skip
 """Keys that name the photo of an image record, the first that is there counts; LVIS has `coco_url` alone."""
 OTHER_TASKS = re.compile(r"(captions|panoptic|stuff|person_keypoints|image_info)_")
 """Names of COCO's files that repeat the images of an `instances_` file for another task."""

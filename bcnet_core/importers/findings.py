@@ -34,6 +34,8 @@ KINDS: dict[str, Kind] = {
     "category_unlisted": Kind("instances", "belong to a category that is not listed", "left_out"),
     "category_ambiguous": Kind("instances", "have the id of two categories", "left_out", "give each category an id"),
     "flag_odd": Kind("instances", "have an `iscrowd` that is neither 0 nor 1", "left_out"),
+    "flag_form": Kind("instances", "have an `iscrowd` that is text or null instead of 0 or 1", "repaired"),
+    "references": Kind("instances", "name their image or category otherwise than by a whole number", "repaired"),
     "mask_missing": Kind("instances", "have no mask", "left_out", "draw their masks, or leave them out by importing"),
     "mask_is_box": Kind(
         "instances", "have a box of four numbers, or two points, instead of a mask", "left_out",

@@ -19,10 +19,14 @@ Size = tuple[int, int]
 
 
 class CategoryTable(NamedTuple):
-    """The categories of a cleaned set, and their ids by those of the source; None for an id of two of them."""
+    """The categories of a cleaned set, and their ids by those of the source and by name; None for an id of two of them.
+
+    `are_whole` is whether all of them have whole numbers as ids in the source.
+    """
 
     records: list[Record]
     ids: dict[Key, int | None]
+    are_whole: bool
 
 
 def number_categories(categories: Iterable[Record], used: Container[Key | None], findings: Findings) -> CategoryTable:
@@ -45,7 +49,10 @@ def number_categories(categories: Iterable[Record], used: Container[Key | None],
             findings.add("category_ids", record["id"])
         records.append(record if is_id(record["id"]) else {**record, "id": number})
         ids[key] = by_name[name] = number
-    return CategoryTable(records, ids)
+    for name, number in by_name.items():  # annotations may name their class; an id goes before a name
+        if id_key(name) == name:
+            ids.setdefault(name, number)
+    return CategoryTable(records, ids, all(is_id(record["id"]) for record in named.values()))
 
 
 def _named_categories(categories: Iterable[Record], findings: Findings) -> tuple[dict[Key, Record], set[Key]]:

@@ -24,6 +24,7 @@ TOLERANCE = 2.0
 MOST_TURNED = 2**26
 """Pixels of the largest mask whose rows and columns are exchanged, which needs the dense mask."""
 _NUMBERS = re.compile(r"[\s,;]+")
+_DECIMAL_COMMA = re.compile(r"-?\d+(,\d+)?")
 _BETWEEN = re.compile(r"[\s,]")
 """What stands between numbers, and never in compressed run lengths, which may have brackets and semicolons."""
 
@@ -92,6 +93,8 @@ def leaves(value: Any) -> Iterator[float]:  # noqa: ANN401
         yield from leaves([value["x"], value["y"]])
     elif (number := to_number(value)) is not None:
         yield number
+    elif isinstance(value, str) and (parsed := _parse(value)) != [value]:
+        yield from leaves(parsed)
 
 
 def to_number(value: Any) -> float | None:  # noqa: ANN401
@@ -133,6 +136,12 @@ def _parse(text: str) -> Any:  # noqa: ANN401
         return _NUMBERS.split(text.strip())
 
 
+def _parse_items(items: list[Any]) -> list[Any]:
+    if all(isinstance(item, str) and _DECIMAL_COMMA.fullmatch(item) for item in items):
+        raise _Flaw("mask_unreadable")  # points, or numbers with a decimal comma
+    return [_parse(item) if isinstance(item, str) else item for item in items]
+
+
 # --- polygons
 
 
@@ -166,7 +175,7 @@ def _polygons(value: list[Any], kinds: list[str], depth: int) -> Iterator[list[f
     if depth > 4:
         raise _Flaw("mask_unreadable")
     if any(isinstance(item, str) and to_number(item) is None for item in value):
-        value = [_parse(item) if isinstance(item, str) else item for item in value]
+        value = _parse_items(value)
         kinds.append("mask_text")
     if value and all(_is_scalar(item) for item in value):  # COCO's, if it is inside of another list
         if depth == 0:

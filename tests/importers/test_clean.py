@@ -451,6 +451,44 @@ def test_worker_processes_find_the_same() -> None:
     assert one.cleaned.annotations == two.cleaned.annotations
 
 
+@pytest.mark.parametrize("flag", ["0", "false", None])
+def test_a_flag_of_another_form_is_told_because_training_leaves_it_out(flag: Any) -> None:
+    made = content()
+    made["annotations"][0]["iscrowd"] = flag
+    found, trainable = cleaned(made)
+    assert dict(found.findings) == {"flag_form": [11]}
+    assert trainable == 2
+    assert [one["iscrowd"] for one in found.annotations] == [0, 0, 0]
+
+
+def test_an_image_or_a_category_may_be_given_by_name() -> None:
+    made = content()
+    made["annotations"][0]["image_id"] = "a.png"
+    made["annotations"][1]["category_id"] = "fruit"
+    found, trainable = cleaned(made)
+    assert dict(found.findings) == {"references": [11, 12]}
+    assert trainable == 1
+    assert [(one["image_id"], one["category_id"]) for one in found.annotations] == [(1, 1), (1, 2), (2, 1)]
+
+
+@pytest.mark.parametrize(
+    "text", [["5.0,8.0 25.0,8.0 25.0,28.0 5.0,28.0"], [["5.0,8.0", "25.0,8.0", "25.0,28.0", "5.0,28.0"]]]
+)
+def test_points_as_text_in_a_list_are_read_in_pixels(text: list[Any]) -> None:
+    made = content()
+    for one in made["annotations"]:
+        one.update(segmentation=copy.deepcopy(text), bbox=[*BOX], area=400)
+    found, _ = cleaned(made)
+    assert [one["segmentation"] for one in found.annotations] == [[SQUARE]] * 3
+
+
+def test_numbers_with_a_decimal_comma_are_not_taken_for_points() -> None:
+    made = content()
+    made["annotations"][0]["segmentation"] = [["5,0", "8,0", "25,0", "8,0", "25,0", "28,0", "5,0", "28,0"]]
+    found, _ = cleaned(made)
+    assert dict(found.findings) == {"mask_unreadable": [11]}
+
+
 def test_images_of_one_name_are_two_if_the_reader_knows_two_photos(tmp_path: Path) -> None:
     made = content()
     for image in made["images"]:
