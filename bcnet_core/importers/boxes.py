@@ -8,6 +8,8 @@ from bcnet_core.importers.shapes import Box, is_near, to_number
 
 SAME_BOX = 0.5
 """IoU with the box of its mask below which a box is another's; 0.1 % of COCO's own are below 0.8."""
+ROUNDED = 0.05
+"""Share by which rounded coordinates may change a factor."""
 LARGEST = 1e9
 """Coordinates beyond are taken for garbage."""
 
@@ -72,8 +74,15 @@ def box_fault(box: Box | None, true: Box, height: int, width: int) -> str | None
     factor = (across / box[2], down / box[3]) if box[2] > 0 and box[3] > 0 else (1.0, 1.0)
     scaled = (box[0] * factor[0], box[1] * factor[1], box[2] * factor[0], box[3] * factor[1])
     if is_near(scaled, true):
-        return "box_scaled"
+        return "mask_percent" if _is_percent(factor, height, width) else "box_scaled"
     return "box_loose" if _iou(box, true) >= SAME_BOX else "box_other"
+
+
+def _is_percent(factor: tuple[float, float], height: int, width: int) -> bool:
+    """Return whether a mask is smaller than its box as one in percent or permille of the sides would be."""
+    shrunk = factor[0] * width, factor[1] * height
+    alike = any(max(abs(side / whole - 1) for side in shrunk) < ROUNDED for whole in (100, 1000))
+    return alike and abs(height / width - 1) > 2 * ROUNDED  # else it may as well be of another size of the photo
 
 
 def _iou(first: Box, second: Box) -> float:

@@ -52,6 +52,10 @@ KINDS: dict[str, Kind] = {
     "box_turned": Kind("instances", "have x and y exchanged, either in the box or in the mask", "left_out"),
     "annotation_twice": Kind("instances", "repeat one of the same image", "left_out"),
     "crowd_flags": Kind("instances", "are flagged as crowds, but are single objects", "repaired"),
+    "mask_percent": Kind(
+        "instances", "have a mask in percent or permille of the sides, as their box shows", "left_out",
+        "write coordinates in pixels, or from 0 to 1",
+    ),
     "coordinates_shares": Kind("instances", "have coordinates from 0 to 1, as shares of the sides", "repaired"),
     "polygon_flat": Kind("instances", "have a polygon that is not inside a list of polygons", "repaired"),
     "polygon_points": Kind("instances", "have a polygon as a list of points", "repaired"),

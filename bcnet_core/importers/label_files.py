@@ -18,7 +18,8 @@ LABEL_FOLDER = re.compile(
 LABELS_ALONE = re.compile(r"masks?|labels?|annotations?|instances?", re.IGNORECASE)
 """Names of folders that hold nothing but labels, also in folders of their own."""
 LABEL_ENDING = re.compile(
-    r"[ ._-](gt(fine|coarse)_instanceids|((cp|inst)[_-])?masks?|labels?|annotations?|seg(mentation)?|inst(ances?)?|gt)$",
+    r"[ ._-](gt(fine|coarse)_instanceids|((cp|inst)[_-])?masks?|labels?|annotations?|seg(mentation)?"
+    r"|inst(ances?)?|gt)$",
     re.IGNORECASE,
 )
 """Endings by which tools name the image of labels after its photo, such as cellpose's `_cp_masks`."""

@@ -197,7 +197,7 @@ def _mend(record: Record, size: Size, own: Size | None, *, shares: bool) -> Mend
     changes: Record = {} if mask.segmentation is segmentation else {"segmentation": mask.segmentation}
     kinds = list(mask.kinds)
     fault = _mend_box(record, box, mask, size, changes)
-    if fault == "box_turned":
+    if fault in ("box_turned", "mask_percent"):
         return Mended({}, (fault,), is_left_out=True, trains=trains)
     area = to_number(record.get("area"))
     if area is None or area <= 0 or "coordinates_shares" in kinds:

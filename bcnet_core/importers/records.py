@@ -112,10 +112,13 @@ class ImageTable:
     by_key: dict[Key, int] = field(default_factory=dict)
     merged: set[int] = field(default_factory=set)
     left_out: set[Key] = field(default_factory=set)
-    _by_name: dict[str, int | None] | None = None
+    _text_ids: set[str] = field(default_factory=set)
+    _names: dict[str, int | None] = field(default_factory=dict)
 
     def add(self, position: int, record: Record, number: int, size: Size | None) -> None:
         """Add the record at a position of the source, with its new id and the size that it says."""
+        if isinstance(record.get("id"), str):
+            self._text_ids.add(record["id"])
         self.is_raw.append(is_id(record.get("id")) and size is not None and _has_whole_size(record))
         whole = {} if size is None else {"height": size[0], "width": size[1]}
         self.records.append(record if self.is_raw[-1] else {**record, **whole, "id": number})
@@ -127,15 +130,19 @@ class ImageTable:
         key = id_key(value)
         if key is None:
             return None
-        if (found := self.by_key.get(key)) is not None or isinstance(key, int):
-            return found
-        if self._by_name is None:
-            self._by_name = {}
+        if isinstance(key, int) and isinstance(value, str) and value != str(key) and value not in self._text_ids:
+            named = self._by_name(value)  # "0001" is a file name if there is one, and 1 otherwise
+            return self.by_key.get(key) if named is None else named
+        found = self.by_key.get(key)
+        return found if found is not None or isinstance(key, int) else self._by_name(key)
+
+    def _by_name(self, name: Any) -> int | None:  # noqa: ANN401
+        if not self._names:
             for position, record in enumerate(self.records):
                 path = PurePosixPath(record["file_name"].replace("\\", "/"))
-                for name in {record["file_name"], path.name, path.stem}:
-                    self._by_name[name] = None if name in self._by_name else position
-        return self._by_name.get(key)
+                for one in {record["file_name"], path.name, path.stem}:
+                    self._names[one] = None if one in self._names else position
+        return self._names.get(name)
 
 
 def number_images(images: Iterable[Record], findings: Findings) -> ImageTable:

@@ -511,3 +511,28 @@ def test_names_of_categories_that_differ_by_unicode_forms_are_one() -> None:
     made = content()
     made["categories"] = [{"id": 1, "name": "caf\u00e9"}, {"id": 2, "name": "cafe\u0301"}]
     assert [one["id"] for one in cleaned(made)[0].categories] == [1]
+
+
+def test_padded_text_is_the_name_of_a_photo_before_it_is_an_id() -> None:
+    made = content()
+    made["images"][0]["file_name"], made["images"][1]["file_name"] = "0002.png", "0001.png"  # of the ids 1 and 2
+    made["annotations"][0]["image_id"], made["annotations"][2]["image_id"] = "0002", "2"
+    found, _ = cleaned(made)
+    assert [one["image_id"] for one in found.annotations] == [1, 1, 2]
+    for image in made["images"]:
+        image["id"] = f"000{image['id']}"  # the ids of images are text, too
+    made["annotations"][0]["image_id"] = "0002"
+    found, _ = cleaned(made)
+    assert found.annotations[0]["image_id"] == 2
+
+
+@pytest.mark.parametrize("whole", [100, 1000])
+def test_a_mask_in_percent_beside_a_box_in_pixels_is_left_out_by_name(whole: int) -> None:
+    made = content()
+    made["images"][0] |= {"width": 1600, "height": 1200}
+    pixels = [160, 120, 1200, 120, 1200, 960, 160, 960]
+    percent = [value / (1200 if at % 2 else 1600) * whole for at, value in enumerate(pixels)]
+    made["annotations"][0] |= {"bbox": [160, 120, 1040, 840], "segmentation": [percent]}
+    found, _ = cleaned(made)
+    assert dict(found.findings)["mask_percent"] == [11]
+    assert 11 not in [one["id"] for one in found.annotations]
