@@ -69,10 +69,16 @@ def occluder_readable(annotation: Record, height: int, width: int) -> bool:
 
 def _has_extent(annotation: Record, height: int, width: int) -> bool:
     """Return whether the part of a box inside the image has an extent."""
-    x, y, across, down = annotation["bbox"]
+    _, _, across, down = clip_box(annotation["bbox"], height, width)
+    return bool(across > 0 and down > 0)
+
+
+def clip_box(box: Sequence[float], height: int, width: int) -> tuple[float, float, float, float]:
+    """Return the part of a box [x, y, width, height] inside an image of this size, in pixels; its sides may be 0."""
+    x, y, across, down = box
     left, right = (min(max(value, 0), width) for value in (x, x + across))
     top, bottom = (min(max(value, 0), height) for value in (y, y + down))
-    return bool(right > left and bottom > top)
+    return left, top, right - left, bottom - top
 
 
 class Survey(NamedTuple):

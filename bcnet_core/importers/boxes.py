@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bcnet_core.annotations.instances import clip_box
 from bcnet_core.importers.shapes import Box, is_near, to_number
 
 SAME_BOX = 0.5
@@ -30,17 +31,7 @@ def polygon_box(polygons: list[list[float]], height: int, width: int) -> Box:
     """
     left, right = min(min(one[::2]) for one in polygons), max(max(one[::2]) for one in polygons)
     top, bottom = min(min(one[1::2]) for one in polygons), max(max(one[1::2]) for one in polygons)
-    left, right = min(max(left, 0), width), min(max(right, 0), width)
-    top, bottom = min(max(top, 0), height), min(max(bottom, 0), height)
-    return left, top, right - left, bottom - top
-
-
-def inside(box: Box, height: int, width: int) -> Box:
-    """Return the part of a box inside an image of this size."""
-    x, y, across, down = box
-    left, right = (min(max(side, 0), width) for side in (x, x + across))
-    top, bottom = (min(max(side, 0), height) for side in (y, y + down))
-    return left, top, right - left, bottom - top
+    return clip_box((left, top, right - left, bottom - top), height, width)
 
 
 def box_fault(box: Box | None, true: Box, height: int, width: int) -> str | None:
@@ -63,7 +54,7 @@ def box_fault(box: Box | None, true: Box, height: int, width: int) -> str | None
         ((x + across / 2, y + down / 2, across, down), "box_center"),
         ((y, x, down, across), "box_turned"),
     )
-    _, _, shown_across, shown_down = inside(box, height, width)
+    _, _, shown_across, shown_down = clip_box(box, height, width)
     if shown_across <= 0 or shown_down <= 0:
         return "box_zero"
     for meant, kind in conventions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -141,9 +142,10 @@ def import_source(
         division = divide(cleaned.images, paths, share=val, seed=seed)
         for position in division.moved:
             cleaned.findings.add("photo_in_both", cleaned.images[position]["file_name"])
-        _warn(cleaned, division, share=val, reporter=reporter or SilentReporter())
+        split_of = {image["id"]: split for image, split in zip(cleaned.images, division.names, strict=True)}
+        _warn(cleaned, division, split_of, share=val, reporter=reporter or SilentReporter())
         summary = ImportSummary(
-            path, chosen.name, _count(cleaned, division), division.by_source,
+            path, chosen.name, _count(cleaned, division, split_of), division.by_source,
             DEFAULT_SHARE if val is None else val, seed, cleaned.findings,
             [category["name"] for category in cleaned.categories],
         )  # fmt: skip
@@ -154,11 +156,17 @@ def import_source(
     return summary
 
 
-def _warn(cleaned: Cleaned, division: Division, *, share: float | None, reporter: Reporter) -> None:
+def _warn(
+    cleaned: Cleaned,
+    division: Division,
+    split_of: Mapping[int, SplitName],
+    *,
+    share: float | None,
+    reporter: Reporter,
+) -> None:
     """Report a validation set that cannot be, and categories that would never be trained."""
     if share != 0 and "val" not in division.names:
         reporter.warning("there is no validation set: all images have the same photo")
-    split_of = {image["id"]: split for image, split in zip(cleaned.images, division.names, strict=True)}
     used: dict[SplitName, set[int]] = {split: set() for split in SPLITS}
     for annotation in cleaned.annotations:
         used[split_of[annotation["image_id"]]].add(annotation["category_id"])
@@ -230,8 +238,7 @@ def _require_outside(root: Path, photos: list[Path]) -> None:
         )
 
 
-def _count(cleaned: Cleaned, division: Division) -> dict[SplitName, SplitCounts]:
-    split_of = {image["id"]: split for image, split in zip(cleaned.images, division.names, strict=True)}
+def _count(cleaned: Cleaned, division: Division, split_of: Mapping[int, SplitName]) -> dict[SplitName, SplitCounts]:
     instances = [split_of[one["image_id"]] for one in cleaned.annotations if not one.get("iscrowd")]
     return {
         split: SplitCounts(division.names.count(split), instances.count(split))
