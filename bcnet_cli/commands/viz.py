@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bcnet_core.structures import Predictor
     from bcnet_core.visualization.gallery import Summary
     from bcnet_core.visualization.picture import Picture
-    from bcnet_core.visualization.sources import Source
+    from bcnet_core.visualization.sources import PictureSource
 
     Load = Callable[[], Predictor]
 
@@ -150,7 +150,7 @@ def viz(
 
 
 def _pictures(
-    source: Source, choice: Choice, reporter: ConsoleReporter, load: Load, *, dry_run: bool
+    source: PictureSource, choice: Choice, reporter: ConsoleReporter, load: Load, *, dry_run: bool
 ) -> tuple[Iterable[Picture], list[Record]]:
     """Return the pictures to draw, made one at a time, and the records of their images."""
     from bcnet_core.evaluation.predict import check_categories
@@ -185,7 +185,7 @@ def _pictures(
 
 
 def _worst_of_model(
-    detector: Predictor, source: Source, records: list[Record], choice: Choice, reporter: ConsoleReporter
+    detector: Predictor, source: PictureSource, records: list[Record], choice: Choice, reporter: ConsoleReporter
 ) -> list[Record]:
     """Predict all images that exist, and return the records of the worst."""
     from bcnet_core.evaluation.predict import predict_images

@@ -78,7 +78,7 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and how detectron2 trains, whatever it trains; see `TrainingJob` and `Cluster`."""
+    """Place and manner of a training with detectron2, apart from its recipe; see `TrainingJob` and `Cluster`."""
 
     run_dir: Path
     device: str

@@ -20,7 +20,7 @@ from bcnet_core.annotations.crowding import MOST_DETECTIONS
 from bcnet_core.config.choices import Scorer
 from bcnet_core.errors import data_error
 
-Kind = Literal["bbox", "segm", "boundary"]
+ScoreKind = Literal["bbox", "segm", "boundary"]
 """Overlap that is scored: of boxes, of masks, or the smaller of mask and boundary IoU (Cheng et al., CVPR 2021)."""
 
 
@@ -94,7 +94,7 @@ def ground_truth(coco: CocoFile, *, need_masks: bool = True) -> Record:
 def evaluate(
     truth: Record,
     results: Sequence[Record],
-    kind: Kind,
+    kind: ScoreKind,
     *,
     image_ids: Sequence[int] | None = None,
     scorer: Scorer = "faster-coco-eval",
@@ -128,7 +128,7 @@ def evaluate(
     return Evaluation(_summary(precision, recall), categories)
 
 
-def prepare(truth: Record, results: Sequence[Record], kind: Kind, scorer: Scorer) -> Any:  # noqa: ANN401
+def prepare(truth: Record, results: Sequence[Record], kind: ScoreKind, scorer: Scorer) -> Any:  # noqa: ANN401
     """Return the library's evaluation object before its first step; it shares no record with the arguments."""
     own = {**truth, "annotations": [dict(one) for one in truth["annotations"]]}
     with contextlib.redirect_stdout(io.StringIO()):
@@ -145,7 +145,7 @@ def prepare(truth: Record, results: Sequence[Record], kind: Kind, scorer: Scorer
         return evaluator(reference, found, kind)
 
 
-def _detections(results: Sequence[Record], kind: Kind) -> list[Record]:
+def _detections(results: Sequence[Record], kind: ScoreKind) -> list[Record]:
     """Return results as the libraries hold them after loading, with the area of what is scored."""
     key = "bbox" if kind == "bbox" else "segmentation"
     if kind == "bbox":

@@ -15,7 +15,7 @@ from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
 from bcnet_core.annotations.crowding import MOST_DETECTIONS
 from bcnet_core.annotations.rates import LEVEL_FROM
-from bcnet_core.evaluation.coco import Kind, ground_truth, mean_found, prepare
+from bcnet_core.evaluation.coco import ScoreKind, ground_truth, mean_found, prepare
 from bcnet_core.evaluation.occluded import annotation_levels, truth_of_level
 from bcnet_core.evaluation.report import ROWS
 from bcnet_core.evaluation.results import has_masks
@@ -69,7 +69,7 @@ def compare_results(
         BCNetError: if the ground truth lacks masks.
     """
     with_masks = has_masks(first, coco) and has_masks(second, coco)
-    kind: Kind = "segm" if with_masks else "bbox"
+    kind: ScoreKind = "segm" if with_masks else "bbox"
     truth, levels = ground_truth(coco, need_masks=with_masks), annotation_levels(coco)
     truths = {f"{ROWS[kind]}, all": truth}
     truths |= {f"{ROWS[kind]}, occlusion {level}": truth_of_level(truth, levels, level) for level in LEVEL_FROM}
@@ -104,7 +104,7 @@ class MatchedResults:
     """Detections of one model matched to ground truth image by image, for the AP of any selection of images."""
 
     def __init__(
-        self, truth: Record, results: Sequence[Record], kind: Kind, *, max_dets: int = MOST_DETECTIONS
+        self, truth: Record, results: Sequence[Record], kind: ScoreKind, *, max_dets: int = MOST_DETECTIONS
     ) -> None:
         evaluation: Any = prepare(truth, results, kind, "faster-coco-eval")
         params = evaluation.params

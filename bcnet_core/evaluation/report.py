@@ -15,7 +15,7 @@ from bcnet_core.annotations.rates import LEVEL_FROM
 from bcnet_core.annotations.split import SplitRule, measure_images, occluded_image_ids
 from bcnet_core.config.choices import Scorer
 from bcnet_core.errors import usage_error
-from bcnet_core.evaluation.coco import Kind, Scores, evaluate, ground_truth, score_names
+from bcnet_core.evaluation.coco import ScoreKind, Scores, evaluate, ground_truth, score_names
 from bcnet_core.evaluation.occluded import (
     HiddenObject,
     Recall,
@@ -26,7 +26,7 @@ from bcnet_core.evaluation.occluded import (
 )
 from bcnet_core.evaluation.results import has_masks
 
-ROWS: dict[Kind, str] = {"bbox": "boxes", "segm": "masks", "boundary": "boundaries"}
+ROWS: dict[ScoreKind, str] = {"bbox": "boxes", "segm": "masks", "boundary": "boundaries"}
 """Name of each kind in the rows of a table."""
 
 
@@ -122,7 +122,7 @@ def score_results(
     """
     with_masks = has_masks(results, coco)
     truth = ground_truth(coco, need_masks=with_masks) if truth is None else truth
-    kinds: list[Kind] = ["bbox"]
+    kinds: list[ScoreKind] = ["bbox"]
     if with_masks:
         kinds += ["segm", "boundary"] if options.boundary else ["segm"]
     rows, categories = {}, {}

@@ -23,7 +23,7 @@ SUFFIX = re.compile(r"\.[^./\\]*$")
 PADDING = re.compile(r"(^|[/\\])0+(?=[0-9]+$)")
 
 Reference = tuple[int | float | str | None, str | None]
-"""What a result says about its image: `image_id`, None if it is of no possible type, and `file_name`."""
+"""Statement of a result about its image: `image_id`, None if it is of no possible type, and `file_name`."""
 
 
 class ResultIds(NamedTuple):

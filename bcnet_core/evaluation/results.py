@@ -31,7 +31,7 @@ MASK_KEYS = tuple(spec.key for spec in MAPS)
 """Keys under which a result keeps a mask."""
 
 NO_MASK: tuple[Any, ...] = (None, [], [[]])
-"""What detectors of boxes write as `segmentation`."""
+"""Values of `segmentation` that detectors of boxes write."""
 
 LARGEST = 1e18
 """Bound of scores and coordinates: JSON has integers that no float can hold."""

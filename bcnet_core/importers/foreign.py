@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Foreign(NamedTuple):
-    """What a json file is instead of COCO instances.
+    """Description of a json file that does not hold COCO instances.
 
     Attributes:
         what: completes the sentence "`FILE` ...".

@@ -32,7 +32,7 @@ from bcnet_core.importers.source import Format, Source
 
 
 class _Instance(NamedTuple):
-    """Where the first shape of an instance stands, its label, and the polygon or mask of each of its shapes."""
+    """An instance: the place of its first shape, its label, and the polygon or mask of each of its shapes."""
 
     place: str
     label: str

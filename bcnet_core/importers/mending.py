@@ -43,7 +43,7 @@ class ImageTask(NamedTuple):
 
 
 class Mended(NamedTuple):
-    """What became of an annotation.
+    """Result of repairing an annotation.
 
     Attributes:
         changes: new values by key; None removes the key.
@@ -59,7 +59,7 @@ class Mended(NamedTuple):
 
 
 class MendedImage(NamedTuple):
-    """What became of an image.
+    """Result of repairing an image.
 
     Attributes:
         size: its size; None if it cannot be known.

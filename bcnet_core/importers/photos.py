@@ -27,7 +27,7 @@ WORTH_A_WORKER = 4
 MOST_ALIKE = 8
 """Files of one name that are compared with each other, as copies of one photo; more are ambiguous."""
 UPLOAD_MARK = re.compile(r"[0-9a-f]{8}-(?=.)")
-"""What Label Studio puts before the name of an uploaded file."""
+"""Prefix that Label Studio gives to the name of an uploaded file."""
 
 FileId = tuple[int, int]
 """Device and inode: links to one file have the same."""

@@ -26,7 +26,7 @@ MOST_TURNED = 2**26
 _NUMBERS = re.compile(r"[\s,;]+")
 _DECIMAL_COMMA = re.compile(r"-?\d+(,\d+)?")
 _BETWEEN = re.compile(r"[\s,]")
-"""What stands between numbers, and never in compressed run lengths, which may have brackets and semicolons."""
+"""Separator of numbers, which is never in compressed run lengths, which may have brackets and semicolons."""
 
 
 class Mask(NamedTuple):

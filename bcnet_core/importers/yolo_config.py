@@ -23,7 +23,7 @@ LARGEST_CONFIG = 2**22
 
 
 class YoloConfig(NamedTuple):
-    """What a `data.yaml` says.
+    """Content of a `data.yaml`.
 
     Attributes:
         path: the file.

@@ -24,8 +24,8 @@ PLACEHOLDER = (480, 640)
 """(height, width) of the panel that replaces an image of unknown size."""
 
 
-class Source(NamedTuple):
-    """What to show.
+class PictureSource(NamedTuple):
+    """Selection of what is drawn.
 
     Attributes:
         coco: annotations that can be drawn, or a list of images without any.
@@ -49,7 +49,7 @@ def open_source(
     data_root: Path | None = None,
     gt: Path | None = None,
     open_run: Callable[[Path], Run] = open_run,
-) -> Source:
+) -> PictureSource:
     """Find and read the annotations that a path stands for, and find their images.
 
     Args:
@@ -67,17 +67,17 @@ def open_source(
     if not path.is_dir() and (path.suffix == ".json" or path.name.endswith(".json.gz")):
         coco, omitted = _drawable(read_coco(gt or path, need_annotations=False, check_annotations=False))
         results = None if gt is None else path
-        return Source(coco, folder or _implied_images(coco.path), results=results, omitted=omitted)
+        return PictureSource(coco, folder or _implied_images(coco.path), results=results, omitted=omitted)
     if gt is not None:
         coco, omitted = _drawable(read_coco(gt, need_annotations=False, check_annotations=False))
-        return Source(coco, folder or _implied_images(gt), path, omitted=omitted)
+        return PictureSource(coco, folder or _implied_images(gt), path, omitted=omitted)
     if folder is not None:
-        return Source(_list_images(folder), folder, path)
+        return PictureSource(_list_images(folder), folder, path)
     data = open_run(path).recipe.data
     data = data.model_copy(update={"root": data_root or data.root or Path()})
     listed = read_annotations(data, data.val, need_annotations=False, check_annotations=False, configurable=False)
     coco, omitted = _drawable(listed)
-    return Source(coco, _check_folder(data.locate(data.val)[1]), path, omitted=omitted)
+    return PictureSource(coco, _check_folder(data.locate(data.val)[1]), path, omitted=omitted)
 
 
 def _drawable(coco: CocoFile) -> tuple[CocoFile, int]:

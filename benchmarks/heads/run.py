@@ -49,7 +49,7 @@ COARSE, LEAST = 50, 300
 
 @dataclass(frozen=True)
 class Sweep:
-    """What all trials share.
+    """Settings that all trials share.
 
     Attributes:
         root: data root.

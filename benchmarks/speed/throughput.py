@@ -40,7 +40,7 @@ PEER = "maskrcnn_resnet50_fpn"
 
 
 class Timed(NamedTuple):
-    """What is timed of one model.
+    """Calls that are timed for one model.
 
     Attributes:
         name: of the model.

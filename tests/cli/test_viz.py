@@ -285,7 +285,7 @@ def test_a_detector(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 )
             ]
 
-    opened = sources.Source(read_coco(source), tmp_path / "val", tmp_path / "run")
+    opened = sources.PictureSource(read_coco(source), tmp_path / "val", tmp_path / "run")
     monkeypatch.setattr(sources, "open_source", lambda *_, **__: opened)
     asked: list[tuple[Path, str, str]] = []
 

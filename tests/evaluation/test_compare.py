@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bcnet_core.annotations.coco import CocoFile, read_coco
-from bcnet_core.evaluation.coco import Kind, evaluate, ground_truth
+from bcnet_core.evaluation.coco import ScoreKind, evaluate, ground_truth
 from bcnet_core.evaluation.compare import MatchedResults, compare_results
 from bcnet_core.reporting import SilentReporter
 from tests.evaluation.test_coco import perturbed
@@ -20,7 +20,7 @@ def coco(scenes: Path) -> CocoFile:
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_a_draw_scores_like_a_file_with_the_drawn_images(coco: CocoFile, kind: Kind) -> None:
+def test_a_draw_scores_like_a_file_with_the_drawn_images(coco: CocoFile, kind: ScoreKind) -> None:
     """An image that is drawn twice counts as two images."""
     results = perturbed(coco)
     matched = MatchedResults(ground_truth(coco), results, kind)

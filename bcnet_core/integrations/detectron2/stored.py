@@ -43,7 +43,7 @@ MERGE_ERRORS = (OSError, KeyError, ValueError, AssertionError, AttributeError, Y
 
 @dataclass
 class Origin:
-    """What bcnet adds to a checkpoint of detectron2; a "checkpointable" of detectron2's checkpointer.
+    """Addition of bcnet to a checkpoint of detectron2; a "checkpointable" of detectron2's checkpointer.
 
     Attributes:
         config: the whole config, as yaml.
