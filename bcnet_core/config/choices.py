@@ -12,15 +12,21 @@ Backend = Literal["torchvision", "detectron2"]
 
 OccluderSource = Literal["auto", "derive", "file"]
 DetectorName = Literal["fcos", "faster_rcnn"]
-BackboneName = Literal["tiny", "r18", "r50", "r101", "x101"]
+BackboneName = str
+"""One of `BACKBONES`, or timm/NAME."""
+BACKBONES = ("tiny", "r18", "r50", "r101", "x101")
+TIMM = "timm/"
+"""Prefix of timm's names, in backbones as in sources of weights."""
 BackboneStyle = Literal["torchvision", "caffe"]
+Geometry = Literal["exact", "torchvision"]
+BoxHead = Literal["linear", "conv"]
 MaskProposals = Literal["decoded", "jittered", "official"]
 OccluderSampling = Literal["balanced", "nonempty", "official"]
 Normalizer = Literal["floored", "official"]
 GIoU = Literal["exact", "official"]
 OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["step", "cosine"]
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
 
 Measure = Literal["iou", "min", "mask"]
 """Occlusion rate of an instance: box IoU, box overlap by the smaller box, or neighbors' masks in its box."""

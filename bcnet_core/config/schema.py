@@ -5,15 +5,20 @@ Unknown keys are errors, recipes are frozen. The descriptions are what `bcnet re
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from bcnet_core.config.choices import (
+    BACKBONES,
+    TIMM,
     BackboneName,
     BackboneStyle,
+    BoxHead,
     DetectorName,
+    Geometry,
     GIoU,
     MaskProposals,
     Normalizer,
@@ -31,6 +36,12 @@ Convs = Annotated[int, Field(gt=0, le=64)]
 Channels = Annotated[int, Field(gt=0, le=8192)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+
+
+def _known_backbone(name: str) -> str:
+    if name not in BACKBONES and not re.fullmatch(rf"{TIMM}[\w.-]+", name):
+        raise ValueError(f"model.backbone is one of {', '.join(BACKBONES)}, or {TIMM}NAME, not `{name}`")
+    return name
 
 
 class DatasetConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -102,9 +113,13 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """The detector and its bilayer mask head; the defaults are those of the FCOS R50 release, with its bugs fixed."""
 
     detector: DetectorName = Field("fcos", description="detector that proposes the boxes")
-    backbone: BackboneName = Field(
+    init: str | None = Field(
+        None,
+        description="weights to start from: a name of `bcnet weights list`, a URL, a file or a run; see --init-from",
+    )
+    backbone: Annotated[BackboneName, AfterValidator(_known_backbone)] = Field(
         "r50",
-        description="feature extractor: a ResNet, ResNeXt-101 32x8d, or a tiny one with GroupNorm for CPUs",
+        description="feature extractor: a ResNet, ResNeXt-101 32x8d, a tiny one with GroupNorm for CPUs, or timm/NAME",
     )
     backbone_style: BackboneStyle = Field(
         "caffe",
@@ -116,14 +131,27 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     frozen_stages: int = Field(
         2, ge=0, le=5, description="frozen stages of a ResNet: 2 freezes the stem and the first stage"
     )
+    frozen_norm: bool = Field(
+        default=True,
+        description="keep the backbone's BatchNorm as its weights have it; false: train it",
+    )
     channels: Channels = Field(
         256, multiple_of=32, description="channels of the feature pyramid, the FCOS towers and the mask head"
     )
     tower_convs: Convs = Field(4, description="3x3 convolutions in each FCOS tower")
+    geometry: Geometry = Field(
+        "exact",
+        description="positions of anchors, locations and pooled boxes: exact, or as torchvision's published detectors "
+        "expect them (rounded anchors, unaligned box RoIs)",
+    )
     anchor_scale: Positive = Field(8, description="side of a Faster R-CNN anchor, in strides of its level")
     proposals_per_image: Positive = Field(1000, description="proposals for Faster R-CNN's second stage")
+    rpn_convs: Convs = Field(1, description="3x3 convolutions in the head that proposes boxes (Faster R-CNN)")
     box_rois_per_image: Positive = Field(512, description="RoIs that train Faster R-CNN's box head")
-    box_head_channels: Channels = Field(1024, description="width of the two layers of Faster R-CNN's box head")
+    box_head: BoxHead = Field(
+        "linear", description="Faster R-CNN's box head: two linear layers, or four 3x3 convolutions and a linear layer"
+    )
+    box_head_channels: Channels = Field(1024, description="width of the linear layers of Faster R-CNN's box head")
     layers: int = Field(2, ge=1, le=2, description="layers of the mask head; 1 has no occluder layer")
     mask_convs: Convs = Field(4, description="3x3 convolutions in each layer of the mask head")
     mask_channels: Channels | None = Field(
@@ -186,6 +214,9 @@ class SolverConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Optimization."""
 
     steps: Positive = Field(90_000, description="number of optimizer steps")
+    epochs: float | None = Field(
+        None, gt=0, description="passes over the training images, which set the steps; none: solver.steps counts"
+    )
     batch_size: Positive = Field(16, description="images per step, over all processes")
     accumulate: Positive = Field(
         1, description="parts that each process splits its images of a step into, one after the other, to save memory"
@@ -196,14 +227,27 @@ class SolverConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         None, description="batch size that lr is meant for; another batch_size scales it linearly; none: no scaling"
     )
     weight_decay: NonNegative = Field(1e-4, description="weight decay")
+    backbone_lr: float | None = Field(
+        None, ge=0, description="learning rate of the feature extractor below the pyramid, scaled like lr; none: lr"
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="factor of the learning rate from a stage of the feature extractor to the one below",
+    )
     warmup_steps: int = Field(1000, ge=0, description="steps of linear warm-up from lr / 1000")
+    warmup_epochs: NonNegative | None = Field(None, description="epochs of warm-up; none: solver.warmup_steps counts")
     schedule: ScheduleName = Field("step", description="decay of the learning rate")
-    milestones: tuple[int, ...] = Field(
-        (60_000, 80_000), description="steps at which schedule=step divides the learning rate by 10"
+    milestones: tuple[int | float, ...] = Field(
+        (60_000, 80_000),
+        description="steps, or shares of the run below 1, at which schedule=step divides the learning rate by 10",
     )
     clip_norm: NonNegative = Field(0.0, description="largest gradient norm; 0: no clipping")
     precision: Precision = Field(
-        "fp32", description="precision of the forward pass: bf16 and fp16 use autocast, fp16 with a scaled loss"
+        "fp32",
+        description="precision of the forward pass: bf16 and fp16 use autocast, fp16 with a scaled loss; "
+        "auto: bf16 or fp16 on a GPU, whichever it has, fp32 on a CPU",
     )
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the EMA weights, which are then evaluated; 0: no EMA")
     sync_batch_norm: bool = Field(
@@ -211,6 +255,12 @@ class SolverConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     )
     compile: bool = Field(default=False, description="compile backbone and mask head with torch.compile")
     eval_every: int = Field(0, ge=0, description="steps between evaluations on data.val; 0: never")
+    eval_epochs: NonNegative | None = Field(
+        None, description="epochs between evaluations on data.val; none: solver.eval_every counts"
+    )
+    patience: int = Field(
+        0, ge=0, description="evaluations in a row without a better mask AP after which training stops; 0: never"
+    )
     keep_checkpoints: Positive = Field(2, description="newest checkpoints to keep, beside the best one")
     checkpoint_every: Positive = Field(1000, description="steps between checkpoints; the last step always saves")
     log_every: Positive = Field(20, description="steps between rows of metrics.jsonl")

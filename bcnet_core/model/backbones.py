@@ -1,7 +1,7 @@
 """Feature extractors: an image batch in, a feature pyramid out.
 
 A backbone carries everything that others need to know of it: the strides of its levels, the format of the pixels that
-its weights expect, and which sizes its input may have. A new one needs a name in `config.choices` and a row in
+its weights expect, which sizes its input may have, and which stage each weight of its feature extractor belongs to. A new one needs a name in `config.choices` and a row in
 `RESNETS`, or a line in `build_backbone` if it is no ResNet.
 """
 
@@ -125,6 +125,12 @@ class TinyBackbone(nn.Module):
             maps.append(x)
         return _pyramid(self.fpn, maps[1:])
 
+    def parameter_stages(self) -> dict[str, int]:
+        """Return the stage of every parameter of the feature extractor, below the pyramid; the stem is 0."""
+        names = [name for name, _ in self.named_parameters()]
+        stages = {name: int(name.split(".")[1]) + 1 for name in names if name.startswith("stages.")}
+        return {name: 0 for name in names if name.startswith("stem.")} | stages
+
 
 class CaffeBottleneck(Bottleneck):  # type: ignore[misc]  # torchvision has no types
     """A bottleneck that strides in its first 1x1 convolution, as MSRA's ImageNet weights expect."""
@@ -180,6 +186,11 @@ class ResNetFPN(nn.Module):
             x = stage(x)
             maps.append(x)
         return _pyramid(self.fpn, maps if self.strides[0] == 4 else maps[1:])
+
+    def parameter_stages(self) -> dict[str, int]:
+        """Return the stage of every parameter of the feature extractor, below the pyramid; the stem is 0."""
+        names = [name for name, _ in self.named_parameters() if name.startswith("body.")]
+        return {name: int(name[len("body.layer")]) if name.startswith("body.layer") else 0 for name in names}
 
 
 Backbone = TinyBackbone | ResNetFPN

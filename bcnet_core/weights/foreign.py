@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -35,6 +36,7 @@ class Converted:
         complete: whether the file must fill the detector to the last tensor.
         classes: number of classes in its class-dependent layers; None if it has none.
         backbone: set by `identify_backbone`.
+        settings: further settings of `ModelConfig` that the tensors need.
         tensors: by bcnet's names.
         sources: the names in the file that each of `tensors` was made from.
         dropped: reason why a tensor is not used, by its name in the file.
@@ -46,6 +48,7 @@ class Converted:
     complete: bool = False
     classes: int | None = None
     backbone: BackboneName = "r50"
+    settings: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)

@@ -131,7 +131,8 @@ def _recipe_for(found: Converted) -> Recipe:
     """Return settings of a model that published weights fit; those of the official release reproduce its results."""
     if not found.complete:
         detector = found.detector or "fcos"  # a bare backbone fits both
-        return Recipe(model=ModelConfig(detector=detector, backbone=found.backbone, backbone_style=found.style))
+        model = {"detector": detector, "backbone": found.backbone, "backbone_style": found.style, **found.settings}
+        return Recipe(model=ModelConfig.model_validate(model))
     min_size, max_size = (600, 900) if found.backbone == "r50" else (800, 1333)
     return Recipe(
         data=DataConfig(min_size=min_size, max_size=max_size),
