@@ -1,8 +1,8 @@
 """Feature extractors: an image batch in, a feature pyramid out.
 
 A backbone carries everything that others need to know of it: the strides of its levels, the format of the pixels that
-its weights expect, which sizes its input may have, and which stage each weight of its feature extractor belongs to. A new one needs a name in `config.choices` and a row in
-`RESNETS`, or a line in `build_backbone` if it is no ResNet.
+its weights expect, which sizes its input may have, and which stage each weight of its feature extractor belongs to. A
+new one needs a name in `config.choices` and a row in `RESNETS`, or a line in `build_backbone` if it is no ResNet.
 """
 
 from __future__ import annotations
