@@ -234,18 +234,23 @@ def _check_model(model: ModelConfig, checkpoint: Checkpoint, path: Path) -> None
     theirs = _identity({**ModelConfig().model_dump(), **(stored if isinstance(stored, dict) else {})})
     ours = _identity(model.model_dump())
     if checkpoint.part_of is not None and not any(name.startswith("heads.") for name in checkpoint.model):
-        theirs["detector"] = ours["detector"]  # a bare backbone fits both
+        theirs |= {key: ours[key] for key in ("detector", "geometry")}  # a bare backbone fits all
     if theirs != ours:
         raise data_error(
-            f"`{path}` holds weights of {' '.join(theirs.values())}, this model is {' '.join(ours.values())}",
+            f"`{path}` holds weights of {_described(theirs)}, this model is {_described(ours)}",
             f"take its settings: {' '.join(f'model.{key}={value}' for key, value in theirs.items())}",
         )
 
 
 def _identity(settings: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings that say which weights a model has."""
-    keys = ("detector", "backbone", *(("backbone_style",) if settings["backbone"] in RESNETS else ()))
+    keys = ("detector", "backbone", *(("backbone_style",) if settings["backbone"] in RESNETS else ()), "geometry")
     return {key: str(settings[key]) for key in keys}
+
+
+def _described(identity: Mapping[str, str]) -> str:
+    words = [value for key, value in identity.items() if key != "geometry"]
+    return " ".join([*words, *(["in torchvision's geometry"] if identity["geometry"] == "torchvision" else [])])
 
 
 def _check_categories(categories: list[Record], trained: list[Record], path: Path) -> None:
