@@ -25,6 +25,7 @@ from bcnet_core.engine.state import TrainingJob, TrainingState, Validation, full
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.weights.checkpoint import checkpoint_path, latest_checkpoint
+from bcnet_core.weights.starts import fetch_start
 
 STATISTICS = Path("/proc/stat")
 """Linux's counters of what each core has done, in ticks of 10 ms."""
@@ -44,6 +45,8 @@ def launch(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> Path:
             fails in any process.
     """
     check_cluster(job, cluster)
+    if job.start is not None:
+        fetch_start(job.start, reporter)
     if cluster.in_place:
         if dist.choose_device(job.device).type == "cpu":
             report_busy_cores(job, reporter)

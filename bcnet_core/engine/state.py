@@ -35,6 +35,7 @@ from bcnet_core.weights.checkpoint import (
     save_checkpoint,
 )
 from bcnet_core.weights.loading import check_shapes, load_weights, shapes_of
+from bcnet_core.weights.starts import read_start
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -62,7 +63,7 @@ class TrainingJob:
         recipe: resolved recipe, with its data root.
         device: "auto", "cpu" or "cuda".
         command: command line without --run-dir, --resume and --init-from, for messages.
-        init_from: run or checkpoint whose weights to start from.
+        init_from: source of the weights to start from, see `weights.starts`; None for the recipe's `model.init`.
         validation: evaluation every `solver.eval_every` steps.
     """
 
@@ -71,9 +72,14 @@ class TrainingJob:
     device: str
     command: str
     resume: bool = False
-    init_from: Path | None = None
+    init_from: str | None = None
     validation: Validation | None = None
     tensorboard: bool = False
+
+    @property
+    def start(self) -> str | None:
+        """Return the source of the weights to start from; None for random ones, and for a run that is resumed."""
+        return None if self.resume else self.init_from or self.recipe.model.init
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class RunOptions:
     processes: int
     command: str
     resume: bool = False
-    init_from: Path | None = None
+    init_from: str | None = None
 
 
 class TrainingState:
@@ -107,9 +113,8 @@ class TrainingState:
             share_statistics(self.detector)
         self.optimizer = build_optimizer(self.detector, solver)
         self.scaler = torch.amp.GradScaler(device.type, enabled=solver.precision == "fp16")
-        if job.init_from is not None:
-            path = find_checkpoint(job.init_from)
-            load_weights(self.detector, job.recipe, read_checkpoint(path).for_inference(), path)
+        if job.start is not None:
+            load_weights(self.detector, job.recipe, *read_start(job.start))
         self.averaged: AveragedModel | None = None
         if solver.ema:
             average = get_ema_multi_avg_fn(solver.ema)  # type: ignore[no-untyped-call]

@@ -37,8 +37,9 @@ from bcnet_core.integrations.detectron2.stored import Origin, detectron2_tensors
 from bcnet_core.integrations.detectron2.trainer import BilayerTrainer
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.reporting import Reporter
-from bcnet_core.weights.checkpoint import DETECTRON2_FILE, find_checkpoint, read_checkpoint
+from bcnet_core.weights.checkpoint import DETECTRON2_FILE
 from bcnet_core.weights.loading import load_weights
+from bcnet_core.weights.starts import fetch_start, read_start
 
 TRAIN_SET, VAL_SET = "bcnet_train", "bcnet_val"
 """The names under which our data sets are registered with detectron2."""
@@ -55,7 +56,7 @@ def train_recipe(recipe: Recipe, options: RunOptions, reporter: Reporter) -> Pat
     cfg = config_from_recipe(recipe, num_classes=len(coco.categories))
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
     plain = recipe.model_dump(mode="json")
-    return _run(cfg, Origin("", coco.categories, plain["data"], plain), options)
+    return _run(cfg, Origin("", coco.categories, plain["data"], plain), options, reporter)
 
 
 def train_config(cfg: CfgNode, data: DataConfig | None, options: RunOptions, reporter: Reporter) -> Path:
@@ -67,7 +68,7 @@ def train_config(cfg: CfgNode, data: DataConfig | None, options: RunOptions, rep
         options: options of the run; `run_dir` becomes `OUTPUT_DIR`, `init_from` replaces `MODEL.WEIGHTS`.
         reporter: receives a warning if the config has no bilayer head, and what `open_data` reports.
     """
-    return _run(cfg, prepare_config(cfg, data, reporter), options)
+    return _run(cfg, prepare_config(cfg, data, reporter), options, reporter)
 
 
 def prepare_config(cfg: CfgNode, data: DataConfig | None, reporter: Reporter) -> Origin:
@@ -97,7 +98,7 @@ def prepare_config(cfg: CfgNode, data: DataConfig | None, reporter: Reporter) ->
     return Origin("", categories, data.model_dump(mode="json"), {})
 
 
-def _run(cfg: CfgNode, origin: Origin, options: RunOptions) -> Path:
+def _run(cfg: CfgNode, origin: Origin, options: RunOptions, reporter: Reporter) -> Path:
     """Train in as many processes as asked for; a run that fails before its first checkpoint leaves nothing behind."""
     run_dir, processes, images = options.run_dir, options.processes, cfg.SOLVER.IMS_PER_BATCH
     cfg.OUTPUT_DIR, cfg.MODEL.DEVICE = str(run_dir), device_name(options.device, processes=processes)
@@ -109,6 +110,8 @@ def _run(cfg: CfgNode, origin: Origin, options: RunOptions) -> Path:
         before, recipe = read_stored(run_dir), _recipe(origin)
         if recipe is not None:
             require_same_recipe(before.path, before.recipe, recipe)
+    elif options.init_from is not None:
+        fetch_start(options.init_from, reporter)
     with exclusive_run(run_dir, None if options.resume else options.command), TemporaryDirectory() as temporary:
         truth = Path(temporary) / "truth.json"
         if VAL_SET in cfg.DATASETS.TEST and (cfg.TEST.EVAL_PERIOD or not origin.recipe):
@@ -149,7 +152,7 @@ def _train(origin: Origin, options: RunOptions, truth: Path) -> str:
                 model = trainer.checkpointer.model
                 model.load_state_dict(detectron2_tensors(weights, model))
             else:
-                source = cfg.MODEL.WEIGHTS if options.init_from is None else str(find_stored(options.init_from))
+                source = cfg.MODEL.WEIGHTS if options.init_from is None else str(find_stored(Path(options.init_from)))
                 trainer.checkpointer.load(source, checkpointables=[])
             try:
                 trainer.train()
@@ -162,15 +165,16 @@ def _train(origin: Origin, options: RunOptions, truth: Path) -> str:
     return find_stored(folder).name
 
 
-def _initial_weights(cfg: CfgNode, origin: Origin, init_from: Path | None) -> dict[str, Tensor] | None:
-    """Read the weights of a run or checkpoint of the torchvision backend; None for anything else."""
-    if init_from is None or (init_from / DETECTRON2_FILE).is_file():
+def _initial_weights(cfg: CfgNode, origin: Origin, init_from: str | None) -> dict[str, Tensor] | None:
+    """Read the weights of a source through our own detector; None for a run or file that detectron2 reads itself."""
+    if init_from is None:
         return None
-    if not (init_from.is_dir() or init_from.suffix == ".pt"):
+    path = Path(init_from)
+    if path.exists() and ((path / DETECTRON2_FILE).is_file() or not (path.is_dir() or path.suffix == ".pt")):
         return None
-    file, recipe = find_checkpoint(init_from), _recipe(origin) or recipe_from_config(cfg)
+    recipe = _recipe(origin) or recipe_from_config(cfg)
     detector = build_detector(recipe, origin.categories)
-    load_weights(detector, recipe, read_checkpoint(file).for_inference(), file)
+    load_weights(detector, recipe, *read_start(init_from))
     return detector.state_dict()
 
 
