@@ -161,9 +161,9 @@ def _check_job(job: TrainingJob, cluster: Cluster, library: Backend, *, named_ru
         raise usage_error(
             "several machines need one run directory that all of them see", "name it: --run-dir /shared/runs/NAME"
         )
-    _check_run_dir(job, library, start=job.start)
+    _check_run_dir(job, library, start=job.init)
     backbone = job.recipe.model.backbone
-    if backbone in RESNETS and not job.resume and job.start is None:
+    if backbone in RESNETS and not job.resume and job.init is None:
         ConsoleReporter().warning(
             f"the backbone {backbone} starts from random weights, which diverge under its frozen BatchNorm; "
             "start from published ones: --init-from NAME (names: bcnet weights list)"
@@ -175,7 +175,7 @@ def _check_run_dir(run: TrainingJob | RunOptions, library: Backend, *, start: st
     from bcnet_core.backends import find_weights
     from bcnet_core.engine.run_dir import require_free_run_dir
     from bcnet_core.errors import usage_error
-    from bcnet_core.weights.starts import find_start
+    from bcnet_core.weights.starts import find_source
 
     if run.resume and run.init_from is not None:
         raise usage_error(
@@ -185,7 +185,7 @@ def _check_run_dir(run: TrainingJob | RunOptions, library: Backend, *, start: st
         find_weights(run.run_dir, library)
     else:
         require_free_run_dir(run.run_dir, run.command)
-    if start is not None and (found := find_start(start)).url is None:
+    if start is not None and (found := find_source(start)).url is None:
         find_weights(found.path, library)
 
 

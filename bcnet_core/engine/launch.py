@@ -45,8 +45,8 @@ def launch(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> Path:
             fails in any process.
     """
     check_cluster(job, cluster)
-    if job.start is not None:
-        fetch_start(job.start, reporter)
+    if job.init is not None:
+        fetch_start(job.init, reporter)
     if cluster.in_place:
         if dist.choose_device(job.device).type == "cpu":
             report_busy_cores(job, reporter)

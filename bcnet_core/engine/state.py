@@ -77,7 +77,7 @@ class TrainingJob:
     tensorboard: bool = False
 
     @property
-    def start(self) -> str | None:
+    def init(self) -> str | None:
         """Return the source of the weights to start from; None for random ones, and for a run that is resumed."""
         return None if self.resume else self.init_from or self.recipe.model.init
 
@@ -113,8 +113,8 @@ class TrainingState:
             share_statistics(self.detector)
         self.optimizer = build_optimizer(self.detector, solver)
         self.scaler = torch.amp.GradScaler(device.type, enabled=solver.precision == "fp16")
-        if job.start is not None:
-            load_weights(self.detector, job.recipe, *read_start(job.start))
+        if job.init is not None:
+            load_weights(self.detector, job.recipe, *read_start(job.init))
         self.averaged: AveragedModel | None = None
         if solver.ema:
             average = get_ema_multi_avg_fn(solver.ema)  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ from bcnet_core.weights.sources import ORIGINS, Published, find_packaged, find_p
 
 
 @dataclass(frozen=True)
-class Start:
+class WeightSource:
     """Weights that a user has named.
 
     Attributes:
@@ -27,21 +27,21 @@ class Start:
     published: Published | None = None
 
 
-def find_start(source: str) -> Start:
+def find_source(source: str) -> WeightSource:
     """Find what a source of weights means, without downloading it; a path that exists wins over a name.
 
     Raises:
         BCNetError: if it is no URL, and neither a file, a run directory nor a name of published weights.
     """
     if Path(source).exists():
-        return Start(Path(source))
+        return WeightSource(Path(source))
     if "://" in source:
-        return Start(place_of(source), None if source.startswith("file:") else source)
+        return WeightSource(place_of(source), None if source.startswith("file:") else source)
     if not source.startswith(ORIGINS):
         find_checkpoint(Path(source))
     row = find_published(source)
     packaged = find_packaged(source)
-    return Start(cached(row.url), row.url, row) if packaged is None else Start(packaged, None, row)
+    return WeightSource(cached(row.url), row.url, row) if packaged is None else WeightSource(packaged, None, row)
 
 
 def fetch_start(source: str, reporter: Reporter) -> Path:
@@ -50,12 +50,12 @@ def fetch_start(source: str, reporter: Reporter) -> Path:
     Raises:
         BCNetError: if the source is unknown, or cannot be fetched.
     """
-    start = find_start(source)
-    if start.url is not None:
-        return fetch(start.url, reporter)
-    if start.published is not None:
-        reporter.info(f"`{source}`: {start.path}, which an installed package ships")
-    return start.path
+    found = find_source(source)
+    if found.url is not None:
+        return fetch(found.url, reporter)
+    if found.published is not None:
+        reporter.info(f"`{source}`: {found.path}, which an installed package ships")
+    return found.path
 
 
 def read_start(source: str) -> tuple[Checkpoint, Path]:
@@ -67,5 +67,5 @@ def read_start(source: str) -> tuple[Checkpoint, Path]:
     Raises:
         BCNetError: if it is not there, or cannot be read.
     """
-    path = find_checkpoint(find_start(source).path)
+    path = find_checkpoint(find_source(source).path)
     return import_weights(path)[0], path
