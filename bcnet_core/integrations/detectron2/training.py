@@ -51,7 +51,7 @@ def train_recipe(recipe: Recipe, options: RunOptions, reporter: Reporter) -> Pat
     Raises:
         BCNetError: on bad data, settings that detectron2 does not have, a loss that is not finite, or an interruption.
     """
-    _, coco = open_data(recipe, VALIDATION, reporter)
+    _, coco, recipe = open_data(recipe, VALIDATION, choose_device(options.device), reporter)
     cfg = config_from_recipe(recipe, num_classes=len(coco.categories))
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
     plain = recipe.model_dump(mode="json")

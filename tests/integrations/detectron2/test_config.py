@@ -11,7 +11,7 @@ from detectron2.solver.lr_scheduler import LRMultiplier
 
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
-from bcnet_core.engine.state import learning_rate
+from bcnet_core.engine.optimizer import learning_rate
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2.config import (
     MODEL_KEYS,

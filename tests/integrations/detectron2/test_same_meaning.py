@@ -17,7 +17,7 @@ from bcnet_core.annotations.coco import read_coco
 from bcnet_core.config.load import load_recipe
 from bcnet_core.data.dataset import TrainingSet
 from bcnet_core.data.loaders import open_training_set
-from bcnet_core.engine.state import build_optimizer
+from bcnet_core.engine.optimizer import build_optimizer
 from bcnet_core.integrations.detectron2 import BilayerDatasetMapper, register_bilayer_coco
 from bcnet_core.integrations.detectron2.config import config_from_recipe
 from bcnet_core.integrations.detectron2.data import dataset_dicts
