@@ -158,6 +158,8 @@ def train_together(job: TrainingJob, reporter: Reporter) -> Path | BCNetError:
     reporter.info(f"device: {name}, processes: {dist.world_size()}")
     with exclusive_run(job.run_dir, None if job.resume else job.command) if main else nullcontext():
         state = TrainingState(job, opened.coco.categories, device)
+        if state.start is not None:
+            state.start.report(job.init_from, reporter)
         if main:
             write_header(job.run_dir, job.recipe, world_size=dist.world_size(), device=device)
         error = train(state, opened.dataset, reporter)

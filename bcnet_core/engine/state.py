@@ -31,7 +31,7 @@ from bcnet_core.weights.checkpoint import (
     recipe_of,
     save_checkpoint,
 )
-from bcnet_core.weights.loading import check_shapes, load_weights, shapes_of
+from bcnet_core.weights.loading import Start, check_shapes, load_trained, load_weights, shapes_of
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -93,6 +93,7 @@ class TrainingState:
         detector: the bare detector, for saving.
         model: module to call for the losses; in several processes it averages the gradients.
         averaged: moving average (EMA) of the detector, or None.
+        start: what it took from the weights that it starts from, or None.
     """
 
     def __init__(self, job: TrainingJob, categories: list[Record], device: torch.device) -> None:
@@ -106,9 +107,10 @@ class TrainingState:
         self.optimizer = build_optimizer(self.detector, solver, stages)
         self._shares = [group["lr"] / full_rate(solver) for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(device.type, enabled=solver.precision == "fp16")
+        self.start: Start | None = None
         if job.init_from is not None:
             path = find_checkpoint(job.init_from)
-            load_weights(self.detector, job.recipe, read_checkpoint(path).for_inference(), path)
+            self.start = load_weights(self.detector, job.recipe, read_checkpoint(path).for_inference(), path)
         self.averaged: AveragedModel | None = None
         if solver.ema:
             average = get_ema_multi_avg_fn(solver.ema)  # type: ignore[no-untyped-call]
@@ -195,7 +197,7 @@ class TrainingState:
         path = dist.broadcast(find_checkpoint(self.job.run_dir) if dist.rank() == 0 else self.job.run_dir)
         checkpoint = read_checkpoint(path)
         require_same_recipe(path, recipe_of(checkpoint, path), self.job.recipe)
-        load_weights(self.detector, self.job.recipe, checkpoint, path)
+        load_trained(self.detector, self.job.recipe, checkpoint, path)
         load_optimizer(self.optimizer, checkpoint.optimizer, path)
         self.scaler.load_state_dict(checkpoint.scaler)
         self.step = checkpoint.step
