@@ -52,7 +52,7 @@ def train_recipe(recipe: Recipe, options: RunOptions, reporter: Reporter) -> Pat
     Raises:
         BCNetError: on bad data, settings that detectron2 does not have, a loss that is not finite, or an interruption.
     """
-    _, coco = open_data(recipe, VALIDATION, reporter)
+    _, coco, recipe = open_data(recipe, VALIDATION, choose_device(options.device), reporter)
     cfg = config_from_recipe(recipe, num_classes=len(coco.categories))
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
     plain = recipe.model_dump(mode="json")
@@ -118,13 +118,13 @@ def _run(cfg: CfgNode, origin: Origin, options: RunOptions, reporter: Reporter) 
             data = DataConfig.model_validate(origin.data)
             write_truth(truth, read_truth(data, data.val), origin.categories)
         name = launch(
-            _train, origin, options, truth,
+            _train, origin, options, truth, reporter,
             processes=processes, device=options.device, interrupted=lambda: _interrupted(options),
         )  # fmt: skip
     return run_dir / name
 
 
-def _train(origin: Origin, options: RunOptions, truth: Path) -> str:
+def _train(origin: Origin, options: RunOptions, truth: Path, reporter: Reporter) -> str:
     """Train in one of the processes of a run, and return the name of the last checkpoint.
 
     `truth` has the annotations of the validation set; without the file it is not evaluated.
@@ -144,7 +144,7 @@ def _train(origin: Origin, options: RunOptions, truth: Path) -> str:
                     write_header(folder, recipe, world_size=options.processes, device=torch.device(cfg.MODEL.DEVICE))
             seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
             cfg.freeze()
-            weights = _initial_weights(cfg, origin, options.init_from)
+            weights = _initial_weights(cfg, origin, options.init_from, reporter)
             trainer = BilayerTrainer(cfg, recipe=recipe, origin=origin, stop=stop)
             if options.resume:
                 trainer.resume_or_load(resume=True)
@@ -165,7 +165,9 @@ def _train(origin: Origin, options: RunOptions, truth: Path) -> str:
     return find_stored(folder).name
 
 
-def _initial_weights(cfg: CfgNode, origin: Origin, init_from: str | None) -> dict[str, Tensor] | None:
+def _initial_weights(
+    cfg: CfgNode, origin: Origin, init_from: str | None, reporter: Reporter
+) -> dict[str, Tensor] | None:
     """Read the weights of a source through our own detector; None for a run or file that detectron2 reads itself."""
     if init_from is None:
         return None
@@ -174,7 +176,9 @@ def _initial_weights(cfg: CfgNode, origin: Origin, init_from: str | None) -> dic
         return None
     recipe = _recipe(origin) or recipe_from_config(cfg)
     detector = build_detector(recipe, origin.categories)
-    load_weights(detector, recipe, *read_start(init_from))
+    start = load_weights(detector, recipe, *read_start(init_from))
+    if comm.is_main_process():
+        start.report(init_from, reporter)
     return detector.state_dict()
 
 
