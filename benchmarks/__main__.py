@@ -15,6 +15,7 @@ from benchmarks.speed.evaluate import evaluate
 from benchmarks.speed.model import model
 from benchmarks.speed.throughput import throughput
 from benchmarks.speed.viz import viz
+from benchmarks.starts.cli import starts
 
 app = typer.Typer(
     help="Measure how fast bcnet is on this machine, and what the bilayer head is worth.",
@@ -30,6 +31,7 @@ app.command("eval")(evaluate)
 app.command()(viz)
 app.command()(evidence)
 app.command()(heads)
+app.command()(starts)
 
 
 def main() -> None:

@@ -191,7 +191,7 @@ def _scan(recipe: Recipe, workers: int) -> None:
 
     data = recipe.data
     sets = [data.train]
-    if recipe.solver.eval_every or all(path.exists() for path in data.locate(data.val)):
+    if recipe.solver.evaluates or all(path.exists() for path in data.locate(data.val)):
         sets.append(data.val)
     for dataset in sets:
         coco = read_annotations(data, dataset, need_annotations=dataset is data.train, check_annotations=False)
@@ -205,11 +205,12 @@ def _describe(job: TrainingJob, cluster: Cluster, library: Backend) -> None:
     """Print the resolved recipe, or its detectron2 config, on stdout; what would be trained on stderr."""
     from bcnet_core.backends import detectron2_config
     from bcnet_core.config.load import dump_recipe
+    from bcnet_core.distributed import choose_device
     from bcnet_core.engine.estimate import estimate_memory
     from bcnet_core.engine.launch import open_data
 
-    recipe = job.recipe
-    _, coco = open_data(recipe, job.validation, ConsoleReporter())
+    device = choose_device(job.device)
+    _, coco, recipe = open_data(job.recipe, job.validation, device, ConsoleReporter())
     classes = len(coco.categories)
     text = dump_recipe(recipe) if library == "torchvision" else detectron2_config(recipe, num_classes=classes)
     console.out.print(text, end="")

@@ -50,7 +50,7 @@ def import_(
     output: Output,
     categories: Categories = None,
     drop_classes: Annotated[
-        bool, typer.Option("--drop-classes", help="Leave out the class-dependent layers, to train on other classes.")
+        bool, typer.Option("--drop-classes", help="Leave out the class-dependent layers: nobody knows their classes.")
     ] = False,
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="For a state dict of timm: the model that it is of, as timm/NAME.")

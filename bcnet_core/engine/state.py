@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import CocoFile, Record
-from bcnet_core.config.schema import DataConfig, Recipe, SolverConfig
+from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.data.dataset import Sample
 from bcnet_core.distributed import share_statistics
+from bcnet_core.engine.optimizer import build_optimizer, full_rate, learning_rate, load_optimizer
 from bcnet_core.engine.run_dir import require_same_recipe
-from bcnet_core.errors import data_error
 from bcnet_core.model.detectors import Detector, build_detector
 from bcnet_core.reporting import Reporter
 from bcnet_core.weights.checkpoint import (
@@ -34,7 +31,7 @@ from bcnet_core.weights.checkpoint import (
     recipe_of,
     save_checkpoint,
 )
-from bcnet_core.weights.loading import check_shapes, load_weights, shapes_of
+from bcnet_core.weights.loading import Start, check_shapes, load_trained, load_weights, shapes_of
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -59,7 +56,7 @@ class TrainingJob:
     """A training run: recipe, folder, device and start.
 
     Attributes:
-        recipe: resolved recipe, with its data root.
+        recipe: recipe with its data root; a `TrainingState` needs a resolved one, see `resolve_recipe`.
         device: "auto", "cpu" or "cuda".
         command: command line without --run-dir, --resume and --init-from, for messages.
         init_from: run or checkpoint whose weights to start from.
@@ -96,6 +93,7 @@ class TrainingState:
         detector: the bare detector, for saving.
         model: module to call for the losses; in several processes it averages the gradients.
         averaged: moving average (EMA) of the detector, or None.
+        start: what it took from the weights that it starts from, or None.
     """
 
     def __init__(self, job: TrainingJob, categories: list[Record], device: torch.device) -> None:
@@ -105,11 +103,14 @@ class TrainingState:
         self.detector = build_detector(job.recipe, categories).to(device)
         if solver.sync_batch_norm and dist.world_size() > 1:
             share_statistics(self.detector)
-        self.optimizer = build_optimizer(self.detector, solver)
+        stages = {f"backbone.{name}": stage for name, stage in self.detector.backbone.parameter_stages().items()}
+        self.optimizer = build_optimizer(self.detector, solver, stages)
+        self._shares = [group["lr"] / full_rate(solver) for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(device.type, enabled=solver.precision == "fp16")
+        self.start: Start | None = None
         if job.init_from is not None:
             path = find_checkpoint(job.init_from)
-            load_weights(self.detector, job.recipe, read_checkpoint(path).for_inference(), path)
+            self.start = load_weights(self.detector, job.recipe, read_checkpoint(path).for_inference(), path)
         self.averaged: AveragedModel | None = None
         if solver.ema:
             average = get_ema_multi_avg_fn(solver.ema)  # type: ignore[no-untyped-call]
@@ -161,11 +162,11 @@ class TrainingState:
         return losses
 
     def update(self) -> float:
-        """Take one optimizer step with the accumulated gradients; return its learning rate."""
+        """Take one optimizer step with the accumulated gradients; return its learning rate, that of the heads."""
         solver = self.job.recipe.solver
         rate = learning_rate(self.step, solver)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for group, share in zip(self.optimizer.param_groups, self._shares, strict=True):
+            group["lr"] = rate * share
         if solver.clip_norm:
             self.scaler.unscale_(self.optimizer)
             clip_grad_norm_(self.detector.parameters(), solver.clip_norm)
@@ -196,7 +197,7 @@ class TrainingState:
         path = dist.broadcast(find_checkpoint(self.job.run_dir) if dist.rank() == 0 else self.job.run_dir)
         checkpoint = read_checkpoint(path)
         require_same_recipe(path, recipe_of(checkpoint, path), self.job.recipe)
-        load_weights(self.detector, self.job.recipe, checkpoint, path)
+        load_trained(self.detector, self.job.recipe, checkpoint, path)
         load_optimizer(self.optimizer, checkpoint.optimizer, path)
         self.scaler.load_state_dict(checkpoint.scaler)
         self.step = checkpoint.step
@@ -204,54 +205,3 @@ class TrainingState:
             check_shapes(shapes_of(self.averaged.module.state_dict()), checkpoint.averaged, path)
             self.averaged.module.load_state_dict(checkpoint.averaged)
             self.averaged.n_averaged.fill_(self.step)
-
-
-def build_optimizer(model: nn.Module, solver: SolverConfig) -> Optimizer:
-    """Build the recipe's optimizer over all trainable parameters; biases and norms get no weight decay."""
-    weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [
-        {"params": weights, "weight_decay": solver.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    match solver.optimizer:
-        case "sgd":
-            return SGD(groups, lr=full_rate(solver), momentum=0.9)
-        case "adamw":
-            return AdamW(groups, lr=full_rate(solver))
-
-
-def full_rate(solver: SolverConfig) -> float:
-    """Return the learning rate after warm-up; `lr_batch_size` scales it with the batch (Goyal et al., 2017)."""
-    return solver.lr if solver.lr_batch_size is None else solver.lr * solver.batch_size / solver.lr_batch_size
-
-
-def learning_rate(step: int, solver: SolverConfig) -> float:
-    """Return the learning rate of step number `step` (from 0).
-
-    Linear warm-up from 1/1000, then a tenth at every milestone passed, or half a cosine down to 0 at the last step.
-    """
-    warmup = 1.0
-    if step < solver.warmup_steps:
-        done = step / solver.warmup_steps
-        warmup = 0.001 * (1 - done) + done
-    match solver.schedule:
-        case "step":
-            factor = 0.1 ** sum(step >= milestone for milestone in solver.milestones)
-        case "cosine":
-            factor = (1 + math.cos(math.pi * min(step / solver.steps, 1.0))) / 2
-    return full_rate(solver) * warmup * factor
-
-
-def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any], path: Path) -> None:
-    """Restore the state of an optimizer from a checkpoint; its settings stay those of the recipe.
-
-    Raises:
-        BCNetError: if there is no state, as in a file of weights that was put into the run directory.
-    """
-    if "state" not in state:
-        raise data_error(
-            f"`{path}` holds weights without the state of their optimizer",
-            "start a new run from these weights: --init-from",
-        )
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state["state"]})

@@ -20,7 +20,7 @@ from bcnet_core.data.transforms import target_size
 from bcnet_core.errors import usage_error
 from bcnet_core.files.images import read_image
 from bcnet_core.model.backbones import Backbone, build_backbone
-from bcnet_core.model.faster_rcnn import TwoStageHeads, build_roi_heads, build_rpn
+from bcnet_core.model.faster_rcnn import StridedAnchors, TwoStageHeads, build_roi_heads, build_rpn
 from bcnet_core.model.fcos import FCOSHead
 from bcnet_core.model.head import BilayerMaskHead
 from bcnet_core.model.mask_branch import Found, MaskBranch
@@ -220,7 +220,13 @@ def build_mask_branch(model: ModelConfig, strides: tuple[int, ...]) -> MaskBranc
 def build_one_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ...], num_classes: int) -> OneStageHeads:
     """Build FCOS's heads of a recipe, over a pyramid of these strides."""
     return OneStageHeads(
-        boxes=FCOSHead(channels=model.channels, num_classes=num_classes, convs=model.tower_convs, strides=strides),
+        boxes=FCOSHead(
+            channels=model.channels,
+            num_classes=num_classes,
+            convs=model.tower_convs,
+            strides=strides,
+            geometry=model.geometry,
+        ),
         masks=build_mask_branch(model, strides),
         mask_proposals=model.mask_proposals,
         mask_rois_per_image=model.mask_rois_per_image,
@@ -238,14 +244,15 @@ def build_two_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ..
     masks = build_mask_branch(model, strides[:4])  # P6 proposes, but nothing is pooled from it
     rpn = build_rpn(
         channels=model.channels,
-        strides=strides,
-        anchor_scale=model.anchor_scale,
+        convs=model.rpn_convs,
+        anchors=StridedAnchors(strides, scale=model.anchor_scale, geometry=model.geometry),
         candidates_per_level=model.candidates_per_level,
         proposals=model.proposals_per_image,
     )
     roi_heads = build_roi_heads(
         channels=model.channels,
         num_classes=num_classes,
+        box_head=model.box_head,
         box_head_channels=model.box_head_channels,
         rois_per_image=model.box_rois_per_image,
         score_threshold=model.score_threshold,
@@ -258,6 +265,7 @@ def build_two_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ..
         masks=masks,
         mask_proposals=model.mask_proposals,
         mask_rois_per_image=model.mask_rois_per_image,
+        geometry=model.geometry,
     )
 
 

@@ -1,8 +1,9 @@
 """Faster R-CNN with the bilayer mask branch, on torchvision's parts: the paper's two-stage version.
 
-torchvision provides proposals, sampling, box coding and box losses. Differences from its Mask R-CNN: RoIs are pooled
-with aligned RoIAlign, anchors are not rounded and lie at the exact strides of their levels, and the masks have two
-layers.
+torchvision provides proposals, sampling, box coding and box losses. Differences from its Mask R-CNN: the masks have two
+layers, their RoIs are pooled with aligned RoIAlign, and so are those of the boxes, anchors are not rounded and lie at
+the exact strides of their levels. Weights of torchvision's detectors expect the boxes otherwise, as the geometry
+"torchvision" has them.
 """
 
 from __future__ import annotations
@@ -13,19 +14,21 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
-from bcnet_core.config.choices import MaskProposals
+from bcnet_core.config.choices import BoxHead, Geometry, MaskProposals
 from bcnet_core.data.dataset import Targets
 from bcnet_core.distributed import global_divisor
 from bcnet_core.model.mask_branch import Found, MaskBranch, Proposals
-from bcnet_core.model.rois import RoIs, choose_rois, jittered_rois, pool_rois, random_numbers
+from bcnet_core.model.rois import RoIs, choose_rois, jittered_rois, level_steps, pool_rois, random_numbers
 
 BOX_SIZE = 7
 """Side of the RoI features that the box head reads."""
+BOX_CONVS = 4
+"""3x3 convolutions of a box head that has any."""
 
 
 class TwoStageHeads(nn.Module):
@@ -37,6 +40,8 @@ class TwoStageHeads(nn.Module):
         masks: the mask branch; boxes are pooled from the levels that it pools from.
         mask_proposals: boxes that train the masks: the positive proposals, or the ground truth, jittered.
         mask_rois_per_image: largest number of these in an image; 0 takes all.
+        geometry: how the boxes are pooled, see `pool_rois`. The masks are pooled aligned whatever it is, because their
+            targets are cropped so.
     """
 
     def __init__(
@@ -47,9 +52,10 @@ class TwoStageHeads(nn.Module):
         masks: MaskBranch,
         mask_proposals: MaskProposals,
         mask_rois_per_image: int,
+        geometry: Geometry,
     ) -> None:
         super().__init__()
-        self.rpn, self.roi_heads = rpn, roi_heads
+        self.rpn, self.roi_heads, self.geometry = rpn, roi_heads, geometry
         self.roi_heads.masks = masks
         self.mask_proposals, self.mask_rois_per_image = mask_proposals, mask_rois_per_image
 
@@ -115,7 +121,10 @@ class TwoStageHeads(nn.Module):
         """Return the (R, K + 1) class logits and (R, 4 (K + 1)) box deltas of all proposals, float32."""
         images = torch.cat([torch.full_like(box[:, 0], index, dtype=torch.int64) for index, box in enumerate(boxes)])
         strides = self.masks.strides
-        pooled = pool_rois(features[: len(strides)], torch.cat(boxes), images, strides=strides, size=BOX_SIZE)
+        pooled = pool_rois(
+            features[: len(strides)], torch.cat(boxes), images,
+            strides=strides, size=BOX_SIZE, geometry=self.geometry,
+        )  # fmt: skip
         scores, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
         return scores.float(), deltas.float()
 
@@ -132,6 +141,7 @@ def build_roi_heads(
     *,
     channels: int,
     num_classes: int,
+    box_head: BoxHead,
     box_head_channels: int,
     rois_per_image: int,
     score_threshold: float,
@@ -143,7 +153,8 @@ def build_roi_heads(
     Args:
         channels: of the pyramid.
         num_classes: K, without the background.
-        box_head_channels: width of the box head's two fully connected layers.
+        box_head: "linear" for two fully connected layers, "conv" for four 3x3 convolutions and one such layer.
+        box_head_channels: width of the fully connected layers.
         rois_per_image: proposals of an image that train the box head, at most a quarter of them positive.
         score_threshold: least class probability of a detection.
         nms_iou: IoU above which the weaker of two boxes of a class is dropped.
@@ -151,7 +162,9 @@ def build_roi_heads(
     """
     roi_heads = RoIHeads(
         box_roi_pool=None,  # `TwoStageHeads` pools
-        box_head=TwoMLPHead(channels * BOX_SIZE**2, box_head_channels),
+        box_head=TwoMLPHead(channels * BOX_SIZE**2, box_head_channels)
+        if box_head == "linear"
+        else FastRCNNConvFCHead((channels, BOX_SIZE, BOX_SIZE), [channels] * BOX_CONVS, [box_head_channels]),
         box_predictor=FastRCNNPredictor(box_head_channels, num_classes + 1),
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,
@@ -199,7 +212,7 @@ class SeededSampler(BalancedPositiveNegativeSampler):  # type: ignore[misc]  # t
 
 
 class StridedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has no types
-    """Anchors centered at the corners of feature cells, at the exact strides of the levels.
+    """Anchors centered at the corners of feature cells, in float32 also under autocast.
 
     torchvision rounds the anchors to whole pixels and divides the padded image by the size of a level, which is not its
     stride where a level was rounded up; weights of detectron2 expect neither.
@@ -207,11 +220,12 @@ class StridedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has 
     Args:
         strides: of the levels, pixels.
         scale: side of an anchor, in strides.
+        geometry: "exact" for anchors as they are, at the strides, or "torchvision".
     """
 
-    def __init__(self, strides: tuple[int, ...], *, scale: int) -> None:
+    def __init__(self, strides: tuple[int, ...], *, scale: int, geometry: Geometry) -> None:
+        self.strides, self.geometry = strides, geometry  # before torchvision generates the anchors
         super().__init__(tuple((scale * stride,) for stride in strides), (ASPECT_RATIOS,) * len(strides))
-        self.strides = strides
 
     def generate_anchors(
         self,
@@ -220,7 +234,10 @@ class StridedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has 
         dtype: torch.dtype = torch.float32,
         device: torch.device = torch.device("cpu"),  # noqa: B008  (torchvision's signature)
     ) -> Tensor:
-        """Return the (A, 4) xyxy anchors around the origin, not rounded."""
+        """Return the (A, 4) xyxy anchors around the origin; those of the exact geometry are not rounded."""
+        if self.geometry == "torchvision":
+            rounded: Tensor = super().generate_anchors(scales, aspect_ratios, dtype, device)
+            return rounded
         height = torch.as_tensor(aspect_ratios, dtype=dtype, device=device).sqrt()
         sides = torch.as_tensor(scales, dtype=dtype, device=device)
         half_width = (sides[None, :] / height[:, None]).flatten() / 2
@@ -228,10 +245,11 @@ class StridedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has 
         return torch.stack([-half_width, -half_height, half_width, half_height], dim=1)
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        """Return the (M, 4) anchors of all levels, the same for each image."""
-        first = feature_maps[0]
-        self.set_cell_anchors(first.dtype, first.device)
-        strides = [[torch.tensor(stride, device=first.device)] * 2 for stride in self.strides]
+        """Return the (M, 4) float32 anchors of all levels, the same for each image."""
+        device = feature_maps[0].device
+        self.set_cell_anchors(torch.float32, device)
+        steps = level_steps(feature_maps, self.strides, self.geometry)
+        strides = [[torch.tensor(side, device=device) for side in step] for step in steps]
         anchors = torch.cat(self.grid_anchors([list(x.shape[-2:]) for x in feature_maps], strides))
         return [anchors] * len(image_list.image_sizes)
 
@@ -249,20 +267,25 @@ class FullPrecisionRPNHead(RPNHead):  # type: ignore[misc]  # torchvision has no
 
 
 def build_rpn(
-    *, channels: int, strides: tuple[int, ...], anchor_scale: int, candidates_per_level: int, proposals: int
+    *,
+    channels: int,
+    convs: int,
+    anchors: AnchorGenerator,
+    candidates_per_level: int,
+    proposals: int,
 ) -> RegionProposalNetwork:
     """Build a region proposal network; what is not an argument is as in Faster R-CNN with FPN (Lin et al., 2017).
 
     Args:
         channels: of the pyramid.
-        strides: of the levels that propose.
-        anchor_scale: side of an anchor in strides.
+        convs: 3x3 convolutions of its head.
+        anchors: of the levels that propose.
         candidates_per_level: candidates of a level that are kept before NMS; twice as many in training.
         proposals: proposals of an image that are kept after it.
     """
     rpn = RegionProposalNetwork(
-        StridedAnchors(strides, scale=anchor_scale),
-        FullPrecisionRPNHead(channels, len(ASPECT_RATIOS)),
+        anchors,
+        FullPrecisionRPNHead(channels, len(ASPECT_RATIOS), conv_depth=convs),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
         batch_size_per_image=0,  # this and the next are the sampler's, which is replaced below

@@ -1,6 +1,7 @@
 """FCOS (Tian et al., 2019) as the official release has it: centerness on the regression branch, normalized targets.
 
-Levels are those of the backbone; a location is the center of a feature cell, at x * stride + stride // 2.
+Levels are those of the backbone; a location is the center of a feature cell, at x * stride + stride // 2, or as
+torchvision's FCOS has it, see `FCOSHead`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from bcnet_core.config.choices import GIoU, Normalizer
+from bcnet_core.config.choices import Geometry, GIoU, Normalizer
 from bcnet_core.distributed import global_divisor
+from bcnet_core.model.rois import level_steps
 
 PRIOR_BIAS = -4.595
 """Initial class logits: a probability of 0.01."""
@@ -55,11 +57,15 @@ class FCOSHead(nn.Module):
         num_classes: K.
         convs: convolutions in each tower.
         strides: of the levels, pixels.
+        geometry: "exact" for locations at the centers of the cells, or "torchvision" for the corners, `level_steps`
+            apart, where its weights expect them; boxes are decoded in strides either way.
     """
 
-    def __init__(self, *, channels: int, num_classes: int, convs: int, strides: tuple[int, ...]) -> None:
+    def __init__(
+        self, *, channels: int, num_classes: int, convs: int, strides: tuple[int, ...], geometry: Geometry
+    ) -> None:
         super().__init__()
-        self.strides = strides
+        self.strides, self.geometry = strides, geometry
         self.class_tower = _tower(channels, convs)
         self.box_tower = _tower(channels, convs)
         self.classes = nn.Conv2d(channels, num_classes, 3, padding=1)
@@ -74,12 +80,13 @@ class FCOSHead(nn.Module):
     def forward(self, features: list[Tensor]) -> Outputs:
         """Predict at every location of a pyramid: L levels of (B, C, H / stride, W / stride)."""
         classes, distances, centerness, locations, strides = [], [], [], [], []
-        for level, (feature, stride) in enumerate(zip(features, self.strides, strict=True)):
+        steps = level_steps(features, self.strides, self.geometry)
+        for level, (feature, stride, step) in enumerate(zip(features, self.strides, steps, strict=True)):
             class_features, box_features = self.class_tower(feature), self.box_tower(feature)
             classes.append(_flatten(self.classes(class_features)))
             distances.append(_flatten(functional.relu(self.distances(box_features) * self.scales[level])))
             centerness.append(_flatten(self.centerness(box_features))[..., 0])
-            locations.append(_locations(feature, stride))
+            locations.append(_locations(feature, step, offset=stride // 2 if self.geometry == "exact" else 0))
             strides.append(torch.full_like(locations[-1][:, 0], stride))
         return Outputs(
             torch.cat(classes, 1),
@@ -228,10 +235,16 @@ def _flatten(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2).float()
 
 
-def _locations(feature: Tensor, stride: int) -> Tensor:
-    """Return the centers of the cells of a level in row-major order: (H * W, 2) float, x and y in pixels."""
+def _locations(feature: Tensor, step: tuple[int, int], *, offset: int) -> Tensor:
+    """Return the locations of a level in row-major order: (H * W, 2) float, x and y in pixels.
+
+    Args:
+        feature: (B, C, H, W).
+        step: vertical and horizontal distance of the cells, pixels.
+        offset: x and y of the first location, pixels.
+    """
     height, width = feature.shape[-2:]
     y, x = torch.meshgrid(
         torch.arange(height, device=feature.device), torch.arange(width, device=feature.device), indexing="ij"
     )
-    return (torch.stack([x, y], dim=2).reshape(-1, 2) * stride + stride // 2).float()
+    return (torch.stack([x * step[1], y * step[0]], dim=2).reshape(-1, 2) + offset).float()

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou, roi_align
 
+from bcnet_core.config.choices import Geometry
 from bcnet_core.data.dataset import Targets
 
 FOREGROUND_IOU = 0.5
 """Least IoU of a proposal with an instance for which it becomes a RoI."""
 CANONICAL_SIZE, CANONICAL_LEVEL = 224.0, 4
 """A box of 224 x 224 pixels pools from P4."""
+LEVEL_SLACK: dict[Geometry, float] = {"exact": 0.0, "torchvision": 1e-6}
+"""Added to the level of a box before it is rounded down."""
 
 
 class RoIs(NamedTuple):
@@ -105,26 +108,48 @@ def _best_match(boxes: Tensor, instances: Tensor) -> Tensor:
     return torch.where(overlap >= FOREGROUND_IOU, best, -1)
 
 
-def pooling_levels(boxes: Tensor, *, first: int, last: int) -> Tensor:
+def level_steps(features: list[Tensor], strides: tuple[int, ...], geometry: Geometry) -> list[tuple[int, int]]:
+    """Return the vertical and horizontal distance of the cells of each level, in pixels of the network's input.
+
+    Args:
+        features: L levels, (B, C, H / stride, W / stride) each, rounded up; the finest is not.
+        strides: of the levels.
+        geometry: "exact" for the strides, or "torchvision", which divides the padded input by the size of a level,
+            rounding down: an input of 96 pixels has a P6 of two cells, 48 pixels apart and not 64.
+    """
+    if geometry == "exact":
+        return [(stride, stride) for stride in strides]
+    height, width = (side * strides[0] for side in features[0].shape[-2:])
+    return [(height // x.shape[-2], width // x.shape[-1]) for x in features]
+
+
+def pooling_levels(boxes: Tensor, *, first: int, last: int, slack: float = 0.0) -> Tensor:
     """Return the pyramid level of each box: floor(4 + log2(sqrt(area) / 224)), within [first, last] (FPN, equation 1).
 
     Args:
         boxes: (R, 4) float xyxy in pixels of the network's input.
         first: the finest level (3 for P3).
         last: the coarsest level.
+        slack: added before the level is rounded down.
 
     Returns:
         (R,) int64.
     """
     side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp(min=0).sqrt()
-    level = torch.floor(CANONICAL_LEVEL + torch.log2(side / CANONICAL_SIZE + 1e-8))
+    level = torch.floor(CANONICAL_LEVEL + torch.log2(side / CANONICAL_SIZE + 1e-8) + slack)
     return level.clamp(first, last).long()
 
 
 def pool_rois(
-    features: list[Tensor], boxes: Tensor, images: Tensor, *, strides: tuple[int, ...], size: int = 14
+    features: list[Tensor],
+    boxes: Tensor,
+    images: Tensor,
+    *,
+    strides: tuple[int, ...],
+    size: int = 14,
+    geometry: Geometry = "exact",
 ) -> Tensor:
-    """Pool an S x S feature map for every RoI from the pyramid level that fits it, with aligned RoIAlign.
+    """Pool an S x S feature map for every RoI from the pyramid level that fits it, with RoIAlign.
 
     Args:
         features: L levels, each (B, C, H / stride, W / stride).
@@ -132,16 +157,19 @@ def pool_rois(
         images: (R,) int64, the image of each box.
         strides: of the levels, powers of two.
         size: S.
+        geometry: "exact" is aligned RoIAlign at as many points as a RoI has pixels; "torchvision" is what its
+            detectors pool boxes with, half a pixel off and at 2 x 2 points a cell.
 
     Returns:
         (R, C, S, S), in the order of the boxes.
     """
-    first = strides[0].bit_length() - 1
-    levels = pooling_levels(boxes, first=first, last=first + len(strides) - 1) - first
+    exact, first = geometry == "exact", strides[0].bit_length() - 1
+    last = first + len(strides) - 1
+    levels = pooling_levels(boxes, first=first, last=last, slack=LEVEL_SLACK[geometry]) - first
     rois = torch.cat([images[:, None].to(boxes.dtype), boxes], dim=1)  # (R, 5)
     chosen = [(levels == level).nonzero()[:, 0] for level in range(len(strides))]
     parts = [
-        roi_align(feature, rois[which], size, spatial_scale=1 / stride, sampling_ratio=0, aligned=True)
+        roi_align(feature, rois[which], size, spatial_scale=1 / stride, sampling_ratio=0 if exact else 2, aligned=exact)
         for feature, stride, which in zip(features, strides, chosen, strict=True)
     ]
     pooled = torch.cat(parts)  # level by level

@@ -7,7 +7,8 @@ does not), and moves the tensors to bcnet's names. `path` is for messages. `impo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,12 @@ class Converted:
 def layer_of(name: str) -> str:
     """Return the layer that a tensor belongs to: its name up to the last dot."""
     return name.rpartition(".")[0]
+
+
+def count_parts(names: Iterable[str]) -> dict[str, int]:
+    """Count the tensors of each part of a detector: `backbone.body`, `heads.boxes`, `heads.roi_heads.masks`, ..."""
+    depth = {name: 3 if name.startswith("heads.roi_heads.") else 2 for name in names}
+    return dict(sorted(Counter(".".join(name.split(".")[:parts]) for name, parts in depth.items()).items()))
 
 
 def identify_backbone(found: Converted, path: Path) -> None:

@@ -6,7 +6,6 @@ The official release becomes a complete checkpoint, which can predict at once. E
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,8 +24,9 @@ from bcnet_core.weights.checkpoint import (
     parse_checkpoint,
     recipe_of,
 )
+from bcnet_core.weights.classes import class_rows
 from bcnet_core.weights.files import named_tensors, read_weight_file
-from bcnet_core.weights.foreign import BODY, Converted, identify_backbone, layer_of
+from bcnet_core.weights.foreign import BODY, Converted, count_parts, identify_backbone, layer_of
 from bcnet_core.weights.from_detectron2 import from_detectron2, from_release
 from bcnet_core.weights.from_imagenet import from_caffe2, from_torchvision
 from bcnet_core.weights.from_timm import from_efficientnet_lite, from_timm
@@ -101,8 +101,8 @@ def import_weights(
     shapes = model_shapes(recipe, classes=found.classes or 1)
     fit(found, shapes, path)
     _check_finite(found, path)
-    other = model_shapes(recipe, classes=(found.classes or 1) + 1)
-    class_layers = {layer_of(name) for name, _ in shapes.items() ^ other.items()}
+    one_more = model_shapes(recipe, classes=(found.classes or 1) + 1)
+    class_layers = {layer_of(name) for name in class_rows(shapes, one_more, classes=found.classes or 1)}
     if drop_classes:
         for layer in class_layers:
             found.drop_layer(layer, "its shape depends on the classes (--drop-classes)")
@@ -240,12 +240,6 @@ def _check_finite(found: Converted, path: Path) -> None:
             f"the first is `{found.sources.get(broken[0], broken)[0]}`",
             "its training has probably diverged; take an earlier checkpoint of it",
         )
-
-
-def count_parts(names: Iterable[str]) -> dict[str, int]:
-    """Count the tensors of each part of a detector: `backbone.body`, `heads.boxes`, `heads.roi_heads.masks`, ..."""
-    depth = {name: 3 if name.startswith("heads.roi_heads.") else 2 for name in names}
-    return dict(sorted(Counter(".".join(name.split(".")[:parts]) for name, parts in depth.items()).items()))
 
 
 def _report(found: Converted, fresh: Iterable[str]) -> ImportReport:

@@ -1,9 +1,12 @@
-"""From a checkpoint to a detector: what a model is comes from its recipe, and weights that do not fit are rejected."""
+"""From a checkpoint to a detector: what a model is comes from its recipe.
+
+A trained detector must fit to the last tensor; weights that a training starts from must fit below the pyramid.
+"""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +20,13 @@ from bcnet_core.distributed import choose_device
 from bcnet_core.errors import data_error
 from bcnet_core.model.backbones import RESNETS
 from bcnet_core.model.detectors import Detector, build_detector
+from bcnet_core.reporting import Reporter
 from bcnet_core.weights.checkpoint import Checkpoint, find_checkpoint, read_checkpoint, recipe_of
+from bcnet_core.weights.classes import class_rows, match_classes, transfer_rows
+from bcnet_core.weights.foreign import count_parts, layer_of
 
+COUNTER = "num_batches_tracked"
+"""A tensor of BatchNorm that no result depends on; frozen BatchNorm has none."""
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of a model's tensors by name."""
 
@@ -83,36 +91,133 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def load_weights(detector: Detector, recipe: Recipe, checkpoint: Checkpoint, path: Path) -> list[str]:
-    """Load the weights of a checkpoint, or of an initialization, into a detector built from `recipe` for the data.
-
-    Returns:
-        The names of the tensors that an initialization leaves as they were.
+def load_trained(detector: Detector, recipe: Recipe, checkpoint: Checkpoint, path: Path) -> None:
+    """Load a complete checkpoint into a detector built from `recipe` for the data, to go on with it.
 
     Raises:
         BCNetError: if the checkpoint is of another detector or backbone, has other categories or another order of
             them, or a tensor does not fit; the message names both sides.
     """
     _check_model(recipe.model, checkpoint, path)
-    is_part = checkpoint.part_of is not None
-    if checkpoint.categories or not is_part:  # an initialization without categories has no class-dependent layers
-        _check_categories(detector.categories, checkpoint.categories, path)
-    shapes = shapes_of(detector.state_dict())
-    fresh = sorted(shapes.keys() - checkpoint.model.keys()) if is_part else []
-    check_shapes(shapes, checkpoint.model, path, optional=fresh)
-    detector.load_state_dict(checkpoint.model, strict=not is_part)
-    return fresh
+    _check_categories(detector.categories, checkpoint.categories, path)
+    check_shapes(shapes_of(detector.state_dict()), checkpoint.model, path)
+    detector.load_state_dict(checkpoint.model)
 
 
-def check_shapes(shapes: Shapes, tensors: Mapping[str, Tensor], path: Path, *, optional: Collection[str] = ()) -> None:
-    """Require the tensors of a file to be exactly those of a model of these shapes, but for `optional` ones.
+@dataclass(frozen=True)
+class Start:
+    """Result of `load_weights`: what of a detector starts from trained weights.
+
+    Attributes:
+        placed: number of tensors that were filled, at least some of their rows.
+        fresh: number of the other tensors, by part of the model.
+        kept_classes: names of the classes of the data whose rows were taken.
+        fresh_classes: names of the other classes; like `kept_classes` empty if no class-dependent layer was filled.
+        left_out: reason why a layer of the weights is not used, by its name.
+    """
+
+    placed: int
+    fresh: dict[str, int]
+    kept_classes: list[str]
+    fresh_classes: list[str]
+    left_out: dict[str, str]
+
+    def report(self, source: object, reporter: Reporter) -> None:
+        """Report what starts from the weights of `source`, and as a warning which layers of them are left out."""
+        total = self.placed + sum(self.fresh.values())
+        text = f"starts from {source}: {self.placed} of {total} tensors"
+        if self.fresh:
+            text += f", the others are initialized: {', '.join(f'{part} ({n})' for part, n in self.fresh.items())}"
+        if self.kept_classes:
+            text += f"; classes taken by name: {_shortened(self.kept_classes)}"
+            text += f"; initialized: {_shortened(self.fresh_classes)}" if self.fresh_classes else ""
+        elif self.fresh_classes:
+            text += f"; none of the classes is known there: {_shortened(self.fresh_classes)}"
+        reporter.info(text)
+        if self.left_out:
+            layers = [f"{layer} ({reason})" for layer, reason in self.left_out.items()]
+            reporter.warning(
+                f"{len(layers)} layers of {source} do not fit this model and are left out: {_shortened(layers, most=3)}"
+            )
+
+
+def _shortened(words: Sequence[str], *, most: int = 10) -> str:
+    more = len(words) - most
+    return ", ".join(words[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def load_weights(detector: Detector, recipe: Recipe, checkpoint: Checkpoint, path: Path) -> Start:
+    """Load the weights that a training starts from into a detector built from `recipe` for the data.
+
+    Class-dependent tensors take the rows of the classes that have the same name; see `match_classes`. Layers around the
+    feature extractor that have another shape, or are only in the weights, are left out.
+
+    Args:
+        detector: with fresh weights, which the tensors and rows without a counterpart keep.
+        recipe: of the detector.
+        checkpoint: an initialization, or a checkpoint of any classes.
+        path: of the checkpoint, for messages.
+
+    Raises:
+        BCNetError: if the weights are of another detector, backbone or style, or do not fill the feature extractor.
+    """
+    _check_model(recipe.model, checkpoint, path)
+    state, classes, trained = detector.state_dict(), len(detector.categories), len(checkpoint.categories)
+    shapes = shapes_of(state)
+    rows = class_rows(shapes, model_shapes(recipe, classes=classes + 1), classes=classes)
+    expected = shapes | {name: one.shape(shapes[name], classes=trained) for name, one in rows.items()}
+    _check_extractor(detector, expected, checkpoint.model, path)
+    left_out = _misfits(expected, shapes_of(checkpoint.model))
+    placed = {
+        name: tensor for name, tensor in checkpoint.model.items() if name in shapes and layer_of(name) not in left_out
+    }
+    labels, filled = match_classes(checkpoint.categories, detector.categories), rows.keys() & placed.keys()
+    for name in filled:
+        placed[name] = transfer_rows(placed[name], state[name], rows[name], labels)
+    detector.load_state_dict(placed, strict=False)
+    names = detector.class_names if filled else []
+    return Start(
+        placed=len(placed),
+        fresh=count_parts(name for name in shapes if name not in placed),
+        kept_classes=[name for label, name in enumerate(names) if label in labels],
+        fresh_classes=[name for label, name in enumerate(names) if label not in labels],
+        left_out=left_out,
+    )
+
+
+def _check_extractor(detector: Detector, expected: Shapes, given: Mapping[str, Tensor], path: Path) -> None:
+    """Require weights to fill the feature extractor below the pyramid: a part of one computes nothing of use."""
+    parts = {f"backbone.{name.partition('.')[0]}." for name in detector.backbone.parameter_stages()}
+
+    def below(name: str) -> bool:
+        return name.startswith(tuple(parts)) and not name.endswith(COUNTER)
+
+    own = {name: shape for name, shape in expected.items() if below(name)}
+    check_shapes(own, {name: tensor for name, tensor in given.items() if below(name)}, path)
+
+
+def _misfits(expected: Shapes, given: Shapes) -> dict[str, str]:
+    """Return the layers of a file that do not fit a model of these shapes, each with the first reason."""
+    reasons: dict[str, str] = {}
+    in_file, in_model = ({layer_of(name) for name in side} for side in (given, expected))
+    for name in sorted(given.keys() | expected.keys()):
+        layer, _, part = name.rpartition(".")
+        if layer not in in_model:
+            reasons[layer] = "this model has no such layer"
+        elif layer in in_file and given.get(name) != expected.get(name) and part != COUNTER:
+            sides = (side.get(name, "missing") for side in (given, expected))
+            reasons.setdefault(layer, "its {} is {} there, {} in this model".format(part, *sides))
+    return reasons
+
+
+def check_shapes(shapes: Shapes, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Require the tensors of a file to be exactly those of a model of these shapes.
 
     Raises:
         BCNetError: naming the first that differs, on both sides.
     """
     given = shapes_of(tensors)
-    names = (shapes.keys() | given.keys()) - set(optional)
-    differing = sorted(name for name in names if shapes.get(name) != given.get(name))
+    differing = sorted(name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name))
     if differing:
         first = differing[0]
         raise data_error(
@@ -129,18 +234,23 @@ def _check_model(model: ModelConfig, checkpoint: Checkpoint, path: Path) -> None
     theirs = _identity({**ModelConfig().model_dump(), **(stored if isinstance(stored, dict) else {})})
     ours = _identity(model.model_dump())
     if checkpoint.part_of is not None and not any(name.startswith("heads.") for name in checkpoint.model):
-        theirs["detector"] = ours["detector"]  # a bare backbone fits both
+        theirs |= {key: ours[key] for key in ("detector", "geometry")}  # a bare backbone fits all
     if theirs != ours:
         raise data_error(
-            f"`{path}` holds weights of {' '.join(theirs.values())}, this model is {' '.join(ours.values())}",
+            f"`{path}` holds weights of {_described(theirs)}, this model is {_described(ours)}",
             f"take its settings: {' '.join(f'model.{key}={value}' for key, value in theirs.items())}",
         )
 
 
 def _identity(settings: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings that say which weights a model has."""
-    keys = ("detector", "backbone", *(("backbone_style",) if settings["backbone"] in RESNETS else ()))
+    keys = ("detector", "backbone", *(("backbone_style",) if settings["backbone"] in RESNETS else ()), "geometry")
     return {key: str(settings[key]) for key in keys}
+
+
+def _described(identity: Mapping[str, str]) -> str:
+    words = [value for key, value in identity.items() if key != "geometry"]
+    return " ".join([*words, *(["in torchvision's geometry"] if identity["geometry"] == "torchvision" else [])])
 
 
 def _check_categories(categories: list[Record], trained: list[Record], path: Path) -> None:
@@ -155,6 +265,5 @@ def _check_categories(categories: list[Record], trained: list[Record], path: Pat
         f"`{path}` was trained on other classes ({len(trained)}) than the data has ({len(categories)})",
         f"label {label} is {first!r} in the checkpoint, {second!r} in the data",
         "use the annotation file it was trained on, or one with the same categories in the same order",
-        "or begin with all but its class-dependent layers: "
-        f"bcnet weights import {shlex.quote(str(path))} -o init.pt --drop-classes, then --init-from init.pt",
+        f"or start a new run from its weights, whose classes are taken by name: --init-from {shlex.quote(str(path))}",
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -77,7 +77,8 @@ def _run_trial(folder: Path, data: dict[str, DataSet], device: str, trial: Trial
     with one_thread(device):
         started = time.perf_counter()
         run_dir = folder / "runs" / trial.data / trial.name
-        checkpoint = _train(trial, data[trial.data], run_dir, device, SilentReporter())
+        job = _job(trial, data[trial.data], run_dir, device=device)
+        checkpoint = train_trial(job, f"{trial.data} {trial.name}", SilentReporter())
         seconds = time.perf_counter() - started
         measures = measure(checkpoint, data[trial.data].root, data[trial.data].held_out, device)
     result = TrialResult(**trial._asdict(), seconds=seconds, **measures)
@@ -85,28 +86,35 @@ def _run_trial(folder: Path, data: dict[str, DataSet], device: str, trial: Trial
     return f"{trial.data} {trial.name}: IoU {np.nanmean(measures['occludee']):.4f}, AP {measures['mask_AP']:.3f}"
 
 
-def _train(trial: Trial, data: DataSet, run_dir: Path, device: str, reporter: Reporter) -> Path:
-    """Train from the newest checkpoint, if there is one, and return the last."""
+def _job(trial: Trial, data: DataSet, run_dir: Path, *, device: str) -> TrainingJob:
+    """Return the training of a trial, from its newest checkpoint if there is one."""
     overrides = [
         f"seed={trial.seed}", f"solver.steps={trial.steps}", "data.workers=0",
         f"data.train.annotations=annotations/instances_{data.train}.json", f"data.train.images={data.train}",
         f"data.val.annotations=annotations/instances_{data.held_out}.json", f"data.val.images={data.held_out}",
         *ARMS[trial.arm].overrides,
     ]  # fmt: skip
-    job = TrainingJob(
+    return TrainingJob(
         recipe=load_recipe("shapes", overrides, data_root=data.root),
         run_dir=run_dir,
         device=device,
         command="python -m benchmarks evidence",
         resume=latest_checkpoint(run_dir) is not None,
     )
+
+
+def train_trial(job: TrainingJob, name: str, reporter: Reporter) -> Path:
+    """Train the job of a trial and return its last checkpoint.
+
+    Raises:
+        BCNetError: with the name of the trial, if the training fails or is interrupted.
+    """
     try:
         return run_training(job, reporter)
     except BCNetError as error:
         stopped = error.exit_code == ExitCode.INTERRUPTED
         hints = ("give the same command again to resume",) if stopped else error.hints
-        message = f"trial {trial.data} {trial.name}: {error.message}"
-        raise BCNetError(message, *hints, exit_code=error.exit_code) from None
+        raise BCNetError(f"trial {name}: {error.message}", *hints, exit_code=error.exit_code) from None
 
 
 def measure(checkpoint: Path, root: Path, split: str, device: str) -> Record:
@@ -183,16 +191,22 @@ def measure_costs(
             seconds: dict[str, list[float]] = {arm: [] for arm in ARMS}
             for seed in range(rounds):
                 for arm, spent in seconds.items():
-                    spent.append(_step_seconds(Trial(name, arm, seed, steps), data[name], device))
+                    trial = Trial(name, arm, seed, steps)
+                    spent.append(step_seconds(partial(_job, trial, data[name], device=device), trial.name))
                     progress.advance(note=f"{name} {arm}: {spent[-1]:.3f} s")
             costs[name] = {arm: median(spent) for arm, spent in seconds.items()}
             write_json(folder / COSTS_FILE, costs)
     return costs
 
 
-def _step_seconds(trial: Trial, data: DataSet, device: str) -> float:
-    """Return the mean seconds from the end of one training step to the end of the next."""
+def step_seconds(job: Callable[[Path], TrainingJob], name: str) -> float:
+    """Return the mean seconds from the end of one training step to the end of the next, less `WARM_UP` steps.
+
+    Args:
+        job: makes a short training in a run directory, which is deleted again.
+        name: of the trial, for errors.
+    """
     clock = _Clock()
-    with tempfile.TemporaryDirectory(prefix="bcnet-costs-") as name:
-        _train(trial, data, Path(name) / "run", device, clock)
+    with tempfile.TemporaryDirectory(prefix="bcnet-costs-") as folder:
+        train_trial(job(Path(folder) / "run"), name, clock)
     return float(np.diff(clock.ends)[WARM_UP - 1 :].mean())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from scipy.stats import t as student
 
@@ -79,7 +79,19 @@ def write_report(folder: Path, outcomes: Sequence[Outcome] = ()) -> Report:
     return Report(text, content, files)
 
 
-def difference(group: Sequence[TrialResult], others: Sequence[TrialResult], score: str) -> Interval:
+class Scored(Protocol):
+    """The result of a trial that is compared with others: its seed, and its scores, 0..1, -1 where unknown."""
+
+    @property
+    def seed(self) -> int:
+        """Seed, which the two of a pair share."""
+
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """Scores by name."""
+
+
+def difference(group: Sequence[Scored], others: Sequence[Scored], score: str) -> Interval:
     """Return the mean difference of a score over the seeds of both, and its interval; nan where it is unknown."""
     theirs = {one.seed: one.scores[score] for one in others}
     pairs = [(one.scores[score], theirs[one.seed]) for one in group if one.seed in theirs]
@@ -98,13 +110,17 @@ def _known(one: Interval) -> list[float | None]:
     return [None if math.isnan(value) else value for value in one]
 
 
+def mean_cell(scores: Sequence[float]) -> str:
+    """Format mean and deviation of the scores of several seeds, 0..1, as percentages; -1 counts as unknown."""
+    mean, deviation = spread([one for one in scores if one >= 0])
+    around = "" if math.isnan(deviation) else f" ± {100 * deviation:.1f}"
+    return ABSENT if math.isnan(mean) else f"{100 * mean:.1f}{around}"
+
+
 def _means(group: Sequence[TrialResult]) -> list[str]:
     """Return the row of a variant: the mean and deviation of every score."""
     cells = [VARIANTS[group[0].variant].title, f"{len(group)}"]
-    for score in SCORES:
-        mean, deviation = spread([one.scores[score] for one in group if one.scores[score] >= 0])
-        around = "" if math.isnan(deviation) else f" ± {100 * deviation:.1f}"
-        cells.append(ABSENT if math.isnan(mean) else f"{100 * mean:.1f}{around}")
+    cells += [mean_cell([one.scores[score] for one in group]) for score in SCORES]
     norm, seconds = (fmean(getattr(one, name) for one in group) for name in ("gradient_norm", "step_seconds"))
     return [*cells, f"{norm:.1f}", f"{seconds:.3f}"]
 
@@ -113,10 +129,11 @@ def _differences(name: str, groups: dict[str, list[TrialResult]], found: dict[st
     """Return the row of a variant: the difference of every score, in points."""
     versus = VARIANTS[name].versus
     seeds = {one.seed for one in groups[name]} & {one.seed for one in groups[versus]}
-    return [VARIANTS[name].title, VARIANTS[versus].title, f"{len(seeds)}", *map(_difference, found.values())]
+    return [VARIANTS[name].title, VARIANTS[versus].title, f"{len(seeds)}", *map(difference_cell, found.values())]
 
 
-def _difference(one: Interval) -> str:
+def difference_cell(one: Interval) -> str:
+    """Format a difference and its interval in points; * marks an interval without 0."""
     if math.isnan(one.mean):
         return ABSENT
     if math.isnan(one.low):

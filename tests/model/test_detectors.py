@@ -74,6 +74,21 @@ def test_all_terms_are_finite_and_reach_every_weight(kind: str, proposals: str, 
     assert all(parameter.grad.isfinite().all() for parameter in detector.parameters() if parameter.grad is not None)
 
 
+TORCHVISION = {"geometry": "torchvision", "rpn_convs": 2, "box_head": "conv", "box_head_channels": 64}
+
+
+@pytest.mark.parametrize("kind", ["fcos", "faster_rcnn"])
+def test_heads_and_geometry_of_torchvision_train_and_infer(kind: str) -> None:
+    detector = build(kind, **TORCHVISION)
+    losses = step(detector, [targets(2), targets(0)])
+    assert all(loss.isfinite() for loss in losses.values())
+    assert [name for name, parameter in detector.named_parameters() if parameter.grad is None] == []
+    convs = {name for name in detector.state_dict() if "box_head" in name or "rpn.head.conv" in name}
+    assert len(convs) == {"fcos": 0, "faster_rcnn": 2 * (2 + 4 + 1)}[kind]
+    (found,) = detector.eval().predict([np.zeros((33, 70, 3), np.uint8)])
+    assert found.boxes.isfinite().all() and len(found.boxes) > 0
+
+
 @pytest.mark.parametrize("kind", ["fcos", "faster_rcnn"])
 @pytest.mark.parametrize(
     ("classes", "wanted"),

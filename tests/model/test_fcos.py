@@ -10,7 +10,7 @@ STRIDES = (8, 16, 32)
 
 
 def empty_outputs(side: int = 128, classes: int = 3) -> Outputs:
-    head = FCOSHead(channels=32, num_classes=classes, convs=1, strides=STRIDES)
+    head = FCOSHead(channels=32, num_classes=classes, convs=1, strides=STRIDES, geometry="exact")
     outputs: Outputs = head([torch.zeros(1, 32, side // stride, side // stride) for stride in STRIDES])
     return outputs
 
@@ -20,6 +20,15 @@ def test_locations_are_cell_centers() -> None:
     assert outputs.locations[:2].tolist() == [[4, 4], [12, 4]]
     assert outputs.levels == [256, 64, 16]
     assert outputs.locations[256].tolist() == [8, 8]
+
+
+def test_locations_of_torchvision_geometry_are_cell_corners_of_the_padded_input() -> None:
+    """A pyramid of three levels over 96 x 64 pixels whose last level has two rows where one and a half would do."""
+    head = FCOSHead(channels=32, num_classes=1, convs=1, strides=(16, 32, 64), geometry="torchvision")
+    outputs = head([torch.zeros(1, 32, height, width) for height, width in ((6, 4), (3, 2), (2, 1))])
+    assert outputs.locations[:5].tolist() == [[0, 0], [16, 0], [32, 0], [48, 0], [0, 16]]
+    assert outputs.locations[-2:].tolist() == [[0, 0], [0, 48]]
+    assert outputs.strides[-2:].tolist() == [64, 64], "distances are in strides of the level all the same"
 
 
 def test_distances_are_never_negative_and_boxes_hold_their_location() -> None:

@@ -1,5 +1,5 @@
 import torch
-from torchvision.ops import roi_align
+from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from bcnet_core.model.rois import matched_rois, pool_rois, pooling_levels
 from tests.model.test_detectors import targets
@@ -41,3 +41,19 @@ def test_pooling_keeps_the_order_of_the_boxes() -> None:
         roi = torch.cat([images[index : index + 1, None].float(), boxes[index : index + 1]], 1)
         expected = roi_align(features[level], roi, 14, 1 / (8 * 2**level), 0, aligned=True)
         assert torch.equal(got[index : index + 1], expected)
+
+
+def test_torchvision_geometry_pools_like_its_own_module() -> None:
+    torch.manual_seed(0)
+    features = [torch.randn(2, 4, 640 // stride, 640 // stride) for stride in (4, 8, 16, 32)]
+    boxes = [torch.rand(60, 4) * 300 for _ in range(2)]
+    for box in boxes:
+        box[:, 2:] = box[:, :2] + torch.logspace(-1, 2.5, 60)[:, None] * torch.tensor([1.0, 0.7])
+    boxes[0][0, 2:] = boxes[0][0, :2] + 223.99992  # within the slack of the next level
+    pool = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, sampling_ratio=2)
+    expected = pool({str(level): x for level, x in enumerate(features)}, boxes, [(640, 640)] * 2)
+    images = torch.tensor([0, 1]).repeat_interleave(60)
+    strides = (4, 8, 16, 32)
+    got = pool_rois(features, torch.cat(boxes), images, strides=strides, size=7, geometry="torchvision")
+    assert torch.equal(got, expected)
+    assert not torch.allclose(got, pool_rois(features, torch.cat(boxes), images, strides=strides, size=7), atol=0.1)

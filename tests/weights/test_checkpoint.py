@@ -18,7 +18,7 @@ from bcnet_core.weights.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from bcnet_core.weights.loading import load_weights
+from bcnet_core.weights.loading import load_trained
 
 CATEGORIES = [{"id": 1, "name": "disc"}, {"id": 2, "name": "box"}]
 RECIPE = Recipe(
@@ -136,5 +136,6 @@ def test_errors_about_weights_that_do_not_fit_name_both_sides(tmp_path: Path) ->
         (CATEGORIES[::-1], "label 0 is 'box' in the checkpoint, 'disc' in the data"),
     ):
         with pytest.raises(BCNetError, match="was trained on other classes") as caught:
-            load_weights(detector, RECIPE, replace(checkpoint(), categories=categories), tmp_path / "x.pt")
+            load_trained(detector, RECIPE, replace(checkpoint(), categories=categories), tmp_path / "x.pt")
         assert caught.value.hints[0] == first
+        assert f"--init-from {tmp_path / 'x.pt'}" in caught.value.hints[-1]

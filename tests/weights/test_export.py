@@ -6,14 +6,25 @@ import torch
 
 from bcnet_core import BCNetError
 from bcnet_core.weights import export
-from tests.model.test_detectors import build
+from tests.model.test_detectors import TORCHVISION, build
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("form", ["torchscript", "onnx"])
-@pytest.mark.parametrize(("kind", "threshold"), [("fcos", 0.004), ("faster_rcnn", 0.2)])
-def test_an_exported_detector_predicts_the_same(tmp_path: Path, kind: str, threshold: float, form: str) -> None:
-    detector = build(kind, score_threshold=threshold).eval()
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("fcos", {"score_threshold": 0.004}),
+        ("faster_rcnn", {"score_threshold": 0.2}),
+        ("fcos", {"score_threshold": 0.004, **TORCHVISION}),
+        ("faster_rcnn", {"score_threshold": 0.2, **TORCHVISION}),
+    ],
+    ids=["fcos", "faster_rcnn", "fcos like torchvision", "faster_rcnn like torchvision"],
+)
+def test_an_exported_detector_predicts_the_same(
+    tmp_path: Path, kind: str, settings: dict[str, object], form: str
+) -> None:
+    detector = build(kind, **settings).eval()
     path = tmp_path / "detector"
     compared = export.export_detector(detector, path, form=form, height=96, width=120)  # type: ignore[arg-type]
     assert compared.difference <= 1e-3 and compared.instances > 0

@@ -264,11 +264,13 @@ def test_a_bare_backbone_fits_both_detectors(tmp_path: Path, detector: Any) -> N
     model = detector_of(settings)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     recipe = Recipe(model=settings)
-    fresh = load_weights(model, recipe, checkpoint, tmp_path / "init.pt")
+    start = load_weights(model, recipe, checkpoint, tmp_path / "init.pt")
     for name, tensor in model.state_dict().items():
-        expected = before[name] if name in fresh else checkpoint.model[name]
+        expected = checkpoint.model[name] if name.startswith("backbone.body.") else before[name]
         assert torch.equal(tensor, expected), name
-    assert fresh and not any(name.startswith("backbone.body.") for name in fresh)
+    masks = "heads.masks" if detector == "fcos" else "heads.roi_heads.masks"
+    assert {"backbone.fpn", masks} < start.fresh.keys() and "backbone.body" not in start.fresh
+    assert (start.kept_classes, start.fresh_classes, start.left_out) == ([], [], {})
 
 
 def test_errors_about_an_initialization_that_does_not_fit_name_both_sides(tmp_path: Path) -> None:
@@ -307,13 +309,13 @@ def test_a_bcnet_checkpoint_can_start_training_on_other_classes(tmp_path: Path, 
     before = own_checkpoint(SHAPES[:2], detector=detector)
     save_checkpoint(tmp_path / "x.pt", before)
     model = ModelConfig(detector=detector, backbone="tiny", **SMALL)
-    with pytest.raises(BCNetError, match=r"other classes \(2\) than the data has \(3\)") as caught:
-        load_weights(detector_of(model), Recipe(model=model), before, tmp_path / "x.pt")
-    assert f"bcnet weights import {tmp_path / 'x.pt'} -o init.pt --drop-classes" in caught.value.hints[-1]
+    start = load_weights(detector_of(model), Recipe(model=model), before, tmp_path / "x.pt")
+    assert (start.kept_classes, start.fresh_classes) == (["disc", "box"], ["star"]) and not start.fresh
     checkpoint, report = import_weights(tmp_path / "x.pt", drop_classes=True)
     assert report.detector == detector and sum(report.fresh.values()) == layers
     trained = detector_of(model)
-    assert len(load_weights(trained, Recipe(model=model), checkpoint, tmp_path / "init.pt")) == layers
+    start = load_weights(trained, Recipe(model=model), checkpoint, tmp_path / "init.pt")
+    assert sum(start.fresh.values()) == layers and start.kept_classes == start.fresh_classes == []
     other: Any = "fcos" if detector == "faster_rcnn" else "faster_rcnn"
     message = f"holds weights of {detector} tiny, this model is {other} tiny"
     changed = model.model_copy(update={"detector": other})

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from bcnet_core import load_detector
-from bcnet_core.annotations.coco import read_coco
+from bcnet_core.annotations.coco import Record, read_coco
 from bcnet_core.config.load import load_recipe
+from bcnet_core.config.schema import Recipe
 from bcnet_core.engine.launch import run_training
 from bcnet_core.engine.state import TrainingJob
 from bcnet_core.errors import BCNetError
 from bcnet_core.evaluation.predict import predict_images
 from bcnet_core.model import detectors
 from bcnet_core.model.backbones import TinyBackbone
+from bcnet_core.model.detectors import build_detector
 from bcnet_core.reporting import SilentReporter
-from bcnet_core.weights.checkpoint import latest_checkpoint, read_checkpoint
+from bcnet_core.weights.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint
 from bcnet_core.weights.export import export_detector
 from bcnet_core.weights.importing import import_weights
-from bcnet_core.weights.loading import read_trained
+from bcnet_core.weights.loading import Start, load_weights, read_trained
 
 
 class Unlisted(nn.Module):
@@ -40,6 +44,9 @@ class Unlisted(nn.Module):
         for conv in self.deeper:
             levels.append(conv(torch.relu(levels[-1])))
         return levels
+
+    def parameter_stages(self) -> dict[str, int]:
+        return {name: int(name.startswith("deeper.")) for name, _ in self.named_parameters()}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -86,3 +93,97 @@ def test_weights_of_another_backbone_name_both_recipes(tmp_path: Path, scenes: P
     with pytest.raises(BCNetError, match="holds weights of fcos tiny, this model is fcos r18 caffe"):
         run_training(job, SilentReporter())
     assert latest_checkpoint(tmp_path / "run") is None
+
+
+MASKS = "heads.masks.head."
+
+
+def report_of(start: Start, source: str = "x.pt") -> tuple[list[str], list[str]]:
+    """The messages and the warnings about a start."""
+    reporter = Notes()
+    start.report(source, reporter)
+    return reporter.infos, reporter.warnings
+
+
+class Notes(SilentReporter):
+    def __init__(self) -> None:
+        self.infos: list[str] = []
+        self.warnings: list[str] = []
+
+    def info(self, message: str) -> None:
+        self.infos.append(message)
+
+    def warning(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+def start_from(checkpoint: Checkpoint, categories: list[Record], **settings: Any) -> Start:
+    stored = Recipe.model_validate(checkpoint.recipe)
+    recipe = stored.model_copy(update={"model": stored.model.model_copy(update=settings)})
+    return load_weights(build_detector(recipe, categories), recipe, checkpoint, Path("x.pt"))
+
+
+def test_a_start_says_what_it_took(untrained: Path) -> None:
+    checkpoint = read_checkpoint(untrained)
+    first, second = checkpoint.categories[:2]
+    total = len(checkpoint.model)
+    infos, warnings = report_of(start_from(checkpoint, checkpoint.categories))
+    names = ", ".join(one["name"] for one in checkpoint.categories)
+    assert infos == [f"starts from x.pt: {total} of {total} tensors; classes taken by name: {names}"] and not warnings
+    infos, _ = report_of(start_from(checkpoint, [second, {"id": 9, "name": "dragon"}, first]))
+    assert infos[0].endswith(f"; classes taken by name: {second['name']}, {first['name']}; initialized: dragon")
+    infos, _ = report_of(start_from(checkpoint, [{"id": number, "name": f"dragon {number}"} for number in range(12)]))
+    named = ", ".join(f"dragon {number}" for number in range(10))
+    assert infos[0].endswith(f"; none of the classes is known there: {named} and 2 more")
+    body = {name: tensor for name, tensor in checkpoint.model.items() if name.startswith("backbone.st")}
+    infos, warnings = report_of(start_from(replace(checkpoint, model=body, part_of=total), checkpoint.categories))
+    assert infos[0].startswith(f"starts from x.pt: {len(body)} of {total} tensors, the others are initialized: ")
+    assert infos[0].endswith(f"backbone.fpn (12), heads.boxes ({12 + 3}), heads.masks (50)") and not warnings
+
+
+def test_layers_that_a_model_does_not_have_are_left_out_with_a_warning(untrained: Path) -> None:
+    checkpoint = read_checkpoint(untrained)
+    start = start_from(checkpoint, checkpoint.categories, layers=1)
+    occluder = {name.rpartition(".")[0] for name in checkpoint.model if name.startswith(f"{MASKS}occluder")}
+    assert start.left_out == dict.fromkeys(occluder, "this model has no such layer")
+    assert not start.fresh
+    assert start.placed == sum(not name.startswith(f"{MASKS}occluder") for name in checkpoint.model)
+    _, (warning,) = report_of(start)
+    assert warning.startswith(f"{len(occluder)} layers of x.pt do not fit this model and are left out: {MASKS}occluder")
+    assert warning.endswith(f"(this model has no such layer) and {len(occluder) - 3} more")
+
+
+def test_layers_that_only_the_model_has_start_fresh(untrained: Path) -> None:
+    checkpoint = read_checkpoint(untrained)
+    start = start_from(checkpoint, checkpoint.categories, mask_convs=6)
+    assert start.fresh == {"heads.masks": 8} and not start.left_out
+
+
+def test_a_layer_that_the_file_has_a_part_of_is_left_out(untrained: Path) -> None:
+    checkpoint = read_checkpoint(untrained)
+    lost = {name: tensor for name, tensor in checkpoint.model.items() if name != "heads.boxes.distances.bias"}
+    start = start_from(replace(checkpoint, model=lost), checkpoint.categories)
+    assert start.left_out == {"heads.boxes.distances": "its bias is missing there, (4,) in this model"}
+    assert start.fresh == {"heads.boxes": 2}
+
+
+def test_a_start_must_fill_the_feature_extractor(untrained: Path) -> None:
+    checkpoint = read_checkpoint(untrained)
+    name = "backbone.stages.2.conv1.0.weight"
+    for model in (
+        {other: tensor for other, tensor in checkpoint.model.items() if other != name},
+        checkpoint.model | {name: torch.zeros(1)},
+        checkpoint.model | {"backbone.stages.9.weight": torch.zeros(1)},
+    ):
+        with pytest.raises(BCNetError, match=r"1 of 39 tensors differ, the first is `backbone\.stages\.[29]\."):
+            start_from(replace(checkpoint, model=model), checkpoint.categories)
+
+
+def test_a_training_reports_its_start(tmp_path: Path, scenes: Path, untrained: Path) -> None:
+    settings = ["model.channels=32", "model.tower_convs=1", "model.layers=1", "data.min_size=64", "data.max_size=64",
+                "data.workers=0", "solver.batch_size=2", "solver.steps=1"]  # fmt: skip
+    recipe = load_recipe("shapes", settings, data_root=scenes)
+    reporter = Notes()
+    run_training(TrainingJob(recipe, tmp_path / "run", "cpu", "bcnet train", init_from=untrained), reporter)
+    assert any(message.startswith(f"starts from {untrained}: ") for message in reporter.infos)
+    assert any("are left out" in message for message in reporter.warnings)

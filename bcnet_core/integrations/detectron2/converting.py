@@ -19,7 +19,7 @@ from bcnet_core.integrations.detectron2.stored import read_stored, to_torchvisio
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.structures import Predictor
 from bcnet_core.weights.checkpoint import DETECTRON2_KEY, save_checkpoint, save_content
-from bcnet_core.weights.loading import load_weights
+from bcnet_core.weights.loading import load_trained
 
 MAX_PIXELS, MAX_PROBABILITY = 0.01, 1e-4
 """Largest difference of the boxes and of the maps of two instances that match."""
@@ -60,7 +60,7 @@ def convert_detector(
         raise usage_error(f"`{stored.path}` is a checkpoint of the {to} backend already", f"to the other: --to {other}")
     checkpoint = to_torchvision(stored)
     detector = build_detector(stored.recipe, checkpoint.categories)
-    load_weights(detector, stored.recipe, checkpoint, stored.path)
+    load_trained(detector, stored.recipe, checkpoint, stored.path)
     image = np.random.default_rng(0).integers(0, 256, (*NOISE, 3), np.uint8) if picture is None else picture
     difference = compare(detector.eval(), build_stored(stored, device="cpu"), image)
     if outputs and to == "torchvision":

@@ -51,11 +51,11 @@ def train_recipe(recipe: Recipe, options: RunOptions, reporter: Reporter) -> Pat
     Raises:
         BCNetError: on bad data, settings that detectron2 does not have, a loss that is not finite, or an interruption.
     """
-    _, coco = open_data(recipe, VALIDATION, reporter)
+    _, coco, recipe = open_data(recipe, VALIDATION, choose_device(options.device), reporter)
     cfg = config_from_recipe(recipe, num_classes=len(coco.categories))
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
     plain = recipe.model_dump(mode="json")
-    return _run(cfg, Origin("", coco.categories, plain["data"], plain), options)
+    return _run(cfg, Origin("", coco.categories, plain["data"], plain), options, reporter)
 
 
 def train_config(cfg: CfgNode, data: DataConfig | None, options: RunOptions, reporter: Reporter) -> Path:
@@ -67,7 +67,7 @@ def train_config(cfg: CfgNode, data: DataConfig | None, options: RunOptions, rep
         options: options of the run; `run_dir` becomes `OUTPUT_DIR`, `init_from` replaces `MODEL.WEIGHTS`.
         reporter: receives a warning if the config has no bilayer head, and what `open_data` reports.
     """
-    return _run(cfg, prepare_config(cfg, data, reporter), options)
+    return _run(cfg, prepare_config(cfg, data, reporter), options, reporter)
 
 
 def prepare_config(cfg: CfgNode, data: DataConfig | None, reporter: Reporter) -> Origin:
@@ -97,7 +97,7 @@ def prepare_config(cfg: CfgNode, data: DataConfig | None, reporter: Reporter) ->
     return Origin("", categories, data.model_dump(mode="json"), {})
 
 
-def _run(cfg: CfgNode, origin: Origin, options: RunOptions) -> Path:
+def _run(cfg: CfgNode, origin: Origin, options: RunOptions, reporter: Reporter) -> Path:
     """Train in as many processes as asked for; a run that fails before its first checkpoint leaves nothing behind."""
     run_dir, processes, images = options.run_dir, options.processes, cfg.SOLVER.IMS_PER_BATCH
     cfg.OUTPUT_DIR, cfg.MODEL.DEVICE = str(run_dir), device_name(options.device, processes=processes)
@@ -115,13 +115,13 @@ def _run(cfg: CfgNode, origin: Origin, options: RunOptions) -> Path:
             data = DataConfig.model_validate(origin.data)
             write_truth(truth, read_truth(data, data.val), origin.categories)
         name = launch(
-            _train, origin, options, truth,
+            _train, origin, options, truth, reporter,
             processes=processes, device=options.device, interrupted=lambda: _interrupted(options),
         )  # fmt: skip
     return run_dir / name
 
 
-def _train(origin: Origin, options: RunOptions, truth: Path) -> str:
+def _train(origin: Origin, options: RunOptions, truth: Path, reporter: Reporter) -> str:
     """Train in one of the processes of a run, and return the name of the last checkpoint.
 
     `truth` has the annotations of the validation set; without the file it is not evaluated.
@@ -141,7 +141,7 @@ def _train(origin: Origin, options: RunOptions, truth: Path) -> str:
                     write_header(folder, recipe, world_size=options.processes, device=torch.device(cfg.MODEL.DEVICE))
             seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
             cfg.freeze()
-            weights = _initial_weights(cfg, origin, options.init_from)
+            weights = _initial_weights(cfg, origin, options.init_from, reporter)
             trainer = BilayerTrainer(cfg, recipe=recipe, origin=origin, stop=stop)
             if options.resume:
                 trainer.resume_or_load(resume=True)
@@ -162,7 +162,9 @@ def _train(origin: Origin, options: RunOptions, truth: Path) -> str:
     return find_stored(folder).name
 
 
-def _initial_weights(cfg: CfgNode, origin: Origin, init_from: Path | None) -> dict[str, Tensor] | None:
+def _initial_weights(
+    cfg: CfgNode, origin: Origin, init_from: Path | None, reporter: Reporter
+) -> dict[str, Tensor] | None:
     """Read the weights of a run or checkpoint of the torchvision backend; None for anything else."""
     if init_from is None or (init_from / DETECTRON2_FILE).is_file():
         return None
@@ -170,7 +172,9 @@ def _initial_weights(cfg: CfgNode, origin: Origin, init_from: Path | None) -> di
         return None
     file, recipe = find_checkpoint(init_from), _recipe(origin) or recipe_from_config(cfg)
     detector = build_detector(recipe, origin.categories)
-    load_weights(detector, recipe, read_checkpoint(file).for_inference(), file)
+    start = load_weights(detector, recipe, read_checkpoint(file).for_inference(), file)
+    if comm.is_main_process():
+        start.report(init_from, reporter)
     return detector.state_dict()
 
 
