@@ -39,7 +39,7 @@ class Converted:
         complete: whether the file must fill the detector to the last tensor.
         classes: number of classes in its class-dependent layers; None if it has none.
         class_names: names of these classes in the order of their labels, where the file knows them.
-        backbone: set by `identify_backbone`.
+        backbone: a model of timm; any other is set by `identify_backbone`.
         settings: further settings of `ModelConfig` that the tensors need.
         tensors: by bcnet's names.
         sources: the names in the file that each of `tensors` was made from.

@@ -87,7 +87,7 @@ def test_a_run_of_detectron2(run: Path, scenes: Path) -> None:
 
 @pytest.mark.slow
 def test_logged_learning_rates_follow_the_recipe(run: Path) -> None:
-    from bcnet_core.engine.state import learning_rate
+    from bcnet_core.engine.optimizer import learning_rate
 
     solver = load_recipe("shapes", [*SETTINGS, "solver.steps=3"]).solver
     assert [row["lr"] for row in rows(run)] == pytest.approx([learning_rate(step, solver) for step in range(3)])
