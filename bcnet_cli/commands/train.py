@@ -158,7 +158,7 @@ def _check_job(job: TrainingJob, cluster: Cluster, library: Backend, *, named_ru
     """Reject contradictions and an occupied run directory before any data is read."""
     from bcnet_core.engine.launch import check_cluster
     from bcnet_core.errors import usage_error
-    from bcnet_core.model.backbones import RESNETS
+    from bcnet_core.model.backbones import freezes_norm
 
     check_cluster(job, cluster)
     if cluster.nodes > 1 and not named_run_dir:
@@ -166,11 +166,12 @@ def _check_job(job: TrainingJob, cluster: Cluster, library: Backend, *, named_ru
             "several machines need one run directory that all of them see", "name it: --run-dir /shared/runs/NAME"
         )
     _check_run_dir(job, library)
-    backbone = job.recipe.model.backbone
-    if backbone in RESNETS and not job.resume and job.init_from is None:
+    model = job.recipe.model
+    if freezes_norm(model) and not job.resume and job.init_from is None:
         ConsoleReporter().warning(
-            f"the backbone {backbone} starts from random weights, which diverge under its frozen BatchNorm; "
-            "start from published ones: --init-from (bcnet weights import --help)"
+            f"the backbone {model.backbone} starts from random weights, which diverge under its frozen BatchNorm; "
+            "start from published ones: --init-from (bcnet weights import --help), or train it: "
+            "model.frozen_norm=false model.frozen_stages=0"
         )
 
 

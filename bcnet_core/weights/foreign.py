@@ -36,7 +36,7 @@ class Converted:
         detector: detector that the tensors outside of the ResNet fit; None if there are none.
         complete: whether the file must fill the detector to the last tensor.
         classes: number of classes in its class-dependent layers; None if it has none.
-        backbone: set by `identify_backbone`.
+        backbone: a model of timm; any other is set by `identify_backbone`.
         settings: further settings of `ModelConfig` that the tensors need.
         tensors: by bcnet's names.
         sources: the names in the file that each of `tensors` was made from.

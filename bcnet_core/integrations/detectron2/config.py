@@ -15,7 +15,8 @@ from bcnet_core.config.choices import BackboneName, BackboneStyle
 from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
 from bcnet_core.engine.optimizer import full_rate
 from bcnet_core.errors import usage_error
-from bcnet_core.model.backbones import RESNETS, PixelFormat, pixel_format
+from bcnet_core.model.backbones import RESNETS, pixel_format
+from bcnet_core.model.pixels import PixelFormat
 
 ELSEWHERE = {
     "detector", "backbone", "backbone_style", "channels_last", "frozen_stages", "channels", "anchor_scale",
