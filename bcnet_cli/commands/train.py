@@ -34,7 +34,11 @@ Overrides = Annotated[
 ]
 RunDir = Annotated[Path | None, _run("--run-dir", help="Folder of the run; default runs/RECIPE-TIME.")]
 Resume = Annotated[bool, _run("--resume", help="Resume the run in --run-dir.")]
-InitFrom = Annotated[Path | None, _run("--init-from", help="Start from the weights of this run or checkpoint.")]
+InitFrom = Annotated[
+    str | None,
+    _run("--init-from", metavar="SOURCE", help="Start from these weights: a run, a file, a URL, or a name of "
+         "`bcnet weights list`; default model.init."),
+]  # fmt: skip
 Config = Annotated[Path | None, _run("--d2-config", help="Train this yaml config of detectron2, not a recipe.")]
 Events = Annotated[bool, _run("--tensorboard", help="Write TensorBoard's event files, with pictures of both layers.")]
 Nodes = Annotated[int, _compute("--nnodes", min=1, help="Machines that train together; run the command on each.")]
@@ -165,21 +169,22 @@ def _check_job(job: TrainingJob, cluster: Cluster, library: Backend, *, named_ru
         raise usage_error(
             "several machines need one run directory that all of them see", "name it: --run-dir /shared/runs/NAME"
         )
-    _check_run_dir(job, library)
+    _check_run_dir(job, library, start=job.init)
     model = job.recipe.model
-    if freezes_norm(model) and not job.resume and job.init_from is None:
+    if freezes_norm(model) and not job.resume and job.init is None:
         ConsoleReporter().warning(
             f"the backbone {model.backbone} starts from random weights, which diverge under its frozen BatchNorm; "
-            "start from published ones: --init-from (bcnet weights import --help), or train it: "
+            "start from published ones: --init-from NAME (names: bcnet weights list), or train it: "
             "model.frozen_norm=false model.frozen_stages=0"
         )
 
 
-def _check_run_dir(run: TrainingJob | RunOptions, library: Backend) -> None:
+def _check_run_dir(run: TrainingJob | RunOptions, library: Backend, *, start: str | None) -> None:
     """Check that the run directory is free, or can be resumed, and that the weights to start from exist."""
     from bcnet_core.backends import find_weights
     from bcnet_core.engine.run_dir import require_free_run_dir
     from bcnet_core.errors import usage_error
+    from bcnet_core.weights.starts import find_source
 
     if run.resume and run.init_from is not None:
         raise usage_error(
@@ -189,8 +194,8 @@ def _check_run_dir(run: TrainingJob | RunOptions, library: Backend) -> None:
         find_weights(run.run_dir, library)
     else:
         require_free_run_dir(run.run_dir, run.command)
-    if run.init_from is not None:
-        find_weights(run.init_from, library)
+    if start is not None and (found := find_source(start)).url is None:
+        find_weights(found.path, library)
 
 
 def _scan(recipe: Recipe, workers: int) -> None:
@@ -249,7 +254,7 @@ def _train_config(
     from bcnet_core import backends
 
     run_dir = options.run_dir
-    _check_run_dir(options, "detectron2")
+    _check_run_dir(options, "detectron2", start=options.init_from)
     root = None if data_root is None else data_root.resolve()
     if dry_run:
         plan = backends.merged_config(config, overrides, root, reporter=ConsoleReporter())

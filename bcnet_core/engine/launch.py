@@ -29,6 +29,7 @@ from bcnet_core.engine.state import TrainingJob, TrainingState, Validation
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.weights.checkpoint import checkpoint_path, latest_checkpoint
+from bcnet_core.weights.starts import fetch_start
 
 STATISTICS = Path("/proc/stat")
 """Linux's counters of what each core has done, in ticks of 10 ms."""
@@ -48,6 +49,8 @@ def launch(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> Path:
             fails in any process.
     """
     check_cluster(job, cluster)
+    if job.init is not None:
+        fetch_start(job.init, reporter)
     if cluster.in_place:
         if dist.choose_device(job.device).type == "cpu":
             report_busy_cores(job, reporter)
@@ -159,7 +162,7 @@ def train_together(job: TrainingJob, reporter: Reporter) -> Path | BCNetError:
     with exclusive_run(job.run_dir, None if job.resume else job.command) if main else nullcontext():
         state = TrainingState(job, opened.coco.categories, device)
         if state.start is not None:
-            state.start.report(job.init_from, reporter)
+            state.start.report(job.init, reporter)
         if main:
             write_header(job.run_dir, job.recipe, world_size=dist.world_size(), device=device)
         error = train(state, opened.dataset, reporter)

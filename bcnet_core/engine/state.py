@@ -32,6 +32,7 @@ from bcnet_core.weights.checkpoint import (
     save_checkpoint,
 )
 from bcnet_core.weights.loading import Start, check_shapes, load_trained, load_weights, shapes_of
+from bcnet_core.weights.starts import read_start
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -59,7 +60,7 @@ class TrainingJob:
         recipe: recipe with its data root; a `TrainingState` needs a resolved one, see `resolve_recipe`.
         device: "auto", "cpu" or "cuda".
         command: command line without --run-dir, --resume and --init-from, for messages.
-        init_from: run or checkpoint whose weights to start from.
+        init_from: source of the weights to start from, see `weights.starts`; None for the recipe's `model.init`.
         validation: evaluation every `solver.eval_every` steps.
     """
 
@@ -68,9 +69,14 @@ class TrainingJob:
     device: str
     command: str
     resume: bool = False
-    init_from: Path | None = None
+    init_from: str | None = None
     validation: Validation | None = None
     tensorboard: bool = False
+
+    @property
+    def init(self) -> str | None:
+        """Return the source of the weights to start from; None for random ones, and for a run that is resumed."""
+        return None if self.resume else self.init_from or self.recipe.model.init
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class RunOptions:
     processes: int
     command: str
     resume: bool = False
-    init_from: Path | None = None
+    init_from: str | None = None
 
 
 class TrainingState:
@@ -108,9 +114,8 @@ class TrainingState:
         self._shares = [group["lr"] / full_rate(solver) for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(device.type, enabled=solver.precision == "fp16")
         self.start: Start | None = None
-        if job.init_from is not None:
-            path = find_checkpoint(job.init_from)
-            self.start = load_weights(self.detector, job.recipe, read_checkpoint(path).for_inference(), path)
+        if job.init is not None:
+            self.start = load_weights(self.detector, job.recipe, *read_start(job.init))
         self.averaged: AveragedModel | None = None
         if solver.ema:
             average = get_ema_multi_avg_fn(solver.ema)  # type: ignore[no-untyped-call]

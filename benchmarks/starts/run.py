@@ -84,7 +84,6 @@ class Sweep:
             device=self.device,
             command="python -m benchmarks starts",
             resume=resume,
-            init_from=None if resume or recipe.model.init is None else Path(recipe.model.init),
         )
 
 

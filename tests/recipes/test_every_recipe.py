@@ -79,7 +79,7 @@ def test_a_recipe_builds_trains_a_step_and_evaluates(scenes: Path, tmp_path: Pat
     save_checkpoint(
         tmp_path / "init.pt", Checkpoint(0, recipe.model_dump(mode="json"), categories, detector.state_dict(), {})
     )
-    job = TrainingJob(recipe, tmp_path / "run", "cpu", f"bcnet train {name}", init_from=tmp_path / "init.pt")
+    job = TrainingJob(recipe, tmp_path / "run", "cpu", f"bcnet train {name}", init_from=str(tmp_path / "init.pt"))
     run_training(job, SilentReporter())
     (row,) = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
     assert 0 < row["loss"] < 100
