@@ -217,7 +217,6 @@ def test_dry_run_prints_the_config(scenes: Path, bcnet: Bcnet, tmp_path: Path) -
         (["shapes", "--resume", "--run-dir", "x"], "`x` does not exist"),
         (["shapes", "--gpus", "3"], "cannot be split evenly over 3"),
         (["shapes", "solver.ema=0.9"], "does not have solver.ema"),
-        ([], "there is nothing to train"),
         (["--d2-config", "missing.yaml"], "not a config of detectron2"),
     ],
 )
