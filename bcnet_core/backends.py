@@ -125,7 +125,7 @@ def train(job: TrainingJob, cluster: Cluster, *, backend: Backend, reporter: Rep
     _check_cluster(cluster, job.device)
     from bcnet_core.integrations.detectron2.training import train_recipe
 
-    options = RunOptions(job.run_dir, job.device, cluster.processes, job.command, job.resume, job.init_from)
+    options = RunOptions(job.run_dir, job.device, cluster.processes, job.command, job.resume, job.init)
     return train_recipe(job.recipe, options, reporter)
 
 

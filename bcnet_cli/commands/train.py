@@ -12,6 +12,7 @@ import typer
 
 from bcnet_cli import console
 from bcnet_cli.options import COMPUTE, BackendName, DataRoot, Device, Gpus, backend_option, check_unused_options
+from bcnet_cli.recipe_choice import choose_recipe
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -23,14 +24,21 @@ if TYPE_CHECKING:
 _run = partial(typer.Option, rich_help_panel="Run", show_default=False)
 _compute = partial(typer.Option, rich_help_panel=COMPUTE)
 _check = partial(typer.Option, rich_help_panel="Before training")
-RecipeArgument = Annotated[str | None, typer.Argument(help="Name of a recipe, or a yaml file.", show_default=False)]
+RecipeArgument = Annotated[
+    str | None,
+    typer.Argument(help="Name of a recipe, or a yaml file; none: one for your own photos.", show_default=False),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Settings that override the recipe's.", show_default=False),
 ]
 RunDir = Annotated[Path | None, _run("--run-dir", help="Folder of the run; default runs/RECIPE-TIME.")]
 Resume = Annotated[bool, _run("--resume", help="Resume the run in --run-dir.")]
-InitFrom = Annotated[Path | None, _run("--init-from", help="Start from the weights of this run or checkpoint.")]
+InitFrom = Annotated[
+    str | None,
+    _run("--init-from", metavar="SOURCE", help="Start from these weights: a run, a file, a URL, or a name of "
+         "`bcnet weights list`; default model.init."),
+]  # fmt: skip
 Config = Annotated[Path | None, _run("--d2-config", help="Train this yaml config of detectron2, not a recipe.")]
 Events = Annotated[bool, _run("--tensorboard", help="Write TensorBoard's event files, with pictures of both layers.")]
 Nodes = Annotated[int, _compute("--nnodes", min=1, help="Machines that train together; run the command on each.")]
@@ -69,9 +77,13 @@ def train(
 ) -> None:
     """Train a bilayer detector.
 
+    Without a recipe it is `own_rcnn` on a GPU and `own_light` on a CPU, made for photos of your own.
+
     With --d2-config every KEY=VALUE is a setting of that config, and the COCO sets of --data-root replace its own.
 
     **Examples**
+
+    `bcnet train --data-root mine`
 
     `bcnet train tiny --data-root coco --run-dir runs/tiny`
 
@@ -80,6 +92,7 @@ def train(
     `bcnet train --backend detectron2 --d2-config rcnn.yaml --data-root coco MODEL.ROI_HEADS.NAME=BilayerROIHeads`
     """
     from bcnet_core import backends
+    from bcnet_core.config.load import load_recipe
     from bcnet_core.engine.elastic import Cluster
     from bcnet_core.engine.state import RunOptions, TrainingJob
     from bcnet_core.errors import usage_error
@@ -93,17 +106,21 @@ def train(
         raise usage_error("--resume needs the run to resume", "name it: --run-dir runs/NAME")
     library, cluster = backends.require_backend(backend), Cluster(gpus, nnodes, rdzv_endpoint, max_restarts)
     _check_backend(library, d2_config, tensorboard=tensorboard, smoke=smoke)
-    where = run_dir or Path("runs") / f"{Path(recipe or d2_config or '').stem}-{datetime.now():%Y%m%d-%H%M%S}"
     words = [*([recipe] if recipe else []), *(overrides or [])]
     if d2_config is not None:
+        where = run_dir or _new_run_dir(d2_config)
         command = _command("--backend", library, "--d2-config", str(d2_config), *words, gpus=gpus,
                            data_root=data_root, device=device)  # fmt: skip
         options = RunOptions(where, device, gpus, command, resume, init_from)
         _train_config(d2_config, words, options, cluster, data_root=data_root, dry_run=dry_run)
         return
+    chosen = choose_recipe(words, device=device, resumed=run_dir if resume else None)
+    if chosen.note:
+        ConsoleReporter().info(chosen.note)
+    words, where = [chosen.name, *chosen.overrides], run_dir or _new_run_dir(Path(chosen.name))
     command = _command(*words, gpus=gpus, data_root=data_root, device=device) + backend_option(library)
-    job = TrainingJob(_recipe(recipe, overrides or [], data_root), where, device, command, resume, init_from,
-                      VALIDATION, tensorboard)  # fmt: skip
+    settings = load_recipe(chosen.name, chosen.overrides, data_root=data_root.resolve() if data_root else None)
+    job = TrainingJob(settings, where, device, command, resume, init_from, VALIDATION, tensorboard)
     _check_job(job, cluster, library, named_run_dir=run_dir is not None)
     if scan_images:
         _scan(job.recipe, workers)
@@ -117,13 +134,8 @@ def train(
         console.show_outputs(*_written(job, checkpoint), then=then)
 
 
-def _recipe(name: str | None, overrides: list[str], data_root: Path | None) -> Recipe:
-    from bcnet_core.config.load import load_recipe
-    from bcnet_core.errors import usage_error
-
-    if name is None:
-        raise usage_error("there is nothing to train", "name a recipe; all of them: bcnet recipes list")
-    return load_recipe(name, overrides, data_root=data_root.resolve() if data_root else None)
+def _new_run_dir(recipe: Path) -> Path:
+    return Path("runs") / f"{recipe.stem}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _command(*words: str, gpus: int, data_root: Path | None, device: str) -> str:
@@ -150,27 +162,29 @@ def _check_job(job: TrainingJob, cluster: Cluster, library: Backend, *, named_ru
     """Reject contradictions and an occupied run directory before any data is read."""
     from bcnet_core.engine.launch import check_cluster
     from bcnet_core.errors import usage_error
-    from bcnet_core.model.backbones import RESNETS
+    from bcnet_core.model.backbones import freezes_norm
 
     check_cluster(job, cluster)
     if cluster.nodes > 1 and not named_run_dir:
         raise usage_error(
             "several machines need one run directory that all of them see", "name it: --run-dir /shared/runs/NAME"
         )
-    _check_run_dir(job, library)
-    backbone = job.recipe.model.backbone
-    if backbone in RESNETS and not job.resume and job.init_from is None:
+    _check_run_dir(job, library, start=job.init)
+    model = job.recipe.model
+    if freezes_norm(model) and not job.resume and job.init is None:
         ConsoleReporter().warning(
-            f"the backbone {backbone} starts from random weights, which diverge under its frozen BatchNorm; "
-            "start from published ones: --init-from (bcnet weights import --help)"
+            f"the backbone {model.backbone} starts from random weights, which diverge under its frozen BatchNorm; "
+            "start from published ones: --init-from NAME (names: bcnet weights list), or train it: "
+            "model.frozen_norm=false model.frozen_stages=0"
         )
 
 
-def _check_run_dir(run: TrainingJob | RunOptions, library: Backend) -> None:
+def _check_run_dir(run: TrainingJob | RunOptions, library: Backend, *, start: str | None) -> None:
     """Check that the run directory is free, or can be resumed, and that the weights to start from exist."""
     from bcnet_core.backends import find_weights
     from bcnet_core.engine.run_dir import require_free_run_dir
     from bcnet_core.errors import usage_error
+    from bcnet_core.weights.starts import find_source
 
     if run.resume and run.init_from is not None:
         raise usage_error(
@@ -180,8 +194,8 @@ def _check_run_dir(run: TrainingJob | RunOptions, library: Backend) -> None:
         find_weights(run.run_dir, library)
     else:
         require_free_run_dir(run.run_dir, run.command)
-    if run.init_from is not None:
-        find_weights(run.init_from, library)
+    if start is not None and (found := find_source(start)).url is None:
+        find_weights(found.path, library)
 
 
 def _scan(recipe: Recipe, workers: int) -> None:
@@ -190,7 +204,7 @@ def _scan(recipe: Recipe, workers: int) -> None:
 
     data = recipe.data
     sets = [data.train]
-    if recipe.solver.eval_every or all(path.exists() for path in data.locate(data.val)):
+    if recipe.solver.evaluates or all(path.exists() for path in data.locate(data.val)):
         sets.append(data.val)
     for dataset in sets:
         coco = read_annotations(data, dataset, need_annotations=dataset is data.train, check_annotations=False)
@@ -204,11 +218,12 @@ def _describe(job: TrainingJob, cluster: Cluster, library: Backend) -> None:
     """Print the resolved recipe, or its detectron2 config, on stdout; what would be trained on stderr."""
     from bcnet_core.backends import detectron2_config
     from bcnet_core.config.load import dump_recipe
+    from bcnet_core.distributed import choose_device
     from bcnet_core.engine.estimate import estimate_memory
     from bcnet_core.engine.launch import open_data
 
-    recipe = job.recipe
-    _, coco = open_data(recipe, job.validation, ConsoleReporter())
+    device = choose_device(job.device)
+    _, coco, recipe = open_data(job.recipe, job.validation, device, ConsoleReporter())
     classes = len(coco.categories)
     text = dump_recipe(recipe) if library == "torchvision" else detectron2_config(recipe, num_classes=classes)
     console.out.print(text, end="")
@@ -239,7 +254,7 @@ def _train_config(
     from bcnet_core import backends
 
     run_dir = options.run_dir
-    _check_run_dir(options, "detectron2")
+    _check_run_dir(options, "detectron2", start=options.init_from)
     root = None if data_root is None else data_root.resolve()
     if dry_run:
         plan = backends.merged_config(config, overrides, root, reporter=ConsoleReporter())

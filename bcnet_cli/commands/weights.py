@@ -13,7 +13,7 @@ import typer
 from bcnet_cli import console
 from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, backend_option, parse_size, reserve_files
 from bcnet_cli.reporter import ConsoleReporter
-from bcnet_core.config.choices import Backend, ExportFormat
+from bcnet_core.config.choices import TIMM, Backend, ExportFormat
 
 if TYPE_CHECKING:
     from bcnet_core.integrations.detectron2.converting import Difference
@@ -52,6 +52,9 @@ def import_(
     drop_classes: Annotated[
         bool, typer.Option("--drop-classes", help="Leave out the class-dependent layers: nobody knows their classes.")
     ] = False,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="For a state dict of timm: the model that it is of, as timm/NAME.")
+    ] = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -59,14 +62,16 @@ def import_(
     """Turn published weights into a checkpoint, without running code from the file.
 
     The official BCNet release (FCOS) becomes a whole checkpoint, for `bcnet eval`, `bcnet viz` and the Python API. The
-    Faster and Mask R-CNNs and ImageNet backbones of detectron2's zoo, and torchvision's, become an initialization,
-    for `bcnet train --init-from`, as does everything with --drop-classes.
+    Faster and Mask R-CNNs and ImageNet backbones of detectron2's zoo, torchvision's, and timm's, become an
+    initialization, for `bcnet train --init-from`, as does everything with --drop-classes.
 
     **Examples**
 
     `bcnet weights import fcos_r101.pth -o bcnet_r101.pt`
 
     `bcnet weights import https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/MSRA/R-50.pkl -o r50.pt`
+
+    `bcnet weights import convnext_tiny.safetensors --backbone timm/convnext_tiny -o convnext.pt`
     """
     from bcnet_core.files.outputs import check_output_file
     from bcnet_core.weights.checkpoint import find_checkpoint, save_checkpoint
@@ -77,7 +82,7 @@ def import_(
     path = find_checkpoint(fetch(source, ConsoleReporter()))
     inputs = [path, *([categories] if categories else [])]
     reserve_files(context, output, inputs=inputs, overwrite=overwrite, dry_run=dry_run)
-    checkpoint, report = import_weights(path, categories=categories, drop_classes=drop_classes)
+    checkpoint, report = import_weights(path, categories=categories, drop_classes=drop_classes, backbone=backbone)
     if not dry_run:
         save_checkpoint(output, checkpoint)
     if as_json:
@@ -193,7 +198,8 @@ def _show_difference(difference: Difference) -> None:
 
 
 def _show(report: ImportReport) -> None:
-    model = " ".join(filter(None, (report.detector, report.backbone, f"({report.style} style)")))
+    style = None if report.backbone.startswith(TIMM) else f"({report.style} style)"
+    model = " ".join(filter(None, (report.detector, report.backbone, style)))
     classes = f", {report.classes} classes" if report.classes else ""
     becomes = "a whole checkpoint" if report.whole else "an initialization"
     origin = report.origin[0].upper() + report.origin[1:]
@@ -212,5 +218,5 @@ def _next_command(report: ImportReport, output: Path) -> str:
     if report.whole:
         return f"bcnet eval {quoted} --data-root coco"
     detector = f"model.detector={report.detector} " if report.detector else ""
-    settings = f"{detector}model.backbone={report.backbone} model.backbone_style={report.style}"
-    return f"bcnet train RECIPE --init-from {quoted} {settings}"
+    style = "" if report.backbone.startswith(TIMM) else f" model.backbone_style={report.style}"
+    return f"bcnet train RECIPE --init-from {quoted} {detector}model.backbone={report.backbone}{style}"

@@ -34,6 +34,14 @@ MOST_UNKNOWN = 20
 """Most unknown settings that an error names; finding similar settings for each takes a while."""
 
 
+LENGTHS = {
+    "solver.epochs": "solver.steps",
+    "solver.warmup_epochs": "solver.warmup_steps",
+    "solver.eval_epochs": "solver.eval_every",
+}
+"""Lengths in epochs, and the same in steps. The one that is given last counts: an override, a file, its base."""
+
+
 class Setting(NamedTuple):
     """One setting of a recipe: its dotted key, its value and its meaning."""
 
@@ -63,18 +71,19 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = (), *, data_root:
     path = find_recipe(str(source))
     values: dict[str, Any] = {}
     origins: dict[str, Path] = {}
+    problems: list[_Problem] = []
     for file, mapping in read_recipe_files(path):
         in_file: dict[str, Any] = {}
         for key, value in _flatten(mapping):
             if key in in_file:
                 raise usage_error(f"`{file}` sets `{key}` twice, as `{key}:` and inside its section")
             in_file[key] = value
-        values |= in_file
+        problems += _put_over(values, in_file)
         origins |= dict.fromkeys(in_file, file)
-    given, problems = _parse_overrides(overrides)
+    given, unreadable = _parse_overrides(overrides)
     if data_root is not None:
         given = {"data.root": data_root} | given
-    values |= given
+    problems += unreadable + _put_over(values, given)
     problems += _unknown_settings([key for key in values if key not in _fields()])
     recipe, invalid = _validate({key: value for key, value in values.items() if key in _fields()})
     problems += invalid
@@ -84,9 +93,29 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = (), *, data_root:
     return recipe
 
 
+def _put_over(values: dict[str, Any], layer: Mapping[str, Any]) -> list[_Problem]:
+    """Put the settings of a file, or the overrides, over those before; a length in steps replaces one in epochs."""
+    problems = []
+    for in_epochs, in_steps in LENGTHS.items():
+        counts_epochs = layer.get(in_epochs) is not None
+        if counts_epochs and in_steps in layer:
+            problems.append(_Problem(in_steps, f"`{in_steps}` and `{in_epochs}` exclude each other", "leave one out"))
+        if counts_epochs or in_steps in layer:
+            replaced = {in_epochs, in_steps} | ({"solver.min_steps"} if in_epochs == "solver.epochs" else set())
+            for key in replaced:
+                values.pop(key, None)
+    values |= layer
+    return problems
+
+
 def dump_recipe(recipe: Recipe) -> str:
-    """Write a recipe as YAML that `load_recipe` reads back to an equal one."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """Write a recipe as YAML that `load_recipe` reads back to an equal one; a length is in epochs or in steps."""
+    content = recipe.model_dump(mode="json")
+    for in_epochs, in_steps in LENGTHS.items():
+        section, name = in_steps.split(".")
+        if content[section][in_epochs.split(".")[1]] is not None:
+            del content[section][name]
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def settings(recipe: Recipe) -> list[Setting]:

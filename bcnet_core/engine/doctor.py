@@ -89,7 +89,7 @@ def measure_speed() -> list[Check]:
     with TemporaryDirectory(prefix="bcnet-speed-") as folder:
         write_shapes(Path(folder) / "shapes", images=8, val_images=1, workers=1)
         recipe = load_recipe("shapes", ["model.score_threshold=0"], data_root=Path(folder) / "shapes")
-        dataset, coco = open_data(recipe, None, SilentReporter())
+        dataset, coco, recipe = open_data(recipe, None, device, SilentReporter())
         state = TrainingState(TrainingJob(recipe, Path(folder), "auto", ""), coco.categories, device)
         samples = [dataset[position, position] for position in range(recipe.solver.batch_size)]
 

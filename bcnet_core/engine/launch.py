@@ -7,6 +7,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -16,15 +17,19 @@ from bcnet_core.annotations.coco import CocoFile, ways_out
 from bcnet_core.annotations.crowding import report_crowding
 from bcnet_core.annotations.instances import Survey
 from bcnet_core.config.schema import Recipe
+from bcnet_core.config.solver import SolverConfig
 from bcnet_core.data.dataset import SURVEYED, TrainingSet
 from bcnet_core.data.loaders import open_training_set
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes
 from bcnet_core.engine.loop import interrupted, train
+from bcnet_core.engine.optimizer import full_rate
+from bcnet_core.engine.resolving import resolve_recipe
 from bcnet_core.engine.run_dir import exclusive_run, write_header
-from bcnet_core.engine.state import TrainingJob, TrainingState, Validation, full_rate
+from bcnet_core.engine.state import TrainingJob, TrainingState, Validation
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.weights.checkpoint import checkpoint_path, latest_checkpoint
+from bcnet_core.weights.starts import fetch_start
 
 STATISTICS = Path("/proc/stat")
 """Linux's counters of what each core has done, in ticks of 10 ms."""
@@ -44,6 +49,8 @@ def launch(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> Path:
             fails in any process.
     """
     check_cluster(job, cluster)
+    if job.init is not None:
+        fetch_start(job.init, reporter)
     if cluster.in_place:
         if dist.choose_device(job.device).type == "cpu":
             report_busy_cores(job, reporter)
@@ -148,28 +155,50 @@ def train_together(job: TrainingJob, reporter: Reporter) -> Path | BCNetError:
     main = dist.rank() == 0
     reporter = reporter if main else SilentReporter()
     device = dist.choose_device(job.device)
-    dataset, coco = open_data(job.recipe, job.validation, reporter)
+    opened = open_data(job.recipe, job.validation, device, reporter)
+    job = replace(job, recipe=opened.recipe)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, threads: {torch.get_num_threads()}"
     reporter.info(f"device: {name}, processes: {dist.world_size()}")
     with exclusive_run(job.run_dir, None if job.resume else job.command) if main else nullcontext():
-        state = TrainingState(job, coco.categories, device)
+        state = TrainingState(job, opened.coco.categories, device)
         if state.start is not None:
-            state.start.report(job.init_from, reporter)
+            state.start.report(job.init, reporter)
         if main:
             write_header(job.run_dir, job.recipe, world_size=dist.world_size(), device=device)
-        error = train(state, dataset, reporter)
+        error = train(state, opened.dataset, reporter)
     return error or checkpoint_path(job.run_dir, state.step)
 
 
-def open_data(recipe: Recipe, validation: Validation | None, reporter: Reporter) -> tuple[TrainingSet, CocoFile]:
-    """Open the training set, check the validation set (None skips it), and report what will be trained on.
+class OpenedData(NamedTuple):
+    """The data of a run, and its recipe.
 
-    A dry run and a real start both call this, so that they find the same problems.
+    Attributes:
+        dataset: the training set.
+        coco: its annotation file, without the annotations that are left out.
+        recipe: the recipe, see `resolve_recipe`.
+    """
+
+    dataset: TrainingSet
+    coco: CocoFile
+    recipe: Recipe
+
+
+def open_data(asked: Recipe, validation: Validation | None, device: torch.device, reporter: Reporter) -> OpenedData:
+    """Open the training set, resolve the recipe for it, check the validation set, and report what will be trained on.
+
+    A dry run and a real start both call this, so that they find the same problems (collective).
+
+    Args:
+        asked: the recipe as the user gave it.
+        validation: evaluation during training; None skips the validation set.
+        device: device of this process.
+        reporter: receives what will be trained on.
 
     Raises:
         BCNetError: if training would fail on its data, or the evaluations during training on theirs.
     """
-    dataset, coco = open_training_set(recipe.data, need_occluders=recipe.trains_occluders)
+    dataset, coco = open_training_set(asked.data, need_occluders=asked.trains_occluders)
+    recipe = resolve_recipe(asked, images=len(dataset), device=device)
     report_instances(dataset.survey, reporter)
     truth = None
     if validation is not None:
@@ -178,8 +207,8 @@ def open_data(recipe: Recipe, validation: Validation | None, reporter: Reporter)
     for file in (coco, truth):
         if file is not None and report_crowding(file, kept=kept, counted=kept, way_out=way_out, reporter=reporter):
             break
-    _describe(dataset, recipe, reporter)
-    return dataset, coco
+    _describe(dataset, recipe, asked.solver, reporter)
+    return OpenedData(dataset, coco, recipe)
 
 
 def report_instances(survey: Survey, reporter: Reporter) -> None:
@@ -191,8 +220,11 @@ def report_instances(survey: Survey, reporter: Reporter) -> None:
         reporter.warning(f"{sentence}; {ways_out(survey.coco.path)[0]}")
 
 
-def _describe(dataset: TrainingSet, recipe: Recipe, reporter: Reporter) -> None:
-    """Report the training set, the number of epochs and a scaled learning rate."""
+def _describe(dataset: TrainingSet, recipe: Recipe, asked: SolverConfig, reporter: Reporter) -> None:
+    """Report the training set, the number of epochs, a precision that was chosen and a scaled learning rate.
+
+    `asked` is the section `solver` before it was resolved.
+    """
     solver = recipe.solver
     source = "read from the file" if dataset.reads_occluders else "derived from the masks"
     if dataset.reads_occluders and dataset.without_region:
@@ -201,13 +233,22 @@ def _describe(dataset: TrainingSet, recipe: Recipe, reporter: Reporter) -> None:
     reporter.info(f"{len(dataset):,} training images; {share} of the instances have an occluder, {source}")
     epochs = solver.steps * solver.batch_size / len(dataset)
     shown = f"{epochs:.1f}" if epochs < 10 else f"{epochs:,.0f}"
-    reporter.info(f"{solver.steps:,} steps of {solver.batch_size} images: {shown} epochs")
+    floor = f", not {asked.epochs:g}: solver.min_steps" if asked.epochs and solver.steps == asked.min_steps else ""
+    reporter.info(f"{solver.steps:,} steps of {solver.batch_size} images: {shown} epochs{floor}")
+    if asked.precision == "auto":
+        reporter.info(f"precision {solver.precision}, chosen for the device (solver.precision=auto)")
+    _describe_rate(solver, asked, reporter)
+
+
+def _describe_rate(solver: SolverConfig, asked: SolverConfig, reporter: Reporter) -> None:
+    """Report a scaled learning rate, and a schedule in steps that would have to be scaled as well."""
     if solver.lr_batch_size not in {None, solver.batch_size}:
         factor = solver.batch_size / (solver.lr_batch_size or 1)
         milestones = ",".join(str(round(step / factor)) for step in solver.milestones)
         same = f"solver.steps={round(solver.steps / factor)} solver.warmup_steps={round(solver.warmup_steps / factor)}"
         same += f" 'solver.milestones=[{milestones}]'" if solver.schedule == "step" else ""
+        same = f"; for as many epochs as the recipe: {same}" if asked.epochs is None else ""
         reporter.info(
             f"learning rate {full_rate(solver):g}: {solver.lr:g}, meant for {solver.lr_batch_size} images a step, "
-            f"scaled by {factor:g}; for as many epochs as the recipe: {same}"
+            f"scaled by {factor:g}{same}"
         )

@@ -42,7 +42,7 @@ def train(state: TrainingState, dataset: TrainingSet, reporter: Reporter) -> BCN
     ):
         if first and not _validate_if_due(state, writer, reporter, stop):  # the interrupted run did not finish it
             return interrupted(job)
-        for samples in meter.watch(batches):
+        for samples in () if _is_out_of_patience(state, writer) else meter.watch(batches):
             losses = state.backward(samples)
             finite = bool(torch.stack(list(losses.values())).isfinite().all())
             stopping, diverged = dist.any_process([bool(stop), not finite], state.device)
@@ -58,8 +58,10 @@ def train(state: TrainingState, dataset: TrainingSet, reporter: Reporter) -> BCN
                 _save(state, samples, writer)
                 if stopping or not _validate_if_due(state, writer, reporter, stop):
                     return None if last else interrupted(job)
+                if _is_out_of_patience(state, writer):
+                    break
                 meter.pause(time.perf_counter() - paused)
-        _summarize(job, writer, reporter, steps=state.step - first, seconds=time.perf_counter() - started)
+        _summarize(state, writer, reporter, steps=state.step - first, seconds=time.perf_counter() - started)
     return None
 
 
@@ -145,10 +147,29 @@ def _validate_if_due(state: TrainingState, writer: RunWriter | None, reporter: R
     return True
 
 
-def _summarize(job: TrainingJob, writer: RunWriter | None, reporter: Reporter, *, steps: int, seconds: float) -> None:
-    """Report the speed of a finished run and its best checkpoint."""
+def _is_out_of_patience(state: TrainingState, writer: RunWriter | None) -> bool:
+    """Return whether so many evaluations have passed without a better one that the run ends (collective)."""
+    patience = state.job.recipe.solver.patience
+    if not patience or state.job.validation is None:
+        return False
+    scores = writer.validations() if writer is not None else {}
+    best = max(scores, key=scores.__getitem__, default=0)
+    (is_out,) = dist.any_process([sum(step > best for step in scores) >= patience], state.device)
+    return is_out
+
+
+def _summarize(
+    state: TrainingState, writer: RunWriter | None, reporter: Reporter, *, steps: int, seconds: float
+) -> None:
+    """Report how a run ended, its speed and its best checkpoint."""
+    job, solver = state.job, state.job.recipe.solver
+    if state.step < solver.steps:
+        reporter.info(
+            f"stopped after step {state.step:,} of {solver.steps:,}: the mask AP was no better in the last "
+            f"{solver.patience} evaluation{'s' * (solver.patience > 1)} (solver.patience)"
+        )
     if steps:
-        speed = steps * job.recipe.solver.batch_size / seconds
+        speed = steps * solver.batch_size / seconds
         reporter.info(f"{steps:,} steps in {duration(seconds)}, {speed:.1f} images/s")
     scores = writer.validations() if writer is not None else {}
     if scores:
@@ -159,7 +180,9 @@ def _summarize(job: TrainingJob, writer: RunWriter | None, reporter: Reporter, *
 def interrupted(job: TrainingJob) -> BCNetError:
     """Return the error of an interrupted run, with the command that resumes it."""
     saved = latest_checkpoint(job.run_dir)
-    what = f"step {checkpoint_step(saved):,} of {job.recipe.solver.steps:,}" if saved is not None else None
+    solver = job.recipe.solver
+    of_all = f" of {solver.steps:,}" if solver.epochs is None else ""  # a launcher reads no data, so it knows epochs
+    what = f"step {checkpoint_step(saved):,}{of_all}" if saved is not None else None
     return interruption(job.run_dir, job.command, what)
 
 

@@ -37,7 +37,7 @@ from bcnet_core.weights.loading import Trained, read_trained
 
 MAY_CHANGE = {
     "data.root", "data.workers", "solver.checkpoint_every", "solver.keep_checkpoints", "solver.log_every",
-    "solver.eval_every", "solver.compile",
+    "solver.eval_every", "solver.patience", "solver.compile",
 }  # fmt: skip
 """Settings that a resumed run may change."""
 RECIPE_FILE, ENV_FILE, METRICS_FILE = "recipe.resolved.yaml", "env.json", "metrics.jsonl"
@@ -46,6 +46,7 @@ HEADER = {RECIPE_FILE, ENV_FILE, METRICS_FILE, CURVES_FILE}
 DETECTRON2_HEADER = ("config.yaml", "metrics.json", "log.txt*", "events.out.tfevents.*")
 """Files that a detectron2 run writes before its first checkpoint."""
 LOCK_FILE = ".lock"
+_LENGTHS = ("solver.steps", "solver.warmup_steps", "solver.milestones")
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,11 @@ def require_same_recipe(checkpoint: Path, before: Recipe, now: Recipe) -> None:
         if old.value != new.value and old.key not in may_change
     ]
     if different:
+        lengths = any(one.startswith(_LENGTHS) for one in different)
         raise usage_error(
             f"`{checkpoint}` was trained with other settings",
             *different,
+            *(["lengths in epochs, and milestones as shares, follow from the number of training images"] * lengths),
             "resume with the same settings, or start a new run from its weights: --init-from",
         )
 

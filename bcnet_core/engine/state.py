@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import CocoFile, Record
-from bcnet_core.config.schema import DataConfig, Recipe, SolverConfig
+from bcnet_core.config.schema import DataConfig, Recipe
 from bcnet_core.data.dataset import Sample
 from bcnet_core.distributed import share_statistics
+from bcnet_core.engine.optimizer import build_optimizer, full_rate, learning_rate, load_optimizer
 from bcnet_core.engine.run_dir import require_same_recipe
-from bcnet_core.errors import data_error
 from bcnet_core.model.detectors import Detector, build_detector
 from bcnet_core.reporting import Reporter
 from bcnet_core.weights.checkpoint import (
@@ -35,6 +32,7 @@ from bcnet_core.weights.checkpoint import (
     save_checkpoint,
 )
 from bcnet_core.weights.loading import Start, check_shapes, load_trained, load_weights, shapes_of
+from bcnet_core.weights.starts import read_start
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -59,10 +57,10 @@ class TrainingJob:
     """A training run: recipe, folder, device and start.
 
     Attributes:
-        recipe: resolved recipe, with its data root.
+        recipe: recipe with its data root; a `TrainingState` needs a resolved one, see `resolve_recipe`.
         device: "auto", "cpu" or "cuda".
         command: command line without --run-dir, --resume and --init-from, for messages.
-        init_from: run or checkpoint whose weights to start from.
+        init_from: source of the weights to start from, see `weights.starts`; None for the recipe's `model.init`.
         validation: evaluation every `solver.eval_every` steps.
     """
 
@@ -71,9 +69,14 @@ class TrainingJob:
     device: str
     command: str
     resume: bool = False
-    init_from: Path | None = None
+    init_from: str | None = None
     validation: Validation | None = None
     tensorboard: bool = False
+
+    @property
+    def init(self) -> str | None:
+        """Return the source of the weights to start from; None for random ones, and for a run that is resumed."""
+        return None if self.resume else self.init_from or self.recipe.model.init
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class RunOptions:
     processes: int
     command: str
     resume: bool = False
-    init_from: Path | None = None
+    init_from: str | None = None
 
 
 class TrainingState:
@@ -106,12 +109,13 @@ class TrainingState:
         self.detector = build_detector(job.recipe, categories).to(device)
         if solver.sync_batch_norm and dist.world_size() > 1:
             share_statistics(self.detector)
-        self.optimizer = build_optimizer(self.detector, solver)
+        stages = {f"backbone.{name}": stage for name, stage in self.detector.backbone.parameter_stages().items()}
+        self.optimizer = build_optimizer(self.detector, solver, stages)
+        self._shares = [group["lr"] / full_rate(solver) for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(device.type, enabled=solver.precision == "fp16")
         self.start: Start | None = None
-        if job.init_from is not None:
-            path = find_checkpoint(job.init_from)
-            self.start = load_weights(self.detector, job.recipe, read_checkpoint(path).for_inference(), path)
+        if job.init is not None:
+            self.start = load_weights(self.detector, job.recipe, *read_start(job.init))
         self.averaged: AveragedModel | None = None
         if solver.ema:
             average = get_ema_multi_avg_fn(solver.ema)  # type: ignore[no-untyped-call]
@@ -163,11 +167,11 @@ class TrainingState:
         return losses
 
     def update(self) -> float:
-        """Take one optimizer step with the accumulated gradients; return its learning rate."""
+        """Take one optimizer step with the accumulated gradients; return its learning rate, that of the heads."""
         solver = self.job.recipe.solver
         rate = learning_rate(self.step, solver)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for group, share in zip(self.optimizer.param_groups, self._shares, strict=True):
+            group["lr"] = rate * share
         if solver.clip_norm:
             self.scaler.unscale_(self.optimizer)
             clip_grad_norm_(self.detector.parameters(), solver.clip_norm)
@@ -206,54 +210,3 @@ class TrainingState:
             check_shapes(shapes_of(self.averaged.module.state_dict()), checkpoint.averaged, path)
             self.averaged.module.load_state_dict(checkpoint.averaged)
             self.averaged.n_averaged.fill_(self.step)
-
-
-def build_optimizer(model: nn.Module, solver: SolverConfig) -> Optimizer:
-    """Build the recipe's optimizer over all trainable parameters; biases and norms get no weight decay."""
-    weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [
-        {"params": weights, "weight_decay": solver.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    match solver.optimizer:
-        case "sgd":
-            return SGD(groups, lr=full_rate(solver), momentum=0.9)
-        case "adamw":
-            return AdamW(groups, lr=full_rate(solver))
-
-
-def full_rate(solver: SolverConfig) -> float:
-    """Return the learning rate after warm-up; `lr_batch_size` scales it with the batch (Goyal et al., 2017)."""
-    return solver.lr if solver.lr_batch_size is None else solver.lr * solver.batch_size / solver.lr_batch_size
-
-
-def learning_rate(step: int, solver: SolverConfig) -> float:
-    """Return the learning rate of step number `step` (from 0).
-
-    Linear warm-up from 1/1000, then a tenth at every milestone passed, or half a cosine down to 0 at the last step.
-    """
-    warmup = 1.0
-    if step < solver.warmup_steps:
-        done = step / solver.warmup_steps
-        warmup = 0.001 * (1 - done) + done
-    match solver.schedule:
-        case "step":
-            factor = 0.1 ** sum(step >= milestone for milestone in solver.milestones)
-        case "cosine":
-            factor = (1 + math.cos(math.pi * min(step / solver.steps, 1.0))) / 2
-    return full_rate(solver) * warmup * factor
-
-
-def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any], path: Path) -> None:
-    """Restore the state of an optimizer from a checkpoint; its settings stay those of the recipe.
-
-    Raises:
-        BCNetError: if there is no state, as in a file of weights that was put into the run directory.
-    """
-    if "state" not in state:
-        raise data_error(
-            f"`{path}` holds weights without the state of their optimizer",
-            "start a new run from these weights: --init-from",
-        )
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state["state"]})

@@ -7,37 +7,19 @@ new one needs a name in `config.choices` and a row in `RESNETS`, or a line in `b
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
-from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
-from bcnet_core.config.choices import BackboneName, BackboneStyle
-
-Levels = Literal["p3_p7", "p2_p6"]
-"""Levels of a ResNet's pyramid: those of FCOS, or those of Faster R-CNN."""
-
-
-class PixelFormat(NamedTuple):
-    """The pixels that a backbone expects.
-
-    Attributes:
-        mean: of each channel in the backbone's order, for values from 0 to 255; subtracted.
-        std: of each channel; divided by.
-        bgr: whether the order is blue, green, red.
-    """
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    bgr: bool = False
-
-
-IMAGENET = PixelFormat((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+from bcnet_core.config.choices import TIMM, BackboneName, BackboneStyle
+from bcnet_core.config.schema import ModelConfig
+from bcnet_core.model.pixels import IMAGENET, PixelFormat
+from bcnet_core.model.pyramids import FINEST, Levels, build_pyramid, freeze, run_pyramid, strides_of
+from bcnet_core.model.timm_backbones import TimmBackbone, build_timm_backbone, timm_pixels
 
 
 class ResNetShape(NamedTuple):
@@ -123,7 +105,7 @@ class TinyBackbone(nn.Module):
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        return _pyramid(self.fpn, maps[1:])
+        return run_pyramid(self.fpn, maps[1:])
 
     def parameter_stages(self) -> dict[str, int]:
         """Return the stage of every parameter of the feature extractor, below the pyramid; the stem is 0."""
@@ -141,34 +123,37 @@ class CaffeBottleneck(Bottleneck):  # type: ignore[misc]  # torchvision has no t
 
 
 class ResNetFPN(nn.Module):
-    """torchvision's ResNet with frozen BatchNorm under torchvision's feature pyramid.
+    """torchvision's ResNet under torchvision's feature pyramid.
 
     Args:
         body: the ResNet; its classifier is dropped.
         out_channels: C, of every pyramid level.
-        levels: "p3_p7", where P6 is made from P5 and P7 from ReLU(P6) by strided convolutions (FCOS), or "p2_p6",
-            where P6 is every second pixel of P5 (Faster R-CNN).
+        levels: of the pyramid, see `build_pyramid`.
         frozen_stages: number of stages that do not train; stem and four stages are counted.
+        frozen_norm: whether BatchNorm does not train in the others either.
         pixels: that the weights expect.
     """
 
     size_divisor = 32
 
     def __init__(
-        self, body: ResNet, out_channels: int, *, levels: Levels, frozen_stages: int, pixels: PixelFormat
+        self,
+        body: ResNet,
+        out_channels: int,
+        *,
+        levels: Levels,
+        frozen_stages: int,
+        frozen_norm: bool,
+        pixels: PixelFormat,
     ) -> None:
         super().__init__()
-        first = 3 if levels == "p3_p7" else 2
-        self.strides = tuple(2**level for level in range(first, first + 5))
+        self.strides = strides_of(levels)
         self.pixels = pixels
         self.body = body
         body.fc = nn.Identity()
-        widths = [_width(stage) for stage in (body.layer1, body.layer2, body.layer3, body.layer4)][first - 2 :]
-        top: ExtraFPNBlock = LastLevelMaxPool() if first == 2 else LastLevelP6P7(out_channels, out_channels)
-        self.fpn = FeaturePyramidNetwork(widths, out_channels, extra_blocks=top)
-        stages = (body.conv1, body.layer1, body.layer2, body.layer3, body.layer4)
-        for stage in stages[:frozen_stages]:
-            stage.requires_grad_(requires_grad=False)
+        widths = [_width(stage) for stage in (body.layer1, body.layer2, body.layer3, body.layer4)]
+        self.fpn = build_pyramid(widths[FINEST[levels] - 2 :], out_channels, levels)
+        freeze(self, self.parameter_stages(), _frozen, frozen_stages=frozen_stages, frozen_norm=frozen_norm)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Extract the pyramid.
@@ -185,7 +170,7 @@ class ResNetFPN(nn.Module):
         for stage in (body.layer1, body.layer2, body.layer3, body.layer4):
             x = stage(x)
             maps.append(x)
-        return _pyramid(self.fpn, maps if self.strides[0] == 4 else maps[1:])
+        return run_pyramid(self.fpn, maps if self.strides[0] == 4 else maps[1:])
 
     def parameter_stages(self) -> dict[str, int]:
         """Return the stage of every parameter of the feature extractor, below the pyramid; the stem is 0."""
@@ -193,7 +178,7 @@ class ResNetFPN(nn.Module):
         return {name: int(name[len("body.layer")]) if name.startswith("body.layer") else 0 for name in names}
 
 
-Backbone = TinyBackbone | ResNetFPN
+Backbone = TinyBackbone | ResNetFPN | TimmBackbone
 
 
 def build_backbone(
@@ -203,63 +188,68 @@ def build_backbone(
     style: BackboneStyle = "torchvision",
     levels: Levels = "p3_p7",
     frozen_stages: int = 0,
+    frozen_norm: bool = True,
 ) -> Backbone:
     """Build the backbone of a recipe, with fresh weights.
 
     Args:
-        name: x101 is ResNeXt-101 32x8d. "tiny" has three levels of its own and no style.
+        name: x101 is ResNeXt-101 32x8d. "tiny" has three levels of its own, no style, and is never frozen.
         out_channels: of every pyramid level.
         style: "caffe" strides in the first 1x1 convolution of the bottlenecks of r50 and r101 (the published x101 of
-            either origin strides in the 3x3, r18 has no bottlenecks).
-        levels: of the pyramid of a ResNet.
+            either origin strides in the 3x3, r18 has no bottlenecks, timm's models have one style each).
+        levels: of the pyramid.
         frozen_stages: number of stages that do not train; stem and four stages are counted.
+        frozen_norm: whether BatchNorm does not train in the others either.
+
+    Raises:
+        BCNetError: if timm is missing, or has no such model with a pyramid.
     """
+    if name.startswith(TIMM):
+        return build_timm_backbone(
+            name, out_channels, levels=levels, frozen_stages=frozen_stages, frozen_norm=frozen_norm
+        )
     if name not in RESNETS:
         return TinyBackbone(out_channels)
     shape = RESNETS[name]
     bottleneck = CaffeBottleneck if style == "caffe" and shape.groups == 1 else Bottleneck
     body = ResNet(
         bottleneck if shape.is_bottleneck else BasicBlock, list(shape.blocks),
-        groups=shape.groups, width_per_group=shape.width, norm_layer=FrozenBatchNorm2d,
+        groups=shape.groups, width_per_group=shape.width,
     )  # fmt: skip
-    pixels = pixel_format(name, style)
-    return ResNetFPN(body, out_channels, levels=levels, frozen_stages=frozen_stages, pixels=pixels)
+    return ResNetFPN(
+        body, out_channels, levels=levels, frozen_stages=frozen_stages, frozen_norm=frozen_norm,
+        pixels=pixel_format(name, style),
+    )  # fmt: skip
 
 
 def pixel_format(name: BackboneName, style: BackboneStyle) -> PixelFormat:
     """Return the pixels that a backbone expects: "caffe" means BGR and, but for x101, a deviation of 1."""
+    if name.startswith(TIMM):
+        return timm_pixels(name)
     if style == "torchvision" or name not in RESNETS:
         return IMAGENET
     std = IMAGENET.std[::-1] if name == "x101" else (1.0, 1.0, 1.0)
     return PixelFormat(IMAGENET.mean[::-1], std, bgr=True)
 
 
-class NormalizePixels(nn.Module):
-    """Bring images to the pixel format of a backbone.
+def freezes_norm(model: ModelConfig) -> bool:
+    """Return whether a recipe's backbone has BatchNorm that does not train; on random weights its training diverges.
 
-    Args:
-        pixels: the format.
+    Raises:
+        BCNetError: as `build_backbone`.
     """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, pixels: PixelFormat) -> None:
-        super().__init__()
-        self.bgr = pixels.bgr
-        self.register_buffer("mean", torch.tensor(pixels.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(pixels.std).view(3, 1, 1), persistent=False)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Normalize a (3, h, w) uint8 RGB image to (3, h, w) float32 in the backbone's channel order."""
-        channels = image.flip(0) if self.bgr else image
-        return (channels - self.mean) / self.std
+    with torch.device("meta"):
+        backbone = build_backbone(
+            model.backbone, out_channels=32, frozen_stages=model.frozen_stages, frozen_norm=model.frozen_norm
+        )
+    return any(type(module).__name__.startswith("FrozenBatchNorm") for module in backbone.modules())
 
 
-def _pyramid(fpn: FeaturePyramidNetwork, maps: list[Tensor]) -> list[Tensor]:
-    """Return the levels of a pyramid over some maps, finest first."""
-    levels: dict[str, Tensor] = fpn(OrderedDict((str(index), x) for index, x in enumerate(maps)))
-    return list(levels.values())
+def _frozen(norm: nn.BatchNorm2d) -> FrozenBatchNorm2d:
+    """Return the fixed affine map of a BatchNorm."""
+    fixed = FrozenBatchNorm2d(norm.num_features, eps=norm.eps)
+    fixed.load_state_dict(norm.state_dict())
+    return fixed
 
 
 def _width(stage: nn.Sequential) -> int:

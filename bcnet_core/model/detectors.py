@@ -19,12 +19,13 @@ from bcnet_core.data.transforms import resize as resize_image
 from bcnet_core.data.transforms import target_size
 from bcnet_core.errors import usage_error
 from bcnet_core.files.images import read_image
-from bcnet_core.model.backbones import Backbone, NormalizePixels, build_backbone
+from bcnet_core.model.backbones import Backbone, build_backbone
 from bcnet_core.model.faster_rcnn import StridedAnchors, TwoStageHeads, build_roi_heads, build_rpn
 from bcnet_core.model.fcos import FCOSHead
 from bcnet_core.model.head import BilayerMaskHead
 from bcnet_core.model.mask_branch import Found, MaskBranch
 from bcnet_core.model.one_stage import OneStageHeads
+from bcnet_core.model.pixels import NormalizePixels
 from bcnet_core.structures import Detections
 
 
@@ -188,6 +189,7 @@ def build_detector(recipe: Recipe, categories: Sequence[Record]) -> Detector:
         style=model.backbone_style,
         levels="p3_p7" if model.detector == "fcos" else "p2_p6",
         frozen_stages=model.frozen_stages,
+        frozen_norm=model.frozen_norm,
     )
     build_heads = build_one_stage if model.detector == "fcos" else build_two_stage
     detector = Detector(

@@ -54,6 +54,24 @@ def fetch(source: str, reporter: Reporter) -> Path:
         BCNetError: if the URL is of another kind, the download fails or is no weight file, or another process is
             downloading it.
     """
+    target = place_of(source)
+    if target != cached(source):
+        return target
+    if target.exists():
+        reporter.info(f"fetched before: {target}")
+        return target
+    reporter.info(f"fetching {source} to {target}")
+    with atomic_file(target) as temporary:
+        _download(source, temporary)
+    return target
+
+
+def place_of(source: str) -> Path:
+    """Return the file that a path or a URL means; of a download, its place in the cache.
+
+    Raises:
+        BCNetError: if the URL is of another kind.
+    """
     scheme, _, rest = source.partition("://")
     if not rest:
         return Path(source)
@@ -63,14 +81,7 @@ def fetch(source: str, reporter: Reporter) -> Path:
         raise usage_error(
             f"`{source}` is not a URL that can be fetched", "give a path, or an http(s):// or file:// URL"
         )
-    target = cached(source)
-    if target.exists():
-        reporter.info(f"fetched before: {target}")
-        return target
-    reporter.info(f"fetching {source} to {target}")
-    with atomic_file(target) as temporary:
-        _download(source, temporary)
-    return target
+    return cached(source)
 
 
 def cached(url: str) -> Path:

@@ -23,11 +23,13 @@ from bcnet_core.model.backbones import RESNETS
 BODY = "backbone.body."
 """Prefix of the ResNet in a backbone of bcnet; around it lie the feature pyramid and the heads."""
 CLASSIFIER = "the ImageNet classifier"
+COUNTER = "num_batches_tracked"
+"""A tensor of BatchNorm that no result depends on; frozen BatchNorm has none."""
 FROZEN_NORM_EPS = 1e-5
 """Added to the variance by every BatchNorm of detectron2 and by torchvision's, also the frozen one."""
 MASK_CONVS = 4
 """Convolutions in a layer of bcnet's mask head."""
-UNUSED = {r"num_batches_tracked$": "a counter that frozen BatchNorm does not have", "": "bcnet has nothing of the kind"}
+UNUSED = {rf"{COUNTER}$": "a counter that frozen BatchNorm does not have", "": "bcnet has nothing of the kind"}
 """Reasons why a tensor is not used, by a pattern in its name; the first that is found counts."""
 
 
@@ -43,7 +45,8 @@ class Converted:
         must_fit: pattern of the beginnings of names that have to be exactly those of the model; of what lies elsewhere
             a file may have other layers, which are left out.
         classes: number of classes in its class-dependent layers; None if it has none.
-        backbone: set by `identify_backbone`.
+        class_names: names of these classes in the order of their labels, where the file knows them.
+        backbone: a model of timm; any other is set by `identify_backbone`.
         settings: further settings of `ModelConfig` that the tensors need.
         tensors: by bcnet's names.
         sources: the names in the file that each of `tensors` was made from.
@@ -56,6 +59,7 @@ class Converted:
     complete: bool = False
     must_fit: str = re.escape(BODY)
     classes: int | None = None
+    class_names: list[str] = field(default_factory=list)
     backbone: BackboneName = "r50"
     settings: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from bcnet_core.errors import data_error
 from bcnet_core.weights.foreign import (
     BODY,
     CLASSIFIER,
+    COUNTER,
     FROZEN_NORM_EPS,
     UNUSED,
     Converted,
@@ -90,15 +91,15 @@ def from_torchvision_detector(tensors: Mapping[str, Tensor], path: Path) -> Conv
     for layer in norms:
         _fold(layer, left, names, found)
     for name, tensor in left.items():
-        if name.endswith("num_batches_tracked"):
-            found.dropped[names[name]] = UNUSED["num_batches_tracked$"]
+        if name.endswith(COUNTER):
+            found.dropped[names[name]] = UNUSED[f"{COUNTER}$"]
         else:
             found.place(_place(name), tensor, names[name])
     identify_backbone(found, path)
     if is_fcos:
         _finish_fcos(found)
     else:
-        _finish_rcnn(found, has_norms=bool(norms), is_frozen="backbone.body.bn1.num_batches_tracked" not in tensors)
+        _finish_rcnn(found, has_norms=bool(norms), is_frozen=f"backbone.body.bn1.{COUNTER}" not in tensors)
     return found
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from bcnet_core.annotations.coco import Record, coco_categories, in_id_order, read_coco
-from bcnet_core.config.choices import BackboneName, BackboneStyle, DetectorName
+from bcnet_core.config.choices import TIMM, BackboneName, BackboneStyle, DetectorName
 from bcnet_core.config.schema import DataConfig, LossConfig, ModelConfig, Recipe
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.weights.checkpoint import (
@@ -32,10 +32,15 @@ from bcnet_core.weights.files import named_tensors, read_weight_file
 from bcnet_core.weights.foreign import BODY, Converted, count_parts, identify_backbone, layer_of
 from bcnet_core.weights.from_caffe2 import from_caffe2
 from bcnet_core.weights.from_detectron2 import from_detectron2, from_release
+from bcnet_core.weights.from_mmdetection import from_mmdetection, read_meta
+from bcnet_core.weights.from_timm import from_efficientnet_lite, from_timm
 from bcnet_core.weights.from_torchvision import from_torchvision, from_torchvision_detector
 from bcnet_core.weights.loading import Shapes, model_shapes, shapes_of
 
-FAMILIES = (from_release, from_detectron2, from_caffe2, from_torchvision, from_torchvision_detector)
+FAMILIES = (
+    from_mmdetection, from_release, from_detectron2, from_caffe2, from_torchvision, from_torchvision_detector,
+    from_efficientnet_lite,
+)  # fmt: skip
 """Converters, one for each family of files; the first that recognizes a file converts it."""
 MAX_ROWS = 20
 """Rows shown of the table of tensors that do not fit."""
@@ -64,7 +69,7 @@ class ImportReport:
 
 
 def import_weights(
-    path: Path, *, categories: Path | None = None, drop_classes: bool = False
+    path: Path, *, categories: Path | None = None, drop_classes: bool = False, backbone: BackboneName | None = None
 ) -> tuple[Checkpoint, ImportReport]:
     """Make a checkpoint from a weight file, without running code from it.
 
@@ -72,6 +77,7 @@ def import_weights(
         path: the file.
         categories: COCO file with the categories that the weights were trained on; not needed for COCO's 80.
         drop_classes: leave out the layers whose shape depends on the number of classes.
+        backbone: timm/NAME for a state dict of timm, which does not say which model it is.
 
     Returns:
         The checkpoint, without optimizer state, and a report on every tensor.
@@ -88,12 +94,16 @@ def import_weights(
             f"make it one of the torchvision backend: {conversion_command(path)}",
         )
     if is_checkpoint(content):
+        if backbone is not None:
+            raise usage_error(f"`{path}` knows its backbone", "leave out --backbone")
         if categories is not None:
             raise usage_error(f"`{path}` knows its categories", "leave out --categories")
         checkpoint = parse_checkpoint(content, path).for_inference()
         found = _from_bcnet(checkpoint, path)
     else:
-        found = recognize(named_tensors(content, path), path)
+        tensors = named_tensors(content, path)
+        found = recognize(tensors, path) if backbone is None else from_timm(tensors, path, backbone)
+        read_meta(found, content, path)
         named = [] if drop_classes else _name_classes(found, path, categories)
         checkpoint = Checkpoint(0, _recipe_for(found, path).model_dump(mode="json"), named, model={}, optimizer={})
     recipe = Recipe.model_validate(checkpoint.recipe)
@@ -121,14 +131,16 @@ def recognize(tensors: Mapping[str, Tensor], path: Path) -> Converted:
     """
     for convert in FAMILIES:
         if (found := convert(tensors, path)) is not None:
-            identify_backbone(found, path)
+            if not found.backbone.startswith(TIMM):
+                identify_backbone(found, path)
             return found
     names = ", ".join(f"`{name}`" for name in list(tensors)[:3]) + (", ..." if len(tensors) > 3 else "")
     raise data_error(
         f"`{path}` is no checkpoint that bcnet knows: it holds {len(tensors)} tensors, named {names}",
         "known are the official BCNet release (FCOS), detectron2's Faster and Mask R-CNN with a feature pyramid, "
-        "torchvision's FCOS, Faster and Mask R-CNN, the ImageNet ResNets of detectron2's zoo and of torchvision, "
-        "and bcnet's own",
+        "torchvision's FCOS, Faster and Mask R-CNN, those of mmdetection, the ImageNet ResNets of detectron2's zoo and "
+        "of torchvision, EfficientNet-Lite of the TF port, bcnet's own",
+        f"a state dict of timm does not say which model it is: --backbone {TIMM}NAME",
     )
 
 
@@ -177,7 +189,7 @@ def _from_bcnet(checkpoint: Checkpoint, path: Path) -> Converted:
 def _name_classes(found: Converted, path: Path, given: Path | None) -> list[Record]:
     """Return the categories of published weights by id, which is the label order of the official code.
 
-    They come from the COCO file `given`, or are COCO's 80.
+    They come from the COCO file `given`, or the weight file knows them, or they are COCO's 80.
 
     Raises:
         BCNetError: if the numbers differ, or categories are given for weights without classes.
@@ -186,6 +198,8 @@ def _name_classes(found: Converted, path: Path, given: Path | None) -> list[Reco
         if given is not None:
             raise usage_error(f"`{path}` is {found.origin}: it knows no classes", "leave out --categories")
         return []
+    if given is None and found.class_names:
+        return [{"id": number, "name": name} for number, name in enumerate(found.class_names, 1)]
     categories = read_coco(given, need_annotations=False).categories if given else coco_categories()
     if len(categories) == found.classes:
         return in_id_order(categories)

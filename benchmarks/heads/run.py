@@ -24,7 +24,8 @@ from bcnet_core.data.batches import StepSampler
 from bcnet_core.data.dataset import Sample
 from bcnet_core.data.loaders import open_training_set, read_annotations
 from bcnet_core.distributed import choose_device
-from bcnet_core.engine.state import TrainingJob, TrainingState, build_optimizer
+from bcnet_core.engine.optimizer import build_optimizer
+from bcnet_core.engine.state import TrainingJob, TrainingState
 from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.evaluation.predict import predict_images
 from bcnet_core.evaluation.report import ScoreOptions, score_results

@@ -28,7 +28,7 @@ from bcnet_core.data.dataset import Targets
 from bcnet_core.distributed import choose_device
 from bcnet_core.engine.logging import peak_memory
 from bcnet_core.masks.crops import MaskCrops, crop_rles
-from bcnet_core.model.backbones import TinyBackbone
+from bcnet_core.model.backbones import ResNetFPN
 from bcnet_core.model.detectors import Detector, build_detector
 from bcnet_core.model.losses import bilayer_targets
 from bcnet_core.model.mask_branch import MASK_SIZE
@@ -177,7 +177,7 @@ def build_model(model: ModelConfig, work: Workload, *, plain: bool) -> Detector:
     torch.manual_seed(0)
     settings = {**model.model_dump(), "mask_proposals": "jittered"}
     detector = build_detector(Recipe(model=ModelConfig.model_validate(settings)), CATEGORIES)
-    if not isinstance(detector.backbone, TinyBackbone):
+    if isinstance(detector.backbone, ResNetFPN):
         detector.backbone.body.bn1.weight.div_(PIXEL_DEVIATION)
     for block in detector.backbone.modules():
         if isinstance(block, BasicBlock | Bottleneck):

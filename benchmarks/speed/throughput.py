@@ -20,7 +20,7 @@ from bcnet_cli.options import Device, ImageSize, Json, parse_size
 from bcnet_core.config.load import load_recipe
 from bcnet_core.data.dataset import Targets
 from bcnet_core.distributed import choose_device
-from bcnet_core.engine.state import build_optimizer
+from bcnet_core.engine.optimizer import build_optimizer
 from bcnet_core.structures import Detections
 from benchmarks.heads.peer import draw_masks
 from benchmarks.speed.model import (

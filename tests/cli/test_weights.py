@@ -143,5 +143,5 @@ def test_help_shows_examples_and_loads_nothing_heavy() -> None:
         "print(sorted({'cv2', 'torch', 'numpy', 'pycocotools'} & set(sys.modules)))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert shown.count("bcnet weights import") == 2
+    assert shown.count("bcnet weights import") == 3
     assert shown.endswith("[]\n")

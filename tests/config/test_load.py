@@ -1,6 +1,7 @@
 """Recipes: layers, types, and one error that reports everything."""
 
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 from hypothesis import given
@@ -119,6 +120,7 @@ def test_data_root_wins_over_the_file_and_an_override_over_both(tmp_path: Path) 
         ("solver.optimizer=adamw", "adamw"),
         ("solver.milestones=[1,2]", (1, 2)),
         ("solver.milestones=[]", ()),
+        ("solver.milestones=[0.7,6]", (0.7, 6)),
         ("data.allow_no_occluders=true", True),
         ("data.allow_no_occluders=no", False),
         ("data.root=null", None),
@@ -149,6 +151,7 @@ def test_overrides_are_never_code(recipe_file: Path, tmp_path: Path) -> None:
     assert not trap.exists()
 
 
+MILESTONE = "a step such as 60000 or a share of the run such as 0.7"
 BAD_OVERRIDES = {
     "solver.lr": "`solver.lr` is not an override",
     "=3": "`=3` is not an override",
@@ -164,10 +167,16 @@ BAD_OVERRIDES = {
     "solver.steps=none": "`solver.steps` must be a whole number, not `none`",
     "solver.optimizer=adam": "`solver.optimizer` must be 'sgd' or 'adamw', not `adam`",
     "solver.milestones=1,2": "`solver.milestones` must be a list such as [1, 2], not `1,2`",
-    "solver.milestones=[1,x]": "`solver.milestones[1]` must be a whole number, not `x`",
-    "solver.milestones=[1,true]": "`solver.milestones[1]` must be a whole number, not `true`",
+    "solver.milestones=[1,x]": f"`solver.milestones[1]` must be {MILESTONE}, not `x`",
+    "solver.milestones=[1,true]": f"`solver.milestones[1]` must be {MILESTONE}, not `true`",
+    "solver.milestones=[1.5]": f"`solver.milestones[0]` must be {MILESTONE}, not `1.5`",
     "solver.milestones=[1,": "`solver.milestones` must be a list such as [1, 2], not `[1,`",
     "data.allow_no_occluders=7": "`data.allow_no_occluders` must be true or false, not `7`",
+    "solver.epochs=0": "`solver.epochs` must be greater than 0, not `0`",
+    "solver.min_steps=5": "solver.min_steps is for a run whose length is in epochs: set solver.epochs, or "
+    "solver.min_steps=0",
+    "solver.patience=3": "solver.patience counts evaluations: set solver.eval_epochs or solver.eval_every, or "
+    "solver.patience=0",
     "data.flip=1.5": "`data.flip` must be less than or equal to 1, not `1.5`",
     "data.max_size=5": "data.max_size (5) is smaller than data.min_size (600)",
 }
@@ -298,6 +307,61 @@ def test_an_override_replaces_a_bad_value_of_the_file(tmp_path: Path) -> None:
     file = write(tmp_path / "a.yaml", "solver: {lr: fast}")
     assert load_recipe(file, ["solver.lr=0.5"]).solver.lr == 0.5
     assert "found in:" not in text_of(failure(file, "solver.lr=slow"))
+
+
+# --- lengths in steps or in epochs
+
+
+IN_EPOCHS = "solver: {epochs: 12, min_steps: 500, warmup_epochs: 1, eval_epochs: 2, patience: 4}"
+
+
+def lengths(recipe: Recipe) -> tuple[object, ...]:
+    solver = recipe.solver
+    return (solver.epochs, solver.steps, solver.min_steps, solver.warmup_epochs, solver.eval_epochs, solver.eval_every)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], (12, 90_000, 500, 1, 2, 0)),
+        (["solver.steps=100"], (None, 100, 0, 1, 2, 0)),
+        (["solver.epochs=3"], (3, 90_000, 0, 1, 2, 0)),
+        (["solver.epochs=3", "solver.min_steps=9"], (3, 90_000, 9, 1, 2, 0)),
+        (["solver.warmup_steps=7", "solver.eval_every=50"], (12, 90_000, 500, None, None, 50)),
+        (["solver.steps=100", "solver.epochs=none"], (None, 100, 0, 1, 2, 0)),
+    ],
+)
+def test_a_length_that_is_given_later_replaces_the_one_before(
+    tmp_path: Path, overrides: list[str], expected: tuple[object, ...]
+) -> None:
+    write(tmp_path / "base.yaml", IN_EPOCHS)
+    assert lengths(load_recipe(tmp_path / "base.yaml", overrides)) == expected
+    lines = "\n".join(overrides).replace("solver.", "").replace("=", ": ").replace("none", "null")
+    file = write(tmp_path / "own.yaml", f"base: base.yaml\nsolver:\n{indent(lines, '  ')}")
+    assert lengths(load_recipe(file)) == expected
+
+
+def test_epochs_replace_the_steps_of_a_base(tmp_path: Path) -> None:
+    file = write(tmp_path / "own.yaml", "base: tiny\nsolver: {epochs: 8}")
+    assert lengths(load_recipe(file))[:2] == (8, 90_000)
+    assert load_recipe(file).solver.warmup_steps == load_recipe("tiny").solver.warmup_steps
+
+
+@pytest.mark.parametrize(
+    "pair", [("steps", "epochs"), ("warmup_steps", "warmup_epochs"), ("eval_every", "eval_epochs")]
+)
+def test_two_lengths_at_once_are_an_error(recipe_file: Path, tmp_path: Path, pair: tuple[str, str]) -> None:
+    sentence = f"`solver.{pair[0]}` and `solver.{pair[1]}` exclude each other"
+    error = failure(recipe_file, f"solver.{pair[0]}=5", f"solver.{pair[1]}=6")
+    assert (error.message, error.hints[0], error.exit_code) == (sentence, "leave one out", 2)
+    assert failure(write(tmp_path / "b.yaml", f"solver: {{{pair[0]}: 5, {pair[1]}: 6}}")).message == sentence
+
+
+def test_a_dumped_recipe_in_epochs_reads_back_equal(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path / "a.yaml", IN_EPOCHS), ["solver.milestones=[0.6,0.9,70]"])
+    text = dump_recipe(recipe)
+    assert load_recipe(write(tmp_path / "b.yaml", text)) == recipe
+    assert "steps: 90000" not in text and "- 0.6" in text and "- 70\n" in text
 
 
 # --- writing

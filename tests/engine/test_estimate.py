@@ -11,7 +11,7 @@ import torch
 from bcnet_core.config.load import load_recipe
 from bcnet_core.engine.estimate import MemoryEstimate, estimate_memory
 from bcnet_core.engine.logging import peak_memory
-from bcnet_core.engine.state import build_optimizer
+from bcnet_core.engine.optimizer import build_optimizer
 from benchmarks.memory import in_fresh_process
 from benchmarks.speed import model as bench
 

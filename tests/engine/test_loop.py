@@ -136,7 +136,7 @@ def test_training_lowers_the_loss(scenes: Path, tmp_path: Path) -> None:
 def test_a_run_can_start_from_the_weights_of_another(scenes: Path, tmp_path: Path) -> None:
     run_training(job(scenes, tmp_path / "first", "solver.steps=2"), SilentReporter())
     run_training(
-        job(scenes, tmp_path / "second", "solver.steps=1", "solver.lr=1e-12", init_from=tmp_path / "first"),
+        job(scenes, tmp_path / "second", "solver.steps=1", "solver.lr=1e-12", init_from=str(tmp_path / "first")),
         SilentReporter(),
     )
     first, second = (read_checkpoint(latest_checkpoint(tmp_path / name)).model for name in ("first", "second"))  # type: ignore[arg-type]

@@ -167,6 +167,59 @@ def test_an_interrupted_evaluation_is_repeated_after_resume(scenes: Path, tmp_pa
     assert [row["step"] for row in science(tmp_path) if "validation" in row] == [2, 4, 6]
 
 
+PATIENT = ("solver.steps=12", "solver.eval_every=2", "solver.patience=2")
+
+
+def test_a_run_that_gets_no_better_ends_early_and_says_so(scenes: Path, tmp_path: Path) -> None:
+    reporter = Collector()
+    scores = scoring({2: 0.1, 4: 0.3, 6: 0.2, 8: 0.3})  # an equal score is no better one
+    last = run_training(job(scenes, tmp_path, *PATIENT, validation=scores), reporter)
+    assert last == tmp_path / "checkpoints/step_00000008.pt" and last.exists()
+    assert (
+        "stopped after step 8 of 12: the mask AP was no better in the last 2 evaluations (solver.patience)"
+        in reporter.messages
+    )
+    assert reporter.messages[-1] == f"best: step 4, mask AP 30.0, {best_path(tmp_path)}"
+    again = Collector()  # it has ended: a resume trains nothing
+    run_training(job(scenes, tmp_path, *PATIENT, validation=scoring({}), resume=True), again)
+    assert again.notes == [] and again.messages[-2].startswith("stopped after step 8 of 12")
+    more = (*PATIENT, "solver.patience=3")
+    run_training(job(scenes, tmp_path, *more, validation=scoring({10: 0.1}), resume=True), Collector())
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000008.pt", "step_00000010.pt"]
+
+
+def test_a_better_score_renews_the_patience(scenes: Path, tmp_path: Path) -> None:
+    reporter = Collector()
+    values = {2: 0.3, 4: 0.2, 6: 0.4, 8: 0.1, 10: 0.5, 12: 0.1}
+    run_training(job(scenes, tmp_path, *PATIENT, validation=scoring(values)), reporter)
+    assert [row["step"] for row in science(tmp_path) if "validation" in row] == list(values)
+    assert not any(message.startswith("stopped") for message in reporter.messages)
+
+
+def test_the_patience_of_a_resumed_run_counts_all_evaluations(scenes: Path, tmp_path: Path) -> None:
+    cut = Collector(lambda step: signal.raise_signal(signal.SIGTERM) if step == 5 else None)
+    first = train_together(job(scenes, tmp_path, *PATIENT, validation=scoring({2: 0.3, 4: 0.1})), cut)
+    assert isinstance(first, BCNetError) and "saved step 6 of 12" in first.message
+    run_training(job(scenes, tmp_path, *PATIENT, validation=scoring({6: 0.2}), resume=True), SilentReporter())
+    assert [row["step"] for row in science(tmp_path) if "validation" in row] == [2, 4, 6]
+
+
+@pytest.mark.parametrize("setting", ["solver.backbone_lr=0.0002", "solver.layer_decay=0.5"])
+def test_stages_keep_their_share_of_the_learning_rate(scenes: Path, tmp_path: Path, setting: str) -> None:
+    training, samples = state(scenes, tmp_path, setting, "solver.lr=0.002", "solver.warmup_steps=4")
+    own = {id(one): group["lr"] / 0.002 for group in training.optimizer.param_groups for one in group["params"]}
+    parts = training.detector.backbone
+    stem, last, pyramid = parts.stem[0].weight, parts.stages[3].conv1[0].weight, parts.fpn.inner_blocks[0][0].weight
+    shares = [own[id(one)] for one in (stem, last, pyramid)]
+    assert shares == pytest.approx([0.1, 0.1, 1] if "backbone_lr" in setting else [0.5**4, 1, 1])
+    before = [one.clone() for one in (stem, last, pyramid)]
+    training.backward(samples)
+    assert training.update() == pytest.approx(0.002 * 0.001)  # the first step of the warm-up
+    rates = {id(one): group["lr"] for group in training.optimizer.param_groups for one in group["params"]}
+    assert [rates[id(one)] / 2e-6 for one in (stem, last, pyramid)] == pytest.approx(shares)
+    assert not any(torch.equal(old, new) for old, new in zip(before, (stem, last, pyramid), strict=True))
+
+
 def test_a_full_disk_keeps_the_previous_checkpoint(scenes: Path, tmp_path: Path) -> None:
     training, samples = state(scenes, tmp_path)
     training.save()
@@ -191,7 +244,7 @@ def test_a_scaled_learning_rate_is_reported(scenes: Path, tmp_path: Path) -> Non
         "solver.batch_size=4", "data.train.annotations=annotations/instances_train.json", "data.train.images=train",
     ], data_root=scenes)  # fmt: skip
     reporter = Collector()
-    open_data(recipe, None, reporter)
+    open_data(recipe, None, CPU, reporter)
     assert "learning rate 0.0025: 0.01, meant for 16 images a step, scaled by 0.25" in reporter.messages[-1]
     assert "solver.steps=360000 solver.warmup_steps=4000 'solver.milestones=[240000,320000]'" in reporter.messages[-1]
 

@@ -17,7 +17,8 @@ from bcnet_core.data.loaders import open_training_set
 from bcnet_core.distributed import any_process, process_group
 from bcnet_core.engine.estimate import estimate_memory
 from bcnet_core.engine.launch import run_training
-from bcnet_core.engine.state import TrainingJob, TrainingState, build_optimizer
+from bcnet_core.engine.optimizer import build_optimizer
+from bcnet_core.engine.state import TrainingJob, TrainingState
 from bcnet_core.files.images import read_image
 from bcnet_core.model.head import BilayerMaskHead
 from bcnet_core.reporting import SilentReporter

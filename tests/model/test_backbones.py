@@ -4,8 +4,9 @@ from torch import nn
 from torchvision.models import resnet50
 
 from bcnet_core.config.load import load_recipe
-from bcnet_core.model.backbones import NormalizePixels, PixelFormat, ResNetFPN, build_backbone, pixel_format
+from bcnet_core.model.backbones import ResNetFPN, build_backbone, pixel_format
 from bcnet_core.model.detectors import build_detector
+from bcnet_core.model.pixels import NormalizePixels, PixelFormat
 from tests.model.test_detectors import targets
 
 

@@ -58,7 +58,7 @@ def test_an_unlisted_backbone_is_trained_resumed_evaluated_and_exported(
                 "solver.batch_size=2", "solver.schedule=step", "model.score_threshold=0",
                 "model.detections_per_image=5"]  # fmt: skip
 
-    def train(run: str, steps: int, *, resume: bool = False, init_from: Path | None = None) -> Path:
+    def train(run: str, steps: int, *, resume: bool = False, init_from: str | None = None) -> Path:
         recipe = load_recipe("shapes", [*settings, f"solver.steps={steps}"], data_root=scenes)
         job = TrainingJob(recipe, tmp_path / run, "cpu", "bcnet train shapes", resume=resume, init_from=init_from)
         return run_training(job, SilentReporter())
@@ -66,7 +66,7 @@ def test_an_unlisted_backbone_is_trained_resumed_evaluated_and_exported(
     train("run", 1)
     last = train("run", 2, resume=True)
     assert read_checkpoint(last).step == 2
-    assert "backbone.trunk.weight" in read_checkpoint(train("other", 1, init_from=tmp_path / "run")).model
+    assert "backbone.trunk.weight" in read_checkpoint(train("other", 1, init_from=str(tmp_path / "run"))).model
     checkpoint, report = import_weights(last, drop_classes=True)
     assert report.placed["backbone.trunk"] == 2 and checkpoint.part_of is not None
 
@@ -89,7 +89,7 @@ def test_a_checkpoint_is_read_once_for_everything(untrained: Path) -> None:
 
 def test_weights_of_another_backbone_name_both_recipes(tmp_path: Path, scenes: Path, untrained: Path) -> None:
     recipe = load_recipe("shapes", ["model.backbone=r18", "data.workers=0"], data_root=scenes)
-    job = TrainingJob(recipe, tmp_path / "run", "cpu", "bcnet train shapes", init_from=untrained)
+    job = TrainingJob(recipe, tmp_path / "run", "cpu", "bcnet train shapes", init_from=str(untrained))
     with pytest.raises(BCNetError, match="holds weights of fcos tiny, this model is fcos r18 caffe"):
         run_training(job, SilentReporter())
     assert latest_checkpoint(tmp_path / "run") is None
@@ -184,6 +184,6 @@ def test_a_training_reports_its_start(tmp_path: Path, scenes: Path, untrained: P
                 "data.workers=0", "solver.batch_size=2", "solver.steps=1"]  # fmt: skip
     recipe = load_recipe("shapes", settings, data_root=scenes)
     reporter = Notes()
-    run_training(TrainingJob(recipe, tmp_path / "run", "cpu", "bcnet train", init_from=untrained), reporter)
+    run_training(TrainingJob(recipe, tmp_path / "run", "cpu", "bcnet train", init_from=str(untrained)), reporter)
     assert any(message.startswith(f"starts from {untrained}: ") for message in reporter.infos)
     assert any("are left out" in message for message in reporter.warnings)

@@ -13,9 +13,10 @@ from pydantic import BaseModel, ValidationError
 
 from bcnet_core.config.choices import BackboneName, BackboneStyle
 from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
-from bcnet_core.engine.state import full_rate
+from bcnet_core.engine.optimizer import full_rate
 from bcnet_core.errors import usage_error
-from bcnet_core.model.backbones import RESNETS, PixelFormat, pixel_format
+from bcnet_core.model.backbones import RESNETS, pixel_format
+from bcnet_core.model.pixels import PixelFormat
 
 ELSEWHERE = {
     "detector", "backbone", "backbone_style", "channels_last", "frozen_stages", "channels", "anchor_scale",
@@ -132,6 +133,7 @@ def _check_supported(recipe: Recipe) -> None:
         "solver.accumulate": solver.accumulate > 1,
         "solver.ema": solver.ema > 0,
         "solver.compile": solver.compile,
+        "solver.patience": solver.patience > 0,
         f"model.backbone={model.backbone}": model.backbone != "tiny" and model.backbone not in RESNETS,
         "model.mask_proposals=jittered with faster_rcnn": two_stage and model.mask_proposals == "jittered",
         "loss.classification other than 1 with faster_rcnn": two_stage and recipe.loss.classification != 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import weakref
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,16 @@ from torch.utils.data import DataLoader
 
 from bcnet_core import distributed as dist
 from bcnet_core.annotations.crowding import detections_to_count
-from bcnet_core.config.schema import Recipe, SolverConfig
+from bcnet_core.config.schema import Recipe
+from bcnet_core.config.solver import SolverConfig
 from bcnet_core.data.batches import shield_workers
 from bcnet_core.distributed import share_statistics
-from bcnet_core.engine.state import AUTOCAST, build_optimizer, full_rate, learning_rate
+from bcnet_core.engine.optimizer import build_optimizer, full_rate, learning_rate
+from bcnet_core.engine.state import AUTOCAST
 from bcnet_core.errors import usage_error
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper
+from bcnet_core.integrations.detectron2.fcos import TinyPyramid
 from bcnet_core.integrations.detectron2.stored import Origin, origin_of
 from bcnet_core.model.head import BilayerMaskHead
 from bcnet_core.weights.checkpoint import DETECTRON2_FILE, DETECTRON2_KEY, save_content
@@ -97,7 +101,7 @@ class BilayerTrainer(DefaultTrainer):
     def build_optimizer(self, cfg: CfgNode, model: nn.Module) -> Optimizer:
         """Build the recipe's optimizer, or the config's."""
         if self.recipe is not None:
-            return build_optimizer(model, self.recipe.solver)
+            return build_optimizer(model, self.recipe.solver, parameter_stages(model))
         own: Optimizer = super().build_optimizer(cfg, model)
         return own
 
@@ -176,6 +180,17 @@ class RecipeRates(ParamScheduler):
     def __call__(self, where: float) -> float:
         """Return the multiplier at a fraction of all steps, 0..1."""
         return learning_rate(round(where * self.solver.steps), self.solver) / full_rate(self.solver)
+
+
+def parameter_stages(model: Any) -> dict[str, int]:  # noqa: ANN401  (a meta architecture)
+    """Return the stage of every parameter of a model's feature extractor, below its pyramid; the stem is 0."""
+    if isinstance(model.backbone, TinyPyramid):
+        own = model.backbone.pyramid.parameter_stages()
+        return {f"backbone.pyramid.{name}": stage for name, stage in own.items()}
+    found = (
+        (name, re.match(r"backbone\.bottom_up\.(?:stem|res(\d+))\.", name)) for name, _ in model.named_parameters()
+    )
+    return {name: int(place[1] or 1) - 1 for name, place in found if place}
 
 
 def coco_evaluator(dataset_name: str, folder: Path, *, max_dets: int) -> COCOEvaluator:

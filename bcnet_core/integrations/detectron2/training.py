@@ -37,8 +37,9 @@ from bcnet_core.integrations.detectron2.stored import Origin, detectron2_tensors
 from bcnet_core.integrations.detectron2.trainer import BilayerTrainer
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.reporting import Reporter
-from bcnet_core.weights.checkpoint import DETECTRON2_FILE, find_checkpoint, read_checkpoint
+from bcnet_core.weights.checkpoint import DETECTRON2_FILE
 from bcnet_core.weights.loading import load_weights
+from bcnet_core.weights.starts import fetch_start, read_start
 
 TRAIN_SET, VAL_SET = "bcnet_train", "bcnet_val"
 """The names under which our data sets are registered with detectron2."""
@@ -51,7 +52,7 @@ def train_recipe(recipe: Recipe, options: RunOptions, reporter: Reporter) -> Pat
     Raises:
         BCNetError: on bad data, settings that detectron2 does not have, a loss that is not finite, or an interruption.
     """
-    _, coco = open_data(recipe, VALIDATION, reporter)
+    _, coco, recipe = open_data(recipe, VALIDATION, choose_device(options.device), reporter)
     cfg = config_from_recipe(recipe, num_classes=len(coco.categories))
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN_SET,), (VAL_SET,)
     plain = recipe.model_dump(mode="json")
@@ -109,6 +110,8 @@ def _run(cfg: CfgNode, origin: Origin, options: RunOptions, reporter: Reporter) 
         before, recipe = read_stored(run_dir), _recipe(origin)
         if recipe is not None:
             require_same_recipe(before.path, before.recipe, recipe)
+    elif options.init_from is not None:
+        fetch_start(options.init_from, reporter)
     with exclusive_run(run_dir, None if options.resume else options.command), TemporaryDirectory() as temporary:
         truth = Path(temporary) / "truth.json"
         if VAL_SET in cfg.DATASETS.TEST and (cfg.TEST.EVAL_PERIOD or not origin.recipe):
@@ -149,7 +152,7 @@ def _train(origin: Origin, options: RunOptions, truth: Path, reporter: Reporter)
                 model = trainer.checkpointer.model
                 model.load_state_dict(detectron2_tensors(weights, model))
             else:
-                source = cfg.MODEL.WEIGHTS if options.init_from is None else str(find_stored(options.init_from))
+                source = cfg.MODEL.WEIGHTS if options.init_from is None else str(find_stored(Path(options.init_from)))
                 trainer.checkpointer.load(source, checkpointables=[])
             try:
                 trainer.train()
@@ -163,16 +166,17 @@ def _train(origin: Origin, options: RunOptions, truth: Path, reporter: Reporter)
 
 
 def _initial_weights(
-    cfg: CfgNode, origin: Origin, init_from: Path | None, reporter: Reporter
+    cfg: CfgNode, origin: Origin, init_from: str | None, reporter: Reporter
 ) -> dict[str, Tensor] | None:
-    """Read the weights of a run or checkpoint of the torchvision backend; None for anything else."""
-    if init_from is None or (init_from / DETECTRON2_FILE).is_file():
+    """Read the weights of a source through our own detector; None for a run or file that detectron2 reads itself."""
+    if init_from is None:
         return None
-    if not (init_from.is_dir() or init_from.suffix == ".pt"):
+    path = Path(init_from)
+    if path.exists() and ((path / DETECTRON2_FILE).is_file() or not (path.is_dir() or path.suffix == ".pt")):
         return None
-    file, recipe = find_checkpoint(init_from), _recipe(origin) or recipe_from_config(cfg)
+    recipe = _recipe(origin) or recipe_from_config(cfg)
     detector = build_detector(recipe, origin.categories)
-    start = load_weights(detector, recipe, read_checkpoint(file).for_inference(), file)
+    start = load_weights(detector, recipe, *read_start(init_from))
     if comm.is_main_process():
         start.report(init_from, reporter)
     return detector.state_dict()

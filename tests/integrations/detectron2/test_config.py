@@ -11,7 +11,7 @@ from detectron2.solver.lr_scheduler import LRMultiplier
 
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
-from bcnet_core.engine.state import learning_rate
+from bcnet_core.engine.optimizer import learning_rate
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2.config import (
     MODEL_KEYS,
@@ -78,6 +78,7 @@ def test_a_recipe_for_the_torchvision_backend_is_rejected(name: str) -> None:
     [
         (["solver.accumulate=2"], "solver.accumulate"),
         (["solver.ema=0.9", "solver.compile=true"], "solver.ema, solver.compile"),
+        (["solver.patience=5", "solver.eval_every=9"], "does not have solver.patience"),
         (["model.detector=faster_rcnn", "model.mask_proposals=jittered"], "mask_proposals=jittered with faster_rcnn"),
     ],
 )

@@ -17,11 +17,12 @@ from bcnet_core.annotations.coco import read_coco
 from bcnet_core.config.load import load_recipe
 from bcnet_core.data.dataset import TrainingSet
 from bcnet_core.data.loaders import open_training_set
-from bcnet_core.engine.state import build_optimizer
+from bcnet_core.engine.optimizer import build_optimizer
 from bcnet_core.integrations.detectron2 import BilayerDatasetMapper, register_bilayer_coco
 from bcnet_core.integrations.detectron2.config import config_from_recipe
 from bcnet_core.integrations.detectron2.data import dataset_dicts
 from bcnet_core.integrations.detectron2.stored import detectron2_tensors
+from bcnet_core.integrations.detectron2.trainer import parameter_stages
 from bcnet_core.model.detectors import build_detector
 from tests.annotations.test_instances import write_cases
 
@@ -97,3 +98,22 @@ def test_the_optimizer_gets_the_same_parameter_groups(scenes: Path) -> None:
         background = 4 * 1024 if words[0] == "faster_rcnn_r50" else 0  # its boxes, which only torchvision has
         assert ours[0] - theirs[0] == background
         assert ours[1] - theirs[1] == (4 if background else 0)
+
+
+@pytest.mark.parametrize("backbone", ["r18", "tiny"])
+def test_the_stages_of_the_backbone_learn_at_the_same_rates(backbone: str) -> None:
+    settings = [f"model.backbone={backbone}", "model.frozen_stages=0", "solver.layer_decay=0.5", "solver.backbone_lr=1"]
+    recipe = load_recipe("fcos_r50", settings)
+    cfg = config_from_recipe(recipe, num_classes=3)
+    cfg.MODEL.DEVICE = "cpu"
+    detector = build_detector(recipe, [{"id": i, "name": str(i)} for i in range(3)])
+    own = {f"backbone.{name}": stage for name, stage in detector.backbone.parameter_stages().items()}
+    theirs = build_model(cfg)
+    found = [
+        {(group["lr"], group["weight_decay"]): sum(p.numel() for p in group["params"]) for group in one.param_groups}
+        for one in (
+            build_optimizer(detector, recipe.solver, own),
+            build_optimizer(theirs, recipe.solver, parameter_stages(theirs)),
+        )
+    ]
+    assert found[0] == found[1] and {rate for rate, _ in found[0]} == {0.01, 1, 0.5, 0.25, 0.125, 0.0625}

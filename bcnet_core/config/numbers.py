@@ -1,0 +1,31 @@
+"""The numbers of a recipe's settings, with their ranges."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Annotated
+
+from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
+
+Positive = Annotated[int, Field(gt=0)]
+Pixels = Annotated[int, Field(gt=0, le=16_384)]
+"""Side of a network input; a checkpoint from elsewhere must not ask for more than memory holds."""
+Convs = Annotated[int, Field(gt=0, le=64)]
+Channels = Annotated[int, Field(gt=0, le=8192)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Epochs = Annotated[float, Field(ge=0, le=1_000_000)]
+
+
+def _milestone(value: object) -> int | float:
+    with suppress(ValidationError):
+        return _WHOLE.validate_python(value)
+    with suppress(ValidationError):
+        return _SHARE.validate_python(value)
+    raise PydanticCustomError("milestone", "a step such as 60000 or a share of the run such as 0.7")
+
+
+_WHOLE: TypeAdapter[int] = TypeAdapter(int)
+_SHARE: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(gt=0, lt=1)])
+Milestone = Annotated[int | float, PlainValidator(_milestone)]

@@ -1,0 +1,71 @@
+"""Starts of a training: from what a user names (run, file, URL, published weights) to a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bcnet_core.reporting import Reporter
+from bcnet_core.weights.checkpoint import Checkpoint, find_checkpoint
+from bcnet_core.weights.files import cached, fetch, place_of
+from bcnet_core.weights.importing import import_weights
+from bcnet_core.weights.sources import ORIGINS, Published, find_packaged, find_published
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """Weights that a user has named.
+
+    Attributes:
+        path: the file or run directory; of what has to be downloaded, its place in the cache.
+        url: address to download it from; None for what is on this machine.
+        published: row of the published weights, None for others.
+    """
+
+    path: Path
+    url: str | None = None
+    published: Published | None = None
+
+
+def find_source(source: str) -> WeightSource:
+    """Find what a source of weights means, without downloading it; a path that exists wins over a name.
+
+    Raises:
+        BCNetError: if it is no URL, and neither a file, a run directory nor a name of published weights.
+    """
+    if Path(source).exists():
+        return WeightSource(Path(source))
+    if "://" in source:
+        return WeightSource(place_of(source), None if source.startswith("file:") else source)
+    if not source.startswith(ORIGINS):
+        find_checkpoint(Path(source))
+    row = find_published(source)
+    packaged = find_packaged(source)
+    return WeightSource(cached(row.url), row.url, row) if packaged is None else WeightSource(packaged, None, row)
+
+
+def fetch_start(source: str, reporter: Reporter) -> Path:
+    """Download a source of weights into the cache, unless it is there or on this machine; return the file or folder.
+
+    Raises:
+        BCNetError: if the source is unknown, or cannot be fetched.
+    """
+    found = find_source(source)
+    if found.url is not None:
+        return fetch(found.url, reporter)
+    if found.published is not None:
+        reporter.info(f"`{source}`: {found.path}, which an installed package ships")
+    return found.path
+
+
+def read_start(source: str) -> tuple[Checkpoint, Path]:
+    """Read a source of weights from this machine or the cache; `fetch_start` has put it there.
+
+    Returns:
+        The checkpoint, without optimizer state, and its file.
+
+    Raises:
+        BCNetError: if it is not there, or cannot be read.
+    """
+    path = find_checkpoint(find_source(source).path)
+    return import_weights(path)[0], path

@@ -1,0 +1,119 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bcnet_core import BCNetError
+from bcnet_core.config.load import load_recipe
+from bcnet_core.config.schema import Recipe
+from bcnet_core.engine import resolving
+from bcnet_core.engine.launch import open_data, run_training
+from bcnet_core.engine.resolving import in_steps, precision_for
+from bcnet_core.engine.run_dir import open_run
+from bcnet_core.reporting import SilentReporter
+from bcnet_core.weights.checkpoint import list_checkpoints, read_checkpoint
+from tests.engine.test_loop import Collector, job
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+EPOCHS = ("solver.epochs=2", "solver.eval_epochs=1", "solver.schedule=step", "solver.milestones=[0.5,11]")
+
+
+def write_few(scenes: Path, path: Path, *, count: int) -> None:
+    """Write the annotation file of the first images of a set."""
+    content = json.loads((scenes / "annotations/instances_train.json").read_text())
+    content["images"] = content["images"][:count]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] in kept]
+    path.write_text(json.dumps(content))
+
+
+def solver_in_epochs(**settings: object) -> Recipe:
+    return Recipe.model_validate({"solver": {"batch_size": 4, **settings}})
+
+
+def test_lengths_in_epochs_become_steps() -> None:
+    recipe = solver_in_epochs(epochs=12, warmup_epochs=0.5, eval_epochs=2, milestones=[0.6, 0.9, 7], patience=3)
+    solver = in_steps(recipe, 1000).solver
+    assert (solver.steps, solver.warmup_steps, solver.eval_every) == (3000, 125, 500)
+    assert solver.milestones == (1800, 2700, 7)
+    assert (solver.epochs, solver.warmup_epochs, solver.eval_epochs) == (None, None, None)
+    assert in_steps(in_steps(recipe, 1000), 77) == in_steps(recipe, 1000)
+
+
+def test_a_recipe_in_steps_stays_as_it_is() -> None:
+    for name in ("fcos_r50", "tiny"):
+        assert in_steps(load_recipe(name), 5) == load_recipe(name)
+
+
+def test_every_length_is_one_step_at_least() -> None:
+    solver = in_steps(solver_in_epochs(epochs=0.1, warmup_epochs=0.1, eval_epochs=0.1, milestones=[0.1]), 1).solver
+    assert (solver.steps, solver.warmup_steps, solver.eval_every, solver.milestones) == (1, 1, 1, (1,))
+    none = in_steps(solver_in_epochs(epochs=1, warmup_epochs=0, eval_epochs=0), 100).solver
+    assert (none.steps, none.warmup_steps, none.eval_every) == (25, 0, 0)
+
+
+def test_a_small_set_trains_the_least_number_of_steps() -> None:
+    recipe = solver_in_epochs(epochs=10, min_steps=600, milestones=[0.5])
+    small, large = in_steps(recipe, 100).solver, in_steps(recipe, 1000).solver
+    assert (small.steps, small.milestones, small.min_steps) == (600, (300,), 0)
+    assert (large.steps, large.milestones) == (2500, (1250,))
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "capability", "expected"),
+    [
+        ("auto", CPU, None, "fp32"),
+        ("auto", GPU, (7, 5), "fp16"),
+        ("auto", GPU, (8, 0), "bf16"),
+        ("auto", GPU, (9, 0), "bf16"),
+        ("fp16", CPU, None, "fp16"),
+        ("fp32", GPU, (9, 0), "fp32"),
+    ],
+)
+def test_auto_is_the_precision_that_the_device_has(
+    monkeypatch: pytest.MonkeyPatch, asked: str, device: torch.device, capability: tuple[int, int] | None, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert precision_for(asked, device) == expected  # type: ignore[arg-type]
+
+
+def test_one_gpu_without_bf16_decides_for_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(resolving.dist, "any_process", lambda flags, _: [True for _ in flags])
+    assert precision_for("auto", GPU) == "fp16"
+
+
+def test_the_start_says_what_was_resolved(scenes: Path, tmp_path: Path) -> None:
+    reporter = Collector()
+    asked = job(scenes, tmp_path, "solver.epochs=2", "solver.min_steps=30", "solver.precision=auto",
+                "solver.lr_batch_size=4", "solver.batch_size=2").recipe  # fmt: skip
+    opened = open_data(asked, None, CPU, reporter)
+    assert "30 steps of 2 images: 5.0 epochs, not 2: solver.min_steps" in reporter.messages
+    assert "precision fp32, chosen for the device (solver.precision=auto)" in reporter.messages
+    assert reporter.messages[-1].endswith("scaled by 0.5")  # steps that follow from epochs need no advice
+    assert (opened.recipe.solver.steps, opened.recipe.solver.precision) == (30, "fp32")
+
+
+def test_a_run_in_epochs_stores_steps_and_its_resolved_recipe_trains_the_same(scenes: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few.json"
+    write_few(scenes, few, count=3)
+    asked = job(scenes, tmp_path / "run", *EPOCHS, f"data.train.annotations={few}", "solver.precision=auto")
+    run_training(asked, SilentReporter())
+    solver = open_run(tmp_path / "run").recipe.solver
+    assert (solver.steps, solver.epochs, solver.eval_every, solver.milestones) == (3, None, 2, (2, 11))
+    assert solver.precision == "fp32"
+    again = load_recipe(tmp_path / "run/recipe.resolved.yaml")
+    assert again == open_run(tmp_path / "run").recipe
+    run_training(replace(asked, recipe=again, run_dir=tmp_path / "again"), SilentReporter())
+    one, other = (read_checkpoint(list_checkpoints(tmp_path / name)[-1]).model for name in ("run", "again"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    run_training(replace(asked, resume=True), SilentReporter())  # nothing is left to do
+    write_few(scenes, few, count=6)
+    with pytest.raises(BCNetError, match="was trained with other settings") as caught:
+        run_training(replace(asked, resume=True), SilentReporter())
+    assert caught.value.hints[:2] == (
+        "solver.milestones was [2,11], now [3,11]",
+        "lengths in epochs, and milestones as shares, follow from the number of training images",
+    )
