@@ -221,9 +221,12 @@ def _describe(job: TrainingJob, cluster: Cluster, library: Backend) -> None:
     from bcnet_core.distributed import choose_device
     from bcnet_core.engine.estimate import estimate_memory
     from bcnet_core.engine.launch import open_data
+    from bcnet_core.weights.starts import preview_start
 
     device = choose_device(job.device)
     _, coco, recipe = open_data(job.recipe, job.validation, device, ConsoleReporter())
+    if job.init is not None and library == "torchvision":
+        preview_start(job.init, recipe, coco.categories, ConsoleReporter())
     classes = len(coco.categories)
     text = dump_recipe(recipe) if library == "torchvision" else detectron2_config(recipe, num_classes=classes)
     console.out.print(text, end="")

@@ -7,6 +7,7 @@ The official release becomes a complete checkpoint, which can predict at once. E
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -140,7 +141,8 @@ def recognize(tensors: Mapping[str, Tensor], path: Path) -> Converted:
         "known are the official BCNet release (FCOS), detectron2's Faster and Mask R-CNN with a feature pyramid, "
         "torchvision's FCOS, Faster and Mask R-CNN, those of mmdetection, the ImageNet ResNets of detectron2's zoo and "
         "of torchvision, EfficientNet-Lite of the TF port, bcnet's own",
-        f"a state dict of timm does not say which model it is: --backbone {TIMM}NAME",
+        "a state dict of timm does not say which model it is: "
+        f"bcnet weights import {shlex.quote(str(path))} -o init.pt --backbone {TIMM}NAME",
     )
 
 
@@ -208,10 +210,11 @@ def _name_classes(found: Converted, path: Path, given: Path | None) -> list[Reco
             f"`{path}` tells {found.classes} classes apart, `{given}` has {len(categories)} categories",
             "give the COCO file that it was trained on, or take the other layers alone: --drop-classes",
         )
+    command = f"bcnet weights import {shlex.quote(str(path))} -o init.pt"
     raise usage_error(
         f"`{path}` tells {found.classes} classes apart, COCO has {len(categories)}",
-        "name them: --categories FILE.json, the COCO file that it was trained on",
-        "or take the other layers for a training to begin with: --drop-classes",
+        f"name them by the COCO file that it was trained on: {command} --categories FILE.json",
+        f"or take the other layers for a training to begin with: {command} --drop-classes",
     )
 
 

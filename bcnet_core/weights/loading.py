@@ -176,7 +176,7 @@ def load_weights(detector: Detector, recipe: Recipe, checkpoint: Checkpoint, pat
     names = detector.class_names if filled else []
     return Start(
         placed=len(placed),
-        fresh=count_parts(name for name in shapes if name not in placed),
+        fresh=count_parts(name for name in shapes if name not in placed and not name.endswith(COUNTER)),
         kept_classes=[name for label, name in enumerate(names) if label in labels],
         fresh_classes=[name for label, name in enumerate(names) if label not in labels],
         left_out=left_out,

@@ -137,8 +137,10 @@ def test_a_start_says_what_it_took(untrained: Path) -> None:
     assert infos[0].endswith(f"; none of the classes is known there: {named} and 2 more")
     body = {name: tensor for name, tensor in checkpoint.model.items() if name.startswith("backbone.st")}
     infos, warnings = report_of(start_from(replace(checkpoint, model=body, part_of=total), checkpoint.categories))
-    assert infos[0].startswith(f"starts from x.pt: {len(body)} of {total} tensors, the others are initialized: ")
-    assert infos[0].endswith(f"backbone.fpn (12), heads.boxes ({12 + 3}), heads.masks (50)") and not warnings
+    assert infos[0].startswith(f"starts from x.pt: {len(body)} of {total - 2} tensors, the others are initialized: ")
+    assert infos[0].endswith(f"backbone.fpn (12), heads.boxes ({12 + 3}), heads.masks (48)") and not warnings, (
+        "two counters are not told"
+    )
 
 
 def test_layers_that_a_model_does_not_have_are_left_out_with_a_warning(untrained: Path) -> None:
@@ -187,3 +189,11 @@ def test_a_training_reports_its_start(tmp_path: Path, scenes: Path, untrained: P
     run_training(TrainingJob(recipe, tmp_path / "run", "cpu", "bcnet train", init_from=str(untrained)), reporter)
     assert any(message.startswith(f"starts from {untrained}: ") for message in reporter.infos)
     assert any("are left out" in message for message in reporter.warnings)
+
+
+def test_counters_of_a_trained_norm_are_not_counted(untrained: Path) -> None:
+    checkpoint = read_checkpoint(untrained)
+    lost = {name: tensor for name, tensor in checkpoint.model.items() if not name.endswith("num_batches_tracked")}
+    start = start_from(replace(checkpoint, model=lost), checkpoint.categories)
+    assert len(lost) < len(checkpoint.model)
+    assert (start.placed, start.fresh, start.left_out) == (len(lost), {}, {})
