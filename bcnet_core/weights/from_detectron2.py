@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bcnet_core.errors import data_error
-from bcnet_core.weights.foreign import BODY, Converted, count_rows, layer_of
+from bcnet_core.weights.foreign import BODY, Converted, count_rows, drop_other_masks, fold_norm
 
 BOX_PREDICTOR = "heads.roi_heads.box_predictor."
 MASK_HEAD = "heads.roi_heads.masks.head."
@@ -48,8 +48,6 @@ MASK_OUTPUTS = {
     "bo_deconv": "occluder_mask.upsample", "predictor_bo": "occluder_mask.logits",
     "boundary_deconv_bo": "occluder_boundary.upsample", "boundary_predictor_bo": "occluder_boundary.logits",
 }  # fmt: skip
-FROZEN_NORM_EPS = 1e-5
-"""Added to the variance by every BatchNorm of detectron2 and by torchvision's frozen one."""
 
 
 def from_release(tensors: Mapping[str, Tensor], path: Path) -> Converted | None:
@@ -117,11 +115,9 @@ def _fold_norms(tensors: dict[str, Tensor], found: Converted) -> None:
         if not given.keys() >= {*parts} - {"bias"}:
             found.dropped |= dict.fromkeys(names, "a convolution with a norm that bcnet does not have there")
             continue
-        scale = given["norm.weight"].double() / (given["norm.running_var"].double() + FROZEN_NORM_EPS).sqrt()
-        shift = given.get("bias", torch.zeros(())) - given["norm.running_mean"].double()
-        folded = {"weight": given["weight"] * scale.view(-1, 1, 1, 1), "bias": given["norm.bias"] + shift * scale}
+        folded = fold_norm(given)
         for part, place in places.items():
-            found.place(place, folded[part].float(), *names)
+            found.place(place, folded[part], *names)
 
 
 def convert_outputs(found: Converted) -> None:
@@ -132,14 +128,7 @@ def convert_outputs(found: Converted) -> None:
     if boxes is not None and boxes != 4 * (found.classes or 0):
         found.drop_layer(f"{BOX_PREDICTOR}bbox_pred", "one box for all classes; bcnet has one a class")
     found.tensors = {name: move_background(name, tensor, to=0) for name, tensor in found.tensors.items()}
-    masks = f"{MASK_HEAD}occludee_mask.logits"
-    if count_rows(found.tensors, masks) not in {None, 1}:
-        found.drop_layer(masks, "one mask a class; bcnet's masks are class-agnostic")
-    layers = {layer_of(name) for name in found.tensors if name.startswith(MASK_HEAD)}
-    convs = {layer for layer in layers if layer.startswith(f"{MASK_HEAD}occludee.convs.")}
-    if convs != {f"{MASK_HEAD}occludee.convs.{index}" for index in range(4)}:
-        for layer in layers:
-            found.drop_layer(layer, "part of a mask head with other convolutions than bcnet's four")
+    drop_other_masks(found, MASK_HEAD)
 
 
 def move_background(name: str, tensor: Tensor, *, to: Literal[0, -1]) -> Tensor:
