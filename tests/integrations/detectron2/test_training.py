@@ -164,6 +164,7 @@ def test_init_from_accepts_a_torchvision_checkpoint(
         "train", "shapes", *words, *D2, "--data-root", scenes, "--run-dir", tmp_path / "run", "--init-from", untrained
     )
     assert ended.returncode == 0, ended.stderr
+    assert f"starts from {untrained}: " in " ".join(ended.stderr.split())
     before, after = read_checkpoint(untrained).model, read_stored(tmp_path / "run").tensors
     for name, tensor in before.items():
         ours = after[name if name.startswith("heads.") else name.replace("backbone.", "backbone.pyramid.", 1)]
