@@ -152,13 +152,26 @@ def test_layers_that_a_model_does_not_have_are_left_out_with_a_warning(untrained
     assert start.placed == sum(not name.startswith(f"{MASKS}occluder") for name in checkpoint.model)
     _, (warning,) = report_of(start)
     assert warning.startswith(f"{len(occluder)} layers of x.pt do not fit this model and are left out: {MASKS}occluder")
-    assert warning.endswith(f"(this model has no such layer) and {len(occluder) - 3} more")
+    assert warning.endswith(
+        f"(this model has no such layer) and {len(occluder) - 3} more; to keep them: model.layers=2"
+    )
 
 
 def test_layers_that_only_the_model_has_start_fresh(untrained: Path) -> None:
     checkpoint = read_checkpoint(untrained)
     start = start_from(checkpoint, checkpoint.categories, mask_convs=6)
     assert start.fresh == {"heads.masks": 8} and not start.left_out
+
+
+def test_settings_of_other_shapes_are_named(untrained: Path) -> None:
+    checkpoint = read_checkpoint(untrained)
+    start = start_from(checkpoint, checkpoint.categories, mask_convs=2, attention=False, tower_convs=4)
+    assert start.settings == ["model.tower_convs=1", "model.mask_convs=4", "model.attention=true"]
+    with pytest.raises(BCNetError, match="holds weights of fcos tiny, this model is fcos tiny in torch") as caught:
+        start_from(checkpoint, checkpoint.categories, geometry="torchvision", mask_convs=2)
+    assert caught.value.hints == (
+        "take its settings: model.detector=fcos model.backbone=tiny model.geometry=exact model.mask_convs=4",
+    )
 
 
 def test_a_layer_that_the_file_has_a_part_of_is_left_out(untrained: Path) -> None:
