@@ -57,7 +57,10 @@ def test_a_dry_run_without_a_recipe_tells_the_choice_and_the_schedule(bcnet: Bcn
 
 def test_nothing_at_all_is_the_usual_sentence(bcnet: Bcnet, tmp_path: Path) -> None:
     done = bcnet("train", "--device", "cpu", cwd=tmp_path)
-    assert done.returncode == 2 and "no data root was given" in done.stderr and "--data-root DIR" in done.stderr
+    assert done.returncode == 2
+    choice, sentence, *ways_out = done.stderr.splitlines()
+    assert choice.startswith("recipe own_light") and "no data root was given" in sentence
+    assert ways_out == ["  say where the data is: --data-root DIR, or set BCNET_DATA"]
     assert list(tmp_path.iterdir()) == []
 
 
