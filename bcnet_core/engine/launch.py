@@ -19,7 +19,7 @@ from bcnet_core.annotations.instances import Survey
 from bcnet_core.config.schema import Recipe
 from bcnet_core.config.solver import SolverConfig
 from bcnet_core.data.dataset import SURVEYED, TrainingSet
-from bcnet_core.data.loaders import open_training_set
+from bcnet_core.data.loaders import open_training_set, require_annotations
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes
 from bcnet_core.engine.loop import interrupted, train
 from bcnet_core.engine.optimizer import full_rate
@@ -50,6 +50,7 @@ def launch(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> Path:
     """
     check_cluster(job, cluster)
     if job.init is not None:
+        require_annotations(job.recipe.data, job.recipe.data.train)  # rather now than after a long download
         fetch_start(job.init, reporter)
     if cluster.in_place:
         if dist.choose_device(job.device).type == "cpu":
