@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bcnet_core.reporting import Reporter
 from bcnet_core.weights.checkpoint import Checkpoint, find_checkpoint
-from bcnet_core.weights.files import cached, fetch, place_of
+from bcnet_core.weights.downloads import cached, fetch, place_of
 from bcnet_core.weights.importing import import_weights
 from bcnet_core.weights.sources import ORIGINS, Published, find_packaged, find_published
 
@@ -52,7 +52,7 @@ def fetch_start(source: str, reporter: Reporter) -> Path:
     """
     found = find_source(source)
     if found.url is not None:
-        return fetch(found.url, reporter)
+        return fetch(found.url, reporter, digest=found.published.digest if found.published else None)
     if found.published is not None:
         reporter.info(f"`{source}`: {found.path}, which an installed package ships")
     return found.path
