@@ -22,7 +22,9 @@ from bcnet_core.model.backbones import RESNETS
 BODY = "backbone.body."
 """Prefix of the ResNet in a backbone of bcnet; around it lie the feature pyramid and the heads."""
 CLASSIFIER = "the ImageNet classifier"
-UNUSED = {r"num_batches_tracked$": "a counter that frozen BatchNorm does not have", "": "bcnet has nothing of the kind"}
+COUNTER = "num_batches_tracked"
+"""A tensor of BatchNorm that no result depends on; frozen BatchNorm has none."""
+UNUSED = {rf"{COUNTER}$": "a counter that frozen BatchNorm does not have", "": "bcnet has nothing of the kind"}
 """Reasons why a tensor is not used, by a pattern in its name; the first that is found counts."""
 
 
@@ -36,6 +38,7 @@ class Converted:
         detector: detector that the tensors outside of the ResNet fit; None if there are none.
         complete: whether the file must fill the detector to the last tensor.
         classes: number of classes in its class-dependent layers; None if it has none.
+        class_names: names of these classes in the order of their labels, where the file knows them.
         backbone: a model of timm; any other is set by `identify_backbone`.
         settings: further settings of `ModelConfig` that the tensors need.
         tensors: by bcnet's names.
@@ -48,6 +51,7 @@ class Converted:
     detector: DetectorName | None = None
     complete: bool = False
     classes: int | None = None
+    class_names: list[str] = field(default_factory=list)
     backbone: BackboneName = "r50"
     settings: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)

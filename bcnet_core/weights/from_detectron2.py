@@ -93,7 +93,7 @@ def from_detectron2(tensors: Mapping[str, Tensor], path: Path) -> Converted | No
             found.dropped[name] = "part of a box head with convolutions; bcnet's has two linear layers"
     _fold_norms(left, found)
     found.place_all(left, detectron2_name)
-    _convert_outputs(found)
+    convert_outputs(found)
     return found
 
 
@@ -124,7 +124,7 @@ def _fold_norms(tensors: dict[str, Tensor], found: Converted) -> None:
             found.place(place, folded[part].float(), *names)
 
 
-def _convert_outputs(found: Converted) -> None:
+def convert_outputs(found: Converted) -> None:
     """Move the background from behind the classes to label 0, as in torchvision, and drop what bcnet has otherwise."""
     classes = count_rows(found.tensors, f"{BOX_PREDICTOR}cls_score")
     boxes = count_rows(found.tensors, f"{BOX_PREDICTOR}bbox_pred")

@@ -29,10 +29,13 @@ from bcnet_core.weights.files import named_tensors, read_weight_file
 from bcnet_core.weights.foreign import BODY, Converted, count_parts, identify_backbone, layer_of
 from bcnet_core.weights.from_detectron2 import from_detectron2, from_release
 from bcnet_core.weights.from_imagenet import from_caffe2, from_torchvision
+from bcnet_core.weights.from_mmdetection import from_mmdetection, read_meta
 from bcnet_core.weights.from_timm import from_efficientnet_lite, from_timm
 from bcnet_core.weights.loading import Shapes, model_shapes, shapes_of
 
-FAMILIES = (from_release, from_detectron2, from_caffe2, from_torchvision, from_efficientnet_lite)
+FAMILIES = (
+    from_mmdetection, from_release, from_detectron2, from_caffe2, from_torchvision, from_efficientnet_lite
+)  # fmt: skip
 """Converters, one for each family of files; the first that recognizes a file converts it."""
 MAX_ROWS = 20
 """Rows shown of the table of tensors that do not fit."""
@@ -95,6 +98,7 @@ def import_weights(
     else:
         tensors = named_tensors(content, path)
         found = recognize(tensors, path) if backbone is None else from_timm(tensors, path, backbone)
+        read_meta(found, content, path)
         named = [] if drop_classes else _name_classes(found, path, categories)
         checkpoint = Checkpoint(0, _recipe_for(found).model_dump(mode="json"), named, model={}, optimizer={})
     recipe = Recipe.model_validate(checkpoint.recipe)
@@ -129,7 +133,8 @@ def recognize(tensors: Mapping[str, Tensor], path: Path) -> Converted:
     raise data_error(
         f"`{path}` is no checkpoint that bcnet knows: it holds {len(tensors)} tensors, named {names}",
         "known are the official BCNet release (FCOS), detectron2's Faster and Mask R-CNN with a feature pyramid, "
-        "the ImageNet ResNets of detectron2's zoo and of torchvision, EfficientNet-Lite of the TF port, bcnet's own",
+        "those of mmdetection, the ImageNet ResNets of detectron2's zoo and of torchvision, EfficientNet-Lite of the "
+        "TF port, bcnet's own",
         f"a state dict of timm does not say which model it is: --backbone {TIMM}NAME",
     )
 
@@ -170,7 +175,7 @@ def _from_bcnet(checkpoint: Checkpoint, path: Path) -> Converted:
 def _name_classes(found: Converted, path: Path, given: Path | None) -> list[Record]:
     """Return the categories of published weights by id, which is the label order of the official code.
 
-    They come from the COCO file `given`, or are COCO's 80.
+    They come from the COCO file `given`, or the weight file knows them, or they are COCO's 80.
 
     Raises:
         BCNetError: if the numbers differ, or categories are given for weights without classes.
@@ -179,6 +184,8 @@ def _name_classes(found: Converted, path: Path, given: Path | None) -> list[Reco
         if given is not None:
             raise usage_error(f"`{path}` is {found.origin}: it knows no classes", "leave out --categories")
         return []
+    if given is None and found.class_names:
+        return [{"id": number, "name": name} for number, name in enumerate(found.class_names, 1)]
     categories = read_coco(given, need_annotations=False).categories if given else coco_categories()
     if len(categories) == found.classes:
         return in_id_order(categories)

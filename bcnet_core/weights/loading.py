@@ -23,10 +23,8 @@ from bcnet_core.model.detectors import Detector, build_detector
 from bcnet_core.reporting import Reporter
 from bcnet_core.weights.checkpoint import Checkpoint, find_checkpoint, read_checkpoint, recipe_of
 from bcnet_core.weights.classes import class_rows, match_classes, transfer_rows
-from bcnet_core.weights.foreign import count_parts, layer_of
+from bcnet_core.weights.foreign import COUNTER, count_parts, layer_of
 
-COUNTER = "num_batches_tracked"
-"""A tensor of BatchNorm that no result depends on; frozen BatchNorm has none."""
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of a model's tensors by name."""
 

@@ -25,6 +25,7 @@ from bcnet_core.files.workers import parallel_map
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.weights.checkpoint import latest_checkpoint
+from bcnet_core.weights.starts import fetch_start
 from benchmarks.evidence.run import one_thread, step_seconds, train_trial
 from benchmarks.starts.trials import (
     COSTS_FILE,
@@ -67,7 +68,7 @@ class Sweep:
         """Return the recipe of a trial, with its own schedule if no steps are given."""
         length = (
             f"solver.steps={steps}", "solver.epochs=none", f"solver.eval_every={-(-steps // EVALUATIONS)}",
-            "solver.eval_epochs=none", "solver.patience=0",
+            "solver.min_steps=0", "solver.eval_epochs=none", "solver.patience=0",
         ) if steps is not None else ()  # fmt: skip
         own = ("data.workers=0", f"solver.log_every={LOG_EVERY}", "solver.keep_checkpoints=1")
         variant = (*VARIANTS[trial.variant].overrides, f"seed={trial.seed}")
@@ -95,6 +96,8 @@ def run_trials(sweep: Sweep, trials: Sequence[Trial], *, parallel: int, reporter
     """
     measured = {one.trial for one in read_results(sweep.folder)}
     missing = [trial for trial in trials if trial not in measured]
+    for source in {sweep.recipe(trial, None).model.init for trial in missing} - {None}:
+        fetch_start(str(source), reporter)
     costs = measure_costs(sweep, missing, reporter=reporter) if sweep.plan.minutes is not None else {}
     with (
         reporter.progress("trials", len(missing)) as progress,

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from torchvision.models import resnet18, resnet34, resnet50, resnet101, resnext1
 from torchvision.ops import FrozenBatchNorm2d
 
 from bcnet_core import BCNetError
+from bcnet_core.config.choices import BackboneName
 from bcnet_core.config.schema import ModelConfig, Recipe
 from bcnet_core.weights.foreign import Converted, count_parts
 from bcnet_core.weights.from_detectron2 import FROZEN_NORM_EPS
+from bcnet_core.weights.from_mmdetection import read_meta
 from bcnet_core.weights.importing import fit, recognize
 from bcnet_core.weights.loading import model_shapes
 
@@ -360,3 +363,118 @@ def test_unknown_files_are_rejected() -> None:
 def test_tensors_are_counted_by_part() -> None:
     names = ["heads.roi_heads.masks.head.x", "backbone.body.a", "backbone.body.b", "heads.boxes.scales"]
     assert count_parts(names) == {"backbone.body": 2, "heads.boxes": 1, "heads.roi_heads.masks": 1}
+
+
+# --- mmdetection
+
+
+MMDETECTION = {
+    r"backbone\.body\.(.+)": r"backbone.\1",
+    r"backbone\.fpn\.inner_blocks\.(\d)\.0\.(\w+)": r"neck.lateral_convs.\1.conv.\2",
+    r"backbone\.fpn\.layer_blocks\.(\d)\.0\.(\w+)": r"neck.fpn_convs.\1.conv.\2",
+    r"heads\.rpn\.head\.conv\.0\.0\.(\w+)": r"rpn_head.rpn_conv.\1",
+    r"heads\.rpn\.head\.cls_logits\.(\w+)": r"rpn_head.rpn_cls.\1",
+    r"heads\.rpn\.head\.bbox_pred\.(\w+)": r"rpn_head.rpn_reg.\1",
+    r"heads\.roi_heads\.box_head\.fc6\.(\w+)": r"roi_head.bbox_head.shared_fcs.0.\1",
+    r"heads\.roi_heads\.box_head\.fc7\.(\w+)": r"roi_head.bbox_head.shared_fcs.1.\1",
+    r"heads\.roi_heads\.box_predictor\.cls_score\.(\w+)": r"roi_head.bbox_head.fc_cls.\1",
+    r"heads\.roi_heads\.box_predictor\.bbox_pred\.(\w+)": r"roi_head.bbox_head.fc_reg.\1",
+    r"heads\.roi_heads\.masks\.head\.occludee\.convs\.(\d)\.(\w+)": r"roi_head.mask_head.convs.\1.conv.\2",
+    r"heads\.roi_heads\.masks\.head\.occludee_mask\.upsample\.(\w+)": r"roi_head.mask_head.upsample.\1",
+}
+"""Names in bcnet's Faster R-CNN, and in mmdetection's."""
+
+
+def mmdetection(*, classes: int = 80, backbone: BackboneName = "r50") -> dict[str, Tensor]:
+    """A Mask R-CNN of mmdetection, every tensor filled with its number."""
+    recipe = Recipe(model=ModelConfig(detector="faster_rcnn", backbone=backbone))
+    given: dict[str, Tensor] = {"backbone.bn1.num_batches_tracked": torch.tensor(7)}
+    for number, (name, shape) in enumerate(model_shapes(recipe, classes=classes).items()):
+        for ours, theirs in MMDETECTION.items():
+            if found := re.fullmatch(ours, name):
+                given[found.expand(theirs)] = constant(number, shape)
+    predictor = "roi_head.bbox_head.fc_reg."  # no boxes of the background
+    given |= {f"{predictor}{part}": given[f"{predictor}{part}"][4:] for part in ("weight", "bias")}
+    logits = {"weight": (classes, 256, 1, 1), "bias": (classes,)}
+    return given | {f"roi_head.mask_head.conv_logits.{part}": constant(0, shape) for part, shape in logits.items()}
+
+
+def test_every_tensor_of_mmdetection_is_placed_except_for_its_class_specific_masks() -> None:
+    given = mmdetection()
+    found = fitted(given)
+    assert (found.detector, found.backbone, found.classes) == ("faster_rcnn", "r50", 80) and not found.complete
+    assert_accounted_for(found, given)
+    assert found.dropped.keys() == {
+        "backbone.bn1.num_batches_tracked",
+        "roi_head.mask_head.conv_logits.weight",
+        "roi_head.mask_head.conv_logits.bias",
+    }
+    shapes = model_shapes(Recipe(model=ModelConfig(detector="faster_rcnn")), classes=80)
+    fresh = {name for name in shapes if name not in found.tensors}
+    assert fresh and all(name.startswith("heads.roi_heads.masks.head.") for name in fresh)
+    for ours, number in zip(shapes, range(len(shapes)), strict=True):
+        if ours in found.tensors and "bbox_pred" not in ours:
+            assert found.tensors[ours].flatten()[-1] == number, ours
+
+
+def test_the_background_of_mmdetection_moves_to_label_0() -> None:
+    given = mmdetection(classes=2)
+    given["roi_head.bbox_head.fc_cls.bias"] = torch.tensor([1.0, 2.0, 0.0])
+    given["roi_head.bbox_head.fc_reg.bias"] = torch.arange(1.0, 9.0)
+    tensors = fitted(given).tensors
+    assert tensors["heads.roi_heads.box_predictor.cls_score.bias"].tolist() == [0, 1, 2]
+    assert tensors["heads.roi_heads.box_predictor.bbox_pred.bias"].tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "bbox_head.conv_cls.weight",  # FCOS
+        "roi_head.bbox_head.0.fc_cls.weight",  # Cascade R-CNN
+        "roi_head.mask_head.convs.4.conv.weight",
+        "roi_head.bbox_head.shared_convs.0.conv.weight",
+        "neck.lateral_convs.0.gn.weight",
+        "rpn_head.rpn_conv.0.conv.weight",
+        "backbone.layer2.0.conv2.conv_offset.weight",
+        "backbone.layer2.0.conv2.1.weight",
+        "backbone.stem.0.weight",
+    ],
+)
+def test_other_detectors_of_mmdetection_are_rejected(more: str) -> None:
+    message = (
+        f"of mmdetection that bcnet does not have: 1 tensors are no part of its Faster R-CNN, the first is `{more}`"
+    )
+    with pytest.raises(BCNetError, match=re.escape(message)) as caught:
+        recognize(mmdetection() | {more: torch.zeros(1)}, FILE)
+    assert "Faster and Mask R-CNN of mmdetection 2 and 3" in caught.value.hints[0]
+
+
+CONFIG = "model = dict(\n    data_preprocessor=dict(bgr_to_rgb={}),\n    backbone=dict(\n        style='{}'))\n"
+
+
+@pytest.mark.parametrize(
+    ("meta", "backbone", "style", "said"),
+    [
+        ({"cfg": CONFIG.format(True, "pytorch")}, "r50", "torchvision", None),
+        ({"cfg": CONFIG.format(False, "caffe")}, "r50", "caffe", None),
+        ({"config": "img_norm_cfg = dict(to_rgb=False)\nstyle='caffe'"}, "r101", "caffe", None),
+        ({"cfg": CONFIG.format(False, "pytorch")}, "x101", "caffe", None),
+        ({}, "r50", "torchvision", "RGB images and torchvision style are assumed"),
+        ({}, "x101", "caffe", "BGR images and caffe style are assumed"),
+    ],
+)
+def test_the_config_of_mmdetection_tells_the_style(
+    meta: dict[str, Any], backbone: BackboneName, style: str, said: str | None
+) -> None:
+    given = mmdetection(backbone=backbone)
+    found = recognize(given, FILE)
+    read_meta(found, {"meta": meta, "state_dict": given}, FILE)
+    assert (found.backbone, found.style) == (backbone, style)
+    assert (said is None) == (found.origin == "a Faster or Mask R-CNN of mmdetection")
+    assert said is None or said in found.origin
+
+
+def test_a_style_of_mmdetection_that_bcnet_does_not_have_is_rejected() -> None:
+    found = recognize(mmdetection(), FILE)
+    with pytest.raises(BCNetError, match="with BGR images and strides of the other style, by its config"):
+        read_meta(found, {"meta": {"cfg": CONFIG.format(False, "pytorch")}}, FILE)

@@ -25,7 +25,16 @@ from bcnet_core.reporting import SilentReporter
 from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from bcnet_core.weights.importing import fit, import_weights, recognize
 from bcnet_core.weights.loading import load_weights, model_shapes
-from tests.weights.test_families import MSRA, ZOO, caffe2, constant, detectron2_rcnn, release, torchvision_backbone
+from tests.weights.test_families import (
+    MSRA,
+    ZOO,
+    caffe2,
+    constant,
+    detectron2_rcnn,
+    mmdetection,
+    release,
+    torchvision_backbone,
+)
 
 SHAPES = [{"id": 1, "name": "disc"}, {"id": 2, "name": "box"}, {"id": 3, "name": "star"}]
 SMALL: dict[str, Any] = {"channels": 32, "tower_convs": 1, "score_threshold": 0}
@@ -233,6 +242,21 @@ def test_a_mask_rcnn_becomes_an_initialization_of_faster_rcnn(tmp_path: Path) ->
     assert report.placed["heads.rpn"] == 6 and report.placed["heads.roi_heads.box_predictor"] == 4
     _, dropped = import_weights(path, drop_classes=True)
     assert dropped.fresh["heads.roi_heads.box_predictor"] == 4
+
+
+def test_a_mask_rcnn_of_mmdetection_names_its_classes(tmp_path: Path) -> None:
+    content = {"meta": {"CLASSES": ("cat", "dog")}, "state_dict": mmdetection(classes=2)}
+    checkpoint, report = import_weights(saved(tmp_path / "x.pth", content))
+    assert (report.detector, report.classes, report.style) == ("faster_rcnn", 2, "torchvision")
+    assert checkpoint.categories == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    content["meta"] = {"dataset_meta": {"classes": ["bat", "owl"]}}
+    checkpoint, _ = import_weights(saved(tmp_path / "x.pth", content))
+    assert [one["name"] for one in checkpoint.categories] == ["bat", "owl"]
+    given = coco_file(tmp_path / "cats.json", SHAPES[:2])
+    assert import_weights(tmp_path / "x.pth", categories=given)[0].categories == SHAPES[:2]
+    content["meta"] = {"CLASSES": ("one",)}
+    with pytest.raises(BCNetError, match="tells 2 classes apart, COCO has 80"):
+        import_weights(saved(tmp_path / "x.pth", content))
 
 
 def mask_head_names() -> list[str]:

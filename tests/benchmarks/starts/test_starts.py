@@ -116,8 +116,8 @@ def test_variants_start_from_what_their_titles_say(scenes: Path, tmp_path: Path)
     plan = Plan("demo", steps=10, overrides=(*SMALL, "model.init=weights.pt"))
     sweep = Sweep({"shapes": scenes}, tmp_path, plan, "cpu")
     jobs = {name: sweep.job(Trial("shapes", name, 0), 10, tmp_path / "run") for name in VARIANTS}
-    assert {name: job.init_from for name, job in jobs.items()} == {
-        "start": Path("weights.pt"), "scratch": None, "tiny": None
+    assert {name: job.init for name, job in jobs.items()} == {
+        "start": "weights.pt", "scratch": None, "tiny": None
     }  # fmt: skip
     assert jobs["start"].recipe.solver == jobs["scratch"].recipe.solver
     assert jobs["start"].recipe.solver.eval_every == 3
