@@ -213,6 +213,7 @@ def _describe(job: TrainingJob, cluster: Cluster, library: Backend) -> None:
     from bcnet_core.distributed import choose_device
     from bcnet_core.engine.estimate import estimate_memory
     from bcnet_core.engine.launch import open_data
+    from bcnet_core.weights.starts import describe_start
 
     device = choose_device(job.device)
     _, coco, recipe = open_data(job.recipe, job.validation, device, ConsoleReporter())
@@ -222,6 +223,8 @@ def _describe(job: TrainingJob, cluster: Cluster, library: Backend) -> None:
     processes = cluster.processes * cluster.nodes
     needed = estimate_memory(recipe, num_classes=classes, processes=processes)
     console.err.print(f"about {sum(needed) / 1e9:.1f} GB of memory in each process, processes: {processes}")
+    if job.init is not None:
+        console.err.print(describe_start(job.init))
     console.err.print(f"{classes} classes; would write {job.run_dir}")
 
 
@@ -244,6 +247,7 @@ def _train_config(
 ) -> None:
     """Train a user's own config of detectron2, or print it."""
     from bcnet_core import backends
+    from bcnet_core.weights.starts import describe_start
 
     run_dir = options.run_dir
     _check_run_dir(options, "detectron2", start=options.init_from)
@@ -251,6 +255,8 @@ def _train_config(
     if dry_run:
         plan = backends.merged_config(config, overrides, root, reporter=ConsoleReporter())
         console.out.print(plan, end="")
+        if options.init_from is not None:
+            console.err.print(describe_start(options.init_from))
         console.err.print(f"would write {run_dir}")
         return
     checkpoint = backends.train_config(config, overrides, root, options, cluster, reporter=ConsoleReporter())

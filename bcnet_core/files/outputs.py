@@ -102,18 +102,18 @@ def reserve_outputs(*paths: Path, check: Callable[[Path], None]) -> Iterator[Non
 def waited_output(path: Path, waiting: Callable[[], None]) -> Iterator[Path]:
     """Lock an output that several processes may want; wait for one that writes it, after a call of `waiting`."""
     with _write_errors(path), ExitStack() as stack:
-        tries = 0
+        told, missed = False, 0
         while True:
             try:
                 place = stack.enter_context(locked_output(path))
                 break
             except BCNetError:  # it is busy
-                if tries == 0:
+                if not told:
                     waiting()
+                told = True
             except FileNotFoundError:  # the other process has just removed its lock, or the folder that stayed empty
-                if tries > MAX_TRIES:
+                if (missed := missed + 1) > MAX_TRIES:
                     raise
-            tries += 1
         yield place
 
 

@@ -107,11 +107,14 @@ def _chunks(url: str, target: Path, reporter: Reporter) -> Iterator[bytes]:
         if done < size:
             raise ConnectionError(f"the connection broke off after {done:,} of {size:,} bytes")
     except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error
+        reason: object = error
+        if isinstance(error, HTTPError):
+            error.close()  # it is the server's answer, too
+        elif isinstance(error, URLError):
+            reason = error.reason
         raise BCNetError(
             f"cannot fetch `{url}`: {reason}; fetch it by other means, and put it at `{target}`",
-            "check the address and the network, or on a machine that has one: "
-            f"curl -L --create-dirs -o {target} {url}",
+            f"check the address and the network, or on a machine that has one: curl -L --create-dirs -o {target} {url}",
         ) from None
 
 

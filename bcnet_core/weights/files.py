@@ -33,7 +33,10 @@ PLAIN_TYPE = re.compile(r"[|<>=]?(b1|[iu][1248]|f[248])")
 """NumPy types that weights have, as a pickle names them."""
 WRAPPERS = ("model", "blobs", "state_dict", "model_state_dict")
 """Keys under which files keep their state dict: detectron2's, Caffe2's, those of many training programs."""
-CUT_OFF = "is it a weight file (.pth, .pt, .pkl, .safetensors), and complete? Compare its size with the source's and fetch it again"
+CUT_OFF = (
+    "is it a weight file (.pth, .pt, .pkl, .safetensors), and complete? Compare its size with the source's and fetch "
+    "it again"
+)
 ONLY_DATA = (
     "only tensors and arrays are read, nothing is run; where you trust the source, save the state dict alone there"
 )

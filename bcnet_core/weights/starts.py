@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from bcnet_core.errors import data_error
 from bcnet_core.reporting import Reporter
 from bcnet_core.weights.checkpoint import Checkpoint, find_checkpoint
 from bcnet_core.weights.downloads import cached, fetch, place_of
@@ -26,6 +27,11 @@ class WeightSource:
     url: str | None = None
     published: Published | None = None
 
+    @property
+    def backbone(self) -> str | None:
+        """Return timm/NAME for a file of timm, which does not say which model it is of."""
+        return self.published.name if self.published and self.published.origin == "timm" and self.url else None
+
 
 def find_source(source: str) -> WeightSource:
     """Find what a source of weights means, without downloading it; a path that exists wins over a name.
@@ -42,6 +48,17 @@ def find_source(source: str) -> WeightSource:
     row = find_published(source)
     packaged = find_packaged(source)
     return WeightSource(cached(row.url), row.url, row) if packaged is None else WeightSource(packaged, None, row)
+
+
+def describe_start(source: str) -> str:
+    """Say what a training would start from, and what it would download."""
+    found = find_source(source)
+    if found.url is None:
+        return f"would start from {found.path}"
+    if found.path.exists():
+        return f"would start from {source}, fetched before: {found.path}"
+    size = f" ({found.published.size / 1e6:.0f} MB)" if found.published and found.published.size else ""
+    return f"would fetch {found.url}{size} to {found.path}"
 
 
 def fetch_start(source: str, reporter: Reporter) -> Path:
@@ -67,5 +84,10 @@ def read_start(source: str) -> tuple[Checkpoint, Path]:
     Raises:
         BCNetError: if it is not there, or cannot be read.
     """
-    path = find_checkpoint(find_source(source).path)
-    return import_weights(path)[0], path
+    found = find_source(source)
+    if found.url is not None and not found.path.exists():
+        raise data_error(
+            f"`{source}` is not in the cache, at `{found.path}`", "has the cache been cleared? Begin again"
+        )
+    path = find_checkpoint(found.path)
+    return import_weights(path, backbone=found.backbone)[0], path
