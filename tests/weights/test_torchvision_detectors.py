@@ -221,7 +221,7 @@ def test_photos_give_the_boxes_of_torchvision(tmp_path: Path, coco_mini: Path, k
     pair = imported(kind, tmp_path, pictures[0] / 255, proposals=300)
     found = agreements(pair, pictures)
     print(kind, found)  # noqa: T201
-    assert all(one.share >= 0.97 and one.boxes < 0.1 and one.scores < 0.005 for part in found.values() for one in part)
+    assert all(one.share >= 0.95 and one.boxes < 0.1 and one.scores < 0.005 for part in found.values() for one in part)
 
 
 def names_of(kind: str, classes: int = 91) -> dict[str, Tensor]:

@@ -165,6 +165,7 @@ def test_init_from_accepts_a_torchvision_checkpoint(
         "train", "shapes", *words, *D2, "--data-root", scenes, "--run-dir", tmp_path / "run", "--init-from", untrained
     )
     assert ended.returncode == 0, ended.stderr
+    assert f"starts from {untrained}: " in " ".join(ended.stderr.split())
     before, after = read_checkpoint(untrained).model, read_stored(tmp_path / "run").tensors
     for name, tensor in before.items():
         ours = after[name if name.startswith("heads.") else name.replace("backbone.", "backbone.pyramid.", 1)]
@@ -187,6 +188,31 @@ def test_init_from_accepts_a_torchvision_checkpoint(
     assert ended.returncode == 3
     assert "holds weights of fcos tiny, this model is faster_rcnn tiny" in ended.stderr
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
+def test_init_from_takes_the_classes_of_a_run_by_name(
+    run: Path, scenes: Path, bcnet_process: Bcnet, tmp_path: Path
+) -> None:
+    """As many classes in another order: detectron2 alone would take every row, each for another class."""
+    root = tmp_path / "root"
+    (root / "annotations").mkdir(parents=True)
+    for part in ("train", "val"):
+        (root / part).symlink_to(scenes / part)
+        content = json.loads((scenes / f"annotations/instances_{part}.json").read_text())
+        names = [one["name"] for one in content["categories"]]
+        new = [*names[1:-1], names[0], "dragon"]
+        content["categories"] = [{**one, "name": name} for one, name in zip(content["categories"], new, strict=True)]
+        (root / f"annotations/instances_{part}.json").write_text(json.dumps(content))
+    words = [*SETTINGS, "solver.steps=1", "solver.lr=1e-12", "solver.weight_decay=0"]
+    ended = bcnet_process(
+        "train", "shapes", *words, *D2, "--data-root", root, "--run-dir", tmp_path / "run", "--init-from", run
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert f"classes taken by name: {', '.join(new[:-1])}; initialized: dragon" in " ".join(ended.stderr.split())
+    before, after = (read_stored(path).tensors["heads.boxes.classes.weight"] for path in (run, tmp_path / "run"))
+    rows = [names.index(name) for name in new[:-1]]
+    torch.testing.assert_close(after[:-1], before[rows], rtol=0, atol=1e-9)
 
 
 def test_dry_run_prints_the_config(scenes: Path, bcnet: Bcnet, tmp_path: Path) -> None:
