@@ -136,6 +136,7 @@ def _check_supported(recipe: Recipe) -> None:
         "solver.compile": solver.compile,
         "solver.patience": solver.patience > 0,
         f"model.backbone={model.backbone}": model.backbone != "tiny" and model.backbone not in RESNETS,
+        "model.frozen_norm=false": not model.frozen_norm and model.backbone in RESNETS,
         "model.geometry=torchvision with faster_rcnn": two_stage and model.geometry != "exact",
         "model.mask_proposals=jittered with faster_rcnn": two_stage and model.mask_proposals == "jittered",
         "loss.classification other than 1 with faster_rcnn": two_stage and recipe.loss.classification != 1,
