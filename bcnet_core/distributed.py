@@ -66,12 +66,22 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm whose training statistics are those of all processes together; also on the CPU, with gloo.
 
     PyTorch's `SyncBatchNorm` works on GPUs only. Names and shapes in the state dict are those of `BatchNorm2d`.
+
+    Args:
+        channels: C.
+        eps: added to the variance.
+        momentum: of the running statistics.
+        act: what follows inside the layer, as in timm's `BatchNormAct2d`.
     """
+
+    def __init__(self, channels: int, *, eps: float, momentum: float | None, act: nn.Module | None = None) -> None:
+        super().__init__(channels, eps=eps, momentum=momentum)
+        self.act = act or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (N, C, H, W) features; N may differ from process to process, and be 0."""
         if not self.training or world_size() == 1:
-            return super().forward(x)
+            return self._activated(super().forward(x))
         count = torch.tensor([float(x.numel() // x.shape[1])], device=x.device)
         distributed.all_reduce(count)
         divisor = count.clamp(min=1)
@@ -81,7 +91,11 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         variance: Tensor = _Sum.apply(centered.square().sum((0, 2, 3))) / divisor
         self._update(mean.detach(), variance.detach(), count)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return (centered * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        return self._activated((centered * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype))
+
+    def _activated(self, x: Tensor) -> Tensor:
+        out: Tensor = self.act(x)
+        return out
 
     @torch.no_grad()
     def _update(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
@@ -98,11 +112,15 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
 
 def share_statistics(module: nn.Module) -> None:
-    """Replace every `BatchNorm2d` below a module by a `GlobalBatchNorm2d` with its weights and statistics."""
-    for parent in module.modules():
+    """Replace every `BatchNorm2d` below a module by a `GlobalBatchNorm2d` with its weights and statistics.
+
+    An activation inside it, as in timm's `BatchNormAct2d`, stays inside.
+    """
+    for parent in list(module.modules()):
         for name, child in parent.named_children():
-            if type(child) is nn.BatchNorm2d:
-                shared = GlobalBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
+            if isinstance(child, nn.BatchNorm2d) and not isinstance(child, GlobalBatchNorm2d):
+                act = getattr(child, "act", None)
+                shared = GlobalBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum, act=act)
                 shared.load_state_dict(child.state_dict())
                 setattr(parent, name, shared.to(child.weight.device).train(child.training))
 

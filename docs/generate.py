@@ -92,7 +92,7 @@ def _values(field: dict[str, Any]) -> str:
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if field["type"] == "array":
-        return f"list of {len(field['prefixItems'])} numbers" if "prefixItems" in field else "list of whole numbers"
+        return f"list of {len(field['prefixItems'])} numbers" if "prefixItems" in field else "list of numbers"
     bounds = [f"{words} {field[bound]}" for bound, words in BOUNDS.items() if bound in field]
     return ", ".join([KINDS[field["type"]], *bounds])
 

@@ -12,6 +12,7 @@ import typer
 
 from bcnet_cli import console
 from bcnet_cli.options import COMPUTE, BackendName, DataRoot, Device, Gpus, backend_option, check_unused_options
+from bcnet_cli.recipe_choice import choose_recipe
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 _run = partial(typer.Option, rich_help_panel="Run", show_default=False)
 _compute = partial(typer.Option, rich_help_panel=COMPUTE)
 _check = partial(typer.Option, rich_help_panel="Before training")
-RecipeArgument = Annotated[str | None, typer.Argument(help="Name of a recipe, or a yaml file.", show_default=False)]
+RecipeArgument = Annotated[
+    str | None,
+    typer.Argument(help="Name of a recipe, or a yaml file; none: one for your own photos.", show_default=False),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Settings that override the recipe's.", show_default=False),
@@ -73,9 +77,13 @@ def train(
 ) -> None:
     """Train a bilayer detector.
 
+    Without a recipe it is `own_rcnn` on a GPU and `own_light` on a CPU, made for photos of your own.
+
     With --d2-config every KEY=VALUE is a setting of that config, and the COCO sets of --data-root replace its own.
 
     **Examples**
+
+    `bcnet train --data-root mine`
 
     `bcnet train tiny --data-root coco --run-dir runs/tiny`
 
@@ -84,6 +92,7 @@ def train(
     `bcnet train --backend detectron2 --d2-config rcnn.yaml --data-root coco MODEL.ROI_HEADS.NAME=BilayerROIHeads`
     """
     from bcnet_core import backends
+    from bcnet_core.config.load import load_recipe
     from bcnet_core.engine.elastic import Cluster
     from bcnet_core.engine.state import RunOptions, TrainingJob
     from bcnet_core.errors import usage_error
@@ -97,17 +106,21 @@ def train(
         raise usage_error("--resume needs the run to resume", "name it: --run-dir runs/NAME")
     library, cluster = backends.require_backend(backend), Cluster(gpus, nnodes, rdzv_endpoint, max_restarts)
     _check_backend(library, d2_config, tensorboard=tensorboard, smoke=smoke)
-    where = run_dir or Path("runs") / f"{Path(recipe or d2_config or '').stem}-{datetime.now():%Y%m%d-%H%M%S}"
     words = [*([recipe] if recipe else []), *(overrides or [])]
     if d2_config is not None:
+        where = run_dir or _new_run_dir(d2_config)
         command = _command("--backend", library, "--d2-config", str(d2_config), *words, gpus=gpus,
                            data_root=data_root, device=device)  # fmt: skip
         options = RunOptions(where, device, gpus, command, resume, init_from)
         _train_config(d2_config, words, options, cluster, data_root=data_root, dry_run=dry_run)
         return
+    chosen = choose_recipe(words, device=device, resumed=run_dir if resume else None)
+    if chosen.note:
+        ConsoleReporter().info(chosen.note)
+    words, where = [chosen.name, *chosen.overrides], run_dir or _new_run_dir(Path(chosen.name))
     command = _command(*words, gpus=gpus, data_root=data_root, device=device) + backend_option(library)
-    job = TrainingJob(_recipe(recipe, overrides or [], data_root), where, device, command, resume, init_from,
-                      VALIDATION, tensorboard)  # fmt: skip
+    settings = load_recipe(chosen.name, chosen.overrides, data_root=data_root.resolve() if data_root else None)
+    job = TrainingJob(settings, where, device, command, resume, init_from, VALIDATION, tensorboard)
     _check_job(job, cluster, library, named_run_dir=run_dir is not None)
     if scan_images:
         _scan(job.recipe, workers)
@@ -121,13 +134,8 @@ def train(
         console.show_outputs(*_written(job, checkpoint), then=then)
 
 
-def _recipe(name: str | None, overrides: list[str], data_root: Path | None) -> Recipe:
-    from bcnet_core.config.load import load_recipe
-    from bcnet_core.errors import usage_error
-
-    if name is None:
-        raise usage_error("there is nothing to train", "name a recipe; all of them: bcnet recipes list")
-    return load_recipe(name, overrides, data_root=data_root.resolve() if data_root else None)
+def _new_run_dir(recipe: Path) -> Path:
+    return Path("runs") / f"{recipe.stem}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _command(*words: str, gpus: int, data_root: Path | None, device: str) -> str:
@@ -213,18 +221,20 @@ def _describe(job: TrainingJob, cluster: Cluster, library: Backend) -> None:
     from bcnet_core.distributed import choose_device
     from bcnet_core.engine.estimate import estimate_memory
     from bcnet_core.engine.launch import open_data
-    from bcnet_core.weights.starts import describe_start
+    from bcnet_core.weights.starts import describe_start, preview_start
 
     device = choose_device(job.device)
     _, coco, recipe = open_data(job.recipe, job.validation, device, ConsoleReporter())
+    if job.init is not None and library == "torchvision":
+        preview_start(job.init, recipe, coco.categories, ConsoleReporter())
+    elif job.init is not None:
+        console.err.print(describe_start(job.init))
     classes = len(coco.categories)
     text = dump_recipe(recipe) if library == "torchvision" else detectron2_config(recipe, num_classes=classes)
     console.out.print(text, end="")
     processes = cluster.processes * cluster.nodes
     needed = estimate_memory(recipe, num_classes=classes, processes=processes)
     console.err.print(f"about {sum(needed) / 1e9:.1f} GB of memory in each process, processes: {processes}")
-    if job.init is not None:
-        console.err.print(describe_start(job.init))
     console.err.print(f"{classes} classes; would write {job.run_dir}")
 
 

@@ -120,11 +120,11 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         default=True, description="memory layout of batches and weights; channels last is faster on most machines"
     )
     frozen_stages: int = Field(
-        2, ge=0, le=5, description="frozen stages of a ResNet: 2 freezes the stem and the first stage"
+        2, ge=0, le=5, description="frozen stages of the feature extractor: 2 freezes the stem and the first stage"
     )
     frozen_norm: bool = Field(
         default=True,
-        description="keep the backbone's BatchNorm as its weights have it; false: train it",
+        description="keep the backbone's BatchNorm as its weights have it; false: train it outside frozen stages",
     )
     channels: Channels = Field(
         256, multiple_of=32, description="channels of the feature pyramid, the FCOS towers and the mask head"

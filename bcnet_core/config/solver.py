@@ -54,7 +54,7 @@ class SolverConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     )
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the EMA weights, which are then evaluated; 0: no EMA")
     sync_batch_norm: bool = Field(
-        default=True, description="share the mask head's batch statistics among all processes"
+        default=True, description="share the batch statistics of norms that train among all processes"
     )
     compile: bool = Field(default=False, description="compile backbone and mask head with torch.compile")
     eval_every: int = Field(

@@ -45,13 +45,23 @@ def read_annotations(
     Raises:
         BCNetError: if the file does not exist or is not COCO.
     """
-    path, _ = data.locate(dataset)
-    if not path.exists():
-        raise _missing_annotations(data, dataset, configurable=configurable)
+    path = require_annotations(data, dataset, configurable=configurable)
     coco = read_coco(path, need_annotations=need_annotations, check_annotations=check_annotations)
     if not coco.images:
         raise data_error(f"`{path}` lists no image")
     return coco
+
+
+def require_annotations(data: DataConfig, dataset: DatasetConfig, *, configurable: bool = True) -> Path:
+    """Return the annotation file of one of a recipe's data sets; see `read_annotations`.
+
+    Raises:
+        BCNetError: if it does not exist.
+    """
+    path, _ = data.locate(dataset)
+    if not path.exists():
+        raise _missing_annotations(data, dataset, configurable=configurable)
+    return path
 
 
 def _missing_annotations(data: DataConfig, dataset: DatasetConfig, *, configurable: bool) -> BCNetError:

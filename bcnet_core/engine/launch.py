@@ -19,7 +19,7 @@ from bcnet_core.annotations.instances import Survey
 from bcnet_core.config.schema import Recipe
 from bcnet_core.config.solver import SolverConfig
 from bcnet_core.data.dataset import SURVEYED, TrainingSet
-from bcnet_core.data.loaders import open_training_set
+from bcnet_core.data.loaders import open_training_set, require_annotations
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes
 from bcnet_core.engine.loop import interrupted, train
 from bcnet_core.engine.optimizer import full_rate
@@ -50,6 +50,7 @@ def launch(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> Path:
     """
     check_cluster(job, cluster)
     if job.init is not None:
+        require_annotations(job.recipe.data, job.recipe.data.train)  # rather now than after a long download
         fetch_start(job.init, reporter)
     if cluster.in_place:
         if dist.choose_device(job.device).type == "cpu":
@@ -241,7 +242,12 @@ def _describe(dataset: TrainingSet, recipe: Recipe, asked: SolverConfig, reporte
 
 
 def _describe_rate(solver: SolverConfig, asked: SolverConfig, reporter: Reporter) -> None:
-    """Report a scaled learning rate, and a schedule in steps that would have to be scaled as well."""
+    """Report a learning rate that never falls or is scaled, and a schedule in steps to be scaled with it."""
+    if solver.schedule == "step" and solver.milestones and min(solver.milestones) >= solver.steps:
+        reporter.info(
+            "the learning rate never falls: no milestone lies before the last step; as shares of the run: "
+            "'solver.milestones=[0.7,0.9]'"
+        )
     if solver.lr_batch_size not in {None, solver.batch_size}:
         factor = solver.batch_size / (solver.lr_batch_size or 1)
         milestones = ",".join(str(round(step / factor)) for step in solver.milestones)

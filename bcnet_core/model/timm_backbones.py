@@ -138,7 +138,8 @@ def timm_pixels(name: BackboneName) -> PixelFormat:
     except RuntimeError:  # a known model with an unknown tag
         settings = None
     if settings is None:
-        near = difflib.get_close_matches(short, [*timm.list_models(), *timm.list_pretrained()], n=3)
+        near = timm.list_pretrained(f"{short.partition('.')[0]}.*")[:3]
+        near = near or difflib.get_close_matches(short, [*timm.list_models(), *timm.list_pretrained()], n=3)
         hints = [f"did you mean: {' · '.join(TIMM + other for other in near)}"] if near else []
         raise usage_error(f"timm {timm.__version__} has no model `{short}`", *hints)
     mean, std = ([255 * value for value in values] for values in (settings.mean, settings.std))

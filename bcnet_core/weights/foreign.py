@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bcnet_core.config.choices import BackboneName, BackboneStyle, DetectorName
@@ -24,6 +25,10 @@ BODY = "backbone.body."
 CLASSIFIER = "the ImageNet classifier"
 COUNTER = "num_batches_tracked"
 """A tensor of BatchNorm that no result depends on; frozen BatchNorm has none."""
+FROZEN_NORM_EPS = 1e-5
+"""Added to the variance by every BatchNorm of detectron2 and by torchvision's, also the frozen one."""
+MASK_CONVS = 4
+"""Convolutions in a layer of bcnet's mask head."""
 UNUSED = {rf"{COUNTER}$": "a counter that frozen BatchNorm does not have", "": "bcnet has nothing of the kind"}
 """Reasons why a tensor is not used, by a pattern in its name; the first that is found counts."""
 
@@ -37,6 +42,8 @@ class Converted:
         style: input convention and strides of its backbone.
         detector: detector that the tensors outside of the ResNet fit; None if there are none.
         complete: whether the file must fill the detector to the last tensor.
+        must_fit: pattern of the beginnings of names that have to be exactly those of the model; of what lies elsewhere
+            a file may have other layers, which are left out.
         classes: number of classes in its class-dependent layers; None if it has none.
         class_names: names of these classes in the order of their labels, where the file knows them.
         backbone: a model of timm; any other is set by `identify_backbone`.
@@ -50,6 +57,7 @@ class Converted:
     style: BackboneStyle = "caffe"
     detector: DetectorName | None = None
     complete: bool = False
+    must_fit: str = re.escape(BODY)
     classes: int | None = None
     class_names: list[str] = field(default_factory=list)
     backbone: BackboneName = "r50"
@@ -91,6 +99,39 @@ def count_parts(names: Iterable[str]) -> dict[str, int]:
     """Count the tensors of each part of a detector: `backbone.body`, `heads.boxes`, `heads.roi_heads.masks`, ..."""
     depth = {name: 3 if name.startswith("heads.roi_heads.") else 2 for name in names}
     return dict(sorted(Counter(".".join(name.split(".")[:parts]) for name, parts in depth.items()).items()))
+
+
+def fold_norm(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Fold a BatchNorm into the convolution in front of it, which computes the same.
+
+    Args:
+        given: `weight` and, if there is one, `bias` of the convolution; `norm.weight`, `norm.bias`, `norm.running_mean`
+            and `norm.running_var`.
+
+    Returns:
+        `weight` and `bias`, float32.
+    """
+    scale = given["norm.weight"].double() / (given["norm.running_var"].double() + FROZEN_NORM_EPS).sqrt()
+    shift = given.get("bias", torch.zeros(())) - given["norm.running_mean"].double()
+    folded = {"weight": given["weight"] * scale.view(-1, 1, 1, 1), "bias": given["norm.bias"] + shift * scale}
+    return {part: tensor.float() for part, tensor in folded.items()}
+
+
+def drop_other_masks(found: Converted, head: str) -> None:
+    """Drop what bcnet's mask head has otherwise than a Mask R-CNN's: masks by class, more or fewer convolutions.
+
+    Args:
+        found: with the layers of the mask head under bcnet's names.
+        head: prefix of the mask head.
+    """
+    masks = f"{head}occludee_mask.logits"
+    if count_rows(found.tensors, masks) not in {None, 1}:
+        found.drop_layer(masks, "one mask a class; bcnet's masks are class-agnostic")
+    layers = {layer_of(name) for name in found.tensors if name.startswith(head)}
+    convs = {layer for layer in layers if layer.startswith(f"{head}occludee.convs.")}
+    if convs != {f"{head}occludee.convs.{index}" for index in range(MASK_CONVS)}:
+        for layer in layers:
+            found.drop_layer(layer, "part of a mask head with other convolutions than bcnet's four")
 
 
 def identify_backbone(found: Converted, path: Path) -> None:

@@ -6,29 +6,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from bcnet_core.config.choices import BoxHead
 from bcnet_core.errors import data_error
-from bcnet_core.weights.foreign import BODY, Converted, count_rows, layer_of
+from bcnet_core.weights.foreign import BODY, Converted, count_rows, drop_other_masks, fold_norm, layer_of
 
+BOX_HEAD = "heads.roi_heads.box_head."
 BOX_PREDICTOR = "heads.roi_heads.box_predictor."
+RPN_HEAD = "proposal_generator.rpn_head."
 MASK_HEAD = "heads.roi_heads.masks.head."
 SCALES = "heads.boxes.scales"
 PREFIXES = {
-    "proposal_generator.rpn_head.conv.": "heads.rpn.head.conv.0.0.",
-    "proposal_generator.rpn_head.objectness_logits.": "heads.rpn.head.cls_logits.",
-    "proposal_generator.rpn_head.anchor_deltas.": "heads.rpn.head.bbox_pred.",
-    "roi_heads.box_head.fc1.": "heads.roi_heads.box_head.fc6.",
-    "roi_heads.box_head.fc2.": "heads.roi_heads.box_head.fc7.",
+    f"{RPN_HEAD}conv.": "heads.rpn.head.conv.0.0.",
+    f"{RPN_HEAD}objectness_logits.": "heads.rpn.head.cls_logits.",
+    f"{RPN_HEAD}anchor_deltas.": "heads.rpn.head.bbox_pred.",
+    "roi_heads.box_head.fc1.": f"{BOX_HEAD}fc6.",
+    "roi_heads.box_head.fc2.": f"{BOX_HEAD}fc7.",
     "roi_heads.box_predictor.": BOX_PREDICTOR,
     "roi_heads.mask_head.head.": MASK_HEAD,  # bcnet's mask head in detectron2
 }
 """Prefixes in detectron2's R-CNNs, and in bcnet's."""
+CONV_BOX_HEAD = {f"roi_heads.box_head.{layer}" for layer in ("conv1", "conv2", "conv3", "conv4", "fc1")}
+"""Layers of the box head that bcnet has with convolutions."""
 RELEASE_PREFIXES = {
     "head.cls_tower.": "heads.boxes.class_tower.",
     "head.bbox_tower.": "heads.boxes.box_tower.",
@@ -48,8 +54,6 @@ MASK_OUTPUTS = {
     "bo_deconv": "occluder_mask.upsample", "predictor_bo": "occluder_mask.logits",
     "boundary_deconv_bo": "occluder_boundary.upsample", "boundary_predictor_bo": "occluder_boundary.logits",
 }  # fmt: skip
-FROZEN_NORM_EPS = 1e-5
-"""Added to the variance by every BatchNorm of detectron2 and by torchvision's frozen one."""
 
 
 def from_release(tensors: Mapping[str, Tensor], path: Path) -> Converted | None:
@@ -82,22 +86,28 @@ def from_detectron2(tensors: Mapping[str, Tensor], path: Path) -> Converted | No
             f"{'deformable convolutions' if is_deformable else 'GroupNorm'}, bcnet's backbones do not",
             "take one with plain convolutions and BatchNorm",
         )
-    if not {"proposal_generator.rpn_head.conv.weight", "backbone.fpn_lateral2.weight"} <= tensors.keys():
+    if not {f"{RPN_HEAD}objectness_logits.weight", "backbone.fpn_lateral2.weight"} <= tensors.keys():
         found = Converted("a detector of detectron2 that bcnet does not have")
         found.place_all(tensors, lambda name: backbone_name(name) if ".bottom_up." in name else None)
         return found
     found, left = Converted("a Faster or Mask R-CNN of detectron2", detector="faster_rcnn"), dict(tensors)
-    if any(name.startswith("roi_heads.box_head.conv") for name in left):  # its linear layers read other features
+    layers = {layer_of(name) for name in left if name.startswith("roi_heads.box_head.") and ".norm." not in name}
+    box_head: BoxHead = "conv" if any("box_head.conv" in layer for layer in layers) else "linear"
+    if box_head == "conv" and layers != CONV_BOX_HEAD:  # its last layer reads other features
+        box_head = "linear"
         for name in [name for name in left if name.startswith("roi_heads.box_")]:
             del left[name]
-            found.dropped[name] = "part of a box head with convolutions; bcnet's has two linear layers"
-    _fold_norms(left, found)
-    found.place_all(left, detectron2_name)
+            found.dropped[name] = "part of a box head with other layers than four convolutions and a linear one"
+    name_of = partial(detectron2_name, box_head=box_head)
+    _fold_norms(left, found, name_of)
+    found.place_all(left, name_of)
     convert_outputs(found)
+    convs = sum(re.fullmatch(r"heads\.rpn\.head\.conv\.\d+\.0\.weight", name) is not None for name in found.tensors)
+    found.settings = {"rpn_convs": max(1, convs), "box_head": box_head}
     return found
 
 
-def _fold_norms(tensors: dict[str, Tensor], found: Converted) -> None:
+def _fold_norms(tensors: dict[str, Tensor], found: Converted, name_of: Callable[[str], str | None]) -> None:
     """Fold the BatchNorms outside of the ResNet into the convolutions in front of them, which computes the same.
 
     detectron2's zoo has them in the pyramid and the heads of its `syncbn` models. A convolution with another norm
@@ -106,9 +116,10 @@ def _fold_norms(tensors: dict[str, Tensor], found: Converted) -> None:
     Args:
         tensors: by the names in the file; folded and dropped ones are removed.
         found: receives them.
+        name_of: gives bcnet's name of a tensor.
     """
     for layer in [name.removesuffix(".norm.weight") for name in tensors if name.endswith(".norm.weight")]:
-        places = {part: name for part in ("weight", "bias") if (name := detectron2_name(f"{layer}.{part}")) is not None}
+        places = {part: name for part in ("weight", "bias") if (name := name_of(f"{layer}.{part}")) is not None}
         if layer.startswith("backbone.bottom_up.") or f"{layer}.weight" not in tensors or not places:
             continue
         parts = ("weight", "bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")
@@ -117,11 +128,9 @@ def _fold_norms(tensors: dict[str, Tensor], found: Converted) -> None:
         if not given.keys() >= {*parts} - {"bias"}:
             found.dropped |= dict.fromkeys(names, "a convolution with a norm that bcnet does not have there")
             continue
-        scale = given["norm.weight"].double() / (given["norm.running_var"].double() + FROZEN_NORM_EPS).sqrt()
-        shift = given.get("bias", torch.zeros(())) - given["norm.running_mean"].double()
-        folded = {"weight": given["weight"] * scale.view(-1, 1, 1, 1), "bias": given["norm.bias"] + shift * scale}
+        folded = fold_norm(given)
         for part, place in places.items():
-            found.place(place, folded[part].float(), *names)
+            found.place(place, folded[part], *names)
 
 
 def convert_outputs(found: Converted) -> None:
@@ -132,14 +141,7 @@ def convert_outputs(found: Converted) -> None:
     if boxes is not None and boxes != 4 * (found.classes or 0):
         found.drop_layer(f"{BOX_PREDICTOR}bbox_pred", "one box for all classes; bcnet has one a class")
     found.tensors = {name: move_background(name, tensor, to=0) for name, tensor in found.tensors.items()}
-    masks = f"{MASK_HEAD}occludee_mask.logits"
-    if count_rows(found.tensors, masks) not in {None, 1}:
-        found.drop_layer(masks, "one mask a class; bcnet's masks are class-agnostic")
-    layers = {layer_of(name) for name in found.tensors if name.startswith(MASK_HEAD)}
-    convs = {layer for layer in layers if layer.startswith(f"{MASK_HEAD}occludee.convs.")}
-    if convs != {f"{MASK_HEAD}occludee.convs.{index}" for index in range(4)}:
-        for layer in layers:
-            found.drop_layer(layer, "part of a mask head with other convolutions than bcnet's four")
+    drop_other_masks(found, MASK_HEAD)
 
 
 def move_background(name: str, tensor: Tensor, *, to: Literal[0, -1]) -> Tensor:
@@ -154,8 +156,19 @@ def move_background(name: str, tensor: Tensor, *, to: Literal[0, -1]) -> Tensor:
     return tensor
 
 
-def detectron2_name(name: str) -> str | None:
-    """Return the name in bcnet's Faster R-CNN of a tensor of detectron2's; None if it is unknown."""
+def detectron2_name(name: str, *, box_head: BoxHead = "linear") -> str | None:
+    """Return the name in bcnet's Faster R-CNN of a tensor of detectron2's; None if it is unknown.
+
+    Args:
+        name: the name in detectron2.
+        box_head: of the detector, whose first linear layer is the last one of a head with convolutions.
+    """
+    if found := re.fullmatch(rf"{re.escape(RPN_HEAD)}conv\.conv(\d+)\.(\w+)", name):
+        return f"heads.rpn.head.conv.{found[1]}.0.{found[2]}"
+    if found := re.fullmatch(r"roi_heads\.box_head\.conv(\d+)\.(\w+)", name):
+        return f"{BOX_HEAD}{int(found[1]) - 1}.0.{found[2]}"
+    if box_head == "conv" and name.startswith("roi_heads.box_head.fc1."):
+        return f"{BOX_HEAD}5." + name.removeprefix("roi_heads.box_head.fc1.")
     known = _replace_prefix(name, PREFIXES)
     return known or _mask_name(name, "roi_heads.mask_head.", MASK_HEAD) or backbone_name(name)
 

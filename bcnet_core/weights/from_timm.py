@@ -72,15 +72,15 @@ def from_efficientnet_lite(tensors: Mapping[str, Tensor], path: Path) -> Convert
     """Convert an EfficientNet-Lite under the names of the TF port to PyTorch, which numbers the blocks through."""
     if "_conv_stem.weight" not in tensors or not any(name.startswith("_blocks.0.") for name in tensors):
         return None
-    best: tuple[int, BackboneName, list[Row]] = (-1, LITE[0], [])
+    candidates: list[tuple[int, BackboneName, list[Row]]] = []
     for backbone in LITE:
         model = _whole_model(backbone)
         blocks = [f"{stage}.{block}" for stage, row in enumerate(model.blocks) for block in range(len(row))]
         rows = [(name, _lite_name(name, blocks), tensor) for name, tensor in tensors.items()]
         shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        fitting = sum(shapes.get(name) == tensor.shape for _, name, tensor in rows) - len(shapes)
-        best = max(best, (fitting, backbone, rows), key=lambda one: one[0])
-    _, backbone, rows = best
+        fitting = sum(shapes.get(name) == tensor.shape for _, name, tensor in rows)
+        candidates.append((fitting, backbone, rows))
+    _, backbone, rows = max(candidates, key=lambda one: one[0])  # the first of equals: half a file of the smallest
     return _place(rows, backbone, "an EfficientNet-Lite of the TensorFlow port")
 
 

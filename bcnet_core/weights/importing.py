@@ -6,10 +6,13 @@ The official release becomes a complete checkpoint, which can predict at once. E
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from bcnet_core.annotations.coco import Record, coco_categories, in_id_order, read_coco
@@ -20,6 +23,7 @@ from bcnet_core.weights.checkpoint import (
     DETECTRON2_KEY,
     Checkpoint,
     conversion_command,
+    first_problem,
     is_checkpoint,
     parse_checkpoint,
     recipe_of,
@@ -27,14 +31,16 @@ from bcnet_core.weights.checkpoint import (
 from bcnet_core.weights.classes import class_rows
 from bcnet_core.weights.files import named_tensors, read_weight_file
 from bcnet_core.weights.foreign import BODY, Converted, count_parts, identify_backbone, layer_of
+from bcnet_core.weights.from_caffe2 import from_caffe2
 from bcnet_core.weights.from_detectron2 import from_detectron2, from_release
-from bcnet_core.weights.from_imagenet import from_caffe2, from_torchvision
 from bcnet_core.weights.from_mmdetection import from_mmdetection, read_meta
 from bcnet_core.weights.from_timm import from_efficientnet_lite, from_timm
+from bcnet_core.weights.from_torchvision import from_torchvision, from_torchvision_detector
 from bcnet_core.weights.loading import Shapes, model_shapes, shapes_of
 
 FAMILIES = (
-    from_mmdetection, from_release, from_detectron2, from_caffe2, from_torchvision, from_efficientnet_lite
+    from_mmdetection, from_release, from_detectron2, from_caffe2, from_torchvision, from_torchvision_detector,
+    from_efficientnet_lite,
 )  # fmt: skip
 """Converters, one for each family of files; the first that recognizes a file converts it."""
 MAX_ROWS = 20
@@ -100,7 +106,7 @@ def import_weights(
         found = recognize(tensors, path) if backbone is None else from_timm(tensors, path, backbone)
         read_meta(found, content, path)
         named = [] if drop_classes else _name_classes(found, path, categories)
-        checkpoint = Checkpoint(0, _recipe_for(found).model_dump(mode="json"), named, model={}, optimizer={})
+        checkpoint = Checkpoint(0, _recipe_for(found, path).model_dump(mode="json"), named, model={}, optimizer={})
     recipe = Recipe.model_validate(checkpoint.recipe)
     shapes = model_shapes(recipe, classes=found.classes or 1)
     fit(found, shapes, path)
@@ -133,18 +139,28 @@ def recognize(tensors: Mapping[str, Tensor], path: Path) -> Converted:
     raise data_error(
         f"`{path}` is no checkpoint that bcnet knows: it holds {len(tensors)} tensors, named {names}",
         "known are the official BCNet release (FCOS), detectron2's Faster and Mask R-CNN with a feature pyramid, "
-        "those of mmdetection, the ImageNet ResNets of detectron2's zoo and of torchvision, EfficientNet-Lite of the "
-        "TF port, bcnet's own",
-        f"a state dict of timm does not say which model it is: --backbone {TIMM}NAME",
+        "torchvision's FCOS, Faster and Mask R-CNN, those of mmdetection, the ImageNet ResNets of detectron2's zoo and "
+        "of torchvision, EfficientNet-Lite of the TF port, bcnet's own",
+        "a state dict of timm does not say which model it is: "
+        f"bcnet weights import {shlex.quote(str(path))} -o init.pt --backbone {TIMM}NAME",
     )
 
 
-def _recipe_for(found: Converted) -> Recipe:
-    """Return settings of a model that published weights fit; those of the official release reproduce its results."""
+def _recipe_for(found: Converted, path: Path) -> Recipe:
+    """Return settings of a model that published weights fit; those of the official release reproduce its results.
+
+    Raises:
+        BCNetError: if bcnet has no model of these settings.
+    """
     if not found.complete:
         detector = found.detector or "fcos"  # a bare backbone fits both
         model = {"detector": detector, "backbone": found.backbone, "backbone_style": found.style, **found.settings}
-        return Recipe(model=ModelConfig.model_validate(model))
+        try:
+            return Recipe(model=ModelConfig.model_validate(model))
+        except ValidationError as error:
+            raise data_error(
+                f"`{path}` is {found.origin}, but of a size that bcnet does not have: {first_problem(error)}"
+            ) from None
     min_size, max_size = (600, 900) if found.backbone == "r50" else (800, 1333)
     return Recipe(
         data=DataConfig(min_size=min_size, max_size=max_size),
@@ -194,10 +210,11 @@ def _name_classes(found: Converted, path: Path, given: Path | None) -> list[Reco
             f"`{path}` tells {found.classes} classes apart, `{given}` has {len(categories)} categories",
             "give the COCO file that it was trained on, or take the other layers alone: --drop-classes",
         )
+    command = f"bcnet weights import {shlex.quote(str(path))} -o init.pt"
     raise usage_error(
         f"`{path}` tells {found.classes} classes apart, COCO has {len(categories)}",
-        "name them: --categories FILE.json, the COCO file that it was trained on",
-        "or take the other layers for a training to begin with: --drop-classes",
+        f"name them by the COCO file that it was trained on: {command} --categories FILE.json",
+        f"or take the other layers for a training to begin with: {command} --drop-classes",
     )
 
 
@@ -215,7 +232,8 @@ def fit(found: Converted, shapes: Shapes, path: Path) -> None:
     layers = {layer_of(name) for name in given}
     unfit = []
     for name in [name for name in {**given, **shapes} if given.get(name) != shapes.get(name)]:
-        if found.complete or (has_body and name.startswith(BODY)):
+        must_fit = found.complete or re.match(found.must_fit, name)
+        if must_fit and (has_body or not name.startswith(BODY)):
             unfit.append(name)
         elif layer_of(name) in layers:
             in_file, in_model = (side.get(name, "missing") for side in (given, shapes))

@@ -25,6 +25,11 @@ from bcnet_core.weights.checkpoint import Checkpoint, find_checkpoint, read_chec
 from bcnet_core.weights.classes import class_rows, match_classes, transfer_rows
 from bcnet_core.weights.foreign import COUNTER, count_parts, layer_of
 
+SHAPING = (
+    "channels", "tower_convs", "rpn_convs", "box_head", "box_head_channels", "layers", "mask_convs", "mask_channels",
+    "attention", "boundary",
+)  # fmt: skip
+"""Settings of a model that its layers around the feature extractor depend on."""
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of a model's tensors by name."""
 
@@ -112,6 +117,7 @@ class Start:
         kept_classes: names of the classes of the data whose rows were taken.
         fresh_classes: names of the other classes; like `kept_classes` empty if no class-dependent layer was filled.
         left_out: reason why a layer of the weights is not used, by its name.
+        settings: settings of the weights with which their layers would fit, as a command line gives them.
     """
 
     placed: int
@@ -119,6 +125,7 @@ class Start:
     kept_classes: list[str]
     fresh_classes: list[str]
     left_out: dict[str, str]
+    settings: list[str]
 
     def report(self, source: object, reporter: Reporter) -> None:
         """Report what starts from the weights of `source`, and as a warning which layers of them are left out."""
@@ -134,8 +141,10 @@ class Start:
         reporter.info(text)
         if self.left_out:
             layers = [f"{layer} ({reason})" for layer, reason in self.left_out.items()]
+            way_out = f"; to keep them: {' '.join(self.settings)}" if self.settings else ""
             reporter.warning(
-                f"{len(layers)} layers of {source} do not fit this model and are left out: {_shortened(layers, most=3)}"
+                f"{len(layers)} layers of {source} do not fit this model and are left out: "
+                f"{_shortened(layers, most=3)}{way_out}"
             )
 
 
@@ -176,10 +185,11 @@ def load_weights(detector: Detector, recipe: Recipe, checkpoint: Checkpoint, pat
     names = detector.class_names if filled else []
     return Start(
         placed=len(placed),
-        fresh=count_parts(name for name in shapes if name not in placed),
+        fresh=count_parts(name for name in shapes if name not in placed and not name.endswith(COUNTER)),
         kept_classes=[name for label, name in enumerate(names) if label in labels],
         fresh_classes=[name for label, name in enumerate(names) if label not in labels],
         left_out=left_out,
+        settings=_other_shapes(recipe.model, checkpoint),
     )
 
 
@@ -228,16 +238,29 @@ def check_shapes(shapes: Shapes, tensors: Mapping[str, Tensor], path: Path) -> N
 
 def _check_model(model: ModelConfig, checkpoint: Checkpoint, path: Path) -> None:
     """Require the detector and backbone of a checkpoint's recipe to be a model's, with the same input convention."""
-    stored = checkpoint.recipe.get("model")
-    theirs = _identity({**ModelConfig().model_dump(), **(stored if isinstance(stored, dict) else {})})
-    ours = _identity(model.model_dump())
-    if checkpoint.part_of is not None and not any(name.startswith("heads.") for name in checkpoint.model):
+    theirs, ours = _identity(_stored_settings(checkpoint)), _identity(model.model_dump())
+    is_bare = checkpoint.part_of is not None and not any(name.startswith("heads.") for name in checkpoint.model)
+    if is_bare:
         theirs |= {key: ours[key] for key in ("detector", "geometry")}  # a bare backbone fits all
     if theirs != ours:
+        words = [f"model.{key}={value}" for key, value in theirs.items()]
+        words += [] if is_bare else _other_shapes(model, checkpoint)
         raise data_error(
             f"`{path}` holds weights of {_described(theirs)}, this model is {_described(ours)}",
-            f"take its settings: {' '.join(f'model.{key}={value}' for key, value in theirs.items())}",
+            f"take its settings: {' '.join(words)}",
         )
+
+
+def _stored_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the model settings of a checkpoint's recipe; those that it does not know have their defaults."""
+    stored = checkpoint.recipe.get("model")
+    return {**ModelConfig().model_dump(), **(stored if isinstance(stored, dict) else {})}
+
+
+def _other_shapes(model: ModelConfig, checkpoint: Checkpoint) -> list[str]:
+    """Return the settings of `SHAPING` in which a checkpoint differs from a model, as a command line gives them."""
+    theirs, ours = _stored_settings(checkpoint), model.model_dump()
+    return [f"model.{key}={theirs[key]}".lower() for key in SHAPING if theirs[key] != ours[key]]
 
 
 def _identity(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bcnet_core.annotations.coco import Record
+from bcnet_core.config.schema import Recipe
 from bcnet_core.errors import data_error
+from bcnet_core.model.detectors import build_detector
 from bcnet_core.reporting import Reporter
 from bcnet_core.weights.checkpoint import Checkpoint, find_checkpoint
 from bcnet_core.weights.downloads import cached, fetch, place_of
 from bcnet_core.weights.importing import import_weights
+from bcnet_core.weights.loading import load_weights
 from bcnet_core.weights.sources import ORIGINS, Published, find_packaged, find_published
 
 
@@ -91,3 +96,16 @@ def read_start(source: str) -> tuple[Checkpoint, Path]:
         )
     path = find_checkpoint(found.path)
     return import_weights(path, backbone=found.backbone)[0], path
+
+
+def preview_start(source: str, recipe: Recipe, categories: Sequence[Record], reporter: Reporter) -> None:
+    """Report what a training of a recipe on these categories would take from a source, or what it would download.
+
+    Raises:
+        BCNetError: if the training could not start from it.
+    """
+    found = find_source(source)
+    if found.url is not None and not found.path.exists():
+        reporter.info(describe_start(source))
+        return
+    load_weights(build_detector(recipe, categories), recipe, *read_start(source)).report(source, reporter)

@@ -227,6 +227,22 @@ def test_a_dry_run_reports_what_would_be_trained(bcnet: Bcnet, scenes: Path, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_tells_what_would_be_taken_from_a_start(
+    bcnet: Bcnet, scenes: Path, untrained: Path, tmp_path: Path
+) -> None:
+    arguments = ("train", "shapes", *SMALL, "--data-root", scenes, "--run-dir", "run", "--dry-run", "--init-from")
+    done = bcnet(*arguments, untrained, "model.layers=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stderr.split())
+    assert f"starts from {untrained}: 9" in said and "classes taken by name: disc, box, star" in said
+    assert "do not fit this model and are left out: heads.masks.head.occluder" in said
+    done = bcnet(*arguments, untrained, "model.detector=faster_rcnn", cwd=tmp_path)
+    assert done.returncode == 3 and "holds weights of fcos tiny" in done.stderr
+    done = bcnet(*arguments, "http://localhost:1/x.pth", cwd=tmp_path)
+    assert done.returncode == 0 and "would download http://localhost:1/x.pth" in " ".join(done.stderr.split())
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_dry_run_tells_of_objects_that_the_detector_cannot_all_find(
     bcnet: Bcnet, scenes: Path, tmp_path: Path
 ) -> None:

@@ -132,11 +132,13 @@ def understand(program: Any, command: list[str]) -> None:
         check_recipe(*parsed.values)
 
 
-def check_recipe(recipe: str, overrides: list[str] | None) -> None:
+def check_recipe(recipe: str | None, overrides: list[str] | None) -> None:
     """Whether a shipped recipe exists and the overrides fit; a reader's own file is taken for a shipped one."""
+    from bcnet_cli.recipe_choice import choose_recipe
     from bcnet_core.config.load import load_recipe
 
-    load_recipe(RECIPES[0] if recipe.endswith((".yaml", ".yml")) else recipe, overrides or ())
+    chosen = choose_recipe([*filter(None, [recipe]), *(overrides or [])], device="cpu", resumed=None)
+    load_recipe(RECIPES[0] if chosen.name.endswith((".yaml", ".yml")) else chosen.name, chosen.overrides)
 
 
 def problem_of(program: Any, command: list[str]) -> str | None:

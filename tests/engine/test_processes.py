@@ -200,3 +200,13 @@ def test_an_error_of_one_process_is_one_message(scenes: Path, tmp_path: Path) ->
     assert process.returncode == 3, errors
     assert f"the image `{broken}` cannot be read" in errors
     assert errors.count("error:") == 1 and "Traceback" not in errors and "ChildFailedError" not in errors
+
+
+def test_processes_count_epochs_and_run_out_of_patience_together(scenes: Path, tmp_path: Path) -> None:
+    nothing_found = ("model.score_threshold=1", "solver.epochs=3", "solver.eval_epochs=1", "solver.patience=1")
+    ended = finish(start(scenes, tmp_path / "run", *nothing_found, *TWO))
+    assert "9 steps of 4 images: 3.0 epochs" in ended
+    assert "stopped after step 6 of 9: the mask AP was no better in the last 1 evaluation (solver.patience)" in ended
+    assert [row["step"] for row in rows(tmp_path / "run") if "validation" in row] == [3, 6]
+    again = finish(start(scenes, tmp_path / "run", *nothing_found, *TWO, "--resume"))
+    assert "stopped after step 6 of 9" in again and len(rows(tmp_path / "run")) == 8

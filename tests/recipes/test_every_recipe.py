@@ -14,6 +14,7 @@ from bcnet_core.annotations.coco import read_coco
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.recipe_files import list_recipes
 from bcnet_core.engine.launch import run_training
+from bcnet_core.engine.resolving import in_steps
 from bcnet_core.engine.state import TrainingJob
 from bcnet_core.files.images import read_image
 from bcnet_core.model.backbones import ResNetFPN
@@ -36,7 +37,21 @@ def test_all_promised_recipes_exist() -> None:
     promised = {"fcos_r50", "fcos_r101", "fcos_x101", "faster_rcnn_r50", "faster_rcnn_r101", "tiny", "shapes", "demo"}
     baselines = {"mask_rcnn_r50", "mask_rcnn_r101", "fcos_r50_plain", "fcos_r101_plain", "fcos_x101_plain"}
     ablations = {"fcos_r50_single_layer", "fcos_r50_no_boundary", "fcos_r50_fcn"}
-    assert set(RECIPES) == promised | baselines | ablations
+    own = {"own_rcnn", "own_fcos", "own_light"}
+    assert set(RECIPES) == promised | baselines | ablations | own
+
+
+@pytest.mark.parametrize("name", ["own_rcnn", "own_fcos", "own_light"])
+def test_recipes_for_own_photos_are_in_epochs(name: str) -> None:
+    recipe = load_recipe(name)
+    solver, data = recipe.solver, recipe.data
+    assert recipe.model.init and solver.epochs and solver.warmup_epochs and solver.eval_epochs
+    assert all(isinstance(milestone, float) for milestone in solver.milestones) or solver.schedule == "cosine"
+    assert solver.precision == "auto" and solver.batch_size == solver.lr_batch_size
+    assert (str(data.train.annotations), str(data.val.images)) == ("annotations/instances_train2017.json", "val2017")
+    small, large = (in_steps(recipe, photos).solver for photos in (80, 4000))
+    assert 600 <= small.steps <= 1500 and large.steps <= 15_000
+    assert 10 <= small.steps / small.eval_every <= 60 and small.warmup_steps < small.steps / 10
 
 
 def test_baselines_differ_from_their_models_only_in_the_mask_head() -> None:

@@ -15,8 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from bcnet_core import BCNetError
 from bcnet_core.config.choices import BackboneName
 from bcnet_core.config.schema import ModelConfig, Recipe
-from bcnet_core.weights.foreign import Converted, count_parts
-from bcnet_core.weights.from_detectron2 import FROZEN_NORM_EPS
+from bcnet_core.weights.foreign import FROZEN_NORM_EPS, Converted, count_parts
 from bcnet_core.weights.from_mmdetection import read_meta
 from bcnet_core.weights.importing import fit, recognize
 from bcnet_core.weights.loading import model_shapes
@@ -302,13 +301,34 @@ def test_a_layer_without_its_bias_is_dropped_whole() -> None:
     assert "backbone.fpn.inner_blocks.1.0.weight" not in found.tensors
 
 
-def test_a_box_head_with_convolutions_is_dropped_whole() -> None:
+def with_convolutions(numbers: Iterable[int]) -> dict[str, Tensor]:
+    """detectron2's box head of its newest baselines: convolutions with norms, and one linear layer."""
     given = {name: tensor for name, tensor in detectron2_rcnn().items() if "box_head.fc2" not in name}
-    given |= {f"roi_heads.box_head.conv{number}.weight": constant(0, (256, 256, 3, 3)) for number in range(1, 5)}
-    given = with_norms(given, [f"roi_heads.box_head.conv{number}" for number in range(1, 5)], batch_norm())
+    given |= {f"roi_heads.box_head.conv{number}.weight": constant(number, (256, 256, 3, 3)) for number in numbers}
+    return with_norms(given, [f"roi_heads.box_head.conv{number}" for number in numbers], batch_norm())
+
+
+def test_a_box_head_with_four_convolutions_and_more_of_the_rpn_are_placed() -> None:
+    given, rpn = with_convolutions(range(1, 5)), "proposal_generator.rpn_head.conv"
+    for part in ("weight", "bias"):
+        given[f"{rpn}.conv0.{part}"] = given.pop(f"{rpn}.{part}")
+        given[f"{rpn}.conv1.{part}"] = given[f"{rpn}.conv0.{part}"] + 1
+    found = recognize(given, FILE)
+    assert_accounted_for(found, given)
+    assert found.settings == {"rpn_convs": 2, "box_head": "conv"}
+    fit(found, model_shapes(Recipe(model=ModelConfig(detector="faster_rcnn", **found.settings)), classes=80), FILE)
+    assert not any("box_head" in name or "rpn" in name for name in found.dropped if not name.endswith("tracked"))
+    ours = found.tensors
+    assert torch.equal(ours["heads.rpn.head.conv.1.0.bias"], given[f"{rpn}.conv1.bias"])
+    assert torch.equal(ours["heads.roi_heads.box_head.5.weight"], given["roi_heads.box_head.fc1.weight"])
+    assert "heads.roi_heads.box_head.3.0.bias" in ours and "heads.roi_heads.box_head.fc6.weight" not in ours
+
+
+def test_a_box_head_with_other_convolutions_is_dropped_whole() -> None:
+    given = with_convolutions([1, 2])
     found = fitted(given)
     assert_accounted_for(found, given)
-    assert "box head with convolutions" in found.dropped["roi_heads.box_head.fc1.weight"]
+    assert "other layers than four convolutions" in found.dropped["roi_heads.box_head.fc1.weight"]
     assert not any(name.startswith("heads.roi_heads.box_") for name in found.tensors) and found.classes is None
 
 

@@ -137,8 +137,10 @@ def test_a_start_says_what_it_took(untrained: Path) -> None:
     assert infos[0].endswith(f"; none of the classes is known there: {named} and 2 more")
     body = {name: tensor for name, tensor in checkpoint.model.items() if name.startswith("backbone.st")}
     infos, warnings = report_of(start_from(replace(checkpoint, model=body, part_of=total), checkpoint.categories))
-    assert infos[0].startswith(f"starts from x.pt: {len(body)} of {total} tensors, the others are initialized: ")
-    assert infos[0].endswith(f"backbone.fpn (12), heads.boxes ({12 + 3}), heads.masks (50)") and not warnings
+    assert infos[0].startswith(f"starts from x.pt: {len(body)} of {total - 2} tensors, the others are initialized: ")
+    assert infos[0].endswith(f"backbone.fpn (12), heads.boxes ({12 + 3}), heads.masks (48)") and not warnings, (
+        "two counters are not told"
+    )
 
 
 def test_layers_that_a_model_does_not_have_are_left_out_with_a_warning(untrained: Path) -> None:
@@ -150,13 +152,26 @@ def test_layers_that_a_model_does_not_have_are_left_out_with_a_warning(untrained
     assert start.placed == sum(not name.startswith(f"{MASKS}occluder") for name in checkpoint.model)
     _, (warning,) = report_of(start)
     assert warning.startswith(f"{len(occluder)} layers of x.pt do not fit this model and are left out: {MASKS}occluder")
-    assert warning.endswith(f"(this model has no such layer) and {len(occluder) - 3} more")
+    assert warning.endswith(
+        f"(this model has no such layer) and {len(occluder) - 3} more; to keep them: model.layers=2"
+    )
 
 
 def test_layers_that_only_the_model_has_start_fresh(untrained: Path) -> None:
     checkpoint = read_checkpoint(untrained)
     start = start_from(checkpoint, checkpoint.categories, mask_convs=6)
     assert start.fresh == {"heads.masks": 8} and not start.left_out
+
+
+def test_settings_of_other_shapes_are_named(untrained: Path) -> None:
+    checkpoint = read_checkpoint(untrained)
+    start = start_from(checkpoint, checkpoint.categories, mask_convs=2, attention=False, tower_convs=4)
+    assert start.settings == ["model.tower_convs=1", "model.mask_convs=4", "model.attention=true"]
+    with pytest.raises(BCNetError, match="holds weights of fcos tiny, this model is fcos tiny in torch") as caught:
+        start_from(checkpoint, checkpoint.categories, geometry="torchvision", mask_convs=2)
+    assert caught.value.hints == (
+        "take its settings: model.detector=fcos model.backbone=tiny model.geometry=exact model.mask_convs=4",
+    )
 
 
 def test_a_layer_that_the_file_has_a_part_of_is_left_out(untrained: Path) -> None:
@@ -187,3 +202,11 @@ def test_a_training_reports_its_start(tmp_path: Path, scenes: Path, untrained: P
     run_training(TrainingJob(recipe, tmp_path / "run", "cpu", "bcnet train", init_from=str(untrained)), reporter)
     assert any(message.startswith(f"starts from {untrained}: ") for message in reporter.infos)
     assert any("are left out" in message for message in reporter.warnings)
+
+
+def test_counters_of_a_trained_norm_are_not_counted(untrained: Path) -> None:
+    checkpoint = read_checkpoint(untrained)
+    lost = {name: tensor for name, tensor in checkpoint.model.items() if not name.endswith("num_batches_tracked")}
+    start = start_from(replace(checkpoint, model=lost), checkpoint.categories)
+    assert len(lost) < len(checkpoint.model)
+    assert (start.placed, start.fresh, start.left_out) == (len(lost), {}, {})

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from detectron2.config import CfgNode, get_cfg
 from pydantic import BaseModel, ValidationError
 
-from bcnet_core.config.choices import BackboneName, BackboneStyle
+from bcnet_core.config.choices import BackboneName, BackboneStyle, BoxHead
 from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
 from bcnet_core.engine.optimizer import full_rate
 from bcnet_core.errors import usage_error
@@ -21,6 +21,7 @@ from bcnet_core.model.pixels import PixelFormat
 ELSEWHERE = {
     "detector", "backbone", "backbone_style", "channels_last", "frozen_stages", "channels", "anchor_scale",
     "proposals_per_image", "box_rois_per_image", "detections_per_image", "proposal_objectness", "proposal_box",
+    "rpn_convs", "box_head",
 }  # fmt: skip
 """Settings that detectron2 has keys of its own for, or no use."""
 MODEL_KEYS = tuple(key for key in ModelConfig.model_fields if key not in ELSEWHERE)
@@ -135,6 +136,8 @@ def _check_supported(recipe: Recipe) -> None:
         "solver.compile": solver.compile,
         "solver.patience": solver.patience > 0,
         f"model.backbone={model.backbone}": model.backbone != "tiny" and model.backbone not in RESNETS,
+        "model.frozen_norm=false": not model.frozen_norm and model.backbone in RESNETS,
+        "model.geometry=torchvision with faster_rcnn": two_stage and model.geometry != "exact",
         "model.mask_proposals=jittered with faster_rcnn": two_stage and model.mask_proposals == "jittered",
         "loss.classification other than 1 with faster_rcnn": two_stage and recipe.loss.classification != 1,
     }
@@ -184,14 +187,15 @@ def _set_faster_rcnn(cfg: CfgNode, recipe: Recipe) -> None:
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[model.anchor_scale * 2**level] for level in levels]
     cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
     rpn = cfg.MODEL.RPN
-    rpn.IN_FEATURES = names
+    rpn.IN_FEATURES, rpn.CONV_DIMS = names, [-1] * model.rpn_convs
     rpn.PRE_NMS_TOPK_TRAIN, rpn.POST_NMS_TOPK_TRAIN = 2 * model.candidates_per_level, model.proposals_per_image
     rpn.SMOOTH_L1_BETA = SMOOTH_L1_BETA
     rpn.LOSS_WEIGHT = float(loss.proposal_objectness)
     rpn.BBOX_REG_LOSS_WEIGHT = float(loss.proposal_box)
     cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_HEADS.IN_FEATURES = "StandardROIHeads", names[:4]
     box = cfg.MODEL.ROI_BOX_HEAD
-    box.NAME, box.NUM_FC, box.POOLER_RESOLUTION = "FastRCNNConvFCHead", 2, 7
+    box.NAME, box.POOLER_RESOLUTION, box.CONV_DIM = "FastRCNNConvFCHead", 7, model.channels
+    box.NUM_CONV, box.NUM_FC = (0, 2) if model.box_head == "linear" else (4, 1)
     box.SMOOTH_L1_BETA = SMOOTH_L1_BETA
     box.BBOX_REG_LOSS_WEIGHT = float(loss.box)
     cfg.MODEL.ROI_MASK_HEAD.NAME = "BilayerMaskRCNNHead"
@@ -239,7 +243,9 @@ def recipe_from_config(cfg: CfgNode) -> Recipe:
     settings |= _read(cfg, PLACES)
     if two_stage:
         scale = cfg.MODEL.ANCHOR_GENERATOR.SIZES[0][0] // (8 if name == "tiny" else 4)
-        settings |= {**_read(cfg, RCNN_PLACES), "anchor_scale": scale, "mask_proposals": "decoded"}
+        settings |= {**_read(cfg, RCNN_PLACES), "anchor_scale": scale, "mask_proposals": "decoded", "geometry": "exact"}
+        box_head: BoxHead = "conv" if cfg.MODEL.ROI_BOX_HEAD.NUM_CONV else "linear"
+        settings |= {"rpn_convs": len(cfg.MODEL.RPN.CONV_DIMS), "box_head": box_head}
     sizes = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": max(cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST)}
     return _validated(Recipe, {"model": settings, "data": sizes}, "as a recipe")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from bcnet_core.weights.checkpoint import (
     recipe_of,
 )
 from bcnet_core.weights.files import named_tensors, read_weight_file
-from bcnet_core.weights.from_detectron2 import bilayer_fcos_name, detectron2_name, move_background
+from bcnet_core.weights.from_detectron2 import BOX_HEAD, bilayer_fcos_name, detectron2_name, move_background
 from bcnet_core.weights.loading import check_shapes, model_shapes, shapes_of
 
 MERGE_ERRORS = (OSError, KeyError, ValueError, AssertionError, AttributeError, YAMLError)
@@ -204,7 +205,8 @@ def to_torchvision(stored: Stored) -> Checkpoint:
         BCNetError: if the torchvision backend does not have such a detector.
     """
     recipe = stored.recipe
-    name_of = bilayer_fcos_name if recipe.model.detector == "fcos" else detectron2_name
+    rcnn_name = partial(detectron2_name, box_head=recipe.model.box_head)
+    name_of = bilayer_fcos_name if recipe.model.detector == "fcos" else rcnn_name
     tensors = {}
     for name, tensor in stored.tensors.items():
         place = name_of(name) or name  # an unknown one keeps its name, and is left over
@@ -215,7 +217,8 @@ def to_torchvision(stored: Stored) -> Checkpoint:
 
 def detectron2_tensors(ours: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Rename tensors of the torchvision backend to those of the same detector in detectron2, where it has them."""
-    name_of = bilayer_fcos_name if isinstance(model, BilayerFCOS) else detectron2_name
+    rcnn_name = partial(detectron2_name, box_head="conv" if f"{BOX_HEAD}5.weight" in ours else "linear")
+    name_of = bilayer_fcos_name if isinstance(model, BilayerFCOS) else rcnn_name
     places = {name: name_of(name) or "" for name in model.state_dict()}
     return {name: move_background(place, ours[place], to=-1) for name, place in places.items() if place in ours}
 

@@ -33,11 +33,19 @@ from bcnet_core.evaluation.validation import VALIDATION
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.integrations.detectron2.config import config_from_recipe, config_from_yaml, recipe_from_config
 from bcnet_core.integrations.detectron2.data import register_bilayer_coco, write_truth
-from bcnet_core.integrations.detectron2.stored import Origin, detectron2_tensors, find_stored, origin_of, read_stored
+from bcnet_core.integrations.detectron2.stored import (
+    Origin,
+    detectron2_tensors,
+    find_stored,
+    origin_of,
+    read_stored,
+    to_torchvision,
+)
 from bcnet_core.integrations.detectron2.trainer import BilayerTrainer
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.reporting import Reporter
-from bcnet_core.weights.checkpoint import DETECTRON2_FILE
+from bcnet_core.weights.checkpoint import DETECTRON2_FILE, DETECTRON2_KEY, Checkpoint
+from bcnet_core.weights.files import read_weight_file
 from bcnet_core.weights.loading import load_weights
 from bcnet_core.weights.starts import fetch_start, read_start
 
@@ -168,18 +176,32 @@ def _train(origin: Origin, options: RunOptions, truth: Path, reporter: Reporter)
 def _initial_weights(
     cfg: CfgNode, origin: Origin, init_from: str | None, reporter: Reporter
 ) -> dict[str, Tensor] | None:
-    """Read the weights of a source through our own detector; None for a run or file that detectron2 reads itself."""
+    """Read the weights of a source through our own detector.
+
+    None leaves them to detectron2: its own files, for a user's own config.
+    """
     if init_from is None:
         return None
-    path = Path(init_from)
-    if path.exists() and ((path / DETECTRON2_FILE).is_file() or not (path.is_dir() or path.suffix == ".pt")):
+    path, recipe = Path(init_from), _recipe(origin)
+    is_theirs = path.exists() and ((path / DETECTRON2_FILE).is_file() or not (path.is_dir() or path.suffix == ".pt"))
+    if is_theirs and recipe is None:
         return None
-    recipe = _recipe(origin) or recipe_from_config(cfg)
+    checkpoint, file = _read_theirs(path) if is_theirs else read_start(init_from)
+    recipe = recipe or recipe_from_config(cfg)
     detector = build_detector(recipe, origin.categories)
-    start = load_weights(detector, recipe, *read_start(init_from))
+    start = load_weights(detector, recipe, checkpoint, file)
     if comm.is_main_process():
         start.report(init_from, reporter)
     return detector.state_dict()
+
+
+def _read_theirs(path: Path) -> tuple[Checkpoint, Path]:
+    """Read a run or a file of detectron2, of this backend or published, as a checkpoint of the torchvision backend."""
+    file = find_stored(path)
+    content = read_weight_file(file)
+    if isinstance(content, dict) and DETECTRON2_KEY in content:
+        return to_torchvision(read_stored(file)), file
+    return read_start(str(file))
 
 
 def _recipe(origin: Origin) -> Recipe | None:

@@ -37,7 +37,10 @@ SMALL = ["data.min_size=96", "data.max_size=160", "data.train_sizes=[]", "model.
 MODELS = {
     "tiny": ["tiny"],
     "tiny faster_rcnn": ["tiny", "model.detector=faster_rcnn", "model.mask_proposals=decoded"],
-}
+    "tiny faster_rcnn, conv": ["tiny", "model.detector=faster_rcnn", "model.mask_proposals=decoded",
+                               "model.rpn_convs=2", "model.box_head=conv", "model.box_head_channels=64"],
+    "tiny, geometry of torchvision": ["tiny", "model.geometry=torchvision"],
+}  # fmt: skip
 LARGE = {
     "fcos": ["fcos_r50", "model.backbone=r18"],
     "fcos, plain": ["fcos_r50_plain", "model.backbone=r18"],
@@ -177,7 +180,7 @@ def test_the_convert_command(tmp_path: Path, bcnet: Bcnet) -> None:
 
 
 def test_an_imported_model_with_batch_norms_computes_the_same(tmp_path: Path) -> None:
-    """As in detectron2's Misc/mask_rcnn_R_50_FPN_3x_syncbn: BatchNorm in the pyramid and the mask head is folded."""
+    """As in detectron2's Misc/mask_rcnn_R_50_FPN_3x_syncbn: BatchNorm in the pyramid and the heads is folded."""
     cfg = get_cfg()
     configs = Path(detectron2.__file__).parent / "model_zoo/configs"
     cfg.merge_from_file(str(configs / "Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml"))
@@ -192,15 +195,18 @@ def test_an_imported_model_with_batch_norms_computes_the_same(tmp_path: Path) ->
             tensor.normal_(std=0.5).add_("weight" in name)
     torch.save({"model": theirs.state_dict()}, tmp_path / "model_final.pth")
     imported, report = import_weights(tmp_path / "model_final.pth")
-    assert report.fresh.keys() == {"heads.roi_heads." + part for part in ("box_head", "box_predictor", "masks")}
+    assert report.fresh.keys() == {"heads.roi_heads.masks"}
     recipe = Recipe.model_validate(imported.recipe)
-    ours = build_detector(recipe, CATEGORIES).eval()
+    ours = build_detector(recipe, imported.categories).eval()
     load_weights(ours, recipe, imported, tmp_path / "init.pt")
     pixels, features = torch.randn(1, 3, 64, 64), torch.randn(2, 256, 14, 14)
     with torch.no_grad():
         levels = [level for _, level in sorted(theirs.backbone(pixels).items())]
         for level, expected in zip(ours.backbone(pixels), levels, strict=True):
             assert (level - expected).abs().max() < 1e-4 * expected.abs().max()
+        pooled = torch.randn(5, 256, 7, 7)
+        box_head = ours.heads.roi_heads.box_head(pooled)
+        torch.testing.assert_close(box_head, theirs.roi_heads.box_head(pooled), rtol=1e-4, atol=1e-4)
         expected = features
         for layer in theirs.roi_heads.mask_head.conv_norm_relus:
             expected = layer(expected)

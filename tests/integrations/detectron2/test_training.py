@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
@@ -164,6 +165,7 @@ def test_init_from_accepts_a_torchvision_checkpoint(
         "train", "shapes", *words, *D2, "--data-root", scenes, "--run-dir", tmp_path / "run", "--init-from", untrained
     )
     assert ended.returncode == 0, ended.stderr
+    assert f"starts from {untrained}: " in " ".join(ended.stderr.split())
     before, after = read_checkpoint(untrained).model, read_stored(tmp_path / "run").tensors
     for name, tensor in before.items():
         ours = after[name if name.startswith("heads.") else name.replace("backbone.", "backbone.pyramid.", 1)]
@@ -186,6 +188,31 @@ def test_init_from_accepts_a_torchvision_checkpoint(
     assert ended.returncode == 3
     assert "holds weights of fcos tiny, this model is faster_rcnn tiny" in ended.stderr
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
+def test_init_from_takes_the_classes_of_a_run_by_name(
+    run: Path, scenes: Path, bcnet_process: Bcnet, tmp_path: Path
+) -> None:
+    """As many classes in another order: detectron2 alone would take every row, each for another class."""
+    root = tmp_path / "root"
+    (root / "annotations").mkdir(parents=True)
+    for part in ("train", "val"):
+        (root / part).symlink_to(scenes / part)
+        content = json.loads((scenes / f"annotations/instances_{part}.json").read_text())
+        names = [one["name"] for one in content["categories"]]
+        new = [*names[1:-1], names[0], "dragon"]
+        content["categories"] = [{**one, "name": name} for one, name in zip(content["categories"], new, strict=True)]
+        (root / f"annotations/instances_{part}.json").write_text(json.dumps(content))
+    words = [*SETTINGS, "solver.steps=1", "solver.lr=1e-12", "solver.weight_decay=0"]
+    ended = bcnet_process(
+        "train", "shapes", *words, *D2, "--data-root", root, "--run-dir", tmp_path / "run", "--init-from", run
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert f"classes taken by name: {', '.join(new[:-1])}; initialized: dragon" in " ".join(ended.stderr.split())
+    before, after = (read_stored(path).tensors["heads.boxes.classes.weight"] for path in (run, tmp_path / "run"))
+    rows = [names.index(name) for name in new[:-1]]
+    torch.testing.assert_close(after[:-1], before[rows], rtol=0, atol=1e-9)
 
 
 def test_dry_run_prints_the_config(scenes: Path, bcnet: Bcnet, tmp_path: Path) -> None:
@@ -217,7 +244,6 @@ def test_dry_run_prints_the_config(scenes: Path, bcnet: Bcnet, tmp_path: Path) -
         (["shapes", "--resume", "--run-dir", "x"], "`x` does not exist"),
         (["shapes", "--gpus", "3"], "cannot be split evenly over 3"),
         (["shapes", "solver.ema=0.9"], "does not have solver.ema"),
-        ([], "there is nothing to train"),
         (["--d2-config", "missing.yaml"], "not a config of detectron2"),
     ],
 )
@@ -542,3 +568,16 @@ def test_a_run_keeps_the_recipe_of_its_checkpoint(scenes: Path, tmp_path: Path) 
     state = build_detector(recipe, categories).state_dict()
     save_checkpoint(tmp_path / "a.pt", Checkpoint(0, recipe.model_dump(mode="json"), categories, state, {}))
     assert open_run(tmp_path / "a.pt", "detectron2").recipe == recipe
+
+
+def test_lengths_in_epochs_and_the_precision_are_resolved_before_detectron2_sees_them(
+    bcnet: Bcnet, scenes: Path, tmp_path: Path
+) -> None:
+    settings = ("solver.epochs=2", "solver.eval_epochs=1", "solver.precision=auto", "solver.schedule=step")
+    planned = bcnet("train", "shapes", *settings, "solver.milestones=[0.5]", "model.mask_proposals=decoded", *D2,
+                    "--data-root", scenes, "--dry-run", cwd=tmp_path)  # fmt: skip
+    assert planned.returncode == 0, planned.stderr
+    assert "6 steps of 4 images: 2.0 epochs" in planned.stderr
+    solver = yaml.safe_load(planned.stdout)["SOLVER"]
+    assert (solver["MAX_ITER"], solver["STEPS"], solver["AMP"]["ENABLED"]) == (6, [3], False)
+    assert yaml.safe_load(planned.stdout)["TEST"]["EVAL_PERIOD"] == 3

@@ -1,4 +1,4 @@
-"""The ImageNet ResNets of torchvision, and those that Caffe2 pickled for detectron2's zoo, MSRA's among them."""
+"""The ImageNet ResNets that Caffe2 pickled for detectron2's zoo, MSRA's among them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bcnet_core.weights.foreign import BODY, CLASSIFIER, UNUSED, Converted
-from bcnet_core.weights.from_detectron2 import FROZEN_NORM_EPS, body_name
+from bcnet_core.weights.foreign import CLASSIFIER, FROZEN_NORM_EPS, UNUSED, Converted
+from bcnet_core.weights.from_detectron2 import body_name
 
 NORM_PARTS = {
     "s": "weight", "gamma": "weight", "b": "bias", "bias": "bias", "beta": "bias",
@@ -22,18 +22,6 @@ UNUSED_CAFFE2 = {
     "^conv1_b$": "a bias in front of a BatchNorm, which detectron2 leaves out as well",
     "^(fc1000|pred|last_out)_": CLASSIFIER,
 } | UNUSED  # fmt: skip
-
-
-def from_torchvision(tensors: Mapping[str, Tensor], path: Path) -> Converted | None:
-    """Convert a ResNet of torchvision, whose names bcnet uses."""
-    if "conv1.weight" not in tensors or not any(name.startswith("layer1.0.") for name in tensors):
-        return None
-    found = Converted("an ImageNet ResNet of torchvision", style="torchvision")
-    used = re.compile(r"(conv1|bn1|layer).*(?<!num_batches_tracked)")
-    found.place_all(
-        tensors, lambda name: BODY + name if used.fullmatch(name) else None, {r"^fc\.": CLASSIFIER} | UNUSED
-    )
-    return found
 
 
 def from_caffe2(tensors: Mapping[str, Tensor], path: Path) -> Converted | None:
