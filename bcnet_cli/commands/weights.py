@@ -223,4 +223,5 @@ def _next_command(report: ImportReport, output: Path) -> str:
         return f"bcnet eval {quoted} --data-root coco"
     detector = f"model.detector={report.detector} " if report.detector else ""
     style = "" if report.backbone.startswith(TIMM) else f" model.backbone_style={report.style}"
-    return f"bcnet train RECIPE --init-from {quoted} {detector}model.backbone={report.backbone}{style}"
+    more = "".join(f" model.{key}={value}" for key, value in report.settings.items())
+    return f"bcnet train RECIPE --init-from {quoted} {detector}model.backbone={report.backbone}{style}{more}"

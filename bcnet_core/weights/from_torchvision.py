@@ -53,10 +53,10 @@ NORMS = re.compile(r"(backbone\.fpn\.\w+_blocks\.\d+|roi_heads\.(?:box|mask)_hea
 COCO_OUTPUTS = 91
 """Outputs of the published detectors: one for each of COCO's ids, of which 80 are in use, and the background."""
 REFUSED = {
-    "roi_heads.keypoint_": "Keypoint R-CNN",
-    "head.classification_head.module_list.": "SSD",
-    "head.regression_head.bbox_reg.": "RetinaNet",
-    "head.": "half a one-stage detector",
+    "roi_heads.keypoint_": "torchvision's Keypoint R-CNN",
+    "head.classification_head.module_list.": "torchvision's SSD",
+    "head.regression_head.bbox_reg.": "torchvision's RetinaNet",
+    "head.": "half a one-stage detector of torchvision",
 }
 """Other detectors of torchvision by the beginnings of names."""
 
@@ -110,11 +110,11 @@ def _check_kind(tensors: Mapping[str, Tensor], path: Path) -> bool:
     if kinds and not is_fcos:
         kind = kinds[0]
     elif not any(name.startswith(("backbone.body.conv1.", "backbone.body.layer")) for name in tensors):
-        kind = "a detector over another backbone than a ResNet"
+        kind = "a detector of torchvision over another backbone than a ResNet"
     else:
         return is_fcos
     raise data_error(
-        f"`{path}` is {kind} of torchvision, which bcnet does not take",
+        f"`{path}` is {kind}, which bcnet does not take",
         "of torchvision's detectors it takes FCOS, Faster R-CNN and Mask R-CNN (also v2) over a ResNet",
     )
 

@@ -260,6 +260,8 @@ def test_every_tensor_but_the_masks_of_the_classes_is_placed(tmp_path: Path, kin
     assert (model["geometry"], model["backbone_style"], model["backbone"]) == ("torchvision", "torchvision", "r50")
     heads = (model["rpn_convs"], model["box_head"], model["box_head_channels"], model["tower_convs"])
     assert heads == ((2, "conv", 1024, 4) if "v2" in kind else (1, "linear", 1024, 4))
+    told = {"geometry": "torchvision"} | ({"rpn_convs": 2, "box_head": "conv"} if "v2" in kind else {})
+    assert report.settings == told, "what a recipe has to set"
 
 
 @pytest.mark.parametrize("kind", ["faster", "mask"])
@@ -328,10 +330,10 @@ def test_frozen_norms_of_the_first_generation_have_no_epsilon() -> None:
 
 
 OTHERS: dict[str, Callable[..., nn.Module]] = {
-    "Keypoint R-CNN": detection.keypointrcnn_resnet50_fpn,
-    "RetinaNet": detection.retinanet_resnet50_fpn,
-    "SSD": detection.ssd300_vgg16,
-    "a detector over another backbone than a ResNet": detection.fasterrcnn_mobilenet_v3_large_fpn,
+    "torchvision's Keypoint R-CNN": detection.keypointrcnn_resnet50_fpn,
+    "torchvision's RetinaNet": detection.retinanet_resnet50_fpn,
+    "torchvision's SSD": detection.ssd300_vgg16,
+    "a detector of torchvision over another backbone than a ResNet": detection.fasterrcnn_mobilenet_v3_large_fpn,
 }
 
 
@@ -339,7 +341,7 @@ OTHERS: dict[str, Callable[..., nn.Module]] = {
 def test_other_detectors_are_refused(kind: str) -> None:
     with torch.device("meta"):
         state = OTHERS[kind](weights=None, weights_backbone=None).state_dict()
-    with pytest.raises(BCNetError, match=f"`x.pth` is {kind} of torchvision, which bcnet does not take$") as caught:
+    with pytest.raises(BCNetError, match=f"`x.pth` is {kind}, which bcnet does not take$") as caught:
         recognize(state, FILE)
     assert "it takes FCOS, Faster R-CNN and Mask R-CNN" in caught.value.hints[0]
 
