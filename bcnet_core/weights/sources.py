@@ -128,13 +128,14 @@ def find_published(name: str) -> Published:
     rows = {**torchvision_weights(), **zoo_weights()}
     if name in rows:
         return rows[name]
-    raise _unknown(name, rows)
+    raise _unknown(name, (row.name for row in rows.values()))
 
 
 def nearest(name: str, names: Iterable[str]) -> list[str]:
-    """Return the names most like a name, the nearest first; one without its publisher counts as well."""
+    """Return the names most like a name, the nearest first; publishers and folders need not be given."""
+    asked = next((name.removeprefix(origin) for origin in ORIGINS if name.startswith(origin)), name)
     full = {part: one for one in names for part in (one, one.partition("/")[2], one.rpartition("/")[2])}
-    return list(dict.fromkeys(full[part] for part in get_close_matches(name, full, n=3 * SHOWN)))[:SHOWN]
+    return list(dict.fromkeys(full[part] for part in get_close_matches(asked, full, n=3 * SHOWN)))[:SHOWN]
 
 
 def torchvision_weights() -> dict[str, Published]:

@@ -11,11 +11,12 @@ from bcnet_core.config.schema import Recipe
 from bcnet_core.errors import data_error
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.reporting import Reporter
+from bcnet_core.weights import sources
 from bcnet_core.weights.checkpoint import Checkpoint, find_checkpoint
 from bcnet_core.weights.downloads import cached, fetch, place_of
 from bcnet_core.weights.importing import import_weights
 from bcnet_core.weights.loading import load_weights
-from bcnet_core.weights.sources import ORIGINS, Published, find_packaged, find_published
+from bcnet_core.weights.sources import ORIGINS, Published, find_packaged, find_published, nearest, published
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,12 @@ def find_source(source: str) -> WeightSource:
     if "://" in source:
         return WeightSource(place_of(source), None if source.startswith("file:") else source)
     if not source.startswith(ORIGINS):
-        find_checkpoint(Path(source))
+        like = nearest(source, (row.name for row in published()))
+        raise data_error(
+            f"`{source}` does not exist",
+            *([f"nearest names: {', '.join(like)}"] if like else []),
+            "give a run directory, a checkpoint or weight file, a URL, or a name of bcnet weights list",
+        )
     row = find_published(source)
     packaged = find_packaged(source)
     return WeightSource(cached(row.url), row.url, row) if packaged is None else WeightSource(packaged, None, row)
@@ -76,7 +82,7 @@ def fetch_start(source: str, reporter: Reporter) -> Path:
     if found.url is not None:
         return fetch(found.url, reporter, digest=found.published.digest if found.published else None)
     if found.published is not None:
-        reporter.info(f"`{source}`: {found.path}, which an installed package ships")
+        reporter.info(f"`{source}`: {found.path}, which the package {sources.PACKAGED[source][0]} ships")
     return found.path
 
 
