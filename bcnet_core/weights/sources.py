@@ -18,6 +18,7 @@ from torchvision.models import get_model_weights
 from bcnet_core.config.choices import TIMM
 from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.model.backbones import RESNETS, ResNetShape
+from bcnet_core.model.timm_backbones import require_timm
 
 ORIGINS = ("torchvision/", "detectron2/", TIMM)
 """Beginnings of all names."""
@@ -41,7 +42,7 @@ ZOO_DETECTORS: dict[str, tuple[str, float, float | None]] = {
     "Misc/mask_rcnn_R_50_FPN_3x_syncbn": ("169527823/model_final_3b3c51.pkl", 41.9, 37.8),
 }
 """File, box AP and mask AP on COCO val2017 of the detectors of detectron2's zoo that bcnet takes, by config."""
-ZOO_BACKBONES = ("MSRA/R-50", "MSRA/R-101", "FAIR/X-101-32x8d", "torchvision/R-50")
+ZOO_BACKBONES = ("MSRA/R-50", "MSRA/R-101", "FAIR/X-101-32x8d")
 """ImageNet backbones of detectron2's zoo, which publishes neither hashes nor accuracies of them."""
 PACKAGED = {
     "timm/tf_efficientnet_lite0": (
@@ -93,6 +94,27 @@ def published() -> list[Published]:
     """List the published weights that bcnet can start from; of timm's, those of `RECOMMENDED`."""
     rows = dict.fromkeys([*torchvision_weights().values(), *zoo_weights().values()])
     return [*rows, *(timm_weights(TIMM + name) for name in RECOMMENDED if has_timm())]
+
+
+def find_listed(part: str) -> list[Published]:
+    """List the published weights with a part in their name; an empty part means `published`.
+
+    Raises:
+        BCNetError: if the part asks for timm's, which is not installed.
+    """
+    if not part:
+        return published()
+    own = dict.fromkeys([*torchvision_weights().values(), *zoo_weights().values()])
+    found = [row for row in own if part.lower() in row.name.lower()]
+    if part.startswith(TIMM) or has_timm():
+        names = (TIMM + name for name in require_timm().list_pretrained())
+        found += [timm_weights(name) for name in names if part.lower() in name.lower()]
+    return found
+
+
+def count_timm() -> int:
+    """Return the number of weights that timm publishes, 0 if it is not installed."""
+    return len(require_timm().list_pretrained()) if has_timm() else 0
 
 
 def find_published(name: str) -> Published:
@@ -166,11 +188,7 @@ def timm_weights(name: str) -> Published:
     Raises:
         BCNetError: if timm is not installed, or does not publish such weights.
     """
-    if not has_timm():
-        raise usage_error(f"`{name}` is a name of timm, which is not installed", "pip install 'bcnet[timm]'")
-    import timm
-
-    model = name.removeprefix(TIMM)
+    timm, model = require_timm(), name.removeprefix(TIMM)
     known = timm.list_pretrained()
     names = {*known, *(one.partition(".")[0] for one in known)}
     if model not in names:
