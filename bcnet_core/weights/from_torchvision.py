@@ -85,8 +85,11 @@ def from_torchvision_detector(tensors: Mapping[str, Tensor], path: Path) -> Conv
     is_fcos = _check_kind(tensors, path)
     found = Converted("", style="torchvision", detector="fcos" if is_fcos else "faster_rcnn")
     found.must_fit = r"(?!heads\.(roi_heads\.)?masks\.)"
-    left = {_current_name(name): tensor for name, tensor in tensors.items()}
-    names = {_current_name(name): name for name in tensors}
+    names: dict[str, str] = {}
+    for name in tensors:
+        if name != names.setdefault(_current_name(name), name):
+            found.dropped[name] = f"`{names[_current_name(name)]}` has the same place"
+    left = {current: tensors[name] for current, name in names.items()}
     norms = [match[1] for name in left if (match := NORMS.fullmatch(name))]
     for layer in norms:
         _fold(layer, left, names, found)
@@ -142,9 +145,11 @@ def _fold(layer: str, left: dict[str, Tensor], names: Mapping[str, str], found: 
     parts = {part: f"{layer}.0.{part}" for part in ("weight", "bias")}
     parts |= {f"norm.{part}": f"{layer}.1.{part}" for part in ("weight", "bias", "running_mean", "running_var")}
     given = {part: name for part, name in parts.items() if name in left}
-    if not given.keys() >= parts.keys() - {"bias"}:
+    folded = fold_norm({part: left[name] for part, name in given.items()}) if "weight" in given else None
+    if folded is None:
         return
-    folded = fold_norm({part: left.pop(name) for part, name in given.items()})
+    for name in given.values():
+        del left[name]
     for part, tensor in folded.items():
         found.place(_place(f"{layer}.0.{part}"), tensor, *(names[name] for name in given.values()))
 
