@@ -132,7 +132,7 @@ def _next_commands(root: Path, summary: ImportSummary) -> list[str]:
     file, photos = annotation_file(root, split), photo_folder(root, split)
     return [
         shlex.join(["bcnet", "viz", str(file), "--images", str(photos), "-o", "truth"]),
-        shlex.join(["bcnet", "train", "tiny", "--data-root", str(root), "--run-dir", "runs/first"]),
+        shlex.join(["bcnet", "train", "--data-root", str(root), "--run-dir", "runs/first"]),
     ]
 
 

@@ -221,12 +221,14 @@ def _describe(job: TrainingJob, cluster: Cluster, library: Backend) -> None:
     from bcnet_core.distributed import choose_device
     from bcnet_core.engine.estimate import estimate_memory
     from bcnet_core.engine.launch import open_data
-    from bcnet_core.weights.starts import preview_start
+    from bcnet_core.weights.starts import describe_start, preview_start
 
     device = choose_device(job.device)
     _, coco, recipe = open_data(job.recipe, job.validation, device, ConsoleReporter())
     if job.init is not None and library == "torchvision":
         preview_start(job.init, recipe, coco.categories, ConsoleReporter())
+    elif job.init is not None:
+        console.err.print(describe_start(job.init))
     classes = len(coco.categories)
     text = dump_recipe(recipe) if library == "torchvision" else detectron2_config(recipe, num_classes=classes)
     console.out.print(text, end="")
@@ -255,6 +257,7 @@ def _train_config(
 ) -> None:
     """Train a user's own config of detectron2, or print it."""
     from bcnet_core import backends
+    from bcnet_core.weights.starts import describe_start
 
     run_dir = options.run_dir
     _check_run_dir(options, "detectron2", start=options.init_from)
@@ -262,6 +265,8 @@ def _train_config(
     if dry_run:
         plan = backends.merged_config(config, overrides, root, reporter=ConsoleReporter())
         console.out.print(plan, end="")
+        if options.init_from is not None:
+            console.err.print(describe_start(options.init_from))
         console.err.print(f"would write {run_dir}")
         return
     checkpoint = backends.train_config(config, overrides, root, options, cluster, reporter=ConsoleReporter())

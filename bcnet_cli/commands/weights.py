@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bcnet_cli import console
+from bcnet_cli.commands.published import list_published
 from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, backend_option, parse_size, reserve_files
 from bcnet_cli.reporter import ConsoleReporter
 from bcnet_core.config.choices import TIMM, Backend, ExportFormat
@@ -36,15 +37,16 @@ Image = Annotated[Path | None, typer.Option("--image", help="Image to compare th
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Import published weights (official release, detectron2's zoo, torchvision); convert and export detectors.",
+    help="List and import published weights; convert and export detectors.",
 )
+app.command("list")(list_published)
 
 
 @app.command("import")
 def import_(
     context: typer.Context,
     source: Annotated[
-        str, typer.Argument(help="A file (.pth, .pt, .pkl), a run directory, or an http(s) or file URL.")
+        str, typer.Argument(help="A name of `bcnet weights list`, a file, a run directory, or an http(s) or file URL.")
     ],
     *,
     output: Output,
@@ -69,20 +71,22 @@ def import_(
 
     `bcnet weights import fcos_r101.pth -o bcnet_r101.pt`
 
-    `bcnet weights import https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/MSRA/R-50.pkl -o r50.pt`
+    `bcnet weights import torchvision/maskrcnn_resnet50_fpn_v2 -o start.pt`
 
     `bcnet weights import convnext_tiny.safetensors --backbone timm/convnext_tiny -o convnext.pt`
     """
     from bcnet_core.files.outputs import check_output_file
     from bcnet_core.weights.checkpoint import find_checkpoint, save_checkpoint
-    from bcnet_core.weights.files import fetch
     from bcnet_core.weights.importing import import_weights
+    from bcnet_core.weights.starts import fetch_start, find_source
 
     check_output_file(output, overwrite=overwrite)  # before a download
-    path = find_checkpoint(fetch(source, ConsoleReporter()))
+    found, path = find_source(source), find_checkpoint(fetch_start(source, ConsoleReporter()))
     inputs = [path, *([categories] if categories else [])]
     reserve_files(context, output, inputs=inputs, overwrite=overwrite, dry_run=dry_run)
-    checkpoint, report = import_weights(path, categories=categories, drop_classes=drop_classes, backbone=backbone)
+    checkpoint, report = import_weights(
+        path, categories=categories, drop_classes=drop_classes, backbone=backbone or found.backbone
+    )
     if not dry_run:
         save_checkpoint(output, checkpoint)
     if as_json:
@@ -219,4 +223,5 @@ def _next_command(report: ImportReport, output: Path) -> str:
         return f"bcnet eval {quoted} --data-root coco"
     detector = f"model.detector={report.detector} " if report.detector else ""
     style = "" if report.backbone.startswith(TIMM) else f" model.backbone_style={report.style}"
-    return f"bcnet train RECIPE --init-from {quoted} {detector}model.backbone={report.backbone}{style}"
+    more = "".join(f" model.{key}={value}" for key, value in report.settings.items())
+    return f"bcnet train RECIPE --init-from {quoted} {detector}model.backbone={report.backbone}{style}{more}"

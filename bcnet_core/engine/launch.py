@@ -242,7 +242,12 @@ def _describe(dataset: TrainingSet, recipe: Recipe, asked: SolverConfig, reporte
 
 
 def _describe_rate(solver: SolverConfig, asked: SolverConfig, reporter: Reporter) -> None:
-    """Report a scaled learning rate, and a schedule in steps that would have to be scaled as well."""
+    """Report a learning rate that never falls or is scaled, and a schedule in steps to be scaled with it."""
+    if solver.schedule == "step" and solver.milestones and min(solver.milestones) >= solver.steps:
+        reporter.info(
+            "the learning rate never falls: no milestone lies before the last step; as shares of the run: "
+            "'solver.milestones=[0.7,0.9]'"
+        )
     if solver.lr_batch_size not in {None, solver.batch_size}:
         factor = solver.batch_size / (solver.lr_batch_size or 1)
         milestones = ",".join(str(round(step / factor)) for step in solver.milestones)

@@ -120,8 +120,8 @@ def rehearse(job: TrainingJob, cluster: Cluster, *, reporter: Reporter) -> dict[
     Raises:
         BCNetError: whatever would end the real run in its first two steps or its evaluation.
     """
-    update: dict[str, int | None] = {"steps": REHEARSED_STEPS, "log_every": 1, "checkpoint_every": REHEARSED_STEPS}
-    update |= {"epochs": None, "min_steps": 0, "eval_every": 0, "eval_epochs": None, "patience": 0}
+    update: dict[str, object] = {"steps": REHEARSED_STEPS, "log_every": 1, "checkpoint_every": REHEARSED_STEPS}
+    update |= {"epochs": None, "min_steps": 0, "eval_every": 0, "eval_epochs": None, "patience": 0, "milestones": ()}
     solver = job.recipe.solver.model_copy(update=update)
     recipe: Recipe = job.recipe.model_copy(update={"solver": solver})
     coco = read_truth(recipe.data, recipe.data.val, reporter=reporter)

@@ -16,6 +16,8 @@ from bcnet_core.files.workers import deferred_signals
 
 LOCK_SECONDS = 1.0
 """How long to wait for a lock: a process that was killed a moment ago may still be exiting."""
+MAX_TRIES = 10
+"""How often to try a lock whose folder is not there."""
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 """Errors of file systems without locks, as some network file systems are mounted."""
 
@@ -94,6 +96,25 @@ def reserve_outputs(*paths: Path, check: Callable[[Path], None]) -> Iterator[Non
         for path in paths:
             check(path)  # another process may have written it in the meantime
         yield
+
+
+@contextmanager
+def waited_output(path: Path, waiting: Callable[[], None]) -> Iterator[Path]:
+    """Lock an output that several processes may want; wait for one that writes it, after a call of `waiting`."""
+    with _write_errors(path), ExitStack() as stack:
+        told, missed = False, 0
+        while True:
+            try:
+                place = stack.enter_context(locked_output(path))
+                break
+            except BCNetError:  # it is busy
+                if not told:
+                    waiting()
+                told = True
+            except FileNotFoundError:  # the other process has just removed its lock, or the folder that stayed empty
+                if (missed := missed + 1) > MAX_TRIES:
+                    raise
+        yield place
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Weight files: fetched from a URL once, and read (PyTorch's formats, pickles of arrays) without running their code.
+"""Weight files, read without running their code: PyTorch's formats, safetensors, pickles of arrays.
 
 A pickle is a program that may call any function by name. PyTorch's own files are read with `weights_only=True`; the
 pickles of detectron2's zoo by a reader that answers the few names that an array needs and rejects every other one.
@@ -6,110 +6,46 @@ pickles of detectron2's zoo by a reader that answers the few names that an array
 
 from __future__ import annotations
 
-import hashlib
-import http.client
-import os
 import pickle
 import re
-import shutil
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal
-from urllib.parse import unquote, urlsplit
-from urllib.request import Request, url2pathname, urlopen
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor
 
-from bcnet_core.errors import BCNetError, data_error, usage_error
+from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.files.json_files import check_regular_file
-from bcnet_core.files.outputs import atomic_file
-from bcnet_core.reporting import Reporter
 
 LEGACY_MAGIC = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
 """First bytes of a file of PyTorch before 1.6."""
 ZIP_MAGIC = b"PK\x03\x04"
 """First bytes of a file of PyTorch since 1.6."""
+SAFETENSORS = re.compile(rb".{5}\0{3}\{", re.DOTALL)
+"""First bytes of a safetensors file: the length of its header, below 1 TB, and the header, which is json."""
 PLAIN_TYPE = re.compile(r"[|<>=]?(b1|[iu][1248]|f[248])")
 """NumPy types that weights have, as a pickle names them."""
 WRAPPERS = ("model", "blobs", "state_dict", "model_state_dict")
 """Keys under which files keep their state dict: detectron2's, Caffe2's, those of many training programs."""
-CUT_OFF = "is it a weight file (.pth, .pt, .pkl), and complete? Compare its size with the source's and fetch it again"
+CUT_OFF = (
+    "is it a weight file (.pth, .pt, .pkl, .safetensors), and complete? Compare its size with the source's and fetch "
+    "it again"
+)
 ONLY_DATA = (
     "only tensors and arrays are read, nothing is run; where you trust the source, save the state dict alone there"
 )
 
 
-def fetch(source: str, reporter: Reporter) -> Path:
-    """Return the file that a path or a URL means.
-
-    A download from an http(s) URL is kept in `$XDG_CACHE_HOME/bcnet/weights` (or `~/.cache/bcnet/weights`) once it has
-    proved readable, and is not repeated. A file:// URL is the file itself.
-
-    Raises:
-        BCNetError: if the URL is of another kind, the download fails or is no weight file, or another process is
-            downloading it.
-    """
-    target = place_of(source)
-    if target != cached(source):
-        return target
-    if target.exists():
-        reporter.info(f"fetched before: {target}")
-        return target
-    reporter.info(f"fetching {source} to {target}")
-    with atomic_file(target) as temporary:
-        _download(source, temporary)
-    return target
-
-
-def place_of(source: str) -> Path:
-    """Return the file that a path or a URL means; of a download, its place in the cache.
-
-    Raises:
-        BCNetError: if the URL is of another kind.
-    """
-    scheme, _, rest = source.partition("://")
-    if not rest:
-        return Path(source)
-    if scheme == "file":
-        return Path(url2pathname(urlsplit(source).path))
-    if scheme not in {"http", "https"}:
-        raise usage_error(
-            f"`{source}` is not a URL that can be fetched", "give a path, or an http(s):// or file:// URL"
-        )
-    return cached(source)
-
-
-def cached(url: str) -> Path:
-    """Return where the file behind a URL is kept; different URLs with the same file name are kept apart."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bcnet" / "weights"
-    name = re.sub(r"[^\w.-]", "_", PurePosixPath(unquote(urlsplit(url).path)).name).strip(".")
-    return folder / hashlib.sha256(url.encode()).hexdigest()[:16] / (name or "weights")
-
-
-def _download(url: str, path: Path) -> None:
-    """Download a weight file and read it once: neither a broken connection nor a login page is an HTTP error."""
-    try:
-        request = Request(url, headers={"User-Agent": "bcnet"})
-        with urlopen(request) as response, path.open("wb") as file:
-            shutil.copyfileobj(response, file)
-        read_weight_file(path)
-    except BCNetError as error:
-        message = error.message.replace(str(path), url)
-        raise BCNetError(message, *error.hints, exit_code=error.exit_code) from None
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        hint = "check the address and the network, or fetch it by other means and give the file"
-        raise BCNetError(f"cannot fetch `{url}`: {error}", hint) from None
-
-
 def read_weight_file(
     path: Path, *, kind: str = "a weight file that bcnet can read", hints: Sequence[str] = (CUT_OFF,)
 ) -> Any:  # noqa: ANN401  (whatever the file holds)
-    """Read a file of PyTorch (zip, or the older format) or a pickle of NumPy arrays.
+    """Read a file of PyTorch (zip, or the older format), of safetensors, or a pickle of NumPy arrays.
 
     Returns:
         The content, with tensors on the CPU; see `named_tensors`.
@@ -121,7 +57,9 @@ def read_weight_file(
     try:
         check_regular_file(path)
         with path.open("rb") as file:
-            return _read(file)
+            is_safe = SAFETENSORS.match(file.read(9)) is not None or path.suffix == ".safetensors"
+            file.seek(0)
+            return load_file(path) if is_safe else _read(file)
     except BCNetError:
         raise
     except OSError as error:

@@ -101,7 +101,7 @@ def count_parts(names: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(".".join(name.split(".")[:parts]) for name, parts in depth.items()).items()))
 
 
-def fold_norm(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def fold_norm(given: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """Fold a BatchNorm into the convolution in front of it, which computes the same.
 
     Args:
@@ -109,8 +109,13 @@ def fold_norm(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
             and `norm.running_var`.
 
     Returns:
-        `weight` and `bias`, float32.
+        `weight` and `bias`, float32; None if a part is missing or their shapes do not fit together.
     """
+    norm = [given.get(f"norm.{part}") for part in ("weight", "bias", "running_mean", "running_var")]
+    width = given["weight"].shape[:1]
+    vectors = [*norm, *([given["bias"]] if "bias" in given else [])]
+    if given["weight"].ndim != 4 or any(part is None or part.shape != width for part in vectors):
+        return None
     scale = given["norm.weight"].double() / (given["norm.running_var"].double() + FROZEN_NORM_EPS).sqrt()
     shift = given.get("bias", torch.zeros(())) - given["norm.running_mean"].double()
     folded = {"weight": given["weight"] * scale.view(-1, 1, 1, 1), "bias": given["norm.bias"] + shift * scale}

@@ -125,10 +125,10 @@ def _fold_norms(tensors: dict[str, Tensor], found: Converted, name_of: Callable[
         parts = ("weight", "bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")
         names = [name for part in parts if (name := f"{layer}.{part}") in tensors]
         given = {name.removeprefix(f"{layer}."): tensors.pop(name) for name in names}
-        if not given.keys() >= {*parts} - {"bias"}:
+        folded = fold_norm(given)
+        if folded is None:
             found.dropped |= dict.fromkeys(names, "a convolution with a norm that bcnet does not have there")
             continue
-        folded = fold_norm(given)
         for part, place in places.items():
             found.place(place, folded[part], *names)
 

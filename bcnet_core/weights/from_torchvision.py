@@ -53,10 +53,10 @@ NORMS = re.compile(r"(backbone\.fpn\.\w+_blocks\.\d+|roi_heads\.(?:box|mask)_hea
 COCO_OUTPUTS = 91
 """Outputs of the published detectors: one for each of COCO's ids, of which 80 are in use, and the background."""
 REFUSED = {
-    "roi_heads.keypoint_": "Keypoint R-CNN",
-    "head.classification_head.module_list.": "SSD",
-    "head.regression_head.bbox_reg.": "RetinaNet",
-    "head.": "half a one-stage detector",
+    "roi_heads.keypoint_": "torchvision's Keypoint R-CNN",
+    "head.classification_head.module_list.": "torchvision's SSD",
+    "head.regression_head.bbox_reg.": "torchvision's RetinaNet",
+    "head.": "half a one-stage detector of torchvision",
 }
 """Other detectors of torchvision by the beginnings of names."""
 
@@ -85,8 +85,11 @@ def from_torchvision_detector(tensors: Mapping[str, Tensor], path: Path) -> Conv
     is_fcos = _check_kind(tensors, path)
     found = Converted("", style="torchvision", detector="fcos" if is_fcos else "faster_rcnn")
     found.must_fit = r"(?!heads\.(roi_heads\.)?masks\.)"
-    left = {_current_name(name): tensor for name, tensor in tensors.items()}
-    names = {_current_name(name): name for name in tensors}
+    names: dict[str, str] = {}
+    for name in tensors:
+        if name != names.setdefault(_current_name(name), name):
+            found.dropped[name] = f"`{names[_current_name(name)]}` has the same place"
+    left = {current: tensors[name] for current, name in names.items()}
     norms = [match[1] for name in left if (match := NORMS.fullmatch(name))]
     for layer in norms:
         _fold(layer, left, names, found)
@@ -110,11 +113,11 @@ def _check_kind(tensors: Mapping[str, Tensor], path: Path) -> bool:
     if kinds and not is_fcos:
         kind = kinds[0]
     elif not any(name.startswith(("backbone.body.conv1.", "backbone.body.layer")) for name in tensors):
-        kind = "a detector over another backbone than a ResNet"
+        kind = "a detector of torchvision over another backbone than a ResNet"
     else:
         return is_fcos
     raise data_error(
-        f"`{path}` is {kind} of torchvision, which bcnet does not take",
+        f"`{path}` is {kind}, which bcnet does not take",
         "of torchvision's detectors it takes FCOS, Faster R-CNN and Mask R-CNN (also v2) over a ResNet",
     )
 
@@ -142,9 +145,11 @@ def _fold(layer: str, left: dict[str, Tensor], names: Mapping[str, str], found: 
     parts = {part: f"{layer}.0.{part}" for part in ("weight", "bias")}
     parts |= {f"norm.{part}": f"{layer}.1.{part}" for part in ("weight", "bias", "running_mean", "running_var")}
     given = {part: name for part, name in parts.items() if name in left}
-    if not given.keys() >= parts.keys() - {"bias"}:
+    folded = fold_norm({part: left[name] for part, name in given.items()}) if "weight" in given else None
+    if folded is None:
         return
-    folded = fold_norm({part: left.pop(name) for part, name in given.items()})
+    for name in given.values():
+        del left[name]
     for part, tensor in folded.items():
         found.place(_place(f"{layer}.0.{part}"), tensor, *(names[name] for name in given.values()))
 

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -52,6 +53,7 @@ class ImportReport:
     """Result of a weight import; see `Converted` for the other attributes.
 
     Attributes:
+        settings: further settings of `ModelConfig` that a model of these weights needs, where they are no defaults.
         whole: whether the checkpoint is a complete detector, not an initialization.
         placed: number of tensors that were filled, by part of the model.
         fresh: number of tensors that training will initialize, by part of the model.
@@ -62,6 +64,7 @@ class ImportReport:
     detector: DetectorName | None
     backbone: BackboneName
     style: BackboneStyle
+    settings: dict[str, Any]
     classes: int | None
     whole: bool
     placed: dict[str, int]
@@ -271,8 +274,9 @@ def _report(found: Converted, fresh: Iterable[str]) -> ImportReport:
     dropped: dict[str, list[str]] = {}
     for name, reason in found.dropped.items():
         dropped.setdefault(reason, []).append(name)
-    left = count_parts(fresh)
+    left, defaults = count_parts(fresh), ModelConfig().model_dump()
+    settings = {key: value for key, value in found.settings.items() if value != defaults[key]}
     return ImportReport(
-        found.origin, found.detector, found.backbone, found.style, found.classes,
+        found.origin, found.detector, found.backbone, found.style, settings, found.classes,
         whole=not left, placed=count_parts(found.tensors), fresh=left, dropped=dropped,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from torchvision.models import get_model_weights
 from bcnet_core.config.choices import TIMM
 from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.model.backbones import RESNETS, ResNetShape
+from bcnet_core.model.timm_backbones import require_timm
 
 ORIGINS = ("torchvision/", "detectron2/", TIMM)
 """Beginnings of all names."""
@@ -38,10 +39,16 @@ ZOO_DETECTORS: dict[str, tuple[str, float, float | None]] = {
     "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x": ("137849600/model_final_f10217.pkl", 41.0, 37.2),
     "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x": ("138205316/model_final_a3ec72.pkl", 42.9, 38.6),
     "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x": ("139653917/model_final_2d9806.pkl", 44.3, 39.5),
+    "new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ": ("42047764/model_final_bb69de.pkl", 44.6, 40.3),
+    "new_baselines/mask_rcnn_R_50_FPN_200ep_LSJ": ("42047638/model_final_89a8d3.pkl", 46.3, 41.7),
+    "new_baselines/mask_rcnn_R_50_FPN_400ep_LSJ": ("42019571/model_final_14d201.pkl", 47.4, 42.5),
+    "new_baselines/mask_rcnn_R_101_FPN_100ep_LSJ": ("42025812/model_final_4f7b58.pkl", 46.4, 41.6),
+    "new_baselines/mask_rcnn_R_101_FPN_200ep_LSJ": ("42131867/model_final_0bb7ae.pkl", 48.0, 43.1),
+    "new_baselines/mask_rcnn_R_101_FPN_400ep_LSJ": ("42073830/model_final_f96b26.pkl", 48.9, 43.7),
     "Misc/mask_rcnn_R_50_FPN_3x_syncbn": ("169527823/model_final_3b3c51.pkl", 41.9, 37.8),
 }
 """File, box AP and mask AP on COCO val2017 of the detectors of detectron2's zoo that bcnet takes, by config."""
-ZOO_BACKBONES = ("MSRA/R-50", "MSRA/R-101", "FAIR/X-101-32x8d", "torchvision/R-50")
+ZOO_BACKBONES = ("MSRA/R-50", "MSRA/R-101", "FAIR/X-101-32x8d")
 """ImageNet backbones of detectron2's zoo, which publishes neither hashes nor accuracies of them."""
 PACKAGED = {
     "timm/tf_efficientnet_lite0": (
@@ -95,6 +102,27 @@ def published() -> list[Published]:
     return [*rows, *(timm_weights(TIMM + name) for name in RECOMMENDED if has_timm())]
 
 
+def find_listed(part: str) -> list[Published]:
+    """List the published weights with a part in their name; an empty part means `published`.
+
+    Raises:
+        BCNetError: if the part asks for timm's, which is not installed.
+    """
+    if not part:
+        return published()
+    own = dict.fromkeys([*torchvision_weights().values(), *zoo_weights().values()])
+    found = [row for row in own if part.lower() in row.name.lower()]
+    if part.startswith(TIMM) or has_timm():
+        names = (TIMM + name for name in require_timm().list_pretrained())
+        found += [timm_weights(name) for name in names if part.lower() in name.lower()]
+    return found
+
+
+def count_timm() -> int:
+    """Return the number of weights that timm publishes, 0 if it is not installed."""
+    return len(require_timm().list_pretrained()) if has_timm() else 0
+
+
 def find_published(name: str) -> Published:
     """Return the weights of this name.
 
@@ -106,13 +134,14 @@ def find_published(name: str) -> Published:
     rows = {**torchvision_weights(), **zoo_weights()}
     if name in rows:
         return rows[name]
-    raise _unknown(name, rows)
+    raise _unknown(name, (row.name for row in rows.values()))
 
 
 def nearest(name: str, names: Iterable[str]) -> list[str]:
-    """Return the names most like a name, the nearest first; one without its publisher counts as well."""
+    """Return the names most like a name, the nearest first; publishers and folders need not be given."""
+    asked = next((name.removeprefix(origin) for origin in ORIGINS if name.startswith(origin)), name)
     full = {part: one for one in names for part in (one, one.partition("/")[2], one.rpartition("/")[2])}
-    return list(dict.fromkeys(full[part] for part in get_close_matches(name, full, n=3 * SHOWN)))[:SHOWN]
+    return list(dict.fromkeys(full[part] for part in get_close_matches(asked, full, n=3 * SHOWN)))[:SHOWN]
 
 
 def torchvision_weights() -> dict[str, Published]:
@@ -166,11 +195,7 @@ def timm_weights(name: str) -> Published:
     Raises:
         BCNetError: if timm is not installed, or does not publish such weights.
     """
-    if not has_timm():
-        raise usage_error(f"`{name}` is a name of timm, which is not installed", "pip install 'bcnet[timm]'")
-    import timm
-
-    model = name.removeprefix(TIMM)
+    timm, model = require_timm(), name.removeprefix(TIMM)
     known = timm.list_pretrained()
     names = {*known, *(one.partition(".")[0] for one in known)}
     if model not in names:

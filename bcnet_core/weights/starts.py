@@ -8,13 +8,15 @@ from pathlib import Path
 
 from bcnet_core.annotations.coco import Record
 from bcnet_core.config.schema import Recipe
+from bcnet_core.errors import data_error
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.reporting import Reporter
+from bcnet_core.weights import sources
 from bcnet_core.weights.checkpoint import Checkpoint, find_checkpoint
-from bcnet_core.weights.files import cached, fetch, place_of
+from bcnet_core.weights.downloads import cached, fetch, place_of
 from bcnet_core.weights.importing import import_weights
 from bcnet_core.weights.loading import load_weights
-from bcnet_core.weights.sources import ORIGINS, Published, find_packaged, find_published
+from bcnet_core.weights.sources import ORIGINS, Published, find_packaged, find_published, nearest, published
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class WeightSource:
     url: str | None = None
     published: Published | None = None
 
+    @property
+    def backbone(self) -> str | None:
+        """Return timm/NAME for a file of timm, which does not say which model it is of."""
+        return self.published.name if self.published and self.published.origin == "timm" and self.url else None
+
 
 def find_source(source: str) -> WeightSource:
     """Find what a source of weights means, without downloading it; a path that exists wins over a name.
@@ -43,10 +50,26 @@ def find_source(source: str) -> WeightSource:
     if "://" in source:
         return WeightSource(place_of(source), None if source.startswith("file:") else source)
     if not source.startswith(ORIGINS):
-        find_checkpoint(Path(source))
+        like = nearest(source, (row.name for row in published()))
+        raise data_error(
+            f"`{source}` does not exist",
+            *([f"nearest names: {', '.join(like)}"] if like else []),
+            "give a run directory, a checkpoint or weight file, a URL, or a name of bcnet weights list",
+        )
     row = find_published(source)
     packaged = find_packaged(source)
     return WeightSource(cached(row.url), row.url, row) if packaged is None else WeightSource(packaged, None, row)
+
+
+def describe_start(source: str) -> str:
+    """Say what a training would start from, and what it would download."""
+    found = find_source(source)
+    if found.url is None:
+        return f"would start from {found.path}"
+    if found.path.exists():
+        return f"would start from {source}, fetched before: {found.path}"
+    size = f" ({found.published.size / 1e6:.0f} MB)" if found.published and found.published.size else ""
+    return f"would fetch {found.url}{size} to {found.path}"
 
 
 def fetch_start(source: str, reporter: Reporter) -> Path:
@@ -57,9 +80,9 @@ def fetch_start(source: str, reporter: Reporter) -> Path:
     """
     found = find_source(source)
     if found.url is not None:
-        return fetch(found.url, reporter)
+        return fetch(found.url, reporter, digest=found.published.digest if found.published else None)
     if found.published is not None:
-        reporter.info(f"`{source}`: {found.path}, which an installed package ships")
+        reporter.info(f"`{source}`: {found.path}, which the package {sources.PACKAGED[source][0]} ships")
     return found.path
 
 
@@ -72,8 +95,13 @@ def read_start(source: str) -> tuple[Checkpoint, Path]:
     Raises:
         BCNetError: if it is not there, or cannot be read.
     """
-    path = find_checkpoint(find_source(source).path)
-    return import_weights(path)[0], path
+    found = find_source(source)
+    if found.url is not None and not found.path.exists():
+        raise data_error(
+            f"`{source}` is not in the cache, at `{found.path}`", "has the cache been cleared? Begin again"
+        )
+    path = find_checkpoint(found.path)
+    return import_weights(path, backbone=found.backbone)[0], path
 
 
 def preview_start(source: str, recipe: Recipe, categories: Sequence[Record], reporter: Reporter) -> None:
@@ -84,6 +112,6 @@ def preview_start(source: str, recipe: Recipe, categories: Sequence[Record], rep
     """
     found = find_source(source)
     if found.url is not None and not found.path.exists():
-        reporter.info(f"would download {found.url} to {found.path} and start from it")
+        reporter.info(describe_start(source))
         return
     load_weights(build_detector(recipe, categories), recipe, *read_start(source)).report(source, reporter)

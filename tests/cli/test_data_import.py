@@ -33,7 +33,7 @@ def test_a_clean_set_is_split_and_the_next_commands_can_be_pasted(bcnet: Bcnet, 
     assert said == [
         "wrote my root",
         "next  bcnet viz 'my root/annotations/instances_val2017.json' --images 'my root/val2017' -o truth",
-        "next  bcnet train tiny --data-root 'my root' --run-dir runs/first",
+        "next  bcnet train --data-root 'my root' --run-dir runs/first",
     ]
     trained = bcnet("train", "tiny", "--data-root", "my root", "--dry-run", "--device", "cpu", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr

@@ -96,6 +96,14 @@ def test_the_start_says_what_was_resolved(scenes: Path, tmp_path: Path) -> None:
     assert (opened.recipe.solver.steps, opened.recipe.solver.precision) == (30, "fp32")
 
 
+@pytest.mark.parametrize(("milestones", "told"), [("[60000,80000]", True), ("[2,80000]", False), ("[]", False)])
+def test_a_learning_rate_that_never_falls_is_told(scenes: Path, tmp_path: Path, milestones: str, told: bool) -> None:
+    reporter = Collector()
+    settings = ("solver.epochs=1", "solver.schedule=step", f"solver.milestones={milestones}")
+    open_data(job(scenes, tmp_path, *settings).recipe, None, CPU, reporter)
+    assert any("never falls" in message for message in reporter.messages) == told
+
+
 def test_a_run_in_epochs_stores_steps_and_its_resolved_recipe_trains_the_same(scenes: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.json"
     write_few(scenes, few, count=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,14 @@ def test_the_estimate_is_what_a_step_takes() -> None:
     taken = torch.cuda.max_memory_allocated() - before
     expected = sum(estimate_memory(recipe, num_classes=80, processes=1))
     assert expected == pytest.approx(taken, rel=0.3)
+
+
+def test_auto_is_bf16_where_the_gpu_computes_in_it(scenes: Path, tmp_path: Path) -> None:
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    run = tmp_path / "run"
+    run_training(replace(job(scenes, run, "solver.steps=2", "solver.precision=auto"), device="cuda"), SilentReporter())
+    resolved = load_recipe(run / "recipe.resolved.yaml").solver.precision
+    assert resolved == ("bf16" if has_bf16 else "fp16")
 
 
 def test_more_gpus_than_there_are_is_a_usage_error(scenes: Path, tmp_path: Path, bcnet: Bcnet) -> None:

@@ -21,6 +21,7 @@ from bcnet_core.model.backbones import ResNetFPN
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.weights.checkpoint import Checkpoint, save_checkpoint
+from bcnet_core.weights.sources import find_published
 
 RECIPES = [path.stem for path in list_recipes()]
 LIGHT = (
@@ -45,7 +46,8 @@ def test_all_promised_recipes_exist() -> None:
 def test_recipes_for_own_photos_are_in_epochs(name: str) -> None:
     recipe = load_recipe(name)
     solver, data = recipe.solver, recipe.data
-    assert recipe.model.init and solver.epochs and solver.warmup_epochs and solver.eval_epochs
+    assert solver.epochs and solver.warmup_epochs and solver.eval_epochs
+    assert recipe.model.init is not None and find_published(recipe.model.init).name == recipe.model.init
     assert all(isinstance(milestone, float) for milestone in solver.milestones) or solver.schedule == "cosine"
     assert solver.precision == "auto" and solver.batch_size == solver.lr_batch_size
     assert (str(data.train.annotations), str(data.val.images)) == ("annotations/instances_train2017.json", "val2017")

@@ -3,12 +3,8 @@
 import os
 import pickle
 import resource
-import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +13,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save, save_file
 
 from bcnet_core import BCNetError
-from bcnet_core.reporting import SilentReporter
-from bcnet_core.weights.files import cached, fetch, named_tensors, read_weight_file
+from bcnet_core.weights.files import named_tensors, read_weight_file
 
 ARRAY = np.arange(24).reshape(2, 3, 4)
 
@@ -145,7 +141,7 @@ def whole_files() -> dict[str, bytes]:
         buffer = io.BytesIO()
         torch.save({"w": torch.arange(500.0)}, buffer, _use_new_zipfile_serialization=is_zip)
         files[name] = buffer.getvalue()
-    return files
+    return {**files, "safetensors": save({"w": torch.arange(500.0)})}
 
 
 def test_truncated_and_foreign_files_give_one_clear_error(tmp_path: Path) -> None:
@@ -177,7 +173,11 @@ def test_the_error_of_a_damaged_file_shows_no_bare_number_or_exception_name(tmp_
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(kind=st.sampled_from(["pkl", "zip", "old"]), where=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+@given(
+    kind=st.sampled_from(["pkl", "zip", "old", "safetensors"]),
+    where=st.floats(0, 1, exclude_max=True),
+    byte=st.integers(0, 255),
+)
 def test_a_damaged_byte_gives_an_error_of_bcnet_at_worst(tmp_path: Path, kind: str, where: float, byte: int) -> None:
     content = bytearray(whole_files()[kind])
     head = min(len(content), 600) if kind != "zip" else len(content)  # behind it lie the numbers
@@ -187,76 +187,38 @@ def test_a_damaged_byte_gives_an_error_of_bcnet_at_worst(tmp_path: Path, kind: s
         read(tmp_path / "x")
 
 
-# --- URLs
+def test_safetensors_are_read_by_their_header_and_half_precision_becomes_float32(tmp_path: Path) -> None:
+    values = torch.arange(6.0).view(2, 3)
+    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
+    save_file({name: values.to(kind) for name, kind in kinds.items()} | {"n": torch.tensor(3)}, tmp_path / "x.bin")
+    tensors = read(tmp_path / "x.bin")
+    assert tensors["n"].dtype == torch.int64
+    for name in kinds:
+        assert tensors[name].dtype == torch.float32 and tensors[name].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of a server on this machine: it has w.pkl, a page that is no weight file, and breaks off in cut.pkl."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    (tmp_path / "served").mkdir()
-    (tmp_path / "served/w.pkl").write_bytes(pickle.dumps({"w": np.ones(3)}))
-    (tmp_path / "served/page.pkl").write_text("<html>please log in</html>")
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            if self.path != "/cut.pkl":
-                return super().do_GET()
-            self.send_response(200)
-            self.send_header("Content-Length", "5000")
-            self.end_headers()
-            self.wfile.write(pickle.dumps({"w": np.ones(500)})[:2000])
-            return None
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "served"))) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+def in_safetensors(header: bytes, length: int | None = None) -> bytes:
+    return (len(header) if length is None else length).to_bytes(8, "little") + header + bytes(8)
 
 
-def left_in(cache: Path) -> list[str]:
-    return sorted(path.name for path in cache.rglob("*") if path.is_file())
+@pytest.mark.parametrize(
+    "content",
+    [
+        in_safetensors(b'{"w":{"dtype":"X9","shape":[2],"data_offsets":[0,8]}}'),
+        in_safetensors(b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}'),
+        in_safetensors(b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'),
+        in_safetensors(b"{}", length=2**39),
+    ],
+    ids=["unknown type", "too few bytes", "no json", "huge header"],
+)
+def test_a_damaged_safetensors_file_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(BCNetError, match=r"is not a weight file that bcnet can read, or is cut off: .*eader") as caught:
+        read_weight_file(tmp_path / "x.pt")
+    assert caught.value.exit_code == 3 and "\n" not in caught.value.message
 
 
-def test_a_url_is_downloaded_once_and_kept_if_readable(tmp_path: Path, server: str) -> None:
-    path = fetch(f"{server}/w.pkl?version=2", SilentReporter())
-    assert path.parent.parent == tmp_path / "cache/bcnet/weights" and path.name == "w.pkl"
-    assert read(path)["w"].tolist() == [1, 1, 1]
-    (tmp_path / "served/w.pkl").unlink()
-    assert fetch(f"{server}/w.pkl?version=2", SilentReporter()) == path
-    with pytest.raises(BCNetError, match=r"cannot fetch `http://.*/w\.pkl`: HTTP Error 404"):
-        fetch(f"{server}/w.pkl", SilentReporter())
-    with pytest.raises(BCNetError, match=r"`http://.*/page\.pkl` is not a weight file"):
-        fetch(f"{server}/page.pkl", SilentReporter())
-    with pytest.raises(BCNetError, match=r"`http://.*/cut\.pkl` is not .* or is cut off"):
-        fetch(f"{server}/cut.pkl", SilentReporter())
-    assert left_in(tmp_path / "cache") == ["w.pkl"]
-
-
-def test_failed_downloads_give_clear_errors(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BCNetError, match=r"cannot fetch `http://127\.0\.0\.1:1/x`"):
-        fetch("http://127.0.0.1:1/x", SilentReporter())
-    with pytest.raises(BCNetError, match="is not a URL that can be fetched") as caught:
-        fetch("s3://bucket/x.pkl", SilentReporter())
-    assert caught.value.exit_code == 2
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(BCNetError, match=r"cannot write `.*/w\.pkl`"):
-        fetch(f"{server}/w.pkl", SilentReporter())
-
-
-def test_paths_and_file_urls_are_used_in_place(tmp_path: Path) -> None:
-    path = tmp_path / "my weights.pkl"
-    assert fetch(str(path), SilentReporter()) == path
-    assert fetch(path.as_uri(), SilentReporter()) == path
-
-
-@pytest.mark.parametrize("url", ["http://a/%2e%2e", "http://a/..", "http://a/", "http://a/b%2Fc", "http://a/x%00y"])
-def test_no_url_leaves_the_cache(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cached(url).resolve().parent.parent == tmp_path / "bcnet/weights"
-    assert "\0" not in str(cached(url))
+def test_a_file_that_calls_itself_safetensors_is_read_as_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(pickle.dumps({"w": np.ones(3)}))
+    with pytest.raises(BCNetError, match="is not a weight file that bcnet can read"):
+        read_weight_file(tmp_path / "x.safetensors")

@@ -73,7 +73,7 @@ def randomized(model: nn.Module, picture: Tensor) -> nn.Module:
     images, _ = model.transform([picture])
     features = model.backbone(images.tensors)
     heads = [(model.head, list(features.values()))] if isinstance(model, detection.FCOS) else [
-        (model.rpn.head, list(features.values())), (model.roi_heads.box_head, torch.randn(200, 256, 7, 7)),
+        (model.rpn.head, list(features.values())), (model.roi_heads.box_head, torch.randn(40, 256, 7, 7)),
     ]  # fmt: skip
     spreads = {"cls_logits": 2.0, "bbox_ctrness": 1.0, "bbox_reg": 2.0, "bbox_pred": 0.3, "cls_score": 2.0}
     for name, module in model.named_modules():
@@ -145,9 +145,10 @@ def compared(ours: tuple[Tensor, Tensor, Tensor], theirs: tuple[Tensor, Tensor, 
     """Match boxes (N, 4), scores (N,) and labels (N,): among near-equals, NMS may keep another box of the two."""
     distance = (ours[0][:, None] - theirs[0]).abs().amax(2).masked_fill(ours[2][:, None] != theirs[2], torch.inf)
     nearest, index = distance.min(1)
-    alike = nearest < 0.1
+    alike, count = nearest < 0.1, max(len(ours[0]), len(theirs[0]))
+    if not alike.any():
+        return Agreement(torch.inf, torch.inf, 0.0, count)
     scores = (ours[1] - theirs[1][index]).abs()[alike].max()
-    count = max(len(ours[0]), len(theirs[0]))
     return Agreement(float(nearest[alike].max()), float(scores), int(alike.sum()) / count, count)
 
 
@@ -199,14 +200,14 @@ def pictures_of(*sizes: tuple[int, int]) -> list[Tensor]:
 
 @pytest.mark.parametrize("kind", ["fcos", "faster", "mask v2"])
 def test_boxes_and_scores_are_those_of_torchvision(tmp_path: Path, kind: str) -> None:
-    """Two pictures, whose P6 and P7 are rounded up: half of 192 pixels is not a stride of 128."""
+    """Two pictures, whose P6 and P7 are rounded up: half of 96 pixels is not a stride of 64."""
     torch.manual_seed(0)
-    pictures = pictures_of((192, 256), (150, 237))
+    pictures = pictures_of((96, 160), (75, 150))
     pair = imported(kind, tmp_path, pictures[0] / 255, proposals=40)
     for name, part in agreements(pair, pictures).items():
         for found in part:
             assert found.count >= 30 and found.share >= 0.95, (name, found)
-            assert found.boxes < 0.1 and found.scores < 0.005, (name, found)
+            assert found.boxes < 0.1 and found.scores < 0.02, (name, found)
 
 
 @pytest.mark.slow
@@ -260,6 +261,8 @@ def test_every_tensor_but_the_masks_of_the_classes_is_placed(tmp_path: Path, kin
     assert (model["geometry"], model["backbone_style"], model["backbone"]) == ("torchvision", "torchvision", "r50")
     heads = (model["rpn_convs"], model["box_head"], model["box_head_channels"], model["tower_convs"])
     assert heads == ((2, "conv", 1024, 4) if "v2" in kind else (1, "linear", 1024, 4))
+    told = {"geometry": "torchvision"} | ({"rpn_convs": 2, "box_head": "conv"} if "v2" in kind else {})
+    assert report.settings == told, "what a recipe has to set"
 
 
 @pytest.mark.parametrize("kind", ["faster", "mask"])
@@ -328,10 +331,10 @@ def test_frozen_norms_of_the_first_generation_have_no_epsilon() -> None:
 
 
 OTHERS: dict[str, Callable[..., nn.Module]] = {
-    "Keypoint R-CNN": detection.keypointrcnn_resnet50_fpn,
-    "RetinaNet": detection.retinanet_resnet50_fpn,
-    "SSD": detection.ssd300_vgg16,
-    "a detector over another backbone than a ResNet": detection.fasterrcnn_mobilenet_v3_large_fpn,
+    "torchvision's Keypoint R-CNN": detection.keypointrcnn_resnet50_fpn,
+    "torchvision's RetinaNet": detection.retinanet_resnet50_fpn,
+    "torchvision's SSD": detection.ssd300_vgg16,
+    "a detector of torchvision over another backbone than a ResNet": detection.fasterrcnn_mobilenet_v3_large_fpn,
 }
 
 
@@ -339,7 +342,7 @@ OTHERS: dict[str, Callable[..., nn.Module]] = {
 def test_other_detectors_are_refused(kind: str) -> None:
     with torch.device("meta"):
         state = OTHERS[kind](weights=None, weights_backbone=None).state_dict()
-    with pytest.raises(BCNetError, match=f"`x.pth` is {kind} of torchvision, which bcnet does not take$") as caught:
+    with pytest.raises(BCNetError, match=f"`x.pth` is {kind}, which bcnet does not take$") as caught:
         recognize(state, FILE)
     assert "it takes FCOS, Faster R-CNN and Mask R-CNN" in caught.value.hints[0]
 
@@ -360,6 +363,18 @@ def test_half_files_are_refused(tmp_path: Path, kind: str, lost: str) -> None:
     with pytest.raises(BCNetError, match=r"but its tensors do not fit: .* missing") as caught:
         import_weights(saved(tmp_path / "x.pth", given))
     assert caught.value.exit_code == 3
+
+
+def test_norms_that_do_not_fit_their_convolutions_are_told(tmp_path: Path) -> None:
+    given = names_of("mask v2") | {"roi_heads.box_head.1.1.weight": torch.ones(3)}
+    with pytest.raises(BCNetError, match=r"its tensors do not fit: 4 left over, 1 missing"):
+        import_weights(saved(tmp_path / "x.pth", given))
+
+
+def test_a_second_spelling_of_a_tensor_is_dropped_with_a_reason() -> None:
+    given = names_of("faster") | {"rpn.head.conv.weight": torch.zeros(1)}
+    found = recognize(given, FILE)
+    assert found.dropped == {"rpn.head.conv.weight": "`rpn.head.conv.0.0.weight` has the same place"}
 
 
 def test_half_a_one_stage_detector_is_refused() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
@@ -567,3 +568,16 @@ def test_a_run_keeps_the_recipe_of_its_checkpoint(scenes: Path, tmp_path: Path) 
     state = build_detector(recipe, categories).state_dict()
     save_checkpoint(tmp_path / "a.pt", Checkpoint(0, recipe.model_dump(mode="json"), categories, state, {}))
     assert open_run(tmp_path / "a.pt", "detectron2").recipe == recipe
+
+
+def test_lengths_in_epochs_and_the_precision_are_resolved_before_detectron2_sees_them(
+    bcnet: Bcnet, scenes: Path, tmp_path: Path
+) -> None:
+    settings = ("solver.epochs=2", "solver.eval_epochs=1", "solver.precision=auto", "solver.schedule=step")
+    planned = bcnet("train", "shapes", *settings, "solver.milestones=[0.5]", "model.mask_proposals=decoded", *D2,
+                    "--data-root", scenes, "--dry-run", cwd=tmp_path)  # fmt: skip
+    assert planned.returncode == 0, planned.stderr
+    assert "6 steps of 4 images: 2.0 epochs" in planned.stderr
+    solver = yaml.safe_load(planned.stdout)["SOLVER"]
+    assert (solver["MAX_ITER"], solver["STEPS"], solver["AMP"]["ENABLED"]) == (6, [3], False)
+    assert yaml.safe_load(planned.stdout)["TEST"]["EVAL_PERIOD"] == 3
