@@ -234,7 +234,8 @@ def _describe(dataset: TrainingSet, recipe: Recipe, asked: SolverConfig, reporte
     reporter.info(f"{len(dataset):,} training images; {share} of the instances have an occluder, {source}")
     epochs = solver.steps * solver.batch_size / len(dataset)
     shown = f"{epochs:.1f}" if epochs < 10 else f"{epochs:,.0f}"
-    floor = f", not {asked.epochs:g}: solver.min_steps" if asked.epochs and solver.steps == asked.min_steps else ""
+    floored = asked.epochs and solver.steps == asked.min_steps
+    floor = f" instead of {asked.epochs:g}, for solver.min_steps" if floored else ""
     reporter.info(f"{solver.steps:,} steps of {solver.batch_size} images: {shown} epochs{floor}")
     if asked.precision == "auto":
         reporter.info(f"precision {solver.precision}, chosen for the device (solver.precision=auto)")

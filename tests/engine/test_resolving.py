@@ -90,7 +90,7 @@ def test_the_start_says_what_was_resolved(scenes: Path, tmp_path: Path) -> None:
     asked = job(scenes, tmp_path, "solver.epochs=2", "solver.min_steps=30", "solver.precision=auto",
                 "solver.lr_batch_size=4", "solver.batch_size=2").recipe  # fmt: skip
     opened = open_data(asked, None, CPU, reporter)
-    assert "30 steps of 2 images: 5.0 epochs, not 2: solver.min_steps" in reporter.messages
+    assert "30 steps of 2 images: 5.0 epochs instead of 2, for solver.min_steps" in reporter.messages
     assert "precision fp32, chosen for the device (solver.precision=auto)" in reporter.messages
     assert reporter.messages[-1].endswith("scaled by 0.5")  # steps that follow from epochs need no advice
     assert (opened.recipe.solver.steps, opened.recipe.solver.precision) == (30, "fp32")
