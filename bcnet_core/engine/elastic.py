@@ -26,6 +26,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from bcnet_core import distributed as dist
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 
+TAKEN_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that elastic sets handlers for."""
 ERROR_MARK = "bcnet-error:"
 """Prefix of an error in the text that a process leaves."""
 
@@ -90,7 +92,8 @@ def run_processes(
     if cluster.restarts:  # else gloo finds the addresses of dead processes in the store that elastic keeps
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     try:
-        results = elastic_launch(config, worker)(*arguments)
+        with _signal_handlers_restored():
+            results = elastic_launch(config, worker)(*arguments)
     except ChildFailedError as failed:
         raise _first_error(failed) from None
     except SignalException:
@@ -182,6 +185,20 @@ def stop_requests() -> Iterator[list[int]]:
         yield received
     finally:
         for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _signal_handlers_restored() -> Iterator[None]:
+    """Undo elastic's signal handlers, which it leaves behind: the next Ctrl-C would raise its own exception."""
+    if threading.current_thread() is not threading.main_thread():  # elastic sets none there
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in TAKEN_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 

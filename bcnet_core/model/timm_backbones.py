@@ -57,7 +57,7 @@ class TimmBackbone(nn.Module):
         super().__init__()
         from timm.layers.norm_act import freeze_batch_norm_2d
 
-        self.body, self.indices, self.modules_of_stages = body, indices, modules
+        self.body, self.indices, self.stage_ends = body, indices, modules
         self.strides, self.pixels = strides_of(levels), pixels
         self.fpn = build_pyramid(widths, out_channels, levels)
         freeze(
@@ -85,13 +85,13 @@ class TimmBackbone(nn.Module):
         to the later one, what lies before the first to the stem.
         """
         stages: dict[str, int] = {}
-        current = 0
-        for name, _ in self.body.named_parameters():
-            ends = (k for k, module in enumerate(self.modules_of_stages, 1) if name.startswith(f"{module}."))
-            inside = next(ends, None)
-            current = current if inside is None else inside
-            after = min(current + 1, len(self.modules_of_stages)) if current else 0
-            stages[f"body.{name}"] = after if inside is None else inside
+        ended = 0
+        for layer, module in self.body.named_modules():
+            inside = [k for k, end in enumerate(self.stage_ends, 1) if f"{layer}.".startswith(f"{end}.")]
+            ended = inside[0] if inside else ended
+            stage = inside[0] if inside else min(ended + 1, len(self.stage_ends)) if ended else 0
+            names = (f"{layer}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False))
+            stages |= {f"body.{name}": stage for name in names}
         return stages
 
 
@@ -107,16 +107,16 @@ def build_timm_backbone(
     with torch.device("meta"):
         options = _accepted_options(_feature_model(name).model)
         plan = _feature_model(name, **options)
-    last = {stride: index for index, stride in enumerate(plan.feature_info.reduction())}  # of equal ones the last
+    info = plan.feature_info
+    maps = dict(zip(info.reduction(), zip(plan.out_indices, info.module_name(), strict=True), strict=True))  # the last
     wanted = [stride for stride in STAGE_STRIDES if stride >= 2 ** FINEST[levels]]
     _check_maps(name, plan, wanted)
-    model = _feature_model(name, out_indices=[last[stride] for stride in wanted], **options)
-    modules = plan.feature_info.module_name()
+    model = _feature_model(name, out_indices=[maps[stride][0] for stride in wanted], **options)
     return TimmBackbone(
         model.model,
         out_channels,
         indices=list(model.out_indices),
-        modules=[modules[last[stride]] for stride in STAGE_STRIDES if stride in last],
+        modules=[maps[stride][1] for stride in STAGE_STRIDES if stride in maps],
         widths=model.feature_info.channels(),
         levels=levels,
         frozen_stages=frozen_stages,
@@ -192,10 +192,14 @@ def _check_maps(name: BackboneName, model: Any, strides: list[int]) -> None:  # 
     try:
         maps = model.eval()(torch.empty(1, 3, height, width, device="meta"))
     except (AssertionError, RuntimeError, ValueError) as error:
-        raise _refusal(name, f"it does not take images of any size ({str(error).splitlines()[0]})") from None
+        reason = str(error).partition("\n")[0]
+        raise _refusal(name, "it does not take images of any size" + (f" ({reason})" if reason else "")) from None
     sizes = [(height // stride, width // stride) for stride in given]
     if [tuple(x.shape[-2:]) for x in maps] != sizes:
         raise _refusal(name, "its convolutions are not padded, so that its maps do not lie over the image")
+    modules = dict(model.model.named_modules())
+    if not all(module in modules for module in model.feature_info.module_name()):
+        raise _refusal(name, "timm does not say which of its layers end its stages")
 
 
 def _listed(values: list[int]) -> str:

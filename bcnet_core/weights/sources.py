@@ -39,6 +39,12 @@ ZOO_DETECTORS: dict[str, tuple[str, float, float | None]] = {
     "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x": ("137849600/model_final_f10217.pkl", 41.0, 37.2),
     "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x": ("138205316/model_final_a3ec72.pkl", 42.9, 38.6),
     "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x": ("139653917/model_final_2d9806.pkl", 44.3, 39.5),
+    "new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ": ("42047764/model_final_bb69de.pkl", 44.6, 40.3),
+    "new_baselines/mask_rcnn_R_50_FPN_200ep_LSJ": ("42047638/model_final_89a8d3.pkl", 46.3, 41.7),
+    "new_baselines/mask_rcnn_R_50_FPN_400ep_LSJ": ("42019571/model_final_14d201.pkl", 47.4, 42.5),
+    "new_baselines/mask_rcnn_R_101_FPN_100ep_LSJ": ("42025812/model_final_4f7b58.pkl", 46.4, 41.6),
+    "new_baselines/mask_rcnn_R_101_FPN_200ep_LSJ": ("42131867/model_final_0bb7ae.pkl", 48.0, 43.1),
+    "new_baselines/mask_rcnn_R_101_FPN_400ep_LSJ": ("42073830/model_final_f96b26.pkl", 48.9, 43.7),
     "Misc/mask_rcnn_R_50_FPN_3x_syncbn": ("169527823/model_final_3b3c51.pkl", 41.9, 37.8),
 }
 """File, box AP and mask AP on COCO val2017 of the detectors of detectron2's zoo that bcnet takes, by config."""

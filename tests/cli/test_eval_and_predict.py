@@ -171,8 +171,10 @@ def test_a_run_keeps_and_counts_as_many_detections_as_are_asked_for(
     assert "objects in an image" not in more.stderr
     few, many = (json.loads((tmp_path / name / "instances_val_results.json").read_text()) for name in ("own", "more"))
     assert [one for number, one in enumerate(many) if number % 20 < 5] == few  # the best of them
+    handler = signal.getsignal(signal.SIGINT)
     two = good(*asked, "-o", tmp_path / "two", "--max-dets", "20", "--gpus", "2")
     assert json.loads(two.stdout) == content
+    assert signal.getsignal(signal.SIGINT) is handler, "the next Ctrl-C is Python's again"
 
 
 def test_a_submission_of_a_run_that_keeps_more_has_the_hundred_best(

@@ -239,7 +239,7 @@ def test_a_dry_run_tells_what_would_be_taken_from_a_start(
     done = bcnet(*arguments, untrained, "model.detector=faster_rcnn", cwd=tmp_path)
     assert done.returncode == 3 and "holds weights of fcos tiny" in done.stderr
     done = bcnet(*arguments, "http://localhost:1/x.pth", cwd=tmp_path)
-    assert done.returncode == 0 and "would download http://localhost:1/x.pth" in " ".join(done.stderr.split())
+    assert done.returncode == 0 and "would fetch http://localhost:1/x.pth" in " ".join(done.stderr.split())
     assert not list(tmp_path.iterdir())
 
 

@@ -85,6 +85,7 @@ def test_a_recipe_for_the_torchvision_backend_is_rejected(name: str, setting: st
         (["solver.accumulate=2"], "solver.accumulate"),
         (["solver.ema=0.9", "solver.compile=true"], "solver.ema, solver.compile"),
         (["solver.patience=5", "solver.eval_every=9"], "does not have solver.patience"),
+        (["model.backbone=r18", "model.frozen_norm=false"], "does not have model.frozen_norm=false"),
         (["model.detector=faster_rcnn", "model.mask_proposals=jittered"], "mask_proposals=jittered with faster_rcnn"),
     ],
 )
