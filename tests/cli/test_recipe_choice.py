@@ -50,9 +50,9 @@ def test_a_dry_run_without_a_recipe_tells_the_choice_and_the_schedule(bcnet: Bcn
     done = bcnet("train", "solver.epochs=5", "--data-root", mine, "--device", "cpu", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("recipe own_light, as no other was named and this is a CPU; all: bcnet recipes list")
-    assert "15 steps of 4 images: 5.0 epochs" in done.stderr and "would write runs/own_light-" in done.stderr
+    assert "30 steps of 2 images: 5.0 epochs" in done.stderr and "would write runs/own_light-" in done.stderr
     solver = yaml.safe_load(done.stdout)["solver"]
-    assert (solver["steps"], solver["epochs"], solver["precision"]) == (15, None, "fp32")
+    assert (solver["steps"], solver["epochs"], solver["precision"]) == (30, None, "fp32")
 
 
 def test_nothing_at_all_is_the_usual_sentence(bcnet: Bcnet, tmp_path: Path) -> None:
