@@ -21,6 +21,8 @@ MAX_EXAMPLES = int(os.environ.get("BCNET_MAX_EXAMPLES", "1000"))
 """Limit for `examples`; `make mutants` lowers it, because it runs each test a thousand times."""
 hypothesis.settings.register_profile("bcnet", deadline=None)  # examples take longer on a busy machine
 hypothesis.settings.load_profile("bcnet")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell script starts what runs in its background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def examples(count: int) -> hypothesis.settings:
