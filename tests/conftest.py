@@ -16,6 +16,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from bcnet_core.reporting import SilentReporter
+
 REPO = Path(__file__).parent.parent
 MAX_EXAMPLES = int(os.environ.get("BCNET_MAX_EXAMPLES", "1000"))
 """Limit for `examples`; `make mutants` lowers it, because it runs each test a thousand times."""
@@ -23,6 +25,20 @@ hypothesis.settings.register_profile("bcnet", deadline=None)  # examples take lo
 hypothesis.settings.load_profile("bcnet")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell script starts what runs in its background
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Heard(SilentReporter):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.infos: list[str] = []
+        self.warnings: list[str] = []
+
+    def info(self, message: str) -> None:
+        self.infos.append(message)
+
+    def warning(self, message: str) -> None:
+        self.warnings.append(message)
 
 
 def examples(count: int) -> hypothesis.settings:

@@ -199,7 +199,8 @@ def _signal_handlers_restored() -> Iterator[None]:
         yield
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            if handler is not None:  # one that was not set in Python cannot be set from there
+                signal.signal(number, handler)
 
 
 def _silence_elastic() -> None:

@@ -8,21 +8,7 @@ import pytest
 
 from bcnet_core.annotations.coco import CocoFile
 from bcnet_core.annotations.crowding import report_crowding
-from bcnet_core.reporting import SilentReporter
-
-
-class Heard(SilentReporter):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.infos: list[str] = []
-        self.warnings: list[str] = []
-
-    def info(self, message: str) -> None:
-        self.infos.append(message)
-
-    def warning(self, message: str) -> None:
-        self.warnings.append(message)
+from tests.conftest import Heard
 
 
 def crowded(*counts: dict[int, int], crowds: int = 0) -> CocoFile:

@@ -7,17 +7,7 @@ import torch
 from bcnet_core.config.load import load_recipe
 from bcnet_core.engine import launch
 from bcnet_core.engine.state import TrainingJob
-from bcnet_core.reporting import SilentReporter
-
-
-class Warned(SilentReporter):
-    """Collect warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warning(self, message: str) -> None:
-        self.warnings.append(message)
+from tests.conftest import Heard
 
 
 def reading(*cores: tuple[int, int]) -> str:
@@ -31,7 +21,7 @@ def warnings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *after: tuple[int, int], cores: int = 2, threads: int = 2
 ) -> list[str]:
     """Report between a reading of idle cores and `after`, on the first of them."""
-    file, reporter = tmp_path / "stat", Warned()
+    file, reporter = tmp_path / "stat", Heard()
     file.write_text(reading(*[(100, 100)] * len(after)))
     monkeypatch.setattr(launch, "STATISTICS", file)
     monkeypatch.setattr(launch.time, "sleep", lambda _: file.write_text(reading(*after)))
@@ -81,6 +71,6 @@ def test_a_chosen_number_of_threads_is_left_alone(monkeypatch: pytest.MonkeyPatc
 
 def test_without_linux_statistics_nothing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(launch, "STATISTICS", tmp_path / "missing")
-    job, reporter = TrainingJob(load_recipe("shapes"), tmp_path, "cpu", "bcnet train shapes"), Warned()
+    job, reporter = TrainingJob(load_recipe("shapes"), tmp_path, "cpu", "bcnet train shapes"), Heard()
     launch.report_busy_cores(job, reporter)
     assert reporter.warnings == []

@@ -26,6 +26,7 @@ from bcnet_core.weights.checkpoint import Checkpoint, latest_checkpoint, read_ch
 from bcnet_core.weights.export import export_detector
 from bcnet_core.weights.importing import import_weights
 from bcnet_core.weights.loading import Start, load_weights, read_trained
+from tests.conftest import Heard
 
 
 class Unlisted(nn.Module):
@@ -100,21 +101,9 @@ MASKS = "heads.masks.head."
 
 def report_of(start: Start, source: str = "x.pt") -> tuple[list[str], list[str]]:
     """The messages and the warnings about a start."""
-    reporter = Notes()
+    reporter = Heard()
     start.report(source, reporter)
     return reporter.infos, reporter.warnings
-
-
-class Notes(SilentReporter):
-    def __init__(self) -> None:
-        self.infos: list[str] = []
-        self.warnings: list[str] = []
-
-    def info(self, message: str) -> None:
-        self.infos.append(message)
-
-    def warning(self, message: str) -> None:
-        self.warnings.append(message)
 
 
 def start_from(checkpoint: Checkpoint, categories: list[Record], **settings: Any) -> Start:
@@ -198,7 +187,7 @@ def test_a_training_reports_its_start(tmp_path: Path, scenes: Path, untrained: P
     settings = ["model.channels=32", "model.tower_convs=1", "model.layers=1", "data.min_size=64", "data.max_size=64",
                 "data.workers=0", "solver.batch_size=2", "solver.steps=1"]  # fmt: skip
     recipe = load_recipe("shapes", settings, data_root=scenes)
-    reporter = Notes()
+    reporter = Heard()
     run_training(TrainingJob(recipe, tmp_path / "run", "cpu", "bcnet train", init_from=str(untrained)), reporter)
     assert any(message.startswith(f"starts from {untrained}: ") for message in reporter.infos)
     assert any("are left out" in message for message in reporter.warnings)

@@ -15,17 +15,10 @@ from bcnet_core.engine.state import TrainingJob
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.weights import sources
 from bcnet_core.weights.starts import describe_start, fetch_start, find_source, read_start
+from tests.conftest import Heard
 
 R50 = "detectron2/ImageNetPretrained/MSRA/R-50"
 MASK = "detectron2/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
-
-
-class Told(SilentReporter):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def info(self, message: str) -> None:
-        self.lines.append(message)
 
 
 @pytest.fixture
@@ -79,10 +72,10 @@ def test_a_package_wins_over_a_download_and_is_said(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(
         sources, "PACKAGED", {"timm/tf_efficientnet_lite0": ("a-package", "shipped_for_a_test", "w.pth")}
     )
-    found, told = find_source("timm/tf_efficientnet_lite0"), Told()
+    found, told = find_source("timm/tf_efficientnet_lite0"), Heard()
     assert (found.path, found.url, found.backbone) == (tmp_path / "w.pth", None, None)
     assert fetch_start("timm/tf_efficientnet_lite0", told) == tmp_path / "w.pth"
-    assert told.lines == [f"`timm/tf_efficientnet_lite0`: {tmp_path / 'w.pth'}, which the package a-package ships"]
+    assert told.infos == [f"`timm/tf_efficientnet_lite0`: {tmp_path / 'w.pth'}, which the package a-package ships"]
 
 
 def test_a_path_that_exists_wins_over_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
