@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, get_args
 
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.config.choices import Backend
-from bcnet_core.config.schema import DataConfig, Recipe
+from bcnet_core.config.data import DataConfig
+from bcnet_core.config.schema import Recipe
 from bcnet_core.engine.elastic import Cluster, check_processes
 from bcnet_core.engine.state import RunOptions, TrainingJob
 from bcnet_core.errors import BCNetError, ExitCode, usage_error

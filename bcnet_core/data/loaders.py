@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bcnet_core.annotations.coco import CocoFile, Record, read_coco, ways_out
 from bcnet_core.annotations.instances import survey_instances
-from bcnet_core.config.schema import DataConfig, DatasetConfig
+from bcnet_core.config.data import DataConfig, DatasetConfig
 from bcnet_core.data.dataset import TrainingSet
 from bcnet_core.data.transforms import training_steps
 from bcnet_core.errors import BCNetError, data_error, usage_error

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bcnet_core import masks
-from bcnet_core.config.schema import DataConfig
+from bcnet_core.config.data import DataConfig
 from bcnet_core.masks import RLE
 
 Window = tuple[float, float, float, float]

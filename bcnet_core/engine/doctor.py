@@ -18,8 +18,8 @@ import torch
 from torch import distributed
 
 from bcnet_core import __version__
+from bcnet_core.config.data import DataConfig
 from bcnet_core.config.load import load_recipe
-from bcnet_core.config.schema import DataConfig
 from bcnet_core.distributed import choose_device
 from bcnet_core.engine.launch import open_data
 from bcnet_core.engine.state import TrainingJob, TrainingState

@@ -15,7 +15,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import CocoFile, Record
-from bcnet_core.config.schema import DataConfig, Recipe
+from bcnet_core.config.data import DataConfig
+from bcnet_core.config.schema import Recipe
 from bcnet_core.data.dataset import Sample
 from bcnet_core.distributed import share_statistics
 from bcnet_core.engine.optimizer import build_optimizer, full_rate, learning_rate, load_optimizer

@@ -10,7 +10,8 @@ from pathlib import Path
 from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.annotations.crowding import detections_to_count
-from bcnet_core.config.schema import DataConfig, Recipe
+from bcnet_core.config.data import DataConfig
+from bcnet_core.config.schema import Recipe
 from bcnet_core.data.loaders import read_truth
 from bcnet_core.engine.elastic import Cluster
 from bcnet_core.engine.launch import launch

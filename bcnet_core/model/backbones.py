@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 
 from bcnet_core.config.choices import TIMM, BackboneName, BackboneStyle
-from bcnet_core.config.schema import ModelConfig
+from bcnet_core.config.model import ModelConfig
 from bcnet_core.model.pixels import IMAGENET, PixelFormat
 from bcnet_core.model.pyramids import FINEST, Levels, build_pyramid, freeze, run_pyramid, strides_of
 from bcnet_core.model.timm_backbones import TimmBackbone, build_timm_backbone, timm_pixels

@@ -13,7 +13,8 @@ from torch.nn import functional
 from torchvision.models.detection.image_list import ImageList
 
 from bcnet_core.annotations.coco import Record, category_names
-from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
+from bcnet_core.config.model import ModelConfig
+from bcnet_core.config.schema import LossConfig, Recipe
 from bcnet_core.data.dataset import Targets
 from bcnet_core.data.transforms import resize as resize_image
 from bcnet_core.data.transforms import target_size

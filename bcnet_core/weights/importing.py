@@ -18,7 +18,9 @@ from torch import Tensor
 
 from bcnet_core.annotations.coco import Record, coco_categories, in_id_order, read_coco
 from bcnet_core.config.choices import TIMM, BackboneName, BackboneStyle, DetectorName
-from bcnet_core.config.schema import DataConfig, LossConfig, ModelConfig, Recipe
+from bcnet_core.config.data import DataConfig
+from bcnet_core.config.model import ModelConfig
+from bcnet_core.config.schema import LossConfig, Recipe
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.weights.checkpoint import (
     DETECTRON2_KEY,

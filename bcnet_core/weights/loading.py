@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from bcnet_core.annotations.coco import Record, category_difference
-from bcnet_core.config.schema import ModelConfig, Recipe
+from bcnet_core.config.model import ModelConfig
+from bcnet_core.config.schema import Recipe
 from bcnet_core.distributed import choose_device
 from bcnet_core.errors import data_error
 from bcnet_core.model.backbones import RESNETS

@@ -23,7 +23,8 @@ from bcnet_cli import console
 from bcnet_cli.options import Device, ImageSize, Json, parse_size
 from bcnet_core import masks
 from bcnet_core.config.load import load_recipe
-from bcnet_core.config.schema import ModelConfig, Recipe
+from bcnet_core.config.model import ModelConfig
+from bcnet_core.config.schema import Recipe
 from bcnet_core.data.dataset import Targets
 from bcnet_core.distributed import choose_device
 from bcnet_core.engine.logging import peak_memory

@@ -17,7 +17,8 @@ from torchvision.models import resnet18
 from typer.testing import CliRunner
 
 from bcnet_cli.commands.weights import app
-from bcnet_core.config.schema import ModelConfig, Recipe
+from bcnet_core.config.model import ModelConfig
+from bcnet_core.config.schema import Recipe
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint

@@ -11,7 +11,7 @@ from torchvision.ops import roi_align
 from bcnet_core import BCNetError
 from bcnet_core.annotations.coco import read_coco
 from bcnet_core.config.choices import OccluderSource
-from bcnet_core.config.schema import DataConfig
+from bcnet_core.config.data import DataConfig
 from bcnet_core.data.dataset import TrainingSet
 from bcnet_core.data.loaders import scan_images
 from bcnet_core.data.transforms import Scene, training_steps

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from bcnet_core import BCNetError
+from bcnet_core.config.data import DataConfig, DatasetConfig
 from bcnet_core.config.load import load_recipe
-from bcnet_core.config.schema import DataConfig, DatasetConfig
 from bcnet_core.data.loaders import open_training_set, read_annotations
 
 

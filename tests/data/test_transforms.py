@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bcnet_core import masks
-from bcnet_core.config.schema import DataConfig
+from bcnet_core.config.data import DataConfig
 from bcnet_core.data.transforms import Scene, crop, jitter_scale, resize_shorter, target_size, training_steps
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bcnet_core.config.schema import ModelConfig, Recipe
+from bcnet_core.config.model import ModelConfig
+from bcnet_core.config.schema import Recipe
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.weights.checkpoint import Checkpoint, save_checkpoint
 from tests.conftest import REPO

@@ -14,8 +14,9 @@ import torch
 
 from bcnet_core import BCNetError, load_detector
 from bcnet_core.annotations.coco import Record
+from bcnet_core.config.data import DataConfig
 from bcnet_core.config.load import load_recipe
-from bcnet_core.config.schema import DataConfig, Recipe
+from bcnet_core.config.schema import Recipe
 from bcnet_core.data.loaders import open_training_set
 from bcnet_core.engine.launch import open_data, run_training, train_together
 from bcnet_core.engine.logging import draw_curves, layers_picture

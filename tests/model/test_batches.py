@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from bcnet_core.config.schema import DataConfig, ModelConfig, Recipe
+from bcnet_core.config.data import DataConfig
+from bcnet_core.config.model import ModelConfig
+from bcnet_core.config.schema import Recipe
 from bcnet_core.model.detectors import build_detector
 
 

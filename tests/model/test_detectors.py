@@ -10,8 +10,10 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from bcnet_core import BCNetError, masks
+from bcnet_core.config.data import DataConfig
 from bcnet_core.config.load import load_recipe
-from bcnet_core.config.schema import DataConfig, LossConfig, ModelConfig, Recipe
+from bcnet_core.config.model import ModelConfig
+from bcnet_core.config.schema import LossConfig, Recipe
 from bcnet_core.data.dataset import Targets
 from bcnet_core.data.transforms import resize
 from bcnet_core.masks.crops import crop_rles

@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from bcnet_core import BCNetError
-from bcnet_core.config.schema import DataConfig, ModelConfig, Recipe
+from bcnet_core.config.data import DataConfig
+from bcnet_core.config.model import ModelConfig
+from bcnet_core.config.schema import Recipe
 from bcnet_core.distributed import GlobalBatchNorm2d, share_statistics
 from bcnet_core.engine.estimate import estimate_memory
 from bcnet_core.model.backbones import Backbone, build_backbone, freezes_norm, pixel_format

@@ -14,7 +14,8 @@ from PIL import Image
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco
-from bcnet_core.config.schema import DataConfig, Recipe
+from bcnet_core.config.data import DataConfig
+from bcnet_core.config.schema import Recipe
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.evaluation.coco import evaluate, ground_truth
 from bcnet_core.evaluation.compare import image_precisions, mean_ious

@@ -9,7 +9,9 @@ import torch
 
 import bcnet_core
 from bcnet_core import BCNetError
-from bcnet_core.config.schema import DataConfig, ModelConfig, Recipe
+from bcnet_core.config.data import DataConfig
+from bcnet_core.config.model import ModelConfig
+from bcnet_core.config.schema import Recipe
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.weights.checkpoint import (
     Checkpoint,

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bcnet_core.config.schema import DataConfig, ModelConfig, Recipe
+from bcnet_core.config.data import DataConfig
+from bcnet_core.config.model import ModelConfig
+from bcnet_core.config.schema import Recipe
 from bcnet_core.model.detectors import Detector, build_detector
 from bcnet_core.weights.checkpoint import Checkpoint
 from bcnet_core.weights.classes import ClassRows, class_rows, match_classes, transfer_rows

@@ -14,7 +14,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from bcnet_core import BCNetError
 from bcnet_core.config.choices import BackboneName
-from bcnet_core.config.schema import ModelConfig, Recipe
+from bcnet_core.config.model import ModelConfig
+from bcnet_core.config.schema import Recipe
 from bcnet_core.weights.foreign import FROZEN_NORM_EPS, Converted, count_parts
 from bcnet_core.weights.from_mmdetection import read_meta
 from bcnet_core.weights.importing import fit, recognize

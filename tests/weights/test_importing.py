@@ -15,8 +15,10 @@ from torchvision.models import resnet18, resnet50, resnext101_32x8d
 import bcnet_core
 from bcnet_core import BCNetError
 from bcnet_core.annotations.coco import coco_categories, read_coco
+from bcnet_core.config.data import DataConfig
 from bcnet_core.config.load import load_recipe
-from bcnet_core.config.schema import DataConfig, LossConfig, ModelConfig, Recipe
+from bcnet_core.config.model import ModelConfig
+from bcnet_core.config.schema import LossConfig, Recipe
 from bcnet_core.engine.launch import run_training
 from bcnet_core.engine.run_dir import open_run
 from bcnet_core.engine.state import TrainingJob

@@ -12,7 +12,8 @@ from detectron2.config import CfgNode, get_cfg
 from pydantic import BaseModel, ValidationError
 
 from bcnet_core.config.choices import BackboneName, BackboneStyle, BoxHead
-from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
+from bcnet_core.config.model import ModelConfig
+from bcnet_core.config.schema import LossConfig, Recipe
 from bcnet_core.engine.optimizer import full_rate
 from bcnet_core.errors import usage_error
 from bcnet_core.model.backbones import RESNETS, pixel_format

@@ -27,7 +27,7 @@ from bcnet_core.annotations.coco import (
 from bcnet_core.annotations.instances import survey_instances
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.config.choices import OccluderSource
-from bcnet_core.config.schema import DatasetConfig
+from bcnet_core.config.data import DatasetConfig
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.files.images import image_path
 from bcnet_core.files.json_files import write_json

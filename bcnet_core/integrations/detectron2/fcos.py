@@ -14,7 +14,8 @@ from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-from bcnet_core.config.schema import LossConfig, ModelConfig
+from bcnet_core.config.model import ModelConfig
+from bcnet_core.config.schema import LossConfig
 from bcnet_core.data.dataset import Targets
 from bcnet_core.errors import usage_error
 from bcnet_core.integrations.detectron2.config import loss_from_config, loss_weights, model_from_config

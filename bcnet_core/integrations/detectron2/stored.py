@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from yaml import YAMLError
 
 from bcnet_core.annotations.coco import Record
-from bcnet_core.config.schema import DataConfig, Recipe
+from bcnet_core.config.data import DataConfig
+from bcnet_core.config.schema import Recipe
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.integrations.detectron2.config import (
     config_from_recipe,

@@ -19,7 +19,8 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from bcnet_core.annotations.coco import in_id_order
 from bcnet_core.annotations.crowding import report_crowding
-from bcnet_core.config.schema import DataConfig, Recipe
+from bcnet_core.config.data import DataConfig
+from bcnet_core.config.schema import Recipe
 from bcnet_core.data.dataset import TrainingSet
 from bcnet_core.data.loaders import read_annotations, read_truth
 from bcnet_core.distributed import choose_device

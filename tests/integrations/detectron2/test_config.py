@@ -10,7 +10,8 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 from detectron2.solver.lr_scheduler import LRMultiplier
 
 from bcnet_core.config.load import load_recipe
-from bcnet_core.config.schema import LossConfig, ModelConfig, Recipe
+from bcnet_core.config.model import ModelConfig
+from bcnet_core.config.schema import LossConfig, Recipe
 from bcnet_core.engine.optimizer import learning_rate
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2.config import (

@@ -1,0 +1,106 @@
+"""The section `model` of a recipe."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, Field, model_validator
+
+from bcnet_core.config.choices import (
+    BACKBONES,
+    TIMM,
+    BackboneName,
+    BackboneStyle,
+    BoxHead,
+    DetectorName,
+    Geometry,
+    MaskProposals,
+    OccluderSampling,
+)
+from bcnet_core.config.numbers import Channels, Convs, Positive, Share
+
+
+def _known_backbone(name: str) -> str:
+    if name not in BACKBONES and not re.fullmatch(rf"{TIMM}[\w.-]+", name):
+        raise ValueError(f"model.backbone is one of {', '.join(BACKBONES)}, or {TIMM}NAME, not `{name}`")
+    return name
+
+
+class ModelConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """The detector and its bilayer mask head; the defaults are those of the FCOS R50 release, with its bugs fixed."""
+
+    detector: DetectorName = Field("fcos", description="detector that proposes the boxes")
+    init: str | None = Field(
+        None,
+        description="weights to start from: a name of `bcnet weights list`, a URL, a file or a run; see --init-from",
+    )
+    backbone: Annotated[BackboneName, AfterValidator(_known_backbone)] = Field(
+        "r50",
+        description="feature extractor: a ResNet, ResNeXt-101 32x8d, a tiny one with GroupNorm for CPUs, or timm/NAME",
+    )
+    backbone_style: BackboneStyle = Field(
+        "caffe",
+        description="ImageNet weights it fits: torchvision (RGB, stride in the 3x3) or MSRA (BGR, in the 1x1)",
+    )
+    channels_last: bool = Field(
+        default=True, description="memory layout of batches and weights; channels last is faster on most machines"
+    )
+    frozen_stages: int = Field(
+        2, ge=0, le=5, description="frozen stages of the feature extractor: 2 freezes the stem and the first stage"
+    )
+    frozen_norm: bool = Field(
+        default=True,
+        description="keep the backbone's BatchNorm as its weights have it; false: train it outside frozen stages",
+    )
+    channels: Channels = Field(
+        256, multiple_of=32, description="channels of the feature pyramid, the FCOS towers and the mask head"
+    )
+    tower_convs: Convs = Field(4, description="3x3 convolutions in each FCOS tower")
+    geometry: Geometry = Field(
+        "exact",
+        description="positions of anchors, locations and pooled boxes: exact, or as torchvision's published detectors "
+        "expect them (rounded anchors, unaligned box RoIs)",
+    )
+    anchor_scale: Positive = Field(8, description="side of a Faster R-CNN anchor, in strides of its level")
+    proposals_per_image: Positive = Field(1000, description="proposals for Faster R-CNN's second stage")
+    rpn_convs: Convs = Field(1, description="3x3 convolutions in the head that proposes boxes (Faster R-CNN)")
+    box_rois_per_image: Positive = Field(512, description="RoIs that train Faster R-CNN's box head")
+    box_head: BoxHead = Field(
+        "linear", description="Faster R-CNN's box head: two linear layers, or four 3x3 convolutions and a linear layer"
+    )
+    box_head_channels: Channels = Field(1024, description="width of the linear layers of Faster R-CNN's box head")
+    layers: int = Field(2, ge=1, le=2, description="layers of the mask head; 1 has no occluder layer")
+    mask_convs: Convs = Field(4, description="3x3 convolutions in each layer of the mask head")
+    mask_channels: Channels | None = Field(
+        None, description="channels of a mask head with one layer; none: those of the feature pyramid"
+    )
+    attention: bool = Field(default=True, description="non-local block in each layer of the mask head")
+    boundary: bool = Field(default=True, description="predict boundaries beside the masks")
+    mask_proposals: MaskProposals = Field(
+        "decoded",
+        description="boxes that train the mask head: proposals and ground truth; ground truth, jittered; "
+        "or, for FCOS, proposals decoded without the stride (official)",
+    )
+    mask_rois_per_image: int = Field(64, ge=0, description="most RoIs per image that train the mask head; 0: all")
+    occluder_sampling: OccluderSampling = Field(
+        "balanced",
+        description="RoIs of the occluder losses: those with an occluder and as many without (balanced), those alone "
+        "(nonempty), or those and the first of the batch (official)",
+    )
+    score_threshold: Share = Field(0.03, description="smallest class probability of a candidate")
+    nms_iou: Share = Field(
+        0.6, description="box IoU above which the lower-scoring of two detections of a class is dropped"
+    )
+    candidates_per_level: Positive = Field(1000, description="candidates kept per pyramid level before NMS")
+    detections_per_image: Positive = Field(
+        100, description="most detections per image; the run's own scores count them all, and no fewer than COCO's 100"
+    )
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> ModelConfig:
+        if self.detector != "fcos" and self.mask_proposals == "official":
+            raise ValueError("mask_proposals=official is for FCOS, whose release works so; choose decoded or jittered")
+        if self.mask_channels is not None and self.layers > 1:
+            raise ValueError("model.mask_channels is for a head with one layer: model.layers=1")
+        return self
