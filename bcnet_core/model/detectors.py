@@ -214,6 +214,7 @@ def build_mask_branch(model: ModelConfig, strides: tuple[int, ...]) -> MaskBranc
         boundary=model.boundary,
         convs=model.mask_convs,
         width=model.mask_channels,
+        mask_size=model.mask_size,
     )
     return MaskBranch(head, strides=strides, occluder_sampling=model.occluder_sampling)
 
