@@ -55,7 +55,7 @@ def test_larger_targets_follow_thin_objects_better() -> None:
         target = crop_to_boxes(crop_rles([rle]), torch.tensor([0]), box, size=size)
         (pasted,) = paste_rles(target.float(), box, 300, 300)
         overlaps.append(masks.iou(pasted, rle))
-    assert overlaps[0] < 0.6 < 0.75 < overlaps[1] < 0.85 < overlaps[2]
+    assert overlaps[0] < 0.6 and 0.75 < overlaps[1] < 0.85 < overlaps[2]
 
 
 def test_crops_equal_a_dense_reference() -> None:
