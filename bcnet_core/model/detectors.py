@@ -246,7 +246,7 @@ def build_two_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ..
     rpn = build_rpn(
         channels=model.channels,
         convs=model.rpn_convs,
-        anchors=StridedAnchors(strides, scale=model.anchor_scale, geometry=model.geometry),
+        anchors=StridedAnchors(strides, scales=model.anchor_scale, geometry=model.geometry),
         candidates_per_level=model.candidates_per_level,
         proposals=model.proposals_per_image,
     )

@@ -219,13 +219,14 @@ class StridedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has 
 
     Args:
         strides: of the levels, pixels.
-        scale: side of an anchor, in strides.
+        scales: sides of the anchors of a place, in strides; each has all aspect ratios.
         geometry: "exact" for anchors as they are, at the strides, or "torchvision".
     """
 
-    def __init__(self, strides: tuple[int, ...], *, scale: int, geometry: Geometry) -> None:
+    def __init__(self, strides: tuple[int, ...], *, scales: tuple[int, ...], geometry: Geometry) -> None:
         self.strides, self.geometry = strides, geometry  # before torchvision generates the anchors
-        super().__init__(tuple((scale * stride,) for stride in strides), (ASPECT_RATIOS,) * len(strides))
+        sides = tuple(tuple(scale * stride for scale in scales) for stride in strides)
+        super().__init__(sides, (ASPECT_RATIOS,) * len(strides))
 
     def generate_anchors(
         self,
@@ -234,14 +235,18 @@ class StridedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has 
         dtype: torch.dtype = torch.float32,
         device: torch.device = torch.device("cpu"),  # noqa: B008  (torchvision's signature)
     ) -> Tensor:
-        """Return the (A, 4) xyxy anchors around the origin; those of the exact geometry are not rounded."""
+        """Return the (A, 4) xyxy anchors around the origin.
+
+        Those of the exact geometry are not rounded, and all ratios of one side lie together, as in detectron2; in
+        torchvision's order, all sides of one ratio do.
+        """
         if self.geometry == "torchvision":
             rounded: Tensor = super().generate_anchors(scales, aspect_ratios, dtype, device)
             return rounded
         height = torch.as_tensor(aspect_ratios, dtype=dtype, device=device).sqrt()
         sides = torch.as_tensor(scales, dtype=dtype, device=device)
-        half_width = (sides[None, :] / height[:, None]).flatten() / 2
-        half_height = (sides[None, :] * height[:, None]).flatten() / 2
+        half_width = (sides[:, None] / height).flatten() / 2
+        half_height = (sides[:, None] * height).flatten() / 2
         return torch.stack([-half_width, -half_height, half_width, half_height], dim=1)
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
@@ -285,7 +290,7 @@ def build_rpn(
     """
     rpn = RegionProposalNetwork(
         anchors,
-        FullPrecisionRPNHead(channels, len(ASPECT_RATIOS), conv_depth=convs),
+        FullPrecisionRPNHead(channels, anchors.num_anchors_per_location()[0], conv_depth=convs),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
         batch_size_per_image=0,  # this and the next are the sampler's, which is replaced below
