@@ -4,7 +4,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from bcnet_core.config.choices import Geometry
-from bcnet_core.model.faster_rcnn import StridedAnchors, build_rpn
+from bcnet_core.model.rpn import StridedAnchors, build_rpn
 
 
 def test_anchors_lie_at_the_strides_and_are_not_rounded() -> None:
