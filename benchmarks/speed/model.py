@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import product
 from statistics import median
 from typing import Annotated, Any, Literal, NamedTuple
@@ -202,10 +203,7 @@ def lower_threshold(detector: Detector, picture: NDArray[np.uint8]) -> None:
     found = [one.sigmoid() if isinstance(heads, OneStageHeads) else one.softmax(1)[:, 1:] for one in seen]
     scores = torch.cat([one.flatten() for one in found])
     threshold = float(scores.topk(min(CANDIDATES, len(scores))).values[-1]) * 0.999
-    if isinstance(heads, OneStageHeads):
-        heads.score_threshold = threshold
-    else:
-        heads.roi_heads.score_thresh = threshold
+    heads.suppression = replace(heads.suppression, score_threshold=threshold)
 
 
 def autocast_to(work: Workload, device: torch.device) -> AbstractContextManager[object]:
