@@ -18,7 +18,7 @@ from bcnet_core.config.choices import (
     MaskProposals,
     OccluderSampling,
 )
-from bcnet_core.config.numbers import Channels, Convs, Positive, Share
+from bcnet_core.config.numbers import Channels, Convs, Numbers, Positive, Share
 
 
 def _known_backbone(name: str) -> str:
@@ -62,7 +62,9 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         description="positions of anchors, locations and pooled boxes: exact, or as torchvision's published detectors "
         "expect them (rounded anchors, unaligned box RoIs)",
     )
-    anchor_scale: Positive = Field(8, description="side of a Faster R-CNN anchor, in strides of its level")
+    anchor_scale: Numbers = Field(
+        (8,), description="sides of Faster R-CNN's anchors, in strides of their level; one or several"
+    )
     proposals_per_image: Positive = Field(1000, description="proposals for Faster R-CNN's second stage")
     rpn_convs: Convs = Field(1, description="3x3 convolutions in the head that proposes boxes (Faster R-CNN)")
     box_rois_per_image: Positive = Field(512, description="RoIs that train Faster R-CNN's box head")

@@ -21,12 +21,13 @@ from bcnet_core.data.transforms import target_size
 from bcnet_core.errors import usage_error
 from bcnet_core.files.images import read_image
 from bcnet_core.model.backbones import Backbone, build_backbone
-from bcnet_core.model.faster_rcnn import StridedAnchors, TwoStageHeads, build_roi_heads, build_rpn
+from bcnet_core.model.faster_rcnn import TwoStageHeads, build_roi_heads
 from bcnet_core.model.fcos import FCOSHead
 from bcnet_core.model.head import BilayerMaskHead
 from bcnet_core.model.mask_branch import Found, MaskBranch
 from bcnet_core.model.one_stage import OneStageHeads
 from bcnet_core.model.pixels import NormalizePixels
+from bcnet_core.model.rpn import StridedAnchors, build_rpn
 from bcnet_core.structures import Detections
 
 
@@ -246,7 +247,7 @@ def build_two_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ..
     rpn = build_rpn(
         channels=model.channels,
         convs=model.rpn_convs,
-        anchors=StridedAnchors(strides, scale=model.anchor_scale, geometry=model.geometry),
+        anchors=StridedAnchors(strides, scales=model.anchor_scale, geometry=model.geometry),
         candidates_per_level=model.candidates_per_level,
         proposals=model.proposals_per_image,
     )

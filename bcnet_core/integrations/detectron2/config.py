@@ -185,7 +185,7 @@ def _set_faster_rcnn(cfg: CfgNode, recipe: Recipe) -> None:
     _write(cfg, model, RCNN_PLACES)
     levels = range(3, 6) if model.backbone == "tiny" else range(2, 7)
     names = [f"p{level}" for level in levels]
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[model.anchor_scale * 2**level] for level in levels]
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[scale * 2**level for scale in model.anchor_scale] for level in levels]
     cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
     rpn = cfg.MODEL.RPN
     rpn.IN_FEATURES, rpn.CONV_DIMS = names, [-1] * model.rpn_convs
@@ -243,12 +243,29 @@ def recipe_from_config(cfg: CfgNode) -> Recipe:
     settings |= {"detector": "fcos" if fcos else "faster_rcnn", "backbone": name, "backbone_style": style}
     settings |= _read(cfg, PLACES)
     if two_stage:
-        scale = cfg.MODEL.ANCHOR_GENERATOR.SIZES[0][0] // (8 if name == "tiny" else 4)
-        settings |= {**_read(cfg, RCNN_PLACES), "anchor_scale": scale, "mask_proposals": "decoded", "geometry": "exact"}
+        scales = _anchor_scales(cfg, first_stride=8 if name == "tiny" else 4)
+        settings |= {**_read(cfg, RCNN_PLACES), "anchor_scale": scales}
+        settings |= {"mask_proposals": "decoded", "geometry": "exact"}
         box_head: BoxHead = "conv" if cfg.MODEL.ROI_BOX_HEAD.NUM_CONV else "linear"
         settings |= {"rpn_convs": len(cfg.MODEL.RPN.CONV_DIMS), "box_head": box_head}
     sizes = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": max(cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST)}
     return _validated(Recipe, {"model": settings, "data": sizes}, "as a recipe")
+
+
+def _anchor_scales(cfg: CfgNode, *, first_stride: int) -> tuple[int, ...]:
+    anchors = cfg.MODEL.ANCHOR_GENERATOR
+    scales = tuple(int(size / first_stride) for size in anchors.SIZES[0])
+    levels = range(len(cfg.MODEL.RPN.IN_FEATURES))
+    wanted = [[scale * first_stride * 2**level for scale in scales] for level in levels]
+    if [list(sizes) for sizes in anchors.SIZES] != wanted or [list(one) for one in anchors.ASPECT_RATIOS] != [
+        [0.5, 1.0, 2.0]
+    ]:
+        raise usage_error(
+            "the torchvision backend does not have this config's anchors: "
+            f"SIZES {anchors.SIZES}, ASPECT_RATIOS {anchors.ASPECT_RATIOS}",
+            f"it has the same multiples of the stride on every level, such as {wanted}, and the ratios 0.5, 1 and 2",
+        )
+    return scales
 
 
 def _check_pixels(cfg: CfgNode, name: BackboneName, pixels: PixelFormat) -> None:

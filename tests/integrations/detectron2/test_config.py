@@ -102,6 +102,8 @@ def test_recipes_with_unsupported_settings_are_rejected(settings: list[str], mes
         (["MODEL.ROI_HEADS.NAME", "BilayerCascadeROIHeads"], "BilayerCascadeROIHeads"),
         (["MODEL.RESNETS.NORM", "GN"], "does not have this detector"),
         (["MODEL.PIXEL_STD", "[2.0, 2.0, 2.0]"], "does not normalize images"),
+        (["MODEL.ANCHOR_GENERATOR.SIZES", "[[32, 64, 128, 256, 512]]"], "does not have this config's anchors: SIZES"),
+        (["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", "[[1.0]]"], r"ASPECT_RATIOS \[\[1.0\]\]"),
     ],
 )
 def test_configs_without_a_torchvision_counterpart_are_rejected(keys: list[str], message: str) -> None:

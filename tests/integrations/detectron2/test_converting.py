@@ -38,7 +38,8 @@ MODELS = {
     "tiny": ["tiny"],
     "tiny faster_rcnn": ["tiny", "model.detector=faster_rcnn", "model.mask_proposals=decoded"],
     "tiny faster_rcnn, conv": ["tiny", "model.detector=faster_rcnn", "model.mask_proposals=decoded",
-                               "model.rpn_convs=2", "model.box_head=conv", "model.box_head_channels=64"],
+                               "model.rpn_convs=2", "model.box_head=conv", "model.box_head_channels=64",
+                               "model.anchor_scale=[3,6]"],
     "tiny, geometry of torchvision": ["tiny", "model.geometry=torchvision"],
 }  # fmt: skip
 LARGE = {
