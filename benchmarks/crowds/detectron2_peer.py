@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.model_zoo import get_config
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.structures import BitMasks, Boxes, Instances
@@ -18,6 +19,10 @@ from bcnet_core.data.dataset import Targets
 from bcnet_core.model.detectors import Detector
 from bcnet_core.model.mask_branch import Found, Proposals
 from benchmarks.crowds.peers import CERTAIN, POOLED_LEVELS, PeerSettings, draw_masks
+
+with warnings.catch_warnings():  # it imports pkg_resources, which warns of its own end
+    warnings.simplefilter("ignore")
+    from detectron2.model_zoo import get_config
 
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 """detectron2's own config of a Mask R-CNN; what is no setting of `PeerSettings` is as there."""

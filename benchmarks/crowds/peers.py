@@ -77,9 +77,8 @@ def usual_settings(detector: Detector, recipe: Recipe, *, proposals: tuple[int, 
 def own_settings(detector: Detector, recipe: Recipe) -> PeerSettings:
     """Return the settings of a recipe of a Faster R-CNN as those of a peer."""
     model = recipe.model
-    scales = model.anchor_scale if isinstance(model.anchor_scale, tuple) else (model.anchor_scale,)
     return PeerSettings(
-        anchors=tuple(tuple(scale * stride for scale in scales) for stride in detector.backbone.strides),
+        anchors=tuple(tuple(scale * stride for scale in model.anchor_scale) for stride in detector.backbone.strides),
         candidates=(2 * model.candidates_per_level, model.candidates_per_level),
         proposals=(model.proposals_per_image,) * 2,
         box_rois=model.box_rois_per_image,

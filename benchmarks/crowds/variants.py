@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from bcnet_core.backends import require_detectron2
 from bcnet_core.config.schema import Recipe
-from bcnet_core.errors import usage_error
 from bcnet_core.model.detectors import Detector
 from benchmarks.crowds.peers import PeerSettings, own_settings, usual_settings
 from benchmarks.crowds.torchvision_peer import use_torchvision, use_torchvision_with_ours
@@ -26,8 +26,7 @@ def use_detectron2_with_ours(detector: Detector, recipe: Recipe) -> None:
 
 
 def _use_detectron2(detector: Detector, recipe: Recipe, settings: PeerSettings) -> None:
-    if not has_detectron2():
-        raise usage_error("detectron2 is not installed", "leave its variants out, or install it: docs/detectron2.md")
+    require_detectron2()
     from benchmarks.crowds.detectron2_peer import build_heads
 
     detector.register_module("heads", build_heads(detector, recipe, settings))
