@@ -31,6 +31,8 @@ from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, save_chec
 from tests.conftest import Bcnet
 
 SETTINGS = [
+    "model.detector=fcos",
+    "model.attention=true",
     "model.channels=32",
     "model.tower_convs=1",
     "data.min_size=64",
