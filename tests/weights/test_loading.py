@@ -184,7 +184,8 @@ def test_a_start_must_fill_the_feature_extractor(untrained: Path) -> None:
 
 
 def test_a_training_reports_its_start(tmp_path: Path, scenes: Path, untrained: Path) -> None:
-    settings = ["model.channels=32", "model.tower_convs=1", "model.detector=fcos", "model.attention=true", "model.layers=1", "data.min_size=64", "data.max_size=64",
+    settings = ["model.channels=32", "model.tower_convs=1", "model.detector=fcos", "model.attention=true",
+                "model.layers=1", "data.min_size=64", "data.max_size=64",
                 "data.workers=0", "solver.batch_size=2", "solver.steps=1"]  # fmt: skip
     recipe = load_recipe("shapes", settings, data_root=scenes)
     reporter = Heard()
