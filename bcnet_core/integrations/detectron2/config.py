@@ -132,6 +132,9 @@ def config_from_recipe(recipe: Recipe, *, num_classes: int) -> CfgNode:
 def _check_supported(recipe: Recipe) -> None:
     solver, model, two_stage = recipe.solver, recipe.model, recipe.model.detector == "faster_rcnn"
     asked = {
+        "data.copy_paste": recipe.data.copy_paste.probability > 0,
+        "data.color_jitter": recipe.data.color_jitter is not None,
+        "data.flip_vertical": recipe.data.flip_vertical > 0,
         "solver.accumulate": solver.accumulate > 1,
         "solver.ema": solver.ema > 0,
         "solver.compile": solver.compile,

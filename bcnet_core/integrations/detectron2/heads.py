@@ -27,7 +27,7 @@ from bcnet_core.maps import LayerName, MapSpec, map_specs
 from bcnet_core.model.detectors import build_mask_branch
 from bcnet_core.model.head import BilayerMaskHead
 from bcnet_core.model.losses import bilayer_losses, target_maps
-from bcnet_core.model.mask_branch import predict_maps
+from bcnet_core.model.mask_branch import mask_confidence, predict_maps
 from bcnet_core.model.rois import jitter_boxes
 from bcnet_core.weights.from_detectron2 import mask_head_name
 
@@ -51,6 +51,7 @@ class BilayerMaskRCNNHead(nn.Module):
         occluder_sampling: RoIs that enter the occluder losses.
         loss_weights: weights of the losses by map name; missing ones are 1.
         rois_per_image: upper bound of the RoIs of an image that train; 0 takes all.
+        mask_scoring: whether the masks have a say in the scores, see `score_masks`.
     """
 
     @configurable
@@ -61,9 +62,11 @@ class BilayerMaskRCNNHead(nn.Module):
         occluder_sampling: OccluderSampling = "balanced",
         loss_weights: Mapping[str, float] | None = None,
         rois_per_image: int = 0,
+        mask_scoring: bool = False,
     ) -> None:
         super().__init__()
         self.head, self.occluder_sampling, self.rois_per_image = head, occluder_sampling, rois_per_image
+        self.mask_scoring = mask_scoring
         self.loss_weights = dict(loss_weights or {})
         self.register_load_state_dict_pre_hook(_rename)  # type: ignore[no-untyped-call]
 
@@ -75,6 +78,7 @@ class BilayerMaskRCNNHead(nn.Module):
             "occluder_sampling": cfg.MODEL.BCNET.OCCLUDER_SAMPLING,
             "loss_weights": loss_weights(loss_from_config(cfg)),
             "rois_per_image": cfg.MODEL.BCNET.MASK_ROIS_PER_IMAGE,
+            "mask_scoring": cfg.MODEL.BCNET.MASK_SCORING,
         }
 
     def forward(self, x: Tensor, instances: list[Instances]) -> Any:  # noqa: ANN401  (detectron2's two-fold result)
@@ -94,7 +98,7 @@ class BilayerMaskRCNNHead(nn.Module):
         """
         if not self.training:
             set_maps(instances, predict_maps(self.head, x))
-            return instances
+            return [_with_mask_scores(one) for one in instances] if self.mask_scoring else instances
         if self.rois_per_image:
             x, instances = self._sample(x, instances)
         targets = self._targets(instances, size=2 * x.shape[2], device=x.device)
@@ -141,6 +145,14 @@ def set_maps(instances: Sequence[Instances], logits: Mapping[str, Tensor]) -> No
     for spec in map_specs(logits):
         for one, part in zip(instances, torch.split(logits[spec.name].sigmoid()[:, None], counts), strict=True):
             one.set(map_field(spec), part)
+
+
+def _with_mask_scores(instances: Instances) -> Instances:
+    """Return the instances of an image with the scores of `score_masks`, in the order of these."""
+    scores = instances.scores * mask_confidence(instances.pred_masks[:, 0])
+    order = scores.argsort(descending=True)
+    instances.scores = scores
+    return instances[order]
 
 
 def _rename(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:

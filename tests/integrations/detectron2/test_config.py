@@ -82,6 +82,8 @@ def test_a_recipe_for_the_torchvision_backend_is_rejected(name: str, setting: st
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (["data.copy_paste.probability=0.5", "data.flip_vertical=0.5"], "data.copy_paste, data.flip_vertical"),
+        (["data.color_jitter=[0.2,0,0]"], "does not have data.color_jitter"),
         (["solver.accumulate=2"], "solver.accumulate"),
         (["solver.ema=0.9", "solver.compile=true"], "solver.ema, solver.compile"),
         (["solver.patience=5", "solver.eval_every=9"], "does not have solver.patience"),

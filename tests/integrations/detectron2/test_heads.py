@@ -22,6 +22,7 @@ from bcnet_core.integrations.detectron2.config import config_from_recipe, fresh_
 from bcnet_core.integrations.detectron2.heads import map_field
 from bcnet_core.maps import MAPS
 from bcnet_core.model.head import BilayerMaskHead
+from bcnet_core.model.mask_branch import mask_confidence
 from tests.model.test_parity import OFFICIAL, PARITY
 from tests.parity.rule import input_for, weights_for
 
@@ -46,6 +47,19 @@ def test_the_head_loads_official_names_and_equals_the_recording() -> None:
             expected = torch.from_numpy(official[f"eval_{theirs}"]).sigmoid()
             got = torch.cat([one.get(map_field(spec)) for one in instances])
             torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+
+
+def test_the_masks_have_a_say_in_the_scores() -> None:
+    torch.manual_seed(0)
+    head = BilayerMaskHead(32, attention=False)
+    torch.nn.init.normal_(head.get_parameter("occludee_mask.logits.weight"))
+    features, instances = torch.randn(3, 32, 14, 14), found(3)
+    instances.scores = torch.tensor([0.9, 0.8, 0.7])
+    (plain,) = BilayerMaskRCNNHead(head=head).eval()(features, [instances[:]])
+    (scored,) = BilayerMaskRCNNHead(head=head, mask_scoring=True).eval()(features, [instances[:]])
+    expected = (plain.scores * mask_confidence(plain.pred_masks[:, 0])).sort(descending=True)
+    torch.testing.assert_close(scored.scores, expected.values)
+    torch.testing.assert_close(scored.pred_occluder_masks, plain.pred_occluder_masks[expected.indices])
 
 
 class Crops:
