@@ -90,6 +90,10 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         description="RoIs of the occluder losses: those with an occluder and as many without (balanced), those alone "
         "(nonempty), or those and the first of the batch (official)",
     )
+    mask_scoring: bool = Field(
+        default=False,
+        description="multiply the score of a detection by the mean probability of its mask's cells, as SOLO does",
+    )
     score_threshold: Share = Field(0.03, description="smallest class probability of a candidate")
     nms_iou: Share = Field(
         0.6, description="box IoU above which the lower-scoring of two detections of a class is dropped"

@@ -232,6 +232,8 @@ def _describe(dataset: TrainingSet, recipe: Recipe, asked: SolverConfig, reporte
         source += f", derived from the masks for {dataset.without_region:,} instances that it lacks"
     share = f"{'about ' if len(dataset) > SURVEYED else ''}{dataset.occluder_share:.1%}"
     reporter.info(f"{len(dataset):,} training images; {share} of the instances have an occluder, {source}")
+    if dataset.pasted is not None:
+        reporter.info(dataset.pasted.describe())
     epochs = solver.steps * solver.batch_size / len(dataset)
     shown = f"{epochs:.1f}" if epochs < 10 else f"{epochs:,.0f}"
     floored = asked.epochs and solver.steps == asked.min_steps

@@ -216,7 +216,7 @@ def build_mask_branch(model: ModelConfig, strides: tuple[int, ...]) -> MaskBranc
         convs=model.mask_convs,
         width=model.mask_channels,
     )
-    return MaskBranch(head, strides=strides, occluder_sampling=model.occluder_sampling)
+    return MaskBranch(head, strides=strides, occluder_sampling=model.occluder_sampling, mask_scoring=model.mask_scoring)
 
 
 def build_one_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ...], num_classes: int) -> OneStageHeads:

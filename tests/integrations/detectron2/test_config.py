@@ -26,15 +26,14 @@ from bcnet_core.integrations.detectron2.stored import read_config
 from bcnet_core.integrations.detectron2.trainer import RecipeRates
 
 TORCHVISION_ONLY = {
-    "demo": "mask_proposals=jittered",
     "own_light": "backbone=timm/",
     "own_rcnn": "geometry=torchvision with faster_rcnn",
 }
 """Recipes with what the detectron2 backend does not have."""
 NAMES = {path.stem for path in (Path(__file__).parents[3] / "recipes").glob("*.yaml")}
 RECIPES = sorted(NAMES - TORCHVISION_ONLY.keys())
-ONLY_OURS = {"channels_last", "mask_proposals"}
-"""Settings that detectron2's models do not have, or that its Faster R-CNN decides."""
+ONLY_OURS = {"channels_last"}
+"""Settings that detectron2's models do not have."""
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -83,11 +82,13 @@ def test_a_recipe_for_the_torchvision_backend_is_rejected(name: str, setting: st
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (["data.copy_paste.probability=0.5", "data.flip_vertical=0.5"], "data.copy_paste, data.flip_vertical"),
+        (["data.color_jitter=[0.2,0,0]"], "does not have data.color_jitter"),
         (["solver.accumulate=2"], "solver.accumulate"),
         (["solver.ema=0.9", "solver.compile=true"], "solver.ema, solver.compile"),
         (["solver.patience=5", "solver.eval_every=9"], "does not have solver.patience"),
         (["model.backbone=r18", "model.frozen_norm=false"], "does not have model.frozen_norm=false"),
-        (["model.detector=faster_rcnn", "model.mask_proposals=jittered"], "mask_proposals=jittered with faster_rcnn"),
+        (["model.detector=faster_rcnn", "model.geometry=torchvision"], "geometry=torchvision with faster_rcnn"),
     ],
 )
 def test_recipes_with_unsupported_settings_are_rejected(settings: list[str], message: str) -> None:
