@@ -40,7 +40,11 @@ from benchmarks.memory import in_fresh_process
 
 Autocast = Literal["off", "bf16", "fp16"]
 
-RELEASE = ("model.channels=256", "model.tower_convs=4", "model.mask_rois_per_image=64")
+RELEASE = (
+    "model.channels=256", "model.tower_convs=4", "model.mask_rois_per_image=64", "model.attention=true",
+    "model.anchor_scale=8", "model.proposals_per_image=1000", "model.candidates_per_level=1000",
+    "model.box_rois_per_image=512", "model.box_head_channels=1024",
+)  # fmt: skip
 """Size of the release's heads."""
 CANDIDATES = 1000
 """Boxes of an image above the score threshold, before NMS."""

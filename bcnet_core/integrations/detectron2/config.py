@@ -145,7 +145,6 @@ def _check_supported(recipe: Recipe) -> None:
         "model.geometry=torchvision with faster_rcnn": two_stage and model.geometry != "exact",
         f"model.nms={model.nms} with faster_rcnn": two_stage and model.nms != "box",
         "model.class_agnostic_nms with faster_rcnn": two_stage and model.class_agnostic_nms,
-        "model.mask_proposals=jittered with faster_rcnn": two_stage and model.mask_proposals == "jittered",
         "loss.classification other than 1 with faster_rcnn": two_stage and recipe.loss.classification != 1,
     }
     given = [name for name, value in asked.items() if value]
@@ -199,7 +198,7 @@ def _set_faster_rcnn(cfg: CfgNode, recipe: Recipe) -> None:
     rpn.SMOOTH_L1_BETA = SMOOTH_L1_BETA
     rpn.LOSS_WEIGHT = float(loss.proposal_objectness)
     rpn.BBOX_REG_LOSS_WEIGHT = float(loss.proposal_box)
-    cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_HEADS.IN_FEATURES = "StandardROIHeads", names[:4]
+    cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_HEADS.IN_FEATURES = "BilayerROIHeads", names[:4]
     box = cfg.MODEL.ROI_BOX_HEAD
     box.NAME, box.POOLER_RESOLUTION, box.CONV_DIM = "FastRCNNConvFCHead", 7, model.channels
     box.NUM_CONV, box.NUM_FC = (0, 2) if model.box_head == "linear" else (4, 1)
@@ -251,8 +250,9 @@ def recipe_from_config(cfg: CfgNode) -> Recipe:
     if two_stage:
         scales = _anchor_scales(cfg, first_stride=8 if name == "tiny" else 4)
         settings |= {**_read(cfg, RCNN_PLACES), "anchor_scale": scales}
-        settings |= {"mask_proposals": "decoded", "geometry": "exact"}
-        settings |= {"nms": "box", "class_agnostic_nms": False}
+        settings |= {"geometry": "exact", "nms": "box", "class_agnostic_nms": False}
+        if cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads":
+            settings["mask_proposals"] = "decoded"
         box_head: BoxHead = "conv" if cfg.MODEL.ROI_BOX_HEAD.NUM_CONV else "linear"
         settings |= {"rpn_convs": len(cfg.MODEL.RPN.CONV_DIMS), "box_head": box_head}
     sizes = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": max(cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST)}

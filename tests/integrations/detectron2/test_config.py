@@ -26,15 +26,14 @@ from bcnet_core.integrations.detectron2.stored import read_config
 from bcnet_core.integrations.detectron2.trainer import RecipeRates
 
 TORCHVISION_ONLY = {
-    "demo": "mask_proposals=jittered",
     "own_light": "backbone=timm/",
     "own_rcnn": "geometry=torchvision with faster_rcnn",
 }
 """Recipes with what the detectron2 backend does not have."""
 NAMES = {path.stem for path in (Path(__file__).parents[3] / "recipes").glob("*.yaml")}
 RECIPES = sorted(NAMES - TORCHVISION_ONLY.keys())
-ONLY_OURS = {"channels_last", "mask_proposals"}
-"""Settings that detectron2's models do not have, or that its Faster R-CNN decides."""
+ONLY_OURS = {"channels_last"}
+"""Settings that detectron2's models do not have."""
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -97,7 +96,7 @@ def test_a_recipe_for_the_torchvision_backend_is_rejected(name: str, setting: st
         (["model.backbone=r18", "model.frozen_norm=false"], "does not have model.frozen_norm=false"),
         (["model.detector=faster_rcnn", "model.nms=soft"], "does not have model.nms=soft with faster_rcnn"),
         (["model.detector=faster_rcnn", "model.class_agnostic_nms=true"], "class_agnostic_nms with faster_rcnn"),
-        (["model.detector=faster_rcnn", "model.mask_proposals=jittered"], "mask_proposals=jittered with faster_rcnn"),
+        (["model.detector=faster_rcnn", "model.geometry=torchvision"], "geometry=torchvision with faster_rcnn"),
     ],
 )
 def test_recipes_with_unsupported_settings_are_rejected(settings: list[str], message: str) -> None:
