@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field, model_validator
 
 from bcnet_core.config.choices import OccluderSource
-from bcnet_core.config.numbers import Pixels, Share
+from bcnet_core.config.numbers import Pixels, Positive, Share
 
 
 class DatasetConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -15,6 +15,30 @@ class DatasetConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False)
 
     annotations: Path = Field(description="COCO json file, plain or bilayer")
     images: Path = Field(description="folder that the file names in the json are relative to")
+
+
+class CopyPasteConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """Objects of other training images that are pasted over this one."""
+
+    probability: Share = Field(0.0, description="probability that objects are pasted over a training image; 0: never")
+    objects: Positive = Field(3, description="most objects that are pasted over an image; they come from one image")
+    overlap: tuple[float, float] = Field(
+        (0.05, 0.5),
+        description="share of an instance that a pasted object hides, drawn from this range; no other is hidden more",
+    )
+    scale: tuple[float, float] = Field(
+        (0.7, 1.4), description="factor on the size of a pasted object relative to its image, drawn from this range"
+    )
+
+    @model_validator(mode="after")
+    def _ranges_fit(self) -> CopyPasteConfig:
+        least, most = self.overlap
+        if not 0 <= least < most <= 0.9:
+            raise ValueError(f"data.copy_paste.overlap is two rising shares from 0 to 0.9, not {least:g} and {most:g}")
+        least, most = self.scale
+        if not 0 < least <= most <= 10:
+            raise ValueError(f"data.copy_paste.scale is two factors above 0 and at most 10, not {least:g} and {most:g}")
+        return self
 
 
 class DataConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -49,6 +73,17 @@ class DataConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         "and a random window of at most max_size x max_size is cut out; none: no jitter",
     )
     flip: Share = Field(0.5, description="probability of a horizontal flip in training")
+    flip_vertical: Share = Field(
+        0.0, description="probability of a vertical flip in training, for images without an up, as from microscopes"
+    )
+    color_jitter: tuple[Share, Share, Share] | None = Field(
+        None,
+        description="color jitter: brightness, contrast and saturation are changed by random factors, at most by these "
+        "shares, in a random order; none: no jitter",
+    )
+    copy_paste: CopyPasteConfig = Field(
+        CopyPasteConfig(), description="objects of other training images that are pasted over this one"
+    )
     group_aspects: bool = Field(
         default=True, description="batch wide images apart from others, for less padding; the order stays random"
     )

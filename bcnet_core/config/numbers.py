@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
 Positive = Annotated[int, Field(gt=0)]
@@ -16,6 +24,16 @@ Channels = Annotated[int, Field(gt=0, le=8192)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Epochs = Annotated[float, Field(ge=0, le=1_000_000)]
+
+
+def _as_list(value: object) -> object:
+    if value in ([], ()):
+        raise PydanticCustomError("numbers", "a whole number or a list of them such as [4, 8]")
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+Numbers = Annotated[tuple[Positive, ...], BeforeValidator(_as_list)]
+"""At least one, written as a number or as a list."""
 
 
 def _milestone(value: object) -> int | float:
@@ -29,3 +47,13 @@ def _milestone(value: object) -> int | float:
 _WHOLE: TypeAdapter[int] = TypeAdapter(int)
 _SHARE: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(gt=0, lt=1)])
 Milestone = Annotated[int | float, PlainValidator(_milestone)]
+
+
+def _number_or_auto(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return validate(value)
+    except ValidationError:
+        raise PydanticCustomError("limit", "a whole number above 0, or auto") from None
+
+
+PositiveOrAuto = Annotated[Positive | Literal["auto"], WrapValidator(_number_or_auto)]

@@ -18,6 +18,7 @@ from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occl
 from bcnet_core.annotations.instances import describe_omissions, survey_instances
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.config.choices import OccluderSource
+from bcnet_core.data.copy_paste import PasteObjects
 from bcnet_core.data.transforms import Scene, Step
 from bcnet_core.errors import data_error
 from bcnet_core.files.images import check_images, read_listed
@@ -79,6 +80,12 @@ class TrainingSet(Dataset[Sample]):
             the file has them, and derive those of other instances.
         steps: augmentation, see `transforms.training_steps`; without a step an image keeps its size.
 
+    Attributes:
+        survey: which annotations of the file are trained.
+        reads_occluders: whether stored occluder regions are used.
+        steps: augmentation; replaced where it needs the instances of the set.
+        pasted: the objects that the steps paste over images, if any.
+
     Raises:
         BCNetError: if no image has an instance, or `occluders` is "file" and an instance has no region in the file.
     """
@@ -90,7 +97,8 @@ class TrainingSet(Dataset[Sample]):
         coco = self.survey.coco
         self.reads_occluders = occluders == "file" or (occluders == "auto" and has_occluders(coco))
         self._occluders: OccluderSource = occluders
-        self._image_dir, self._steps = image_dir, steps
+        self._image_dir, self.steps = image_dir, steps
+        self.pasted: PasteObjects | None = None
         self._labels = {category["id"]: label for label, category in enumerate(coco.categories)}
         grouped = coco.annotations_by_image()
         self._items = [(image, grouped[image["id"]]) for image in coco.images if grouped[image["id"]]]
@@ -119,7 +127,7 @@ class TrainingSet(Dataset[Sample]):
         """
         position, seed = item
         rng, scene = np.random.default_rng(seed), self._scene(position)
-        for step in self._steps:
+        for step in self.steps:
             scene = step(scene, rng)
         placement = scene.placement
         targets = Targets(

@@ -10,6 +10,7 @@ from pathlib import Path
 from bcnet_core.annotations.coco import CocoFile, Record, read_coco, ways_out
 from bcnet_core.annotations.instances import survey_instances
 from bcnet_core.config.data import DataConfig, DatasetConfig
+from bcnet_core.data.copy_paste import find_objects, paste_objects
 from bcnet_core.data.dataset import TrainingSet
 from bcnet_core.data.transforms import training_steps
 from bcnet_core.errors import BCNetError, data_error, usage_error
@@ -135,18 +136,24 @@ def open_training_set(data: DataConfig, *, need_occluders: bool = True) -> tuple
         The set, and its annotation file without the annotations that are left out.
 
     Raises:
-        BCNetError: if annotations or images are missing or not usable, or no instance has an occluder.
+        BCNetError: if annotations or images are missing or not usable, no instance has an occluder, or no object can be
+            pasted though the recipe asks for it.
     """
-    dataset = TrainingSet(
-        read_annotations(data, data.train, check_annotations=False),
-        data.locate(data.train)[1],
-        occluders=data.occluders,
-        steps=training_steps(data),
-    )
+    coco, folder = read_annotations(data, data.train, check_annotations=False), data.locate(data.train)[1]
+    dataset = TrainingSet(coco, folder, occluders=data.occluders, steps=training_steps(data))
     survey = dataset.survey
     dataset.check_images()
-    if need_occluders and not data.allow_no_occluders and dataset.occluder_share == 0:
+    paste = data.copy_paste
+    if paste.probability:
+        dataset.pasted = find_objects(survey.coco, folder)
+        step = partial(
+            paste_objects, objects=dataset.pasted, probability=paste.probability, most=paste.objects,
+            overlap=paste.overlap, scale=paste.scale, mirror=data.flip,
+        )  # fmt: skip
+        dataset.steps = training_steps(data, paste=step)
+    elif need_occluders and not data.allow_no_occluders and dataset.occluder_share == 0:
         hints = ["derive occluders from the masks: data.occluders=derive"] if dataset.reads_occluders else []
+        hints += ["paste objects over each other: data.copy_paste.probability=0.5"]
         hints += ["leave layer 1 out: model.layers=1", "or train it all the same: data.allow_no_occluders=true"]
         fault = f"no instance in `{survey.coco.path}` has an occluder, so layer 1 has nothing to learn"
         if not survey.is_complete:  # what was left out may be what hides the others

@@ -1,6 +1,6 @@
 """The augmentation of training images: steps from scene to scene, whose choices a random generator makes.
 
-To add an augmentation, write a step, put it into `training_steps`, and its settings into `config.schema`.
+To add an augmentation, write a step, put it into `training_steps`, and its settings into `config.data`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision.transforms.v2 import functional as color
 
 from bcnet_core import masks
 from bcnet_core.config.data import DataConfig
@@ -24,7 +26,7 @@ Window = tuple[float, float, float, float]
 class Placement(NamedTuple):
     """The position of the stored image in the network's input: x_input = scale_x * x + shift_x, and so for y.
 
-    Coordinates are continuous, with pixel edges at the integers. A mirrored image has a negative scale.
+    Coordinates are continuous, with pixel edges at the integers. A mirrored or flipped image has a negative scale.
     """
 
     scale_x: float
@@ -54,6 +56,7 @@ class Scene(NamedTuple):
         window: part of the image that the network sees.
         size: height and width of the network's input in pixels.
         mirrored: whether the input is mirrored left to right.
+        flipped: whether the input is flipped top to bottom.
     """
 
     pixels: NDArray[np.uint8]
@@ -64,6 +67,7 @@ class Scene(NamedTuple):
     window: Window
     size: tuple[int, int]
     mirrored: bool = False
+    flipped: bool = False
 
     @property
     def placement(self) -> Placement:
@@ -72,21 +76,41 @@ class Scene(NamedTuple):
         scale_x, scale_y = width / (x1 - x0), height / (y1 - y0)
         shift_x, shift_y = -x0 * scale_x, -y0 * scale_y
         if self.mirrored:
-            return Placement(-scale_x, width - shift_x, scale_y, shift_y)
+            scale_x, shift_x = -scale_x, width - shift_x
+        if self.flipped:
+            scale_y, shift_y = -scale_y, height - shift_y
         return Placement(scale_x, shift_x, scale_y, shift_y)
 
     def render(self) -> NDArray[np.uint8]:
         """Return the (h, w, 3) uint8 pixels of the network's input."""
         seen = resize(self.pixels, *self.size, window=self.window)
-        return seen[:, ::-1] if self.mirrored else seen
+        return seen[:: -1 if self.flipped else 1, :: -1 if self.mirrored else 1]
 
 
 Step = Callable[[Scene, np.random.Generator], Scene]
+COLOR_CHANGES = (color.adjust_brightness, color.adjust_contrast, color.adjust_saturation)
+"""What `data.color_jitter` has a strength for, in its order."""
 
 
-def training_steps(data: DataConfig) -> list[Step]:
-    """Return the steps that a recipe asks for, in order."""
+def training_steps(data: DataConfig, *, paste: Step | None = None) -> list[Step]:
+    """Return the steps that a recipe asks for, in order.
+
+    The whole stored image is prepared first: flips (`flip`, `flip_vertical`), which only note how to show it; pasted
+    objects (`copy_paste`); and colors (`color_jitter`), of image and pasted objects alike. Then it is resized, or a
+    part of it is cut out (`scale_jitter`, or `train_sizes` and `min_size`). A step without effect makes no random
+    choice, so that a recipe without new settings keeps its samples.
+
+    Args:
+        data: section `data` of the recipe.
+        paste: pastes objects of the training set, see `copy_paste.paste_objects`.
+    """
     steps: list[Step] = [partial(mirror, probability=data.flip)]
+    if data.flip_vertical:
+        steps.append(partial(flip, probability=data.flip_vertical))
+    if paste is not None:
+        steps.append(paste)
+    if data.color_jitter is not None:
+        steps.append(partial(jitter_colors, strengths=data.color_jitter))
     if data.scale_jitter is not None:
         return [*steps, partial(jitter_scale, factors=data.scale_jitter, side=data.max_size)]
     return [*steps, partial(resize_shorter, sizes=data.train_sizes or (data.min_size,), max_size=data.max_size)]
@@ -95,6 +119,26 @@ def training_steps(data: DataConfig) -> list[Step]:
 def mirror(scene: Scene, rng: np.random.Generator, *, probability: float) -> Scene:
     """Mirror left and right with some probability."""
     return scene._replace(mirrored=bool(rng.random() < probability))
+
+
+def flip(scene: Scene, rng: np.random.Generator, *, probability: float) -> Scene:
+    """Flip top and bottom with some probability."""
+    return scene._replace(flipped=bool(rng.random() < probability))
+
+
+def jitter_colors(scene: Scene, rng: np.random.Generator, *, strengths: tuple[float, float, float]) -> Scene:
+    """Change the colors as torchvision's `ColorJitter` does, by factors that the generator draws.
+
+    Args:
+        scene: any scene.
+        rng: decides the factors and their order.
+        strengths: largest change of brightness, contrast and saturation, from 0 (none) to 1.
+    """
+    pixels = torch.from_numpy(scene.pixels).permute(2, 0, 1)
+    for number in rng.permutation(len(COLOR_CHANGES)).tolist():
+        factor = rng.uniform(1 - strengths[number], 1 + strengths[number])
+        pixels = COLOR_CHANGES[number](pixels, factor)
+    return scene._replace(pixels=np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
 
 
 def resize_shorter(scene: Scene, rng: np.random.Generator, *, sizes: Sequence[int], max_size: int) -> Scene:

@@ -4,6 +4,7 @@ from bcnet_core.masks.rle import (
     RLE,
     area,
     bounding_box,
+    complement,
     decode,
     decode_window,
     encode,
@@ -21,6 +22,6 @@ from bcnet_core.masks.rle import (
 )
 
 __all__ = [
-    "RLE", "area", "bounding_box", "decode", "decode_window", "encode", "from_box", "from_labels",
+    "RLE", "area", "bounding_box", "complement", "decode", "decode_window", "encode", "from_box", "from_labels",
     "from_polygons", "from_segmentation", "from_window", "intersection", "iou", "ious", "runs", "to_json", "union",
 ]  # fmt: skip

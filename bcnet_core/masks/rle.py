@@ -144,6 +144,14 @@ def intersection(a: RLE, b: RLE) -> RLE:
     return merged
 
 
+def complement(rle: RLE) -> RLE:
+    """Return the mask of the pixels that are not set."""
+    lengths = runs(rle["counts"]).tolist()
+    counts = lengths[1:] if not lengths[0] else [0, *lengths]
+    inverse: RLE = coco_mask.frPyObjects({"size": list(rle["size"]), "counts": counts}, *rle["size"])
+    return inverse
+
+
 def area(rle: RLE) -> int:
     """Count the pixels that are set."""
     return int(coco_mask.area(rle))

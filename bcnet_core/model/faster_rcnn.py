@@ -8,22 +8,20 @@ the exact strides of their levels. Weights of torchvision's detectors expect the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from bcnet_core.config.choices import BoxHead, Geometry, MaskProposals
 from bcnet_core.data.dataset import Targets
 from bcnet_core.distributed import global_divisor
-from bcnet_core.model.mask_branch import Found, MaskBranch, Proposals
-from bcnet_core.model.rois import RoIs, choose_rois, jittered_rois, level_steps, pool_rois, random_numbers
+from bcnet_core.model.mask_branch import Found, MaskBranch
+from bcnet_core.model.rois import RoIs, choose_rois, jittered_rois, pool_rois, random_numbers
+from bcnet_core.model.rpn import SeededSampler
+from bcnet_core.model.suppression import Suppression, class_boxes
 
 BOX_SIZE = 7
 """Side of the RoI features that the box head reads."""
@@ -37,6 +35,7 @@ class TwoStageHeads(nn.Module):
     Args:
         rpn: torchvision's region proposal network.
         roi_heads: torchvision's second stage, see `build_roi_heads`; the mask branch becomes its part `masks`.
+        suppression: which candidates of the box head become detections.
         masks: the mask branch; boxes are pooled from the levels that it pools from.
         mask_proposals: boxes that train the masks: the positive proposals, or the ground truth, jittered.
         mask_rois_per_image: largest number of these in an image; 0 takes all.
@@ -49,6 +48,7 @@ class TwoStageHeads(nn.Module):
         *,
         rpn: RegionProposalNetwork,
         roi_heads: RoIHeads,
+        suppression: Suppression,
         masks: MaskBranch,
         mask_proposals: MaskProposals,
         mask_rois_per_image: int,
@@ -56,6 +56,7 @@ class TwoStageHeads(nn.Module):
     ) -> None:
         super().__init__()
         self.rpn, self.roi_heads, self.geometry = rpn, roi_heads, geometry
+        self.suppression = suppression
         self.roi_heads.masks = masks
         self.mask_proposals, self.mask_rois_per_image = mask_proposals, mask_rois_per_image
 
@@ -113,9 +114,12 @@ class TwoStageHeads(nn.Module):
         """
         proposals, _ = self.rpn(images, _named(features))
         scores, deltas = self._box_outputs(features, proposals)
-        detections = self.roi_heads.postprocess_detections(scores, deltas, proposals, images.image_sizes)
-        found = [Proposals(box, score, label - 1) for box, score, label in zip(*detections, strict=True)]
-        return self.masks.find(features, found)
+        candidates = class_boxes(
+            scores, deltas, proposals, images.image_sizes,
+            decode=self.roi_heads.box_coder.decode, score_threshold=self.suppression.score_threshold,
+        )  # fmt: skip
+        found = self.masks.find(features, [self.suppression.by_boxes(one) for one in candidates])
+        return [self.suppression.by_masks(one, size) for one, size in zip(found, images.image_sizes, strict=True)]
 
     def _box_outputs(self, features: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the (R, K + 1) class logits and (R, 4 (K + 1)) box deltas of all proposals, float32."""
@@ -144,9 +148,6 @@ def build_roi_heads(
     box_head: BoxHead,
     box_head_channels: int,
     rois_per_image: int,
-    score_threshold: float,
-    nms_iou: float,
-    detections_per_image: int,
 ) -> RoIHeads:
     """Build the second stage; what is not an argument is as in Faster R-CNN with FPN (Lin et al., 2017).
 
@@ -156,9 +157,6 @@ def build_roi_heads(
         box_head: "linear" for two fully connected layers, "conv" for four 3x3 convolutions and one such layer.
         box_head_channels: width of the fully connected layers.
         rois_per_image: proposals of an image that train the box head, at most a quarter of them positive.
-        score_threshold: least class probability of a detection.
-        nms_iou: IoU above which the weaker of two boxes of a class is dropped.
-        detections_per_image: largest number of detections of an image.
     """
     roi_heads = RoIHeads(
         box_roi_pool=None,  # `TwoStageHeads` pools
@@ -171,9 +169,9 @@ def build_roi_heads(
         batch_size_per_image=0,  # this and the next are the sampler's, which is replaced below
         positive_fraction=0.0,
         bbox_reg_weights=None,
-        score_thresh=score_threshold,
-        nms_thresh=nms_iou,
-        detections_per_img=detections_per_image,
+        score_thresh=0.0,  # this and the next two are for its detections, which `Suppression` chooses
+        nms_thresh=0.0,
+        detections_per_img=0,
     )
     roi_heads.fg_bg_sampler = SeededSampler(batch_size_per_image=rois_per_image, positive_fraction=0.25)
     return roi_heads
@@ -181,118 +179,3 @@ def build_roi_heads(
 
 def _named(features: list[Tensor]) -> dict[str, Tensor]:
     return {str(level): x for level, x in enumerate(features)}
-
-
-ASPECT_RATIOS = (0.5, 1.0, 2.0)
-
-
-class SeededSampler(BalancedPositiveNegativeSampler):  # type: ignore[misc]  # torchvision has no types
-    """torchvision's sampler, seeded for each image: the draw for an image does not depend on the other images.
-
-    Attributes:
-        seeds: one for each image of the batch; set before each call.
-        drawn: number of anchors or proposals that the last call chose.
-    """
-
-    seeds: Sequence[int] = ()
-    drawn: int = 0
-
-    def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return masks of the chosen positives and negatives of each image; see torchvision."""
-        positives: list[Tensor] = []
-        negatives: list[Tensor] = []
-        with torch.random.fork_rng(devices=[one.device for one in matched_idxs[:1] if one.is_cuda]):
-            for labels, seed in zip(matched_idxs, self.seeds, strict=True):
-                torch.manual_seed(seed)
-                (positive,), (negative,) = super().__call__([labels])
-                positives.append(positive)
-                negatives.append(negative)
-        self.drawn = int(sum(mask.sum() for mask in (*positives, *negatives)))
-        return positives, negatives
-
-
-class StridedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has no types
-    """Anchors centered at the corners of feature cells, in float32 also under autocast.
-
-    torchvision rounds the anchors to whole pixels and divides the padded image by the size of a level, which is not its
-    stride where a level was rounded up; weights of detectron2 expect neither.
-
-    Args:
-        strides: of the levels, pixels.
-        scale: side of an anchor, in strides.
-        geometry: "exact" for anchors as they are, at the strides, or "torchvision".
-    """
-
-    def __init__(self, strides: tuple[int, ...], *, scale: int, geometry: Geometry) -> None:
-        self.strides, self.geometry = strides, geometry  # before torchvision generates the anchors
-        super().__init__(tuple((scale * stride,) for stride in strides), (ASPECT_RATIOS,) * len(strides))
-
-    def generate_anchors(
-        self,
-        scales: list[int],
-        aspect_ratios: list[float],
-        dtype: torch.dtype = torch.float32,
-        device: torch.device = torch.device("cpu"),  # noqa: B008  (torchvision's signature)
-    ) -> Tensor:
-        """Return the (A, 4) xyxy anchors around the origin; those of the exact geometry are not rounded."""
-        if self.geometry == "torchvision":
-            rounded: Tensor = super().generate_anchors(scales, aspect_ratios, dtype, device)
-            return rounded
-        height = torch.as_tensor(aspect_ratios, dtype=dtype, device=device).sqrt()
-        sides = torch.as_tensor(scales, dtype=dtype, device=device)
-        half_width = (sides[None, :] / height[:, None]).flatten() / 2
-        half_height = (sides[None, :] * height[:, None]).flatten() / 2
-        return torch.stack([-half_width, -half_height, half_width, half_height], dim=1)
-
-    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        """Return the (M, 4) float32 anchors of all levels, the same for each image."""
-        device = feature_maps[0].device
-        self.set_cell_anchors(torch.float32, device)
-        steps = level_steps(feature_maps, self.strides, self.geometry)
-        strides = [[torch.tensor(side, device=device) for side in step] for step in steps]
-        anchors = torch.cat(self.grid_anchors([list(x.shape[-2:]) for x in feature_maps], strides))
-        return [anchors] * len(image_list.image_sizes)
-
-
-class FullPrecisionRPNHead(RPNHead):  # type: ignore[misc]  # torchvision has no types
-    """torchvision's head of the proposals, with float32 outputs also under autocast.
-
-    torchvision decodes boxes in the precision of their deltas, and bfloat16 cannot tell pixels beyond 256 apart.
-    """
-
-    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the (B, A, H, W) objectness and (B, 4 A, H, W) deltas of every level."""
-        objectness, deltas = super().forward(x)
-        return [part.float() for part in objectness], [part.float() for part in deltas]
-
-
-def build_rpn(
-    *,
-    channels: int,
-    convs: int,
-    anchors: AnchorGenerator,
-    candidates_per_level: int,
-    proposals: int,
-) -> RegionProposalNetwork:
-    """Build a region proposal network; what is not an argument is as in Faster R-CNN with FPN (Lin et al., 2017).
-
-    Args:
-        channels: of the pyramid.
-        convs: 3x3 convolutions of its head.
-        anchors: of the levels that propose.
-        candidates_per_level: candidates of a level that are kept before NMS; twice as many in training.
-        proposals: proposals of an image that are kept after it.
-    """
-    rpn = RegionProposalNetwork(
-        anchors,
-        FullPrecisionRPNHead(channels, len(ASPECT_RATIOS), conv_depth=convs),
-        fg_iou_thresh=0.7,
-        bg_iou_thresh=0.3,
-        batch_size_per_image=0,  # this and the next are the sampler's, which is replaced below
-        positive_fraction=0.0,
-        pre_nms_top_n={"training": 2 * candidates_per_level, "testing": candidates_per_level},
-        post_nms_top_n={"training": proposals, "testing": proposals},
-        nms_thresh=0.7,
-    )
-    rpn.fg_bg_sampler = SeededSampler(batch_size_per_image=256, positive_fraction=0.5)
-    return rpn

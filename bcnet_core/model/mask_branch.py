@@ -40,11 +40,20 @@ class MaskBranch(nn.Module):
         head: RoI features to maps.
         strides: of the pyramid levels that RoIs are pooled from, finest first; coarser levels are ignored.
         occluder_sampling: which RoIs enter the occluder losses.
+        mask_scoring: whether the masks have a say in the scores, see `score_masks`.
     """
 
-    def __init__(self, head: BilayerMaskHead, *, strides: tuple[int, ...], occluder_sampling: OccluderSampling) -> None:
+    def __init__(
+        self,
+        head: BilayerMaskHead,
+        *,
+        strides: tuple[int, ...],
+        occluder_sampling: OccluderSampling,
+        mask_scoring: bool = False,
+    ) -> None:
         super().__init__()
         self.head, self.strides, self.occluder_sampling = head, strides, occluder_sampling
+        self.mask_scoring = mask_scoring
 
     def forward(self, features: list[Tensor], boxes: Tensor, images: Tensor) -> dict[str, Tensor]:
         """Predict the maps of R RoIs.
@@ -78,13 +87,43 @@ class MaskBranch(nn.Module):
         Args:
             features: the pyramid, (B, C, H / stride, W / stride) each.
             proposals: of each image.
+
+        Returns:
+            The instances of each image, best first.
         """
+        found = self._maps_of(features, proposals)
+        return [score_masks(one) for one in found] if self.mask_scoring else found
+
+    def _maps_of(self, features: list[Tensor], proposals: list[Proposals]) -> list[Found]:
         images = torch.cat([torch.full_like(one.labels, index) for index, one in enumerate(proposals)])
         logits = self(features, torch.cat([one.boxes for one in proposals]), images)
         if len(proposals) == 1:  # lengths are not numbers yet while a detector is exported
             return [Found(proposals[0], logits)]
         parts = {name: maps.split([len(one.boxes) for one in proposals]) for name, maps in logits.items()}
         return [Found(one, {name: part[index] for name, part in parts.items()}) for index, one in enumerate(proposals)]
+
+
+def score_masks(found: Found) -> Found:
+    """Multiply the score of every instance by the confidence of its mask, and order the instances anew."""
+    boxes, scores, labels = found.proposals
+    scores, order = (scores * mask_confidence(found.logits["occludee_mask"].sigmoid())).sort(descending=True)
+    proposals = Proposals(boxes[order], scores, labels[order])
+    return Found(proposals, {name: maps[order] for name, maps in found.logits.items()})
+
+
+def mask_confidence(probabilities: Tensor) -> Tensor:
+    """Return the mean probability of the cells that belong to each mask (maskness: Wang et al., "SOLO", 2020).
+
+    A class probability says nothing of the mask; with it, AP ranks a sharp mask above a blurred one of the same box.
+
+    Args:
+        probabilities: (R, S, S) float in [0, 1].
+
+    Returns:
+        (R,) float; 0 for a mask without a cell.
+    """
+    inside = probabilities > 0.5
+    return (probabilities * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
 
 
 def predict_maps(head: BilayerMaskHead, pooled: Tensor) -> dict[str, Tensor]:

@@ -89,8 +89,8 @@ def compose_from_bank(rng: Generator, *, folder: Path, rule: PasteRule, size: tu
     )
 
 
-def prepare(rng: Generator, cutout: Cutout, *, scale: float, side: int) -> Cutout:
-    """Resize an object, perhaps mirror it, and soften its edge.
+def prepare(rng: Generator, cutout: Cutout, *, scale: float, side: int, mirror: float = 0.5) -> Cutout:
+    """Resize an object, mirror it with some probability, and soften its edge.
 
     `scale` is adjusted if the object would be too small or too large for a scene whose shorter side is `side` pixels.
     """
@@ -103,7 +103,7 @@ def prepare(rng: Generator, cutout: Cutout, *, scale: float, side: int) -> Cutou
     alpha = cv2.resize(cutout.alpha, size, interpolation=method)
     # the edge lies a little inside, where the photograph shows the object and not what was behind it
     alpha = np.clip(2 * cv2.GaussianBlur(alpha, (0, 0), sigmaX=1.0) - 0.7, 0, 1)
-    if rng.random() < 0.5:
+    if rng.random() < mirror:
         image, alpha = image[:, ::-1], alpha[:, ::-1]
     return Cutout(np.ascontiguousarray(image), np.ascontiguousarray(alpha), cutout.label, cutout.source)
 
@@ -148,7 +148,23 @@ def _propose(
 def _position_over(rng: Generator, mask: Mask, below: Mask, *, share: float) -> Window | None:
     """Find the position in a random direction where an object hides a share of another; None if outside the scene."""
     x, y, width, height = cv2.boundingRect(below.view(np.uint8))
-    under = below[y : y + height, x : x + width]
+    corner = corner_over(rng, mask, below[y : y + height, x : x + width], share=share)
+    return None if corner is None else _window(mask, y + corner[0], x + corner[1], below.shape)
+
+
+def corner_over(rng: Generator, mask: Mask, under: Mask, *, share: float) -> tuple[int, int] | None:
+    """Find where an object hides a share of another one, in a random direction from its center.
+
+    Args:
+        rng: decides the direction.
+        mask: (h, w) pixels of the object on top.
+        under: (H, W) pixels of the other one, cut to its box.
+        share: the share of `under` to hide, from 0 to 1; the result hides hardly more.
+
+    Returns:
+        Row and column of the corner of `mask` relative to that of `under`, or None if it cannot hide so much.
+    """
+    height, width = under.shape
     wanted = share * np.count_nonzero(under)
     turn = rng.uniform(0, 2 * math.pi)
 
@@ -163,8 +179,7 @@ def _position_over(rng: Generator, mask: Mask, below: Mask, *, share: float) -> 
     for _ in range(BISECTIONS):
         middle = (near + far) / 2
         near, far = (middle, far) if _overlap(under, mask, *corner(middle)) >= wanted else (near, middle)
-    down, right = corner(near)
-    return _window(mask, y + down, x + right, below.shape)
+    return corner(near)
 
 
 def _overlap(under: Mask, mask: Mask, y: int, x: int) -> int:

@@ -60,13 +60,20 @@ class Survey(NamedTuple):
 
     Attributes:
         complete: positions of the annotations whose objects are complete.
-        flaws: number of other annotations by reason.
+        touched: positions of those that would be, but touch another object.
+        flaws: number of annotations that are not complete by reason.
         covered: share of every image that annotated masks cover, in file order.
     """
 
     complete: list[int]
+    touched: list[int]
     flaws: dict[Flaw, int]
     covered: list[float]
+
+    @property
+    def reasons(self) -> str:
+        """Why objects are not complete, as in "12 a crowd, 3 too small"."""
+        return ", ".join(f"{count:,} {FLAWS[flaw]}" for flaw, count in self.flaws.items() if count)
 
 
 class PasteSources(NamedTuple):
@@ -144,6 +151,7 @@ def plan_pasted(
 def survey(coco: CocoFile, *, min_area: int, workers: int = 1, reporter: Reporter | None = None) -> Survey:
     """Find the complete objects of a COCO file from its masks; `min_area` is in pixels."""
     complete: list[int] = []
+    touched: list[int] = []
     flaws = dict.fromkeys(FLAWS, 0)
     covered = []
     work = partial(_survey_image, min_area=min_area)
@@ -155,7 +163,9 @@ def survey(coco: CocoFile, *, min_area: int, workers: int = 1, reporter: Reporte
                     complete.append(position)
                 else:
                     flaws[flaw] += 1
-    return Survey(complete, flaws, covered)
+                    if flaw == "touched":
+                        touched.append(position)
+    return Survey(complete, touched, flaws, covered)
 
 
 def _survey_image(image: ImageRecords, *, min_area: int) -> tuple[list[Flaw | None], float]:
@@ -214,7 +224,7 @@ def _divide(coco: CocoFile, with_objects: set[int], rng: np.random.Generator) ->
 
 
 def _too_little(coco: CocoFile, found: Survey, split: str, sources: PasteSources) -> BCNetError:
-    reasons = ", ".join(f"{count:,} {FLAWS[flaw]}" for flaw, count in found.flaws.items() if count)
+    reasons = found.reasons
     return data_error(
         f"`{coco.path}` is too small to paste from: the split {split} would have {len(sources.objects)} complete "
         f"objects and {len(sources.backgrounds)} backgrounds, it needs 2 and 1; {len(found.complete):,} of all "

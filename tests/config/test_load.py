@@ -121,6 +121,8 @@ def test_data_root_wins_over_the_file_and_an_override_over_both(tmp_path: Path) 
         ("solver.milestones=[1,2]", (1, 2)),
         ("solver.milestones=[]", ()),
         ("solver.milestones=[0.7,6]", (0.7, 6)),
+        ("model.anchor_scale=[4,8]", (4, 8)),
+        ("model.anchor_scale=8", (8,)),
         ("data.allow_no_occluders=true", True),
         ("data.allow_no_occluders=no", False),
         ("data.root=null", None),
@@ -151,6 +153,7 @@ def test_overrides_are_never_code(recipe_file: Path, tmp_path: Path) -> None:
     assert not trap.exists()
 
 
+LIMIT = "a whole number above 0, or auto"
 MILESTONE = "a step such as 60000 or a share of the run such as 0.7"
 BAD_OVERRIDES = {
     "solver.lr": "`solver.lr` is not an override",
@@ -164,6 +167,8 @@ BAD_OVERRIDES = {
     "solver.lr=nan": "`solver.lr` must be a finite number, not `nan`",
     "solver.steps=1.5": "`solver.steps` must be a whole number, not `1.5`",
     "solver.steps=true": "`solver.steps` must be a whole number, not `true`",
+    "model.detections_per_image=many": f"`model.detections_per_image` must be {LIMIT}, not `many`",
+    "model.detections_per_image=0": f"`model.detections_per_image` must be {LIMIT}, not `0`",
     "solver.steps=none": "`solver.steps` must be a whole number, not `none`",
     "solver.optimizer=adam": "`solver.optimizer` must be 'sgd' or 'adamw', not `adam`",
     "solver.milestones=1,2": "`solver.milestones` must be a list such as [1, 2], not `1,2`",
@@ -171,6 +176,9 @@ BAD_OVERRIDES = {
     "solver.milestones=[1,true]": f"`solver.milestones[1]` must be {MILESTONE}, not `true`",
     "solver.milestones=[1.5]": f"`solver.milestones[0]` must be {MILESTONE}, not `1.5`",
     "solver.milestones=[1,": "`solver.milestones` must be a list such as [1, 2], not `[1,`",
+    "model.anchor_scale=[]": "`model.anchor_scale` must be a whole number or a list of them such as [4, 8], not `[]`",
+    "model.anchor_scale=[4,x]": "`model.anchor_scale[1]` must be a whole number, not `x`",
+    "model.anchor_scale=0": "`model.anchor_scale[0]` must be greater than 0, not `0`",
     "data.allow_no_occluders=7": "`data.allow_no_occluders` must be true or false, not `7`",
     "solver.epochs=0": "`solver.epochs` must be greater than 0, not `0`",
     "solver.min_steps=5": "solver.min_steps is for a run whose length is in epochs: set solver.epochs, or "

@@ -169,6 +169,9 @@ def drawn(folder: Path, **options: Any) -> TrainingSet:
     [
         {},
         {"flip": 1.0},
+        {"flip_vertical": 1.0},
+        {"flip": 1.0, "flip_vertical": 1.0, "scale_jitter": (0.6, 1.6)},
+        {"color_jitter": (0.2, 0.2, 0.2)},
         {"train_sizes": (96, 120, 160)},
         {"scale_jitter": (0.4, 2.0)},
         {"scale_jitter": (1.2, 2.0), "flip": 1.0, "max_size": 120, "min_size": 100},

@@ -1,9 +1,19 @@
 import numpy as np
 import pytest
+import torch
+from torchvision.transforms import v2
 
 from bcnet_core import masks
 from bcnet_core.config.data import DataConfig
-from bcnet_core.data.transforms import Scene, crop, jitter_scale, resize_shorter, target_size, training_steps
+from bcnet_core.data.transforms import (
+    Scene,
+    crop,
+    jitter_colors,
+    jitter_scale,
+    resize_shorter,
+    target_size,
+    training_steps,
+)
 
 
 def blank_scene(height: int, width: int) -> Scene:
@@ -21,14 +31,16 @@ def test_the_shorter_side_is_fixed_and_the_longer_bounded(height: int, width: in
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_boxes_follow_the_pixels(mirrored: bool) -> None:
-    scene = blank_scene(50, 100)._replace(mirrored=mirrored)
+@pytest.mark.parametrize("flipped", [False, True])
+def test_boxes_follow_the_pixels(mirrored: bool, flipped: bool) -> None:
+    scene = blank_scene(50, 100)._replace(mirrored=mirrored, flipped=flipped)
     scene.pixels[10:30, 20:40] = 255
     scene = resize_shorter(scene, np.random.default_rng(0), sizes=(100,), max_size=500)
     seen = scene.render()
     assert seen.shape == (100, 200, 3)
     (box,) = scene.placement.to_input(np.array([[20.0, 10, 40, 30]]))
-    assert box.tolist() == ([120, 20, 160, 60] if mirrored else [40, 20, 80, 60])
+    assert box[0::2].tolist() == ([120, 160] if mirrored else [40, 80])
+    assert box[1::2].tolist() == ([40, 80] if flipped else [20, 60])
     rows, columns = np.nonzero(seen[:, :, 0] > 127)
     assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == box.tolist()
 
@@ -79,3 +91,36 @@ def test_a_recipe_draws_the_mirror_first() -> None:
         scene = step(scene, rng)
     again.random()
     assert scene.mirrored and min(scene.size) == (100, 200)[int(again.integers(2))]
+
+
+def test_a_recipe_flips_vertically_with_its_probability() -> None:
+    (_, step, _), scene = training_steps(DataConfig(flip_vertical=0.3)), blank_scene(50, 80)
+    flips = [step(scene, np.random.default_rng(seed)).flipped for seed in range(300)]
+    assert 60 < sum(flips) < 120
+
+
+def test_colors_change_as_torchvision_changes_them() -> None:
+    """The library's transform, told to draw what our generator draws, gives the same picture."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    scene, strengths, seen = blank_scene(20, 30)._replace(pixels=pixels), (0.4, 0.3, 0.2), set()
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(3).tolist()
+        factors = {number: rng.uniform(1 - strengths[number], 1 + strengths[number]) for number in order}
+        drawn = {name: factors[number] for number, name in enumerate(("brightness", "contrast", "saturation"))}
+        theirs = v2.ColorJitter(*strengths)
+        drawn = {f"{name}_factor": factor for name, factor in drawn.items()} | {"hue_factor": None, "fn_idx": order}
+        expected = theirs.transform(torch.from_numpy(pixels).permute(2, 0, 1), drawn).permute(1, 2, 0).numpy()
+        found = jitter_colors(scene, np.random.default_rng(seed), strengths=strengths).pixels
+        assert (found == expected).all() and found.flags.c_contiguous
+        seen.add(found.tobytes())
+    assert len(seen) == 20
+    unchanged = jitter_colors(scene, np.random.default_rng(0), strengths=(0, 0, 0)).pixels
+    assert (unchanged == pixels).all()
+
+
+def test_a_step_without_effect_makes_no_choice() -> None:
+    """So that recipes from before a setting keep their samples; see the order of the draws above."""
+    count = len(training_steps(DataConfig()))
+    settings = [{"flip_vertical": 0.5}, {"color_jitter": (0.1, 0, 0)}]
+    assert count == 2 and [len(training_steps(DataConfig(**one))) for one in settings] == [3, 3]

@@ -17,6 +17,13 @@ def test_masks_of_a_label_image_are_those_of_each_value() -> None:
     assert masks.from_labels(np.full((3, 4), 40_000, np.uint16)) == {40_000: masks.encode(np.ones((3, 4), bool))}
 
 
+def test_the_complement_has_the_other_pixels() -> None:
+    random = np.random.default_rng(3)
+    for _ in range(300):
+        mask = random.random(random.integers(1, 12, 2)) < random.choice([0, 0.2, 0.5, 0.9, 1])
+        assert masks.complement(masks.encode(mask)) == masks.encode(~mask)
+
+
 def test_a_window_is_encoded_where_it_lies_and_cut_at_the_edges() -> None:
     random = np.random.default_rng(1)
     height, width = 7, 9

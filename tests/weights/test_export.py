@@ -15,7 +15,7 @@ from tests.model.test_detectors import TORCHVISION, build
     ("kind", "settings"),
     [
         ("fcos", {"score_threshold": 0.004}),
-        ("faster_rcnn", {"score_threshold": 0.2}),
+        ("faster_rcnn", {"score_threshold": 0.2, "mask_scoring": True}),
         ("fcos", {"score_threshold": 0.004, "mask_size": 112}),
         ("fcos", {"score_threshold": 0.004, **TORCHVISION}),
         ("faster_rcnn", {"score_threshold": 0.2, **TORCHVISION}),

@@ -120,6 +120,7 @@ def config_from_recipe(recipe: Recipe, *, num_classes: int) -> CfgNode:
         BCNetError: if the recipe asks for something that detectron2's trainer or its Faster R-CNN does not have.
     """
     _check_supported(recipe)
+    recipe = recipe.model_copy(update={"model": recipe.model.for_objects(0)})
     cfg = fresh_config()
     cfg.SEED = recipe.seed
     _set_model(cfg, recipe, num_classes)
@@ -133,6 +134,9 @@ def config_from_recipe(recipe: Recipe, *, num_classes: int) -> CfgNode:
 def _check_supported(recipe: Recipe) -> None:
     solver, model, two_stage = recipe.solver, recipe.model, recipe.model.detector == "faster_rcnn"
     asked = {
+        "data.copy_paste": recipe.data.copy_paste.probability > 0,
+        "data.color_jitter": recipe.data.color_jitter is not None,
+        "data.flip_vertical": recipe.data.flip_vertical > 0,
         "solver.accumulate": solver.accumulate > 1,
         "solver.ema": solver.ema > 0,
         "solver.compile": solver.compile,
@@ -140,7 +144,8 @@ def _check_supported(recipe: Recipe) -> None:
         f"model.backbone={model.backbone}": model.backbone != "tiny" and model.backbone not in RESNETS,
         "model.frozen_norm=false": not model.frozen_norm and model.backbone in RESNETS,
         "model.geometry=torchvision with faster_rcnn": two_stage and model.geometry != "exact",
-        "model.mask_proposals=jittered with faster_rcnn": two_stage and model.mask_proposals == "jittered",
+        f"model.nms={model.nms} with faster_rcnn": two_stage and model.nms != "box",
+        "model.class_agnostic_nms with faster_rcnn": two_stage and model.class_agnostic_nms,
         "loss.classification other than 1 with faster_rcnn": two_stage and recipe.loss.classification != 1,
     }
     given = [name for name, value in asked.items() if value]
@@ -187,7 +192,7 @@ def _set_faster_rcnn(cfg: CfgNode, recipe: Recipe) -> None:
     _write(cfg, model, RCNN_PLACES)
     levels = range(3, 6) if model.backbone == "tiny" else range(2, 7)
     names = [f"p{level}" for level in levels]
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[model.anchor_scale * 2**level] for level in levels]
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[scale * 2**level for scale in model.anchor_scale] for level in levels]
     cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
     rpn = cfg.MODEL.RPN
     rpn.IN_FEATURES, rpn.CONV_DIMS = names, [-1] * model.rpn_convs
@@ -195,7 +200,7 @@ def _set_faster_rcnn(cfg: CfgNode, recipe: Recipe) -> None:
     rpn.SMOOTH_L1_BETA = SMOOTH_L1_BETA
     rpn.LOSS_WEIGHT = float(loss.proposal_objectness)
     rpn.BBOX_REG_LOSS_WEIGHT = float(loss.proposal_box)
-    cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_HEADS.IN_FEATURES = "StandardROIHeads", names[:4]
+    cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_HEADS.IN_FEATURES = "BilayerROIHeads", names[:4]
     box = cfg.MODEL.ROI_BOX_HEAD
     box.NAME, box.POOLER_RESOLUTION, box.CONV_DIM = "FastRCNNConvFCHead", 7, model.channels
     box.NUM_CONV, box.NUM_FC = (0, 2) if model.box_head == "linear" else (4, 1)
@@ -245,12 +250,31 @@ def recipe_from_config(cfg: CfgNode) -> Recipe:
     settings |= {"detector": "fcos" if fcos else "faster_rcnn", "backbone": name, "backbone_style": style}
     settings |= _read(cfg, PLACES)
     if two_stage:
-        scale = cfg.MODEL.ANCHOR_GENERATOR.SIZES[0][0] // (8 if name == "tiny" else 4)
-        settings |= {**_read(cfg, RCNN_PLACES), "anchor_scale": scale, "mask_proposals": "decoded", "geometry": "exact"}
+        scales = _anchor_scales(cfg, first_stride=8 if name == "tiny" else 4)
+        settings |= {**_read(cfg, RCNN_PLACES), "anchor_scale": scales}
+        settings |= {"geometry": "exact", "nms": "box", "class_agnostic_nms": False}
+        if cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads":
+            settings["mask_proposals"] = "decoded"
         box_head: BoxHead = "conv" if cfg.MODEL.ROI_BOX_HEAD.NUM_CONV else "linear"
         settings |= {"rpn_convs": len(cfg.MODEL.RPN.CONV_DIMS), "box_head": box_head}
     sizes = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": max(cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST)}
     return _validated(Recipe, {"model": settings, "data": sizes}, "as a recipe")
+
+
+def _anchor_scales(cfg: CfgNode, *, first_stride: int) -> tuple[int, ...]:
+    anchors = cfg.MODEL.ANCHOR_GENERATOR
+    scales = tuple(int(size / first_stride) for size in anchors.SIZES[0])
+    levels = range(len(cfg.MODEL.RPN.IN_FEATURES))
+    wanted = [[scale * first_stride * 2**level for scale in scales] for level in levels]
+    if [list(sizes) for sizes in anchors.SIZES] != wanted or [list(one) for one in anchors.ASPECT_RATIOS] != [
+        [0.5, 1.0, 2.0]
+    ]:
+        raise usage_error(
+            "the torchvision backend does not have this config's anchors: "
+            f"SIZES {anchors.SIZES}, ASPECT_RATIOS {anchors.ASPECT_RATIOS}",
+            f"it has the same multiples of the stride on every level, such as {wanted}, and the ratios 0.5, 1 and 2",
+        )
+    return scales
 
 
 def _check_pixels(cfg: CfgNode, name: BackboneName, pixels: PixelFormat) -> None:
