@@ -199,15 +199,17 @@ class KeptSamples:
     """Training samples, kept on the device: without scale jitter an image has two, one of them mirrored.
 
     Args:
-        recipe: with its data root, one training size and no jitter.
+        recipe: with its data root, one training size, no jitter and no pasted objects.
         device: of the kept images and targets.
     """
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        if recipe.data.scale_jitter is not None or recipe.data.train_sizes:
+        data = recipe.data
+        varied = data.scale_jitter or data.train_sizes or data.color_jitter or data.copy_paste.probability
+        if varied or data.flip_vertical:
             raise usage_error(
-                "the trials keep their samples in memory, so an image has one size",
-                "leave data.scale_jitter and data.train_sizes as they are",
+                "the trials keep their samples in memory, so an image has one size and one look",
+                "leave data.scale_jitter, train_sizes, color_jitter, copy_paste and flip_vertical as they are",
             )
         sides = [recipe.data.model_copy(update={"flip": flip}) for flip in (0.0, 1.0)]
         (self._plain, self.coco), (self._mirrored, _) = (

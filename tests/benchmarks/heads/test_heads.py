@@ -128,6 +128,13 @@ def test_maps_of_the_peer_move_by_half_a_pixel() -> None:
     assert shift_half_pixel(ramp[:0], boxes[:0]).shape == (0, 28, 28)
 
 
+@pytest.mark.parametrize("setting", ["copy_paste.probability=0.5", "color_jitter=[0.1,0,0]", "flip_vertical=0.5"])
+def test_samples_that_vary_are_not_kept(sweep: Sweep, setting: str) -> None:
+    recipe = load_recipe("tiny", [f"data.{setting}"], data_root=sweep.recipe(Trial("plain", 0)).data.root)
+    with pytest.raises(BCNetError, match="one size and one look"):
+        KeptSamples(recipe, torch.device("cpu"))
+
+
 def test_kept_samples_are_those_of_the_training_set(sweep: Sweep) -> None:
     recipe = sweep.recipe(Trial("plain", 0))
     dataset, _ = open_training_set(recipe.data)
