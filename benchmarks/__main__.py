@@ -8,6 +8,7 @@ import typer
 
 from bcnet_cli import console
 from bcnet_core.errors import BCNetError
+from benchmarks.crowds.cli import crowds
 from benchmarks.evidence.cli import evidence
 from benchmarks.heads.cli import heads
 from benchmarks.speed.annotate import annotate
@@ -32,6 +33,7 @@ app.command()(viz)
 app.command()(evidence)
 app.command()(heads)
 app.command()(starts)
+app.command()(crowds)
 
 
 def main() -> None:

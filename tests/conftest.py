@@ -67,14 +67,19 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def untrained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the checkpoint of an untrained detector, which finds five objects in every image of the scenes."""
+    """Return the checkpoint of an untrained FCOS, which finds five objects in every image of the scenes."""
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.config.load import load_recipe
     from bcnet_core.model.detectors import build_detector
     from bcnet_core.weights.checkpoint import Checkpoint, save_checkpoint
 
     settings = ["model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64"]
-    settings += ["model.score_threshold=0", "model.detections_per_image=5"]
+    settings += [
+        "model.detector=fcos",
+        "model.attention=true",
+        "model.score_threshold=0",
+        "model.detections_per_image=5",
+    ]
     recipe = load_recipe("shapes", settings, data_root=scenes)
     categories = read_coco(scenes / "annotations/instances_val.json").categories
     path = tmp_path_factory.mktemp("untrained") / "model.pt"

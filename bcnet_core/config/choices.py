@@ -20,6 +20,7 @@ TIMM = "timm/"
 BackboneStyle = Literal["torchvision", "caffe"]
 Geometry = Literal["exact", "torchvision"]
 BoxHead = Literal["linear", "conv"]
+NMS = Literal["box", "soft", "mask"]
 MaskProposals = Literal["decoded", "jittered", "official"]
 OccluderSampling = Literal["balanced", "nonempty", "official"]
 Normalizer = Literal["floored", "official"]

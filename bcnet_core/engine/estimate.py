@@ -60,7 +60,7 @@ def _activations(detector: Detector, recipe: Recipe, images: int) -> int:
     if data.scale_jitter is not None:
         shorter = longer
     height, width = detector.padded_size(shorter, longer)
-    rois = images * (model.mask_rois_per_image or model.detections_per_image)
+    rois = images * (model.mask_rois_per_image or model.most_detections)
     kept: dict[int, Tensor] = {}  # by storage, which several may share
 
     def count(tensor: Tensor) -> Tensor:

@@ -110,18 +110,11 @@ class TrainingState:
         self.detector = build_detector(job.recipe, categories).to(device)
         if solver.sync_batch_norm and dist.world_size() > 1:
             share_statistics(self.detector)
-        stages = {f"backbone.{name}": stage for name, stage in self.detector.backbone.parameter_stages().items()}
-        self.optimizer = build_optimizer(self.detector, solver, stages)
-        self._shares = [group["lr"] / full_rate(solver) for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(device.type, enabled=solver.precision == "fp16")
         self.start: Start | None = None
         if job.init is not None:
             self.start = load_weights(self.detector, job.recipe, *read_start(job.init))
-        self.averaged: AveragedModel | None = None
-        if solver.ema:
-            average = get_ema_multi_avg_fn(solver.ema)  # type: ignore[no-untyped-call]
-            self.averaged = AveragedModel(self.detector, multi_avg_fn=average, use_buffers=True)
-            self.averaged.requires_grad_(requires_grad=False)
+        self.start_optimizer()
         if job.resume:
             self._resume()
         if solver.compile:
@@ -132,6 +125,18 @@ class TrainingState:
             device_ids = [device] if device.type == "cuda" else None
             self.model = DistributedDataParallel(self.detector, device_ids=device_ids)
         self.model.train()
+
+    def start_optimizer(self) -> None:
+        """Begin the optimizer and the average of the detector's weights; again if other parts have replaced some."""
+        solver = self.job.recipe.solver
+        stages = {f"backbone.{name}": stage for name, stage in self.detector.backbone.parameter_stages().items()}
+        self.optimizer = build_optimizer(self.detector, solver, stages)
+        self._shares = [group["lr"] / full_rate(solver) for group in self.optimizer.param_groups]
+        self.averaged: AveragedModel | None = None
+        if solver.ema:
+            average = get_ema_multi_avg_fn(solver.ema)  # type: ignore[no-untyped-call]
+            self.averaged = AveragedModel(self.detector, multi_avg_fn=average, use_buffers=True)
+            self.averaged.requires_grad_(requires_grad=False)
 
     @property
     def best_detector(self) -> Detector:

@@ -65,7 +65,7 @@ def score_true_boxes(detector: Detector, coco: CocoFile, image_dir: Path, *, rep
     with reporter.progress("true boxes", len(coco.images)) as progress:
         for position, image in enumerate(coco.images):
             annotations = grouped[image["id"]]
-            scored = [index for index, one in enumerate(annotations) if _is_scored(one)]
+            scored = [index for index, one in enumerate(annotations) if is_scored(one)]
             if scored:
                 rles = [segmentation_rle(one, image) for one in annotations]
                 regions = occluder_regions(annotations, rles, image)
@@ -85,7 +85,8 @@ def score_true_boxes(detector: Detector, coco: CocoFile, image_dir: Path, *, rep
     return TrueBoxScores(np.array(positions), np.array(visible), columns)
 
 
-def _is_scored(annotation: Record) -> bool:
+def is_scored(annotation: Record) -> bool:
+    """Return whether an annotation has a mask and a box with an extent, and is no crowd."""
     extent = annotation["bbox"][2] > 0 and annotation["bbox"][3] > 0
     return extent and not annotation.get("iscrowd", 0) and bool(annotation.get("segmentation"))
 
@@ -103,12 +104,7 @@ def _score_image(
         image_dir: folder of the images.
     """
     height, width = image["height"], image["width"]
-    batch = detector.prepare(read_listed(image_dir, image))
-    new_height, new_width = batch.image_sizes[0]
-    boxes = boxes.to(detector.device)
-    scale = boxes.new_tensor([new_width / width, new_height / height]).repeat(2)
-    first = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-    logits = detector.heads.masks(detector.backbone(batch.tensors), boxes * scale, first)
+    logits = predict_inside(detector, image, boxes, image_dir)
     scores: dict[str, list[float]] = {}
     for spec in sorted(map_specs(logits), key=lambda spec: spec.kind == "boundary"):
         if spec.kind == "mask":
@@ -121,6 +117,31 @@ def _score_image(
             )
             scores[spec.name] = boundary_f(found, boundary(crops)).tolist()
     return scores
+
+
+@torch.no_grad()
+def predict_inside(detector: Detector, image: Record, boxes: Tensor, image_dir: Path) -> dict[str, Tensor]:
+    """Predict the maps of an image inside N given boxes.
+
+    Args:
+        detector: in evaluation mode.
+        image: entry of a COCO file's `images`.
+        boxes: (N, 4) float32 xyxy in pixels of the image.
+        image_dir: folder of the images.
+
+    Returns:
+        (N, S, S) float32 logits by name, on the detector's device.
+
+    Raises:
+        BCNetError: if the image cannot be read.
+    """
+    batch = detector.prepare(read_listed(image_dir, image))
+    new_height, new_width = batch.image_sizes[0]
+    boxes = boxes.to(detector.device)
+    scale = boxes.new_tensor([new_width / image["width"], new_height / image["height"]]).repeat(2)
+    first = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+    logits: dict[str, Tensor] = detector.heads.masks(detector.backbone(batch.tensors), boxes * scale, first)
+    return logits
 
 
 def _iou(found: RLE, true: RLE | None) -> float:

@@ -67,8 +67,18 @@ def choose_rois(
     return RoIs(*map(torch.cat, zip(*parts, strict=True)))
 
 
+def jitter_boxes(boxes: Tensor, draws: Tensor) -> Tensor:
+    """Move each edge of (D, 4) xyxy boxes by up to a tenth of the box's width or height.
+
+    Args:
+        boxes: float.
+        draws: (D, 4) uniform in [0, 1), one an edge; 0.5 leaves an edge where it is.
+    """
+    return boxes + (2 * draws - 1) * 0.1 * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+
+
 def jittered_rois(targets: list[Targets], seeds: list[int], *, most: int) -> RoIs:
-    """Make one RoI of each instance: its box, each edge moved by up to a tenth of the box's width or height.
+    """Make one RoI of each instance: its box, jittered.
 
     Args:
         targets: of each image.
@@ -77,10 +87,7 @@ def jittered_rois(targets: list[Targets], seeds: list[int], *, most: int) -> RoI
     """
     boxes = [target.boxes for target in targets]
     draws = [random_numbers(seed, (len(box), 6), box.device) for box, seed in zip(boxes, seeds, strict=True)]
-    moved = [
-        box + (2 * draw[:, :4] - 1) * 0.1 * (box[:, 2:] - box[:, :2]).repeat(1, 2)
-        for box, draw in zip(boxes, draws, strict=True)
-    ]
+    moved = [jitter_boxes(box, draw[:, :4]) for box, draw in zip(boxes, draws, strict=True)]
     everyone = [torch.arange(len(box), device=box.device) for box in boxes]
     return choose_rois(moved, everyone, [draw[:, 4:] for draw in draws], targets, most=most)
 

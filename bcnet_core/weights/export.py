@@ -81,8 +81,14 @@ def export_detector(
         picture: (H, W, 3) uint8 RGB image to compare on, after a resize; by default noise.
 
     Raises:
-        BCNetError: if a package is missing, or the file gives other outputs; then nothing is written.
+        BCNetError: if the detector does not suppress duplicates by boxes, a package is missing, or the file gives
+            other outputs; then nothing is written.
     """
+    if (nms := detector.heads.suppression.nms) != "box":
+        raise usage_error(
+            f"exported files suppress duplicates by their boxes, this detector has model.nms={nms}",
+            'in Python: detector.heads.suppression = replace(detector.heads.suppression, nms="box")',
+        )
     model = TensorDetector(detector).eval()
     noise = torch.Generator().manual_seed(0)
     example, other = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=noise)

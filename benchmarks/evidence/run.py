@@ -86,13 +86,19 @@ def _run_trial(folder: Path, data: dict[str, DataSet], device: str, trial: Trial
     return f"{trial.data} {trial.name}: IoU {np.nanmean(measures['occludee']):.4f}, AP {measures['mask_AP']:.3f}"
 
 
+PUBLISHED = (
+    "model.detector=fcos", "model.attention=true", "model.candidates_per_level=1000", "loss.box=1.25",
+)  # fmt: skip
+"""The detector of the paper's release, and its whole mask head."""
+
+
 def _job(trial: Trial, data: DataSet, run_dir: Path, *, device: str) -> TrainingJob:
     """Return the training of a trial, from its newest checkpoint if there is one."""
     overrides = [
         f"seed={trial.seed}", f"solver.steps={trial.steps}", "data.workers=0",
         f"data.train.annotations=annotations/instances_{data.train}.json", f"data.train.images={data.train}",
         f"data.val.annotations=annotations/instances_{data.held_out}.json", f"data.val.images={data.held_out}",
-        *ARMS[trial.arm].overrides,
+        *PUBLISHED, *ARMS[trial.arm].overrides,
     ]  # fmt: skip
     return TrainingJob(
         recipe=load_recipe("shapes", overrides, data_root=data.root),

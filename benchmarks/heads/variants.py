@@ -13,7 +13,8 @@ from benchmarks.heads.peer import use_torchvision_heads
 
 RECIPE = (
     "data.min_size=384", "data.max_size=480", "model.detector=faster_rcnn", "model.backbone=tiny", "model.channels=64",
-    "model.anchor_scale=8", "model.box_rois_per_image=128", "model.proposals_per_image=300",
+    "model.anchor_scale=8", "model.candidates_per_level=1000", "model.attention=true",
+    "model.box_rois_per_image=128", "model.proposals_per_image=300",
     "model.box_head_channels=1024", "model.mask_proposals=jittered", "model.mask_rois_per_image=32", "loss.box=1",
     "solver.batch_size=2", "solver.optimizer=adamw", "solver.lr=0.002", "solver.weight_decay=0.01",
     "solver.warmup_steps=50", "solver.schedule=cosine", "solver.clip_norm=5",

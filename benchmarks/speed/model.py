@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import product
 from statistics import median
 from typing import Annotated, Any, Literal, NamedTuple
@@ -39,7 +40,11 @@ from benchmarks.memory import in_fresh_process
 
 Autocast = Literal["off", "bf16", "fp16"]
 
-RELEASE = ("model.channels=256", "model.tower_convs=4", "model.mask_rois_per_image=64")
+RELEASE = (
+    "model.channels=256", "model.tower_convs=4", "model.mask_rois_per_image=64", "model.attention=true",
+    "model.anchor_scale=8", "model.proposals_per_image=1000", "model.candidates_per_level=1000",
+    "model.box_rois_per_image=512", "model.box_head_channels=1024",
+)  # fmt: skip
 """Size of the release's heads."""
 CANDIDATES = 1000
 """Boxes of an image above the score threshold, before NMS."""
@@ -202,10 +207,7 @@ def lower_threshold(detector: Detector, picture: NDArray[np.uint8]) -> None:
     found = [one.sigmoid() if isinstance(heads, OneStageHeads) else one.softmax(1)[:, 1:] for one in seen]
     scores = torch.cat([one.flatten() for one in found])
     threshold = float(scores.topk(min(CANDIDATES, len(scores))).values[-1]) * 0.999
-    if isinstance(heads, OneStageHeads):
-        heads.score_threshold = threshold
-    else:
-        heads.roi_heads.score_thresh = threshold
+    heads.suppression = replace(heads.suppression, score_threshold=threshold)
 
 
 def autocast_to(work: Workload, device: torch.device) -> AbstractContextManager[object]:

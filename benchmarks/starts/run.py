@@ -151,7 +151,7 @@ def score(
     found = predict_images(detector, coco.images, image_dir, reporter=reporter, stopping=stopping)
     if stopping():
         return None
-    options = ScoreOptions(occlusion=True, max_dets=detections_to_count(recipe.model.detections_per_image))
+    options = ScoreOptions(occlusion=True, max_dets=detections_to_count(recipe.model.most_detections))
     rows = score_results(coco, found, options).rows
     masks = rows["masks"]
     return {

@@ -355,7 +355,8 @@ def test_training_starts_from_an_initialization(tmp_path: Path, scenes: Path) ->
     checkpoint, _ = import_weights(tmp_path / "x.pt", drop_classes=True)
     save_checkpoint(tmp_path / "init.pt", checkpoint)
     settings = ["model.channels=32", "model.tower_convs=1", "data.min_size=64", "data.max_size=64", "data.workers=0",
-                "solver.batch_size=2", "solver.steps=1", "solver.lr=1e-9"]  # fmt: skip
+                "solver.batch_size=2", "solver.steps=1", "solver.lr=1e-9",
+                "model.detector=fcos", "model.attention=true"]  # fmt: skip
     recipe = load_recipe("shapes", settings, data_root=scenes)
     job = TrainingJob(recipe, tmp_path / "run", "cpu", "bcnet train shapes", init_from=str(tmp_path / "init.pt"))
     trained = read_checkpoint(run_training(job, SilentReporter()))

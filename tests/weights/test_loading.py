@@ -89,7 +89,7 @@ def test_a_checkpoint_is_read_once_for_everything(untrained: Path) -> None:
 
 
 def test_weights_of_another_backbone_name_both_recipes(tmp_path: Path, scenes: Path, untrained: Path) -> None:
-    recipe = load_recipe("shapes", ["model.backbone=r18", "data.workers=0"], data_root=scenes)
+    recipe = load_recipe("shapes", ["model.backbone=r18", "model.detector=fcos", "data.workers=0"], data_root=scenes)
     job = TrainingJob(recipe, tmp_path / "run", "cpu", "bcnet train shapes", init_from=str(untrained))
     with pytest.raises(BCNetError, match="holds weights of fcos tiny, this model is fcos r18 caffe"):
         run_training(job, SilentReporter())
@@ -184,7 +184,8 @@ def test_a_start_must_fill_the_feature_extractor(untrained: Path) -> None:
 
 
 def test_a_training_reports_its_start(tmp_path: Path, scenes: Path, untrained: Path) -> None:
-    settings = ["model.channels=32", "model.tower_convs=1", "model.layers=1", "data.min_size=64", "data.max_size=64",
+    settings = ["model.channels=32", "model.tower_convs=1", "model.detector=fcos", "model.attention=true",
+                "model.layers=1", "data.min_size=64", "data.max_size=64",
                 "data.workers=0", "solver.batch_size=2", "solver.steps=1"]  # fmt: skip
     recipe = load_recipe("shapes", settings, data_root=scenes)
     reporter = Heard()

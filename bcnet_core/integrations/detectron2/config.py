@@ -119,6 +119,7 @@ def config_from_recipe(recipe: Recipe, *, num_classes: int) -> CfgNode:
         BCNetError: if the recipe asks for something that detectron2's trainer or its Faster R-CNN does not have.
     """
     _check_supported(recipe)
+    recipe = recipe.model_copy(update={"model": recipe.model.for_objects(0)})
     cfg = fresh_config()
     cfg.SEED = recipe.seed
     _set_model(cfg, recipe, num_classes)
@@ -142,7 +143,8 @@ def _check_supported(recipe: Recipe) -> None:
         f"model.backbone={model.backbone}": model.backbone != "tiny" and model.backbone not in RESNETS,
         "model.frozen_norm=false": not model.frozen_norm and model.backbone in RESNETS,
         "model.geometry=torchvision with faster_rcnn": two_stage and model.geometry != "exact",
-        "model.mask_proposals=jittered with faster_rcnn": two_stage and model.mask_proposals == "jittered",
+        f"model.nms={model.nms} with faster_rcnn": two_stage and model.nms != "box",
+        "model.class_agnostic_nms with faster_rcnn": two_stage and model.class_agnostic_nms,
         "loss.classification other than 1 with faster_rcnn": two_stage and recipe.loss.classification != 1,
     }
     given = [name for name, value in asked.items() if value]
@@ -196,7 +198,7 @@ def _set_faster_rcnn(cfg: CfgNode, recipe: Recipe) -> None:
     rpn.SMOOTH_L1_BETA = SMOOTH_L1_BETA
     rpn.LOSS_WEIGHT = float(loss.proposal_objectness)
     rpn.BBOX_REG_LOSS_WEIGHT = float(loss.proposal_box)
-    cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_HEADS.IN_FEATURES = "StandardROIHeads", names[:4]
+    cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_HEADS.IN_FEATURES = "BilayerROIHeads", names[:4]
     box = cfg.MODEL.ROI_BOX_HEAD
     box.NAME, box.POOLER_RESOLUTION, box.CONV_DIM = "FastRCNNConvFCHead", 7, model.channels
     box.NUM_CONV, box.NUM_FC = (0, 2) if model.box_head == "linear" else (4, 1)
@@ -248,7 +250,9 @@ def recipe_from_config(cfg: CfgNode) -> Recipe:
     if two_stage:
         scales = _anchor_scales(cfg, first_stride=8 if name == "tiny" else 4)
         settings |= {**_read(cfg, RCNN_PLACES), "anchor_scale": scales}
-        settings |= {"mask_proposals": "decoded", "geometry": "exact"}
+        settings |= {"geometry": "exact", "nms": "box", "class_agnostic_nms": False}
+        if cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads":
+            settings["mask_proposals"] = "decoded"
         box_head: BoxHead = "conv" if cfg.MODEL.ROI_BOX_HEAD.NUM_CONV else "linear"
         settings |= {"rpn_convs": len(cfg.MODEL.RPN.CONV_DIMS), "box_head": box_head}
     sizes = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": max(cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST)}

@@ -15,11 +15,11 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY, ROI_MASK_HEAD_REGISTRY
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from bcnet_core.config.choices import OccluderSampling, OccluderSource
+from bcnet_core.config.choices import MaskProposals, OccluderSampling, OccluderSource
 from bcnet_core.errors import usage_error
 from bcnet_core.integrations.detectron2.config import loss_from_config, loss_weights, model_from_config
 from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper
@@ -28,6 +28,7 @@ from bcnet_core.model.detectors import build_mask_branch
 from bcnet_core.model.head import BilayerMaskHead
 from bcnet_core.model.losses import bilayer_losses, target_maps
 from bcnet_core.model.mask_branch import mask_confidence, predict_maps
+from bcnet_core.model.rois import jitter_boxes
 from bcnet_core.weights.from_detectron2 import mask_head_name
 
 
@@ -167,11 +168,58 @@ def _rename(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -
 
 @ROI_HEADS_REGISTRY.register()
 class BilayerROIHeads(StandardROIHeads):
-    """detectron2's `StandardROIHeads` with the bilayer mask head, whatever `MASK_ON` and `ROI_MASK_HEAD.NAME` say."""
+    """detectron2's `StandardROIHeads` with the bilayer mask head, whatever `MASK_ON` and `ROI_MASK_HEAD.NAME` say.
+
+    Args:
+        mask_proposals: boxes that train the masks: the positive proposals ("decoded"), or the ground truth, jittered.
+        others: of `StandardROIHeads`.
+    """
+
+    @configurable
+    def __init__(self, *, mask_proposals: MaskProposals = "decoded", **others: Any) -> None:  # noqa: ANN401
+        super().__init__(**others)
+        self.mask_proposals = mask_proposals
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: Any) -> dict[str, Any]:  # noqa: ANN401  (detectron2's)
+        """Return the arguments for a yacs config.
+
+        Raises:
+            BCNetError: if the config asks for FCOS's official mask proposals.
+        """
+        chosen = cfg.MODEL.BCNET.MASK_PROPOSALS
+        if chosen == "official":
+            raise usage_error(
+                "detectron2 config: MODEL.BCNET.MASK_PROPOSALS: official is for BilayerFCOS", "take decoded or jittered"
+            )
+        settings: dict[str, Any] = super().from_config(cfg, input_shape)
+        return settings | {"mask_proposals": chosen}
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """Compute the losses of a batch, or predict its instances; see detectron2's `StandardROIHeads`."""
+        if not (self.training and self.mask_proposals == "jittered" and targets):
+            found: tuple[list[Instances], dict[str, Tensor]] = super().forward(images, features, proposals, targets)
+            return found
+        proposals = self.label_and_sample_proposals(proposals, targets)
+        losses = self._forward_box(features, proposals) | self._forward_keypoint(features, proposals)
+        return proposals, losses | self._forward_mask(features, [_jittered(one) for one in targets])
 
     @classmethod
     def _init_mask_head(cls, cfg: CfgNode, input_shape: Any) -> Any:  # noqa: ANN401  (detectron2's)
         return super()._init_mask_head(_with_masks(cfg), input_shape)
+
+
+def _jittered(instances: Instances) -> Instances:
+    """Return the true instances of an image with their boxes, jittered, as `proposal_boxes`."""
+    boxes = instances.gt_boxes.tensor
+    moved = jitter_boxes(boxes, torch.rand(boxes.shape, device=boxes.device))
+    return Instances(instances.image_size, **instances.get_fields(), proposal_boxes=Boxes(moved))
 
 
 @ROI_HEADS_REGISTRY.register()

@@ -35,12 +35,12 @@ CATEGORIES: list[Record] = [{"id": 5, "name": "box"}, {"id": 2, "name": "ball"},
 SMALL = ["data.min_size=96", "data.max_size=160", "data.train_sizes=[]", "model.score_threshold=0.0",
          "model.channels=32", "model.detections_per_image=20", "model.candidates_per_level=50"]  # fmt: skip
 MODELS = {
-    "tiny": ["tiny"],
-    "tiny faster_rcnn": ["tiny", "model.detector=faster_rcnn", "model.mask_proposals=decoded"],
-    "tiny faster_rcnn, conv": ["tiny", "model.detector=faster_rcnn", "model.mask_proposals=decoded",
+    "fcos": ["tiny", "model.detector=fcos"],
+    "faster_rcnn": ["tiny"],
+    "faster_rcnn, conv": ["tiny",
                                "model.rpn_convs=2", "model.box_head=conv", "model.box_head_channels=64",
                                "model.anchor_scale=[3,6]"],
-    "tiny, geometry of torchvision": ["tiny", "model.geometry=torchvision"],
+    "fcos, geometry of torchvision": ["tiny", "model.detector=fcos", "model.geometry=torchvision"],
 }  # fmt: skip
 LARGE = {
     "fcos": ["fcos_r50", "model.backbone=r18"],
@@ -104,7 +104,7 @@ def test_detectron2_runs_a_checkpoint_of_the_torchvision_backend(tmp_path: Path)
 
 
 def test_a_small_difference_is_detected(tmp_path: Path) -> None:
-    path = checkpoint(tmp_path / "ours.pt", MODELS["tiny"])
+    path = checkpoint(tmp_path / "ours.pt", MODELS["fcos"])
     ours, theirs = load_detector(path, device="cpu"), load_detectron2(path, device="cpu")
     with torch.no_grad():
         theirs.model.heads.masks.head.occluder_mask.logits.bias.add_(0.001)
@@ -142,7 +142,7 @@ def test_a_checkpoint_of_another_detectron2_program_needs_its_config(tmp_path: P
 
 
 def test_files_that_cannot_be_converted_are_rejected(tmp_path: Path) -> None:
-    ours = checkpoint(tmp_path / "ours.pt", MODELS["tiny"])
+    ours = checkpoint(tmp_path / "ours.pt", MODELS["fcos"])
     with pytest.raises(BCNetError, match="of the torchvision backend already") as error:
         convert(ours, "torchvision")
     assert error.value.hints == ("to the other: --to detectron2",)
@@ -155,7 +155,7 @@ def test_files_that_cannot_be_converted_are_rejected(tmp_path: Path) -> None:
 
 
 def test_import_points_to_the_conversion(tmp_path: Path) -> None:
-    ours = checkpoint(tmp_path / "ours.pt", MODELS["tiny"])
+    ours = checkpoint(tmp_path / "ours.pt", MODELS["fcos"])
     convert(ours, "detectron2", outputs=converted_files(tmp_path / "theirs.pth", "detectron2"))
     with pytest.raises(BCNetError, match="nothing to import") as error:
         import_weights(tmp_path / "theirs.pth")
@@ -163,7 +163,7 @@ def test_import_points_to_the_conversion(tmp_path: Path) -> None:
 
 
 def test_the_convert_command(tmp_path: Path, bcnet: Bcnet) -> None:
-    checkpoint(tmp_path / "ours.pt", MODELS["tiny"])
+    checkpoint(tmp_path / "ours.pt", MODELS["fcos"])
     ended = bcnet("weights", "convert", "ours.pt", "--to", "detectron2", "-o", "x.pth", "--dry-run", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "would write x.pth, x.yaml" in ended.stderr

@@ -15,9 +15,10 @@ from detectron2.modeling import ROI_MASK_HEAD_REGISTRY, build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
+from bcnet_core.config.load import load_recipe
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2 import BilayerMaskRCNNHead, CroppedMasks, add_bcnet_config, add_bilayer_head
-from bcnet_core.integrations.detectron2.config import fresh_config
+from bcnet_core.integrations.detectron2.config import config_from_recipe, fresh_config
 from bcnet_core.integrations.detectron2.heads import map_field
 from bcnet_core.maps import MAPS
 from bcnet_core.model.head import BilayerMaskHead
@@ -128,6 +129,43 @@ def zoo() -> Any:
     from detectron2 import model_zoo  # which warns when it is imported
 
     return model_zoo
+
+
+@pytest.mark.parametrize(("chosen", "trained"), [("decoded", 0), ("jittered", 5)])
+def test_the_ground_truth_jittered_trains_the_masks(chosen: str, trained: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proposal lies on an instance here, so that only the ground truth can train masks."""
+    settings = ["model.channels=32", f"model.mask_proposals={chosen}", "model.attention=false"]
+    cfg = config_from_recipe(load_recipe("tiny", settings), num_classes=3)
+    cfg.MODEL.DEVICE, cfg.MODEL.ROI_HEADS.PROPOSAL_APPEND_GT = "cpu", False
+    heads = build_model(cfg).train().roi_heads
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(heads.mask_head, "forward", lambda _, images: seen.append(boxes_of(images)) or {})
+    truth, far = [proposals(2), proposals(3)], Instances((64, 64))
+    for one in truth:
+        one.gt_boxes, one.gt_classes = one.proposal_boxes, torch.zeros(len(one), dtype=torch.int64)
+        one.remove("proposal_boxes")
+    far.proposal_boxes, far.objectness_logits = Boxes(torch.tensor([[50.0, 52.0, 63.0, 63.0]])), torch.zeros(1)
+    levels = {f"p{level}": torch.rand(2, 32, 64 >> level, 64 >> level) for level in (3, 4, 5)}
+    torch.manual_seed(0)
+    with EventStorage():
+        _, losses = heads(None, levels, [far, far], truth)
+    assert losses.keys() == {"loss_cls", "loss_box_reg"}
+    (boxes,) = seen
+    assert len(boxes) == trained
+    edge = torch.tensor([3.6, 4.6] * 2)  # a tenth of the box
+    moved = (boxes - torch.tensor([4.0, 4.0, 40.0, 50.0])).abs()
+    assert (moved <= edge).all() and (moved > 0).all()
+
+
+def boxes_of(images: list[Instances]) -> torch.Tensor:
+    return torch.cat([one.proposal_boxes.tensor for one in images])
+
+
+def test_proposals_of_the_official_release_are_of_fcos_alone() -> None:
+    cfg = config_from_recipe(load_recipe("tiny"), num_classes=3)
+    cfg.MODEL.BCNET.MASK_PROPOSALS = "official"
+    with pytest.raises(BCNetError, match="official is for BilayerFCOS"):
+        build_model(cfg)
 
 
 def small_head(**settings: Any) -> BilayerMaskRCNNHead:

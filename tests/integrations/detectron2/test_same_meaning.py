@@ -26,7 +26,12 @@ from bcnet_core.integrations.detectron2.trainer import parameter_stages
 from bcnet_core.model.detectors import build_detector
 from tests.annotations.test_instances import write_cases
 
-FCOS = ["model.mask_proposals=decoded", "model.occluder_sampling=nonempty", "model.score_threshold=0.005"]
+FCOS = [
+    "model.detector=fcos",
+    "model.mask_proposals=decoded",
+    "model.occluder_sampling=nonempty",
+    "model.score_threshold=0.005",
+]
 """Nothing is drawn at random with these: every proposal that lies on an instance is taken."""
 
 

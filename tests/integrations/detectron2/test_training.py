@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -31,6 +32,8 @@ from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, save_chec
 from tests.conftest import Bcnet
 
 SETTINGS = [
+    "model.detector=fcos",
+    "model.attention=true",
     "model.channels=32",
     "model.tower_convs=1",
     "data.min_size=64",
@@ -154,6 +157,15 @@ def test_a_gallery_of_a_run(run: Path, bcnet_process: Bcnet, tmp_path: Path) -> 
     ended = bcnet_process("viz", run, *D2, "-o", tmp_path / "viz", "--limit", "2", "--worst", "2")
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "viz/index.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_demos_recipe_trains_in_detectron2(scenes: Path, bcnet_process: Bcnet, tmp_path: Path) -> None:
+    small = ("data.workers=0", "solver.steps=2", "solver.log_every=1", "data.min_size=64", "data.max_size=64")
+    ended = bcnet_process("train", "demo", *small, *D2, "--data-root", scenes, "--run-dir", tmp_path / "run")
+    assert ended.returncode == 0, ended.stderr
+    losses = ("loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_occludee_mask", "loss_occluder_mask")
+    assert all(math.isfinite(row[name]) for row in rows(tmp_path / "run") for name in losses)
 
 
 @pytest.mark.slow
