@@ -204,18 +204,22 @@ class KeptSamples:
     """
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        data = recipe.data
-        varied = data.scale_jitter or data.train_sizes or data.color_jitter or data.copy_paste.probability
-        if varied or data.flip_vertical:
+        data, self._flip, self._device = recipe.data, recipe.data.flip, device
+        if (
+            data.scale_jitter
+            or data.train_sizes
+            or data.color_jitter
+            or data.copy_paste.probability
+            or data.flip_vertical
+        ):
             raise usage_error(
                 "the trials keep their samples in memory, so an image has one size and one look",
                 "leave data.scale_jitter, train_sizes, color_jitter, copy_paste and flip_vertical as they are",
             )
-        sides = [recipe.data.model_copy(update={"flip": flip}) for flip in (0.0, 1.0)]
+        sides = [data.model_copy(update={"flip": flip}) for flip in (0.0, 1.0)]
         (self._plain, self.coco), (self._mirrored, _) = (
             open_training_set(side, need_occluders=recipe.trains_occluders) for side in sides
         )
-        self._flip, self._device = recipe.data.flip, device
         self._kept: dict[tuple[int, bool], Sample] = {}
         self.wide = self._plain.wide & recipe.data.group_aspects
 
