@@ -19,7 +19,8 @@ from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import SilentReporter
 from benchmarks.heads.peer import TorchvisionHeads, draw_masks, shift_half_pixel
 from benchmarks.heads.report import interval, write_report
-from benchmarks.heads.run import KeptSamples, Sweep, Training, run_trials, steps_within
+from benchmarks.heads.run import Sweep, Training, run_trials, steps_within
+from benchmarks.heads.samples import KeptSamples
 from benchmarks.heads.trials import SCORES, Trial, TrialResult, plan_trials, read_results, result_path
 from benchmarks.heads.variants import VARIANTS
 from tests.benchmarks.conftest import Bench
