@@ -14,6 +14,7 @@ import torch
 
 from bcnet_core.distributed import choose_device
 from bcnet_core.errors import BCNetError
+from bcnet_core.evaluation.results import to_json
 from bcnet_core.files.json_files import read_json, write_json
 from bcnet_core.files.workers import parallel_map
 from bcnet_core.reporting import Reporter
@@ -95,7 +96,7 @@ def _measure_trial(study: Study, trial: Trial, steps: int | None) -> TrialResult
     norms = [float(row.norm) for row in rows]
     spent += time.perf_counter() - resumed
     measured = measure(training.state.best_detector.eval(), training.recipe, oracles=variant.oracles)
-    write_json(study.path(trial, DETECTIONS), measured.results)
+    write_json(study.path(trial, DETECTIONS), [to_json(one) for one in measured.results])
     last = rows[-max(1, len(rows) // 10) :]
     return TrialResult(
         **trial._asdict(),
