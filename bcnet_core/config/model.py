@@ -18,6 +18,7 @@ from bcnet_core.config.choices import (
     DetectorName,
     Geometry,
     MaskProposals,
+    MaskSize,
     OccluderSampling,
 )
 from bcnet_core.config.numbers import Channels, Convs, Numbers, Positive, PositiveOrAuto, Share
@@ -83,6 +84,9 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     mask_convs: Convs = Field(4, description="3x3 convolutions in each layer of the mask head")
     mask_channels: Channels | None = Field(
         None, description="channels of a mask head with one layer; none: those of the feature pyramid"
+    )
+    mask_size: MaskSize = Field(
+        28, description="cells a side of the maps that the mask head predicts; more than 28 suit thin and large objects"
     )
     attention: bool = Field(default=True, description="non-local block in each layer of the mask head")
     boundary: bool = Field(default=True, description="predict boundaries beside the masks")

@@ -216,6 +216,7 @@ def build_mask_branch(model: ModelConfig, strides: tuple[int, ...]) -> MaskBranc
         boundary=model.boundary,
         convs=model.mask_convs,
         width=model.mask_channels,
+        mask_size=model.mask_size,
     )
     return MaskBranch(head, strides=strides, occluder_sampling=model.occluder_sampling, mask_scoring=model.mask_scoring)
 

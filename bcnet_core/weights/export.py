@@ -49,7 +49,7 @@ class TensorDetector(nn.Module):
         """Find the N instances of a (3, H, W) uint8 RGB image.
 
         Returns:
-            (N, 4) boxes in pixels, (N,) scores, (N,) int64 labels and the (N, 28, 28) maps, as in `Detections`.
+            (N, 4) boxes in pixels, (N,) scores, (N,) int64 labels and the (N, S, S) maps, as in `Detections`.
         """
         batch = self.detector.preprocess([image])
         (found,) = self.detector.heads.detect(self.detector.backbone(batch.tensors), batch)

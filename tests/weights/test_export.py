@@ -16,7 +16,7 @@ from tests.model.test_detectors import TORCHVISION, build
     [
         ("fcos", {"score_threshold": 0.004}),
         ("faster_rcnn", {"score_threshold": 0.2, "mask_scoring": True}),
-        ("fcos", {"score_threshold": 0.004, "nms": "soft"}),
+        ("fcos", {"score_threshold": 0.004, "mask_size": 112, "nms": "soft"}),
         ("faster_rcnn", {"score_threshold": 0.2, "nms": "soft"}),
         ("fcos", {"score_threshold": 0.004, **TORCHVISION}),
         ("faster_rcnn", {"score_threshold": 0.2, **TORCHVISION}),
@@ -24,7 +24,7 @@ from tests.model.test_detectors import TORCHVISION, build
     ids=[
         "fcos",
         "faster_rcnn",
-        "fcos with Soft-NMS",
+        "fcos with large maps and Soft-NMS",
         "faster_rcnn with Soft-NMS",
         "fcos like torchvision",
         "faster_rcnn like torchvision",

@@ -17,6 +17,7 @@ from bcnet_core.config.schema import LossConfig, Recipe
 from bcnet_core.engine.optimizer import full_rate
 from bcnet_core.errors import usage_error
 from bcnet_core.model.backbones import RESNETS, pixel_format
+from bcnet_core.model.head import roi_side
 from bcnet_core.model.pixels import PixelFormat
 
 ELSEWHERE = {
@@ -174,6 +175,7 @@ def _set_model(cfg: CfgNode, recipe: Recipe, num_classes: int) -> None:
         resnets.RES2_OUT_CHANNELS = 256 if shape.is_bottleneck else 64
         resnets.STRIDE_IN_1X1 = model.backbone_style == "caffe" and shape.is_bottleneck and shape.groups == 1
     cfg.MODEL.BCNET = _bcnet_node(model, recipe.loss)
+    cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION = roi_side(model.mask_size)
     _write(cfg, model, PLACES)
 
 

@@ -79,6 +79,7 @@ class Recorded(torch.nn.Module):
     """A head that answers with the logits of a recording."""
 
     occluder = torch.nn.Identity()
+    mask_size = 28
 
     def __init__(self, logits: dict[str, torch.Tensor]) -> None:
         super().__init__()
@@ -289,6 +290,20 @@ def test_a_lazy_config_accepts_the_head(zoo: Any, masks: bool) -> None:
     add_bilayer_head(cfg, occluders="derive", convs=2)
     assert cfg.dataloader.train.mapper.occluders == "derive"
     try_model(instantiate(cfg.model).to("cpu"))
+
+
+def test_larger_maps_need_larger_rois(zoo: Any) -> None:
+    cfg = fresh_config()
+    cfg.MODEL.BCNET.MASK_SIZE = 56
+    with pytest.raises(BCNetError, match=r"needs RoIs of 28 x 28 cells, this config pools 14 x 14") as caught:
+        BilayerMaskRCNNHead(cfg, ShapeSpec(channels=32))
+    cfg.merge_from_list(caught.value.hints[0].removeprefix("set it: ").split())
+    head = BilayerMaskRCNNHead(cfg, ShapeSpec(channels=32)).eval()
+    (instances,) = head(torch.randn(2, 32, 28, 28), [found(2)])
+    assert instances.pred_masks.shape == (2, 1, 56, 56)
+    lazy = zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py")
+    add_bilayer_head(lazy, mask_size=112)
+    assert lazy.model.roi_heads.mask_pooler.output_size == 28
 
 
 def test_a_model_without_roi_heads_is_rejected(zoo: Any) -> None:
