@@ -21,7 +21,8 @@ from bcnet_core.annotations.split import SplitRule, measure_images
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import Recipe
 from bcnet_core.data.batches import StepSampler
-from bcnet_core.data.loaders import read_annotations
+from bcnet_core.data.dataset import Sample
+from bcnet_core.data.loaders import open_training_set, read_annotations
 from bcnet_core.distributed import choose_device
 from bcnet_core.engine.optimizer import build_optimizer
 from bcnet_core.engine.state import TrainingJob, TrainingState
@@ -34,7 +35,6 @@ from bcnet_core.files.workers import parallel_map
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Reporter, SilentReporter
 from benchmarks.evidence.run import one_thread
-from benchmarks.heads.samples import KeptSamples
 from benchmarks.heads.trials import Trial, TrialResult, read_results, result_path
 from benchmarks.heads.variants import RECIPE, VARIANTS
 
@@ -193,6 +193,39 @@ class Training:
             norm = get_total_norm(gradients)
             self.state.update()
             yield Step(losses, norm)
+
+
+class KeptSamples:
+    """Training samples, kept on the device: without scale jitter an image has two, one of them mirrored.
+
+    Args:
+        recipe: with its data root, one training size and no jitter.
+        device: of the kept images and targets.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        if recipe.data.scale_jitter is not None or recipe.data.train_sizes:
+            raise usage_error(
+                "the trials keep their samples in memory, so an image has one size",
+                "leave data.scale_jitter and data.train_sizes as they are",
+            )
+        sides = [recipe.data.model_copy(update={"flip": flip}) for flip in (0.0, 1.0)]
+        (self._plain, self.coco), (self._mirrored, _) = (
+            open_training_set(side, need_occluders=recipe.trains_occluders) for side in sides
+        )
+        self._flip, self._device = recipe.data.flip, device
+        self._kept: dict[tuple[int, bool], Sample] = {}
+        self.wide = self._plain.wide & recipe.data.group_aspects
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
+        """Return the sample of a position and a seed, which decides whether it is mirrored."""
+        position, seed = item
+        mirrored = bool(np.random.default_rng(seed).random() < self._flip)
+        if (position, mirrored) not in self._kept:
+            sample = (self._mirrored if mirrored else self._plain)[item]
+            moved = sample._replace(image=sample.image.to(self._device), targets=sample.targets.to(self._device))
+            self._kept[position, mirrored] = moved
+        return self._kept[position, mirrored]._replace(seed=seed)
 
 
 def measure(detector: Detector, recipe: Recipe) -> dict[str, float]:

@@ -91,7 +91,7 @@ def open_samples(recipe: Recipe, device: torch.device) -> tuple[Samples, CocoFil
     """Open the training set of a recipe: kept in memory if an image has two samples, itself and its mirror image."""
     data = recipe.data
     kinds = [getattr(step, "func", step) for step in training_steps(data)]
-    if kinds == [mirror, resize_shorter] and not data.train_sizes:
+    if kinds == [mirror, resize_shorter] and not data.train_sizes and not data.copy_paste.probability:
         kept = KeptSamples(recipe, device)
         return kept, kept.coco
     return open_training_set(data, need_occluders=recipe.trains_occluders)

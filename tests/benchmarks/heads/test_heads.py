@@ -19,8 +19,7 @@ from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import SilentReporter
 from benchmarks.heads.peer import TorchvisionHeads, draw_masks, shift_half_pixel
 from benchmarks.heads.report import interval, write_report
-from benchmarks.heads.run import Sweep, Training, run_trials, steps_within
-from benchmarks.heads.samples import KeptSamples
+from benchmarks.heads.run import KeptSamples, Sweep, Training, run_trials, steps_within
 from benchmarks.heads.trials import SCORES, Trial, TrialResult, plan_trials, read_results, result_path
 from benchmarks.heads.variants import VARIANTS
 from tests.benchmarks.conftest import Bench
@@ -127,13 +126,6 @@ def test_maps_of_the_peer_move_by_half_a_pixel() -> None:
     down = shift_half_pixel(ramp.mT, boxes)
     torch.testing.assert_close(down[1, 1:], ramp.mT[1, 1:] - 1.0)
     assert shift_half_pixel(ramp[:0], boxes[:0]).shape == (0, 28, 28)
-
-
-@pytest.mark.parametrize("setting", ["copy_paste.probability=0.5", "color_jitter=[0.1,0,0]", "flip_vertical=0.5"])
-def test_samples_that_vary_are_not_kept(sweep: Sweep, setting: str) -> None:
-    recipe = load_recipe("tiny", [f"data.{setting}"], data_root=sweep.recipe(Trial("plain", 0)).data.root)
-    with pytest.raises(BCNetError, match="one size and one look"):
-        KeptSamples(recipe, torch.device("cpu"))
 
 
 def test_kept_samples_are_those_of_the_training_set(sweep: Sweep) -> None:
