@@ -37,10 +37,12 @@ def has_detectron2() -> bool:
     return find_spec("detectron2") is not None
 
 
-PLAIN = ("model.layers=1", "model.attention=false", "model.boundary=false")
+ONE_LAYER = ("model.layers=1", "model.attention=false", "model.boundary=false")
+PLAIN = (*ONE_LAYER, "model.mask_size=28")
 """Settings of Mask R-CNN's head."""
 THEIRS = {
     "plain": Variant("plain head", PLAIN),
+    "one_layer": Variant("plain head, our mask size", ONE_LAYER),
     "torchvision": Variant("torchvision, usual settings", PLAIN, use_torchvision),
     "torchvision_ours": Variant("torchvision, our settings", PLAIN, use_torchvision_with_ours),
     "detectron2": Variant("detectron2, usual settings", PLAIN, use_detectron2),
