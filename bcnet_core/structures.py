@@ -24,8 +24,8 @@ class Detections(NamedTuple):
         scores: (N,) float32 in [0, 1], descending.
         labels: (N,) int64, indices into the detector's `categories`.
         image_size: (H, W) of the input image in pixels.
-        maps: the maps that the mask head predicts inside each box, (N, S, S) float32 in [0, 1] each (S = 28), by their
-            names in `bcnet_core.maps.MAPS`; `occludee_mask` is always among them.
+        maps: the maps that the mask head predicts inside each box, (N, S, S) float32 in [0, 1] each, by their names in
+            `bcnet_core.maps.MAPS`; `occludee_mask` is always among them.
     """
 
     boxes: Tensor

@@ -89,6 +89,8 @@ def _values(field: dict[str, Any]) -> str:
     """What a setting may be, in words."""
     if "anyOf" in field:
         return " or ".join(map(_values, field["anyOf"]))
+    if "const" in field:
+        return f"`{field['const']}`"
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if field["type"] == "array":

@@ -154,7 +154,7 @@ def _open(choice: RunChoice, out: Output, *, test_dev: bool) -> Opened:
     check_categories(
         run.categories, coco, "evaluate on data with its categories: --data-root DIR", TRAIN_ON_THESE_CATEGORIES
     )
-    kept = max(run.recipe.model.detections_per_image, choice.max_dets or 0)
+    kept = max(run.recipe.model.most_detections, choice.max_dets or 0)
     if test_dev and kept > MOST_DETECTIONS:
         ConsoleReporter().info(f"COCO takes {MOST_DETECTIONS} detections an image: the best of {kept:,} are submitted")
         kept = MOST_DETECTIONS

@@ -153,7 +153,7 @@ def export(
 ) -> None:
     """Write a detector as one file that runs without bcnet, for images of one size.
 
-    The file takes a (3, H, W) uint8 RGB image and returns boxes, scores, labels and the (N, 28, 28) maps of both
+    The file takes a (3, H, W) uint8 RGB image and returns boxes, scores, labels and the (N, S, S) maps of both
     layers inside the boxes. It is run once and compared with the detector before it is kept.
 
     **Examples**

@@ -17,6 +17,11 @@ def detections_to_count(kept: int) -> int:
     return max(MOST_DETECTIONS, kept)
 
 
+def most_objects(coco: CocoFile) -> int:
+    """Return the largest number of objects of an image; crowd regions do not count."""
+    return max(_counts(coco, "image").values(), default=0)
+
+
 def report_crowding(coco: CocoFile, *, reporter: Reporter, kept: int | None = None, counted: int, way_out: str) -> bool:
     """Warn of objects that can never be found, since there are too many in an image; crowd regions do not count.
 

@@ -20,6 +20,9 @@ TIMM = "timm/"
 BackboneStyle = Literal["torchvision", "caffe"]
 Geometry = Literal["exact", "torchvision"]
 BoxHead = Literal["linear", "conv"]
+MaskSize = Literal[28, 56, 112]
+"""Side of the maps that the mask head predicts, in cells."""
+NMS = Literal["box", "soft", "mask"]
 MaskProposals = Literal["decoded", "jittered", "official"]
 OccluderSampling = Literal["balanced", "nonempty", "official"]
 Normalizer = Literal["floored", "official"]

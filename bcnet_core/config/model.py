@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from bcnet_core.config.choices import (
     BACKBONES,
+    NMS,
     TIMM,
     BackboneName,
     BackboneStyle,
@@ -16,9 +18,15 @@ from bcnet_core.config.choices import (
     DetectorName,
     Geometry,
     MaskProposals,
+    MaskSize,
     OccluderSampling,
 )
-from bcnet_core.config.numbers import Channels, Convs, Numbers, Positive, Share
+from bcnet_core.config.numbers import Channels, Convs, Numbers, Positive, PositiveOrAuto, Share
+
+LEAST_DETECTIONS = 100
+"""Least number of detections of an image that `auto` means: as many as COCO counts."""
+MARGIN = 1.5
+"""Detections that `auto` keeps for each object of the fullest training image."""
 
 
 def _known_backbone(name: str) -> str:
@@ -77,6 +85,9 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     mask_channels: Channels | None = Field(
         None, description="channels of a mask head with one layer; none: those of the feature pyramid"
     )
+    mask_size: MaskSize = Field(
+        28, description="cells a side of the maps that the mask head predicts; more than 28 suit thin and large objects"
+    )
     attention: bool = Field(default=True, description="non-local block in each layer of the mask head")
     boundary: bool = Field(default=True, description="predict boundaries beside the masks")
     mask_proposals: MaskProposals = Field(
@@ -95,13 +106,46 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         description="multiply the score of a detection by the mean probability of its mask's cells, as SOLO does",
     )
     score_threshold: Share = Field(0.03, description="smallest class probability of a candidate")
+    nms: NMS = Field(
+        "box",
+        description="how duplicates are found: NMS by the boxes, Soft-NMS, or NMS by the predicted masks, for objects "
+        "that lie across each other",
+    )
     nms_iou: Share = Field(
-        0.6, description="box IoU above which the lower-scoring of two detections of a class is dropped"
+        0.6,
+        description="IoU (of boxes, or of masks with nms=mask) above which the lower-scoring of two detections of a "
+        "class is dropped; Soft-NMS does not use it",
+    )
+    class_agnostic_nms: bool = Field(
+        default=False, description="class-agnostic NMS: duplicates are dropped whatever their classes are"
     )
     candidates_per_level: Positive = Field(1000, description="candidates kept per pyramid level before NMS")
-    detections_per_image: Positive = Field(
-        100, description="most detections per image; the run's own scores count them all, and no fewer than COCO's 100"
+    detections_per_image: PositiveOrAuto = Field(
+        100,
+        description="most detections per image; the run's own scores count them all, and no fewer than COCO's 100; "
+        "auto: half as many again as a training image has objects, at least 100, from twice as many proposals",
     )
+
+    @property
+    def most_detections(self) -> int:
+        """Most detections per image as a number; `auto` is its least until a training set decides."""
+        return LEAST_DETECTIONS if self.detections_per_image == "auto" else self.detections_per_image
+
+    def for_objects(self, most: int) -> ModelConfig:
+        """Return a copy whose `detections_per_image` is a number, and which proposes and keeps enough.
+
+        Args:
+            most: largest number of objects of a training image.
+        """
+        if self.detections_per_image != "auto":
+            return self
+        enough = math.ceil(MARGIN * most / 10) * 10
+        limits = {
+            "detections_per_image": max(LEAST_DETECTIONS, enough),
+            "proposals_per_image": max(self.proposals_per_image, 2 * enough),
+            "candidates_per_level": max(self.candidates_per_level, 2 * enough),
+        }
+        return self.model_copy(update=limits)
 
     @model_validator(mode="after")
     def _parts_fit(self) -> ModelConfig:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
 Positive = Annotated[int, Field(gt=0)]
@@ -39,3 +47,13 @@ def _milestone(value: object) -> int | float:
 _WHOLE: TypeAdapter[int] = TypeAdapter(int)
 _SHARE: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(gt=0, lt=1)])
 Milestone = Annotated[int | float, PlainValidator(_milestone)]
+
+
+def _number_or_auto(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return validate(value)
+    except ValidationError:
+        raise PydanticCustomError("limit", "a whole number above 0, or auto") from None
+
+
+PositiveOrAuto = Annotated[Positive | Literal["auto"], WrapValidator(_number_or_auto)]

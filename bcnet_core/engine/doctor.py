@@ -106,7 +106,7 @@ def measure_speed() -> list[Check]:
         Check(name, "ok", f"{speed:.1f} images/s ({what}, recipe shapes {where})", images_per_second=round(speed, 2))
         for name, what, speed in (
             ("training speed", f"steps of {len(samples)} images", training),
-            ("inference speed", f"{recipe.model.detections_per_image} detections an image", inference),
+            ("inference speed", f"{recipe.model.most_detections} detections an image", inference),
         )
     ]
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from bcnet_core.config.schema import Recipe
 from bcnet_core.model.detectors import Detector, build_detector
-from bcnet_core.model.mask_branch import MASK_SIZE
 from bcnet_core.model.one_stage import OneStageHeads
 
 CLASS_LOSS_COPIES = 4
@@ -60,7 +59,7 @@ def _activations(detector: Detector, recipe: Recipe, images: int) -> int:
     if data.scale_jitter is not None:
         shorter = longer
     height, width = detector.padded_size(shorter, longer)
-    rois = images * (model.mask_rois_per_image or model.detections_per_image)
+    rois = images * (model.mask_rois_per_image or model.most_detections)
     kept: dict[int, Tensor] = {}  # by storage, which several may share
 
     def count(tensor: Tensor) -> Tensor:
@@ -71,8 +70,9 @@ def _activations(detector: Detector, recipe: Recipe, images: int) -> int:
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         batch = torch.zeros(images, 3, height, width).contiguous(memory_format=detector.memory_format)
         features = detector.backbone(batch)
-        pooled = torch.zeros(rois, model.channels, MASK_SIZE // 2, MASK_SIZE // 2, requires_grad=True)
-        maps = detector.heads.masks.head(pooled)
+        head = detector.heads.masks.head
+        pooled = torch.zeros(rois, model.channels, head.roi_size, head.roi_size, requires_grad=True)
+        maps = head(pooled)
         if isinstance(detector.heads, OneStageHeads):
             outputs = detector.heads.boxes(features)
             losses = CLASS_LOSS_COPIES * _size(outputs.classes)

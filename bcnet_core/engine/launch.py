@@ -14,8 +14,9 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import CocoFile, ways_out
-from bcnet_core.annotations.crowding import report_crowding
+from bcnet_core.annotations.crowding import most_objects, report_crowding
 from bcnet_core.annotations.instances import Survey
+from bcnet_core.config.model import ModelConfig
 from bcnet_core.config.schema import Recipe
 from bcnet_core.config.solver import SolverConfig
 from bcnet_core.data.dataset import SURVEYED, TrainingSet
@@ -199,15 +200,18 @@ def open_data(asked: Recipe, validation: Validation | None, device: torch.device
         BCNetError: if training would fail on its data, or the evaluations during training on theirs.
     """
     dataset, coco = open_training_set(asked.data, need_occluders=asked.trains_occluders)
-    recipe = resolve_recipe(asked, images=len(dataset), device=device)
+    objects = most_objects(coco)
+    recipe = resolve_recipe(asked, images=len(dataset), objects=objects, device=device)
     report_instances(dataset.survey, reporter)
     truth = None
     if validation is not None:
         truth = validation.check(recipe.data, coco.categories, recipe.solver.eval_every, reporter)
-    kept, way_out = recipe.model.detections_per_image, "keep and count more: model.detections_per_image={most}"
+    kept, way_out = recipe.model.most_detections, "keep and count more: model.detections_per_image={most}"
     for file in (coco, truth):
         if file is not None and report_crowding(file, kept=kept, counted=kept, way_out=way_out, reporter=reporter):
             break
+    if asked.model.detections_per_image == "auto":
+        _describe_limits(objects, recipe.model, reporter)
     _describe(dataset, recipe, asked.solver, reporter)
     return OpenedData(dataset, coco, recipe)
 
@@ -219,6 +223,12 @@ def report_instances(survey: Survey, reporter: Reporter) -> None:
         reporter.info(sentence)
     else:
         reporter.warning(f"{sentence}; {ways_out(survey.coco.path)[0]}")
+
+
+def _describe_limits(objects: int, model: ModelConfig, reporter: Reporter) -> None:
+    """Report how many detections and proposals follow from the objects of the fullest training image."""
+    proposals = f", from {model.proposals_per_image:,} proposals" if model.detector == "faster_rcnn" else ""
+    reporter.info(f"up to {objects:,} objects in an image: keeps {model.most_detections:,} detections{proposals}")
 
 
 def _describe(dataset: TrainingSet, recipe: Recipe, asked: SolverConfig, reporter: Reporter) -> None:

@@ -26,7 +26,6 @@ from bcnet_core.files.outputs import atomic_file
 from bcnet_core.maps import map_specs
 from bcnet_core.model.detectors import Detector
 from bcnet_core.model.losses import bilayer_targets
-from bcnet_core.model.mask_branch import MASK_SIZE
 from bcnet_core.model.rois import RoIs
 
 Item = TypeVar("Item")
@@ -216,7 +215,7 @@ def layers_picture(detector: Detector, sample: Sample) -> Tensor:
     count = len(targets.boxes)
     everyone = torch.arange(count, device=detector.device)
     rois = RoIs(targets.boxes, torch.zeros_like(everyone), everyone, torch.zeros(count, device=detector.device))
-    true = bilayer_targets([targets], rois, size=MASK_SIZE)
+    true = bilayer_targets([targets], rois, size=detector.heads.masks.head.mask_size)
     hidden = true["occluder_mask"].flatten(1).sum(1)
     chosen = hidden.argsort(descending=True, stable=True)[:INSTANCES]
     batch = detector.eval().preprocess([sample.image])

@@ -12,15 +12,21 @@ FIRST_WITH_BF16 = (8, 0)
 """Compute capability of the first of NVIDIA's GPUs that computes in bf16; older ones emulate it, slowly."""
 
 
-def resolve_recipe(recipe: Recipe, *, images: int, device: torch.device) -> Recipe:
-    """Return a recipe with its lengths in steps and the precision that a device computes in (collective).
+def resolve_recipe(recipe: Recipe, *, images: int, objects: int, device: torch.device) -> Recipe:
+    """Return a recipe with its lengths in steps, its limits and the precision of a device (collective).
 
     What trains, saves or describes a run sees only such recipes, so that a checkpoint and recipe.resolved.yaml say
     what was done.
+
+    Args:
+        recipe: the recipe.
+        images: number of training images.
+        objects: largest number of objects of one of them.
+        device: device of this process.
     """
     in_numbers = in_steps(recipe, images)
-    update = {"precision": precision_for(recipe.solver.precision, device)}
-    return in_numbers.model_copy(update={"solver": in_numbers.solver.model_copy(update=update)})
+    solver = in_numbers.solver.model_copy(update={"precision": precision_for(recipe.solver.precision, device)})
+    return in_numbers.model_copy(update={"solver": solver, "model": recipe.model.for_objects(objects)})
 
 
 def in_steps(recipe: Recipe, images: int) -> Recipe:

@@ -24,7 +24,7 @@ from bcnet_core.maps import LayerName, map_specs
 from bcnet_core.masks import RLE
 from bcnet_core.masks.crops import crop_rles, paste_rles
 from bcnet_core.model.detectors import Detector
-from bcnet_core.model.losses import boundary, crop_to_boxes
+from bcnet_core.model.losses import band_cells, boundary, crop_to_boxes
 from bcnet_core.reporting import Reporter
 
 
@@ -151,11 +151,13 @@ def _iou(found: RLE, true: RLE | None) -> float:
 def boundary_f(predicted: Tensor, true: Tensor) -> Tensor:
     """Return the (N,) float64 F-scores of (N, S, S) bool boundaries, in [0, 1]; nan where there is no true boundary.
 
-    A cell counts as found if the other boundary is within one cell.
+    A cell counts as found if the other boundary is near: within one cell at 28 x 28, and the same share of the box on
+    larger maps.
     """
+    reach = band_cells(true.shape[-1])
 
     def share(cells: Tensor, others: Tensor) -> Tensor:
-        near = functional.max_pool2d(others.float()[:, None], 3, 1, 1)[:, 0] > 0
+        near = functional.max_pool2d(others.float()[:, None], 2 * reach + 1, 1, reach)[:, 0] > 0
         return (cells & near).sum((1, 2)).double() / cells.sum((1, 2)).clamp(min=1)
 
     precision, recall = share(predicted, true), share(true, predicted)

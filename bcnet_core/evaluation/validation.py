@@ -60,7 +60,7 @@ def _score(
     coco: CocoFile, results: Sequence[Record], recipe: Recipe, *, image_ids: Sequence[int] | None = None
 ) -> dict[str, float]:
     """Return `mask_AP`, `mask_AP50` and `box_AP` of results, in [0, 1], over all images or over those given."""
-    truth, counted = ground_truth(coco), detections_to_count(recipe.model.detections_per_image)
+    truth, counted = ground_truth(coco), detections_to_count(recipe.model.most_detections)
     masks, boxes = (
         evaluate(truth, results, kind, image_ids=image_ids, max_dets=counted).scores for kind in ("segm", "bbox")
     )

@@ -28,6 +28,7 @@ from bcnet_core.model.mask_branch import Found, MaskBranch
 from bcnet_core.model.one_stage import OneStageHeads
 from bcnet_core.model.pixels import NormalizePixels
 from bcnet_core.model.rpn import StridedAnchors, build_rpn
+from bcnet_core.model.suppression import Suppression
 from bcnet_core.structures import Detections
 
 
@@ -215,8 +216,20 @@ def build_mask_branch(model: ModelConfig, strides: tuple[int, ...]) -> MaskBranc
         boundary=model.boundary,
         convs=model.mask_convs,
         width=model.mask_channels,
+        mask_size=model.mask_size,
     )
     return MaskBranch(head, strides=strides, occluder_sampling=model.occluder_sampling, mask_scoring=model.mask_scoring)
+
+
+def build_suppression(model: ModelConfig) -> Suppression:
+    """Return a recipe's rule for duplicates."""
+    return Suppression(
+        nms=model.nms,
+        iou=model.nms_iou,
+        class_agnostic=model.class_agnostic_nms,
+        score_threshold=model.score_threshold,
+        most=model.most_detections,
+    )
 
 
 def build_one_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ...], num_classes: int) -> OneStageHeads:
@@ -232,10 +245,8 @@ def build_one_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ..
         masks=build_mask_branch(model, strides),
         mask_proposals=model.mask_proposals,
         mask_rois_per_image=model.mask_rois_per_image,
-        score_threshold=model.score_threshold,
-        nms_iou=model.nms_iou,
+        suppression=build_suppression(model),
         candidates_per_level=model.candidates_per_level,
-        detections_per_image=model.detections_per_image,
         normalizer=loss.normalizer,
         giou=loss.giou,
     )
@@ -257,13 +268,11 @@ def build_two_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ..
         box_head=model.box_head,
         box_head_channels=model.box_head_channels,
         rois_per_image=model.box_rois_per_image,
-        score_threshold=model.score_threshold,
-        nms_iou=model.nms_iou,
-        detections_per_image=model.detections_per_image,
     )
     return TwoStageHeads(
         rpn=rpn,
         roi_heads=roi_heads,
+        suppression=build_suppression(model),
         masks=masks,
         mask_proposals=model.mask_proposals,
         mask_rois_per_image=model.mask_rois_per_image,

@@ -18,9 +18,10 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from bcnet_core.config.choices import BoxHead, Geometry, MaskProposals
 from bcnet_core.data.dataset import Targets
 from bcnet_core.distributed import global_divisor
-from bcnet_core.model.mask_branch import Found, MaskBranch, Proposals
+from bcnet_core.model.mask_branch import Found, MaskBranch
 from bcnet_core.model.rois import RoIs, choose_rois, jittered_rois, pool_rois, random_numbers
 from bcnet_core.model.rpn import SeededSampler
+from bcnet_core.model.suppression import Suppression, class_boxes
 
 BOX_SIZE = 7
 """Side of the RoI features that the box head reads."""
@@ -34,6 +35,7 @@ class TwoStageHeads(nn.Module):
     Args:
         rpn: torchvision's region proposal network.
         roi_heads: torchvision's second stage, see `build_roi_heads`; the mask branch becomes its part `masks`.
+        suppression: which candidates of the box head become detections.
         masks: the mask branch; boxes are pooled from the levels that it pools from.
         mask_proposals: boxes that train the masks: the positive proposals, or the ground truth, jittered.
         mask_rois_per_image: largest number of these in an image; 0 takes all.
@@ -46,6 +48,7 @@ class TwoStageHeads(nn.Module):
         *,
         rpn: RegionProposalNetwork,
         roi_heads: RoIHeads,
+        suppression: Suppression,
         masks: MaskBranch,
         mask_proposals: MaskProposals,
         mask_rois_per_image: int,
@@ -53,6 +56,7 @@ class TwoStageHeads(nn.Module):
     ) -> None:
         super().__init__()
         self.rpn, self.roi_heads, self.geometry = rpn, roi_heads, geometry
+        self.suppression = suppression
         self.roi_heads.masks = masks
         self.mask_proposals, self.mask_rois_per_image = mask_proposals, mask_rois_per_image
 
@@ -110,9 +114,12 @@ class TwoStageHeads(nn.Module):
         """
         proposals, _ = self.rpn(images, _named(features))
         scores, deltas = self._box_outputs(features, proposals)
-        detections = self.roi_heads.postprocess_detections(scores, deltas, proposals, images.image_sizes)
-        found = [Proposals(box, score, label - 1) for box, score, label in zip(*detections, strict=True)]
-        return self.masks.find(features, found)
+        candidates = class_boxes(
+            scores, deltas, proposals, images.image_sizes,
+            decode=self.roi_heads.box_coder.decode, score_threshold=self.suppression.score_threshold,
+        )  # fmt: skip
+        found = self.masks.find(features, [self.suppression.by_boxes(one) for one in candidates])
+        return [self.suppression.by_masks(one, size) for one, size in zip(found, images.image_sizes, strict=True)]
 
     def _box_outputs(self, features: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the (R, K + 1) class logits and (R, 4 (K + 1)) box deltas of all proposals, float32."""
@@ -141,9 +148,6 @@ def build_roi_heads(
     box_head: BoxHead,
     box_head_channels: int,
     rois_per_image: int,
-    score_threshold: float,
-    nms_iou: float,
-    detections_per_image: int,
 ) -> RoIHeads:
     """Build the second stage; what is not an argument is as in Faster R-CNN with FPN (Lin et al., 2017).
 
@@ -153,9 +157,6 @@ def build_roi_heads(
         box_head: "linear" for two fully connected layers, "conv" for four 3x3 convolutions and one such layer.
         box_head_channels: width of the fully connected layers.
         rois_per_image: proposals of an image that train the box head, at most a quarter of them positive.
-        score_threshold: least class probability of a detection.
-        nms_iou: IoU above which the weaker of two boxes of a class is dropped.
-        detections_per_image: largest number of detections of an image.
     """
     roi_heads = RoIHeads(
         box_roi_pool=None,  # `TwoStageHeads` pools
@@ -168,9 +169,9 @@ def build_roi_heads(
         batch_size_per_image=0,  # this and the next are the sampler's, which is replaced below
         positive_fraction=0.0,
         bbox_reg_weights=None,
-        score_thresh=score_threshold,
-        nms_thresh=nms_iou,
-        detections_per_img=detections_per_image,
+        score_thresh=0.0,  # this and the next two are for its detections, which `Suppression` chooses
+        nms_thresh=0.0,
+        detections_per_img=0,
     )
     roi_heads.fg_bg_sampler = SeededSampler(batch_size_per_image=rois_per_image, positive_fraction=0.25)
     return roi_heads

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bcnet_core.config.choices import MaskSize
 from bcnet_core.maps import LayerName, map_specs
 
 
@@ -95,11 +96,66 @@ class MaskPredictor(nn.Module):
         return functional.pixel_shuffle(torch.cat(logits, dim=1), 2)[:, 0]
 
 
+class Refinement(nn.Module):
+    """Double the side of a layer's features and halve their channels: what maps larger than 28 x 28 need.
+
+    Each doubling costs about as much as the one before it, not four times as much.
+
+    Args:
+        channels: of the features.
+        detail_channels: of finer RoI features, as large as the result, that are added to it; 0 adds none.
+    """
+
+    def __init__(self, channels: int, *, detail_channels: int = 0) -> None:
+        super().__init__()
+        half = max(channels // 2, 1)
+        self.upsample = nn.ConvTranspose2d(channels, half, 2, stride=2)
+        self.detail = nn.Conv2d(detail_channels, half, 1) if detail_channels else None
+        self.conv = nn.Conv2d(half, half, 3, padding=1)
+
+    def forward(self, x: Tensor, rois: Tensor) -> Tensor:
+        """Map (N, channels, S, S) features, and (N, detail_channels, 2S, 2S) finer ones, to (N, channels / 2, 2S, 2S).
+
+        Without `detail_channels`, the finer features are not used.
+        """
+        x = self.upsample(x)
+        if self.detail is not None:
+            x = x + self.detail(rois)
+        return functional.relu(self.conv(functional.relu(x, inplace=True)), inplace=True)
+
+
+class SubpixelPredictor(nn.Module):
+    """Predict one class-agnostic map of twice the side of refined features: four logits a cell, one for each corner.
+
+    Source: the sub-pixel convolution of Shi et al. (CVPR 2016). `MaskPredictor` would cost more than the refinement.
+
+    Args:
+        channels: of the refined features.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.logits = nn.Conv2d(channels, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, channels, S, S) features to (N, 2S, 2S) logits."""
+        return functional.pixel_shuffle(self.logits(x), 2)[:, 0]
+
+
+def roi_side(mask_size: MaskSize) -> int:
+    """Return the side of the RoI features that a head with maps of `mask_size` cells a side reads: 14, or 28."""
+    return 14 if mask_size == 28 else 28
+
+
 class BilayerMaskHead(nn.Module):
     """Two overlapping layers over the same RoI; 6,296,580 parameters at 256 channels.
 
     Layer 2 reads the RoI features plus layer 1's output, so that it knows what is in front. The ablations of the paper
     are arguments: with one layer, no attention and no boundary it is Mask R-CNN's class-agnostic head (2,622,977).
+
+    The layers work on 14 x 14 cells whatever the size of the maps. For maps of more than 28 x 28, which are not the
+    paper's, RoIs are pooled at 28 x 28 and averaged for the layers, and a layer's features are refined in steps that
+    double the side, the first with the RoI features beside them.
 
     Args:
         channels: C, of the RoI features and of both layers.
@@ -108,6 +164,7 @@ class BilayerMaskHead(nn.Module):
         boundary: whether each layer also predicts a boundary.
         convs: convolutions of each layer.
         width: channels of a single layer, if they are not C.
+        mask_size: side of the maps.
 
     Raises:
         ValueError: if two layers, whose features are added, are to have another width than C.
@@ -122,6 +179,7 @@ class BilayerMaskHead(nn.Module):
         boundary: bool = True,
         convs: int = 4,
         width: int | None = None,
+        mask_size: MaskSize = 28,
     ) -> None:
         super().__init__()
         if layers > 1 and width not in {None, channels}:
@@ -134,8 +192,20 @@ class BilayerMaskHead(nn.Module):
             for spec in map_specs()
             if (layers > 1 or spec.layer == "occludee") and (boundary or spec.kind != "boundary")
         ]
+        self.mask_size = mask_size
+        steps = (mask_size // 28).bit_length() - 1  # 0, 1 or 2
+        self.refinements = nn.ModuleDict(
+            {
+                layer: nn.ModuleList(
+                    Refinement(max(channels >> step, 1), detail_channels=0 if step else in_channels)
+                    for step in range(steps)
+                )
+                for layer in dict.fromkeys(spec.layer for spec in self.maps)
+            }
+        )
         for spec in self.maps:
-            self.add_module(spec.name, MaskPredictor(channels))
+            predictor = SubpixelPredictor(max(channels >> steps, 1)) if steps else MaskPredictor(channels)
+            self.add_module(spec.name, predictor)
         self._initialize()
 
     @property
@@ -143,21 +213,35 @@ class BilayerMaskHead(nn.Module):
         """The names of the maps that this head predicts."""
         return tuple(spec.name for spec in self.maps)
 
+    @property
+    def roi_size(self) -> int:
+        """Side of the RoI features that this head reads."""
+        return roi_side(self.mask_size)
+
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         """Predict the maps of every RoI.
 
         Args:
-            features: (N, C, S, S) float, from aligned RoIAlign; S is 14 in the paper. N may be 0 in evaluation mode.
+            features: (N, C, S, S) float, from aligned RoIAlign, with S = `roi_size`. N may be 0 in evaluation mode.
 
         Returns:
-            (N, 2S, 2S) float logits by the names in `outputs`.
+            (N, M, M) float logits by the names in `outputs`, with M = `mask_size`.
         """
+        rois = features
+        if self.roi_size > 14:
+            features = functional.avg_pool2d(features, 2)
         layers: dict[LayerName, Tensor] = {}
         if self.occluder is not None:
             layers["occluder"] = self.occluder(features)
             features = features + layers["occluder"]
         layers["occludee"] = self.occludee(features)
-        return {spec.name: getattr(self, spec.name)(layers[spec.layer]) for spec in self.maps}
+        refined = {layer: self._refine(layer, x, rois) for layer, x in layers.items()}
+        return {spec.name: getattr(self, spec.name)(refined[spec.layer]) for spec in self.maps}
+
+    def _refine(self, layer: LayerName, x: Tensor, rois: Tensor) -> Tensor:
+        for step in self.refinements[layer].children():
+            x = step(x, rois)
+        return x
 
     def _initialize(self) -> None:
         """Draw MSRA (He, fan-out) weights for every convolution, normal(0, 0.001) for the logits; biases are zero."""

@@ -14,8 +14,6 @@ from bcnet_core.model.head import BilayerMaskHead
 from bcnet_core.model.losses import bilayer_losses, bilayer_targets
 from bcnet_core.model.rois import RoIs, pool_rois
 
-MASK_SIZE = 28
-"""Side of the predicted maps; RoIs are pooled at half of it."""
 CACHED_ROIS = 16
 """RoIs that a CPU processes together in evaluation, so that the features between two layers stay in its cache."""
 
@@ -29,7 +27,7 @@ class Proposals(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The instances of one image: boxes in pixels of the network's input, and the (D, 28, 28) logits of each map."""
+    """The instances of one image: boxes in pixels of the network's input, and the (D, S, S) logits of each map."""
 
     proposals: Proposals
     logits: dict[str, Tensor]
@@ -66,10 +64,10 @@ class MaskBranch(nn.Module):
             images: (R,) int64, the image of each box.
 
         Returns:
-            (R, 28, 28) float32 logits by name, also under autocast.
+            (R, S, S) float32 logits by name, with S the head's `mask_size`, also under autocast.
         """
         levels = features[: len(self.strides)]
-        return predict_maps(self.head, pool_rois(levels, boxes, images, strides=self.strides, size=MASK_SIZE // 2))
+        return predict_maps(self.head, pool_rois(levels, boxes, images, strides=self.strides, size=self.head.roi_size))
 
     def losses(self, features: list[Tensor], rois: RoIs, targets: list[Targets]) -> dict[str, Tensor]:
         """Return the unweighted losses of the maps of R RoIs, by name; each is a scalar with a graph.
@@ -80,7 +78,7 @@ class MaskBranch(nn.Module):
             targets: of each image.
         """
         logits = self(features, rois.boxes, rois.images)
-        wanted = bilayer_targets(targets, rois, size=MASK_SIZE)
+        wanted = bilayer_targets(targets, rois, size=self.head.mask_size)
         return bilayer_losses(logits, wanted, rois.keys, sampling=self.occluder_sampling)
 
     def find(self, features: list[Tensor], proposals: list[Proposals]) -> list[Found]:
@@ -133,15 +131,15 @@ def predict_maps(head: BilayerMaskHead, pooled: Tensor) -> dict[str, Tensor]:
 
     Args:
         head: in training or evaluation mode.
-        pooled: (R, C, S, S) float, from aligned RoIAlign.
+        pooled: (R, C, S, S) float, from aligned RoIAlign, with S the head's `roi_size`.
 
     Returns:
-        (R, 2S, 2S) float32 logits by name. Without a RoI they are empty; in training they still carry the graph of the
-        weights.
+        (R, M, M) float32 logits by name, with M the head's `mask_size`. Without a RoI they are empty; in training they
+        still carry the graph of the weights.
     """
     if head.training and len(pooled) == 0 and not _shares_statistics(head):  # batch statistics of nothing are undefined
         weights = sum(parameter.sum() for parameter in head.parameters()) * 0
-        empty = pooled.new_zeros((0, 2 * pooled.shape[2], 2 * pooled.shape[3])) + weights
+        empty = pooled.new_zeros((0, head.mask_size, head.mask_size)) + weights
         return dict.fromkeys(head.outputs, empty)
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     whole = head.training or pooled.is_cuda or tracing  # batch statistics are those of all RoIs

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import batched_nms
 
 from bcnet_core.config.choices import GIoU, MaskProposals, Normalizer
 from bcnet_core.data.dataset import Targets
 from bcnet_core.model.fcos import FCOSHead, Outputs, distances_to_boxes, fcos_losses
 from bcnet_core.model.mask_branch import Found, MaskBranch, Proposals
 from bcnet_core.model.rois import RoIs, jittered_rois, matched_rois
+from bcnet_core.model.suppression import Suppression
 
 
 class OneStageHeads(nn.Module):
@@ -23,10 +23,8 @@ class OneStageHeads(nn.Module):
         mask_proposals: boxes that train the masks: the head's own and the ground truth ("decoded"), the ground truth
             jittered, or the head's own decoded without the stride, as the official code does in training.
         mask_rois_per_image: largest number of these in an image; 0 takes all.
-        score_threshold: least class probability of a candidate.
-        nms_iou: IoU above which the weaker of two boxes of a class is dropped.
-        candidates_per_level: candidates of a level that are kept before NMS.
-        detections_per_image: detections of an image that are kept after it.
+        suppression: which candidates become detections.
+        candidates_per_level: candidates of a level that are kept before it.
         normalizer: see `fcos_losses`.
         giou: see `fcos_losses`.
     """
@@ -38,18 +36,15 @@ class OneStageHeads(nn.Module):
         masks: MaskBranch,
         mask_proposals: MaskProposals,
         mask_rois_per_image: int,
-        score_threshold: float,
-        nms_iou: float,
+        suppression: Suppression,
         candidates_per_level: int,
-        detections_per_image: int,
         normalizer: Normalizer,
         giou: GIoU,
     ) -> None:
         super().__init__()
         self.boxes, self.masks = boxes, masks
         self.mask_proposals, self.mask_rois_per_image = mask_proposals, mask_rois_per_image
-        self.score_threshold, self.nms_iou = score_threshold, nms_iou
-        self.candidates_per_level, self.detections_per_image = candidates_per_level, detections_per_image
+        self.suppression, self.candidates_per_level = suppression, candidates_per_level
         self.normalizer, self.giou = normalizer, giou
 
     def forward(
@@ -83,7 +78,8 @@ class OneStageHeads(nn.Module):
             return jittered_rois(targets, seeds, most=self.mask_rois_per_image)
         decoded = self.mask_proposals == "decoded"
         boxes = outputs.boxes() if decoded else distances_to_boxes(outputs.distances, outputs.locations)
-        proposals = [found.boxes for found in self._select(outputs, boxes)]
+        candidates = self._candidates(outputs, boxes)
+        proposals = [self.suppression.box_nms(one).boxes for one in candidates]  # as the release, whatever rule detects
         return matched_rois(proposals, targets, seeds, most=self.mask_rois_per_image)
 
     def detect(self, features: list[Tensor], images: ImageList) -> list[Found]:
@@ -91,42 +87,35 @@ class OneStageHeads(nn.Module):
 
         Args:
             features: the pyramid.
-            images: not used; boxes may reach beyond them.
+            images: the network's input, of which the sizes before padding are used; boxes may reach beyond them.
 
         Returns:
             The instances of each image, best first.
         """
         outputs = self.boxes(features)
-        return self.masks.find(features, self._select(outputs, outputs.boxes()))
+        candidates = self._candidates(outputs, outputs.boxes())
+        found = self.masks.find(features, [self.suppression.by_boxes(one) for one in candidates])
+        return [self.suppression.by_masks(one, size) for one, size in zip(found, images.image_sizes, strict=True)]
 
-    def _select(self, outputs: Outputs, boxes: Tensor) -> list[Proposals]:
-        return select(
-            outputs,
-            boxes,
-            score_threshold=self.score_threshold,
-            nms_iou=self.nms_iou,
-            candidates_per_level=self.candidates_per_level,
-            most=self.detections_per_image,
+    def _candidates(self, outputs: Outputs, boxes: Tensor) -> list[Proposals]:
+        return select_candidates(
+            outputs, boxes, score_threshold=self.suppression.score_threshold, most=self.candidates_per_level
         )
 
 
 @torch.no_grad()
-def select(
-    outputs: Outputs, boxes: Tensor, *, score_threshold: float, nms_iou: float, candidates_per_level: int, most: int
-) -> list[Proposals]:
-    """Select the detections of each image with per-class NMS; boxes are not clipped.
+def select_candidates(outputs: Outputs, boxes: Tensor, *, score_threshold: float, most: int) -> list[Proposals]:
+    """Select the best candidates of each level and image; boxes are not clipped.
 
     Args:
         outputs: of B images.
         boxes: (B, L, 4) float xyxy in pixels, decoded from the outputs.
         score_threshold: least class probability of a candidate.
-        nms_iou: IoU above which the weaker of two boxes of a class is dropped.
-        candidates_per_level: candidates of a level that are kept before NMS.
-        most: largest number of detections of an image.
+        most: largest number of candidates of a level.
 
     Returns:
-        The detections of each image, best first. A score is sqrt(class probability x centerness); the threshold is on
-        the class probability.
+        The candidates of each image, level by level, the best of a level first. A score is sqrt(class probability x
+        centerness); the threshold is on the class probability.
     """
     probabilities = outputs.classes.sigmoid()
     scores = (probabilities * outputs.centerness.sigmoid()[..., None]).sqrt()
@@ -137,11 +126,9 @@ def select(
         for count in outputs.levels:
             part = slice(start, start + count)
             place, label = (probabilities[image, part] > score_threshold).nonzero(as_tuple=True)
-            best = scores[image, part][place, label].sort(descending=True).indices[:candidates_per_level]
+            best = scores[image, part][place, label].sort(descending=True).indices[:most]
             kept.append((place[best] + start, label[best]))
             start += count
         place, label = (torch.cat(parts) for parts in zip(*kept, strict=True))
-        score, box = scores[image, place, label], boxes[image, place]
-        order = batched_nms(box, score, label, nms_iou)[:most]
-        found.append(Proposals(box[order], score[order], label[order]))
+        found.append(Proposals(boxes[image, place], scores[image, place, label], label))
     return found

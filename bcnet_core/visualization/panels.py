@@ -47,7 +47,7 @@ PANELS = {
 }
 """Keys and titles of the panels in display order. The panel of the true instances has the key `true-` + key."""
 MAP_SIDE = 28
-"""Side of the mask head's maps (METHOD: 28 x 28)."""
+"""Side of the maps of instances that no mask head predicted, in cells."""
 TILE_SIDE = 168
 """Longer side of a close-up's tile in pixels: six per cell of a map."""
 SMALL_AREA = 32 * 32
@@ -224,7 +224,8 @@ def roi_card(picture: Picture, index: int, *, layer: LayerChoice = "both") -> Ca
     )
     maps, true = instance.maps or maps_of_masks(instance.occludee, instance.occluder, instance.box), Maps()
     if instance.truth is not None:
-        true = maps_of_masks(instance.truth.occludee, instance.truth.occluder, instance.box)
+        side = len(maps["occludee_mask"])
+        true = maps_of_masks(instance.truth.occludee, instance.truth.occluder, instance.box, side=side)
     rows: list[list[Tile]] = []
     first: dict[LayerName, Drawing] = {"occluder": Drawing(plain), "occludee": Drawing(plain, parts)}
     for name, drawing in first.items():
@@ -241,18 +242,22 @@ def roi_card(picture: Picture, index: int, *, layer: LayerChoice = "both") -> Ca
     return Card(size, tuple((*row, *[Tile("", None)] * (width - len(row))) for row in rows))
 
 
-def maps_of_masks(occludee: RLE | None, occluder: RLE | None, box: Box) -> Maps:
-    """Return the maps a perfect head would predict: masks cropped to the box, and their boundaries.
+def maps_of_masks(occludee: RLE | None, occluder: RLE | None, box: Box, *, side: int = MAP_SIDE) -> Maps:
+    """Return the maps a perfect head would predict, (side, side) each: masks cropped to the box, and their boundaries.
 
-    A boundary is dilation != erosion with a 3x3 cross; the border of the box is not one, as in training.
+    A boundary is dilation != erosion with a 3x3 cross, once for every 28 cells; the border of the box is not one, as in
+    training.
     """
+    reach = max(side // MAP_SIDE, 1)
     maps: Maps = {}
     for layer, rle in (("occludee", occludee), ("occluder", occluder)):
         window = np.zeros((1, 1), np.bool_) if rle is None else _window(rle, pixel_box(box, *rle["size"]))
-        coverage = cv2.resize(window.astype(np.float32), (MAP_SIDE, MAP_SIDE), interpolation=cv2.INTER_AREA)
+        coverage = cv2.resize(window.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
         mask = (coverage >= 0.5).astype(np.uint8)
         maps[f"{layer}_mask"] = mask.astype(np.float32)
-        maps[f"{layer}_boundary"] = (cv2.dilate(mask, CROSS) != cv2.erode(mask, CROSS)).astype(np.float32)
+        maps[f"{layer}_boundary"] = (
+            cv2.dilate(mask, CROSS, iterations=reach) != cv2.erode(mask, CROSS, iterations=reach)
+        ).astype(np.float32)
     return maps
 
 

@@ -49,7 +49,7 @@ class TensorDetector(nn.Module):
         """Find the N instances of a (3, H, W) uint8 RGB image.
 
         Returns:
-            (N, 4) boxes in pixels, (N,) scores, (N,) int64 labels and the (N, 28, 28) maps, as in `Detections`.
+            (N, 4) boxes in pixels, (N,) scores, (N,) int64 labels and the (N, S, S) maps, as in `Detections`.
         """
         batch = self.detector.preprocess([image])
         (found,) = self.detector.heads.detect(self.detector.backbone(batch.tensors), batch)
@@ -81,8 +81,14 @@ def export_detector(
         picture: (H, W, 3) uint8 RGB image to compare on, after a resize; by default noise.
 
     Raises:
-        BCNetError: if a package is missing, or the file gives other outputs; then nothing is written.
+        BCNetError: if the detector does not suppress duplicates by boxes, a package is missing, or the file gives
+            other outputs; then nothing is written.
     """
+    if (nms := detector.heads.suppression.nms) != "box":
+        raise usage_error(
+            f"exported files suppress duplicates by their boxes, this detector has model.nms={nms}",
+            'in Python: detector.heads.suppression = replace(detector.heads.suppression, nms="box")',
+        )
     model = TensorDetector(detector).eval()
     noise = torch.Generator().manual_seed(0)
     example, other = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=noise)

@@ -28,7 +28,7 @@ from bcnet_core.weights.foreign import COUNTER, count_parts, layer_of
 
 SHAPING = (
     "channels", "tower_convs", "rpn_convs", "box_head", "box_head_channels", "layers", "mask_convs", "mask_channels",
-    "attention", "boundary",
+    "mask_size", "attention", "boundary",
 )  # fmt: skip
 """Settings of a model that its layers around the feature extractor depend on."""
 Shapes = Mapping[str, tuple[int, ...]]

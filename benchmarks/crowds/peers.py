@@ -86,7 +86,7 @@ def own_settings(detector: Detector, recipe: Recipe) -> PeerSettings:
         mask_channels=model.channels,
         score_threshold=model.score_threshold,
         nms_iou=model.nms_iou,
-        detections=model.detections_per_image,
+        detections=model.most_detections,
     )
 
 

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import product
 from statistics import median
 from typing import Annotated, Any, Literal, NamedTuple
@@ -32,7 +33,6 @@ from bcnet_core.masks.crops import MaskCrops, crop_rles
 from bcnet_core.model.backbones import ResNetFPN
 from bcnet_core.model.detectors import Detector, build_detector
 from bcnet_core.model.losses import bilayer_targets
-from bcnet_core.model.mask_branch import MASK_SIZE
 from bcnet_core.model.one_stage import OneStageHeads
 from bcnet_core.model.rois import jittered_rois
 from benchmarks.memory import in_fresh_process
@@ -62,6 +62,7 @@ class PlainMaskHead(nn.Module):
     """
 
     outputs = ("occludee_mask",)
+    roi_size, mask_size = 14, 28
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -163,7 +164,7 @@ def _measure(model: ModelConfig, work: Workload) -> dict[str, Any]:
     rois = jittered_rois(wanted, seeds, most=model.mask_rois_per_image)
     with autocast_to(work, device):
         steps = alternate([_step(detector, images, wanted) for detector in detectors], work.repeats, device)
-        build = alternate([lambda: bilayer_targets(wanted, rois, size=MASK_SIZE)], work.repeats, device)
+        build = alternate([lambda: bilayer_targets(wanted, rois, size=model.mask_size)], work.repeats, device)
         pictures = [image.permute(1, 2, 0).numpy() for image in images]
         for detector in detectors:
             lower_threshold(detector, pictures[0])
@@ -206,10 +207,7 @@ def lower_threshold(detector: Detector, picture: NDArray[np.uint8]) -> None:
     found = [one.sigmoid() if isinstance(heads, OneStageHeads) else one.softmax(1)[:, 1:] for one in seen]
     scores = torch.cat([one.flatten() for one in found])
     threshold = float(scores.topk(min(CANDIDATES, len(scores))).values[-1]) * 0.999
-    if isinstance(heads, OneStageHeads):
-        heads.score_threshold = threshold
-    else:
-        heads.roi_heads.score_thresh = threshold
+    heads.suppression = replace(heads.suppression, score_threshold=threshold)
 
 
 def autocast_to(work: Workload, device: torch.device) -> AbstractContextManager[object]:

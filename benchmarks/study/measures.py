@@ -43,7 +43,7 @@ def measure(detector: Detector, recipe: Recipe, *, oracles: bool) -> tuple[dict[
         oracles: whether to measure what bounds the detector.
     """
     coco, (_, image_dir) = read_truth(recipe.data, recipe.data.val), recipe.data.locate(recipe.data.val)
-    most = detections_to_count(recipe.model.detections_per_image)
+    most = detections_to_count(recipe.model.most_detections)
     results = predict_images(detector, coco.images, image_dir, reporter=SilentReporter())
     truth = ground_truth(coco)
     report = score_results(coco, results, ScoreOptions(occlusion=True, max_dets=most), truth=truth)
@@ -69,7 +69,7 @@ def mask_ap(detector: Detector, recipe: Recipe) -> float:
     """Return the mask AP of a detector on the validation set of its recipe."""
     coco, (_, image_dir) = read_truth(recipe.data, recipe.data.val), recipe.data.locate(recipe.data.val)
     results = predict_images(detector, coco.images, image_dir, reporter=SilentReporter())
-    most = detections_to_count(recipe.model.detections_per_image)
+    most = detections_to_count(recipe.model.most_detections)
     return evaluate(ground_truth(coco), results, "segm", max_dets=most).scores.AP
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from bcnet_core.annotations.coco import CocoFile
+from bcnet_core.annotations.crowding import most_objects
 from bcnet_core.config.schema import Recipe
 from bcnet_core.data.batches import StepSampler
 from bcnet_core.data.dataset import Sample, TrainingSet
@@ -56,7 +57,8 @@ class Training:
     def __init__(self, recipe: Recipe, variant: Variant, device: str) -> None:
         chosen = choose_device(device)
         self.samples, coco = open_samples(recipe, chosen)
-        self.recipe = resolve_recipe(recipe, images=len(self.samples.wide), device=chosen)
+        images, objects = len(self.samples.wide), most_objects(coco)
+        self.recipe = resolve_recipe(recipe, images=images, objects=objects, device=chosen)
         job = TrainingJob(recipe=self.recipe, run_dir=Path(), device=device, command="")
         self.state = TrainingState(job, coco.categories, chosen)
         if variant.change is not None:

@@ -153,6 +153,7 @@ def test_overrides_are_never_code(recipe_file: Path, tmp_path: Path) -> None:
     assert not trap.exists()
 
 
+LIMIT = "a whole number above 0, or auto"
 MILESTONE = "a step such as 60000 or a share of the run such as 0.7"
 BAD_OVERRIDES = {
     "solver.lr": "`solver.lr` is not an override",
@@ -166,6 +167,8 @@ BAD_OVERRIDES = {
     "solver.lr=nan": "`solver.lr` must be a finite number, not `nan`",
     "solver.steps=1.5": "`solver.steps` must be a whole number, not `1.5`",
     "solver.steps=true": "`solver.steps` must be a whole number, not `true`",
+    "model.detections_per_image=many": f"`model.detections_per_image` must be {LIMIT}, not `many`",
+    "model.detections_per_image=0": f"`model.detections_per_image` must be {LIMIT}, not `0`",
     "solver.steps=none": "`solver.steps` must be a whole number, not `none`",
     "solver.optimizer=adam": "`solver.optimizer` must be 'sgd' or 'adamw', not `adam`",
     "solver.milestones=1,2": "`solver.milestones` must be a list such as [1, 2], not `1,2`",

@@ -96,6 +96,25 @@ def test_the_start_says_what_was_resolved(scenes: Path, tmp_path: Path) -> None:
     assert (opened.recipe.solver.steps, opened.recipe.solver.precision) == (30, "fp32")
 
 
+@pytest.mark.parametrize("detector", ["fcos", "faster_rcnn"])
+def test_limits_follow_the_fullest_training_image_and_are_told(scenes: Path, tmp_path: Path, detector: str) -> None:
+    path, crowded = scenes / "annotations/instances_train.json", tmp_path / "crowded.json"
+    content = json.loads(path.read_text())
+    one = content["annotations"][0]
+    content["annotations"] = [{**one, "id": number} for number in range(1, 104)] + [{**one, "id": 999, "iscrowd": 1}]
+    crowded.write_text(json.dumps(content))
+    limits = ("model.detections_per_image=auto", "model.proposals_per_image=200", f"model.detector={detector}")
+    reporter = Collector()
+    asked = job(scenes, tmp_path, *limits, f"data.train.annotations={crowded}", "data.allow_no_occluders=true").recipe
+    model = open_data(asked, None, CPU, reporter).recipe.model
+    assert (model.detections_per_image, model.proposals_per_image, model.candidates_per_level) == (160, 320, 1000)
+    rest = ", from 320 proposals" if detector == "faster_rcnn" else ""
+    assert f"up to 103 objects in an image: keeps 160 detections{rest}" in reporter.messages
+    fixed = Collector()
+    open_data(job(scenes, tmp_path, "model.detections_per_image=50").recipe, None, CPU, fixed)
+    assert not any("keeps 50" in message and "objects in an image:" in message for message in fixed.messages)
+
+
 @pytest.mark.parametrize(("milestones", "told"), [("[60000,80000]", True), ("[2,80000]", False), ("[]", False)])
 def test_a_learning_rate_that_never_falls_is_told(scenes: Path, tmp_path: Path, milestones: str, told: bool) -> None:
     reporter = Collector()

@@ -120,6 +120,12 @@ def test_boundaries_match_within_one_cell() -> None:
     assert boundary_f(torch.zeros_like(true), true)[0] == 0
 
 
+def test_the_tolerance_of_boundaries_grows_with_the_map() -> None:
+    true = torch.zeros(1, 112, 112, dtype=torch.bool)
+    true[:, 50] = True
+    assert [float(boundary_f(true.roll(cells, 1), true)) for cells in (4, 5)] == [1, 0]
+
+
 def test_rows_are_in_the_order_of_images_and_annotations(coco: CocoFile, scenes: Path) -> None:
     turned = CocoFile(coco.path, {**coco.content, "annotations": coco.annotations[::-1]})
     scores, mirrored = scores_of(coco, scenes), scores_of(turned, scenes)

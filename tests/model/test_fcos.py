@@ -2,11 +2,22 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from bcnet_core.model.fcos import FCOSHead, Outputs, assign, centerness_of, fcos_losses
-from bcnet_core.model.one_stage import select
+from bcnet_core.model.mask_branch import Proposals
+from bcnet_core.model.one_stage import select_candidates
+from bcnet_core.model.suppression import Suppression
 
 STRIDES = (8, 16, 32)
+
+
+def select(
+    outputs: Outputs, boxes: Tensor, *, score_threshold: float, nms_iou: float, candidates_per_level: int, most: int
+) -> list[Proposals]:
+    candidates = select_candidates(outputs, boxes, score_threshold=score_threshold, most=candidates_per_level)
+    rule = Suppression("box", iou=nms_iou, class_agnostic=False, score_threshold=score_threshold, most=most)
+    return [rule.by_boxes(one) for one in candidates]
 
 
 def empty_outputs(side: int = 128, classes: int = 3) -> Outputs:

@@ -1,9 +1,12 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
 from bcnet_core import BCNetError
+from bcnet_core.config.choices import MaskSize
 from bcnet_core.config.load import load_recipe
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.model.head import BilayerMaskHead, NonLocalBlock
@@ -77,6 +80,44 @@ def test_a_plain_head_can_have_the_depth_and_the_parameters_of_two_layers() -> N
     assert sum(parameter.numel() for parameter in head.parameters()) == 389_521
     assert len(head.occludee.convs) == 8
     assert head(torch.randn(2, 64, 14, 14))["occludee_mask"].shape == (2, 28, 28)
+
+
+@pytest.mark.parametrize("size", [56, 112])
+def test_larger_maps_take_little_more_than_the_layers(size: MaskSize) -> None:
+    torch.manual_seed(0)
+    published, head = BilayerMaskHead(32), BilayerMaskHead(32, mask_size=size)
+    assert (published.roi_size, head.roi_size) == (14, 28)
+    shared = published.state_dict().keys() & head.state_dict().keys()
+    assert {name for name in published.state_dict() if name.startswith(("occluder.", "occludee."))} <= shared
+    features = torch.randn(3, 32, 28, 28, requires_grad=True)
+    logits = head(features)
+    assert [tuple(part.shape) for part in logits.values()] == [(3, size, size)] * 4
+    sum((part * torch.randn_like(part)).sum() for part in logits.values()).backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in head.parameters())
+    flops = [count_flops(published, torch.randn(1, 32, 14, 14)), count_flops(head, features[:1])]
+    assert flops[1] < {56: 1.2, 112: 1.5}[size] * flops[0]
+
+
+def count_flops(head: BilayerMaskHead, features: torch.Tensor) -> int:
+    counter = FlopCounterMode(display=False)
+    with counter:
+        head(features)
+    return counter.get_total_flops()
+
+
+def test_larger_maps_see_details_that_the_layers_do_not() -> None:
+    torch.manual_seed(0)
+    head = BilayerMaskHead(8, mask_size=56).eval()
+    checkers = (torch.arange(28)[:, None] + torch.arange(28)) % 2 * 2.0 - 1
+    features = torch.randn(1, 8, 28, 28)
+    seen, averaged = (head(one)["occludee_mask"] for one in (features, features + checkers))
+    assert torch.allclose(functional.avg_pool2d(features + checkers, 2), functional.avg_pool2d(features, 2), atol=1e-6)
+    assert (seen - averaged).abs().max() > 1e-4
+
+
+def test_a_single_layer_of_any_width_has_larger_maps() -> None:
+    head = BilayerMaskHead(32, layers=1, boundary=False, width=18, mask_size=112)
+    assert head(torch.randn(2, 32, 28, 28))["occludee_mask"].shape == (2, 112, 112)
 
 
 def test_two_layers_have_the_width_of_their_input() -> None:

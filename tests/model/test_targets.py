@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from bcnet_core import masks
 from bcnet_core.data.dataset import Targets
-from bcnet_core.masks.crops import concatenate, crop_rles
+from bcnet_core.masks.crops import concatenate, crop_rles, paste_rles
 from bcnet_core.model.losses import bilayer_targets, boundary, crop_to_boxes
 from bcnet_core.model.rois import RoIs, jittered_rois
 from tests.data.test_transforms import blank_scene
@@ -36,6 +36,26 @@ def test_a_boundary_is_dilation_xor_erosion() -> None:
 
 def test_a_full_mask_has_no_boundary() -> None:
     assert not boundary(torch.ones(1, 28, 28, dtype=torch.bool)).any()
+
+
+@pytest.mark.parametrize("size", [56, 112])
+def test_a_boundary_keeps_its_share_of_the_box(size: int) -> None:
+    cells = torch.arange(size)
+    published, larger = (boundary((torch.arange(side) < side // 2).expand(1, side, side)) for side in (28, size))
+    assert published[0, 0].nonzero()[:, 0].tolist() == [13, 14]
+    assert torch.equal(larger[0, 0], published[0, 0][cells * 28 // size])
+
+
+def test_larger_targets_follow_thin_objects_better() -> None:
+    rows, columns = np.mgrid[:300, :300]
+    ring = np.abs(np.hypot(rows - 150, columns - 150) - 130) < 4
+    rle, box = masks.encode(ring), torch.tensor([[15.0, 15, 285, 285]])
+    overlaps = []
+    for size in (28, 56, 112):
+        target = crop_to_boxes(crop_rles([rle]), torch.tensor([0]), box, size=size)
+        (pasted,) = paste_rles(target.float(), box, 300, 300)
+        overlaps.append(masks.iou(pasted, rle))
+    assert overlaps[0] < 0.6 and 0.75 < overlaps[1] < 0.85 < overlaps[2]
 
 
 def test_crops_equal_a_dense_reference() -> None:

@@ -245,6 +245,12 @@ def test_maps_of_masks_match_training_targets() -> None:
     assert panels.maps_of_masks(car.occludee, None, car.box)["occluder_boundary"].max() == 0
 
 
+def test_true_maps_have_the_cells_of_the_predicted_ones() -> None:
+    car = two_overlapping().instances[0]
+    maps = panels.maps_of_masks(car.occludee, car.occluder, car.box, side=56)
+    assert maps["occludee_boundary"].sum(axis=0).tolist() == [4] * 56
+
+
 @pytest.mark.skipif(not BOUNDARY_FACTS.exists(), reason="needs ../shared")
 def test_boundaries_agree_with_the_official_ones() -> None:
     facts = np.load(BOUNDARY_FACTS)

@@ -18,6 +18,7 @@ from bcnet_core.engine.launch import run_training
 from bcnet_core.engine.state import TrainingJob
 from bcnet_core.errors import BCNetError
 from bcnet_core.evaluation.predict import predict_images
+from bcnet_core.maps import MAPS
 from bcnet_core.model import detectors
 from bcnet_core.model.backbones import TinyBackbone
 from bcnet_core.model.detectors import build_detector
@@ -150,6 +151,14 @@ def test_layers_that_only_the_model_has_start_fresh(untrained: Path) -> None:
     checkpoint = read_checkpoint(untrained)
     start = start_from(checkpoint, checkpoint.categories, mask_convs=6)
     assert start.fresh == {"heads.masks": 8} and not start.left_out
+
+
+def test_larger_maps_start_from_the_layers_of_smaller_ones(untrained: Path) -> None:
+    checkpoint = read_checkpoint(untrained)
+    start = start_from(checkpoint, checkpoint.categories, mask_size=56)
+    predictors = {f"{MASKS}{spec.name}.{part}" for spec in MAPS for part in ("upsample", "logits")}
+    assert start.left_out.keys() == predictors and start.settings == ["model.mask_size=28"]
+    assert start.placed == len(checkpoint.model) - 2 * len(predictors)
 
 
 def test_settings_of_other_shapes_are_named(untrained: Path) -> None:

@@ -17,6 +17,7 @@ from bcnet_core.config.schema import LossConfig, Recipe
 from bcnet_core.engine.optimizer import full_rate
 from bcnet_core.errors import usage_error
 from bcnet_core.model.backbones import RESNETS, pixel_format
+from bcnet_core.model.head import roi_side
 from bcnet_core.model.pixels import PixelFormat
 
 ELSEWHERE = {
@@ -119,6 +120,7 @@ def config_from_recipe(recipe: Recipe, *, num_classes: int) -> CfgNode:
         BCNetError: if the recipe asks for something that detectron2's trainer or its Faster R-CNN does not have.
     """
     _check_supported(recipe)
+    recipe = recipe.model_copy(update={"model": recipe.model.for_objects(0)})
     cfg = fresh_config()
     cfg.SEED = recipe.seed
     _set_model(cfg, recipe, num_classes)
@@ -142,6 +144,8 @@ def _check_supported(recipe: Recipe) -> None:
         f"model.backbone={model.backbone}": model.backbone != "tiny" and model.backbone not in RESNETS,
         "model.frozen_norm=false": not model.frozen_norm and model.backbone in RESNETS,
         "model.geometry=torchvision with faster_rcnn": two_stage and model.geometry != "exact",
+        f"model.nms={model.nms} with faster_rcnn": two_stage and model.nms != "box",
+        "model.class_agnostic_nms with faster_rcnn": two_stage and model.class_agnostic_nms,
         "loss.classification other than 1 with faster_rcnn": two_stage and recipe.loss.classification != 1,
     }
     given = [name for name, value in asked.items() if value]
@@ -171,6 +175,7 @@ def _set_model(cfg: CfgNode, recipe: Recipe, num_classes: int) -> None:
         resnets.RES2_OUT_CHANNELS = 256 if shape.is_bottleneck else 64
         resnets.STRIDE_IN_1X1 = model.backbone_style == "caffe" and shape.is_bottleneck and shape.groups == 1
     cfg.MODEL.BCNET = _bcnet_node(model, recipe.loss)
+    cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION = roi_side(model.mask_size)
     _write(cfg, model, PLACES)
 
 
@@ -247,7 +252,7 @@ def recipe_from_config(cfg: CfgNode) -> Recipe:
     if two_stage:
         scales = _anchor_scales(cfg, first_stride=8 if name == "tiny" else 4)
         settings |= {**_read(cfg, RCNN_PLACES), "anchor_scale": scales}
-        settings["geometry"] = "exact"
+        settings |= {"geometry": "exact", "nms": "box", "class_agnostic_nms": False}
         if cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads":
             settings["mask_proposals"] = "decoded"
         box_head: BoxHead = "conv" if cfg.MODEL.ROI_BOX_HEAD.NUM_CONV else "linear"

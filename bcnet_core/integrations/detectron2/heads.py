@@ -25,7 +25,7 @@ from bcnet_core.integrations.detectron2.config import loss_from_config, loss_wei
 from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper
 from bcnet_core.maps import LayerName, MapSpec, map_specs
 from bcnet_core.model.detectors import build_mask_branch
-from bcnet_core.model.head import BilayerMaskHead
+from bcnet_core.model.head import BilayerMaskHead, roi_side
 from bcnet_core.model.losses import bilayer_losses, target_maps
 from bcnet_core.model.mask_branch import mask_confidence, predict_maps
 from bcnet_core.model.rois import jitter_boxes
@@ -33,7 +33,7 @@ from bcnet_core.weights.from_detectron2 import mask_head_name
 
 
 def map_field(spec: MapSpec) -> str:
-    """Return the field of `Instances` that holds a map, (N, 1, 28, 28) float32 in [0, 1]."""
+    """Return the field of `Instances` that holds a map, (N, 1, S, S) float32 in [0, 1]."""
     if spec.key == "segmentation":
         return "pred_masks"
     return f"pred_{spec.layer}_{'boundaries' if spec.kind == 'boundary' else f'{spec.kind}s'}"
@@ -72,9 +72,21 @@ class BilayerMaskRCNNHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: ShapeSpec) -> dict[str, Any]:  # noqa: ANN401  (a CfgNode)
-        """Return the arguments for a yacs config."""
+        """Return the arguments for a yacs config.
+
+        Raises:
+            BCNetError: if its RoIs are not pooled at the side that the head reads.
+        """
+        head = build_mask_branch(model_from_config(cfg, input_shape.channels), ()).head
+        pooled = cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION
+        if pooled != head.roi_size:
+            raise usage_error(
+                f"MODEL.BCNET.MASK_SIZE {head.mask_size} needs RoIs of {head.roi_size} x {head.roi_size} cells, "
+                f"this config pools {pooled} x {pooled}",
+                f"set it: MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION {head.roi_size}",
+            )
         return {
-            "head": build_mask_branch(model_from_config(cfg, input_shape.channels), ()).head,
+            "head": head,
             "occluder_sampling": cfg.MODEL.BCNET.OCCLUDER_SAMPLING,
             "loss_weights": loss_weights(loss_from_config(cfg)),
             "rois_per_image": cfg.MODEL.BCNET.MASK_ROIS_PER_IMAGE,
@@ -85,7 +97,7 @@ class BilayerMaskRCNNHead(nn.Module):
         """Compute the losses of a batch, or predict its maps.
 
         Args:
-            x: (R, C, S, S) float RoI features, those of the first image first.
+            x: (R, C, S, S) float RoI features with S the head's `roi_size`, those of the first image first.
             instances: one entry an image. In training the positive proposals, with `proposal_boxes`, `gt_masks` and,
                 for two layers, `gt_occluders`; otherwise the predicted boxes.
 
@@ -101,7 +113,7 @@ class BilayerMaskRCNNHead(nn.Module):
             return [_with_mask_scores(one) for one in instances] if self.mask_scoring else instances
         if self.rois_per_image:
             x, instances = self._sample(x, instances)
-        targets = self._targets(instances, size=2 * x.shape[2], device=x.device)
+        targets = self._targets(instances, size=self.head.mask_size, device=x.device)
         if len(x) and "occluder_mask" in targets:
             occluded = targets["occluder_mask"].flatten(1).any(1)
             get_event_storage().put_scalar("bilayer/rois_with_occluder", float(occluded.float().mean()))
@@ -228,6 +240,10 @@ class BilayerCascadeROIHeads(CascadeROIHeads):
 
     @classmethod
     def _init_mask_head(cls, cfg: CfgNode, input_shape: Any) -> Any:  # noqa: ANN401
+        if cfg.MODEL.BCNET.MASK_PROPOSALS != "decoded":
+            raise usage_error(
+                "detectron2 config: a cascade trains its masks on its proposals", "MODEL.BCNET.MASK_PROPOSALS: decoded"
+            )
         return super()._init_mask_head(_with_masks(cfg), input_shape)
 
 
@@ -246,7 +262,7 @@ def add_bilayer_head(cfg: Any, *, occluders: OccluderSource = "auto", **head: An
         cfg: config with or without masks whose `model.roi_heads` take a `mask_head` (cascades, too); for training with
             `dataloader.train.mapper`.
         occluders: see `BilayerDatasetMapper`.
-        head: settings of `BilayerMaskHead`: `layers`, `attention`, `boundary`, `convs`.
+        head: settings of `BilayerMaskHead`: `layers`, `attention`, `boundary`, `convs`, `mask_size`.
 
     Raises:
         BCNetError: if the config's model has no RoI heads.
@@ -258,8 +274,9 @@ def add_bilayer_head(cfg: Any, *, occluders: OccluderSource = "auto", **head: An
         heads.mask_in_features = list(heads.box_in_features)
     if heads.get("mask_pooler") is None:
         heads.mask_pooler = LazyCall(ROIPooler)(
-            output_size=14, scales=tuple(heads.box_pooler.scales), sampling_ratio=0, pooler_type="ROIAlignV2"
+            scales=tuple(heads.box_pooler.scales), sampling_ratio=0, pooler_type="ROIAlignV2"
         )
+    heads.mask_pooler.output_size = roi_side(head.get("mask_size", 28))
     channels = cfg.model.backbone.out_channels
     heads.mask_head = LazyCall(BilayerMaskRCNNHead)(head=LazyCall(BilayerMaskHead)(channels=channels, **head))
     mapper = cfg.get("dataloader", {}).get("train", {}).get("mapper")

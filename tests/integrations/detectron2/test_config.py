@@ -41,7 +41,7 @@ def test_every_recipe_survives_conversion_to_a_config_and_back(name: str) -> Non
     recipe = load_recipe(name)
     cfg = config_from_recipe(recipe, num_classes=7)
     back = recipe_from_config(cfg).model.model_dump()
-    for key, value in recipe.model.model_dump().items():
+    for key, value in recipe.model.for_objects(0).model_dump().items():
         if key in ONLY_OURS or (recipe.model.backbone == "tiny" and key in {"backbone_style", "frozen_stages"}):
             continue
         if recipe.model.detector == "fcos" and key in {"anchor_scale", "proposals_per_image", "box_rois_per_image"}:
@@ -50,6 +50,12 @@ def test_every_recipe_survives_conversion_to_a_config_and_back(name: str) -> Non
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 7
     assert recipe.solver.batch_size == cfg.SOLVER.IMS_PER_BATCH
     assert (recipe.data.min_size, recipe.data.max_size) == (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+
+
+def test_suppression_of_fcos_survives_conversion() -> None:
+    recipe = load_recipe("fcos_r50", ["model.nms=mask", "model.class_agnostic_nms=true"])
+    back = recipe_from_config(config_from_recipe(recipe, num_classes=7)).model
+    assert (back.nms, back.class_agnostic_nms) == ("mask", True)
 
 
 def test_config_defaults_equal_the_schema() -> None:
@@ -88,6 +94,8 @@ def test_a_recipe_for_the_torchvision_backend_is_rejected(name: str, setting: st
         (["solver.ema=0.9", "solver.compile=true"], "solver.ema, solver.compile"),
         (["solver.patience=5", "solver.eval_every=9"], "does not have solver.patience"),
         (["model.backbone=r18", "model.frozen_norm=false"], "does not have model.frozen_norm=false"),
+        (["model.detector=faster_rcnn", "model.nms=soft"], "does not have model.nms=soft with faster_rcnn"),
+        (["model.detector=faster_rcnn", "model.class_agnostic_nms=true"], "class_agnostic_nms with faster_rcnn"),
         (["model.detector=faster_rcnn", "model.geometry=torchvision"], "geometry=torchvision with faster_rcnn"),
     ],
 )

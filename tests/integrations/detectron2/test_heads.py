@@ -79,6 +79,7 @@ class Recorded(torch.nn.Module):
     """A head that answers with the logits of a recording."""
 
     occluder = torch.nn.Identity()
+    mask_size = 28
 
     def __init__(self, logits: dict[str, torch.Tensor]) -> None:
         super().__init__()
@@ -161,10 +162,18 @@ def boxes_of(images: list[Instances]) -> torch.Tensor:
     return torch.cat([one.proposal_boxes.tensor for one in images])
 
 
-def test_proposals_of_the_official_release_are_of_fcos_alone() -> None:
+@pytest.mark.parametrize(
+    ("heads", "chosen", "said"),
+    [
+        ("BilayerROIHeads", "official", "official is for BilayerFCOS"),
+        ("BilayerCascadeROIHeads", "jittered", "a cascade trains its masks on its proposals"),
+    ],
+)
+def test_mask_proposals_that_roi_heads_do_not_have_are_rejected(heads: str, chosen: str, said: str) -> None:
     cfg = config_from_recipe(load_recipe("tiny"), num_classes=3)
-    cfg.MODEL.BCNET.MASK_PROPOSALS = "official"
-    with pytest.raises(BCNetError, match="official is for BilayerFCOS"):
+    cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.BCNET.MASK_PROPOSALS = heads, chosen
+    cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True  # as cascades have it
+    with pytest.raises(BCNetError, match=said):
         build_model(cfg)
 
 
@@ -289,6 +298,20 @@ def test_a_lazy_config_accepts_the_head(zoo: Any, masks: bool) -> None:
     add_bilayer_head(cfg, occluders="derive", convs=2)
     assert cfg.dataloader.train.mapper.occluders == "derive"
     try_model(instantiate(cfg.model).to("cpu"))
+
+
+def test_larger_maps_need_larger_rois(zoo: Any) -> None:
+    cfg = fresh_config()
+    cfg.MODEL.BCNET.MASK_SIZE = 56
+    with pytest.raises(BCNetError, match=r"needs RoIs of 28 x 28 cells, this config pools 14 x 14") as caught:
+        BilayerMaskRCNNHead(cfg, ShapeSpec(channels=32))
+    cfg.merge_from_list(caught.value.hints[0].removeprefix("set it: ").split())
+    head = BilayerMaskRCNNHead(cfg, ShapeSpec(channels=32)).eval()
+    (instances,) = head(torch.randn(2, 32, 28, 28), [found(2)])
+    assert instances.pred_masks.shape == (2, 1, 56, 56)
+    lazy = zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py")
+    add_bilayer_head(lazy, mask_size=112)
+    assert lazy.model.roi_heads.mask_pooler.output_size == 28
 
 
 def test_a_model_without_roi_heads_is_rejected(zoo: Any) -> None:

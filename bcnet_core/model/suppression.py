@@ -1,0 +1,176 @@
+"""Suppression of duplicates, for both detectors: which candidates of an image become its detections.
+
+Boxes of objects that lie across each other overlap as much as those of duplicates. Soft-NMS lowers scores instead of
+dropping boxes; NMS by masks asks whether two candidates show the same pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms, remove_small_boxes
+
+from bcnet_core import masks
+from bcnet_core.config.choices import NMS
+from bcnet_core.masks.crops import paste_rles
+from bcnet_core.model.mask_branch import Found, Proposals
+
+SOFT_SIGMA = 0.5
+"""Width of the Gaussian of Soft-NMS: two boxes of IoU 0.6 leave the weaker one half of its score."""
+LOOSE_IOU = 0.9
+"""Box IoU above which candidates are duplicates whatever their masks are."""
+MASK_CANDIDATES = 2
+"""Candidates that get a mask where masks decide, for each detection that is kept."""
+SMALLEST_BOX = 0.01
+"""Width and height of the smallest box of Faster R-CNN, pixels of the network's input."""
+
+
+@dataclass(frozen=True)
+class Suppression:
+    """The rule of a detector.
+
+    Attributes:
+        nms: "box" drops a box that overlaps a better one of its class by more than `iou`; "soft" is Soft-NMS (Bodla et
+            al., 2017) with a Gaussian, which has no such limit; "mask" compares the predicted masks instead of the
+            boxes.
+        iou: largest IoU of two detections of a class, of boxes or masks.
+        class_agnostic: whether classes are ignored, so that a place has one detection of any class.
+        score_threshold: least class probability of a candidate, and least score that Soft-NMS leaves a detection.
+        most: largest number of detections of an image.
+    """
+
+    nms: NMS
+    iou: float
+    class_agnostic: bool
+    score_threshold: float
+    most: int
+
+    def by_boxes(self, candidates: Proposals) -> Proposals:
+        """Suppress candidates by their boxes, before masks are predicted.
+
+        Args:
+            candidates: of one image, in any order.
+
+        Returns:
+            The kept ones, best first; more than `most` of them where masks decide.
+        """
+        if self.nms == "box":
+            return self.box_nms(candidates)
+        boxes, scores, labels = candidates
+        if self.nms == "mask":
+            kept = self._hard(candidates, LOOSE_IOU)[: MASK_CANDIDATES * self.most]
+            return Proposals(boxes[kept], scores[kept], labels[kept])
+        kept, scores = soft_nms(boxes, scores, torch.zeros_like(labels) if self.class_agnostic else labels, self.most)
+        kept, scores = kept[scores > self.score_threshold], scores[scores > self.score_threshold]
+        return Proposals(boxes[kept], scores, labels[kept])
+
+    def box_nms(self, candidates: Proposals) -> Proposals:
+        """Return up to `most` candidates of one image after NMS by boxes, best first."""
+        kept = self._hard(candidates, self.iou)[: self.most]
+        return Proposals(*(part[kept] for part in candidates))
+
+    def by_masks(self, found: Found, size: tuple[int, int]) -> Found:
+        """Suppress instances of one image by their masks, if masks decide; those without a pixel are dropped.
+
+        Args:
+            found: the instances, best first.
+            size: height and width of the network's input without padding, pixels.
+        """
+        if self.nms != "mask":
+            return found
+        boxes, _, labels = found.proposals
+        rles = paste_rles(found.logits["occludee_mask"].sigmoid(), boxes, *size)
+        filled = np.flatnonzero([masks.area(rle) > 0 for rle in rles])
+        overlaps = masks.ious(*([rles[index] for index in filled],) * 2)
+        if not self.class_agnostic:
+            classes = labels.cpu().numpy()[filled]
+            overlaps *= classes[:, None] == classes
+        kept = torch.from_numpy(filled[_greedy(overlaps, self.iou)][: self.most]).to(boxes.device)
+        proposals = Proposals(*(part[kept] for part in found.proposals))
+        return Found(proposals, {name: maps[kept] for name, maps in found.logits.items()})
+
+    def _hard(self, candidates: Proposals, iou: float) -> Tensor:
+        """Return the indices of the candidates that NMS by boxes keeps, best first."""
+        boxes, scores, labels = candidates
+        kept: Tensor = nms(boxes, scores, iou) if self.class_agnostic else batched_nms(boxes, scores, labels, iou)
+        return kept
+
+
+def soft_nms(boxes: Tensor, scores: Tensor, labels: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Choose the best boxes one by one; each lowers the scores of the others of its class (Bodla et al., 2017).
+
+    A box that overlaps a chosen one by an IoU of o keeps exp(-o^2 / `SOFT_SIGMA`) of its score.
+
+    Args:
+        boxes: (N, 4) float xyxy.
+        scores: (N,) float, above 0.
+        labels: (N,) int64.
+        most: largest number of choices.
+
+    Returns:
+        (M,) int64 indices in the order of the choices, and the (M,) scores that they then had, which never rise.
+    """
+    left, chosen, left_with = scores.clone(), [], []
+    for _ in range(min(most, len(boxes))):
+        best = left.argmax()
+        chosen.append(best)
+        left_with.append(left[best])
+        overlap = box_iou(boxes[best][None], boxes)[0].nan_to_num(0.0)  # two boxes without area have no IoU
+        decay = torch.exp(-overlap.square() / SOFT_SIGMA)
+        left = torch.where(labels == labels[best], left * decay, left)
+        left[best] = -1.0
+    if not chosen:
+        return labels[:0], scores
+    return torch.stack(chosen), torch.stack(left_with)
+
+
+def class_boxes(
+    scores: Tensor,
+    deltas: Tensor,
+    proposals: list[Tensor],
+    sizes: list[tuple[int, int]],
+    *,
+    decode: Callable[[Tensor, list[Tensor]], Tensor],
+    score_threshold: float,
+) -> list[Proposals]:
+    """Decode the candidates of Faster R-CNN, one for each proposal and class, as torchvision's RoI heads do before NMS.
+
+    Args:
+        scores: (R, K + 1) float class logits of all proposals; class 0 is the background.
+        deltas: (R, 4 (K + 1)) float.
+        proposals: (R_i, 4) float of each image, xyxy in pixels of the network's input.
+        sizes: height and width of each image before padding, which boxes are clipped to.
+        decode: from deltas and proposals to (R, K + 1, 4) boxes.
+        score_threshold: least class probability.
+
+    Returns:
+        The candidates of each image, in no order; those smaller than `SMALLEST_BOX` are left out.
+    """
+    counts = [one.shape[0] for one in proposals]  # `len` would become a constant in an exported detector
+    decoded, probable = torch.split(decode(deltas, proposals), counts), torch.split(scores.softmax(-1), counts)
+    found = []
+    for boxes, probabilities, size in zip(decoded, probable, sizes, strict=True):
+        place, label = (probabilities[:, 1:] > score_threshold).nonzero(as_tuple=True)
+        candidates = clip_boxes_to_image(boxes[place, label + 1], size)
+        large = remove_small_boxes(candidates, SMALLEST_BOX)
+        found.append(Proposals(candidates[large], probabilities[place, label + 1][large], label[large]))
+    return found
+
+
+def _greedy(overlaps: NDArray[np.float64], limit: float) -> NDArray[np.int64]:
+    """Return which of N instances, best first, overlap no better kept one by more than the limit.
+
+    Args:
+        overlaps: (N, N) of each pair.
+        limit: largest overlap of two that are kept.
+    """
+    dropped = np.zeros(len(overlaps), bool)
+    for index, row in enumerate(overlaps):
+        if not dropped[index]:
+            dropped[index + 1 :] |= row[index + 1 :] > limit
+    return np.flatnonzero(~dropped)
