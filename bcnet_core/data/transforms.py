@@ -101,7 +101,7 @@ def training_steps(data: DataConfig, *, paste: Step | None = None) -> list[Step]
 
     Args:
         data: section `data` of the recipe.
-        paste: pastes objects of the training set, see `copy_paste.paste_objects`.
+        paste: pastes objects of the training set, see `copy_paste.paste_objects`; `open_training_set` gives it.
     """
     steps: list[Step] = [partial(mirror, probability=data.flip)]
     if data.flip_vertical:
