@@ -54,7 +54,8 @@ def test_a_comparison_is_one_command_that_is_continued(bench: Bench, scenes: Pat
                   if name in {"ours", "plain"})  # fmt: skip
     mean, low, high = content["differences"]["shapes"]["ours"]["plain"]["iou"]
     assert mean == pytest.approx((own[0] - plain[0] + own[1] - plain[1]) / 2) and low < mean < high
-    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shapes/*.json")}
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("results/shapes/*.json")}
+    assert {path.name for path in tmp_path.rglob("detections/shapes/*.json")} == {path.name for path in files}
     again = bench(*asked, "--variant", "torchvision")
     assert again.returncode == 0 and "recommended recipe to torchvision, usual settings" in again.stdout, again.stderr
     assert len(files) == 4 and {path: path.stat().st_mtime_ns for path in files} == files
