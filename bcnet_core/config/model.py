@@ -21,7 +21,7 @@ from bcnet_core.config.choices import (
     MaskSize,
     OccluderSampling,
 )
-from bcnet_core.config.numbers import Channels, Convs, Numbers, Positive, PositiveOrAuto, Share
+from bcnet_core.config.numbers import WRITTEN_OUT, Channels, Convs, Numbers, Positive, PositiveOrAuto, Share
 
 LEAST_DETECTIONS = 100
 """Least number of detections of an image that `auto` means: as many as COCO counts."""
@@ -85,7 +85,7 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     mask_channels: Channels | None = Field(
         None, description="channels of a mask head with one layer; none: those of the feature pyramid"
     )
-    mask_size: MaskSize = Field(
+    mask_size: Annotated[MaskSize, WRITTEN_OUT] = Field(
         28, description="cells a side of the maps that the mask head predicts; more than 28 suit thin and large objects"
     )
     attention: bool = Field(default=True, description="non-local block in each layer of the mask head")

@@ -36,6 +36,14 @@ Numbers = Annotated[tuple[Positive, ...], BeforeValidator(_as_list)]
 """At least one, written as a number or as a list."""
 
 
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+WRITTEN_OUT = BeforeValidator(_whole)
+"""For a choice of whole numbers: takes them as text too, as an override has them."""
+
+
 def _milestone(value: object) -> int | float:
     with suppress(ValidationError):
         return _WHOLE.validate_python(value)

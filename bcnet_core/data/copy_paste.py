@@ -58,16 +58,12 @@ class PasteObjects:
         return f"copy-paste: {len(self):,} {kind} of {len(self.images):,} images"
 
     def draw(self, rng: Generator, *, most: int) -> tuple[list[Cutout], tuple[int, int]]:
-        """Cut 1 to `most` objects out of one image, and return them with its (height, width) in pixels.
-
-        An image is drawn as often as it has objects.
+        """Cut 1 to `most` objects out of a random image, and return them with its (height, width) in pixels.
 
         Raises:
             BCNetError: if the image cannot be read.
         """
-        number = int(rng.integers(len(self)))
-        ends = np.cumsum([len(group) for group in self.objects])
-        position = int(np.searchsorted(ends, number, side="right"))
+        position = int(rng.integers(len(self.images)))
         image, group = self.images[position], self.objects[position]
         pixels = read_listed(self.image_dir, image)
         chosen = rng.permutation(len(group))[: int(rng.integers(1, most + 1))]
@@ -95,8 +91,10 @@ def find_objects(coco: CocoFile, image_dir: Path) -> PasteObjects:
     Raises:
         BCNetError: if there is no such object.
     """
-    spread = np.linspace(0, len(coco.images) - 1, min(len(coco.images), SOURCES)).astype(int).tolist()
-    images = {coco.images[position]["id"]: coco.images[position] for position in spread}
+    annotated = {one["image_id"] for one in coco.annotations}
+    listed = [image for image in coco.images if image["id"] in annotated]
+    spread = np.linspace(0, len(listed) - 1, min(len(listed), SOURCES)).astype(int).tolist()
+    images = {listed[position]["id"]: listed[position] for position in spread}
     annotations = [one for one in coco.annotations if one["image_id"] in images]
     part = replace(coco, content={**coco.content, "images": list(images.values()), "annotations": annotations})
     found = survey(part, min_area=SMALLEST**2)

@@ -140,17 +140,15 @@ def open_training_set(data: DataConfig, *, need_occluders: bool = True) -> tuple
             pasted though the recipe asks for it.
     """
     coco, folder = read_annotations(data, data.train, check_annotations=False), data.locate(data.train)[1]
-    dataset = TrainingSet(coco, folder, occluders=data.occluders, steps=training_steps(data))
-    survey = dataset.survey
+    dataset = TrainingSet(coco, folder, occluders=data.occluders)
+    survey, pasting, paste = dataset.survey, data.copy_paste, None
     dataset.check_images()
-    paste = data.copy_paste
-    if paste.probability:
+    if pasting.probability:
         dataset.pasted = find_objects(survey.coco, folder)
-        step = partial(
-            paste_objects, objects=dataset.pasted, probability=paste.probability, most=paste.objects,
-            overlap=paste.overlap, scale=paste.scale, mirror=data.flip,
+        paste = partial(
+            paste_objects, objects=dataset.pasted, probability=pasting.probability, most=pasting.objects,
+            overlap=pasting.overlap, scale=pasting.scale, mirror=data.flip,
         )  # fmt: skip
-        dataset.steps = training_steps(data, paste=step)
     elif need_occluders and not data.allow_no_occluders and dataset.occluder_share == 0:
         hints = ["derive occluders from the masks: data.occluders=derive"] if dataset.reads_occluders else []
         hints += ["paste objects over each other: data.copy_paste.probability=0.5"]
@@ -159,6 +157,7 @@ def open_training_set(data: DataConfig, *, need_occluders: bool = True) -> tuple
         if not survey.is_complete:  # what was left out may be what hides the others
             fault, hints = f"{fault}: {survey.describe('train')}", list(ways_out(survey.coco.path))
         raise data_error(fault, *hints)
+    dataset.steps = training_steps(data, paste=paste)
     return dataset, survey.coco
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms, remove_small_boxes
+from torchvision.ops import batched_nms, clip_boxes_to_image, nms, remove_small_boxes
 
 from bcnet_core import masks
 from bcnet_core.config.choices import NMS
@@ -65,7 +65,9 @@ class Suppression:
         if self.nms == "mask":
             kept = self._hard(candidates, LOOSE_IOU)[: MASK_CANDIDATES * self.most]
             return Proposals(boxes[kept], scores[kept], labels[kept])
-        kept, scores = soft_nms(boxes, scores, torch.zeros_like(labels) if self.class_agnostic else labels, self.most)
+        # traced, its loop would have a constant length
+        choose = torch.jit.script_if_tracing(soft_nms)  # type: ignore[no-untyped-call]
+        kept, scores = choose(boxes, scores, torch.zeros_like(labels) if self.class_agnostic else labels, self.most)
         kept, scores = kept[scores > self.score_threshold], scores[scores > self.score_threshold]
         return Proposals(boxes[kept], scores, labels[kept])
 
@@ -101,32 +103,37 @@ class Suppression:
         return kept
 
 
-def soft_nms(boxes: Tensor, scores: Tensor, labels: Tensor, most: int) -> tuple[Tensor, Tensor]:
+def soft_nms(
+    boxes: Tensor, scores: Tensor, labels: Tensor, most: int, sigma: float = SOFT_SIGMA
+) -> tuple[Tensor, Tensor]:
     """Choose the best boxes one by one; each lowers the scores of the others of its class (Bodla et al., 2017).
 
-    A box that overlaps a chosen one by an IoU of o keeps exp(-o^2 / `SOFT_SIGMA`) of its score.
+    A box that overlaps a chosen one by an IoU of o keeps exp(-o^2 / sigma) of its score.
 
     Args:
         boxes: (N, 4) float xyxy.
         scores: (N,) float, above 0.
         labels: (N,) int64.
         most: largest number of choices.
+        sigma: width of the Gaussian.
 
     Returns:
         (M,) int64 indices in the order of the choices, and the (M,) scores that they then had, which never rise.
     """
-    left, chosen, left_with = scores.clone(), [], []
+    places, left = torch.arange(len(boxes), device=boxes.device), scores
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    chosen, left_with = places[:0], scores[:0]
     for _ in range(min(most, len(boxes))):
-        best = left.argmax()
-        chosen.append(best)
-        left_with.append(left[best])
-        overlap = box_iou(boxes[best][None], boxes)[0].nan_to_num(0.0)  # two boxes without area have no IoU
-        decay = torch.exp(-overlap.square() / SOFT_SIGMA)
+        best = left.argmax().reshape(1)
+        chosen, left_with = torch.cat([chosen, best]), torch.cat([left_with, left[best]])
+        # torchvision's box_iou does not become ONNX inside a loop
+        inside = torch.minimum(boxes[:, 2:], boxes[best, 2:]) - torch.maximum(boxes[:, :2], boxes[best, :2])
+        shared = inside.clamp(min=0.0).prod(1)
+        overlap = shared / (areas + areas[best] - shared).clamp(min=1e-9)
+        decay = torch.exp(-overlap * overlap / sigma)
         left = torch.where(labels == labels[best], left * decay, left)
-        left[best] = -1.0
-    if not chosen:
-        return labels[:0], scores
-    return torch.stack(chosen), torch.stack(left_with)
+        left = torch.where(places == best, torch.full_like(left, -1.0), left)
+    return chosen, left_with
 
 
 def class_boxes(

@@ -81,13 +81,13 @@ def export_detector(
         picture: (H, W, 3) uint8 RGB image to compare on, after a resize; by default noise.
 
     Raises:
-        BCNetError: if the detector does not suppress duplicates by boxes, a package is missing, or the file gives
+        BCNetError: if the detector suppresses duplicates by their masks, a package is missing, or the file gives
             other outputs; then nothing is written.
     """
-    if (nms := detector.heads.suppression.nms) != "box":
+    if detector.heads.suppression.nms == "mask":
         raise usage_error(
-            f"exported files suppress duplicates by their boxes, this detector has model.nms={nms}",
-            'in Python: detector.heads.suppression = replace(detector.heads.suppression, nms="box")',
+            "exported files suppress duplicates by their boxes, this detector has model.nms=mask",
+            'in Python: detector.heads.suppression = replace(detector.heads.suppression, nms="soft")',
         )
     model = TensorDetector(detector).eval()
     noise = torch.Generator().manual_seed(0)

@@ -37,7 +37,9 @@ def has_detectron2() -> bool:
     return find_spec("detectron2") is not None
 
 
-PLAIN = ("model.layers=1", "model.attention=false", "model.boundary=false")
+PLAIN = (
+    "model.layers=1", "model.attention=false", "model.boundary=false", "model.mask_size=28", "model.mask_scoring=false",
+)  # fmt: skip
 """Settings of Mask R-CNN's head."""
 THEIRS = {
     "plain": Variant("plain head", PLAIN),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from bcnet_core.annotations.coco import CocoFile
+from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.annotations.crowding import detections_to_count
 from bcnet_core.annotations.rates import LEVEL_FROM
 from bcnet_core.annotations.split import SplitRule, measure_images
@@ -34,8 +36,16 @@ SCORES = {
 """Scores of a trial and their titles in tables."""
 
 
-def measure(detector: Detector, recipe: Recipe, *, oracles: bool) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the `SCORES` of a detector on the validation set of its recipe, and the `ORACLES` if asked for.
+class Measured(NamedTuple):
+    """The `SCORES` of a detector, its `ORACLES` if they were asked for, and its COCO results."""
+
+    scores: dict[str, float]
+    oracles: dict[str, float]
+    results: list[Record]
+
+
+def measure(detector: Detector, recipe: Recipe, *, oracles: bool) -> Measured:
+    """Measure a detector on the validation set of its recipe.
 
     Args:
         detector: in evaluation mode.
@@ -62,7 +72,7 @@ def measure(detector: Detector, recipe: Recipe, *, oracles: bool) -> tuple[dict[
         "iou_heavy": float(np.nanmean(overlaps[heavy])) if heavy.any() else -1.0,
     }
     bounds = score_oracles(detector, coco, image_dir, results, truth=truth, max_dets=most) if oracles else {}
-    return scores, bounds
+    return Measured(scores, bounds, results)
 
 
 def mask_ap(detector: Detector, recipe: Recipe) -> float:

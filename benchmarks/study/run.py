@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from statistics import fmean, median
 from typing import NamedTuple
 
-import torch
-
 from bcnet_core.distributed import choose_device
 from bcnet_core.errors import BCNetError
+from bcnet_core.evaluation.results import to_json
 from bcnet_core.files.json_files import read_json, write_json
 from bcnet_core.files.workers import parallel_map
 from bcnet_core.reporting import Reporter
 from bcnet_core.weights.starts import fetch_start
 from benchmarks.study.measures import mask_ap, measure
-from benchmarks.study.training import Step, Training
-from benchmarks.study.trials import COSTS_FILE, Study, Trial, TrialResult
+from benchmarks.study.training import Step, Training, one_thread
+from benchmarks.study.trials import COSTS_FILE, DETECTIONS, Study, Trial, TrialResult
 
 ROUNDS, ROUND_STEPS, WARM_UP = 3, 8, 2
 """Measurement of costs: in every round each variant trains `ROUND_STEPS` steps, after `WARM_UP` that do not count."""
@@ -94,7 +92,8 @@ def _measure_trial(study: Study, trial: Trial, steps: int | None) -> TrialResult
             resumed = time.perf_counter()
     norms = [float(row.norm) for row in rows]
     spent += time.perf_counter() - resumed
-    scores, oracles = measure(training.state.best_detector.eval(), training.recipe, oracles=variant.oracles)
+    measured = measure(training.state.best_detector.eval(), training.recipe, oracles=variant.oracles)
+    write_json(study.path(trial, DETECTIONS), [to_json(one) for one in measured.results])
     last = rows[-max(1, len(rows) // 10) :]
     return TrialResult(
         **trial._asdict(),
@@ -103,9 +102,9 @@ def _measure_trial(study: Study, trial: Trial, steps: int | None) -> TrialResult
         step_seconds=spent / last_step,
         gradient_norm=fmean(norms),
         losses={name: fmean(float(row.losses[name]) for row in last) for name in last[0].losses},
-        scores=scores,
-        oracles=oracles,
-        curve={**curve, last_step: scores["mask_AP"]},
+        scores=measured.scores,
+        oracles=measured.oracles,
+        curve={**curve, last_step: measured.scores["mask_AP"]},
     )
 
 
@@ -153,15 +152,3 @@ def _costs_of(study: Study, task: tuple[str, Sequence[str]]) -> dict[str, float]
                     float(step.norm)  # waits for a GPU
                 spent[name].append((clock() - started) / length)
     return {name: median(seconds[1:]) for name, seconds in spent.items()}
-
-
-@contextmanager
-def one_thread(device: str) -> Iterator[None]:
-    """Limit torch to one thread on a CPU: sums of tensors depend on the number of threads."""
-    before = torch.get_num_threads()
-    if choose_device(device).type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -16,7 +16,8 @@ from bcnet_core.errors import data_error, usage_error
 from bcnet_core.files.json_files import read_json, write_json
 from bcnet_core.model.detectors import Detector
 
-PLAN_FILE, COSTS_FILE, RESULTS = "plan.json", "costs.json", "results"
+PLAN_FILE, COSTS_FILE = "plan.json", "costs.json"
+RESULTS, DETECTIONS = "results", "detections"
 
 
 class Variant(NamedTuple):
@@ -107,9 +108,9 @@ class Study:
         own = (*self.variants[trial.variant].overrides, f"seed={trial.seed}")
         return load_recipe(self.plan.recipe, [*self.plan.overrides, *length, *own], data_root=self.roots[trial.data])
 
-    def path(self, trial: Trial) -> Path:
-        """Return the file of a trial's result."""
-        return self.folder / RESULTS / trial.data / f"{trial.variant}-{trial.seed}.json"
+    def path(self, trial: Trial, kind: str = RESULTS) -> Path:
+        """Return the file of a trial's result, or of its COCO results (`DETECTIONS`), which pictures are drawn from."""
+        return self.folder / kind / trial.data / f"{trial.variant}-{trial.seed}.json"
 
     def plan_trials(self, variants: Sequence[str], seeds: int) -> list[Trial]:
         """Return the trials seed by seed, so that those of an early end can be compared.

@@ -227,6 +227,14 @@ def test_a_dry_run_reports_what_would_be_trained(bcnet: Bcnet, scenes: Path, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_tells_how_many_objects_it_pastes(bcnet: Bcnet, scenes: Path, tmp_path: Path) -> None:
+    arguments = ("train", "shapes", *SMALL, "--data-root", scenes, "--run-dir", "run", "--dry-run")
+    assert "copy-paste:" not in bcnet(*arguments, cwd=tmp_path).stderr
+    done = bcnet(*arguments, "data.copy_paste.probability=0.5", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"copy-paste: [1-9]\d* objects in one piece of \d+ images", done.stderr)
+
+
 def test_a_dry_run_tells_what_would_be_taken_from_a_start(
     bcnet: Bcnet, scenes: Path, untrained: Path, tmp_path: Path
 ) -> None:
@@ -443,6 +451,8 @@ def test_a_run_is_evaluated_during_training(bcnet: Bcnet, scenes: Path, tmp_path
         (("--nnodes", "2", "--rdzv-endpoint", "localhost:99999"), "--rdzv-endpoint is `localhost:99999`, not"),
         (("solver.accumulate=3",), "a batch of 4 images cannot be split evenly over 1 process and 3 parts each"),
         (("data.scale_jitter=[0.1,2]", "data.train_sizes=[100]"), "exclude each other"),
+        (("data.copy_paste.overlap=[0.4,0.3]",), "data.copy_paste.overlap is two rising shares from 0 to 0.9, not 0.4"),
+        (("data.copy_paste.scale=[0,1]",), "data.copy_paste.scale is two factors above 0 and at most 10, not 0 and 1"),
     ],
 )
 def test_contradictions_are_usage_errors(

@@ -16,11 +16,19 @@ from tests.model.test_detectors import TORCHVISION, build
     [
         ("fcos", {"score_threshold": 0.004}),
         ("faster_rcnn", {"score_threshold": 0.2, "mask_scoring": True}),
-        ("fcos", {"score_threshold": 0.004, "mask_size": 112}),
+        ("fcos", {"score_threshold": 0.004, "mask_size": 112, "nms": "soft"}),
+        ("faster_rcnn", {"score_threshold": 0.2, "nms": "soft"}),
         ("fcos", {"score_threshold": 0.004, **TORCHVISION}),
         ("faster_rcnn", {"score_threshold": 0.2, **TORCHVISION}),
     ],
-    ids=["fcos", "faster_rcnn", "fcos with large maps", "fcos like torchvision", "faster_rcnn like torchvision"],
+    ids=[
+        "fcos",
+        "faster_rcnn",
+        "fcos with large maps and Soft-NMS",
+        "faster_rcnn with Soft-NMS",
+        "fcos like torchvision",
+        "faster_rcnn like torchvision",
+    ],
 )
 def test_an_exported_detector_predicts_the_same(
     tmp_path: Path, kind: str, settings: dict[str, object], form: str

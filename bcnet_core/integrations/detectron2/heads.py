@@ -240,6 +240,10 @@ class BilayerCascadeROIHeads(CascadeROIHeads):
 
     @classmethod
     def _init_mask_head(cls, cfg: CfgNode, input_shape: Any) -> Any:  # noqa: ANN401
+        if cfg.MODEL.BCNET.MASK_PROPOSALS != "decoded":
+            raise usage_error(
+                "detectron2 config: a cascade trains its masks on its proposals", "MODEL.BCNET.MASK_PROPOSALS: decoded"
+            )
         return super()._init_mask_head(_with_masks(cfg), input_shape)
 
 

@@ -20,14 +20,8 @@ from benchmarks.study.measures import SCORES
 from benchmarks.study.oracles import ORACLES, score_oracles, true_masks
 from benchmarks.study.training import Training
 from benchmarks.study.trials import Plan, Study, Trial
-from tests.benchmarks.conftest import Bench
+from tests.benchmarks.conftest import SMALL, Bench
 
-SMALL = (
-    "data.train.annotations=annotations/instances_train.json", "data.train.images=train",
-    "data.val.annotations=annotations/instances_val.json", "data.val.images=val",
-    "data.min_size=64", "data.max_size=64", "data.train_sizes=[]", "data.workers=0",
-    "model.init=none", "model.backbone=tiny", "model.channels=32", "model.frozen_norm=false", "solver.backbone_lr=none",
-)  # fmt: skip
 PEERS = [
     pytest.param(name, marks=pytest.mark.skipif(name.startswith("detectron2") and not has_detectron2(), reason=name))
     for name in VARIANTS
@@ -54,7 +48,8 @@ def test_a_comparison_is_one_command_that_is_continued(bench: Bench, scenes: Pat
                   if name in {"ours", "plain"})  # fmt: skip
     mean, low, high = content["differences"]["shapes"]["ours"]["plain"]["iou"]
     assert mean == pytest.approx((own[0] - plain[0] + own[1] - plain[1]) / 2) and low < mean < high
-    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shapes/*.json")}
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("results/shapes/*.json")}
+    assert {path.name for path in tmp_path.rglob("detections/shapes/*.json")} == {path.name for path in files}
     again = bench(*asked, "--variant", "torchvision")
     assert again.returncode == 0 and "recommended recipe to torchvision, usual settings" in again.stdout, again.stderr
     assert len(files) == 4 and {path: path.stat().st_mtime_ns for path in files} == files

@@ -162,10 +162,18 @@ def boxes_of(images: list[Instances]) -> torch.Tensor:
     return torch.cat([one.proposal_boxes.tensor for one in images])
 
 
-def test_proposals_of_the_official_release_are_of_fcos_alone() -> None:
+@pytest.mark.parametrize(
+    ("heads", "chosen", "said"),
+    [
+        ("BilayerROIHeads", "official", "official is for BilayerFCOS"),
+        ("BilayerCascadeROIHeads", "jittered", "a cascade trains its masks on its proposals"),
+    ],
+)
+def test_mask_proposals_that_roi_heads_do_not_have_are_rejected(heads: str, chosen: str, said: str) -> None:
     cfg = config_from_recipe(load_recipe("tiny"), num_classes=3)
-    cfg.MODEL.BCNET.MASK_PROPOSALS = "official"
-    with pytest.raises(BCNetError, match="official is for BilayerFCOS"):
+    cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.BCNET.MASK_PROPOSALS = heads, chosen
+    cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True  # as cascades have it
+    with pytest.raises(BCNetError, match=said):
         build_model(cfg)
 
 
