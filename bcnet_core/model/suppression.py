@@ -65,7 +65,8 @@ class Suppression:
         if self.nms == "mask":
             kept = self._hard(candidates, LOOSE_IOU)[: MASK_CANDIDATES * self.most]
             return Proposals(boxes[kept], scores[kept], labels[kept])
-        choose = torch.jit.script_if_tracing(soft_nms)  # traced, its loop would have a constant length
+        # traced, its loop would have a constant length
+        choose = torch.jit.script_if_tracing(soft_nms)  # type: ignore[no-untyped-call]
         kept, scores = choose(boxes, scores, torch.zeros_like(labels) if self.class_agnostic else labels, self.most)
         kept, scores = kept[scores > self.score_threshold], scores[scores > self.score_threshold]
         return Proposals(boxes[kept], scores, labels[kept])

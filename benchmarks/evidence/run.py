@@ -9,20 +9,18 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-import torch
 
 from bcnet_core import load_detector
 from bcnet_core.annotations.coco import Record, read_coco
 from bcnet_core.annotations.split import SplitRule, split_occluded
 from bcnet_core.config.load import load_recipe
-from bcnet_core.distributed import choose_device
 from bcnet_core.engine.launch import run_training
 from bcnet_core.engine.state import TrainingJob
 from bcnet_core.errors import BCNetError, ExitCode
@@ -35,6 +33,7 @@ from bcnet_core.reporting import Progress, Reporter, SilentReporter
 from bcnet_core.weights.checkpoint import latest_checkpoint
 from benchmarks.evidence.data import DataSet
 from benchmarks.evidence.trials import ARMS, COSTS_FILE, Costs, Trial, TrialResult, is_measured, read_costs, result_path
+from benchmarks.study.training import one_thread
 
 ROUNDS, ROUND_STEPS, WARM_UP = 5, 20, 4
 """Measurement of costs: in every round each arm trains `ROUND_STEPS` steps; the first `WARM_UP` do not count."""
@@ -141,18 +140,6 @@ def measure(checkpoint: Path, root: Path, split: str, device: str) -> Record:
         "visible": np.round(scores.visible, 5).tolist(),
         **{name: np.round(scores.scores.get(name, missing), 5).tolist() for name in ("occludee", "occluder")},
     }
-
-
-@contextmanager
-def one_thread(device: str) -> Iterator[None]:
-    """Limit torch to one thread on a CPU: sums of tensors depend on the number of threads."""
-    before = torch.get_num_threads()
-    if choose_device(device).type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Clock:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 from torch import Tensor, nn
 
+from bcnet_core.config.schema import Recipe
 from bcnet_core.model.detectors import Detector
 from bcnet_core.model.head import BilayerMaskHead, NonLocalBlock
-from benchmarks.heads.peer import use_torchvision_heads
+from benchmarks.crowds.torchvision_peer import use_torchvision_with_ours
+from benchmarks.study.trials import Variant
 
 RECIPE = (
     "data.min_size=384", "data.max_size=480", "model.detector=faster_rcnn", "model.backbone=tiny", "model.channels=64",
-    "model.anchor_scale=8", "model.candidates_per_level=1000", "model.attention=true",
+    "model.anchor_scale=[4,8]", "model.candidates_per_level=1000", "model.attention=true",
     "model.box_rois_per_image=128", "model.proposals_per_image=300",
     "model.box_head_channels=1024", "model.mask_proposals=jittered", "model.mask_rois_per_image=32", "loss.box=1",
     "solver.batch_size=2", "solver.optimizer=adamw", "solver.lr=0.002", "solver.weight_decay=0.01",
@@ -22,14 +21,14 @@ RECIPE = (
 """Overrides of the recipe `tiny` that all variants share."""
 
 
-def start_attention_at_zero(detector: Detector) -> None:
+def start_attention_at_zero(detector: Detector, _: Recipe) -> None:
     """Start the non-local blocks as identities: gamma of their BatchNorm at 0."""
     for module in detector.heads.masks.modules():
         if isinstance(module, NonLocalBlock):
             nn.init.zeros_(module.norm.weight)
 
 
-def normalize_sum(detector: Detector) -> None:
+def normalize_sum(detector: Detector, _: Recipe) -> None:
     """Pass the sum of RoI features and layer 1's output through a GroupNorm on its way into layer 2."""
     head = detector.heads.masks.head
     norm = nn.GroupNorm(8, head.get_parameter("occludee.convs.0.weight").shape[1])
@@ -37,7 +36,7 @@ def normalize_sum(detector: Detector) -> None:
     head.occludee.register_forward_pre_hook(lambda _, inputs: (norm(inputs[0]),))
 
 
-def detach_occluder(detector: Detector) -> None:
+def detach_occluder(detector: Detector, _: Recipe) -> None:
     """Add layer 1's output to the RoI features without a gradient, so that only its own losses train layer 1."""
     head, seen = detector.heads.masks.head, list[Tensor]()
     head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -51,7 +50,7 @@ def detach_occluder(detector: Detector) -> None:
     head.occludee.register_forward_pre_hook(add_detached)
 
 
-def stop_layer_1_gradients(detector: Detector) -> None:
+def stop_layer_1_gradients(detector: Detector, _: Recipe) -> None:
     """Let no gradient of layer 1 reach the feature pyramid."""
     _layer_1(detector.heads.masks.head).register_forward_pre_hook(lambda _, inputs: (inputs[0].detach(),))
 
@@ -61,39 +60,25 @@ def _layer_1(head: BilayerMaskHead) -> nn.Module:
     return head.occluder
 
 
-class Variant(NamedTuple):
-    """One variant of the mask head.
-
-    Attributes:
-        title: name in tables.
-        versus: the variant that it is compared with.
-        overrides: of the recipe.
-        change: applied to the new detector, for what is no setting of a recipe.
-    """
-
-    title: str
-    versus: str
-    overrides: tuple[str, ...] = ()
-    change: Callable[[Detector], None] | None = None
-
-
 NO_ATTENTION, NO_BOUNDARY = "model.attention=false", "model.boundary=false"
 TWO_LAYERS = (NO_ATTENTION, NO_BOUNDARY)
 PLAIN = (*TWO_LAYERS, "model.layers=1")
 LIGHT = ("loss.occludee_boundary=0.25", "loss.occluder_boundary=0.25")
 
 VARIANTS = {
-    "two_layers": Variant("two layers alone", "torchvision", TWO_LAYERS),
-    "plain": Variant("plain, one layer", "two_layers", PLAIN),
-    "boundary": Variant("two layers, boundary", "two_layers", (NO_ATTENTION,)),
-    "attention": Variant("two layers, attention", "two_layers", (NO_BOUNDARY,)),
-    "published": Variant("two layers, boundary, attention", "two_layers"),
-    "torchvision": Variant("torchvision's MaskRCNN", "plain", PLAIN, use_torchvision_heads),
-    "attention_zero": Variant("attention, gamma 0 at the start", "attention", (NO_BOUNDARY,), start_attention_at_zero),
-    "light_boundary": Variant("boundary, loss weight 0.25", "boundary", (NO_ATTENTION, *LIGHT)),
-    "no_occluder_loss": Variant("no occluder loss", "two_layers", (*TWO_LAYERS, "loss.occluder_mask=0")),
-    "detached": Variant("occluder features detached", "two_layers", TWO_LAYERS, detach_occluder),
-    "sum_norm": Variant("GroupNorm on the sum", "two_layers", TWO_LAYERS, normalize_sum),
-    "stopped": Variant("no gradient of layer 1 into the pyramid", "two_layers", TWO_LAYERS, stop_layer_1_gradients),
-}  # fmt: skip
+    "two_layers": Variant("two layers alone", TWO_LAYERS, minus=("torchvision",)),
+    "plain": Variant("plain, one layer", PLAIN, minus=("two_layers",)),
+    "boundary": Variant("two layers, boundary", (NO_ATTENTION,), minus=("two_layers",)),
+    "attention": Variant("two layers, attention", (NO_BOUNDARY,), minus=("two_layers",)),
+    "published": Variant("two layers, boundary, attention", minus=("two_layers",)),
+    "torchvision": Variant("torchvision's MaskRCNN", PLAIN, use_torchvision_with_ours, ("plain",)),
+    "attention_zero": Variant(
+        "attention, gamma 0 at the start", (NO_BOUNDARY,), start_attention_at_zero, ("attention",)
+    ),
+    "light_boundary": Variant("boundary, loss weight 0.25", (NO_ATTENTION, *LIGHT), minus=("boundary",)),
+    "no_occluder_loss": Variant("no occluder loss", (*TWO_LAYERS, "loss.occluder_mask=0"), minus=("two_layers",)),
+    "detached": Variant("occluder features detached", TWO_LAYERS, detach_occluder, ("two_layers",)),
+    "sum_norm": Variant("GroupNorm on the sum", TWO_LAYERS, normalize_sum, ("two_layers",)),
+    "stopped": Variant("no gradient of layer 1 into the pyramid", TWO_LAYERS, stop_layer_1_gradients, ("two_layers",)),
+}
 """In the order in which they are measured: the most important first."""

@@ -22,7 +22,7 @@ from bcnet_core.data.dataset import Targets
 from bcnet_core.distributed import choose_device
 from bcnet_core.engine.optimizer import build_optimizer
 from bcnet_core.structures import Detections
-from benchmarks.heads.peer import draw_masks
+from benchmarks.crowds.peers import draw_masks
 from benchmarks.speed.model import (
     CANDIDATES,
     CATEGORIES,
@@ -143,7 +143,8 @@ def _peer(detections: int, _: Workload, images: list[Tensor], targets: list[Targ
     model = MaskRCNN(body, len(CATEGORIES) + 1, box_detections_per_img=detections, **sides).to(device)
     pictures = [image.to(device) / 255 for image in images]
     wanted = [
-        {"boxes": one.boxes, "labels": one.labels + 1, "masks": draw_masks(one, height, width)} for one in targets
+        {"boxes": one.boxes, "labels": one.labels + 1, "masks": draw_masks(one, height, width).to(torch.uint8)}
+        for one in targets
     ]
 
     @torch.no_grad()

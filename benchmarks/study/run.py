@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from statistics import fmean, median
 from typing import NamedTuple
-
-import torch
 
 from bcnet_core.distributed import choose_device
 from bcnet_core.errors import BCNetError
@@ -20,7 +17,7 @@ from bcnet_core.files.workers import parallel_map
 from bcnet_core.reporting import Reporter
 from bcnet_core.weights.starts import fetch_start
 from benchmarks.study.measures import mask_ap, measure
-from benchmarks.study.training import Step, Training
+from benchmarks.study.training import Step, Training, one_thread
 from benchmarks.study.trials import COSTS_FILE, DETECTIONS, Study, Trial, TrialResult
 
 ROUNDS, ROUND_STEPS, WARM_UP = 3, 8, 2
@@ -155,15 +152,3 @@ def _costs_of(study: Study, task: tuple[str, Sequence[str]]) -> dict[str, float]
                     float(step.norm)  # waits for a GPU
                 spent[name].append((clock() - started) / length)
     return {name: median(seconds[1:]) for name, seconds in spent.items()}
-
-
-@contextmanager
-def one_thread(device: str) -> Iterator[None]:
-    """Limit torch to one thread on a CPU: sums of tensors depend on the number of threads."""
-    before = torch.get_num_threads()
-    if choose_device(device).type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -16,9 +17,9 @@ from bcnet_core.annotations.coco import CocoFile
 from bcnet_core.annotations.crowding import most_objects
 from bcnet_core.config.schema import Recipe
 from bcnet_core.data.batches import StepSampler
-from bcnet_core.data.dataset import Sample
+from bcnet_core.data.dataset import Sample, TrainingSet
 from bcnet_core.data.loaders import open_training_set
-from bcnet_core.data.transforms import mirror, resize_shorter, training_steps
+from bcnet_core.data.transforms import mirror, resize_shorter
 from bcnet_core.distributed import choose_device
 from bcnet_core.engine.resolving import resolve_recipe
 from bcnet_core.engine.state import TrainingJob, TrainingState
@@ -88,38 +89,54 @@ class Training:
 
 
 def open_samples(recipe: Recipe, device: torch.device) -> tuple[Samples, CocoFile]:
-    """Open the training set of a recipe: kept in memory if an image has two samples, itself and its mirror image."""
-    data = recipe.data
-    kinds = [getattr(step, "func", step) for step in training_steps(data)]
-    if kinds == [mirror, resize_shorter] and not data.train_sizes and not data.copy_paste.probability:
-        kept = KeptSamples(recipe, device)
-        return kept, kept.coco
-    return open_training_set(data, need_occluders=recipe.trains_occluders)
+    """Open the training set of a recipe; its samples are kept where an image has no others than itself and its mirror.
+
+    Args:
+        recipe: with its data root.
+        device: of kept samples.
+
+    Returns:
+        The samples, and the annotation file without the annotations that are left out.
+    """
+    dataset, coco = open_training_set(recipe.data, need_occluders=recipe.trains_occluders)
+    kinds = [getattr(step, "func", step) for step in dataset.steps]
+    if kinds == [mirror, resize_shorter] and not recipe.data.train_sizes:
+        return KeptSamples(dataset, flip=recipe.data.flip, device=device), coco
+    return dataset, coco
 
 
 class KeptSamples:
-    """Training samples, kept on the device: without scale jitter an image has two, one of them mirrored.
+    """The samples of a training set whose images are mirrored, or not, and always of one size, kept on a device.
 
     Args:
-        recipe: with its data root, one training size and no augmentation but flips.
+        dataset: its first random choice is whether to mirror.
+        flip: the probability of that.
         device: of the kept images and targets.
     """
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        sides = [recipe.data.model_copy(update={"flip": flip}) for flip in (0.0, 1.0)]
-        (self._plain, self.coco), (self._mirrored, _) = (
-            open_training_set(side, need_occluders=recipe.trains_occluders) for side in sides
-        )
-        self._flip, self._device = recipe.data.flip, device
+    def __init__(self, dataset: TrainingSet, *, flip: float, device: torch.device) -> None:
+        self._dataset, self._flip, self._device = dataset, flip, device
         self._kept: dict[tuple[int, bool], Sample] = {}
-        self.wide = self._plain.wide
+        self.wide = dataset.wide
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         """Return the sample of a position and a seed, which decides whether it is mirrored."""
         position, seed = item
-        mirrored = bool(np.random.default_rng(seed).random() < self._flip)
-        if (position, mirrored) not in self._kept:
-            sample = (self._mirrored if mirrored else self._plain)[item]
-            moved = sample._replace(image=sample.image.to(self._device), targets=sample.targets.to(self._device))
-            self._kept[position, mirrored] = moved
-        return self._kept[position, mirrored]._replace(seed=seed)
+        key = (position, bool(np.random.default_rng(seed).random() < self._flip))
+        if key not in self._kept:
+            sample = self._dataset[item]
+            targets = sample.targets.to(self._device)
+            self._kept[key] = sample._replace(image=sample.image.to(self._device), targets=targets)
+        return self._kept[key]._replace(seed=seed)
+
+
+@contextmanager
+def one_thread(device: str) -> Iterator[None]:
+    """Limit torch to one thread on a CPU: sums of tensors depend on the number of threads."""
+    before = torch.get_num_threads()
+    if choose_device(device).type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -10,6 +10,16 @@ import pytest
 from benchmarks.__main__ import main
 
 Bench = Callable[..., subprocess.CompletedProcess[str]]
+SPLITS = (
+    "data.train.annotations=annotations/instances_train.json", "data.train.images=train",
+    "data.val.annotations=annotations/instances_val.json", "data.val.images=val",
+)  # fmt: skip
+"""Settings that find the two halves of the scenes."""
+SMALL = (
+    *SPLITS, "data.min_size=64", "data.max_size=64", "data.train_sizes=[]", "model.init=none", "model.backbone=tiny",
+    "model.channels=32", "model.frozen_norm=false", "solver.backbone_lr=none",
+)  # fmt: skip
+"""Settings that make own_light as small as a test needs it."""
 
 
 @pytest.fixture

@@ -20,14 +20,8 @@ from benchmarks.study.measures import SCORES
 from benchmarks.study.oracles import ORACLES, score_oracles, true_masks
 from benchmarks.study.training import Training
 from benchmarks.study.trials import Plan, Study, Trial
-from tests.benchmarks.conftest import Bench
+from tests.benchmarks.conftest import SMALL, Bench
 
-SMALL = (
-    "data.train.annotations=annotations/instances_train.json", "data.train.images=train",
-    "data.val.annotations=annotations/instances_val.json", "data.val.images=val",
-    "data.min_size=64", "data.max_size=64", "data.train_sizes=[]", "data.workers=0",
-    "model.init=none", "model.backbone=tiny", "model.channels=32", "model.frozen_norm=false", "solver.backbone_lr=none",
-)  # fmt: skip
 PEERS = [
     pytest.param(name, marks=pytest.mark.skipif(name.startswith("detectron2") and not has_detectron2(), reason=name))
     for name in VARIANTS
