@@ -89,6 +89,9 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         28, description="cells a side of the maps that the mask head predicts; more than 28 suit thin and large objects"
     )
     attention: bool = Field(default=True, description="non-local block in each layer of the mask head")
+    zero_init_residual: bool = Field(
+        default=False, description="start non-local blocks as identities; false: as published"
+    )
     boundary: bool = Field(default=True, description="predict boundaries beside the masks")
     mask_proposals: MaskProposals = Field(
         "decoded",

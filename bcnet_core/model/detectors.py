@@ -213,6 +213,7 @@ def build_mask_branch(model: ModelConfig, strides: tuple[int, ...]) -> MaskBranc
         model.channels,
         layers=model.layers,
         attention=model.attention,
+        zero_init_residual=model.zero_init_residual,
         boundary=model.boundary,
         convs=model.mask_convs,
         width=model.mask_channels,

@@ -161,6 +161,8 @@ class BilayerMaskHead(nn.Module):
         channels: C, of the RoI features and of both layers.
         layers: 2, or 1 for the occludee layer alone.
         attention: whether each layer has a non-local block.
+        zero_init_residual: whether non-local blocks start as identities, with the gamma of their norm at 0 instead of 1
+            (Goyal et al., 2017; Wang et al., 2018, start theirs so).
         boundary: whether each layer also predicts a boundary.
         convs: convolutions of each layer.
         width: channels of a single layer, if they are not C.
@@ -176,6 +178,7 @@ class BilayerMaskHead(nn.Module):
         *,
         layers: int = 2,
         attention: bool = True,
+        zero_init_residual: bool = False,
         boundary: bool = True,
         convs: int = 4,
         width: int | None = None,
@@ -206,7 +209,7 @@ class BilayerMaskHead(nn.Module):
         for spec in self.maps:
             predictor = SubpixelPredictor(max(channels >> steps, 1)) if steps else MaskPredictor(channels)
             self.add_module(spec.name, predictor)
-        self._initialize()
+        self._initialize(zero_init_residual=zero_init_residual)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -243,12 +246,14 @@ class BilayerMaskHead(nn.Module):
             x = step(x, rois)
         return x
 
-    def _initialize(self) -> None:
+    def _initialize(self, *, zero_init_residual: bool) -> None:
         """Draw MSRA (He, fan-out) weights for every convolution, normal(0, 0.001) for the logits; biases are zero."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+            elif isinstance(module, NonLocalBlock) and zero_init_residual:
+                nn.init.zeros_(module.norm.weight)
         for name in self.outputs:
             nn.init.normal_(self.get_parameter(f"{name}.logits.weight"), std=0.001)

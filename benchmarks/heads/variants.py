@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from bcnet_core.config.schema import Recipe
 from bcnet_core.model.detectors import Detector
-from bcnet_core.model.head import BilayerMaskHead, NonLocalBlock
+from bcnet_core.model.head import BilayerMaskHead
 from benchmarks.crowds.torchvision_peer import use_torchvision_with_ours
 from benchmarks.study.trials import Variant
 
@@ -19,13 +19,6 @@ RECIPE = (
     "solver.warmup_steps=50", "solver.schedule=cosine", "solver.clip_norm=5",
 )  # fmt: skip
 """Overrides of the recipe `tiny` that all variants share."""
-
-
-def start_attention_at_zero(detector: Detector, _: Recipe) -> None:
-    """Start the non-local blocks as identities: gamma of their BatchNorm at 0."""
-    for module in detector.heads.masks.modules():
-        if isinstance(module, NonLocalBlock):
-            nn.init.zeros_(module.norm.weight)
 
 
 def normalize_sum(detector: Detector, _: Recipe) -> None:
@@ -73,7 +66,7 @@ VARIANTS = {
     "published": Variant("two layers, boundary, attention", minus=("two_layers",)),
     "torchvision": Variant("torchvision's MaskRCNN", PLAIN, use_torchvision_with_ours, ("plain",)),
     "attention_zero": Variant(
-        "attention, gamma 0 at the start", (NO_BOUNDARY,), start_attention_at_zero, ("attention",)
+        "attention, gamma 0 at the start", (NO_BOUNDARY, "model.zero_init_residual=true"), minus=("attention",)
     ),
     "light_boundary": Variant("boundary, loss weight 0.25", (NO_ATTENTION, *LIGHT), minus=("boundary",)),
     "no_occluder_loss": Variant("no occluder loss", (*TWO_LAYERS, "loss.occluder_mask=0"), minus=("two_layers",)),

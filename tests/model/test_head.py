@@ -43,6 +43,18 @@ def test_attention_is_the_scaled_softmax_of_the_paper() -> None:
     torch.testing.assert_close(block(x), expected)
 
 
+def test_attention_may_start_as_an_identity() -> None:
+    torch.manual_seed(0)
+    head, features = BilayerMaskHead(8, zero_init_residual=True).eval(), torch.randn(2, 8, 14, 14)
+    without = BilayerMaskHead(8, attention=False).eval()
+    without.load_state_dict({name: part for name, part in head.state_dict().items() if ".attention." not in name})
+    for name, logits in without(features).items():
+        torch.testing.assert_close(head(features)[name], logits)
+    head.train()(features)["occludee_mask"].square().sum().backward()
+    gamma = head.get_parameter("occludee.attention.norm.weight")
+    assert gamma.grad is not None and gamma.grad.abs().sum() > 0  # it can leave zero
+
+
 def test_initial_logits_are_near_zero_and_biases_are_zero() -> None:
     torch.manual_seed(0)
     head = BilayerMaskHead(32)
