@@ -121,13 +121,14 @@ def soft_nms(
         (M,) int64 indices in the order of the choices, and the (M,) scores that they then had, which never rise.
     """
     places, left = torch.arange(len(boxes), device=boxes.device), scores
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    upper, lower = boxes.split(2, dim=1)  # corners
+    areas = (lower - upper).prod(1)
     chosen, left_with = places[:0], scores[:0]
     for _ in range(min(most, len(boxes))):
         best = left.argmax().reshape(1)
         chosen, left_with = torch.cat([chosen, best]), torch.cat([left_with, left[best]])
         # torchvision's box_iou does not become ONNX inside a loop
-        inside = torch.minimum(boxes[:, 2:], boxes[best, 2:]) - torch.maximum(boxes[:, :2], boxes[best, :2])
+        inside = torch.minimum(lower, lower[best]) - torch.maximum(upper, upper[best])
         shared = inside.clamp(min=0.0).prod(1)
         overlap = shared / (areas + areas[best] - shared).clamp(min=1e-9)
         decay = torch.exp(-overlap * overlap / sigma)

@@ -103,11 +103,12 @@ def test_limits_follow_the_fullest_training_image_and_are_told(scenes: Path, tmp
     one = content["annotations"][0]
     content["annotations"] = [{**one, "id": number} for number in range(1, 104)] + [{**one, "id": 999, "iscrowd": 1}]
     crowded.write_text(json.dumps(content))
-    limits = ("model.detections_per_image=auto", "model.proposals_per_image=200", f"model.detector={detector}")
+    limits = ("model.detections_per_image=auto", "model.proposals_per_image=200", "model.candidates_per_level=500",
+              f"model.detector={detector}")  # fmt: skip
     reporter = Collector()
     asked = job(scenes, tmp_path, *limits, f"data.train.annotations={crowded}", "data.allow_no_occluders=true").recipe
     model = open_data(asked, None, CPU, reporter).recipe.model
-    assert (model.detections_per_image, model.proposals_per_image, model.candidates_per_level) == (160, 320, 1000)
+    assert (model.detections_per_image, model.proposals_per_image, model.candidates_per_level) == (160, 320, 500)
     rest = ", from 320 proposals" if detector == "faster_rcnn" else ""
     assert f"up to 103 objects in an image: keeps 160 detections{rest}" in reporter.messages
     fixed = Collector()

@@ -51,6 +51,23 @@ def test_an_exported_detector_predicts_the_same(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("form", ["torchscript", "onnx"])
+def test_a_file_with_soft_nms_takes_images_with_and_without_candidates(tmp_path: Path, form: str) -> None:
+    detector = build("faster_rcnn", score_threshold=0.4, nms="soft").eval()
+    grey = np.full((96, 120, 3), 115, np.uint8)
+    for picture, some in ((grey, False), (None, True)):
+        compared = export.export_detector(
+            detector,
+            tmp_path / "detector",
+            form=form,  # type: ignore[arg-type]
+            height=96,
+            width=120,
+            picture=picture,
+        )
+        assert (compared.instances > 0) == some and compared.difference <= 1e-3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_an_exported_file_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
     with pytest.raises(BCNetError, match="differs"):
