@@ -141,5 +141,6 @@ def test_bounds_of_a_detector_that_is_perfect_but_for_its_resolution(study: Stud
     results = [{**one, "score": 1.0} for one in coco.annotations]
     found = score_oracles(detector, coco, scenes / "val", results, truth=ground_truth(coco), max_dets=100)
     assert found.keys() == ORACLES.keys()
-    assert found["masks"] > 0.99 and 0.9 < found["resolution"] < 1 and found["boxes"] < 0.5
+    assert found["masks"] > 0.99 and found["boxes"] < 0.5
+    assert found["resolution"] > 0.99  # 56 cells in boxes of fewer pixels
     assert isinstance(detector, Detector)
