@@ -121,7 +121,7 @@ def soft_nms(
         (M,) int64 indices in the order of the choices, and the (M,) scores that they then had, which never rise.
     """
     places, left = torch.arange(len(boxes), device=boxes.device), scores
-    upper, lower = boxes.split(2, dim=1)  # corners
+    upper, lower = torch.split(boxes, 2, dim=1)  # corners
     areas = (lower - upper).prod(1)
     chosen, left_with = places[:0], scores[:0]
     for _ in range(min(most, len(boxes))):
