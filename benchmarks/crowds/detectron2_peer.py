@@ -20,6 +20,8 @@ from bcnet_core.model.detectors import Detector
 from bcnet_core.model.mask_branch import Found, Proposals
 from benchmarks.crowds.peers import CERTAIN, POOLED_LEVELS, PeerSettings, draw_masks
 
+# What detectron2 does in a way that today's torch advises against, which no user of it can change.
+warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
 with warnings.catch_warnings():  # it imports pkg_resources, which warns of its own end
     warnings.simplefilter("ignore")
     from detectron2.model_zoo import get_config

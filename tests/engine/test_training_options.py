@@ -89,7 +89,7 @@ def test_ema_weights_follow_their_decay_and_are_used_for_inference(scenes: Path,
     asked = job(scenes, tmp_path / "run", "solver.ema=0.75", "solver.steps=3", "solver.keep_checkpoints=3",
                 "solver.checkpoint_every=1")  # fmt: skip
     run_training(asked, SilentReporter())
-    name = "heads.masks.head.occludee.convs.0.weight"
+    name = "heads.roi_heads.masks.head.occludee.convs.0.weight"
     saved = [read_checkpoint(path) for path in list_checkpoints(tmp_path / "run")]
     expected = saved[0].model[name]  # the average begins with the weights of the first step
     for checkpoint in saved[1:]:

@@ -211,7 +211,7 @@ def test_a_source_is_never_overwritten(pasted: Path, tmp_path: Path) -> None:
     before = files(copied)
     (tmp_path / "link").symlink_to(copied)
     coco, images = read_coco(copied / "annotations" / "instances_train2017.json"), copied / "train2017"
-    plan = PastePlan(coco, images, Survey([], {}, []), {}, {})
+    plan = PastePlan(coco, images, Survey([], [], {}, []), {}, {})
     for root in (copied, tmp_path, tmp_path / "link", images / "new", images):
         with pytest.raises(BCNetError, match="input") as caught:
             write_pasted(root, plan, REQUEST, rule=RULE, workers=1, overwrite=True)

@@ -23,7 +23,13 @@ from benchmarks.study.trials import Plan, Study, Trial
 from tests.benchmarks.conftest import SMALL, Bench
 
 PEERS = [
-    pytest.param(name, marks=pytest.mark.skipif(name.startswith("detectron2") and not has_detectron2(), reason=name))
+    pytest.param(
+        name,
+        marks=[
+            pytest.mark.skipif(name.startswith("detectron2") and not has_detectron2(), reason=name),
+            pytest.mark.filterwarnings("ignore:torch.meshgrid"),  # of detectron2
+        ],
+    )
     for name in VARIANTS
     if VARIANTS[name].change is not None
 ]
