@@ -191,7 +191,7 @@ def test_an_interrupted_run_saves_and_prints_how_to_resume(
     command = [*program, *arguments, "--data-root", str(scenes), "--run-dir", str(tmp_path / "run")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         metrics = tmp_path / "run/metrics.jsonl"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.1)
         os.killpg(process.pid, number)  # as a terminal and a cluster's scheduler do: to the loader's processes, too
