@@ -45,8 +45,9 @@ def score_oracles(
         max_dets: number of detections of each category in an image that count.
     """
     own, perfect = [], []
+    grouped = coco.annotations_by_image()
     for image in coco.images:
-        scored = [one for one in coco.annotations_by_image()[image["id"]] if is_scored(one)]
+        scored = [one for one in grouped[image["id"]] if is_scored(one)]
         if scored:
             boxes = box_convert(torch.tensor([one["bbox"] for one in scored], dtype=torch.float32), "xywh", "xyxy")
             logits = predict_inside(detector, image, boxes, image_dir)["occludee_mask"].cpu()

@@ -27,14 +27,14 @@ STRAY = (120, 120, 120)
 Pixels = NDArray[np.uint8]
 
 
-def find_crowd(rles: list[masks.RLE], height: int, width: int) -> tuple[int, int]:
-    """Return the corner of the window in which most worms cross: that with most pixels in two masks or more."""
+def find_crowd(rles: list[masks.RLE], height: int, width: int) -> tuple[tuple[int, int], float]:
+    """Return the corner of the window with the largest share of pixels in two masks or more, and that share."""
     depth = np.sum([masks.decode(rle) for rle in rles], axis=0, dtype=np.float32)
     crossing = cv2.boxFilter((depth > 1).astype(np.float32), -1, (SIDE, SIDE), borderType=cv2.BORDER_CONSTANT)
     half = SIDE // 2
     inner = crossing[half : height - half, half : width - half]
     y, x = np.unravel_index(int(inner.argmax()), inner.shape)
-    return int(x), int(y)
+    return (int(x), int(y)), float(inner.max())
 
 
 def draw(photo: Pixels, shapes: list[tuple[masks.RLE, tuple[int, int, int]]], corner: tuple[int, int]) -> Pixels:
@@ -79,15 +79,13 @@ def main() -> None:
     rows = []
     for image in coco.images:
         true = [segmentation_rle(one, image) for one in grouped[image["id"]]]
-        corner = find_crowd(true, image["height"], image["width"])
+        corner, crossing = find_crowd(true, image["height"], image["width"])
         photo = read_listed(words.root / "val2017", image)
         parts = [draw(photo, [], corner), draw(photo, [(rle, instance_color(i)) for i, rle in enumerate(true)], corner)]
         for name in COLUMNS:
             own = [one for one in found[name] if one["image_id"] == image["id"] and one["score"] >= SCORE]
             parts.append(draw(photo, colored(own, true), corner))
-        x, y = corner
-        depth = np.sum([masks.decode(rle)[y : y + SIDE, x : x + SIDE] for rle in true], axis=0)
-        rows.append((int((depth > 1).sum()), parts))
+        rows.append((crossing, parts))
     rows.sort(key=lambda row: -row[0])
     chosen = [parts for _, parts in rows[: words.rows]]
     titles = ["photo", "truth", *COLUMNS.values()]
