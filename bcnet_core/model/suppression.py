@@ -61,10 +61,9 @@ class Suppression:
         """
         if self.nms == "box":
             return self.box_nms(candidates)
-        boxes, scores, labels = candidates
         if self.nms == "mask":
-            kept = self._hard(candidates, LOOSE_IOU)[: MASK_CANDIDATES * self.most]
-            return Proposals(boxes[kept], scores[kept], labels[kept])
+            return self._hard(candidates, LOOSE_IOU, MASK_CANDIDATES * self.most)
+        boxes, scores, labels = candidates
         # traced, its loop would have a constant length
         choose = torch.jit.script_if_tracing(soft_nms)  # type: ignore[no-untyped-call]
         kept, scores = choose(boxes, scores, torch.zeros_like(labels) if self.class_agnostic else labels, self.most)
@@ -73,8 +72,7 @@ class Suppression:
 
     def box_nms(self, candidates: Proposals) -> Proposals:
         """Return up to `most` candidates of one image after NMS by boxes, best first."""
-        kept = self._hard(candidates, self.iou)[: self.most]
-        return Proposals(*(part[kept] for part in candidates))
+        return self._hard(candidates, self.iou, self.most)
 
     def by_masks(self, found: Found, size: tuple[int, int]) -> Found:
         """Suppress instances of one image by their masks, if masks decide; those without a pixel are dropped.
@@ -96,11 +94,11 @@ class Suppression:
         proposals = Proposals(*(part[kept] for part in found.proposals))
         return Found(proposals, {name: maps[kept] for name, maps in found.logits.items()})
 
-    def _hard(self, candidates: Proposals, iou: float) -> Tensor:
-        """Return the indices of the candidates that NMS by boxes keeps, best first."""
+    def _hard(self, candidates: Proposals, iou: float, most: int) -> Proposals:
+        """Return up to `most` candidates that NMS by boxes keeps at an IoU, best first."""
         boxes, scores, labels = candidates
-        kept: Tensor = nms(boxes, scores, iou) if self.class_agnostic else batched_nms(boxes, scores, labels, iou)
-        return kept
+        kept = nms(boxes, scores, iou) if self.class_agnostic else batched_nms(boxes, scores, labels, iou)
+        return Proposals(*(part[kept[:most]] for part in candidates))
 
 
 def soft_nms(
