@@ -10,6 +10,8 @@ from collections.abc import Collection
 from typing import Literal, NamedTuple
 
 LayerName = Literal["occludee", "occluder"]
+Region = Literal["occludee", "occluder", "amodal"]
+"""What a map is of: the visible part of an instance, what lies over it, or the whole instance with its hidden part."""
 MapKind = Literal["mask", "boundary"]
 
 
@@ -18,8 +20,9 @@ class MapSpec(NamedTuple):
 
     Attributes:
         name: its name in Python, in `loss.<name>` and in the state dict of the head.
-        layer: the layer that predicts it. Maps of the occludee train on every RoI, maps of the occluder on those that
-            `model.occluder_sampling` chooses.
+        layer: the layer that predicts it.
+        region: what it is of. Maps of the occludee train on every RoI, maps of the occluder on those that
+            `model.occluder_sampling` chooses, amodal ones on those whose instance has a whole mask.
         kind: a mask, or the contour band of one.
         key: where a COCO result keeps it.
         title: what people read above it.
@@ -27,16 +30,18 @@ class MapSpec(NamedTuple):
 
     name: str
     layer: LayerName
+    region: Region
     kind: MapKind
     key: str
     title: str
 
 
 MAPS = (
-    MapSpec("occludee_mask", "occludee", "mask", "segmentation", "occludee mask"),
-    MapSpec("occludee_boundary", "occludee", "boundary", "occludee_boundary", "occludee boundary"),
-    MapSpec("occluder_mask", "occluder", "mask", "occluder", "occluder mask"),
-    MapSpec("occluder_boundary", "occluder", "boundary", "occluder_boundary", "occluder boundary"),
+    MapSpec("occludee_mask", "occludee", "occludee", "mask", "segmentation", "occludee mask"),
+    MapSpec("occludee_boundary", "occludee", "occludee", "boundary", "occludee_boundary", "occludee boundary"),
+    MapSpec("occluder_mask", "occluder", "occluder", "mask", "occluder", "occluder mask"),
+    MapSpec("occluder_boundary", "occluder", "occluder", "boundary", "occluder_boundary", "occluder boundary"),
+    MapSpec("amodal_mask", "occludee", "amodal", "mask", "amodal_segmentation", "whole mask"),
 )
 """In the order of the head's outputs. The first is the instance's own mask, which every head predicts."""
 

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bcnet_core.masks import RLE, decode
+from bcnet_core.masks import RLE, area, decode
 from bcnet_core.masks.crops import paste_rles
+from bcnet_core.masks.order import FrontPair, front_pairs
 
 
 class Detections(NamedTuple):
@@ -61,6 +62,11 @@ class Detections(NamedTuple):
         return self.maps.get("occluder_boundary")
 
     @property
+    def amodal_mask(self) -> Tensor | None:
+        """(N, S, S), the whole instance, hidden parts included; None if the head does not predict it."""
+        return self.maps.get("amodal_mask")
+
+    @property
     def masks(self) -> Tensor:
         """(N, H, W) bool, the occludee masks in the image: `rles`, decoded at every access."""
         dense = np.zeros((len(self.boxes), *self.image_size), np.bool_)
@@ -72,6 +78,24 @@ class Detections(NamedTuple):
     def rles(self) -> list[RLE]:
         """The N occludee masks in the image, run-length encoded."""
         return paste_rles(self.occludee_mask, self.boxes, *self.image_size)
+
+    @property
+    def amodal_rles(self) -> list[RLE] | None:
+        """The N whole masks in the image, run-length encoded; each holds its visible mask."""
+        return None if self.amodal_mask is None else paste_rles(self.amodal_mask, self.boxes, *self.image_size)
+
+    @property
+    def occlusion_rate(self) -> list[float] | None:
+        """The N hidden shares of the whole masks, from 0 to 1; 1 where nothing is visible."""
+        if (wholes := self.amodal_rles) is None:
+            return None
+        areas = [(area(seen), area(whole)) for seen, whole in zip(self.rles, wholes, strict=True)]
+        return [1 - seen / whole if whole else 0.0 for seen, whole in areas]
+
+    @property
+    def order(self) -> list[FrontPair] | None:
+        """The overlapping pairs of instances, the one in front first, see `front_pairs`."""
+        return None if (wholes := self.amodal_rles) is None else front_pairs(self.rles, wholes)
 
 
 class Predictor(Protocol):

@@ -22,14 +22,26 @@ from bcnet_core.visualization.panels import roi_card
 from bcnet_core.visualization.picture import Picture
 from bcnet_core.weights.export import TensorDetector
 
-NEW = MapSpec("hidden_boundary", "occluder", "boundary", "hidden", "hidden boundary")
+NEW = MapSpec("hidden_boundary", "occluder", "occluder", "boundary", "hidden", "hidden boundary")
 CATEGORIES = [{"id": 7, "name": "disc"}]
 
 
 def test_every_map_has_a_name_a_key_and_a_loss_weight_of_its_own() -> None:
-    assert [spec.name for spec in MAPS] == ["occludee_mask", "occludee_boundary", "occluder_mask", "occluder_boundary"]
-    assert [spec.key for spec in MAPS] == ["segmentation", "occludee_boundary", "occluder", "occluder_boundary"]
-    assert all(f"{spec.layer}_{spec.kind}" == spec.name for spec in MAPS)
+    assert [spec.name for spec in MAPS] == [
+        "occludee_mask",
+        "occludee_boundary",
+        "occluder_mask",
+        "occluder_boundary",
+        "amodal_mask",
+    ]
+    assert [spec.key for spec in MAPS] == [
+        "segmentation",
+        "occludee_boundary",
+        "occluder",
+        "occluder_boundary",
+        "amodal_segmentation",
+    ]
+    assert all(f"{spec.region}_{spec.kind}" == spec.name for spec in MAPS)
     assert {spec.name for spec in MAPS} <= set(LossConfig.model_fields)
 
 
@@ -53,7 +65,12 @@ def detector(monkeypatch: pytest.MonkeyPatch) -> Detector:
 def test_a_new_map_is_trained_with_the_rois_of_its_layer(detector: Detector) -> None:
     visible, region = (crop_rles([from_box(x, 10, x + 30, 50, 64, 64)]) for x in (10, 30))
     targets = Targets(
-        torch.tensor([[10.0, 10, 40, 50]]), torch.tensor([0]), visible, region, torch.tensor([1.0, 0, 1, 0])
+        torch.tensor([[10.0, 10, 40, 50]]),
+        torch.tensor([0]),
+        visible,
+        region,
+        crop_rles([None]),
+        torch.tensor([1.0, 0, 1, 0]),
     )
     image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
     losses = detector([image], [targets], [0])

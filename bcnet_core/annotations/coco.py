@@ -21,6 +21,12 @@ from bcnet_core.files.json_files import read_json
 OCCLUDER_KEY = "bg_object_segmentation"
 """Key of the occluder region in bilayer annotations, as the official code names it."""
 
+AMODAL_KEY = "amodal_segmentation"
+"""Key of the whole mask of an instance, hidden parts included; `segmentation` is its visible part."""
+
+FRONT_OF = "front_of"
+"""Key of the ids of the instances of which an instance hides a part, where the order is known."""
+
 RESULTS_FILE = "if it is a results file: bcnet eval --results FILE --gt GROUND_TRUTH, bcnet viz FILE --gt GROUND_TRUTH"
 
 Record = dict[str, Any]

@@ -16,6 +16,7 @@ from bcnet_core.annotations.coco import OCCLUDER_KEY, Record, segmentation_rle
 from bcnet_core.config.choices import OccluderSource
 from bcnet_core.errors import usage_error
 from bcnet_core.masks import RLE
+from bcnet_core.masks.order import front_pairs
 
 MOST_PAIRS = 2**20
 """Pairs of boxes compared at once, so that an image of 20,000 instances (cells, say) fits in memory."""
@@ -48,7 +49,12 @@ class OccluderRule:
 
 
 def occluder_regions(
-    annotations: Sequence[Record], rles: Sequence[RLE | None], image: Record, *, source: OccluderSource = "auto"
+    annotations: Sequence[Record],
+    rles: Sequence[RLE | None],
+    image: Record,
+    *,
+    source: OccluderSource = "auto",
+    wholes: Sequence[RLE | None] = (),
 ) -> list[RLE | None]:
     """Return the occluder region of each of the N annotations of one image; None where nothing overlaps the instance.
 
@@ -56,16 +62,57 @@ def occluder_regions(
     "derive" ignores stored regions; "file" derives nothing, so an annotation without a stored region gets None; "auto"
     decides per annotation. An RLE is None where there is no mask.
 
+    Whole masks tell who is in front: where one is known, "auto" and "derive" give the region of `hiding_regions`, which
+    also covers the box of the whole mask.
+
     Raises:
         BCNetError: if a stored region is not a segmentation.
     """
-    stored = [source != "derive" and OCCLUDER_KEY in annotation for annotation in annotations]
+    known = [source != "file" and whole is not None for whole in wholes] or [False] * len(rles)
+    stored = [
+        source != "derive" and OCCLUDER_KEY in annotation and not whole
+        for annotation, whole in zip(annotations, known, strict=True)
+    ]
     regions: list[RLE | None] = [None] * len(annotations)
-    if source != "file" and not all(stored):
+    if source != "file" and not all(one or other for one, other in zip(stored, known, strict=True)):
         regions = derive_occluders(annotations, rles, image["height"], image["width"])
+    hiding = hiding_regions(rles, wholes, image["height"], image["width"]) if any(known) else regions
     for index, annotation in enumerate(annotations):
         if stored[index]:
             regions[index] = segmentation_rle(annotation, image, key=OCCLUDER_KEY)
+        elif known[index]:
+            regions[index] = hiding[index]
+    return regions
+
+
+def hiding_regions(
+    rles: Sequence[RLE | None],
+    wholes: Sequence[RLE | None],
+    height: int,
+    width: int,
+    *,
+    rule: OccluderRule = OccluderRule(),
+) -> list[RLE | None]:
+    """Return the occluder region of each of N instances of one image by their true order; None where there is none.
+
+    It is the union of the visible masks of all instances in front, see `front_pairs`, cut to the box of the whole mask.
+
+    Args:
+        rles: visible masks; None for an instance that hides nothing.
+        wholes: whole masks; None where it is unknown.
+        height: of the image, pixels.
+        width: of the image, pixels.
+        rule: its smallest area holds here, too.
+    """
+    pairs = front_pairs(rles, wholes)
+    regions: list[RLE | None] = [None] * len(rles)
+    for index, whole in enumerate(wholes):
+        others = [rle for front, back in pairs if back == index and (rle := rles[front]) is not None]
+        if whole is not None and others:
+            (corners,) = pixel_corners(masks.bounding_box(whole)[None], height, width)
+            region = masks.intersection(masks.union(others), masks.from_box(*corners, height, width))
+            if masks.area(region) > rule.min_area:
+                regions[index] = region
     return regions
 
 

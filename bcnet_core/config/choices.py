@@ -20,6 +20,7 @@ TIMM = "timm/"
 BackboneStyle = Literal["torchvision", "caffe"]
 Geometry = Literal["exact", "torchvision"]
 BoxHead = Literal["linear", "conv"]
+BoxKind = Literal["auto", "visible", "amodal"]
 MaskSize = Literal[28, 56, 112]
 """Side of the maps that the mask head predicts, in cells."""
 NMS = Literal["box", "soft", "mask"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, model_validator
 
-from bcnet_core.config.choices import OccluderSource
+from bcnet_core.config.choices import BoxKind, OccluderSource
 from bcnet_core.config.numbers import Pixels, Positive, Share
 
 
@@ -60,6 +60,11 @@ class DataConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     occluders: OccluderSource = Field(
         "auto",
         description="occluder regions: derived from the masks, read from the file, or read where it has them (auto)",
+    )
+    boxes: BoxKind = Field(
+        "auto",
+        description="what the boxes of instances enclose: their visible part, or the whole object with its hidden part "
+        "(amodal); auto: amodal where model.amodal trains whole masks",
     )
     allow_no_occluders: bool = Field(default=False, description="train although no instance has an occluder")
     min_size: Pixels = Field(600, description="shorter image side in pixels after resizing")

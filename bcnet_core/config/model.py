@@ -93,6 +93,11 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         default=False, description="start non-local blocks as identities; false: as published"
     )
     boundary: bool = Field(default=True, description="predict boundaries beside the masks")
+    amodal: bool = Field(
+        default=False,
+        description="predict the whole mask of every instance, hidden parts included; it trains on the instances that "
+        "have an amodal_segmentation",
+    )
     mask_proposals: MaskProposals = Field(
         "decoded",
         description="boxes that train the mask head: proposals and ground truth; ground truth, jittered; "

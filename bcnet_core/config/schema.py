@@ -34,6 +34,7 @@ class LossConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     occluder_mask: NonNegative = Field(0.25, description="weight of layer 1's mask")
     occludee_boundary: NonNegative = Field(1.0, description="weight of layer 2's boundary (0.5 x 2 BCE in the release)")
     occluder_boundary: NonNegative = Field(1.0, description="weight of layer 1's boundary (0.5 x 2 BCE in the release)")
+    amodal_mask: NonNegative = Field(1.0, description="weight of the whole mask (model.amodal)")
 
 
 class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -49,3 +50,8 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     def trains_occluders(self) -> bool:
         """Return whether there is an occluder layer with a loss."""
         return self.model.layers > 1 and self.loss.occluder_mask + self.loss.occluder_boundary > 0
+
+    @property
+    def amodal_boxes(self) -> bool:
+        """Return whether boxes enclose the whole object, hidden parts included."""
+        return self.data.boxes == "amodal" or (self.data.boxes == "auto" and self.model.amodal)

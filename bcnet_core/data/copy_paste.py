@@ -233,6 +233,7 @@ class _Canvas:
             labels=np.concatenate([self._scene.labels, np.array(self._pasted, np.int64)]),
             occludees=self._visible,
             occluders=occluders,
+            wholes=[*self._scene.wholes, *(None for _ in self._pasted)],
         )
 
 

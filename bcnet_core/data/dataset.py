@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from bcnet_core import masks
+from bcnet_core.annotations.amodal import whole_masks
 from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occluders, segmentation_rle, ways_out
 from bcnet_core.annotations.instances import describe_omissions, survey_instances
 from bcnet_core.annotations.occluder import occluder_regions
@@ -37,6 +39,7 @@ class Targets(NamedTuple):
         labels: (N,) int64 in [0, number of classes).
         occludees: visible mask of each instance, in the frame of the stored image.
         occluders: occluder region of each instance in that frame; empty where nothing overlaps it.
+        wholes: whole mask of each instance in that frame; empty where it is unknown.
         placement: (4,) float32, the `Placement` of the stored image in the input.
     """
 
@@ -44,6 +47,7 @@ class Targets(NamedTuple):
     labels: Tensor
     occludees: MaskCrops
     occluders: MaskCrops
+    wholes: MaskCrops
     placement: Tensor
 
     def to(self, device: torch.device) -> Targets:
@@ -78,6 +82,8 @@ class TrainingSet(Dataset[Sample]):
         image_dir: folder of the images.
         occluders: "derive" the occluder regions from the masks, read them from the "file", or "auto": read them where
             the file has them, and derive those of other instances.
+        amodal: whether whole masks are read where annotations have them.
+        amodal_boxes: whether boxes enclose the whole masks, where these are known.
         steps: augmentation, see `transforms.training_steps`; without a step an image keeps its size.
 
     Attributes:
@@ -91,12 +97,20 @@ class TrainingSet(Dataset[Sample]):
     """
 
     def __init__(
-        self, coco: CocoFile, image_dir: Path, *, occluders: OccluderSource = "auto", steps: Sequence[Step] = ()
+        self,
+        coco: CocoFile,
+        image_dir: Path,
+        *,
+        occluders: OccluderSource = "auto",
+        amodal: bool = False,
+        amodal_boxes: bool = False,
+        steps: Sequence[Step] = (),
     ) -> None:
         self.survey = survey_instances(coco, reads_occluders=occluders != "derive")
         coco = self.survey.coco
         self.reads_occluders = occluders == "file" or (occluders == "auto" and has_occluders(coco))
         self._occluders: OccluderSource = occluders
+        self._amodal, self._amodal_boxes = amodal or amodal_boxes, amodal_boxes
         self._image_dir, self.steps = image_dir, steps
         self.pasted: PasteObjects | None = None
         self._labels = {category["id"]: label for label, category in enumerate(coco.categories)}
@@ -135,6 +149,7 @@ class TrainingSet(Dataset[Sample]):
             torch.from_numpy(scene.labels),
             crop_rles(scene.occludees),
             crop_rles(scene.occluders),
+            crop_rles(scene.wholes),
             torch.tensor(placement, dtype=torch.float32),
         )
         image = torch.from_numpy(np.ascontiguousarray(scene.render().transpose(2, 0, 1)))
@@ -169,31 +184,49 @@ class TrainingSet(Dataset[Sample]):
         return self._occluder_share_of(spread) or self._occluder_share_of(everything)
 
     def _occluder_share_of(self, positions: Iterable[int]) -> float:
-        regions = [region for position in positions for region in self._layers(position)[1]]
+        regions = [region for position in positions for region in self._masks(position).occluders]
         return sum(region is not None for region in regions) / max(len(regions), 1)
 
-    def _layers(self, position: int) -> tuple[list[RLE | None], list[RLE | None]]:
-        """Return the masks and the occluder regions of the instances of an image."""
+    def _masks(self, position: int) -> _Masks:
         image, annotations = self._items[position]
         rles = [segmentation_rle(annotation, image) for annotation in annotations]
-        return rles, occluder_regions(annotations, rles, image, source=self._occluders)
+        wholes: list[RLE | None] = [None] * len(rles)
+        if self._amodal:
+            wholes = whole_masks(annotations, rles, image)
+        occluders = occluder_regions(annotations, rles, image, source=self._occluders, wholes=wholes)
+        visible = [rle for rle in rles if rle is not None]  # all of them: the survey left out the others
+        return _Masks(visible, occluders, wholes)
 
     def _scene(self, position: int) -> Scene:
         image, annotations = self._items[position]
-        pixels, (occludees, occluders) = read_listed(self._image_dir, image), self._layers(position)
+        pixels, found = read_listed(self._image_dir, image), self._masks(position)
+        corners = [
+            _corners(one["bbox"] if whole is None or not self._amodal_boxes else masks.bounding_box(whole), image)
+            for one, whole in zip(annotations, found.wholes, strict=True)
+        ]
         return Scene(
             pixels=pixels,
-            boxes=np.array([_corners(one, image) for one in annotations], np.float64).reshape(-1, 4),
+            boxes=np.array(corners, np.float64).reshape(-1, 4),
             labels=np.array([self._labels[one["category_id"]] for one in annotations], np.int64),
-            occludees=[rle for rle in occludees if rle is not None],  # all of them: the survey left out the others
-            occluders=occluders,
+            occludees=found.occludees,
+            occluders=found.occluders,
+            wholes=found.wholes,
+            amodal_boxes=self._amodal_boxes,
             window=(0.0, 0.0, float(image["width"]), float(image["height"])),
             size=(image["height"], image["width"]),
         )
 
 
-def _corners(annotation: Record, image: Record) -> NDArray[np.float64]:
-    """Return the box of an annotation as (4,) xyxy, clipped to its image."""
-    x, y, width, height = annotation["bbox"]
+class _Masks(NamedTuple):
+    """The masks of the N instances of an image; see `Scene`."""
+
+    occludees: list[RLE]
+    occluders: list[RLE | None]
+    wholes: list[RLE | None]
+
+
+def _corners(box: Sequence[float] | NDArray[np.float64], image: Record) -> NDArray[np.float64]:
+    """Return a box [x, y, width, height] as (4,) xyxy, clipped to its image."""
+    x, y, width, height = box
     corners = np.array([x, y, x + width, y + height], np.float64)
     return corners.clip(0, [image["width"], image["height"]] * 2)

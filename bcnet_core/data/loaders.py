@@ -10,6 +10,7 @@ from pathlib import Path
 from bcnet_core.annotations.coco import CocoFile, Record, read_coco, ways_out
 from bcnet_core.annotations.instances import survey_instances
 from bcnet_core.config.data import DataConfig, DatasetConfig
+from bcnet_core.config.schema import Recipe
 from bcnet_core.data.copy_paste import find_objects, paste_objects
 from bcnet_core.data.dataset import TrainingSet
 from bcnet_core.data.transforms import training_steps
@@ -125,12 +126,8 @@ def read_truth(
     return survey.coco
 
 
-def open_training_set(data: DataConfig, *, need_occluders: bool = True) -> tuple[TrainingSet, CocoFile]:
+def open_training_set(recipe: Recipe) -> tuple[TrainingSet, CocoFile]:
     """Open a recipe's training set, and read all of its annotations.
-
-    Args:
-        data: section `data` of the recipe.
-        need_occluders: whether a set without any occluder is an error, unless the recipe allows it.
 
     Returns:
         The set, and its annotation file without the annotations that are left out.
@@ -139,8 +136,11 @@ def open_training_set(data: DataConfig, *, need_occluders: bool = True) -> tuple
         BCNetError: if annotations or images are missing or not usable, no instance has an occluder, or no object can be
             pasted though the recipe asks for it.
     """
+    data = recipe.data
     coco, folder = read_annotations(data, data.train, check_annotations=False), data.locate(data.train)[1]
-    dataset = TrainingSet(coco, folder, occluders=data.occluders)
+    dataset = TrainingSet(
+        coco, folder, occluders=data.occluders, amodal=recipe.model.amodal, amodal_boxes=recipe.amodal_boxes
+    )
     survey, pasting, paste = dataset.survey, data.copy_paste, None
     dataset.check_images()
     if pasting.probability:
@@ -149,7 +149,7 @@ def open_training_set(data: DataConfig, *, need_occluders: bool = True) -> tuple
             paste_objects, objects=dataset.pasted, probability=pasting.probability, most=pasting.objects,
             overlap=pasting.overlap, scale=pasting.scale, mirror=data.flip,
         )  # fmt: skip
-    elif need_occluders and not data.allow_no_occluders and dataset.occluder_share == 0:
+    elif recipe.trains_occluders and not data.allow_no_occluders and dataset.occluder_share == 0:
         hints = ["derive occluders from the masks: data.occluders=derive"] if dataset.reads_occluders else []
         hints += ["paste objects over each other: data.copy_paste.probability=0.5"]
         hints += ["leave layer 1 out: model.layers=1", "or train it all the same: data.allow_no_occluders=true"]

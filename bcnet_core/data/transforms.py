@@ -52,6 +52,8 @@ class Scene(NamedTuple):
         labels: (N,) int64.
         occludees: visible mask of each instance.
         occluders: occluder region of each instance; None where nothing overlaps it.
+        wholes: whole mask of each instance, hidden parts included; None where it is unknown.
+        amodal_boxes: whether boxes enclose the whole masks, where these are known.
         window: part of the image that the network sees.
         size: height and width of the network's input in pixels.
         mirrored: whether the input is mirrored left to right.
@@ -63,8 +65,10 @@ class Scene(NamedTuple):
     labels: NDArray[np.int64]
     occludees: list[RLE]
     occluders: list[RLE | None]
+    wholes: list[RLE | None]
     window: Window
     size: tuple[int, int]
+    amodal_boxes: bool = False
     mirrored: bool = False
     flipped: bool = False
 
@@ -175,17 +179,24 @@ def crop(scene: Scene, window: Window) -> Scene:
     seen = masks.from_box(x0, y0, x1, y1, height, width)
     parts = [masks.intersection(rle, seen) for rle in scene.occludees]
     kept = [index for index, rle in enumerate(parts) if masks.area(rle)]
-    occluders = [scene.occluders[index] for index in kept]
+    occluders, wholes = (
+        [None if (rle := rles[index]) is None else masks.intersection(rle, seen) for index in kept]
+        for rles in (scene.occluders, scene.wholes)
+    )
+    occludees = [parts[index] for index in kept]
+    boxed = [whole if whole and scene.amodal_boxes else part for whole, part in zip(wholes, occludees, strict=True)]
+    corners = [_cropped_box(scene.boxes[index], rle, window) for index, rle in zip(kept, boxed, strict=True)]
     return scene._replace(
-        boxes=np.array([_cropped_box(scene.boxes[index], parts[index], window) for index in kept]).reshape(-1, 4),
+        boxes=np.array(corners).reshape(-1, 4),
         labels=scene.labels[kept],
-        occludees=[parts[index] for index in kept],
-        occluders=[None if rle is None else masks.intersection(rle, seen) for rle in occluders],
+        occludees=occludees,
+        occluders=occluders,
+        wholes=wholes,
     )
 
 
 def _cropped_box(box: NDArray[np.float64], part: RLE, window: Window) -> NDArray[np.float64]:
-    """Return the box of the visible part of an instance if the window cuts it, or its own box."""
+    """Return the tight box of the part of an instance in the window if this cuts it, or its own box."""
     x0, y0, x1, y1 = window
     if box[0] >= x0 and box[1] >= y0 and box[2] <= x1 and box[3] <= y1:
         return box

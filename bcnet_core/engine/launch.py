@@ -199,7 +199,7 @@ def open_data(asked: Recipe, validation: Validation | None, device: torch.device
     Raises:
         BCNetError: if training would fail on its data, or the evaluations during training on theirs.
     """
-    dataset, coco = open_training_set(asked.data, need_occluders=asked.trains_occluders)
+    dataset, coco = open_training_set(asked)
     objects = most_objects(coco)
     recipe = resolve_recipe(asked, images=len(dataset), objects=objects, device=device)
     report_instances(dataset.survey, reporter)

@@ -209,7 +209,8 @@ def layers_picture(detector: Detector, sample: Sample) -> Tensor:
 
     Returns:
         (3, H, W) uint8. Each instance has two rows, predicted above true; the columns are its part of the image, then
-        boundary and mask of each layer, occluder first as in the paper. A missing map is gray.
+        boundary and mask of each layer, occluder first as in the paper, behind the whole mask if the head predicts it.
+        Another missing map is gray.
     """
     training, targets = detector.training, sample.targets.to(detector.device)
     count = len(targets.boxes)
@@ -224,15 +225,16 @@ def layers_picture(detector: Detector, sample: Sample) -> Tensor:
     predicted = {name: maps.sigmoid() for name, maps in logits.items()}
     wanted = {name: maps[chosen].float() for name, maps in true.items()}
     gray = torch.full((INSTANCES, 1, 1), 0.5, device=detector.device)
+    specs = [spec for spec in reversed(map_specs()) if spec.region != "amodal" or spec.name in logits]
     tiles = []
     for index, (left, top, right, bottom) in enumerate(targets.boxes[chosen].tolist()):
         x, y = int(max(left, 0)), int(max(top, 0))
         crop = sample.image[:, y : max(math.ceil(bottom), y + 1), x : max(math.ceil(right), x + 1)]
         for maps in (predicted, wanted):
-            columns = [maps.get(spec.name, gray)[index] for spec in reversed(map_specs())]
+            columns = [maps.get(spec.name, gray)[index] for spec in specs]
             tiles.append(_tile(crop.to(detector.device).float() / 255, mode="bilinear"))
             tiles += [_tile(column.expand(3, -1, -1), mode="nearest") for column in columns]
-    picture: Tensor = make_grid(torch.stack(tiles), nrow=1 + len(map_specs()), padding=GAP, pad_value=1.0)
+    picture: Tensor = make_grid(torch.stack(tiles), nrow=1 + len(specs), padding=GAP, pad_value=1.0)
     return (picture * 255).round().to(torch.uint8).cpu()
 
 

@@ -225,13 +225,15 @@ def to_results(
 ) -> Iterator[Record]:
     """Yield one COCO result per detection, best first.
 
-    With `layers` a result also has the other maps of the head, each under its key in `bcnet_core.maps`.
+    It has the visible mask and, if the head predicts it, the whole one. With `layers` it also has the other maps of the
+    head, each under its key in `bcnet_core.maps`.
     """
     boxes = found.boxes.cpu()
     sizes = boxes[:, 2:] - boxes[:, :2]
     rles = {
         spec.key: paste_rles(found.maps[spec.name], found.boxes, *found.image_size)
-        for spec in map_specs(found.maps if layers else ["occludee_mask"])
+        for spec in map_specs(found.maps)
+        if layers or spec.region == "amodal" or spec.name == "occludee_mask"
     }
     for index, (score, label) in enumerate(zip(found.scores.tolist(), found.labels.tolist(), strict=True)):
         yield {

@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from bcnet_core import masks
+from bcnet_core.annotations.amodal import whole_masks
 from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.errors import data_error
 from bcnet_core.files.images import read_listed
-from bcnet_core.maps import LayerName, map_specs
+from bcnet_core.maps import Region, map_specs
 from bcnet_core.masks import RLE
 from bcnet_core.masks.crops import crop_rles, paste_rles
 from bcnet_core.model.detectors import Detector
@@ -35,8 +36,9 @@ class TrueBoxScores(NamedTuple):
         images: (N,) int64, position of the image in the file.
         visible: (N,) float64, 1 - `occlusion_rate`; nan if the annotation has none.
         scores: (N,) float64 for each map that the head predicts. Under `occludee` and `occluder`: IoU of the mask,
-            pasted into the image, with the visible mask and the occluder region. Under the names of boundaries:
-            `boundary_f`. nan where there is nothing to compare with.
+            pasted into the image, with the visible mask and the occluder region. Under `amodal` and `hidden`: IoU with
+            the whole mask, and with its hidden part where the true visible mask is given (C2F-Seg, ICCV 2023). Under
+            the names of boundaries: `boundary_f`. nan where there is nothing to compare with.
     """
 
     images: NDArray[np.int64]
@@ -68,12 +70,19 @@ def score_true_boxes(detector: Detector, coco: CocoFile, image_dir: Path, *, rep
             scored = [index for index, one in enumerate(annotations) if is_scored(one)]
             if scored:
                 rles = [segmentation_rle(one, image) for one in annotations]
-                regions = occluder_regions(annotations, rles, image)
-                true: dict[LayerName, list[RLE | None]] = {
+                wholes = whole_masks(annotations, rles, image) if detector.is_amodal else [None] * len(rles)
+                regions = occluder_regions(annotations, rles, image, wholes=wholes)
+                true: dict[Region, list[RLE | None]] = {
                     "occludee": [rles[index] for index in scored],
                     "occluder": [regions[index] for index in scored],
+                    "amodal": [wholes[index] for index in scored],
                 }
-                boxes = torch.tensor([annotations[index]["bbox"] for index in scored], dtype=torch.float32)
+                boxed = [wholes[index] if detector.amodal_boxes else None for index in scored]
+                corners = [
+                    annotations[index]["bbox"] if whole is None else masks.bounding_box(whole)
+                    for index, whole in zip(scored, boxed, strict=True)
+                ]
+                boxes = torch.tensor(np.array(corners), dtype=torch.float32)
                 boxes[:, 2:] += boxes[:, :2]
                 scores.append(_score_image(detector, image, boxes, true, image_dir))
                 visible += [1 - annotations[index].get("occlusion_rate", np.nan) for index in scored]
@@ -92,7 +101,7 @@ def is_scored(annotation: Record) -> bool:
 
 
 def _score_image(
-    detector: Detector, image: Record, boxes: Tensor, true: dict[LayerName, list[RLE | None]], image_dir: Path
+    detector: Detector, image: Record, boxes: Tensor, true: dict[Region, list[RLE | None]], image_dir: Path
 ) -> dict[str, list[float]]:
     """Score each map of the N instances of one image, the masks first.
 
@@ -109,11 +118,16 @@ def _score_image(
     for spec in sorted(map_specs(logits), key=lambda spec: spec.kind == "boundary"):
         if spec.kind == "mask":
             pasted = paste_rles(logits[spec.name].sigmoid(), boxes, height, width)
-            scores[spec.layer] = [_iou(one, other) for one, other in zip(pasted, true[spec.layer], strict=True)]
+            scores[spec.region] = [_iou(one, other) for one, other in zip(pasted, true[spec.region], strict=True)]
+            if spec.region == "amodal":
+                scores["hidden"] = [
+                    np.nan if whole is None or seen is None else _hidden_iou(one, whole, seen)
+                    for one, whole, seen in zip(pasted, true["amodal"], true["occludee"], strict=True)
+                ]
         else:
             found = logits[spec.name].cpu() >= 0
             crops = crop_to_boxes(
-                crop_rles(true[spec.layer]), torch.arange(len(found)), boxes.cpu(), size=found.shape[-1]
+                crop_rles(true[spec.region]), torch.arange(len(found)), boxes.cpu(), size=found.shape[-1]
             )
             scores[spec.name] = boundary_f(found, boundary(crops)).tolist()
     return scores
@@ -146,6 +160,13 @@ def predict_inside(detector: Detector, image: Record, boxes: Tensor, image_dir: 
 
 def _iou(found: RLE, true: RLE | None) -> float:
     return np.nan if true is None or masks.area(true) == 0 else masks.iou(found, true)
+
+
+def _hidden_iou(found: RLE, whole: RLE, visible: RLE) -> float:
+    """Return the IoU of the hidden part, given the true visible mask; nan where nothing is hidden."""
+    rest = masks.complement(visible)
+    hidden = masks.intersection(whole, rest)
+    return masks.iou(masks.intersection(found, rest), hidden) if masks.area(hidden) else np.nan
 
 
 def boundary_f(predicted: Tensor, true: Tensor) -> Tensor:

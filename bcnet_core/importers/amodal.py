@@ -12,9 +12,8 @@ from itertools import permutations
 from typing import Any, NamedTuple
 
 from bcnet_core import masks
-from bcnet_core.annotations.coco import Record
+from bcnet_core.annotations.coco import AMODAL_KEY, FRONT_OF, Record
 from bcnet_core.importers.parts import Part, id_key
-from bcnet_core.importers.source import AMODAL_KEY, FRONT_OF
 from bcnet_core.masks import RLE
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from bcnet_core.annotations.coco import Record
+from bcnet_core.annotations.coco import FRONT_OF, Record
 from bcnet_core.annotations.faults import is_id
 from bcnet_core.files.json_files import paused_collector
 from bcnet_core.files.workers import map_with_progress
@@ -15,7 +15,7 @@ from bcnet_core.importers.findings import KINDS, Findings
 from bcnet_core.importers.mending import KEYS, ImageTask, Mended, MendedImage, all_are_shares, mend_image
 from bcnet_core.importers.parts import free_id, id_key, rewrite_order
 from bcnet_core.importers.records import CategoryTable, ImageTable, Size, number_categories, number_images
-from bcnet_core.importers.source import FRONT_OF, Cleaned, Photo, Source
+from bcnet_core.importers.source import Cleaned, Photo, Source
 from bcnet_core.reporting import Reporter
 
 CHUNK = 64

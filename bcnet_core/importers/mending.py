@@ -6,14 +6,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from bcnet_core import masks
-from bcnet_core.annotations.coco import OCCLUDER_KEY, Record
+from bcnet_core.annotations.coco import AMODAL_KEY, OCCLUDER_KEY, Record
 from bcnet_core.annotations.faults import MOST_PIXELS, record_flaw
 from bcnet_core.annotations.instances import mask_omission, occluder_readable
 from bcnet_core.importers.amodal import mend_whole
 from bcnet_core.importers.boxes import box_fault, polygon_box, read_box
 from bcnet_core.importers.records import Size
 from bcnet_core.importers.shapes import Box, Mask, box_of, is_near, leaves, read_shape, to_number, to_whole
-from bcnet_core.importers.source import AMODAL_KEY
 from bcnet_core.masks import RLE
 
 KEYS = ("segmentation", "bbox", "area", AMODAL_KEY, OCCLUDER_KEY)

@@ -12,12 +12,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from bcnet_core.annotations.coco import Record
+from bcnet_core.annotations.coco import FRONT_OF, Record
 from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.files.images import image_path
 from bcnet_core.importers.findings import Findings
 from bcnet_core.importers.shapes import to_whole
-from bcnet_core.importers.source import FRONT_OF, PHOTO, SPLIT, Source, spelling
+from bcnet_core.importers.source import PHOTO, SPLIT, Source, spelling
 
 SPLIT_WORD = re.compile(r"(?<![a-z])(train|training|valid|val|validation|dev|test|testing)(?![a-z])")
 SPLITS = {

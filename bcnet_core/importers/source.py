@@ -15,10 +15,6 @@ PHOTO = "_photo"
 """Key of an image record: the `Path` of its photo, where the format says where it is; never written."""
 SPLIT = "_split"
 """Key of an image record: "train" or "val", where the source is split already; never written."""
-AMODAL_KEY = "amodal_segmentation"
-"""Key of the whole mask of an instance, hidden parts included; `segmentation` is the visible part."""
-FRONT_OF = "front_of"
-"""Key of the ids of the instances of which this one hides a part, where the source knows the order."""
 
 
 @dataclass

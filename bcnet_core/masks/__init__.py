@@ -4,6 +4,7 @@ from bcnet_core.masks.rle import (
     RLE,
     area,
     bounding_box,
+    boxes_touch,
     complement,
     decode,
     decode_window,
@@ -22,6 +23,7 @@ from bcnet_core.masks.rle import (
 )
 
 __all__ = [
-    "RLE", "area", "bounding_box", "complement", "decode", "decode_window", "encode", "from_box", "from_labels",
-    "from_polygons", "from_segmentation", "from_window", "intersection", "iou", "ious", "runs", "to_json", "union",
+    "RLE", "area", "bounding_box", "boxes_touch", "complement", "decode", "decode_window", "encode", "from_box",
+    "from_labels", "from_polygons", "from_segmentation", "from_window", "intersection", "iou", "ious", "runs",
+    "to_json", "union",
 ]  # fmt: skip

@@ -174,6 +174,15 @@ def bounding_box(rle: RLE) -> NDArray[np.float64]:
     return box
 
 
+def boxes_touch(first: Sequence[RLE], second: Sequence[RLE]) -> NDArray[np.bool_]:
+    """Return (N, M) whether the tight boxes of N and M masks share a pixel; an empty mask touches none."""
+    one, other = (np.array([bounding_box(rle) for rle in rles], np.float64).reshape(-1, 4) for rles in (first, second))
+    ends = one[:, None, :2] + one[:, None, 2:], other[:, :2] + other[:, 2:]
+    shared = np.minimum(*ends) - np.maximum(one[:, None, :2], other[:, :2])  # (N, M, 2)
+    touching: NDArray[np.bool_] = np.all(shared > 0, axis=2)
+    return touching
+
+
 def from_box(x0: int, y0: int, x1: int, y1: int, height: int, width: int) -> RLE:
     """Return the mask of the half-open pixel box [x0, x1) x [y0, y1), clipped to the image."""
     x0, y0 = max(x0, 0), max(y0, 0)

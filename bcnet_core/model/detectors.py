@@ -44,6 +44,7 @@ class Detector(nn.Module):
         min_size: shorter side that `predict` resizes images to, pixels.
         max_size: bound of the longer side.
         loss_weights: by the names of the terms.
+        amodal_boxes: whether its boxes enclose whole objects, hidden parts included.
         channels_last: whether batches are laid out in memory with channels last; the weights should match.
     """
 
@@ -56,18 +57,25 @@ class Detector(nn.Module):
         min_size: int,
         max_size: int,
         loss_weights: LossConfig,
+        amodal_boxes: bool = False,
         channels_last: bool = True,
     ) -> None:
         super().__init__()
         self.backbone, self.heads, self.normalize = backbone, heads, NormalizePixels(backbone.pixels)
         self.categories = list(categories)
         self.min_size, self.max_size, self.loss_weights = min_size, max_size, loss_weights
+        self.amodal_boxes = amodal_boxes
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     @property
     def class_names(self) -> list[str]:
         """The category names, in label order."""
         return category_names(self.categories)
+
+    @property
+    def is_amodal(self) -> bool:
+        """Whether it has learned of the hidden parts of objects: from its boxes, or by predicting whole masks."""
+        return self.amodal_boxes or "amodal_mask" in self.heads.masks.head.outputs
 
     @property
     def device(self) -> torch.device:
@@ -202,6 +210,7 @@ def build_detector(recipe: Recipe, categories: Sequence[Record]) -> Detector:
         min_size=recipe.data.min_size,
         max_size=recipe.data.max_size,
         loss_weights=recipe.loss,
+        amodal_boxes=recipe.amodal_boxes,
         channels_last=model.channels_last,
     )
     return detector.to(memory_format=detector.memory_format)
@@ -215,6 +224,7 @@ def build_mask_branch(model: ModelConfig, strides: tuple[int, ...]) -> MaskBranc
         attention=model.attention,
         zero_init_residual=model.zero_init_residual,
         boundary=model.boundary,
+        amodal=model.amodal,
         convs=model.mask_convs,
         width=model.mask_channels,
         mask_size=model.mask_size,

@@ -164,6 +164,7 @@ class BilayerMaskHead(nn.Module):
         zero_init_residual: whether non-local blocks start as identities, with the gamma of their norm at 0 instead of 1
             (Goyal et al., 2017; Wang et al., 2018, start theirs so).
         boundary: whether each layer also predicts a boundary.
+        amodal: whether layer 2 also predicts the whole mask, hidden parts included.
         convs: convolutions of each layer.
         width: channels of a single layer, if they are not C.
         mask_size: side of the maps.
@@ -180,6 +181,7 @@ class BilayerMaskHead(nn.Module):
         attention: bool = True,
         zero_init_residual: bool = False,
         boundary: bool = True,
+        amodal: bool = False,
         convs: int = 4,
         width: int | None = None,
         mask_size: MaskSize = 28,
@@ -193,7 +195,9 @@ class BilayerMaskHead(nn.Module):
         self.maps = [
             spec
             for spec in map_specs()
-            if (layers > 1 or spec.layer == "occludee") and (boundary or spec.kind != "boundary")
+            if (layers > 1 or spec.layer == "occludee")
+            and (boundary or spec.kind != "boundary")
+            and (amodal or spec.region != "amodal")
         ]
         self.mask_size = mask_size
         steps = (mask_size // 28).bit_length() - 1  # 0, 1 or 2

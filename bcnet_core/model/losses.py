@@ -14,7 +14,7 @@ from torch.nn import functional
 from bcnet_core.config.choices import OccluderSampling
 from bcnet_core.data.dataset import Targets
 from bcnet_core.distributed import global_divisor, smallest_of_all
-from bcnet_core.maps import LayerName, map_specs
+from bcnet_core.maps import Region, map_specs
 from bcnet_core.masks.crops import MaskCrops, concatenate
 from bcnet_core.model.rois import RoIs
 
@@ -23,7 +23,7 @@ CHUNK_PIXELS = 2**19
 
 
 def bilayer_targets(targets: list[Targets], rois: RoIs, *, size: int) -> dict[str, Tensor]:
-    """Crop the masks of both layers to the RoIs and draw their boundaries.
+    """Crop the true masks to the RoIs and draw their boundaries.
 
     Args:
         targets: of each image.
@@ -31,34 +31,38 @@ def bilayer_targets(targets: list[Targets], rois: RoIs, *, size: int) -> dict[st
         size: S, the side of the maps.
 
     Returns:
-        (R, S, S) bool maps by name; an instance without an occluder has empty occluder maps.
+        (R, S, S) bool maps by name; an instance without an occluder has empty occluder maps, one without a whole mask
+        an empty amodal map.
     """
     placement = torch.stack([target.placement for target in targets])[rois.images]  # (R, 4)
     scale, shift = placement[:, 0::2].repeat(1, 2), placement[:, 1::2].repeat(1, 2)
     source = (rois.boxes - shift) / scale  # a mirrored image gives x0 > x1, which reads the crop backwards
-    occludees = concatenate([target.occludees for target in targets])
-    occluders = concatenate([target.occluders for target in targets])
+    crops: dict[Region, list[MaskCrops]] = {
+        "occludee": [target.occludees for target in targets],
+        "occluder": [target.occluders for target in targets],
+        "amodal": [target.wholes for target in targets],
+    }
     return target_maps(
         {
-            "occludee": crop_to_boxes(occludees, rois.instances, source, size=size),
-            "occluder": crop_to_boxes(occluders, rois.instances, source, size=size),
+            region: crop_to_boxes(concatenate(parts), rois.instances, source, size=size)
+            for region, parts in crops.items()
         }
     )
 
 
-def target_maps(masks: Mapping[LayerName, Tensor]) -> dict[str, Tensor]:
-    """Make the true maps of each layer from its mask.
+def target_maps(masks: Mapping[Region, Tensor]) -> dict[str, Tensor]:
+    """Make the true maps of each region from its mask.
 
     Args:
-        masks: (R, S, S) bool by layer.
+        masks: (R, S, S) bool by region.
 
     Returns:
-        (R, S, S) bool by name, for the maps of these layers.
+        (R, S, S) bool by name, for the maps of these regions.
     """
     return {
-        spec.name: masks[spec.layer] if spec.kind == "mask" else boundary(masks[spec.layer])
+        spec.name: masks[spec.region] if spec.kind == "mask" else boundary(masks[spec.region])
         for spec in map_specs()
-        if spec.layer in masks
+        if spec.region in masks
     }
 
 
@@ -153,10 +157,12 @@ def bilayer_losses(
         Unweighted scalars by the names of the logits.
     """
     specs = map_specs(logits)
-    rois = {"occludee": torch.arange(len(keys), device=keys.device)}
-    if any(spec.layer == "occluder" for spec in specs):
+    rois: dict[Region, Tensor] = {"occludee": torch.arange(len(keys), device=keys.device)}
+    if any(spec.region == "occluder" for spec in specs):
         rois["occluder"] = occluder_rois(targets["occluder_mask"], keys, sampling=sampling)
-    return {spec.name: _mean_bce(logits[spec.name], targets[spec.name], rois[spec.layer]) for spec in specs}
+    if "amodal_mask" in logits:  # a whole mask is never empty: that stands for one that is unknown
+        rois["amodal"] = targets["amodal_mask"].flatten(1).any(1).nonzero()[:, 0]
+    return {spec.name: _mean_bce(logits[spec.name], targets[spec.name], rois[spec.region]) for spec in specs}
 
 
 def occluder_rois(occluder_masks: Tensor, keys: Tensor, *, sampling: OccluderSampling) -> Tensor:

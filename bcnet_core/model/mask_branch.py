@@ -144,7 +144,10 @@ def predict_maps(head: BilayerMaskHead, pooled: Tensor) -> dict[str, Tensor]:
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     whole = head.training or pooled.is_cuda or tracing  # batch statistics are those of all RoIs
     parts = [head(some) for some in ([pooled] if whole else torch.split(pooled, CACHED_ROIS))]
-    return {name: torch.cat([part[name] for part in parts]).float() for name in head.outputs}
+    maps = {name: torch.cat([part[name] for part in parts]).float() for name in head.outputs}
+    if "amodal_mask" in maps and not head.training:  # what is seen belongs to the whole
+        maps["amodal_mask"] = torch.maximum(maps["amodal_mask"], maps["occludee_mask"])
+    return maps
 
 
 def _shares_statistics(head: BilayerMaskHead) -> bool:

@@ -233,7 +233,7 @@ def roi_card(picture: Picture, index: int, *, layer: LayerChoice = "both") -> Ca
             continue
         row = [Tile("box" if name == "occluder" else "both layers", drawing)]
         for spec in sorted(map_specs(), key=lambda spec: spec.kind):  # boundaries, then masks
-            if spec.layer == name:
+            if spec.layer == name and (spec.region != "amodal" or spec.name in maps):
                 row.append(Tile(spec.title if spec.name in maps else f"no {spec.title}", maps.get(spec.name)))
                 if instance.iou is not None:
                     row.append(Tile("true" if spec.name in true else "no true one", true.get(spec.name)))

@@ -230,7 +230,11 @@ def make_batch(work: Workload) -> tuple[list[Tensor], list[Targets]]:
         layers = [_rectangles(part, work) for part in (boxes, left_halves)]
         labels = torch.from_numpy(draw.integers(0, len(CATEGORIES), work.instances))
         placement = torch.tensor([1.0, 0, 1, 0])
-        targets.append(Targets(torch.from_numpy(boxes).float(), labels, layers[0], layers[1], placement))
+        targets.append(
+            Targets(
+                torch.from_numpy(boxes).float(), labels, layers[0], layers[1], crop_rles([None] * len(boxes)), placement
+            )
+        )
     return images, targets
 
 

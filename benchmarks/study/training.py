@@ -98,7 +98,7 @@ def open_samples(recipe: Recipe, device: torch.device) -> tuple[Samples, CocoFil
     Returns:
         The samples, and the annotation file without the annotations that are left out.
     """
-    dataset, coco = open_training_set(recipe.data, need_occluders=recipe.trains_occluders)
+    dataset, coco = open_training_set(recipe)
     kinds = [getattr(step, "func", step) for step in dataset.steps]
     if kinds == [mirror, resize_shorter] and not recipe.data.train_sizes:
         return KeptSamples(dataset, flip=recipe.data.flip, device=device), coco

@@ -71,7 +71,12 @@ def sample(instances: int) -> Sample:
     )
     image = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8, generator=draw)
     targets = Targets(
-        torch.rand(instances, 4, generator=draw), torch.arange(instances), crops, crops, torch.tensor([1.0, 0, 1, 0])
+        torch.rand(instances, 4, generator=draw),
+        torch.arange(instances),
+        crops,
+        crops,
+        crops,
+        torch.tensor([1.0, 0, 1, 0]),
     )
     return Sample(image, targets, 785, 2**63 - 1)
 

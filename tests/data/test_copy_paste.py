@@ -15,6 +15,7 @@ from bcnet_core import BCNetError, masks
 from bcnet_core.annotations.coco import read_coco
 from bcnet_core.annotations.occluder import derive_occluders
 from bcnet_core.config.data import DataConfig, DatasetConfig
+from bcnet_core.config.schema import Recipe
 from bcnet_core.data.copy_paste import PasteObjects, find_objects, paste_objects
 from bcnet_core.data.loaders import open_training_set
 from bcnet_core.data.transforms import Scene
@@ -55,7 +56,11 @@ def scene_of(*rles: masks.RLE, height: int = 120, width: int = 160) -> Scene:
     regions = derive_occluders([{"bbox": box} for box in boxes.tolist()], list(rles), height, width)
     boxes[:, 2:] += boxes[:, :2]
     return blank_scene(height, width)._replace(
-        boxes=boxes, labels=np.zeros(len(rles), np.int64), occludees=list(rles), occluders=regions
+        boxes=boxes,
+        labels=np.zeros(len(rles), np.int64),
+        occludees=list(rles),
+        occluders=regions,
+        wholes=[None] * len(rles),
     )
 
 
@@ -240,7 +245,7 @@ def test_polygons_and_rles_give_the_same_samples(tmp_path: Path) -> None:
 def open_set(folder: Path, **options: Any) -> Any:
     train = DatasetConfig(annotations=Path("coco.json"), images=Path())
     settings: dict[str, Any] = {"min_size": 120, "max_size": 160, "copy_paste": {"probability": 1.0}, **options}
-    return open_training_set(DataConfig(root=folder, train=train, **settings))[0]
+    return open_training_set(Recipe(data=DataConfig(root=folder, train=train, **settings)))[0]
 
 
 def test_the_seed_decides_a_sample(tmp_path: Path) -> None:
@@ -290,7 +295,7 @@ def test_real_crowds_stay_exact(name: str) -> None:
     root = Path(__file__).parents[2].parent / "shared" / "data" / name
     if not root.is_dir():
         pytest.skip(f"../shared/data/{name} is not here")
-    dataset, coco = open_training_set(DataConfig(root=root, allow_no_occluders=True))
+    dataset, coco = open_training_set(Recipe(data=DataConfig(root=root, allow_no_occluders=True)))
     keep = {image["id"] for image in coco.images[:4]}
     content = {
         "images": coco.images[:4], "categories": coco.categories,

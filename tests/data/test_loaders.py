@@ -6,13 +6,15 @@ import pytest
 from bcnet_core import BCNetError
 from bcnet_core.config.data import DataConfig, DatasetConfig
 from bcnet_core.config.load import load_recipe
+from bcnet_core.config.model import ModelConfig
+from bcnet_core.config.schema import Recipe
 from bcnet_core.data.loaders import open_training_set, read_annotations
 
 
 def test_a_missing_data_root_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BCNetError, match="no data root was given") as caught:
-        open_training_set(DataConfig())
+        open_training_set(Recipe(data=DataConfig()))
     assert caught.value.exit_code == 2 and "--data-root" in caught.value.hints[0]
 
 
@@ -26,24 +28,24 @@ def test_a_set_without_occluders_is_an_error_unless_the_recipe_allows_it(scenes:
     with pytest.raises(
         BCNetError, match=r"no instance in .* has an occluder, so layer 1 has nothing to learn"
     ) as caught:
-        open_training_set(data)
+        open_training_set(Recipe(data=data))
     assert caught.value.exit_code == 3 and "data.occluders=derive" in caught.value.hints[0]
-    assert open_training_set(data.model_copy(update={"occluders": "derive"}))[0].occluder_share > 0
-    assert open_training_set(data.model_copy(update={"allow_no_occluders": True}))[0].occluder_share == 0
-    open_training_set(data, need_occluders=False)
+    assert open_training_set(Recipe(data=data.model_copy(update={"occluders": "derive"})))[0].occluder_share > 0
+    assert open_training_set(Recipe(data=data.model_copy(update={"allow_no_occluders": True})))[0].occluder_share == 0
+    open_training_set(Recipe(data=data, model=ModelConfig(layers=1)))
     for annotation in content["annotations"]:
         del annotation["bg_object_segmentation"]
     alone = {annotation["image_id"]: annotation for annotation in content["annotations"]}
     (tmp_path / "none.json").write_text(json.dumps(content | {"annotations": list(alone.values())}))
     with pytest.raises(BCNetError, match="has an occluder") as caught:
-        open_training_set(data)
+        open_training_set(Recipe(data=data))
     assert not any("derive" in hint for hint in caught.value.hints), "they are derived already"
 
 
 def test_missing_images_are_counted_before_training(scenes: Path, tmp_path: Path) -> None:
     train = DatasetConfig(annotations=Path("annotations/instances_train.json"), images=tmp_path)
     with pytest.raises(BCNetError, match="12 of 12 images are not in") as caught:
-        open_training_set(DataConfig(root=scenes, train=train))
+        open_training_set(Recipe(data=DataConfig(root=scenes, train=train)))
     assert caught.value.exit_code == 3
 
 
@@ -54,7 +56,7 @@ def test_a_missing_annotation_file_names_the_files_of_the_data_root(tmp_path: Pa
     (tmp_path / "train2017").mkdir()
     shapes = load_recipe("shapes", data_root=tmp_path).data
     with pytest.raises(BCNetError, match=r"has no `annotations/instances_train\.json`, which `data\.train") as caught:
-        open_training_set(shapes)
+        open_training_set(Recipe(data=shapes))
     assert caught.value.exit_code == 3
     assert "annotations/instances_val2017.json" in caught.value.hints[0] and "train2017" in caught.value.hints[0]
     assert caught.value.hints[1] == (

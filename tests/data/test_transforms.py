@@ -19,7 +19,7 @@ from bcnet_core.data.transforms import (
 def blank_scene(height: int, width: int) -> Scene:
     """A black image without instances."""
     pixels = np.zeros((height, width, 3), np.uint8)
-    return Scene(pixels, np.zeros((0, 4)), np.zeros(0, np.int64), [], [], (0, 0, width, height), (height, width))
+    return Scene(pixels, np.zeros((0, 4)), np.zeros(0, np.int64), [], [], [], (0, 0, width, height), (height, width))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,11 @@ def test_an_instance_outside_of_the_window_is_dropped_and_one_across_its_edge_is
     boxes = [(5, 5, 15, 15), (30, 10, 70, 50), (40, 20, 50, 30)]
     rles = [masks.from_box(*box, 60, 80) for box in boxes]
     scene = scene._replace(
-        boxes=np.array(boxes, float), labels=np.arange(3), occludees=rles, occluders=[None, rles[2], rles[1]]
+        boxes=np.array(boxes, float),
+        labels=np.arange(3),
+        occludees=rles,
+        occluders=[None, rles[2], rles[1]],
+        wholes=[None] * 3,
     )
     seen = crop(scene, (20.0, 0.0, 60.0, 40.0))
     assert seen.labels.tolist() == [1, 2]

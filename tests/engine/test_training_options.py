@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 def state(scenes: Path, run_dir: Path, *overrides: str) -> tuple[TrainingState, list[Any]]:
     asked = job(scenes, run_dir, *overrides)
-    dataset, coco = open_training_set(asked.recipe.data)
+    dataset, coco = open_training_set(asked.recipe)
     samples = [dataset[position, position] for position in range(asked.recipe.solver.batch_size)]
     return TrainingState(asked, coco.categories, CPU), samples
 

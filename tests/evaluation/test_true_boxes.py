@@ -30,6 +30,7 @@ class KnowsTheTruth:
 
     min_size = max_size = 256
     device = torch.device("cpu")
+    is_amodal = amodal_boxes = False
     prepare = Detector.prepare
 
     def __init__(self, coco: CocoFile, *, layers: int = 2) -> None:

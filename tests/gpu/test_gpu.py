@@ -65,7 +65,7 @@ def test_the_head_equals_the_official_one(head: BilayerMaskHead) -> None:  # noq
 
 def test_a_step_has_the_losses_and_gradients_of_the_cpu(scenes: Path, tmp_path: Path) -> None:
     asked = job(scenes, tmp_path, "solver.batch_size=4")
-    dataset, coco = open_training_set(asked.recipe.data)
+    dataset, coco = open_training_set(asked.recipe)
     samples = [dataset[position, position] for position in range(4)]
     here, there = (TrainingState(asked, coco.categories, device) for device in (CPU, CUDA))
     expected, losses = here.backward(samples), there.backward(samples)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from bcnet_core import masks
-from bcnet_core.annotations.coco import Record
+from bcnet_core.annotations.coco import AMODAL_KEY, FRONT_OF, Record
 from bcnet_core.importers.amodal import mend_whole
-from bcnet_core.importers.source import AMODAL_KEY, FRONT_OF, Source
+from bcnet_core.importers.source import Source
 from tests.importers.test_coco import found, read, write
 
 HEIGHT, WIDTH = 24, 32

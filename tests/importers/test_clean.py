@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from bcnet_core import masks
-from bcnet_core.annotations.coco import OCCLUDER_KEY, Record
+from bcnet_core.annotations.coco import AMODAL_KEY, FRONT_OF, OCCLUDER_KEY, Record
 from bcnet_core.importers.clean import judge
 from bcnet_core.importers.findings import KINDS
-from bcnet_core.importers.source import AMODAL_KEY, FRONT_OF, PHOTO, Cleaned, Photo, Source
+from bcnet_core.importers.source import PHOTO, Cleaned, Photo, Source
 
 HEIGHT, WIDTH = 40, 60
 SQUARE = [5, 8, 25, 8, 25, 28, 5, 28]

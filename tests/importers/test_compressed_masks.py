@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from bcnet_core import masks
-from bcnet_core.annotations.coco import Record
+from bcnet_core.annotations.coco import AMODAL_KEY, Record
 from bcnet_core.importers.clean import clean
-from bcnet_core.importers.source import AMODAL_KEY, Source
+from bcnet_core.importers.source import Source
 
 HEIGHT, WIDTH = 40, 60
 

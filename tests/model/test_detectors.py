@@ -50,7 +50,14 @@ def targets(count: int, *, box: tuple[float, ...] = (10.0, 10, 40, 30)) -> Targe
     rles = [masks.encode(mask)] * count
     boxes = torch.tensor([list(map(float, box))]).repeat(count, 1)
     placement = torch.tensor([1.0, 0, 1, 0])
-    return Targets(boxes, torch.zeros(count, dtype=torch.int64), crop_rles(rles), crop_rles(rles), placement)
+    return Targets(
+        boxes,
+        torch.zeros(count, dtype=torch.int64),
+        crop_rles(rles),
+        crop_rles(rles),
+        crop_rles([None] * count),
+        placement,
+    )
 
 
 def images(*sizes: tuple[int, int]) -> list[torch.Tensor]:

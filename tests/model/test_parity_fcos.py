@@ -132,7 +132,7 @@ def batch() -> tuple[list[torch.Tensor], list[Targets], list[Any], list[Any]]:
         images.append(torch.from_numpy(pixels.transpose(2, 0, 1).copy()))
         nothing = crop_rles([None] * len(entry["boxes"]))
         boxes, labels = torch.tensor(entry["boxes"]), torch.tensor(entry["classes"])
-        targets.append(Targets(boxes, labels, nothing, nothing, torch.tensor([1.0, 0, 1, 0])))
+        targets.append(Targets(boxes, labels, nothing, nothing, nothing, torch.tensor([1.0, 0, 1, 0])))
         polygons += entry["polygons"]
         occluders += entry["bo_polygons"]
     return images, targets, polygons, occluders

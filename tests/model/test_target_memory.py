@@ -21,7 +21,7 @@ def targets(count):
     rles = [masks.encode(mask)] * count
     boxes = torch.tensor([[100.0, 100, 1200, 700]]).repeat(count, 1)
     labels, placement = torch.zeros(count, dtype=torch.int64), torch.tensor([1.0, 0, 1, 0])
-    return Targets(boxes, labels, crop_rles(rles), crop_rles(rles), placement)
+    return Targets(boxes, labels, crop_rles(rles), crop_rles(rles), crop_rles([None] * len(rles)), placement)
 
 def build(count):
     wanted = [targets(count)]

@@ -135,6 +135,7 @@ def test_both_layers_move_with_the_image(flip: bool) -> None:
         torch.zeros(1, dtype=torch.int64),
         crop_rles([masks.encode(occludee)]),
         crop_rles([masks.encode(occluder)]),
+        crop_rles([None]),
         torch.tensor(placement),
     )
     rois = RoIs(targets.boxes, torch.tensor([0]), torch.tensor([0]), torch.tensor([0.5]))
@@ -149,7 +150,7 @@ def test_jittered_rois_depend_on_the_image_alone() -> None:
     def target(count: int) -> Targets:
         boxes = torch.tensor([[10.0, 10, 50, 30]]).repeat(count, 1)
         empty = crop_rles([None] * count)
-        return Targets(boxes, torch.zeros(count, dtype=torch.int64), empty, empty, torch.tensor([1.0, 0, 1, 0]))
+        return Targets(boxes, torch.zeros(count, dtype=torch.int64), empty, empty, empty, torch.tensor([1.0, 0, 1, 0]))
 
     assert not jittered_rois([target(300)], [1], most=9).keys.max() < 0.3  # being kept says nothing about the key
     together = jittered_rois([target(3), target(5)], [7, 8], most=4)
@@ -201,7 +202,9 @@ def test_each_image_and_layer_has_its_own_place() -> None:
         occludees, occluders = (crop_rles([masks.encode(pair[layer]) for pair in pairs]) for layer in (0, 1))
         count = len(pairs)
         labels = torch.zeros(count, dtype=torch.int64)
-        return Targets(box.repeat(count, 1), labels, occludees, occluders, torch.tensor(placement))
+        return Targets(
+            box.repeat(count, 1), labels, occludees, occluders, crop_rles([None] * count), torch.tensor(placement)
+        )
 
     images = [targets(dense[:1], [1, 0, 1, 0]), targets(dense[1:], [2, -6, 4, 3])]
     places = [(1, 0, 1, 0), (2, -6, 4, 3), (2, -6, 4, 3)]  # scale and shift of x, then of y

@@ -21,6 +21,7 @@ from bcnet_core.errors import usage_error
 from bcnet_core.integrations.detectron2.config import loss_from_config, loss_weights, model_from_config
 from bcnet_core.integrations.detectron2.data import CroppedMasks
 from bcnet_core.integrations.detectron2.heads import require_occluders, set_maps
+from bcnet_core.masks.crops import crop_rles
 from bcnet_core.model.backbones import TinyBackbone, pixel_format
 from bcnet_core.model.detectors import build_one_stage
 from bcnet_core.model.mask_branch import Found
@@ -183,7 +184,14 @@ def _targets(instances: Instances) -> Targets:
         )
     boxes: Tensor = instances.gt_boxes.tensor
     occluders = instances.gt_occluders if instances.has("gt_occluders") else masks[:0]
-    return Targets(boxes, instances.gt_classes, masks.crops, occluders.crops, boxes.new_tensor(IDENTITY))
+    return Targets(
+        boxes,
+        instances.gt_classes,
+        masks.crops,
+        occluders.crops,
+        crop_rles([None] * len(boxes)),
+        boxes.new_tensor(IDENTITY),
+    )
 
 
 def _instances(found: Found, size: tuple[int, int]) -> Instances:

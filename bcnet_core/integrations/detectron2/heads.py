@@ -23,7 +23,7 @@ from bcnet_core.config.choices import MaskProposals, OccluderSampling, OccluderS
 from bcnet_core.errors import usage_error
 from bcnet_core.integrations.detectron2.config import loss_from_config, loss_weights, model_from_config
 from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper
-from bcnet_core.maps import LayerName, MapSpec, map_specs
+from bcnet_core.maps import MapSpec, Region, map_specs
 from bcnet_core.model.detectors import build_mask_branch
 from bcnet_core.model.head import BilayerMaskHead, roi_side
 from bcnet_core.model.losses import bilayer_losses, target_maps
@@ -131,13 +131,13 @@ class BilayerMaskRCNNHead(nn.Module):
     def _targets(self, instances: Sequence[Instances], *, size: int, device: torch.device) -> dict[str, Tensor]:
         images = [one for one in instances if len(one)]  # others may lack all fields
         require_occluders(images, self.head)
-        fields: dict[LayerName, str] = {"occludee": "gt_masks"}
+        fields: dict[Region, str] = {"occludee": "gt_masks"}
         if self.head.occluder is not None:
             fields["occluder"] = "gt_occluders"
         crops = {}
-        for layer, field in fields.items():
+        for region, field in fields.items():
             parts = [one.get(field).crop_and_resize(one.proposal_boxes.tensor, size).to(device) for one in images]
-            crops[layer] = torch.cat([torch.zeros((0, size, size), dtype=torch.bool, device=device), *parts])
+            crops[region] = torch.cat([torch.zeros((0, size, size), dtype=torch.bool, device=device), *parts])
         return target_maps(crops)
 
 

@@ -146,7 +146,7 @@ def test_kept_samples_are_those_of_the_training_set(study: Study) -> None:
     recipe = study.recipe(Trial("shapes", "one", 0), 2)
     kept, _ = open_samples(recipe, torch.device("cpu"))
     assert isinstance(kept, KeptSamples)
-    dataset, _ = open_training_set(recipe.data)
+    dataset, _ = open_training_set(recipe)
     mirrored = set()
     for seed in range(6):
         for _ in range(2):
@@ -188,7 +188,8 @@ class _Flat(torch.nn.Linear):
 def test_masks_are_drawn_where_the_network_sees_them(scenes: Path) -> None:
     recipe = load_recipe("tiny", [*SPLITS, "data.min_size=128", "data.max_size=128"], data_root=scenes)
     for flip in (0.0, 1.0):
-        dataset, coco = open_training_set(recipe.data.model_copy(update={"flip": flip}))
+        data = recipe.data.model_copy(update={"flip": flip})
+        dataset, coco = open_training_set(recipe.model_copy(update={"data": data}))
         sample = dataset[0, 0]
         drawn = draw_masks(sample.targets, *sample.image.shape[1:]).numpy()
         image = coco.images[0]

@@ -54,7 +54,7 @@ def test_the_first_losses_of_fcos(scenes: Path, occluders: str, size: int, close
         data_root=scenes,
     )
     torch.manual_seed(0)
-    dataset, coco = open_training_set(recipe.data)
+    dataset, coco = open_training_set(recipe)
     detector = build_detector(recipe, coco.categories).train()
     sample = next(one for one in (dataset[(i, 0)] for i in range(12)) if (one.targets.occluders.boxes > 0).all(1).any())
     ours = detector([sample.image], [sample.targets], [0])
