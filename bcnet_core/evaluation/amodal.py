@@ -206,9 +206,8 @@ def _part(ious: Sequence[float | None]) -> PartScores:
 
 def hidden_iou(found: RLE, whole: RLE, visible: RLE) -> float:
     """Return the IoU of the hidden part of an instance, given its true visible mask; nan where nothing is hidden."""
-    rest = masks.complement(visible)
-    hidden = masks.intersection(whole, rest)
-    return masks.iou(masks.intersection(found, rest), hidden) if masks.area(hidden) else np.nan
+    hidden = masks.difference(whole, visible)
+    return masks.iou(masks.difference(found, visible), hidden) if masks.area(hidden) else np.nan
 
 
 def match_detections(image: ImageTruth, detections: Sequence[Record], *, max_dets: int) -> dict[int, int]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import AMODAL_KEY, FRONT_OF, Record
+from bcnet_core.annotations.occluder import row_blocks
 from bcnet_core.errors import data_error
 from bcnet_core.masks import RLE
 from bcnet_core.masks.order import FrontPair, front_pairs
@@ -95,12 +96,16 @@ def score_order(true: Sequence[FrontPair], matches: Mapping[int, int], detection
 
 def _overlapping(wholes: Sequence[RLE | None]) -> Iterator[tuple[int, int]]:
     """Yield the pairs of positions whose masks share more than `LEAST_OVERLAP` of the smaller one."""
-    known = [(index, whole, masks.area(whole)) for index, whole in enumerate(wholes) if whole is not None]
-    rles = [whole for _, whole, _ in known]
-    for row, column in np.argwhere(np.triu(masks.boxes_touch(rles, rles), 1)).tolist():
-        (one, first, area), (other, second, other_area) = known[row], known[column]
-        if masks.area(masks.intersection(first, second)) > LEAST_OVERLAP * min(area, other_area):
-            yield one, other
+    places, rles = [], []
+    for place, whole in enumerate(wholes):
+        if whole is not None:
+            places.append(place)
+            rles.append(whole)
+    areas = np.array([masks.area(rle) for rle in rles])
+    for rows in row_blocks(len(rles)):
+        enough = masks.overlaps(rles[rows], rles) > LEAST_OVERLAP * np.minimum(areas[rows, None], areas)
+        for row, column in np.argwhere(np.triu(enough, 1 + rows.start)).tolist():
+            yield places[rows.start + row], places[column]
 
 
 def _hidden_ids(annotation: Record) -> set[int]:

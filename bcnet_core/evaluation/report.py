@@ -134,6 +134,7 @@ def score_results(
     Raises:
         BCNetError: if results have masks and the ground truth lacks one, or results have no whole masks to be scored.
     """
+    whole = [] if options.amodal is None else whole_results(results)
     with_masks = has_masks(results, coco)
     truth = ground_truth(coco, need_masks=with_masks) if truth is None else truth
     kinds: list[ScoreKind] = ["bbox"]
@@ -163,10 +164,10 @@ def score_results(
             recall = {name: count_recall(one, results) for name, one in objects.items()}
     amodal = None
     if options.amodal is not None:
-        whole = _score_whole(options.amodal, truth, results, options)
-        rows |= {name: found.scores for name, found in whole.items()}
+        by_row = _score_whole(options.amodal, truth, whole, options)
+        rows |= {name: found.scores for name, found in by_row.items()}
         for name in ("whole boxes", "whole masks"):
-            categories[name] = {names[one]: scores for one, scores in whole[name].categories.items()}
+            categories[name] = {names[one]: scores for one, scores in by_row[name].categories.items()}
         amodal = score_amodal(options.amodal, results, max_dets=options.max_dets)
     return ScoreReport(
         f"{options.scorer} {version(options.scorer)}",
@@ -181,10 +182,9 @@ def score_results(
 
 
 def _score_whole(
-    amodal: AmodalTruth, truth: Record, results: Sequence[Record], options: ScoreOptions
+    amodal: AmodalTruth, truth: Record, whole: Sequence[Record], options: ScoreOptions
 ) -> dict[str, Evaluation]:
     """Return the evaluations of whole boxes and masks by the name of their row: of all, and by the visible share."""
-    whole = whole_results(results)
     rows: dict[str, Evaluation] = {}
     for shares in (None, *TAO_SHARES, *OWN_SHARES):
         true = amodal.ground_truth(truth) if shares is None else amodal.ground_truth(truth, shares)

@@ -151,8 +151,9 @@ def _score_image(
                 crop_rles(true[spec.region]), torch.arange(len(band)), boxes.cpu(), size=band.shape[-1]
             )
             scores[spec.name] = boundary_f(band, boundary(crops)).tolist()
-    right = right_pairs(pairs, front_pairs(found["occludee"], found["amodal"])) if "amodal" in found else []
-    return scores, right
+    if "amodal" not in found:
+        return scores, []
+    return scores, right_pairs(pairs, front_pairs(found["occludee"], found["amodal"], occluders=found.get("occluder")))
 
 
 @torch.no_grad()

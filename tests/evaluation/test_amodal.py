@@ -25,9 +25,10 @@ from bcnet_core.evaluation.amodal import (
     whole_results,
 )
 from bcnet_core.evaluation.coco import ground_truth
-from bcnet_core.evaluation.order import Order
+from bcnet_core.evaluation.order import LEAST_OVERLAP, Order
 from bcnet_core.evaluation.report import ScoreOptions, ScoreReport, score_results
 from bcnet_core.evaluation.results import from_json
+from bcnet_core.masks.order import NOISE
 
 Dense = NDArray[np.bool_]
 
@@ -289,7 +290,7 @@ def test_results_tell_their_order_by_positions_in_the_image() -> None:
 
 
 def test_order_of_drawn_scenes_equals_their_layers(scenes: Path) -> None:
-    """In a dense image of layers, the one in front is the one that is seen where both are."""
+    """Of two layers the one in front is the one that is seen where both are, if that is more than a ragged border."""
     coco = read_coco(scenes / "annotations/instances_train.json")
     pairs = 0
     for own in coco.annotations_by_image().values():
@@ -297,6 +298,8 @@ def test_order_of_drawn_scenes_equals_their_layers(scenes: Path) -> None:
         for i in range(len(own)):
             for j in range(i):
                 shared = whole[i] & whole[j]
-                by_layers = (seen[i] & shared).any() or (seen[j] & shared).any()
-                pairs += bool(by_layers and shared.sum() > 0.1 * min(whole[i].sum(), whole[j].sum()))
+                covers = (
+                    (seen[i] & shared).sum() > NOISE * whole[j].sum(), (seen[j] & shared).sum() > NOISE * whole[i].sum()
+                )  # fmt: skip
+                pairs += bool(any(covers) and shared.sum() > LEAST_OVERLAP * min(whole[i].sum(), whole[j].sum()))
     assert order_of(coco, list(map(from_json, as_results(coco)))) == (pairs, pairs, pairs) and pairs > 5
