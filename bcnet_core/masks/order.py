@@ -30,18 +30,19 @@ def front_pairs(visible: Sequence[RLE | None], whole: Sequence[RLE | None]) -> l
     mask covers more of the other's hidden part is in front.
 
     Args:
-        visible: N visible masks; None is unknown.
-        whole: N whole masks; None is unknown, and such an instance is in no pair.
+        visible: N visible masks; None is unknown, and such an instance is in no pair.
+        whole: N whole masks; None is unknown: such an instance can hide others, but nothing is known to hide it.
 
     Returns:
         The pairs, by the position of the one in front and then of the other; equal cover gives none.
     """
-    known = [i for i, pair in enumerate(zip(visible, whole, strict=True)) if None not in pair]
-    seen = {i: rle for i in known if (rle := visible[i]) is not None}
-    hidden = {i: masks.intersection(rle, masks.complement(seen[i])) for i in known if (rle := whole[i]) is not None}
-    touching = masks.boxes_touch([seen[i] for i in known], [hidden[i] for i in known])
-    cover = np.zeros((len(known), len(known)), np.int64)  # pixels of the column's hidden part under the row
-    for row, column in np.argwhere(touching).tolist():
-        if row != column:
-            cover[row, column] = masks.area(masks.intersection(seen[known[row]], hidden[known[column]]))
-    return [FrontPair(known[row], known[column]) for row, column in np.argwhere(cover > cover.T).tolist()]
+    seen = {index: rle for index, rle in enumerate(visible) if rle is not None}
+    fulls = ((index, rle) for index, rle in enumerate(whole) if rle is not None and index in seen)
+    hidden = {index: masks.intersection(rle, masks.complement(seen[index])) for index, rle in fulls}
+    fronts, backs = list(seen), list(hidden)
+    cover = np.zeros((len(visible), len(visible)), np.int64)  # pixels of the column's hidden part under the row
+    for row, column in np.argwhere(masks.boxes_touch(list(seen.values()), list(hidden.values()))).tolist():
+        front, back = fronts[row], backs[column]
+        if front != back:
+            cover[front, back] = masks.area(masks.intersection(seen[front], hidden[back]))
+    return [FrontPair(front, back) for front, back in np.argwhere(cover > cover.T).tolist()]
