@@ -164,9 +164,8 @@ def _iou(found: RLE, true: RLE | None) -> float:
 
 def _hidden_iou(found: RLE, whole: RLE, visible: RLE) -> float:
     """Return the IoU of the hidden part, given the true visible mask; nan where nothing is hidden."""
-    rest = masks.complement(visible)
-    hidden = masks.intersection(whole, rest)
-    return masks.iou(masks.intersection(found, rest), hidden) if masks.area(hidden) else np.nan
+    hidden = masks.difference(whole, visible)
+    return masks.iou(masks.difference(found, visible), hidden) if masks.area(hidden) else np.nan
 
 
 def boundary_f(predicted: Tensor, true: Tensor) -> Tensor:

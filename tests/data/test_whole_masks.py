@@ -211,7 +211,10 @@ def test_the_third_mask_moves_with_the_pixels(tmp_path: Path, options: dict[str,
             assert overlap(pooled, maps["amodal_mask"][index].reshape(28, 28).bool()) > 0.9, (seed, index)
             rows, columns = (channel.any(axis).nonzero()[:, 0] for axis in (1, 0))
             tight = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-            assert boxes == "visible" or (box - tight).abs().max() <= 3, (seed, index)  # half a stored pixel and a blur
+            assert boxes == "visible" or (box - tight).abs().max() <= 4, (
+                seed,
+                index,
+            )  # of a blur, and a pixel that is stored as four
             compared += 1
     assert compared >= 8
 
