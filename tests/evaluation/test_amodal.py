@@ -134,7 +134,7 @@ def test_scores_by_visible_share_equal_the_reference(coco: CocoFile, shares: tup
     results = found_in(coco)
     report = report_of(coco, results)
     low, high = shares
-    name = f"{100 * low:.0f}-{100 * high:.0f} % visible"
+    name = f"visible {100 * low:.0f}-{100 * high:.0f}"
     for kind, row in (("bbox", "whole boxes"), ("segm", "whole masks")):
         if kind == "segm" or shares in TAO_SHARES:
             own = reference(coco, results, kind, lambda share: share is not None and low <= share <= high)
@@ -234,8 +234,8 @@ def test_a_report_of_whole_masks_is_json() -> None:
         "hidden": {"instances": 1, "found": 1, "iou": 1},
         "order": {"pairs": 1, "found": 1, "right": 1, "accuracy": 1, "accuracy_found": 1},
     }
-    assert content["scores"]["whole masks, 60-75 % visible"]["AP"] == pytest.approx(1)
-    assert content["scores"]["whole boxes, 0-10 % visible"]["AP"] == -1
+    assert content["scores"]["whole masks, visible 60-75"]["AP"] == pytest.approx(1)
+    assert content["scores"]["whole boxes, visible 0-10"]["AP"] == -1
     assert "amodal" not in score_results(coco, as_results(coco), ScoreOptions()).content()
 
 
