@@ -33,7 +33,7 @@ GENERATOR = '<meta name="generator" content="bcnet viz">'
 LEVELS = tuple(LEVEL_FROM)
 AT_ONCE = 20
 """Pictures whose html is part of the page; it holds the others as text, which browsers load instantly."""
-HATCHED = "\nHidden parts are hatched; an arrow leads from the instance in front to the one behind it."
+HATCHED = "\nHidden parts are hatched; arrows (--order) lead from the instance in front to the one behind it."
 File = tuple[str, int, int]
 """Path relative to the page, width and height in pixels."""
 

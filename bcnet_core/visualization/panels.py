@@ -208,11 +208,13 @@ def _wholes(sheet: _Sheet, *, order: bool) -> Drawing:
         if patch is not None
     ]
     arrows = []
+    centers = [None if patch is None else inner_point(patch) for patch in seen] if order else []
     for front, back in order_of(sheet.instances) if order else ():
-        over, under, rest = seen[front], hidden[back], seen[back]
-        goal = (over and under and cut(under, over, inside=True)) or under or rest
-        if over and goal:
-            arrows.append(_arrow(*map(inner_point, (over, goal, rest or goal))))
+        over, under, tail = seen[front], hidden[back], centers[front]
+        goal = (over and under and cut(under, over, inside=True)) or under or seen[back]
+        if tail and goal:
+            tip = inner_point(goal)
+            arrows.append(_arrow(tail, tip, centers[back] or tip))
     hatched.sort(key=lambda shape: -np.count_nonzero(shape.patch.mask))
     return Drawing(sheet.pale, (*hatched, *_overlay(sheet.pale, sheet.occludees, alpha=0.35).shapes), tuple(arrows))
 
