@@ -85,6 +85,11 @@ class Detections(NamedTuple):
         return None if self.amodal_mask is None else paste_rles(self.amodal_mask, self.boxes, *self.image_size)
 
     @property
+    def occluder_rles(self) -> list[RLE] | None:
+        """The N occluder regions in the image, run-length encoded; None if the head has one layer."""
+        return None if self.occluder_mask is None else paste_rles(self.occluder_mask, self.boxes, *self.image_size)
+
+    @property
     def occlusion_rate(self) -> list[float] | None:
         """The N hidden shares of the whole masks, from 0 to 1; 1 where nothing is visible."""
         if (wholes := self.amodal_rles) is None:
@@ -94,8 +99,10 @@ class Detections(NamedTuple):
 
     @property
     def order(self) -> list[FrontPair] | None:
-        """The overlapping pairs of instances, the one in front first, see `front_pairs`."""
-        return None if (wholes := self.amodal_rles) is None else front_pairs(self.rles, wholes)
+        """The overlapping pairs of instances, by position, the one in front first; see `front_pairs`."""
+        if (wholes := self.amodal_rles) is None:
+            return None
+        return front_pairs(self.rles, wholes, occluders=self.occluder_rles)
 
 
 class Predictor(Protocol):

@@ -104,10 +104,12 @@ def hiding_regions(
         width: of the image, pixels.
         rule: its smallest area holds here, too.
     """
-    pairs = front_pairs(rles, wholes)
+    in_front: list[list[RLE]] = [[] for _ in rles]
+    for front, back in front_pairs(rles, wholes):
+        if (rle := rles[front]) is not None:
+            in_front[back].append(rle)
     regions: list[RLE | None] = [None] * len(rles)
-    for index, whole in enumerate(wholes):
-        others = [rle for front, back in pairs if back == index and (rle := rles[front]) is not None]
+    for index, (whole, others) in enumerate(zip(wholes, in_front, strict=True)):
         if whole is not None and others:
             (corners,) = pixel_corners(masks.bounding_box(whole)[None], height, width)
             region = masks.intersection(masks.union(others), masks.from_box(*corners, height, width))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, category_difference
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.evaluation.results import LISTED_AS
@@ -27,6 +28,7 @@ from bcnet_core.files.images import (
 from bcnet_core.files.matching import match_by_ending
 from bcnet_core.maps import map_specs
 from bcnet_core.masks.crops import paste_rles
+from bcnet_core.masks.order import FrontPair, disjoint_masks, front_pairs
 from bcnet_core.reporting import Reporter
 from bcnet_core.structures import Detections, Predictor
 
@@ -221,25 +223,45 @@ def _read(image_dir: Path | None, image: Record) -> NDArray[np.uint8]:
 
 
 def to_results(
-    found: Detections, image_id: int, categories: Sequence[Record], *, layers: bool = False
+    found: Detections, image_id: int, categories: Sequence[Record], *, layers: bool = False, disjoint: bool = False
 ) -> Iterator[Record]:
     """Yield one COCO result per detection, best first.
 
-    It has the visible mask and, if the head predicts it, the whole one. With `layers` it also has the other maps of the
-    head, each under its key in `bcnet_core.maps`.
+    A detector of whole masks also gives the keys that `bcnet_core.evaluation.results` describes. With `layers` a result
+    has the other maps of the head, too, each under its key in `bcnet_core.maps`. With `disjoint` no pixel is in the
+    visible masks of two instances, see `disjoint_masks`: of two without whole masks, the one that the other's occluder
+    region covers is in front. An instance that has no pixel left keeps its place.
     """
+    is_amodal = found.amodal_mask is not None
+    pasted = {
+        spec.name: paste_rles(found.maps[spec.name], found.boxes, *found.image_size)
+        for spec in map_specs(found.maps)
+        if layers or (spec.kind == "mask" and (is_amodal or disjoint or spec.region == "occludee"))
+    }
+    visible, order = pasted["occludee_mask"], list[FrontPair]()
+    if is_amodal or disjoint:
+        wholes = pasted.get("amodal_mask", visible)
+        order = front_pairs(visible, wholes, occluders=pasted.get("occluder_mask"))
+    if disjoint:
+        pasted["occludee_mask"] = visible = disjoint_masks(visible, order)
+    written = [spec for spec in map_specs(pasted) if layers or spec.layer == "occludee"]
+    hides: list[list[int]] = [[] for _ in visible]
+    for front, back in order:
+        hides[front].append(back)
     boxes = found.boxes.cpu()
     sizes = boxes[:, 2:] - boxes[:, :2]
-    rles = {
-        spec.key: paste_rles(found.maps[spec.name], found.boxes, *found.image_size)
-        for spec in map_specs(found.maps)
-        if layers or spec.region == "amodal" or spec.name == "occludee_mask"
-    }
     for index, (score, label) in enumerate(zip(found.scores.tolist(), found.labels.tolist(), strict=True)):
-        yield {
+        detected = [round(value, 3) for value in (*boxes[index, :2].tolist(), *sizes[index].tolist())]
+        pixels = masks.area(visible[index])
+        result = {
             "image_id": image_id,
             "category_id": categories[label]["id"],
-            "bbox": [round(value, 3) for value in (*boxes[index, :2].tolist(), *sizes[index].tolist())],
+            "bbox": masks.bounding_box(visible[index]).tolist() if pixels and (is_amodal or disjoint) else detected,
             "score": score,
-            **{key: part[index] for key, part in rles.items()},
+            **{spec.key: pasted[spec.name][index] for spec in written},
         }
+        if is_amodal:
+            whole = masks.area(pasted["amodal_mask"][index])
+            rate = round(1 - pixels / whole, 6) if whole else 0.0
+            result |= {"amodal_bbox": detected, "occlusion_rate": rate, "hides": hides[index]}
+        yield result

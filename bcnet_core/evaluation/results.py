@@ -4,6 +4,11 @@ The format: https://cocodataset.org/#format-results. In memory a result is a `Re
 `bbox` (xywh, pixels), `score` and, if the model predicts masks, `segmentation`. It may also have the other maps of the
 head, each under its key in `bcnet_core.maps`, as `bcnet predict --layers` writes them. All masks are compressed RLEs of
 the image's size: with bytes in memory, with text in files (`to_json`, `from_json`).
+
+A detector of whole (amodal) masks adds keys. There `segmentation` is the visible mask and `bbox` its tight box (the
+detected one if nothing is visible), `amodal_segmentation` the whole mask and `amodal_bbox` the detected box;
+`occlusion_rate`, from 0 to 1, is the hidden share of the whole mask, and `hides` lists the results of the same image of
+which this one hides a part, by their positions among them, from 0, in the order of the file.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import reprlib
 import shlex
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -90,9 +95,7 @@ def read_results(path: Path, coco: CocoFile, *, reporter: Reporter) -> list[Reco
                 faults.append(f"result {index}: {found}")
             else:
                 checked.append(found)
-    if not faults and len({"segmentation" in one for one in checked}) > 1:
-        index = next(i for i, one in enumerate(checked) if "segmentation" not in one)
-        faults.append(f"result {index}: it has no mask, others have")
+    faults = faults or _faults_together(checked)
     if faults:
         more = f" (and {len(faults) - 1:,} more such fault{'s' * (len(faults) > 2)})" if len(faults) > 1 else ""
         raise data_error(f"`{path}` cannot be scored against `{coco.path}`: {faults[0]}{more}")
@@ -137,9 +140,50 @@ def check_result(  # noqa: PLR0911  (one return per fault)
         box = masks.bounding_box(found["segmentation"]).tolist()
     if not _is_number(score):
         return f"its score is {reprlib.repr(score)}"
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)) or min(box[2:]) < 0:
+    if not _is_box(box):
         return f"its `bbox` is {reprlib.repr(box)}, not [x, y, width, height]"
-    return {"image_id": image, "category_id": category, "bbox": box, "score": score, **found}
+    amodal = {key: result[key] for key in AMODAL_KEYS if result.get(key) is not None}
+    for key, value in amodal.items():
+        if not AMODAL_KEYS[key](value):
+            return f"its `{key}` is {reprlib.repr(value)}"
+    return {"image_id": image, "category_id": category, "bbox": box, "score": score, **found, **amodal}
+
+
+def _faults_together(results: Sequence[Record]) -> list[str]:
+    """Return what is wrong with results each of which is sound."""
+    if len({"segmentation" in one for one in results}) > 1:
+        index = next(i for i, one in enumerate(results) if "segmentation" not in one)
+        return [f"result {index}: it has no mask, others have"]
+    counts, before, faults = Counter(one["image_id"] for one in results), Counter[int](), []
+    for index, result in enumerate(results):
+        image, hides = result["image_id"], result.get("hides", [])
+        if before[image] in hides or max(hides, default=0) >= counts[image]:
+            faults.append(
+                f"result {index}: its `hides` is {reprlib.repr(hides)}, not positions of others of the "
+                f"{counts[image]:,} results of its image"
+            )
+        before[image] += 1
+    return faults
+
+
+def _is_box(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value)) and min(value[2:]) >= 0
+
+
+def _is_rate(value: Any) -> bool:  # noqa: ANN401
+    return _is_number(value) and 0 <= value <= 1
+
+
+def _is_positions(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, list) and all(type(one) is int and one >= 0 for one in value)
+
+
+AMODAL_KEYS: Mapping[str, Callable[[Any], bool]] = {
+    "amodal_bbox": _is_box,
+    "occlusion_rate": _is_rate,
+    "hides": _is_positions,
+}
+"""Keys of a detector of whole masks, beside that of the mask, and what a value must be."""
 
 
 def _is_number(value: Any) -> bool:  # noqa: ANN401

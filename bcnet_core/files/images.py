@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from bcnet_core.errors import BCNetError, data_error
+from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.files.json_files import check_regular_file
 
 # Pillow warns of decompression bombs from 90 million pixels, and raises from twice as many, which is enough.
@@ -222,3 +222,19 @@ def _wrong_size(path: Path, *sizes: tuple[int, ...]) -> BCNetError:
         f"the image `{path}` is {found} pixels, its annotations say {expected}",
         "annotate the image at its own size, or restore the image that was annotated",
     )
+
+
+def as_image(image: NDArray[np.uint8] | str | Path) -> NDArray[np.uint8]:
+    """Return an (H, W, 3) uint8 RGB image unchanged, or read it from a path.
+
+    Raises:
+        BCNetError: if it is no such image, or cannot be read.
+    """
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    hint = "give a path, np.asarray(picture.convert('RGB')) of a PIL image, tensor.permute(1, 2, 0).numpy() of a tensor"
+    if not isinstance(image, np.ndarray):
+        raise usage_error(f"an image is an (H, W, 3) uint8 RGB array, this one is a {type(image).__name__}", hint)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise usage_error(f"an image is an (H, W, 3) uint8 RGB array, this one is {image.shape} {image.dtype}", hint)
+    return image

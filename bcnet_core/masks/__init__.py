@@ -4,10 +4,10 @@ from bcnet_core.masks.rle import (
     RLE,
     area,
     bounding_box,
-    boxes_touch,
     complement,
     decode,
     decode_window,
+    difference,
     encode,
     from_box,
     from_labels,
@@ -17,13 +17,14 @@ from bcnet_core.masks.rle import (
     intersection,
     iou,
     ious,
+    overlaps,
     runs,
     to_json,
     union,
 )
 
 __all__ = [
-    "RLE", "area", "bounding_box", "boxes_touch", "complement", "decode", "decode_window", "encode", "from_box",
-    "from_labels", "from_polygons", "from_segmentation", "from_window", "intersection", "iou", "ious", "runs",
-    "to_json", "union",
+    "RLE", "area", "bounding_box", "complement", "decode", "decode_window", "difference", "encode", "from_box",
+    "from_labels", "from_polygons", "from_segmentation", "from_window", "intersection", "iou", "ious", "overlaps",
+    "runs", "to_json", "union",
 ]  # fmt: skip

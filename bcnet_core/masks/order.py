@@ -1,14 +1,23 @@
-"""Who is in front: the order of overlapping instances, as their visible and whole masks tell it."""
+"""Who is in front: the order of overlapping instances as their masks tell it, and masks that share no pixel."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Iterable, Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
 import numpy as np
 
 from bcnet_core import masks
 from bcnet_core.masks import RLE
+
+MOST_PAIRS = 2**20
+"""Pairs of masks compared at once, so that an image of 20,000 instances (cells, say) fits in memory."""
+
+NOISE = 0.01
+"""Share of an instance up to which cover is a ragged border: a band of one pixel along a quarter of the outline of an
+object of 100 x 100 pixels."""
 
 
 class FrontPair(NamedTuple):
@@ -23,25 +32,98 @@ class FrontPair(NamedTuple):
     back: int
 
 
-def front_pairs(visible: Sequence[RLE | None], whole: Sequence[RLE | None]) -> list[FrontPair]:
+def front_pairs(
+    visible: Sequence[RLE | None],
+    whole: Sequence[RLE | None],
+    *,
+    occluders: Sequence[RLE] | None = None,
+    least: float = NOISE,
+) -> list[FrontPair]:
     """Find the pairs of instances of one image whose order the masks tell.
 
-    The hidden part of an instance is its whole mask without its visible one. Of two instances, the one whose visible
-    mask covers more of the other's hidden part is in front.
+    Of two instances, the one whose visible mask covers more of the other's hidden part is in front. The hidden part is
+    the whole mask without the visible one, and what the occluder region of a detector covers of it. Where a third
+    instance lies over all that two of them share, nothing tells their order.
 
     Args:
-        visible: N visible masks; None is unknown.
-        whole: N whole masks; None is unknown, and such an instance is in no pair.
+        visible: N visible masks; None is unknown, and such an instance is in no pair.
+        whole: N whole masks; None is unknown: such an instance may be in front, and never behind. Visible masks in
+            their place leave the pixels that two instances claim to the occluder regions.
+        occluders: N predicted occluder regions.
+        least: share of the whole mask that must be covered for more than a ragged border; 0 where masks are exact.
 
     Returns:
         The pairs, by the position of the one in front and then of the other; equal cover gives none.
     """
-    known = [i for i, pair in enumerate(zip(visible, whole, strict=True)) if None not in pair]
-    seen = {i: rle for i in known if (rle := visible[i]) is not None}
-    hidden = {i: masks.intersection(rle, masks.complement(seen[i])) for i in known if (rle := whole[i]) is not None}
-    touching = masks.boxes_touch([seen[i] for i in known], [hidden[i] for i in known])
-    cover = np.zeros((len(known), len(known)), np.int64)  # pixels of the column's hidden part under the row
-    for row, column in np.argwhere(touching).tolist():
-        if row != column:
-            cover[row, column] = masks.area(masks.intersection(seen[known[row]], hidden[known[column]]))
-    return [FrontPair(known[row], known[column]) for row, column in np.argwhere(cover > cover.T).tolist()]
+    known = [index for index, rle in enumerate(visible) if rle is not None]
+    seen, wholes = ([rle for i in known if (rle := part[i] or visible[i]) is not None] for part in (visible, whole))
+    clear = seen if occluders is None else [masks.difference(seen[n], occluders[i]) for n, i in enumerate(known)]
+    hidden = [masks.difference(one, rest) for one, rest in zip(wholes, clear, strict=True)]
+    cover = _shared_pixels(seen, hidden)
+    enough = [least * masks.area(one) for one in wholes]
+    return [
+        FrontPair(known[front], known[back])
+        for (front, back), pixels in cover.items()
+        if front != back and pixels > max(enough[back], cover.get((back, front), 0))
+    ]
+
+
+def _shared_pixels(first: Sequence[RLE], second: Sequence[RLE]) -> dict[tuple[int, int], int]:
+    """Count the pixels that masks share with others, by both positions, in rising order; pairs without any are left."""
+    found: dict[tuple[int, int], int] = {}
+    step = max(1, MOST_PAIRS // max(1, len(second)))
+    for start in range(0, len(first), step):
+        shared = masks.overlaps(first[start : start + step], second)
+        for row, column in np.argwhere(shared).tolist():
+            found[start + row, column] = int(shared[row, column])
+    return found
+
+
+def disjoint_masks(rles: Sequence[RLE], pairs: Iterable[FrontPair]) -> list[RLE]:
+    """Give every pixel to one of the instances that claim it: the one that comes first in `front_to_back`.
+
+    Args:
+        rles: N masks of one size, the best first.
+        pairs: which of them is in front of which, see `front_pairs`.
+
+    Returns:
+        N masks that share no pixel; one may have none left.
+    """
+    rank = np.empty(len(rles), np.int64)
+    rank[front_to_back(len(rles), pairs)] = np.arange(len(rles))
+    over: list[list[RLE]] = [[] for _ in rles]
+    for one, other in _shared_pixels(rles, rles):
+        if rank[other] < rank[one]:
+            over[one].append(rles[other])
+    return [masks.difference(rle, masks.union(above)) if above else rle for rle, above in zip(rles, over, strict=True)]
+
+
+def front_to_back(count: int, pairs: Iterable[FrontPair]) -> list[int]:
+    """Sort instances so that each comes before those behind it, and otherwise the better one first.
+
+    Where pairs form a cycle (predictions may), its best instance is no longer behind the one in front of it.
+
+    Args:
+        count: number of instances, the best first.
+        pairs: which of them is in front of which.
+    """
+    in_front: dict[int, list[int]] = {one: [] for one in range(count)}
+    for front, back in pairs:
+        in_front[back].append(front)
+    while True:
+        sorter = TopologicalSorter(in_front)
+        try:
+            sorter.prepare()
+            break
+        except CycleError as error:
+            cycle: list[int] = error.args[1]  # each in front of the next; the first is also the last
+            place = cycle.index(min(cycle), 1)
+            in_front[cycle[place]].remove(cycle[place - 1])
+    ready: list[int] = []
+    order: list[int] = []
+    while sorter:
+        for one in sorter.get_ready():
+            heapq.heappush(ready, one)
+        order.append(heapq.heappop(ready))
+        sorter.done(order[-1])
+    return order

@@ -152,6 +152,11 @@ def complement(rle: RLE) -> RLE:
     return inverse
 
 
+def difference(a: RLE, b: RLE) -> RLE:
+    """Return the pixels of the first of two masks of one size that the second does not have."""
+    return intersection(a, complement(b))
+
+
 def area(rle: RLE) -> int:
     """Count the pixels that are set."""
     return int(coco_mask.area(rle))
@@ -168,19 +173,20 @@ def ious(first: Sequence[RLE], second: Sequence[RLE]) -> NDArray[np.float64]:
     return table.reshape(len(first), len(second))
 
 
+def overlaps(first: Sequence[RLE], second: Sequence[RLE]) -> NDArray[np.int64]:
+    """Return the (N, M) pixels that N masks share with M others of one size; masks whose boxes are apart cost little.
+
+    pycocotools divides by the area of the first mask where the second is a crowd.
+    """
+    shares: Any = coco_mask.iou(list(first), list(second), [True] * len(second)) if first and second else []
+    areas = np.array([area(rle) for rle in first], np.float64)
+    return np.rint(np.asarray(shares).reshape(len(first), len(second)) * areas[:, None]).astype(np.int64)
+
+
 def bounding_box(rle: RLE) -> NDArray[np.float64]:
     """Return the tight box [x, y, width, height] in pixels; zeros for an empty mask."""
     box: NDArray[np.float64] = coco_mask.toBbox(rle)
     return box
-
-
-def boxes_touch(first: Sequence[RLE], second: Sequence[RLE]) -> NDArray[np.bool_]:
-    """Return (N, M) whether the tight boxes of N and M masks share a pixel; an empty mask touches none."""
-    one, other = (np.array([bounding_box(rle) for rle in rles], np.float64).reshape(-1, 4) for rles in (first, second))
-    ends = one[:, None, :2] + one[:, None, 2:], other[:, :2] + other[:, 2:]
-    shared = np.minimum(*ends) - np.maximum(one[:, None, :2], other[:, :2])  # (N, M, 2)
-    touching: NDArray[np.bool_] = np.all(shared > 0, axis=2)
-    return touching
 
 
 def from_box(x0: int, y0: int, x1: int, y1: int, height: int, width: int) -> RLE:

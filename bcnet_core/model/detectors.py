@@ -19,7 +19,7 @@ from bcnet_core.data.dataset import Targets
 from bcnet_core.data.transforms import resize as resize_image
 from bcnet_core.data.transforms import target_size
 from bcnet_core.errors import usage_error
-from bcnet_core.files.images import read_image
+from bcnet_core.files.images import as_image
 from bcnet_core.model.backbones import Backbone, build_backbone
 from bcnet_core.model.faster_rcnn import TwoStageHeads, build_roi_heads
 from bcnet_core.model.fcos import FCOSHead
@@ -289,19 +289,3 @@ def build_two_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ..
         mask_rois_per_image=model.mask_rois_per_image,
         geometry=model.geometry,
     )
-
-
-def as_image(image: NDArray[np.uint8] | str | Path) -> NDArray[np.uint8]:
-    """Return an (H, W, 3) uint8 RGB image unchanged, or read it from a path.
-
-    Raises:
-        BCNetError: if it is no such image, or cannot be read.
-    """
-    if isinstance(image, str | Path):
-        return read_image(Path(image))
-    hint = "give a path, np.asarray(picture.convert('RGB')) of a PIL image, tensor.permute(1, 2, 0).numpy() of a tensor"
-    if not isinstance(image, np.ndarray):
-        raise usage_error(f"an image is an (H, W, 3) uint8 RGB array, this one is a {type(image).__name__}", hint)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise usage_error(f"an image is an (H, W, 3) uint8 RGB array, this one is {image.shape} {image.dtype}", hint)
-    return image

@@ -30,6 +30,71 @@ def test_results_are_in_the_coco_format() -> None:
     assert np.argwhere(masks.decode(first["segmentation"])).tolist() == [[y, x] for y in (1, 2) for x in range(2, 6)]
 
 
+def three_discs(*names: str) -> Detections:
+    """Three detections in an image of 12 x 30 pixels, whose maps fill columns of their boxes.
+
+    The second lies over the right half of the first and the third touches the second; visible masks of the first two
+    claim columns 8 and 9 both.
+    """
+    boxes = torch.tensor([[0.0, 0, 16, 12], [8, 0, 20, 12], [20, 0, 28, 12]])
+    spans = {
+        "occludee_mask": [(0, 10), (8, 20), (20, 28)],
+        "amodal_mask": [(0, 16), (8, 20), (20, 28)],
+        "occluder_mask": [(8, 16), (0, 0), (0, 0)],
+    }
+    side = 240  # whole cells in every pixel of these boxes
+    maps = {name: torch.zeros(3, side, side) for name in names}
+    for name, grids in maps.items():
+        for grid, (x0, _, x1, _), span in zip(grids, boxes.tolist(), spans[name], strict=True):
+            first, end = (round((x - x0) / (x1 - x0) * side) for x in span)
+            grid[:, first:end] = 1
+    return Detections(boxes, torch.tensor([0.9, 0.8, 0.3]), torch.tensor([0, 0, 0]), (12, 30), maps)
+
+
+DISC = [{"id": 1, "name": "disc"}]
+
+
+def columns(result: dict[str, Any], key: str = "segmentation") -> list[int]:
+    return np.flatnonzero(masks.decode(result[key]).any(0)).tolist()
+
+
+def test_results_of_whole_masks_tell_what_is_hidden_and_by_what() -> None:
+    found = three_discs("occludee_mask", "amodal_mask", "occluder_mask")
+    first, second, third = to_results(found, 1, DISC)
+    assert columns(first) == [*range(10)] and columns(first, "amodal_segmentation") == [*range(16)]
+    assert (first["bbox"], first["amodal_bbox"]) == ([0, 0, 10, 12], [0, 0, 16, 12])
+    assert first["occlusion_rate"] == pytest.approx(6 / 16) and second["occlusion_rate"] == third["occlusion_rate"] == 0
+    assert [one["hides"] for one in (first, second, third)] == [[], [0], []]
+    assert "occluder" not in first and "occluder" in next(to_results(found, 1, DISC, layers=True))
+    assert found.order == [(1, 0)] and found.occlusion_rate == pytest.approx([6 / 16, 0, 0])
+
+
+def test_an_instance_of_which_nothing_is_visible_has_the_detected_box() -> None:
+    found = three_discs("occludee_mask", "amodal_mask")
+    found.maps["occludee_mask"][0] = 0
+    first = next(to_results(found, 1, DISC))
+    assert first["bbox"] == first["amodal_bbox"] == [0, 0, 16, 12] and first["occlusion_rate"] == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "ends"),
+    [
+        (("occludee_mask", "amodal_mask", "occluder_mask"), (8, 8)),  # the second is in front
+        (("occludee_mask", "amodal_mask"), (8, 8)),
+        (("occludee_mask", "occluder_mask"), (8, 8)),  # it covers the contested pixels in the first's occluder region
+        (("occludee_mask",), (10, 10)),  # the better one has them
+    ],
+)
+def test_disjoint_masks_follow_the_order_and_then_the_score(names: tuple[str, ...], ends: tuple[int, int]) -> None:
+    first, second, third = to_results(three_discs(*names), 1, DISC, disjoint=True)
+    assert columns(first) == [*range(ends[0])] and columns(second) == [*range(ends[1], 20)]
+    assert columns(third) == [*range(20, 28)]
+    assert first["bbox"] == [0, 0, ends[0], 12] and second["bbox"] == [ends[1], 0, 20 - ends[1], 12]
+    assert ("amodal_bbox" in first) == ("amodal_mask" in names)
+    if "amodal_mask" in names:
+        assert first["occlusion_rate"] == pytest.approx(0.5) and second["hides"] == [0]
+
+
 def test_missing_images_are_counted_before_the_first_is_read(scenes: Path, tmp_path: Path) -> None:
     coco = read_coco(scenes / "annotations/instances_val.json")
     with pytest.raises(BCNetError, match="6 of 6 images are not in") as caught:

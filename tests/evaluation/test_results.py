@@ -72,6 +72,18 @@ def test_other_maps_are_kept_and_checked(tmp_path: Path) -> None:
         read_results(write(tmp_path, [result(occluder={"size": [8, 6], "counts": other["counts"]})]), COCO)
 
 
+def test_the_keys_of_whole_masks_are_kept(tmp_path: Path) -> None:
+    keys = {"amodal_bbox": [0, 1.5, 7, 4], "occlusion_rate": 0.25, "hides": [0]}
+    whole = masks.to_json(masks.from_box(0, 1, 7, 5, 6, 8))
+    mine = [result(amodal_segmentation=whole, **keys | {"hides": []}), result(amodal_segmentation=whole, **keys)]
+    path = tmp_path / "results.json"
+    write_results(path, [list(map(from_json, mine))])
+    assert json.loads(path.read_text()) == mine
+    read = read_results(path, COCO)
+    assert read == list(map(from_json, mine)) and read[1]["hides"] == [0]
+    assert read_results(write(tmp_path, [result(hides=None, occlusion_rate=None)]), COCO) == [from_json(result())]
+
+
 def test_boxes_alone_are_results_too(tmp_path: Path) -> None:
     boxes = [result(segmentation=None), result(segmentation=None, score=0.1)]
     assert all("segmentation" not in one for one in read_results(write(tmp_path, boxes), COCO))
@@ -133,6 +145,14 @@ def test_ids_become_those_of_the_ground_truth(tmp_path: Path) -> None:
         ([result(segmentation="mask.png")], "neither polygons nor an RLE"),
         ([result(), result(segmentation=None)], "result 1: it has no mask, others have"),
         ([result(image_id=5)] * 3, "and 2 more such faults"),
+        ([result(amodal_bbox=[1, 1, -3, 4])], r"its `amodal_bbox` is \[1, 1, -3, 4\]"),
+        ([result(occlusion_rate=1.5)], "its `occlusion_rate` is 1.5"),
+        ([result(occlusion_rate=True)], "its `occlusion_rate` is True"),
+        ([result(hides=1)], "its `hides` is 1"),
+        ([result(hides=[0.5])], r"its `hides` is \[0.5\]"),
+        ([result(hides=[-1]), result()], r"its `hides` is \[-1\]"),
+        ([result(), result(hides=[2])], r"result 1: its `hides` is \[2\], not positions of others of the 2 results"),
+        ([result(), result(hides=[1])], r"result 1: its `hides` is \[1\], not positions of others"),
     ],
 )
 def test_bad_results_are_rejected_in_one_sentence(tmp_path: Path, content: Any, message: str) -> None:

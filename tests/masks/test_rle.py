@@ -55,3 +55,14 @@ def test_the_memory_of_a_decoded_window_is_that_of_the_window() -> None:
     tracemalloc.stop()
     assert window.any() and not window.all()
     assert peak < 20e6, "the image has 900 MB"
+
+
+def test_shared_pixels_are_those_of_dense_masks() -> None:
+    random = np.random.default_rng(4)
+    dense = random.random((9, 7, 11)) < random.random((9, 1, 1))
+    dense[0], dense[1] = False, True
+    rles = [masks.encode(mask) for mask in dense]
+    assert np.array_equal(masks.overlaps(rles[:5], rles), (dense[:5, None] & dense).sum((2, 3)))
+    assert masks.overlaps([], rles).shape == (0, 9) and masks.overlaps(rles, []).shape == (9, 0)
+    for one, other in zip(dense, dense[::-1], strict=True):
+        assert masks.difference(masks.encode(one), masks.encode(other)) == masks.encode(one & ~other)

@@ -22,13 +22,14 @@ from bcnet_core.data.transforms import target_size
 from bcnet_core.distributed import choose_device
 from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.evaluation.results import from_json
+from bcnet_core.files.images import as_image
 from bcnet_core.integrations.detectron2.data import register_bilayer_coco, write_truth
 from bcnet_core.integrations.detectron2.heads import map_field
 from bcnet_core.integrations.detectron2.stored import Stored, read_stored
 from bcnet_core.integrations.detectron2.trainer import coco_evaluator
 from bcnet_core.integrations.detectron2.training import VAL_SET, detectron2_output, device_name, launch
 from bcnet_core.maps import map_specs
-from bcnet_core.model.detectors import as_image, boxes_in_image
+from bcnet_core.model.detectors import boxes_in_image
 from bcnet_core.structures import Detections
 
 
