@@ -122,10 +122,7 @@ def viz(
     from bcnet_core.visualization.gallery import check_replaceable, write_gallery
     from bcnet_core.visualization.sources import open_source
 
-    if worst is not None and most_occluded is not None:
-        raise usage_error("--worst and --most-occluded exclude each other", "give one of them")
-    if order and layer == "occluder":
-        raise usage_error("--order draws on whole masks, which --layer occluder leaves out", "omit one of them")
+    _check_exclusive(worst, most_occluded, layer, order=order)
     choice, named = Choice(_parse_ids(ids), limit, most_occluded, worst, by, score), backends.require_backend(backend)
     load, reporter = partial(backends.load_detector, source, device=device, backend=named), ConsoleReporter()
     if video is not None:
@@ -152,9 +149,7 @@ def viz(
             folder, pictures, title=f"bcnet viz: {source.name}", total=len(records), layer=layer, boxes=boxes,
             order=order, rois=rois, suffix=form, reporter=reporter,
         )  # fmt: skip
-    _show(summary, reporter)
-    if order and not summary.wholes:
-        reporter.warning("no order is drawn: no instance has a whole mask (amodal_segmentation)")
+    _show(summary, reporter, order=order)
     console.show_outputs(output / "index.html")
 
 
@@ -252,7 +247,14 @@ def _parse_ids(text: str | None) -> list[int] | None:
         raise usage_error(f"--ids `{text}` is not a list of ids", "whole numbers with commas: --ids 139,785") from None
 
 
-def _show(summary: Summary, reporter: ConsoleReporter) -> None:
+def _check_exclusive(worst: int | None, most_occluded: int | None, layer: LayerChoice, *, order: bool) -> None:
+    if worst is not None and most_occluded is not None:
+        raise usage_error("--worst and --most-occluded exclude each other", "give one of them")
+    if order and layer == "occluder":
+        raise usage_error("--order draws on whole masks, which --layer occluder leaves out", "omit one of them")
+
+
+def _show(summary: Summary, reporter: ConsoleReporter, *, order: bool) -> None:
     table = console.make_table("gallery", "", "count")
     truth = (("true instances", summary.true), ("true instances that were missed", summary.missed))
     for name, count in (
@@ -265,3 +267,5 @@ def _show(summary: Summary, reporter: ConsoleReporter) -> None:
     if summary.faults:
         more = f" (and {len(summary.faults) - 1:,} more)" if len(summary.faults) > 1 else ""
         reporter.warning(f"{summary.faults[0]}{more}; a gray panel stands for each")
+    if order and not summary.wholes:
+        reporter.warning("no order is drawn: no instance has a whole mask (amodal_segmentation)")

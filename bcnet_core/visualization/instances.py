@@ -15,6 +15,7 @@ from bcnet_core.annotations.amodal import whole_masks
 from bcnet_core.annotations.coco import AMODAL_KEY, FRONT_OF, CocoFile, Record, read_mask
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.errors import BCNetError
+from bcnet_core.evaluation.order import hidden_ids
 from bcnet_core.files.images import read_listed
 from bcnet_core.masks.crops import paste_rles
 from bcnet_core.structures import Predictor
@@ -47,7 +48,7 @@ class Truth:
         wholes = whole_masks(annotations, rles, record) if amodal else [None] * len(rles)
         regions = occluder_regions(annotations, rles, record, wholes=wholes)
         positions = {annotation["id"]: position for position, annotation in enumerate(annotations)}
-        ordered = any(FRONT_OF in annotation for annotation in annotations)
+        hides = [tuple(positions[i] for i in hidden_ids(one) if i in positions) for one in annotations]
         return tuple(
             Instance(
                 category=self.names[one["category_id"]],
@@ -56,9 +57,9 @@ class Truth:
                 occluder=region,
                 crowd=bool(one.get("iscrowd", 0)),
                 whole=whole,
-                hides=tuple(positions[i] for i in one.get(FRONT_OF, ()) if i in positions) if ordered else None,
+                hides=below if FRONT_OF in one else None,
             )
-            for one, rle, region, whole in zip(annotations, rles, regions, wholes, strict=True)
+            for one, rle, region, whole, below in zip(annotations, rles, regions, wholes, hides, strict=True)
         )
 
 

@@ -37,7 +37,7 @@ class Instance:
         occludee: visible mask of the instance, if any.
         occluder: region inside the box where others overlap it; None where nothing does.
         whole: whole mask with the hidden part, which holds the visible one; None where it is unknown.
-        hides: positions in the picture of the instances of which it hides a part, where something other than the masks
+        hides: positions among the instances of those of which it hides a part, where something other than the masks
             says so.
         crowd: whether it stands for many instances that were not separated.
         score: score of a detection, in [0, 1]; None for ground truth.
@@ -138,10 +138,17 @@ def pixel_box(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
 
 
 def order_of(instances: Sequence[Instance]) -> list[FrontPair]:
-    """Return the pairs of instances of which one hides a part of the other: as `hides` says, else as the masks tell."""
-    if any(one.hides is not None for one in instances):
-        return [FrontPair(front, back) for front, one in enumerate(instances) for back in one.hides or ()]
-    return front_pairs([one.occludee for one in instances], [one.whole for one in instances])
+    """Return the pairs of instances of which one hides a part of the other, by their positions.
+
+    Where `hides` says nothing of two instances, their order is found in the masks, as `Detections.order` finds it.
+    """
+    told = [FrontPair(front, back) for front, one in enumerate(instances) for back in one.hides or ()]
+    if all(one.hides is not None for one in instances):
+        return told
+    regions = [one.occluder for one in instances if one.occluder is not None and one.score is not None]
+    occluders = regions if len(regions) == len(instances) else None
+    pairs = front_pairs([one.occludee for one in instances], [one.whole for one in instances], occluders=occluders)
+    return told + [pair for pair in pairs if not {pair, pair[::-1]} & set(told)]
 
 
 def numbered(instances: Sequence[Instance]) -> tuple[Instance, ...]:
