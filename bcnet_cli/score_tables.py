@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from bcnet_cli import console
 
 if TYPE_CHECKING:
+    from bcnet_core.evaluation.amodal import AmodalScores
     from bcnet_core.evaluation.compare import Comparison
     from bcnet_core.evaluation.report import ScoreReport
 
@@ -37,9 +38,27 @@ def print_report(report: ScoreReport, style: Format, *, per_category: bool, laye
     _print_rows(style, ("", *(report.columns[place] for place in SHOWN)), lines, title)
     for name, one in report.recall.items():
         console.out.print(f"recall of {name} objects: {_percent(one.share)} % ({one.found:,} of {one.objects:,})")
+    if report.amodal is not None:
+        _print_amodal(report.amodal)
     if layers:
         shown = ", ".join(f"{name} {100 * value:.1f}" for name, value in layers.items())
         console.out.print(f"inside true boxes: {shown}")
+
+
+def _print_amodal(scores: AmodalScores) -> None:
+    """Print the scores of whole masks besides AP, and which instances they are about."""
+    whole, hidden, order = scores.whole, scores.hidden, scores.order
+    unknown = scores.instances - whole.instances
+    if unknown:
+        console.out.print(
+            f"whole masks are known of {whole.instances:,} of {scores.instances:,} instances; the others are ignored"
+        )
+    for name, part in (("whole masks", whole), ("hidden parts", hidden)):
+        console.out.print(
+            f"IoU of {name}: {_percent(part.iou)} % ({part.found:,} of {part.instances:,} found; the others count 0)"
+        )
+    all_, found = _percent(order.accuracy), _percent(order.accuracy_found)
+    console.out.print(f"order accuracy: {all_} % of {order.pairs:,} pairs, {found} % of the {order.found:,} found")
 
 
 def print_comparison(rows: Mapping[str, Comparison], names: tuple[str, str], style: Format, resamples: int) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from bcnet_cli import console
 from bcnet_core.errors import BCNetError
+from benchmarks.amodal.cli import amodal
 from benchmarks.crowds.cli import crowds
 from benchmarks.evidence.cli import evidence
 from benchmarks.heads.cli import heads
@@ -34,6 +35,7 @@ app.command()(evidence)
 app.command()(heads)
 app.command()(starts)
 app.command()(crowds)
+app.command()(amodal)
 
 
 def main() -> None:

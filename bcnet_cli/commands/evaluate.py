@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _run, _files, _scores = (partial(typer.Option, rich_help_panel=title) for title in ("Run", "Results files", "Scores"))
 
 _TABLES = {"as_csv", "as_markdown"}
-_SCORES = {"occ", "occ_ids", "objects", "boundary", "per_category", "scorer", "max_dets", *_TABLES}
+_SCORES = {"occ", "occ_ids", "objects", "amodal", "boundary", "per_category", "scorer", "max_dets", *_TABLES}
 _OUTPUT = {"output", "overwrite", "dry_run"}
 _DETECTOR = {"data_root", "gpus", "device", "backend"}
 MODES = {
@@ -73,6 +73,7 @@ def evaluate(
     objects: Annotated[
         list[Path] | None, _scores(metavar="FILE", help="occluded_coco.pkl, separated_coco.pkl: objects, for --occ.")
     ] = None,
+    amodal: Annotated[bool, _scores("--amodal", help="Also whole masks: AP, hidden parts, who is in front.")] = False,
     boundary: Annotated[bool, _scores("--boundary", help="Also boundary AP, which is slow.")] = False,
     per_category: Annotated[bool, _scores("--per-category", help="Also every category.")] = False,
     scorer: Annotated[Scorer, _scores("--backend-eval", help="Library that computes AP.")] = "faster-coco-eval",
@@ -111,8 +112,8 @@ def evaluate(
     style = _style(json=as_json, csv=as_csv, markdown=as_markdown)
     out = Output(context, output, style, per_category=per_category, overwrite=overwrite, dry_run=dry_run)
     options = partial(
-        _read_options, scorer=scorer, boundary=boundary, occ=occ, occ_ids=occ_ids, objects=objects or []
-    )  # fmt: skip
+        _read_options, scorer=scorer, boundary=boundary, occ=occ, occ_ids=occ_ids, objects=objects or [], amodal=amodal
+    )
     if run is not None:
         choice = RunChoice(run, data_root, device, Cluster(gpus), require_backend(backend), max_dets)
         if test_dev:
@@ -159,9 +160,11 @@ def _read_options(
     occ: bool,
     occ_ids: Path | None,
     objects: list[Path],
+    amodal: bool,
 ) -> ScoreOptions:
-    """Read the lists of images and objects that options name, and return what to score."""
+    """Read the whole masks, images and objects that options name, and return what to score."""
     from bcnet_core.annotations.split import read_ids
+    from bcnet_core.evaluation.amodal import read_amodal_truth
     from bcnet_core.evaluation.occluded import read_objects
     from bcnet_core.evaluation.report import ScoreOptions
 
@@ -172,6 +175,7 @@ def _read_options(
         occluded_ids=None if occ_ids is None else read_ids(occ_ids),
         objects={path.stem: read_objects(path, coco) for path in objects},
         max_dets=max_dets,
+        amodal=read_amodal_truth(coco) if amodal else None,
     )
 
 

@@ -84,13 +84,18 @@ def score_run(choice: RunChoice, out: Output, read_options: ReadOptions, *, laye
     opened, reporter = _open(choice, out, test_dev=False), ConsoleReporter()
     coco, truth, counted = opened.coco, ground_truth(opened.coco), choice.max_dets or detections_to_count(opened.kept)
     options, way_out = read_options(coco, counted), "keep and count more: --max-dets {most}"
+    if options.amodal is not None and not opened.run.recipe.model.amodal:
+        raise usage_error(
+            f"`{choice.run}` predicts no whole masks, which --amodal scores",
+            "train with model.amodal=true, or leave out --amodal",
+        )
     report_crowding(coco, kept=opened.kept, counted=counted, way_out=way_out, reporter=reporter)
     if _is_planned(opened, out):
         return
     with _predicted(choice, opened, counted) as predicted:
         results = _listed([result for part in predicted for result in part], opened)
         inside: dict[str, float] = {}
-        if layers and opened.build is not None:
+        if (layers or options.amodal is not None) and opened.build is not None:
             inside = score_true_boxes(opened.build(), coco, opened.images, reporter=reporter).means()
         report = score_results(coco, results, options, truth=truth)
         scores = {**report.content(), **({"layers": inside} if inside else {})}

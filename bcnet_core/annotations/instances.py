@@ -12,11 +12,11 @@ from typing import Any, Literal, NamedTuple
 
 from bcnet_core import masks
 from bcnet_core.annotations.build import ImageRecords, map_images
-from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, read_mask
+from bcnet_core.annotations.coco import AMODAL_KEY, OCCLUDER_KEY, CocoFile, Record, read_mask
 from bcnet_core.annotations.faults import RecordFlaw, record_flaw
 from bcnet_core.files.json_files import paused_collector
 
-Omission = RecordFlaw | Literal["bad_mask", "bad_occluder", "crowd", "no_mask", "no_extent", "empty_mask"]
+Omission = RecordFlaw | Literal["bad_mask", "bad_occluder", "bad_whole", "crowd", "no_mask", "no_extent", "empty_mask"]
 """Reason why a training leaves out an annotation, see `OMISSIONS`."""
 
 OMISSIONS: dict[Omission, str] = {
@@ -28,12 +28,16 @@ OMISSIONS: dict[Omission, str] = {
     "odd_flag": "whose `iscrowd` is neither 0 nor 1",
     "bad_mask": "whose mask cannot be read",
     "bad_occluder": f"whose `{OCCLUDER_KEY}` cannot be read",
+    "bad_whole": f"whose `{AMODAL_KEY}` cannot be read",
     "crowd": "flagged as crowds",
     "no_mask": "without a mask",
     "no_extent": "whose box has no extent in the image",
     "empty_mask": "whose mask has no pixel",
 }
 """Each completes the sentence "12 instances ...". Where several hold, the first is the reason."""
+
+REGIONS: tuple[tuple[str, Omission], ...] = ((OCCLUDER_KEY, "bad_occluder"), (AMODAL_KEY, "bad_whole"))
+"""Masks of an instance beside its own, and the reason if one cannot be read."""
 
 MOST_FAULTY, MOST_CROWDS = 0.01, 0.1
 """Shares of a file that may be left out without a warning; 1.2 % of COCO's own annotations are crowds."""
@@ -43,12 +47,16 @@ REASONS_SHOWN, IDS_SHOWN = 4, 3
 
 
 def mask_omission(annotation: Record, height: int, width: int) -> Omission | None:
-    """Return why a training leaves out an annotation without a `record_flaw`, in an image of this size in pixels."""
+    """Return why a training leaves out an annotation without a `record_flaw`, in an image of this size in pixels.
+
+    Leave the keys of an occluder region or a whole mask that is not read out of the annotation.
+    """
     _, flaw = read_mask(annotation, height, width) if annotation.get("segmentation") else (None, "missing")
     if flaw == "unreadable":
         return "bad_mask"
-    if not occluder_readable(annotation, height, width):
-        return "bad_occluder"
+    for key, reason in REGIONS:
+        if not region_readable(annotation, height, width, key=key):
+            return reason
     if annotation.get("iscrowd", 0):
         return "crowd"
     if flaw == "missing":
@@ -58,10 +66,10 @@ def mask_omission(annotation: Record, height: int, width: int) -> Omission | Non
     return None if flaw is None else "empty_mask"
 
 
-def occluder_readable(annotation: Record, height: int, width: int) -> bool:
-    """Return whether an annotation has no stored occluder region, or one that is a mask in an image of this size."""
+def region_readable(annotation: Record, height: int, width: int, *, key: str) -> bool:
+    """Return whether an annotation has nothing under a key, or a mask that fits an image of this size in pixels."""
     try:
-        masks.from_segmentation(annotation.get(OCCLUDER_KEY), height, width)
+        masks.from_segmentation(annotation.get(key), height, width)
     except (ValueError, TypeError):
         return False
     return True
@@ -116,15 +124,18 @@ class Survey(NamedTuple):
         return f"{len(self.coco.annotations):,} of {self.total:,} instances {purpose}; left out: {left_out}"
 
 
-def survey_instances(coco: CocoFile, *, keep: Container[Omission] = (), reads_occluders: bool = True) -> Survey:
+def survey_instances(
+    coco: CocoFile, *, keep: Container[Omission] = (), reads_occluders: bool = True, reads_wholes: bool = False
+) -> Survey:
     """Read every annotation of a file, and find out which of them a training takes.
 
     Args:
         coco: the file; its annotations may be invalid.
         keep: reasons for which annotations are not left out after all.
         reads_occluders: whether stored occluder regions are read, as with `data.occluders` auto and file.
+        reads_wholes: whether whole masks are read, see `Recipe.reads_wholes`.
     """
-    reasons = find_omissions(coco, reads_occluders=reads_occluders)
+    reasons = find_omissions(coco, reads_occluders=reads_occluders, reads_wholes=reads_wholes)
     kept: list[Record] = []
     omitted: dict[Omission, list[Any]] = {reason: [] for reason in OMISSIONS}
     for position, (annotation, reason) in enumerate(zip(coco.annotations, reasons, strict=True)):
@@ -136,12 +147,15 @@ def survey_instances(coco: CocoFile, *, keep: Container[Omission] = (), reads_oc
     return Survey(_with_annotations(coco, kept), {reason: names for reason, names in omitted.items() if names})
 
 
-def find_omissions(coco: CocoFile, *, reads_occluders: bool = True, workers: int = 1) -> list[Omission | None]:
+def find_omissions(
+    coco: CocoFile, *, reads_occluders: bool = True, reads_wholes: bool = False, workers: int = 1
+) -> list[Omission | None]:
     """Return why a training leaves out each annotation of a file, None for those that it takes, in file order.
 
     Args:
         coco: the file; its annotations may be invalid.
         reads_occluders: whether stored occluder regions are read.
+        reads_wholes: whether whole masks are read.
         workers: maximum number of processes, 0 for one per CPU core; 1 works in this process, others are spawned.
 
     Raises:
@@ -151,7 +165,8 @@ def find_omissions(coco: CocoFile, *, reads_occluders: bool = True, workers: int
     reasons: list[Omission | None] = [record_flaw(one, images, categories) for one in coco.annotations]
     sound = [position for position, reason in enumerate(reasons) if reason is None]
     readable = _with_annotations(coco, [coco.annotations[position] for position in sound])
-    keys = ("bbox", "iscrowd", "segmentation", *([OCCLUDER_KEY] if reads_occluders else []))
+    regions = [key for key, read in ((OCCLUDER_KEY, reads_occluders), (AMODAL_KEY, reads_wholes)) if read]
+    keys = ("bbox", "iscrowd", "segmentation", *regions)
     with paused_collector(), map_images(readable, keys, _omissions_of, workers=workers, reporter=None) as results:
         for positions, found in results:
             for position, reason in zip(positions, found, strict=True):

@@ -52,6 +52,11 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return self.model.layers > 1 and self.loss.occluder_mask + self.loss.occluder_boundary > 0
 
     @property
+    def reads_wholes(self) -> bool:
+        """Return whether whole masks are read where annotations have them."""
+        return self.model.amodal or self.amodal_boxes
+
+    @property
     def amodal_boxes(self) -> bool:
         """Return whether boxes enclose the whole object, hidden parts included."""
         return self.data.boxes == "amodal" or (self.data.boxes == "auto" and self.model.amodal)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from bcnet_core import masks
+from bcnet_core.annotations.amodal import lacks, whole_masks
 from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
-from bcnet_core.annotations.occluder import derive_occluders
+from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.data.transforms import Scene
 from bcnet_core.errors import data_error
 from bcnet_core.files.images import read_listed
@@ -30,6 +32,18 @@ ENOUGH = 200
 """Complete objects from which on no others are pasted."""
 
 
+class PasteObject(NamedTuple):
+    """An object that is pasted.
+
+    Attributes:
+        annotation: along which it is cut out.
+        whole: whether its mask is known to be its whole one. False where whole masks are not read.
+    """
+
+    annotation: Record
+    whole: bool
+
+
 @dataclass(frozen=True)
 class PasteObjects:
     """The objects of a training set that are pasted.
@@ -37,14 +51,14 @@ class PasteObjects:
     Attributes:
         image_dir: folder of the images.
         images: images that have such objects.
-        objects: for each of them, the annotations of its objects.
+        objects: for each of them, its objects.
         labels: label of each category id.
         complete: whether nothing hides any of them; otherwise some only are in one piece.
     """
 
     image_dir: Path
     images: list[Record]
-    objects: list[list[Record]]
+    objects: list[list[PasteObject]]
     labels: dict[int, int]
     complete: bool
 
@@ -57,8 +71,10 @@ class PasteObjects:
         kind = "whole objects" if self.complete else "objects in one piece"
         return f"copy-paste: {len(self):,} {kind} of {len(self.images):,} images"
 
-    def draw(self, rng: Generator, *, most: int) -> tuple[list[Cutout], tuple[int, int]]:
+    def draw(self, rng: Generator, *, most: int) -> tuple[list[tuple[Cutout, bool]], tuple[int, int]]:
         """Cut 1 to `most` objects out of a random image, and return them with its (height, width) in pixels.
+
+        With each comes whether its mask is known to be its whole one.
 
         Raises:
             BCNetError: if the image cannot be read.
@@ -67,7 +83,8 @@ class PasteObjects:
         image, group = self.images[position], self.objects[position]
         pixels = read_listed(self.image_dir, image)
         chosen = rng.permutation(len(group))[: int(rng.integers(1, most + 1))]
-        return [self._cut(pixels, group[index], image) for index in chosen.tolist()], pixels.shape[:2]
+        drawn = [group[index] for index in chosen.tolist()]
+        return [(self._cut(pixels, one.annotation, image), one.whole) for one in drawn], pixels.shape[:2]
 
     def _cut(self, pixels: NDArray[np.uint8], annotation: Record, image: Record) -> Cutout:
         rle = segmentation_rle(annotation, image)
@@ -79,7 +96,7 @@ class PasteObjects:
         return Cutout(pixels[y0:y1, x0:x1], alpha, self.labels[annotation["category_id"]], annotation["id"])
 
 
-def find_objects(coco: CocoFile, image_dir: Path) -> PasteObjects:
+def find_objects(coco: CocoFile, image_dir: Path, *, reads_wholes: bool = False) -> PasteObjects:
     """Find the objects to paste from the annotations of at most `SOURCES` images; opens no image.
 
     They are complete as `synth.plan` defines it. Where few are, those that only touch another object are taken, too.
@@ -87,9 +104,10 @@ def find_objects(coco: CocoFile, image_dir: Path) -> PasteObjects:
     Args:
         coco: valid annotations.
         image_dir: folder of the images.
+        reads_wholes: whether whole masks are read: a stored one decides whether anything hides its object.
 
     Raises:
-        BCNetError: if there is no such object.
+        BCNetError: if there is no such object, or a whole mask that is read cannot be.
     """
     annotated = {one["image_id"] for one in coco.annotations}
     listed = [image for image in coco.images if image["id"] in annotated]
@@ -105,12 +123,23 @@ def find_objects(coco: CocoFile, image_dir: Path) -> PasteObjects:
             f"`{coco.path}` has no object to paste over others: {found.reasons}",
             "train without: data.copy_paste.probability=0",
         )
-    groups: dict[int, list[Record]] = {}
+    complete = set(found.complete)
+    groups: dict[int, list[PasteObject]] = {}
     for position in chosen:
-        groups.setdefault(annotations[position]["image_id"], []).append(annotations[position])
+        annotation = annotations[position]
+        image = images[annotation["image_id"]]
+        whole = reads_wholes and _is_whole(annotation, image, complete=position in complete)
+        groups.setdefault(image["id"], []).append(PasteObject(annotation, whole))
     labels = {category["id"]: label for label, category in enumerate(coco.categories)}
-    complete = len(chosen) == len(found.complete)
-    return PasteObjects(image_dir, [images[number] for number in groups], list(groups.values()), labels, complete)
+    listed = [images[number] for number in groups]
+    return PasteObjects(image_dir, listed, list(groups.values()), labels, len(chosen) == len(complete))
+
+
+def _is_whole(annotation: Record, image: Record, *, complete: bool) -> bool:
+    """Return whether the visible mask is the whole one: as the stored one says, or without one as `complete` does."""
+    visible = segmentation_rle(annotation, image)
+    (whole,) = whole_masks([annotation], [visible], image)
+    return complete if whole is None or visible is None else not lacks(visible, whole)
 
 
 def paste_objects(
@@ -127,8 +156,8 @@ def paste_objects(
     """Paste objects over a scene with some probability, each so that it hides a part of an instance.
 
     Each lies inside the image and has the size that it had relative to its own image, times a factor. The masks of
-    instances lose the pixels of an object on top, and a box shrinks if its mask does. One for which no place is found
-    in some tries is left out.
+    instances lose the pixels of an object on top, and a box shrinks if its mask does. Known whole masks stay, and so do
+    the boxes that enclose them. An object for which no place is found in some tries is left out.
 
     Args:
         scene: the whole image, not yet cropped.
@@ -149,12 +178,12 @@ def paste_objects(
     cutouts, source = objects.draw(rng, most=most)
     relative = min(height / source[0], width / source[1])
     canvas = _Canvas(scene)
-    for cutout in cutouts:
+    for cutout, whole in cutouts:
         factor = relative * float(np.exp(rng.uniform(*np.log(scale))))
         shown = prepare(rng, cutout, scale=factor, side=min(height, width), mirror=mirror)
         for _ in range(OBJECT_TRIES if shown.mask.any() else 0):
             corner = canvas.propose(rng, shown, overlap)
-            if corner is not None and canvas.paste(shown, *corner, most=overlap[1]):
+            if corner is not None and canvas.paste(shown, *corner, most=overlap[1], whole=whole):
                 break
     return canvas.scene()
 
@@ -165,7 +194,7 @@ class _Canvas:
     def __init__(self, scene: Scene) -> None:
         self._scene, self._pixels = scene, scene.pixels.copy()
         self._size = scene.pixels.shape[:2]
-        self._visible, self._boxes = list(scene.occludees), [*scene.boxes]
+        self._visible, self._wholes, self._boxes = list(scene.occludees), list(scene.wholes), [*scene.boxes]
         self._extents = [_corners(rle) for rle in scene.occludees]
         self._areas = [masks.area(rle) for rle in scene.occludees]  # before anything is pasted
         self._pasted: list[int] = []  # labels
@@ -187,8 +216,11 @@ class _Canvas:
         row, column = y + corner[0], x + corner[1]
         return (row, column) if 0 <= row <= room[0] and 0 <= column <= room[1] else None
 
-    def paste(self, shown: Cutout, row: int, column: int, *, most: float) -> bool:
-        """Paste an object with its corner there, unless an instance would have lost more than this share in all."""
+    def paste(self, shown: Cutout, row: int, column: int, *, most: float, whole: bool) -> bool:
+        """Paste an object with its corner there, unless an instance would have lost more than this share in all.
+
+        `whole` tells that its mask is its whole one, which is then known whatever is pasted over it.
+        """
         mask = masks.from_window(shown.mask, column, row, *self._size)
         corners, rest = _corners(mask), masks.complement(mask)
         below = _touch(np.array(self._extents).reshape(-1, 4), corners[None]).nonzero()[0].tolist()
@@ -197,10 +229,12 @@ class _Canvas:
             return False
         for index, rle in left.items():
             extent, self._visible[index] = _corners(rle), rle
-            if (extent != self._extents[index]).any():
+            shrinks, self._extents[index] = bool((extent != self._extents[index]).any()), extent
+            if shrinks and not (self._scene.amodal_boxes and self._wholes[index]):
                 self._changed += [self._boxes[index], extent]
-                self._boxes[index] = self._extents[index] = extent
+                self._boxes[index] = extent
         self._visible.append(mask)
+        self._wholes.append(mask if whole else None)
         self._boxes.append(corners)
         self._extents.append(corners)
         self._areas.append(masks.area(mask))
@@ -214,16 +248,19 @@ class _Canvas:
     def scene(self) -> Scene:
         """Return the scene with what was pasted.
 
-        Occluder regions that this may change are derived again; others stay as the annotation file has them.
+        Occluder regions that this may change are found again; others stay as the annotation file has them.
         """
         if not self._pasted:
             return self._scene
-        boxes = np.array(self._boxes)
-        affected = _touch(boxes, np.array(self._changed))
-        near = _touch(boxes, boxes[affected]).nonzero()[0].tolist()
+        boxes, extents = np.array(self._boxes), np.array(self._extents)
+        reach = np.array([box if rle is None else _corners(rle) for box, rle in zip(boxes, self._wholes, strict=True)])
+        affected = _touch(reach, np.array(self._changed))
+        near = (_touch(boxes, reach[affected]) | _touch(extents, reach[affected])).nonzero()[0].tolist()
         records = [{"bbox": [x0, y0, x1 - x0, y1 - y0]} for x0, y0, x1, y1 in boxes[near].tolist()]
         occluders: list[RLE | None] = [*self._scene.occluders, *(None for _ in self._pasted)]
-        derived = derive_occluders(records, [self._visible[index] for index in near], *self._size)
+        visible, wholes = ([rles[index] for index in near] for rles in (self._visible, self._wholes))
+        image = {"height": self._size[0], "width": self._size[1]}
+        derived = occluder_regions(records, visible, image, source="derive", wholes=wholes)
         for index, region in zip(near, derived, strict=True):
             if affected[index]:
                 occluders[index] = region
@@ -233,7 +270,7 @@ class _Canvas:
             labels=np.concatenate([self._scene.labels, np.array(self._pasted, np.int64)]),
             occludees=self._visible,
             occluders=occluders,
-            wholes=[*self._scene.wholes, *(None for _ in self._pasted)],
+            wholes=self._wholes,
         )
 
 

@@ -15,8 +15,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from bcnet_core import masks
-from bcnet_core.annotations.amodal import whole_masks
-from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, Record, has_occluders, segmentation_rle, ways_out
+from bcnet_core.annotations.amodal import WholeCounts, add_counts, count_wholes, whole_masks
+from bcnet_core.annotations.coco import (
+    AMODAL_KEY,
+    OCCLUDER_KEY,
+    CocoFile,
+    Record,
+    has_occluders,
+    segmentation_rle,
+    ways_out,
+)
 from bcnet_core.annotations.instances import describe_omissions, survey_instances
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.config.choices import OccluderSource
@@ -26,9 +34,10 @@ from bcnet_core.errors import data_error
 from bcnet_core.files.images import check_images, read_listed
 from bcnet_core.masks import RLE
 from bcnet_core.masks.crops import MaskCrops, crop_rles
+from bcnet_core.synth.plan import object_flaws
 
 SURVEYED = 1000
-"""Images, spread evenly over a set, from which the share of instances with an occluder is estimated."""
+"""Images, spread evenly over a set, in which instances with an occluder or a whole mask are counted."""
 
 
 class Targets(NamedTuple):
@@ -84,11 +93,14 @@ class TrainingSet(Dataset[Sample]):
             the file has them, and derive those of other instances.
         amodal: whether whole masks are read where annotations have them.
         amodal_boxes: whether boxes enclose the whole masks, where these are known.
+        complete: whether an instance that nothing hides, as `synth.plan` defines it, has its visible mask as the whole
+            one where none is stored; for steps that then hide a part of it.
         steps: augmentation, see `transforms.training_steps`; without a step an image keeps its size.
 
     Attributes:
         survey: which annotations of the file are trained.
         reads_occluders: whether stored occluder regions are used.
+        reads_wholes: whether whole masks are used.
         steps: augmentation; replaced where it needs the instances of the set.
         pasted: the objects that the steps paste over images, if any.
 
@@ -104,13 +116,15 @@ class TrainingSet(Dataset[Sample]):
         occluders: OccluderSource = "auto",
         amodal: bool = False,
         amodal_boxes: bool = False,
+        complete: bool = False,
         steps: Sequence[Step] = (),
     ) -> None:
-        self.survey = survey_instances(coco, reads_occluders=occluders != "derive")
+        self.reads_wholes = amodal or amodal_boxes
+        self.survey = survey_instances(coco, reads_occluders=occluders != "derive", reads_wholes=self.reads_wholes)
         coco = self.survey.coco
         self.reads_occluders = occluders == "file" or (occluders == "auto" and has_occluders(coco))
         self._occluders: OccluderSource = occluders
-        self._amodal, self._amodal_boxes = amodal or amodal_boxes, amodal_boxes
+        self._amodal_boxes, self._complete = amodal_boxes, complete
         self._image_dir, self.steps = image_dir, steps
         self.pasted: PasteObjects | None = None
         self._labels = {category["id"]: label for label, category in enumerate(coco.categories)}
@@ -177,11 +191,27 @@ class TrainingSet(Dataset[Sample]):
     @cached_property
     def occluder_share(self) -> float:
         """The share of instances with an occluder in `SURVEYED` images, or in all images if those have none."""
-        everything = range(len(self))
-        if len(self) <= SURVEYED:
-            return self._occluder_share_of(everything)
-        spread = np.linspace(0, len(self) - 1, SURVEYED).astype(int).tolist()
-        return self._occluder_share_of(spread) or self._occluder_share_of(everything)
+        return self._occluder_share_of(self._spread) or self._occluder_share_of(range(len(self)))
+
+    @cached_property
+    def whole_counts(self) -> WholeCounts:
+        """The counts of whole masks in `SURVEYED` images, or in all images if those have none."""
+        counts = self._whole_counts_of(self._spread)
+        stored = any(AMODAL_KEY in one for one in self.survey.coco.annotations)
+        return counts if counts.known or not stored else self._whole_counts_of(range(len(self)))
+
+    @property
+    def _spread(self) -> Sequence[int]:
+        """The positions of at most `SURVEYED` images, spread evenly."""
+        spread: list[int] = np.linspace(0, len(self) - 1, min(len(self), SURVEYED)).astype(int).tolist()
+        return spread
+
+    def _whole_counts_of(self, positions: Iterable[int]) -> WholeCounts:
+        def count(position: int) -> WholeCounts:
+            (image, annotations), found = self._items[position], self._masks(position)
+            return count_wholes(annotations, found.occludees, found.wholes, image)
+
+        return add_counts(map(count, positions))
 
     def _occluder_share_of(self, positions: Iterable[int]) -> float:
         regions = [region for position in positions for region in self._masks(position).occluders]
@@ -191,8 +221,13 @@ class TrainingSet(Dataset[Sample]):
         image, annotations = self._items[position]
         rles = [segmentation_rle(annotation, image) for annotation in annotations]
         wholes: list[RLE | None] = [None] * len(rles)
-        if self._amodal:
+        if self.reads_wholes:
             wholes = whole_masks(annotations, rles, image)
+        if self.reads_wholes and self._complete and None in wholes:
+            flaws = object_flaws(rles, [False] * len(rles), min_area=1)
+            wholes = [
+                whole or (rle if flaw is None else None) for whole, rle, flaw in zip(wholes, rles, flaws, strict=True)
+            ]
         occluders = occluder_regions(annotations, rles, image, source=self._occluders, wholes=wholes)
         visible = [rle for rle in rles if rle is not None]  # all of them: the survey left out the others
         return _Masks(visible, occluders, wholes)

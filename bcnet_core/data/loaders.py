@@ -7,8 +7,8 @@ import shlex
 from functools import partial
 from pathlib import Path
 
-from bcnet_core.annotations.coco import CocoFile, Record, read_coco, ways_out
-from bcnet_core.annotations.instances import survey_instances
+from bcnet_core.annotations.coco import AMODAL_KEY, CocoFile, Record, read_coco, ways_out
+from bcnet_core.annotations.instances import Survey, survey_instances
 from bcnet_core.config.data import DataConfig, DatasetConfig
 from bcnet_core.config.schema import Recipe
 from bcnet_core.data.copy_paste import find_objects, paste_objects
@@ -133,18 +133,20 @@ def open_training_set(recipe: Recipe) -> tuple[TrainingSet, CocoFile]:
         The set, and its annotation file without the annotations that are left out.
 
     Raises:
-        BCNetError: if annotations or images are missing or not usable, no instance has an occluder, or no object can be
-            pasted though the recipe asks for it.
+        BCNetError: if annotations or images are missing or not usable, or if the recipe asks for what the set has not:
+            an instance with an occluder or with a whole mask, or an object to paste.
     """
     data = recipe.data
     coco, folder = read_annotations(data, data.train, check_annotations=False), data.locate(data.train)[1]
+    pasting, paste = data.copy_paste, None
     dataset = TrainingSet(
-        coco, folder, occluders=data.occluders, amodal=recipe.model.amodal, amodal_boxes=recipe.amodal_boxes
-    )
-    survey, pasting, paste = dataset.survey, data.copy_paste, None
+        coco, folder, occluders=data.occluders, amodal=recipe.model.amodal, amodal_boxes=recipe.amodal_boxes,
+        complete=pasting.probability > 0,
+    )  # fmt: skip
+    survey = dataset.survey
     dataset.check_images()
     if pasting.probability:
-        dataset.pasted = find_objects(survey.coco, folder)
+        dataset.pasted = find_objects(survey.coco, folder, reads_wholes=dataset.reads_wholes)
         paste = partial(
             paste_objects, objects=dataset.pasted, probability=pasting.probability, most=pasting.objects,
             overlap=pasting.overlap, scale=pasting.scale, mirror=data.flip,
@@ -157,8 +159,28 @@ def open_training_set(recipe: Recipe) -> tuple[TrainingSet, CocoFile]:
         if not survey.is_complete:  # what was left out may be what hides the others
             fault, hints = f"{fault}: {survey.describe('train')}", list(ways_out(survey.coco.path))
         raise data_error(fault, *hints)
+    if dataset.reads_wholes and not dataset.whole_counts.known:
+        raise _no_whole_mask(recipe, survey)
     dataset.steps = training_steps(data, paste=paste)
     return dataset, survey.coco
+
+
+def _no_whole_mask(recipe: Recipe, survey: Survey) -> BCNetError:
+    """Return the error for a set without a whole mask though the recipe trains on them."""
+    hints = [
+        "import a set that has them, such as KINS or COCOA: bcnet data import SOURCE -o ROOT",
+        "draw or compose one: bcnet synth shapes, bcnet synth paste",
+    ]
+    if not recipe.data.copy_paste.probability:
+        hints.append("hide parts of instances that are whole: data.copy_paste.probability=0.5")
+    settings = ["model.amodal=false"] * recipe.model.amodal + ["data.boxes=visible"] * (recipe.data.boxes == "amodal")
+    hints.append(f"or train without: {' '.join(settings)}")
+    fault = (
+        f"no instance in `{survey.coco.path}` has a whole mask (`{AMODAL_KEY}`), so there is no hidden part to learn"
+    )
+    if not survey.is_complete:
+        fault, hints = f"{fault}: {survey.describe('train')}", [*ways_out(survey.coco.path), *hints]
+    return data_error(fault, *hints)
 
 
 def scan_images(coco: CocoFile, image_dir: Path, *, workers: int, reporter: Reporter) -> None:

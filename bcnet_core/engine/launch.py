@@ -242,6 +242,11 @@ def _describe(dataset: TrainingSet, recipe: Recipe, asked: SolverConfig, reporte
         source += f", derived from the masks for {dataset.without_region:,} instances that it lacks"
     share = f"{'about ' if len(dataset) > SURVEYED else ''}{dataset.occluder_share:.1%}"
     reporter.info(f"{len(dataset):,} training images; {share} of the instances have an occluder, {source}")
+    if dataset.reads_wholes:
+        counts = dataset.whole_counts
+        part = counts.instances < len(dataset.survey.coco.annotations)
+        within = f" (counted in {SURVEYED:,} of {len(dataset):,} images)" if part else ""
+        reporter.info(f"{counts.describe()}{within}")
     if dataset.pasted is not None:
         reporter.info(dataset.pasted.describe())
     epochs = solver.steps * solver.batch_size / len(dataset)

@@ -1,4 +1,4 @@
-"""The scores that `bcnet eval` reports: COCO's numbers, by category and by occlusion, and recall of hidden objects."""
+"""The scores that `bcnet eval` reports: COCO's numbers, by category and by occlusion, recall, and whole masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from bcnet_core.annotations.rates import LEVEL_FROM
 from bcnet_core.annotations.split import SplitRule, measure_images, occluded_image_ids
 from bcnet_core.config.choices import Scorer
 from bcnet_core.errors import usage_error
-from bcnet_core.evaluation.coco import ScoreKind, Scores, evaluate, ground_truth, score_names
+from bcnet_core.evaluation.amodal import (
+    OWN_SHARES,
+    TAO_SHARES,
+    AmodalScores,
+    AmodalTruth,
+    Shares,
+    score_amodal,
+    whole_results,
+)
+from bcnet_core.evaluation.coco import Evaluation, ScoreKind, Scores, evaluate, ground_truth, score_names
 from bcnet_core.evaluation.occluded import (
     HiddenObject,
     Recall,
@@ -40,6 +49,7 @@ class ScoreOptions:
         occluded_ids: image ids of the occluded split; chosen by `SplitRule()` if None.
         objects: lists of hidden objects by name; derived from the ground truth if empty.
         max_dets: number of detections of each category in an image that count.
+        amodal: whole masks of the same ground truth, if they are to be scored too.
 
     Raises:
         BCNetError: if the library does not support this.
@@ -51,6 +61,7 @@ class ScoreOptions:
     occluded_ids: Sequence[int] | None = None
     objects: dict[str, list[HiddenObject]] = field(default_factory=dict)
     max_dets: int = MOST_DETECTIONS
+    amodal: AmodalTruth | None = None
 
     def __post_init__(self) -> None:
         if self.boundary and self.scorer == "pycocotools":
@@ -66,6 +77,7 @@ class ScoreReport(NamedTuple):
         categories: the same by kind, then by category name.
         recall: recall of hidden objects by the name of their list.
         max_dets: number of detections of each category in an image that counted.
+        amodal: scores of whole masks besides AP, if asked for.
     """
 
     backend: str
@@ -75,6 +87,7 @@ class ScoreReport(NamedTuple):
     categories: dict[str, dict[str, Scores]]
     recall: dict[str, Recall]
     max_dets: int = MOST_DETECTIONS
+    amodal: AmodalScores | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -91,6 +104,7 @@ class ScoreReport(NamedTuple):
             "scores": self._named(self.rows),
             "categories": {kind: self._named(rows) for kind, rows in self.categories.items()},
             "recall": {name: {**one._asdict(), "share": one.share} for name, one in self.recall.items()},
+            **({} if self.amodal is None else {"amodal": self.amodal.content()}),
         }
 
     def _named(self, rows: dict[str, Scores]) -> dict[str, dict[str, float]]:
@@ -118,8 +132,9 @@ def score_results(
         truth: `ground_truth(coco)` if the caller has it already.
 
     Raises:
-        BCNetError: if results have masks and the ground truth lacks one.
+        BCNetError: if results have masks and the ground truth lacks one, or results have no whole masks to be scored.
     """
+    whole = [] if options.amodal is None else whole_results(results)
     with_masks = has_masks(results, coco)
     truth = ground_truth(coco, need_masks=with_masks) if truth is None else truth
     kinds: list[ScoreKind] = ["bbox"]
@@ -147,6 +162,13 @@ def score_results(
         if with_masks:
             objects = options.objects or dict(zip(("occluded", "separated"), hidden_objects(coco, levels), strict=True))
             recall = {name: count_recall(one, results) for name, one in objects.items()}
+    amodal = None
+    if options.amodal is not None:
+        by_row = _score_whole(options.amodal, truth, whole, options)
+        rows |= {name: found.scores for name, found in by_row.items()}
+        for name in ("whole boxes", "whole masks"):
+            categories[name] = {names[one]: scores for one, scores in by_row[name].categories.items()}
+        amodal = score_amodal(options.amodal, results, max_dets=options.max_dets)
     return ScoreReport(
         f"{options.scorer} {version(options.scorer)}",
         len(coco.images),
@@ -155,4 +177,23 @@ def score_results(
         categories,
         recall,
         options.max_dets,
+        amodal,
     )
+
+
+def _score_whole(
+    amodal: AmodalTruth, truth: Record, whole: Sequence[Record], options: ScoreOptions
+) -> dict[str, Evaluation]:
+    """Return the evaluations of whole boxes and masks by the name of their row: of all, and by the visible share."""
+    rows: dict[str, Evaluation] = {}
+    for shares in (None, *TAO_SHARES, *OWN_SHARES):
+        true = amodal.ground_truth(truth) if shares is None else amodal.ground_truth(truth, shares)
+        kinds: tuple[ScoreKind, ...] = ("segm",) if shares in OWN_SHARES else ("bbox", "segm")
+        for kind in kinds:
+            name = f"whole {ROWS[kind]}" if shares is None else f"whole {ROWS[kind]}, {_percent(shares)} visible"
+            rows[name] = evaluate(true, whole, kind, scorer=options.scorer, max_dets=options.max_dets)
+    return rows
+
+
+def _percent(shares: Shares) -> str:
+    return f"{100 * shares[0]:.0f}-{100 * shares[1]:.0f} %"

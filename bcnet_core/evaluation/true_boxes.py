@@ -6,6 +6,7 @@ masks that are predicted inside the boxes of the ground truth varies by less tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +21,13 @@ from bcnet_core.annotations.amodal import whole_masks
 from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.errors import data_error
+from bcnet_core.evaluation.amodal import hidden_iou
+from bcnet_core.evaluation.order import right_pairs, true_pairs
 from bcnet_core.files.images import read_listed
 from bcnet_core.maps import Region, map_specs
 from bcnet_core.masks import RLE
 from bcnet_core.masks.crops import crop_rles, paste_rles
+from bcnet_core.masks.order import FrontPair, front_pairs
 from bcnet_core.model.detectors import Detector
 from bcnet_core.model.losses import band_cells, boundary, crop_to_boxes
 from bcnet_core.reporting import Reporter
@@ -39,15 +43,21 @@ class TrueBoxScores(NamedTuple):
             pasted into the image, with the visible mask and the occluder region. Under `amodal` and `hidden`: IoU with
             the whole mask, and with its hidden part where the true visible mask is given (C2F-Seg, ICCV 2023). Under
             the names of boundaries: `boundary_f`. nan where there is nothing to compare with.
+        order: (P,) float64 for each pair of `order.true_pairs`, in the order of the images: 1 if the predicted masks
+            tell who is in front, 0 if not; empty if the head predicts no whole masks.
     """
 
     images: NDArray[np.int64]
     visible: NDArray[np.float64]
     scores: dict[str, NDArray[np.float64]]
+    order: NDArray[np.float64]
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each score over the instances that have it, without scores that no instance has."""
-        present = {name: values[~np.isnan(values)] for name, values in self.scores.items()}
+        """Return the mean of each score over the instances that have it, without scores that no instance has.
+
+        `order` is the mean over pairs.
+        """
+        present = {name: values[~np.isnan(values)] for name, values in {**self.scores, "order": self.order}.items()}
         return {name: float(values.mean()) for name, values in present.items() if len(values)}
 
 
@@ -64,6 +74,7 @@ def score_true_boxes(detector: Detector, coco: CocoFile, image_dir: Path, *, rep
     positions: list[int] = []
     visible: list[float] = []
     scores: list[dict[str, list[float]]] = []
+    order: list[bool] = []
     with reporter.progress("true boxes", len(coco.images)) as progress:
         for position, image in enumerate(coco.images):
             annotations = grouped[image["id"]]
@@ -84,14 +95,17 @@ def score_true_boxes(detector: Detector, coco: CocoFile, image_dir: Path, *, rep
                 ]
                 boxes = torch.tensor(np.array(corners), dtype=torch.float32)
                 boxes[:, 2:] += boxes[:, :2]
-                scores.append(_score_image(detector, image, boxes, true, image_dir))
+                pairs = true_pairs([annotations[index] for index in scored], true["occludee"], true["amodal"])
+                own, right = _score_image(detector, image, boxes, true, pairs, image_dir)
+                scores.append(own)
+                order += right
                 visible += [1 - annotations[index].get("occlusion_rate", np.nan) for index in scored]
                 positions += [position] * len(scored)
             progress.advance()
     if not scores:
         raise data_error(f"`{coco.path}` has no instance with a box and a mask")
     columns = {name: np.concatenate([part[name] for part in scores]) for name in scores[0]}
-    return TrueBoxScores(np.array(positions), np.array(visible), columns)
+    return TrueBoxScores(np.array(positions), np.array(visible), columns, np.array(order, np.float64))
 
 
 def is_scored(annotation: Record) -> bool:
@@ -101,36 +115,45 @@ def is_scored(annotation: Record) -> bool:
 
 
 def _score_image(
-    detector: Detector, image: Record, boxes: Tensor, true: dict[Region, list[RLE | None]], image_dir: Path
-) -> dict[str, list[float]]:
-    """Score each map of the N instances of one image, the masks first.
+    detector: Detector,
+    image: Record,
+    boxes: Tensor,
+    true: dict[Region, list[RLE | None]],
+    pairs: Sequence[FrontPair],
+    image_dir: Path,
+) -> tuple[dict[str, list[float]], list[bool]]:
+    """Score each map of the N instances of one image, the masks first, and the order of pairs.
 
     Args:
         detector: in evaluation mode.
         image: entry of `images`.
         boxes: (N, 4) float32 xyxy in pixels of the image.
-        true: N masks for each layer.
+        true: N masks for each region.
+        pairs: true order of the instances.
         image_dir: folder of the images.
     """
     height, width = image["height"], image["width"]
     logits = predict_inside(detector, image, boxes, image_dir)
     scores: dict[str, list[float]] = {}
+    found: dict[Region, list[RLE]] = {}
     for spec in sorted(map_specs(logits), key=lambda spec: spec.kind == "boundary"):
         if spec.kind == "mask":
-            pasted = paste_rles(logits[spec.name].sigmoid(), boxes, height, width)
+            pasted = found[spec.region] = paste_rles(logits[spec.name].sigmoid(), boxes, height, width)
             scores[spec.region] = [_iou(one, other) for one, other in zip(pasted, true[spec.region], strict=True)]
             if spec.region == "amodal":
                 scores["hidden"] = [
-                    np.nan if whole is None or seen is None else _hidden_iou(one, whole, seen)
+                    np.nan if whole is None or seen is None else hidden_iou(one, whole, seen)
                     for one, whole, seen in zip(pasted, true["amodal"], true["occludee"], strict=True)
                 ]
         else:
-            found = logits[spec.name].cpu() >= 0
+            band = logits[spec.name].cpu() >= 0
             crops = crop_to_boxes(
-                crop_rles(true[spec.region]), torch.arange(len(found)), boxes.cpu(), size=found.shape[-1]
+                crop_rles(true[spec.region]), torch.arange(len(band)), boxes.cpu(), size=band.shape[-1]
             )
-            scores[spec.name] = boundary_f(found, boundary(crops)).tolist()
-    return scores
+            scores[spec.name] = boundary_f(band, boundary(crops)).tolist()
+    if "amodal" not in found:
+        return scores, []
+    return scores, right_pairs(pairs, front_pairs(found["occludee"], found["amodal"], occluders=found.get("occluder")))
 
 
 @torch.no_grad()
@@ -160,12 +183,6 @@ def predict_inside(detector: Detector, image: Record, boxes: Tensor, image_dir: 
 
 def _iou(found: RLE, true: RLE | None) -> float:
     return np.nan if true is None or masks.area(true) == 0 else masks.iou(found, true)
-
-
-def _hidden_iou(found: RLE, whole: RLE, visible: RLE) -> float:
-    """Return the IoU of the hidden part, given the true visible mask; nan where nothing is hidden."""
-    hidden = masks.difference(whole, visible)
-    return masks.iou(masks.difference(found, visible), hidden) if masks.area(hidden) else np.nan
 
 
 def boundary_f(predicted: Tensor, true: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from itertools import permutations
 from typing import Any, NamedTuple
 
 from bcnet_core import masks
+from bcnet_core.annotations.amodal import lacks
 from bcnet_core.annotations.coco import AMODAL_KEY, FRONT_OF, Record
 from bcnet_core.importers.parts import Part, id_key
 from bcnet_core.masks import RLE
@@ -54,8 +55,8 @@ DERIVED = (
     "occluded_mask",
 )
 """Keys that follow from the two masks, and would contradict them after a repair."""
-SEAM = 0.02
-"""Share of a visible mask that may be outside the whole mask without being a fault."""
+WHOLE_BOX = "amodal_bbox"
+"""Key of the box of a whole mask, inside the image."""
 
 
 def is_amodal(annotations: Sequence[Record]) -> bool:
@@ -204,7 +205,7 @@ def _translate(annotation: Record, dialect: Dialect, size: Any) -> None:  # noqa
     if whole is not None:
         annotation[AMODAL_KEY] = whole
     if whole_box is not None:
-        annotation["amodal_bbox"] = whole_box
+        annotation[WHOLE_BOX] = whole_box
     if hides_nothing and whole_box is not None:
         annotation["bbox"] = whole_box
         return
@@ -228,6 +229,8 @@ def _mask(segmentation: Any, size: Any) -> RLE | None:  # noqa: ANN401
 def mend_whole(annotation: Record, visible: RLE, height: int, width: int) -> list[str]:
     """Make the whole mask of an annotation contain the visible one and end at the border of the image, in place.
 
+    The box of the whole mask follows if there is one.
+
     Args:
         annotation: a record with an `amodal_segmentation`, which is dropped if it cannot be read.
         visible: the mask of its `segmentation`.
@@ -245,13 +248,16 @@ def mend_whole(annotation: Record, visible: RLE, height: int, width: int) -> lis
         whole = None
     if whole is None:
         del annotation[AMODAL_KEY]
+        annotation.pop(WHOLE_BOX, None)
         return ["amodal_unreadable"]
     kinds = ["amodal_beyond"] if isinstance(segmentation, list) and _beyond(segmentation, height, width) else []
-    missing = masks.area(visible) - masks.area(masks.intersection(visible, whole))
-    if missing > SEAM * masks.area(visible):
+    if lacks(whole, visible):
         kinds.append("amodal_short")
-    if missing or kinds:
-        annotation[AMODAL_KEY] = masks.to_json(masks.union([whole, visible]))
+    united = masks.union([whole, visible])
+    if kinds or masks.area(united) > masks.area(whole):
+        annotation[AMODAL_KEY] = masks.to_json(united)
+        if WHOLE_BOX in annotation:
+            annotation[WHOLE_BOX] = masks.bounding_box(united).tolist()
     return kinds
 
 

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 from bcnet_core import masks
 from bcnet_core.annotations.coco import AMODAL_KEY, OCCLUDER_KEY, Record
 from bcnet_core.annotations.faults import MOST_PIXELS, record_flaw
-from bcnet_core.annotations.instances import mask_omission, occluder_readable
-from bcnet_core.importers.amodal import mend_whole
+from bcnet_core.annotations.instances import mask_omission, region_readable
+from bcnet_core.importers.amodal import WHOLE_BOX, mend_whole
 from bcnet_core.importers.boxes import box_fault, polygon_box, read_box
 from bcnet_core.importers.records import Size
 from bcnet_core.importers.shapes import Box, Mask, box_of, is_near, leaves, read_shape, to_number, to_whole
 from bcnet_core.masks import RLE
 
-KEYS = ("segmentation", "bbox", "area", AMODAL_KEY, OCCLUDER_KEY)
+KEYS = ("segmentation", "bbox", "area", AMODAL_KEY, WHOLE_BOX, OCCLUDER_KEY)
 """Keys of an annotation that are repaired here."""
 SPECK = 4
 """Pixels of the largest mask that coordinates between 0 and 1 may give."""
@@ -215,6 +215,7 @@ def _mend(record: Record, size: Size, own: Size | None, *, shares: bool) -> Mend
 
 def _trains(record: Record, height: int, width: int) -> bool:
     listed = {"id": 0, "image_id": 0, "category_id": 0, **record}
+    listed.pop(AMODAL_KEY, None)  # most trainings do not read it
     return record_flaw(listed, {0}, {0}) is None and mask_omission(record, height, width) is None
 
 
@@ -251,11 +252,10 @@ def _mend_regions(record: Record, visible: RLE, size: Size, changes: Record, *, 
     if AMODAL_KEY in record:
         value = record[AMODAL_KEY]
         whole = read_shape(value, *size, box=None, scale=shares and isinstance(value, list))
-        mended: Record = {AMODAL_KEY: whole.segmentation}
-        kinds += [*whole.kinds, *mend_whole(mended, visible, *size)] if whole.rle is not None else ["amodal_unreadable"]
-        if mended.get(AMODAL_KEY) != value:
-            changes[AMODAL_KEY] = mended.get(AMODAL_KEY)
-    if OCCLUDER_KEY in record and not occluder_readable(record, *size):
+        mended: Record = {**record, AMODAL_KEY: whole.segmentation}
+        kinds += [*(whole.kinds if whole.rle is not None else ()), *mend_whole(mended, visible, *size)]
+        changes |= {key: mended.get(key) for key in (AMODAL_KEY, WHOLE_BOX) if mended.get(key) != record.get(key)}
+    if OCCLUDER_KEY in record and not region_readable(record, *size, key=OCCLUDER_KEY):
         changes[OCCLUDER_KEY] = None
         kinds.append("occluder_unreadable")
     return kinds

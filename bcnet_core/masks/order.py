@@ -46,17 +46,17 @@ def front_pairs(
     instance lies over all that two of them share, nothing tells their order.
 
     Args:
-        visible: N visible masks; None is unknown.
-        whole: N whole masks; None is unknown, and such an instance is in no pair. Visible masks in their place leave
-            the pixels that two instances claim to the occluder regions.
+        visible: N visible masks; None is unknown, and such an instance is in no pair.
+        whole: N whole masks; None is unknown: such an instance may be in front, and never behind. Visible masks in
+            their place leave the pixels that two instances claim to the occluder regions.
         occluders: N predicted occluder regions.
         least: share of the whole mask that must be covered for more than a ragged border; 0 where masks are exact.
 
     Returns:
         The pairs, by the position of the one in front and then of the other; equal cover gives none.
     """
-    known = [i for i, pair in enumerate(zip(visible, whole, strict=True)) if None not in pair]
-    seen, wholes = ([rle for i in known if (rle := part[i]) is not None] for part in (visible, whole))
+    known = [index for index, rle in enumerate(visible) if rle is not None]
+    seen, wholes = ([rle for i in known if (rle := part[i] or visible[i]) is not None] for part in (visible, whole))
     clear = seen if occluders is None else [masks.difference(seen[n], occluders[i]) for n, i in enumerate(known)]
     hidden = [masks.difference(one, rest) for one, rest in zip(wholes, clear, strict=True)]
     cover = _shared_pixels(seen, hidden)

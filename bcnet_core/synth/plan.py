@@ -6,6 +6,7 @@ border and from every other annotated mask, and is in one piece.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -173,15 +174,23 @@ def _survey_image(image: ImageRecords, *, min_area: int) -> tuple[list[Flaw | No
     rles = [read_mask(record, height, width)[0] for record in records]
     present = [rle for rle in rles if rle is not None]
     share = masks.area(masks.union(present)) / (height * width) if present else 0.0
+    return object_flaws(rles, [bool(record.get("iscrowd", 0)) for record in records], min_area=min_area), share
+
+
+def object_flaws(rles: Sequence[RLE | None], crowds: Sequence[bool], *, min_area: int) -> list[Flaw | None]:
+    """Return why each of the N objects of an image is not complete; None for those that are.
+
+    Args:
+        rles: their masks; None is unknown.
+        crowds: whether each is a crowd.
+        min_area: of an object, pixels.
+    """
     boxes = np.array([[0.0] * 4 if rle is None else masks.bounding_box(rle) for rle in rles]).reshape(-1, 4)
-    return [
-        _flaw(number, rles, boxes, crowd=bool(record.get("iscrowd", 0)), min_area=min_area)
-        for number, record in enumerate(records)
-    ], share
+    return [_flaw(number, rles, boxes, crowd=crowd, min_area=min_area) for number, crowd in enumerate(crowds)]
 
 
 def _flaw(
-    number: int, rles: list[RLE | None], boxes: NDArray[np.float64], *, crowd: bool, min_area: int
+    number: int, rles: Sequence[RLE | None], boxes: NDArray[np.float64], *, crowd: bool, min_area: int
 ) -> Flaw | None:
     """Return why an object is not complete, or None; the cheap tests come first."""
     rle = rles[number]

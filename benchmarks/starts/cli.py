@@ -52,5 +52,5 @@ def starts(
 
     check_length(steps, minutes)
     roots, overrides = split_words(words)
-    study = Study(VARIANTS, roots, output, Plan(recipe, steps, minutes, overrides), device, EVALUATIONS)
+    study = Study(VARIANTS, roots, output, Plan(recipe, steps, minutes, overrides), device, evaluations=EVALUATIONS)
     run_study(context, study, "Starts", variants=variant or [], seeds=seeds, parallel=parallel, as_json=as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,20 +38,30 @@ SCORES = {
 
 
 class Measured(NamedTuple):
-    """The `SCORES` of a detector, its `ORACLES` if they were asked for, and its COCO results."""
+    """The scores of a detector by their names, and its COCO results."""
 
     scores: dict[str, float]
-    oracles: dict[str, float]
     results: list[Record]
 
 
-def measure(detector: Detector, recipe: Recipe, *, oracles: bool) -> Measured:
-    """Measure a detector on the validation set of its recipe.
+class Measurement(NamedTuple):
+    """What a study measures of every trial.
+
+    Attributes:
+        scores: titles in tables by the names of the scores; `mask_AP` is among them.
+        measure: measures a detector, in evaluation mode, on the validation set of its resolved recipe.
+    """
+
+    scores: dict[str, str]
+    measure: Callable[[Detector, Recipe], Measured]
+
+
+def measure(detector: Detector, recipe: Recipe) -> Measured:
+    """Measure the `SCORES` of a detector on the validation set of its recipe.
 
     Args:
         detector: in evaluation mode.
         recipe: resolved; as many detections count as it keeps.
-        oracles: whether to measure what bounds the detector.
     """
     coco, (_, image_dir) = read_truth(recipe.data, recipe.data.val), recipe.data.locate(recipe.data.val)
     most = detections_to_count(recipe.model.most_detections)
@@ -71,8 +82,24 @@ def measure(detector: Detector, recipe: Recipe, *, oracles: bool) -> Measured:
         "iou": float(np.nanmean(overlaps)),
         "iou_heavy": float(np.nanmean(overlaps[heavy])) if heavy.any() else -1.0,
     }
-    bounds = score_oracles(detector, coco, image_dir, results, truth=truth, max_dets=most) if oracles else {}
-    return Measured(scores, bounds, results)
+    return Measured(scores, results)
+
+
+CROWDS = Measurement(SCORES, measure)
+"""Objects in crowds: AP by occlusion, recall of the occluded, and masks in true boxes."""
+
+
+def measure_oracles(detector: Detector, recipe: Recipe, results: Sequence[Record]) -> dict[str, float]:
+    """Return what bounds a detector on the validation set of its recipe, by the names in `ORACLES`.
+
+    Args:
+        detector: in evaluation mode.
+        recipe: resolved.
+        results: what the detector finds in the images of the set.
+    """
+    coco, (_, image_dir) = read_truth(recipe.data, recipe.data.val), recipe.data.locate(recipe.data.val)
+    most = detections_to_count(recipe.model.most_detections)
+    return score_oracles(detector, coco, image_dir, results, truth=ground_truth(coco), max_dets=most)
 
 
 def mask_ap(detector: Detector, recipe: Recipe) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
@@ -16,7 +16,6 @@ from bcnet_core.errors import data_error
 from bcnet_core.files.json_files import write_together
 from benchmarks.evidence.report import markdown_table
 from benchmarks.evidence.summary import Interval, spread
-from benchmarks.study.measures import SCORES
 from benchmarks.study.oracles import ORACLES
 from benchmarks.study.run import Outcome
 from benchmarks.study.trials import Study, TrialResult, read_results
@@ -80,7 +79,7 @@ def differences_of(study: Study, groups: Mapping[str, Sequence[TrialResult]]) ->
     """Return the differences of the variants of one data set to those that they are compared with."""
     return {
         name: {
-            other: {score: difference(group, groups[other], score) for score in SCORES}
+            other: {score: difference(group, groups[other], score) for score in study.measurement.scores}
             for other in study.variants[name].minus
             if other in groups
         }
@@ -110,17 +109,17 @@ def _known(value: dict[str, Differences]) -> Record:
 
 def _tables(study: Study, groups: Mapping[str, Sequence[TrialResult]], differences: Differences) -> Iterator[str]:
     """Yield the tables of a data set: scores, differences, bounds, and mask AP along the training."""
-    variants = study.variants
+    variants, titles = study.variants, study.measurement.scores.values()
     costs = ("steps", "s/step", "gradient norm")
-    rows = [[variants[name].title, *_means(group)] for name, group in groups.items()]
-    yield markdown_table(["variant", "seeds", *SCORES.values(), *costs], rows)
+    rows = [[variants[name].title, *_means(group, study.measurement.scores)] for name, group in groups.items()]
+    yield markdown_table(["variant", "seeds", *titles, *costs], rows)
     rows = [
         [f"{variants[name].title} to {variants[other].title}", *map(difference_cell, found.values())]
         for name, those in differences.items()
         for other, found in those.items()
     ]
     if rows:
-        yield markdown_table(["difference", *SCORES.values()], rows)
+        yield markdown_table(["difference", *titles], rows)
     bounds = {name: [one.oracles for one in group if one.oracles] for name, group in groups.items()}
     rows = [
         [f"{variants[name].title}, {ORACLES[oracle]}", mean_cell([one[oracle] for one in found])]
@@ -137,12 +136,12 @@ def _tables(study: Study, groups: Mapping[str, Sequence[TrialResult]], differenc
         yield markdown_table(["share of the steps", *(variants[name].title for name in groups)], rows)
 
 
-def _means(group: Sequence[TrialResult]) -> list[str]:
+def _means(group: Sequence[TrialResult], scores: Iterable[str]) -> list[str]:
     """Return the cells of a variant: number of seeds, means and deviations of the scores, and costs."""
     steps = sorted({one.steps for one in group})
     return [
         f"{len(group)}",
-        *(mean_cell([one.scores[score] for one in group]) for score in SCORES),
+        *(mean_cell([one.scores[score] for one in group]) for score in scores),
         " to ".join(f"{one:,}" for one in dict.fromkeys((steps[0], steps[-1]))),
         f"{fmean(one.step_seconds for one in group):.2f}",
         f"{fmean(one.gradient_norm for one in group):.1f}",

@@ -16,7 +16,7 @@ from bcnet_core.files.json_files import read_json, write_json
 from bcnet_core.files.workers import parallel_map
 from bcnet_core.reporting import Reporter
 from bcnet_core.weights.starts import fetch_start
-from benchmarks.study.measures import mask_ap, measure
+from benchmarks.study.measures import mask_ap, measure_oracles
 from benchmarks.study.training import Step, Training, one_thread
 from benchmarks.study.trials import COSTS_FILE, DETECTIONS, Study, Trial, TrialResult
 
@@ -92,7 +92,9 @@ def _measure_trial(study: Study, trial: Trial, steps: int | None) -> TrialResult
             resumed = time.perf_counter()
     norms = [float(row.norm) for row in rows]
     spent += time.perf_counter() - resumed
-    measured = measure(training.state.best_detector.eval(), training.recipe, oracles=variant.oracles)
+    detector = training.state.best_detector.eval()
+    measured = study.measurement.measure(detector, training.recipe)
+    oracles = measure_oracles(detector, training.recipe, measured.results) if variant.oracles else {}
     write_json(study.path(trial, DETECTIONS), [to_json(one) for one in measured.results])
     last = rows[-max(1, len(rows) // 10) :]
     return TrialResult(
@@ -103,7 +105,7 @@ def _measure_trial(study: Study, trial: Trial, steps: int | None) -> TrialResult
         gradient_norm=fmean(norms),
         losses={name: fmean(float(row.losses[name]) for row in last) for name in last[0].losses},
         scores=measured.scores,
-        oracles=measured.oracles,
+        oracles=oracles,
         curve={**curve, last_step: measured.scores["mask_AP"]},
     )
 

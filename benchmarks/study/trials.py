@@ -15,6 +15,7 @@ from bcnet_core.config.schema import Recipe
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.files.json_files import read_json, write_json
 from bcnet_core.model.detectors import Detector
+from benchmarks.study.measures import CROWDS, Measurement
 
 PLAN_FILE, COSTS_FILE = "plan.json", "costs.json"
 RESULTS, DETECTIONS = "results", "detections"
@@ -92,6 +93,7 @@ class Study:
         folder: folder of the results.
         plan: recipe and length of the trials.
         device: "auto", "cpu" or "cuda".
+        measurement: what is measured of every trial.
         evaluations: evaluations of mask AP along a training, evenly spread, the last of them after its last step.
     """
 
@@ -100,6 +102,7 @@ class Study:
     folder: Path
     plan: Plan
     device: str = "auto"
+    measurement: Measurement = CROWDS
     evaluations: int = 1
 
     def recipe(self, trial: Trial, steps: int | None) -> Recipe:
@@ -138,7 +141,7 @@ class TrialResult(BaseModel):
         step_seconds: mean duration of a training step, with the loading of its images.
         gradient_norm: mean norm of the gradient before clipping.
         losses: weighted losses, means of the last tenth of the steps.
-        scores: by the names in `benchmarks.study.measures.SCORES`, 0..1; -1 where the ground truth has no such object.
+        scores: by the names in the study's `measurement`, 0..1; -1 where the ground truth has no such object.
         oracles: by the names in `benchmarks.study.oracles.ORACLES`, 0..1; empty where they were not asked for.
         curve: mask AP by step.
     """

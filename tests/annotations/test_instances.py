@@ -83,11 +83,32 @@ def test_each_annotation_has_its_reason(reason: Omission | None, record: Any) ->
 
 
 def test_every_reason_is_among_the_cases() -> None:
-    assert {reason for reason, _ in CASES} == {None, *OMISSIONS}
+    assert {reason for reason, _ in CASES} | {"bad_whole"} == {None, *OMISSIONS}
 
 
 def test_a_stored_occluder_matters_only_if_it_is_read() -> None:
     assert find_omissions(coco_of(annotation(bg_object_segmentation="?")), reads_occluders=False) == [None]
+
+
+@pytest.mark.parametrize(
+    ("whole", "reason"),
+    [
+        (SQUARE, None),
+        ([], None),
+        (None, None),
+        ([[2, 2, 8, 8]], None),
+        ({"size": [10, 20], "counts": [200]}, None),
+        ([[-50, 2, 300, 2, 300, 8, -50, 8]], None),
+        ("?", "bad_whole"),
+        ({"size": [20, 10], "counts": [0, 200]}, "bad_whole"),
+        ([[2, 2, 8, 2, 8, 8, 2]], "bad_whole"),
+    ],
+)
+def test_a_whole_mask_matters_only_if_it_is_read(whole: Any, reason: Omission | None) -> None:
+    coco = coco_of(annotation(amodal_segmentation=whole))
+    assert find_omissions(coco) == [None]
+    assert find_omissions(coco, reads_wholes=True) == [reason]
+    assert len(survey_instances(coco, reads_wholes=True).coco.annotations) == (reason is None)
 
 
 def test_a_survey_sorts_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +141,6 @@ def test_a_description_counts_by_reason_and_shows_the_first_ids() -> None:
     assert describe_omissions({"no_id": ["x" * 99]}) == f"1 without a whole number as `id` (id {'x' * 30})"
     everything: dict[Omission, list[Any]] = {one: [1] * (3 + i) for i, one in enumerate(OMISSIONS)}
     assert describe_omissions(everything) == (
-        "11 flagged as crowds, 12 without a mask, 13 whose box has no extent in the image, 14 whose mask has no pixel, "
-        "52 for other reasons"
+        "12 flagged as crowds, 13 without a mask, 14 whose box has no extent in the image, 15 whose mask has no pixel, "
+        "63 for other reasons"
     )

@@ -217,11 +217,11 @@ def test_complete_objects_are_taken_and_others_only_where_these_are_few(
     write_set(tmp_path, square(1, 20, 20, 30), *touching, *rest, square(6, 30, 30, 40, image_id=2), crowd, images=2)
     coco = read_coco(tmp_path / "coco.json")
     few = find_objects(coco, tmp_path)
-    assert sorted(one["id"] for group in few.objects for one in group) == [1, 2, 3, 6]
+    assert sorted(one.annotation["id"] for group in few.objects for one in group) == [1, 2, 3, 6]
     assert few.describe() == "copy-paste: 4 objects in one piece of 2 images"
     monkeypatch.setattr("bcnet_core.data.copy_paste.ENOUGH", 2)
     whole = find_objects(coco, tmp_path)
-    assert [[one["id"] for one in group] for group in whole.objects] == [[1], [6]]
+    assert [[one.annotation["id"] for one in group] for group in whole.objects] == [[1], [6]]
     assert whole.describe() == "copy-paste: 2 whole objects of 2 images"
     monkeypatch.setattr("bcnet_core.data.copy_paste.SOURCES", 1)
     assert len(find_objects(coco, tmp_path)) == 3

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from bcnet_core import BCNetError
-from bcnet_core.annotations.coco import OCCLUDER_KEY, CocoFile, read_coco, segmentation_rle
+from bcnet_core.annotations.coco import AMODAL_KEY, OCCLUDER_KEY, CocoFile, read_coco, segmentation_rle
 from bcnet_core.evaluation.true_boxes import TrueBoxScores, boundary_f, score_true_boxes
-from bcnet_core.masks import decode
+from bcnet_core.masks import bounding_box, decode
 from bcnet_core.model.detectors import Detector
 from bcnet_core.model.losses import boundary
 from bcnet_core.reporting import SilentReporter
@@ -30,15 +30,26 @@ class KnowsTheTruth:
 
     min_size = max_size = 256
     device = torch.device("cpu")
-    is_amodal = amodal_boxes = False
     prepare = Detector.prepare
 
-    def __init__(self, coco: CocoFile, *, layers: int = 2) -> None:
+    def __init__(self, coco: CocoFile, *, layers: int = 2, whole_from: str | None = None) -> None:
+        """`whole_from`: the key of annotations with what it takes for the whole mask; None predicts none."""
         images = {image["id"]: image for image in coco.images}
         self.truth = {
-            tuple(one["bbox"]): (one, images[one["image_id"]]) for one in coco.annotations if "segmentation" in one
+            self.box(one, images[one["image_id"]], AMODAL_KEY if whole_from else "segmentation"): (
+                one,
+                images[one["image_id"]],
+            )
+            for one in coco.annotations
+            if "segmentation" in one
         }
         self.layers, self.heads = layers, SimpleNamespace(masks=self.masks)
+        self.whole_from, self.is_amodal, self.amodal_boxes = whole_from, bool(whole_from), bool(whole_from)
+
+    @staticmethod
+    def box(one: dict[str, Any], image: dict[str, Any], key: str) -> tuple[float, ...]:
+        rle = segmentation_rle(one, image, key=key) if key in one else None
+        return tuple(one["bbox"] if key == "segmentation" or rle is None else bounding_box(rle).tolist())
 
     def preprocess(self, images: list[Tensor]) -> SimpleNamespace:
         assert images[0].shape == (3, 256, 256) and images[0].dtype == torch.uint8
@@ -49,18 +60,21 @@ class KnowsTheTruth:
 
     def masks(self, features: list[Tensor], boxes: Tensor, images: Tensor) -> dict[str, Tensor]:
         assert not images.any() and len(features[0]) == 1
-        occludees, occluders = map(torch.stack, zip(*(self.maps(box) for box in boxes / 2), strict=True))
+        occludees, occluders, wholes = map(torch.stack, zip(*(self.maps(box) for box in boxes / 2), strict=True))
         band, other = (boundary(maps >= 0).float() * 2 - 1 for maps in (occludees, occluders))
         maps = {"occludee_mask": occludees, "occludee_boundary": band}
+        maps |= {"amodal_mask": wholes} if self.whole_from else {}
         return maps | ({"occluder_mask": occluders, "occluder_boundary": other} if self.layers > 1 else {})
 
-    def maps(self, box: Tensor) -> tuple[Tensor, Tensor]:
+    def maps(self, box: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x0, y0, x1, y1 = box.tolist()
         key = min(self.truth, key=lambda one: abs(np.array(one) - (x0, y0, x1 - x0, y1 - y0)).sum())
         one, image = self.truth[key]
-        return self.cells(segmentation_rle(one, image), box), self.cells(
-            segmentation_rle(one, image, key=OCCLUDER_KEY) if OCCLUDER_KEY in one else None, box
+        keys = "segmentation", OCCLUDER_KEY, self.whole_from or AMODAL_KEY
+        occludee, occluder, whole = (
+            self.cells(segmentation_rle(one, image, key=key) if key in one else None, box) for key in keys
         )
+        return occludee, occluder, whole
 
     def cells(self, rle: Any, box: Tensor) -> Tensor:
         """Logits that follow the mask at the center of each cell."""
@@ -160,6 +174,24 @@ def test_without_an_occluder_layer_there_is_no_such_score(coco: CocoFile, scenes
     scores = scores_of(coco, scenes, layers=1)
     assert scores.scores.keys() == scores.means().keys() == {"occludee", "occludee_boundary"}
     assert not np.isnan(scores.scores["occludee"]).any()
+
+
+def test_whole_masks_tell_what_is_hidden_and_who_is_in_front(coco: CocoFile, scenes: Path) -> None:
+    def scored(coco: CocoFile, whole_from: str) -> TrueBoxScores:
+        detector: Any = KnowsTheTruth(coco, whole_from=whole_from)
+        return score_true_boxes(detector, coco, scenes / "val", reporter=SilentReporter())
+
+    scores = scored(coco, AMODAL_KEY)
+    means, hidden = scores.means(), np.array([one["occlusion_rate"] > 0 for one in coco.annotations])
+    assert means["amodal"] > 0.94 and means["hidden"] > 0.6 and means["order"] == scores.order.mean() > 0.9
+    assert len(scores.order) > 3 and (~np.isnan(scores.scores["hidden"])).sum() == hidden.sum() > 3
+    visible = scored(coco, "segmentation").means()
+    assert visible["hidden"] < 0.1 < visible["amodal"] < means["amodal"] and visible["order"] < 0.6
+    assert "order" not in scores_of(coco, scenes).means()
+    front, *rest = ({**one} for one in coco.annotations)
+    del front[AMODAL_KEY]
+    partly = scored(CocoFile(coco.path, {**coco.content, "annotations": [front, *rest]}), AMODAL_KEY)
+    assert math.isnan(partly.scores["amodal"][0]) and not np.isnan(partly.scores["amodal"][1:]).any()
 
 
 def test_a_file_with_nothing_to_score_is_rejected(coco: CocoFile, scenes: Path) -> None:

@@ -92,10 +92,10 @@ def test_occluder_regions_tell_the_order_of_masks_that_claim_the_same_pixels() -
     assert front_pairs(beside, beside, occluders=[beside[1], beside[0]]) == [], "each only touches the other"
 
 
-def test_unknown_masks_are_in_no_pair() -> None:
+def test_an_unknown_visible_mask_is_in_no_pair_and_an_unknown_whole_one_never_behind() -> None:
     upper, lower = box(0, 0, 10, 10), box(5, 0, 15, 10)
     visible = [upper, None, masks.difference(lower, upper), upper]
-    assert front_pairs(visible, [upper, lower, lower, None]) == [(0, 2)]
+    assert front_pairs(visible, [upper, lower, lower, None]) == [(0, 2), (3, 2)]
     assert front_pairs([], []) == []
 
 

@@ -38,11 +38,11 @@ def test_all_promised_recipes_exist() -> None:
     promised = {"fcos_r50", "fcos_r101", "fcos_x101", "faster_rcnn_r50", "faster_rcnn_r101", "tiny", "shapes", "demo"}
     baselines = {"mask_rcnn_r50", "mask_rcnn_r101", "fcos_r50_plain", "fcos_r101_plain", "fcos_x101_plain"}
     ablations = {"fcos_r50_single_layer", "fcos_r50_no_boundary", "fcos_r50_fcn"}
-    own = {"own_rcnn", "own_fcos", "own_light"}
-    assert set(RECIPES) == promised | baselines | ablations | own
+    own = {"own_rcnn", "own_fcos", "own_light", "own_amodal"}
+    assert set(RECIPES) == promised | baselines | ablations | own | {"kins_rcnn_r50"}
 
 
-@pytest.mark.parametrize("name", ["own_rcnn", "own_fcos", "own_light"])
+@pytest.mark.parametrize("name", ["own_rcnn", "own_fcos", "own_light", "own_amodal"])
 def test_recipes_for_own_photos_are_in_epochs(name: str) -> None:
     recipe = load_recipe(name)
     solver, data = recipe.solver, recipe.data
@@ -66,6 +66,21 @@ def test_baselines_differ_from_their_models_only_in_the_mask_head() -> None:
         assert theirs == ours.model_copy(update={"model": ours.model.model_copy(update=head)})
 
 
+def test_amodal_recipes_differ_from_their_models_in_the_whole_mask() -> None:
+    for amodal, modal in (("own_amodal", "own_light"), ("kins_rcnn_r50", "faster_rcnn_r50")):
+        theirs, ours = load_recipe(modal), load_recipe(amodal)
+        assert ours.model == theirs.model.model_copy(update={"amodal": True})
+        assert ours.amodal_boxes and not theirs.amodal_boxes and ours.loss == theirs.loss
+
+
+def test_the_schedule_of_kins_is_half_as_long_as_aisformers_with_sixteen_times_the_images() -> None:
+    recipe = load_recipe("kins_rcnn_r50")
+    assert (recipe.solver.steps, recipe.solver.batch_size) == (24000, 16)
+    assert (recipe.data.min_size, recipe.data.max_size, recipe.data.train_sizes) == (800, 3000, ())
+    shares = [milestone / recipe.solver.steps for milestone in recipe.solver.milestones]
+    assert shares == [30_000 / 48_000, 40_000 / 48_000]  # of AISFormer's configuration
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_builds_trains_a_step_and_evaluates(scenes: Path, tmp_path: Path, name: str) -> None:
@@ -87,6 +102,7 @@ def test_a_recipe_builds_trains_a_step_and_evaluates(scenes: Path, tmp_path: Pat
     assert 0 < row["loss"] < 100
     layers, boundary = recipe.model.layers, recipe.model.boundary
     assert ("occluder_mask" in row) == (layers == 2) and ("occludee_boundary" in row) == boundary
+    assert ("amodal_mask" in row) == recipe.model.amodal
     trained = load_detector(tmp_path / "run", device="cpu")
     (found,) = trained.predict([read_image(scenes / "val" / json.loads(
         (scenes / "annotations/instances_val.json").read_text())["images"][0]["file_name"])])  # fmt: skip

@@ -13,7 +13,7 @@ from tests.benchmarks.conftest import SMALL, Bench
 
 
 def test_variants_start_from_what_their_titles_say(scenes: Path, tmp_path: Path) -> None:
-    study = Study(VARIANTS, {"shapes": scenes}, tmp_path, Plan("own_light"), "cpu", EVALUATIONS)
+    study = Study(VARIANTS, {"shapes": scenes}, tmp_path, Plan("own_light"), "cpu", evaluations=EVALUATIONS)
     recipes = {name: study.recipe(Trial("shapes", name, 0), 10) for name in VARIANTS}
     assert {name: recipe.model.init for name, recipe in recipes.items()} == {
         "start": "timm/tf_efficientnet_lite0", "scratch": None, "tiny": None
