@@ -108,12 +108,15 @@ def score_run(choice: RunChoice, out: Output, read_options: ReadOptions, *, laye
 
 def _listed(results: list[Record], opened: Opened) -> list[Record]:
     """Return the results of classes that the annotation file lists, and report if it lists fewer than the run."""
+    from bcnet_core.evaluation.order import keep_categories
+
     listed, known = {category["id"] for category in opened.coco.categories}, len(opened.run.categories)
     if len(listed) < known:
         ConsoleReporter().info(
             f"{opened.coco.path} lists {len(listed)} of the {known} classes; detections of the others are left out"
         )
-    return [result for result in results if result["category_id"] in listed]
+        results = keep_categories(results, listed)
+    return results
 
 
 def submit_run(choice: RunChoice, out: Output) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -92,6 +93,22 @@ def score_order(true: Sequence[FrontPair], matches: Mapping[int, int], detection
         pairs = front_pairs([one.get("segmentation") for one in chosen], [one[AMODAL_KEY] for one in chosen])
         predicted = [FrontPair(positions[front], positions[back]) for front, back in pairs]
     return Order(len(true), len(found), sum(right_pairs(found, predicted)))
+
+
+def keep_categories(results: Sequence[Record], categories: Container[int]) -> list[Record]:
+    """Return the results of some categories; the positions in `hides` become those among the results that are kept."""
+    places, counts = defaultdict[int, list[int | None]](list), Counter[int]()
+    for one in results:
+        image, keeps = one["image_id"], one["category_id"] in categories
+        places[image].append(counts[image] if keeps else None)
+        counts[image] += keeps
+    kept = []
+    for one in results:
+        if one["category_id"] in categories:
+            moved = [places[one["image_id"]][place] for place in one.get("hides", [])]
+            hides = {"hides": [place for place in moved if place is not None]} if "hides" in one else {}
+            kept.append({**one, **hides})
+    return kept
 
 
 def _overlapping(wholes: Sequence[RLE | None]) -> Iterator[tuple[int, int]]:

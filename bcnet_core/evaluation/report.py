@@ -190,10 +190,10 @@ def _score_whole(
         true = amodal.ground_truth(truth) if shares is None else amodal.ground_truth(truth, shares)
         kinds: tuple[ScoreKind, ...] = ("segm",) if shares in OWN_SHARES else ("bbox", "segm")
         for kind in kinds:
-            name = f"whole {ROWS[kind]}" if shares is None else f"whole {ROWS[kind]}, {_percent(shares)} visible"
+            name = f"whole {ROWS[kind]}" if shares is None else f"whole {ROWS[kind]}, visible {_percent(shares)}"
             rows[name] = evaluate(true, whole, kind, scorer=options.scorer, max_dets=options.max_dets)
     return rows
 
 
 def _percent(shares: Shares) -> str:
-    return f"{100 * shares[0]:.0f}-{100 * shares[1]:.0f} %"
+    return f"{100 * shares[0]:.0f}-{100 * shares[1]:.0f}"

@@ -28,7 +28,7 @@ from bcnet_core.weights.foreign import COUNTER, count_parts, layer_of
 
 SHAPING = (
     "channels", "tower_convs", "rpn_convs", "box_head", "box_head_channels", "layers", "mask_convs", "mask_channels",
-    "mask_size", "attention", "boundary",
+    "mask_size", "attention", "boundary", "amodal",
 )  # fmt: skip
 """Settings of a model that its layers around the feature extractor depend on."""
 Shapes = Mapping[str, tuple[int, ...]]
@@ -114,6 +114,7 @@ class Start:
 
     Attributes:
         placed: number of tensors that were filled, at least some of their rows.
+        copied: number of those that predict whole masks and start as those that predict visible ones.
         fresh: number of the other tensors, by part of the model.
         kept_classes: names of the classes of the data whose rows were taken.
         fresh_classes: names of the other classes; like `kept_classes` empty if no class-dependent layer was filled.
@@ -122,6 +123,7 @@ class Start:
     """
 
     placed: int
+    copied: int
     fresh: dict[str, int]
     kept_classes: list[str]
     fresh_classes: list[str]
@@ -132,6 +134,7 @@ class Start:
         """Report what starts from the weights of `source`, and as a warning which layers of them are left out."""
         total = self.placed + sum(self.fresh.values())
         text = f"starts from {source}: {self.placed} of {total} tensors"
+        text += f" ({self.copied} for whole masks start as those for visible ones)" if self.copied else ""
         if self.fresh:
             text += f", the others are initialized: {', '.join(f'{part} ({n})' for part, n in self.fresh.items())}"
         if self.kept_classes:
@@ -179,6 +182,9 @@ def load_weights(detector: Detector, recipe: Recipe, checkpoint: Checkpoint, pat
     placed = {
         name: tensor for name, tensor in checkpoint.model.items() if name in shapes and layer_of(name) not in left_out
     }
+    new = {name: name.replace(".amodal_mask.", ".occludee_mask.") for name in shapes if name not in checkpoint.model}
+    copied = {name: placed[visible] for name, visible in new.items() if visible in placed}
+    placed |= copied
     labels, filled = match_classes(checkpoint.categories, detector.categories), rows.keys() & placed.keys()
     for name in filled:
         placed[name] = transfer_rows(placed[name], state[name], rows[name], labels)
@@ -186,6 +192,7 @@ def load_weights(detector: Detector, recipe: Recipe, checkpoint: Checkpoint, pat
     names = detector.class_names if filled else []
     return Start(
         placed=len(placed),
+        copied=len(copied),
         fresh=count_parts(name for name in shapes if name not in placed and not name.endswith(COUNTER)),
         kept_classes=[name for label, name in enumerate(names) if label in labels],
         fresh_classes=[name for label, name in enumerate(names) if label not in labels],

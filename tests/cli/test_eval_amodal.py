@@ -41,7 +41,7 @@ def test_a_run_is_scored_with_its_whole_masks_and_its_file_alike(amodal: Path, s
         content["amodal"]["instances"] == content["amodal"]["whole"]["instances"] == len(read_coco(truth).annotations)
     )
     assert content["layers"].keys() == INSIDE
-    assert {"whole boxes", "whole masks", "whole masks, 85-100 % visible", "whole boxes, 0-10 % visible"} < set(
+    assert {"whole boxes", "whole masks", "whole masks, visible 85-100", "whole boxes, visible 0-10"} < set(
         content["scores"]
     )
     again = good("eval", "--results", tmp_path / "instances_val_results.json", "--gt", truth, "--amodal", "--json")

@@ -25,7 +25,7 @@ from bcnet_core.evaluation.amodal import (
     whole_results,
 )
 from bcnet_core.evaluation.coco import ground_truth
-from bcnet_core.evaluation.order import LEAST_OVERLAP, Order
+from bcnet_core.evaluation.order import LEAST_OVERLAP, Order, keep_categories
 from bcnet_core.evaluation.report import ScoreOptions, ScoreReport, score_results
 from bcnet_core.evaluation.results import from_json
 from bcnet_core.masks.order import NOISE
@@ -134,7 +134,7 @@ def test_scores_by_visible_share_equal_the_reference(coco: CocoFile, shares: tup
     results = found_in(coco)
     report = report_of(coco, results)
     low, high = shares
-    name = f"{100 * low:.0f}-{100 * high:.0f} % visible"
+    name = f"visible {100 * low:.0f}-{100 * high:.0f}"
     for kind, row in (("bbox", "whole boxes"), ("segm", "whole masks")):
         if kind == "segm" or shares in TAO_SHARES:
             own = reference(coco, results, kind, lambda share: share is not None and low <= share <= high)
@@ -234,8 +234,8 @@ def test_a_report_of_whole_masks_is_json() -> None:
         "hidden": {"instances": 1, "found": 1, "iou": 1},
         "order": {"pairs": 1, "found": 1, "right": 1, "accuracy": 1, "accuracy_found": 1},
     }
-    assert content["scores"]["whole masks, 60-75 % visible"]["AP"] == pytest.approx(1)
-    assert content["scores"]["whole boxes, 0-10 % visible"]["AP"] == -1
+    assert content["scores"]["whole masks, visible 60-75"]["AP"] == pytest.approx(1)
+    assert content["scores"]["whole boxes, visible 0-10"]["AP"] == -1
     assert "amodal" not in score_results(coco, as_results(coco), ScoreOptions()).content()
 
 
@@ -287,6 +287,18 @@ def test_results_tell_their_order_by_positions_in_the_image() -> None:
     del results[1]["hides"]
     assert order_of(overlapping(), results) == (1, 1, 1), "the masks tell it where the key is missing"
     assert order_of(overlapping(), results[:1]) == (1, 0, 0)
+
+
+def test_positions_follow_the_results_that_are_kept() -> None:
+    rows = [(1, 1, [1, 2]), (1, 2, [0]), (1, 1, [1]), (2, 1, None), (2, 2, [2]), (2, 1, [0, 1])]
+    results: list[Record] = [
+        {"image_id": image, "category_id": category, **({} if hides is None else {"hides": hides})}
+        for image, category, hides in rows
+    ]
+    kept = keep_categories(results, {1})
+    assert [one.get("hides") for one in kept] == [[1], [], None, [0]]
+    assert all(one["category_id"] == 1 for one in kept) and results[0]["hides"] == [1, 2]
+    assert keep_categories(results, {1, 2}) == results
 
 
 def test_order_of_drawn_scenes_equals_their_layers(scenes: Path) -> None:

@@ -9,7 +9,7 @@ from bcnet_core import BCNetError
 from bcnet_core.config.choices import MaskSize
 from bcnet_core.config.load import load_recipe
 from bcnet_core.model.detectors import build_detector
-from bcnet_core.model.head import BilayerMaskHead, NonLocalBlock
+from bcnet_core.model.head import BilayerMaskHead, Layer, MaskPredictor, NonLocalBlock
 
 
 def test_the_published_size_is_met() -> None:
@@ -115,6 +115,41 @@ def count_flops(head: BilayerMaskHead, features: torch.Tensor) -> int:
     with counter:
         head(features)
     return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_without_whole_masks_a_head_starts_as_before_there_were_any(layers: int) -> None:
+    """The same draws for the same parts in the same order: seeds mean what they meant."""
+    torch.manual_seed(0)
+    head = BilayerMaskHead(8, layers=layers)
+    torch.manual_seed(0)
+    parts = [*(Layer(8, 8) for _ in range(layers)), *(MaskPredictor(8) for _ in range(2 * layers))]
+    convs = [one for part in parts for one in part.modules() if isinstance(one, nn.Conv2d | nn.ConvTranspose2d)]
+    for conv in convs:
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
+    for part in parts[layers:]:
+        nn.init.normal_(part.logits.weight, std=0.001)
+    names = ("occluder", "occludee")[-layers:]
+    names += ("occludee_mask", "occludee_boundary", "occluder_mask", "occluder_boundary")[: 2 * layers]
+    expected = nn.ModuleDict(dict(zip(names, parts, strict=True))).state_dict()
+    state = head.state_dict()
+    assert list(state) == list(expected)
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("size", [28, 56])
+def test_a_step_with_whole_masks_computes_little_more(size: MaskSize) -> None:
+    """Forward and backward of a head as `own_light` has; of a whole detector's step it is a smaller share yet."""
+    side, flops = 14 if size == 28 else 28, []
+    for amodal in (False, True):
+        head = BilayerMaskHead(64, attention=False, amodal=amodal, mask_size=size)
+        counter = FlopCounterMode(display=False)
+        with counter:
+            torch.stack([one.sum() for one in head(torch.randn(2, 64, side, side)).values()]).sum().backward()
+        flops.append(counter.get_total_flops())
+    assert flops[0] < flops[1] < 1.1 * flops[0]
 
 
 def test_larger_maps_see_details_that_the_layers_do_not() -> None:

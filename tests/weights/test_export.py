@@ -20,6 +20,8 @@ from tests.model.test_detectors import TORCHVISION, build
         ("faster_rcnn", {"score_threshold": 0.2, "nms": "soft"}),
         ("fcos", {"score_threshold": 0.004, **TORCHVISION}),
         ("faster_rcnn", {"score_threshold": 0.2, **TORCHVISION}),
+        ("fcos", {"score_threshold": 0.004, "amodal": True}),
+        ("faster_rcnn", {"score_threshold": 0.2, "amodal": True, "mask_size": 56}),
     ],
     ids=[
         "fcos",
@@ -28,6 +30,8 @@ from tests.model.test_detectors import TORCHVISION, build
         "faster_rcnn with Soft-NMS",
         "fcos like torchvision",
         "faster_rcnn like torchvision",
+        "fcos, amodal",
+        "faster_rcnn, amodal with large maps",
     ],
 )
 def test_an_exported_detector_predicts_the_same(
@@ -48,6 +52,31 @@ def test_an_exported_detector_predicts_the_same(
         torch.testing.assert_close(scores, found.scores, rtol=0, atol=1e-3)
         assert torch.equal(labels, found.labels)
         torch.testing.assert_close(maps[2], found.occluder_mask, rtol=0, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("form", ["torchscript", "onnx"])
+def test_a_file_has_whole_masks_that_hold_the_visible_ones(tmp_path: Path, form: str) -> None:
+    detector = build(amodal=True, score_threshold=0.004).eval()
+    for name in ("occludee_mask", "amodal_mask"):
+        torch.nn.init.normal_(detector.get_parameter(f"heads.masks.head.{name}.logits.weight"))
+    path = tmp_path / "detector"
+    export.export_detector(detector, path, form=form, height=96, width=120)  # type: ignore[arg-type]
+    pixels = np.random.default_rng(5).integers(0, 256, (96, 120, 3), np.uint8)
+    names = export.TensorDetector(detector).outputs
+    image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+    if form == "onnx":
+        session = pytest.importorskip("onnxruntime").InferenceSession(path.read_bytes())
+        assert tuple(one.name for one in session.get_outputs()) == names
+        parts = [torch.from_numpy(part) for part in session.run(None, {"image": image.numpy()})]
+    else:
+        parts = list(torch.jit.load(str(path))(image))
+    got = dict(zip(names, parts, strict=True))
+    (found,) = detector.predict([pixels], resize=False)
+    assert len(found.boxes) > 0
+    torch.testing.assert_close(got["amodal_mask"], found.amodal_mask, rtol=0, atol=1e-3)
+    excess = got["amodal_mask"] - got["occludee_mask"]
+    assert excess.min() > -1e-6 and excess.max() > 0.1  # onnxruntime rounds equal logits in two ways
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

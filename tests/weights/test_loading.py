@@ -23,7 +23,7 @@ from bcnet_core.model import detectors
 from bcnet_core.model.backbones import TinyBackbone
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.reporting import SilentReporter
-from bcnet_core.weights.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint
+from bcnet_core.weights.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint, save_checkpoint
 from bcnet_core.weights.export import export_detector
 from bcnet_core.weights.importing import import_weights
 from bcnet_core.weights.loading import Start, load_weights, read_trained
@@ -153,10 +153,63 @@ def test_layers_that_only_the_model_has_start_fresh(untrained: Path) -> None:
     assert start.fresh == {"heads.masks": 8} and not start.left_out
 
 
+def test_whole_masks_start_as_the_visible_ones(untrained: Path) -> None:
+    checkpoint = read_checkpoint(untrained)
+    recipe = Recipe.model_validate(checkpoint.recipe)
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"amodal": True})})
+    detector = build_detector(recipe, checkpoint.categories)
+    start = load_weights(detector, recipe, checkpoint, Path("x.pt"))
+    state, total = detector.state_dict(), len(checkpoint.model) + 4
+    whole = [name for name in state if name.startswith(f"{MASKS}amodal_mask.")]
+    assert len(whole) == 4
+    for name in whole:
+        assert torch.equal(state[name], checkpoint.model[name.replace("amodal", "occludee")])
+    (info,), warnings = report_of(start)
+    assert info.startswith(
+        f"starts from x.pt: {total} of {total} tensors (4 for whole masks start as those for visible ones); "
+    )
+    assert not warnings
+
+
+def test_weights_without_a_mask_head_leave_whole_masks_fresh(untrained: Path) -> None:
+    checkpoint = read_checkpoint(untrained)
+    body = {name: tensor for name, tensor in checkpoint.model.items() if not name.startswith(MASKS)}
+    start = start_from(replace(checkpoint, model=body), checkpoint.categories, amodal=True)
+    assert (start.placed, start.copied) == (len(body), 0)
+    assert "visible" not in report_of(start)[0][0]
+
+
+def test_whole_masks_are_dropped_where_a_model_has_none(untrained: Path) -> None:
+    checkpoint = read_checkpoint(untrained)
+    stored = Recipe.model_validate(checkpoint.recipe)
+    recipe = stored.model_copy(update={"model": stored.model.model_copy(update={"amodal": True})})
+    model = build_detector(recipe, checkpoint.categories).state_dict()
+    amodal = replace(checkpoint, model=model, recipe=recipe.model_dump(mode="json"))
+    start = start_from(amodal, checkpoint.categories, amodal=False)
+    assert (start.placed, start.copied, start.fresh) == (len(checkpoint.model), 0, {})
+    _, (warning,) = report_of(start)
+    assert warning == (
+        f"2 layers of x.pt do not fit this model and are left out: {MASKS}amodal_mask.logits (this model has no such "
+        f"layer), {MASKS}amodal_mask.upsample (this model has no such layer); to keep them: model.amodal=true"
+    )
+
+
+def test_a_recipe_of_before_a_setting_still_loads(untrained: Path, tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(untrained)
+    for section, key in (("model", "amodal"), ("data", "boxes"), ("loss", "amodal_mask")):
+        del checkpoint.recipe[section][key]
+    save_checkpoint(tmp_path / "old.pt", checkpoint)
+    trained = read_trained(tmp_path / "old.pt")
+    assert not trained.recipe.model.amodal and not trained.recipe.amodal_boxes
+    detector = trained.build("cpu")
+    assert not detector.is_amodal and "amodal_mask" not in detector.heads.masks.head.outputs
+
+
 def test_larger_maps_start_from_the_layers_of_smaller_ones(untrained: Path) -> None:
     checkpoint = read_checkpoint(untrained)
     start = start_from(checkpoint, checkpoint.categories, mask_size=56)
-    predictors = {f"{MASKS}{spec.name}.{part}" for spec in MAPS for part in ("upsample", "logits")}
+    names = {spec.name for spec in MAPS if spec.region != "amodal"}
+    predictors = {f"{MASKS}{name}.{part}" for name in names for part in ("upsample", "logits")}
     assert start.left_out.keys() == predictors and start.settings == ["model.mask_size=28"]
     assert start.placed == len(checkpoint.model) - 2 * len(predictors)
 

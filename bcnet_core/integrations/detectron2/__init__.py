@@ -16,7 +16,8 @@ warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 from bcnet_core.integrations.detectron2.config import add_bcnet_config
-from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper, CroppedMasks, register_bilayer_coco
+from bcnet_core.integrations.detectron2.cropped_masks import CroppedMasks
+from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper, register_bilayer_coco
 from bcnet_core.integrations.detectron2.fcos import BilayerFCOS, bilayer_fcos
 from bcnet_core.integrations.detectron2.heads import (
     BilayerCascadeROIHeads,

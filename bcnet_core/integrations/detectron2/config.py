@@ -49,13 +49,12 @@ Settings = TypeVar("Settings", bound=BaseModel)
 def add_bcnet_config(cfg: CfgNode) -> None:
     """Add the settings of the bilayer head to a detectron2 config, in place; call it before merging a file.
 
-    Adds `MODEL.BCNET` (our `model.*` in capitals), `MODEL.BCNET.LOSS` (our `loss.*`), `INPUT.OCCLUDERS` (our
-    `data.occluders`), `INPUT.FLIP_PROBABILITY` and `INPUT.SCALE_JITTER`.
+    Adds `MODEL.BCNET` (our `model.*` in capitals), `MODEL.BCNET.LOSS` (our `loss.*`), `INPUT.OCCLUDERS` and
+    `INPUT.BOXES` (our `data.occluders` and `data.boxes`), `INPUT.FLIP_PROBABILITY` and `INPUT.SCALE_JITTER`.
     """
     cfg.MODEL.BCNET = _bcnet_node(ModelConfig(), LossConfig())
-    cfg.INPUT.OCCLUDERS = "auto"
-    cfg.INPUT.FLIP_PROBABILITY = 0.5
-    cfg.INPUT.SCALE_JITTER = ()
+    cfg.INPUT.OCCLUDERS = cfg.INPUT.BOXES = "auto"
+    cfg.INPUT.FLIP_PROBABILITY, cfg.INPUT.SCALE_JITTER = 0.5, ()
 
 
 def _bcnet_node(model: ModelConfig, loss: LossConfig) -> CfgNode:
@@ -86,7 +85,7 @@ def model_from_config(cfg: CfgNode, channels: int) -> ModelConfig:
     """
     settings = {key: cfg.MODEL.BCNET[key.upper()] for key in MODEL_KEYS}
     settings |= {"channels": channels, "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE}
-    return _validated(ModelConfig, settings, "MODEL.BCNET")
+    return validated(ModelConfig, settings, "MODEL.BCNET")
 
 
 def loss_from_config(cfg: CfgNode) -> LossConfig:
@@ -96,10 +95,11 @@ def loss_from_config(cfg: CfgNode) -> LossConfig:
         BCNetError: if a setting is out of its range.
     """
     settings = {key: cfg.MODEL.BCNET.LOSS[key.upper()] for key in LOSS_KEYS}
-    return _validated(LossConfig, settings, "MODEL.BCNET.LOSS")
+    return validated(LossConfig, settings, "MODEL.BCNET.LOSS")
 
 
-def _validated(kind: type[Settings], settings: dict[str, Any], node: str) -> Settings:
+def validated(kind: type[Settings], settings: dict[str, Any], node: str) -> Settings:
+    """Validate settings that a config has under `node`; one that is out of its range is a `BCNetError`."""
     try:
         return kind.model_validate(settings)
     except ValidationError as error:
@@ -213,7 +213,7 @@ def _set_input(cfg: CfgNode, recipe: Recipe) -> None:
     data, source = recipe.data, cfg.INPUT
     source.MIN_SIZE_TRAIN, source.MAX_SIZE_TRAIN = tuple(data.train_sizes) or (data.min_size,), data.max_size
     source.MIN_SIZE_TEST, source.MAX_SIZE_TEST = data.min_size, data.max_size
-    source.OCCLUDERS, source.FLIP_PROBABILITY = data.occluders, float(data.flip)
+    source.OCCLUDERS, source.BOXES, source.FLIP_PROBABILITY = data.occluders, data.boxes, float(data.flip)
     source.SCALE_JITTER = tuple(data.scale_jitter or ())
     cfg.DATALOADER.NUM_WORKERS = data.workers
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = data.group_aspects
@@ -258,7 +258,7 @@ def recipe_from_config(cfg: CfgNode) -> Recipe:
         box_head: BoxHead = "conv" if cfg.MODEL.ROI_BOX_HEAD.NUM_CONV else "linear"
         settings |= {"rpn_convs": len(cfg.MODEL.RPN.CONV_DIMS), "box_head": box_head}
     sizes = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": max(cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST)}
-    return _validated(Recipe, {"model": settings, "data": sizes}, "as a recipe")
+    return validated(Recipe, {"model": settings, "data": {**sizes, "boxes": cfg.INPUT.BOXES}}, "as a recipe")
 
 
 def _anchor_scales(cfg: CfgNode, *, first_stride: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""COCO data for detectron2: registered data sets, a mapper that carries occluder regions, and packed instance masks."""
+"""COCO data for detectron2: registered data sets, and a mapper that carries occluder regions and whole masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from detectron2.structures import Boxes, BoxMode
 from torch import Tensor
 
 from bcnet_core import masks
+from bcnet_core.annotations.amodal import whole_masks
 from bcnet_core.annotations.coco import (
+    AMODAL_KEY,
     OCCLUDER_KEY,
     CocoFile,
     Record,
@@ -28,11 +30,14 @@ from bcnet_core.annotations.instances import survey_instances
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.config.choices import OccluderSource
 from bcnet_core.config.data import DatasetConfig
+from bcnet_core.config.schema import Recipe
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.files.images import image_path
 from bcnet_core.files.json_files import write_json
-from bcnet_core.masks.crops import MaskCrops, concatenate, crop_rles
-from bcnet_core.model.losses import crop_to_boxes
+from bcnet_core.integrations.detectron2.config import validated
+from bcnet_core.integrations.detectron2.cropped_masks import CroppedMasks, input_rles
+from bcnet_core.masks import RLE
+from bcnet_core.masks.crops import crop_rles
 
 
 def register_bilayer_coco(
@@ -131,11 +136,14 @@ class BilayerDatasetMapper(DatasetMapper):
 
     Segmentations may be polygons, RLEs (compressed or not) or (H, W) arrays. An occluder region is read from the
     annotation's `bg_object_segmentation` (any of these, too), or derived from the masks of all annotations of the
-    image, before it is transformed like everything else.
+    image, before it is transformed like everything else. So are whole masks, from `amodal_segmentation`; they become
+    `gt_wholes`, empty where they are unknown.
 
     Args:
         is_train: whether instances are wanted.
         occluders: source of the occluder regions: "derive" them, read them from the "file", or "auto".
+        amodal: whether whole masks are read.
+        amodal_boxes: whether boxes enclose the whole masks, where these are known.
         settings: settings of detectron2's `DatasetMapper`.
     """
 
@@ -145,19 +153,29 @@ class BilayerDatasetMapper(DatasetMapper):
         is_train: bool,  # noqa: FBT001  (detectron2's signature)
         *,
         occluders: OccluderSource = "auto",
+        amodal: bool = False,
+        amodal_boxes: bool = False,
         **settings: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(is_train, **{**settings, "use_instance_mask": True})
-        self.occluders = occluders
+        self.occluders, self.amodal, self.amodal_boxes = occluders, amodal or amodal_boxes, amodal_boxes
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002
-        """Return the arguments for a yacs config; `INPUT.SCALE_JITTER` takes the place of its sizes."""
+        """Return the arguments for a yacs config; `INPUT.SCALE_JITTER` takes the place of its sizes.
+
+        Raises:
+            BCNetError: if `INPUT.OCCLUDERS` or `INPUT.BOXES` is out of its range.
+        """
         settings: dict[str, Any] = super().from_config(cfg, is_train)
         if is_train:
             settings["augmentations"] = _augmentations(cfg, settings["augmentations"])
             settings["recompute_boxes"] = settings["recompute_boxes"] or bool(cfg.INPUT.SCALE_JITTER)
-        return {**settings, "occluders": cfg.INPUT.OCCLUDERS}
+        data, amodal = {"occluders": cfg.INPUT.OCCLUDERS, "boxes": cfg.INPUT.BOXES}, cfg.MODEL.BCNET.AMODAL
+        recipe = validated(Recipe, {"data": data, "model": {"amodal": amodal}}, "as a recipe")
+        return {
+            **settings, "occluders": recipe.data.occluders, "amodal": amodal, "amodal_boxes": recipe.amodal_boxes
+        }  # fmt: skip
 
     def _transform_annotations(self, dataset_dict: Record, transforms: Any, image_shape: tuple[int, int]) -> None:  # noqa: ANN401
         image = {"id": dataset_dict.get("image_id"), "height": dataset_dict["height"], "width": dataset_dict["width"]}
@@ -170,7 +188,11 @@ class BilayerDatasetMapper(DatasetMapper):
                 f"`{dataset_dict['file_name']}`: {missing} of its annotations have no `{OCCLUDER_KEY}`",
                 "add it: bcnet annotate, or derive it on the fly: INPUT.OCCLUDERS auto",
             )
-        regions = occluder_regions(records, rles, image, source=self.occluders)
+        wholes: list[RLE | None] = whole_masks(records, rles, image) if self.amodal else [None] * len(rles)
+        regions = occluder_regions(records, rles, image, source=self.occluders, wholes=wholes)
+        if self.amodal_boxes:
+            for record, whole in zip(records, wholes, strict=True):
+                record["bbox"] = record["bbox"] if whole is None else masks.bounding_box(whole).tolist()
 
         def transform(index: int, segmentation: Any) -> Any:  # noqa: ANN401
             annotation = {**records[index], "segmentation": segmentation}
@@ -180,23 +202,39 @@ class BilayerDatasetMapper(DatasetMapper):
                 annotation, transforms, image_shape, keypoint_hflip_indices=self.keypoint_hflip_indices
             )
 
-        polygons = [one["segmentation"] if isinstance(one.get("segmentation"), list) else None for one in records]
-        transformed = [transform(index, polygons[index] or rles[index]) for index in targets]
-        occluders = [transform(i, regions[i])["segmentation"] if regions[i] is not None else None for i in targets]
-        occludees = [one.pop("segmentation") for one in transformed]
+        def moved(given: Sequence[Any]) -> list[RLE]:
+            parts = [None if given[i] is None else transform(i, given[i])["segmentation"] for i in targets]
+            return input_rles(parts, *image_shape)
+
+        transformed = [transform(index, _as_given(records[index], "segmentation", rles[index])) for index in targets]
+        visible = input_rles([one.pop("segmentation") for one in transformed], *image_shape)
         instances = detection_utils.annotations_to_instances(transformed, image_shape)
-        instances.gt_masks = CroppedMasks.from_segmentations(occludees, *image_shape)
-        instances.gt_occluders = CroppedMasks.from_segmentations(occluders, *image_shape)
+        instances.gt_masks = CroppedMasks(crop_rles(visible))
+        instances.gt_occluders = CroppedMasks(crop_rles(moved(regions)))
+        if self.amodal:
+            given = [_as_given(one, AMODAL_KEY, rle) for one, rle in zip(records, wholes, strict=True)]
+            pairs = zip(targets, moved(given), visible, strict=True)
+            united = [None if wholes[i] is None else masks.union([whole, seen]) for i, whole, seen in pairs]
+            instances.gt_wholes = CroppedMasks(crop_rles(united))
         if self.recompute_boxes:
-            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+            boxes: Tensor = instances.gt_masks.get_bounding_boxes().tensor
+            if self.amodal_boxes:
+                around = instances.gt_wholes
+                boxes = torch.where(around.nonempty()[:, None], around.get_bounding_boxes().tensor, boxes)
+            instances.gt_boxes = Boxes(boxes)
         dataset_dict["instances"] = detection_utils.filter_empty_instances(instances)
+
+
+def _as_given(record: Record, key: str, rle: RLE | None) -> Any:  # noqa: ANN401  (detectron2 takes either)
+    """Return the polygons of a mask where its record has some, as they move without a loss, or else its RLE."""
+    return record[key] if rle is not None and isinstance(record.get(key), list) else rle
 
 
 def _coco_record(annotation: Record, index: int) -> Record:
     """Convert an annotation of a dataset dict, whose segmentations may be arrays, to what a COCO file holds."""
     box = list(BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS))
     record = {"id": index, **annotation, "bbox": box, "bbox_mode": BoxMode.XYWH_ABS}
-    for key in ("segmentation", OCCLUDER_KEY):
+    for key in ("segmentation", OCCLUDER_KEY, AMODAL_KEY):
         given = annotation.get(key)
         if isinstance(given, np.ndarray):
             record[key] = masks.encode(given.astype(bool))
@@ -217,66 +255,3 @@ def _augmentations(cfg: CfgNode, built: list[Any]) -> list[Any]:
         others = [one for one in others if not isinstance(one, T.ResizeShortestEdge)]
         others += [T.ResizeScale(least, most, side, side), T.FixedSizeCrop((side, side), pad=False)]
     return [*others, *flips]
-
-
-class CroppedMasks:
-    """N instance masks in the frame of the network's input, with the methods that detectron2 calls on its mask types.
-
-    detectron2 copies the masks of an image for each of its 512 sampled proposals: as `BitMasks` of 800 x 1333 pixels
-    half a gigabyte per image, twice with the occluders. Copies of these share their pixels.
-    """
-
-    def __init__(self, crops: MaskCrops) -> None:
-        self.crops = crops
-
-    @classmethod
-    def from_segmentations(cls, segmentations: Sequence[Any], height: int, width: int) -> CroppedMasks:
-        """Pack segmentations as detectron2's `transform_instance_annotations` returns them.
-
-        Args:
-            segmentations: one entry per instance: (2 P,) float polygons, an (H, W) array, or None for an empty mask.
-            height: height of the network's input, pixels.
-            width: width of the network's input, pixels.
-        """
-        rles = [
-            masks.encode(one.astype(bool))
-            if isinstance(one, np.ndarray) and one.ndim == 2
-            else masks.from_segmentation([np.asarray(polygon).ravel().tolist() for polygon in one or ()], height, width)
-            for one in segmentations
-        ]
-        return cls(crop_rles(rles))
-
-    @staticmethod
-    def cat(parts: Sequence[CroppedMasks]) -> CroppedMasks:
-        """Concatenate masks."""
-        return CroppedMasks(concatenate([part.crops for part in parts]))
-
-    def __len__(self) -> int:
-        return len(self.crops.boxes)
-
-    def __getitem__(self, item: int | slice | Tensor) -> CroppedMasks:
-        """Choose masks by number, slice, (M,) int64 indices or (N,) bool; no pixel is copied."""
-        chosen = [item] if isinstance(item, int) else item
-        return CroppedMasks(self.crops._replace(boxes=self.crops.boxes[chosen], starts=self.crops.starts[chosen]))
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the pixels."""
-        return self.crops.bits.device
-
-    def to(self, device: torch.device | str) -> CroppedMasks:
-        """Return these masks on `device`."""
-        return CroppedMasks(self.crops.to(torch.device(device)))
-
-    def nonempty(self) -> Tensor:
-        """Return (N,) bool, whether each mask has a pixel."""
-        return self.crops.boxes[:, 2] > self.crops.boxes[:, 0]
-
-    def get_bounding_boxes(self) -> Boxes:
-        """Return the tight boxes of the N masks, xyxy in pixels of the network's input."""
-        return Boxes(self.crops.boxes.float())
-
-    def crop_and_resize(self, boxes: Tensor, mask_size: int) -> Tensor:
-        """Crop each mask to its box, (N, 4) float xyxy, as the torchvision backend does; returns (N, S, S) bool."""
-        instances = torch.arange(len(self), device=boxes.device)
-        return crop_to_boxes(self.crops.to(boxes.device), instances, boxes, size=mask_size)

@@ -19,8 +19,8 @@ from bcnet_core.config.schema import LossConfig
 from bcnet_core.data.dataset import Targets
 from bcnet_core.errors import usage_error
 from bcnet_core.integrations.detectron2.config import loss_from_config, loss_weights, model_from_config
-from bcnet_core.integrations.detectron2.data import CroppedMasks
-from bcnet_core.integrations.detectron2.heads import require_occluders, set_maps
+from bcnet_core.integrations.detectron2.cropped_masks import CroppedMasks
+from bcnet_core.integrations.detectron2.heads import require_regions, set_maps
 from bcnet_core.masks.crops import crop_rles
 from bcnet_core.model.backbones import TinyBackbone, pixel_format
 from bcnet_core.model.detectors import build_one_stage
@@ -92,7 +92,8 @@ class BilayerFCOS(nn.Module):
 
         Args:
             batched_inputs: one dict an image with `image`, (3, h, w) in the config's channel order, and in training
-                `instances` with `gt_boxes`, `gt_classes`, `gt_masks` and, for two layers, `gt_occluders`.
+                `instances` with `gt_boxes`, `gt_classes`, `gt_masks` and, for two layers, `gt_occluders`, for whole
+                masks `gt_wholes`.
 
         Returns:
             In training the weighted losses `loss_classification`, `loss_occludee_mask`, ...; otherwise one dict an
@@ -102,7 +103,7 @@ class BilayerFCOS(nn.Module):
             return self.inference(batched_inputs)
         images = self.preprocess_image(batched_inputs)
         instances = [one["instances"].to(self.device) for one in batched_inputs]
-        require_occluders(instances, self.heads.masks.head)
+        require_regions(instances, self.heads.masks.head)
         targets = [_targets(one) for one in instances]
         seeds = torch.randint(2**31, (len(targets),)).tolist()
         losses = self.heads(self._features(images), images, targets, seeds)
@@ -183,15 +184,11 @@ def _targets(instances: Instances) -> Targets:
             "take bcnet_core.integrations.detectron2.BilayerDatasetMapper as the mapper of the training data",
         )
     boxes: Tensor = instances.gt_boxes.tensor
-    occluders = instances.gt_occluders if instances.has("gt_occluders") else masks[:0]
-    return Targets(
-        boxes,
-        instances.gt_classes,
-        masks.crops,
-        occluders.crops,
-        crop_rles([None] * len(boxes)),
-        boxes.new_tensor(IDENTITY),
+    occluders, wholes = (
+        instances.get(field).crops if instances.has(field) else crop_rles([None] * len(boxes)).to(boxes.device)
+        for field in ("gt_occluders", "gt_wholes")
     )
+    return Targets(boxes, instances.gt_classes, masks.crops, occluders, wholes, boxes.new_tensor(IDENTITY))
 
 
 def _instances(found: Found, size: tuple[int, int]) -> Instances:

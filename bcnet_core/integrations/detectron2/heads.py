@@ -36,7 +36,7 @@ def map_field(spec: MapSpec) -> str:
     """Return the field of `Instances` that holds a map, (N, 1, S, S) float32 in [0, 1]."""
     if spec.key == "segmentation":
         return "pred_masks"
-    return f"pred_{spec.layer}_{'boundaries' if spec.kind == 'boundary' else f'{spec.kind}s'}"
+    return f"pred_{spec.region}_{'boundaries' if spec.kind == 'boundary' else f'{spec.kind}s'}"
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -99,14 +99,14 @@ class BilayerMaskRCNNHead(nn.Module):
         Args:
             x: (R, C, S, S) float RoI features with S the head's `roi_size`, those of the first image first.
             instances: one entry an image. In training the positive proposals, with `proposal_boxes`, `gt_masks` and,
-                for two layers, `gt_occluders`; otherwise the predicted boxes.
+                for two layers, `gt_occluders`, for whole masks `gt_wholes`; otherwise the predicted boxes.
 
         Returns:
             In training the weighted losses `loss_occludee_mask`, ...; otherwise the instances, with the fields of
             `map_field`.
 
         Raises:
-            BCNetError: if the training data carries no occluder regions.
+            BCNetError: if the training data carries no occluder regions, or no whole masks.
         """
         if not self.training:
             set_maps(instances, predict_maps(self.head, x))
@@ -130,10 +130,12 @@ class BilayerMaskRCNNHead(nn.Module):
 
     def _targets(self, instances: Sequence[Instances], *, size: int, device: torch.device) -> dict[str, Tensor]:
         images = [one for one in instances if len(one)]  # others may lack all fields
-        require_occluders(images, self.head)
+        require_regions(images, self.head)
         fields: dict[Region, str] = {"occludee": "gt_masks"}
         if self.head.occluder is not None:
             fields["occluder"] = "gt_occluders"
+        if "amodal_mask" in self.head.outputs:
+            fields["amodal"] = "gt_wholes"
         crops = {}
         for region, field in fields.items():
             parts = [one.get(field).crop_and_resize(one.proposal_boxes.tensor, size).to(device) for one in images]
@@ -141,13 +143,20 @@ class BilayerMaskRCNNHead(nn.Module):
         return target_maps(crops)
 
 
-def require_occluders(images: Sequence[Instances], head: BilayerMaskHead) -> None:
-    """Require occluder regions in the instances if the head has a layer that learns from them."""
+def require_regions(images: Sequence[Instances], head: BilayerMaskHead) -> None:
+    """Require what the head learns from in the instances: occluder regions for layer 1, whole masks."""
+    mapper = "bcnet_core.integrations.detectron2.BilayerDatasetMapper"
     if head.occluder is not None and not all(one.has("gt_occluders") for one in images):
         raise usage_error(
             "the training data carries no occluder regions: its instances have no `gt_occluders`",
-            "take bcnet_core.integrations.detectron2.BilayerDatasetMapper as its mapper",
+            f"take {mapper} as its mapper",
             "or leave the occluder layer out: MODEL.BCNET.LAYERS 1",
+        )
+    if "amodal_mask" in head.outputs and not all(one.has("gt_wholes") for one in images):
+        raise usage_error(
+            "the training data carries no whole masks: its instances have no `gt_wholes`",
+            f"take {mapper} as its mapper, with amodal=True",
+            "or leave the whole mask out: MODEL.BCNET.AMODAL False",
         )
 
 
@@ -262,7 +271,8 @@ def add_bilayer_head(cfg: Any, *, occluders: OccluderSource = "auto", **head: An
         cfg: config with or without masks whose `model.roi_heads` take a `mask_head` (cascades, too); for training with
             `dataloader.train.mapper`.
         occluders: see `BilayerDatasetMapper`.
-        head: settings of `BilayerMaskHead`: `layers`, `attention`, `boundary`, `convs`, `mask_size`.
+        head: settings of `BilayerMaskHead`: `layers`, `attention`, `boundary`, `amodal`, `convs`, `mask_size`. With
+            `amodal`, boxes enclose whole objects; `mapper.amodal_boxes` False keeps them on the visible part.
 
     Raises:
         BCNetError: if the config's model has no RoI heads.
@@ -282,4 +292,5 @@ def add_bilayer_head(cfg: Any, *, occluders: OccluderSource = "auto", **head: An
     mapper = cfg.get("dataloader", {}).get("train", {}).get("mapper")
     if mapper is not None:
         mapper["_target_"] = BilayerDatasetMapper
-        mapper.occluders = occluders
+        mapper.occluders, mapper.amodal = occluders, head.get("amodal", False)
+        mapper.amodal_boxes = mapper.amodal

@@ -108,8 +108,8 @@ class Stored:
         if self.origin.recipe:
             return Recipe.model_validate(self.origin.recipe)
         found = recipe_from_config(self.config)
-        sizes = {"min_size": found.data.min_size, "max_size": found.data.max_size}
-        return found.model_copy(update={"data": DataConfig.model_validate({**self.origin.data, **sizes})})
+        own = found.data.model_dump(include={"min_size", "max_size", "boxes"})
+        return found.model_copy(update={"data": DataConfig.model_validate({**self.origin.data, **own})})
 
     def build(self, device: str, *, detections_per_image: int | None = None) -> nn.Module:
         """Build the detector in evaluation mode; it keeps `detections_per_image`, if given, instead of its config's.

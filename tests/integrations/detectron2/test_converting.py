@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ MODELS = {
                                "model.rpn_convs=2", "model.box_head=conv", "model.box_head_channels=64",
                                "model.anchor_scale=[3,6]"],
     "fcos, geometry of torchvision": ["tiny", "model.detector=fcos", "model.geometry=torchvision"],
+    "fcos, amodal": ["tiny", "model.detector=fcos", "model.amodal=true"],
+    "faster_rcnn, amodal": ["tiny", "model.amodal=true", "data.boxes=visible"],
 }  # fmt: skip
 LARGE = {
     "fcos": ["fcos_r50", "model.backbone=r18"],
@@ -139,6 +142,17 @@ def test_a_checkpoint_of_another_detectron2_program_needs_its_config(tmp_path: P
     assert loaded.step == 100
     with pytest.raises(BCNetError, match="do not fit"):  # COCO has 80 classes
         convert(tmp_path / "model_final.pth", "torchvision", config=tmp_path / "config.yaml")
+
+
+def test_the_config_alone_says_that_a_detector_is_amodal(tmp_path: Path) -> None:
+    (tmp_path / "coco.json").write_text(json.dumps({"images": [], "annotations": [], "categories": CATEGORIES}))
+    stored = read_stored(checkpoint(tmp_path / "ours.pt", MODELS["faster_rcnn, amodal"]))
+    torch.save({"model": stored.tensors}, tmp_path / "model_final.pth")
+    (tmp_path / "config.yaml").write_text(stored.origin.config)
+    words = {"config": tmp_path / "config.yaml", "categories": tmp_path / "coco.json"}
+    convert(tmp_path / "model_final.pth", "torchvision", outputs=[tmp_path / "back.pt"], **words)
+    detector = load_detector(tmp_path / "back.pt", device="cpu")
+    assert "amodal_mask" in detector.heads.masks.head.outputs and not detector.amodal_boxes
 
 
 def test_files_that_cannot_be_converted_are_rejected(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import detectron2.data.transforms as T  # noqa: N812
 from detectron2.structures import BoxMode
 
 from bcnet_core import masks
-from bcnet_core.annotations.coco import OCCLUDER_KEY
+from bcnet_core.annotations.coco import AMODAL_KEY, OCCLUDER_KEY
 from bcnet_core.annotations.occluder import derive_occluders
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2 import BilayerDatasetMapper
@@ -58,8 +58,10 @@ def sample(tmp_path: Path) -> dict[str, Any]:
             "annotations": annotations}  # fmt: skip
 
 
-def mapper(*augmentations: Any, occluders: str = "auto") -> BilayerDatasetMapper:
-    return BilayerDatasetMapper(True, augmentations=list(augmentations), image_format="RGB", occluders=occluders)
+def mapper(*augmentations: Any, occluders: str = "auto", **settings: Any) -> BilayerDatasetMapper:
+    return BilayerDatasetMapper(
+        True, augmentations=list(augmentations), image_format="RGB", occluders=occluders, **settings
+    )
 
 
 def bitmaps(field: Any, height: int, width: int) -> torch.Tensor:
@@ -115,6 +117,72 @@ def test_stored_regions_are_read(sample: dict[str, Any]) -> None:
     assert bitmaps(derived, HEIGHT, WIDTH).sum((1, 2)).tolist() == [600, 600]
     with pytest.raises(BCNetError, match="1 of its annotations have no `bg_object_segmentation`"):
         mapper(occluders="file")(sample)
+
+
+@pytest.fixture
+def hidden(sample: dict[str, Any]) -> dict[str, Any]:
+    """The sample, with the second instance behind the first: 20 x 30 pixels of it are hidden."""
+    back, front = (masks.decode(masks.from_polygons([one], HEIGHT, WIDTH)) for one in (BACK, FRONT))
+    sample["annotations"][1] |= {"segmentation": masks.to_json(masks.encode(back & ~front)), AMODAL_KEY: [BACK]}
+    sample["annotations"][1]["bbox"] = masks.bounding_box(masks.encode(back & ~front)).tolist()
+    sample["annotations"][0][AMODAL_KEY] = [FRONT]
+    return sample
+
+
+@pytest.mark.parametrize("form", ["polygons", "compressed RLE", "uncompressed RLE", "array"])
+def test_every_format_of_a_whole_mask_is_read(hidden: dict[str, Any], form: str) -> None:
+    assert not mapper()(hidden)["instances"].has("gt_wholes")
+    hidden["annotations"][1][AMODAL_KEY] = forms(BACK)[form]
+    instances = mapper(amodal=True, amodal_boxes=True)(hidden)["instances"]
+    wholes = bitmaps(instances.gt_wholes, HEIGHT, WIDTH)
+    assert wholes.sum((1, 2)).tolist() == [40 * 40, 45 * 35]
+    occluders = bitmaps(instances.gt_occluders, HEIGHT, WIDTH)
+    assert torch.equal(occluders[1], bitmaps(instances.gt_masks, HEIGHT, WIDTH)[0] & wholes[1])
+    assert instances.gt_boxes.tensor.tolist() == [[10, 10, 50, 50], [30, 20, 75, 55]]
+
+
+@pytest.mark.parametrize(
+    "augmentation", [T.RandomFlip(prob=1.0), T.Resize((HEIGHT + 7, WIDTH * 2)), T.RotationTransform(HEIGHT, WIDTH, 90)]
+)
+def test_whole_masks_move_with_the_visible_ones(hidden: dict[str, Any], augmentation: Any) -> None:
+    instances = mapper(augmentation, amodal=True, amodal_boxes=True)(hidden)["instances"]
+    fields = instances.gt_masks, instances.gt_wholes, instances.gt_occluders
+    visible, whole, region = (bitmaps(field, *instances.image_size)[1] for field in fields)
+    assert not (visible & ~whole).any()
+    missing = (whole & ~visible & ~region).sum() / (whole & ~visible).sum()
+    assert missing < 0.1  # the hidden part is under what hides it
+    torch.testing.assert_close(
+        instances.gt_boxes.tensor[1], instances.gt_wholes.get_bounding_boxes().tensor[1], atol=1.0, rtol=0
+    )
+
+
+@pytest.mark.parametrize(("amodal_boxes", "left"), [(True, 0.0), (False, 20.0)])
+def test_a_cropped_box_encloses_what_it_is_of(hidden: dict[str, Any], amodal_boxes: bool, left: float) -> None:
+    crop = T.CropTransform(30, 0, 50, 48)
+    instances = mapper(crop, amodal=True, amodal_boxes=amodal_boxes, recompute_boxes=True)(hidden)["instances"]
+    assert instances.gt_classes.tolist() == [0, 1]
+    assert instances.gt_boxes.tensor.tolist()[0] == [0, 10, 20, 48]
+    hidden["annotations"].pop(0)  # with no front, the box is still that of the masks
+    (box,) = mapper(crop, amodal=True, amodal_boxes=amodal_boxes, recompute_boxes=True)(hidden)[
+        "instances"
+    ].gt_boxes.tensor.tolist()
+    assert box == instances.gt_boxes.tensor.tolist()[1] == [left, 20, 45, 48]
+
+
+def test_a_config_reads_whole_masks_as_a_recipe_does() -> None:
+    cfg = fresh_config()
+    for amodal, boxes, expected in (
+        (False, "auto", (False, False)),
+        (True, "auto", (True, True)),
+        (True, "visible", (True, False)),
+        (False, "amodal", (True, True)),
+    ):
+        cfg.MODEL.BCNET.AMODAL, cfg.INPUT.BOXES = amodal, boxes
+        made = BilayerDatasetMapper(cfg)
+        assert (made.amodal, made.amodal_boxes) == expected
+    cfg.INPUT.BOXES = "whole"
+    with pytest.raises(BCNetError, match=r"DATA\.BOXES: Input should be 'auto', 'visible' or 'amodal'"):
+        BilayerDatasetMapper(cfg)
 
 
 def test_an_instance_outside_a_crop_is_removed_from_both_layers(sample: dict[str, Any]) -> None:

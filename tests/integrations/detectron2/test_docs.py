@@ -27,7 +27,7 @@ PAGE = (REPO / "docs" / "detectron2.md").read_text(encoding="utf-8")
 def test_documented_settings_exist() -> None:
     cfg = fresh_config()
     settings = re.findall(r"`((?:MODEL|INPUT)\.[A-Z_.]+): (\w+)`", PAGE)
-    assert len(settings) == 5
+    assert len(settings) == 6
     for key, value in settings:
         cfg.merge_from_list([key, value])
     cfg.MODEL.DEVICE, cfg.MODEL.RESNETS.OUT_FEATURES = "cpu", ["res3", "res4", "res5"]

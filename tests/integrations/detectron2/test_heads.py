@@ -20,7 +20,7 @@ from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2 import BilayerMaskRCNNHead, CroppedMasks, add_bcnet_config, add_bilayer_head
 from bcnet_core.integrations.detectron2.config import config_from_recipe, fresh_config
 from bcnet_core.integrations.detectron2.heads import map_field
-from bcnet_core.maps import MAPS
+from bcnet_core.maps import map_specs
 from bcnet_core.model.head import BilayerMaskHead
 from bcnet_core.model.mask_branch import mask_confidence
 from tests.model.test_parity import OFFICIAL, PARITY
@@ -43,8 +43,8 @@ def test_the_head_loads_official_names_and_equals_the_recording() -> None:
     instances = [found(2), found(4)]
     with np.load(PARITY / "maskhead.npz") as official, torch.no_grad():
         assert head.eval()(features, instances) is instances
-        for spec, theirs in zip(MAPS, OFFICIAL.values(), strict=True):
-            expected = torch.from_numpy(official[f"eval_{theirs}"]).sigmoid()
+        for spec in map_specs(OFFICIAL):
+            expected = torch.from_numpy(official[f"eval_{OFFICIAL[spec.name]}"]).sigmoid()
             got = torch.cat([one.get(map_field(spec)) for one in instances])
             torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
 
@@ -114,7 +114,7 @@ def test_the_losses_equal_the_recording(case: str) -> None:
     np.testing.assert_allclose(values, losses, atol=1e-5)
 
 
-def proposals(count: int, *, occluders: bool = True) -> Instances:
+def proposals(count: int, *, occluders: bool = True, wholes: bool = False) -> Instances:
     instances = Instances((64, 64))
     instances.proposal_boxes = Boxes(torch.tensor([[4.0, 4.0, 40.0, 50.0]]).repeat(count, 1))
     bitmap, region = np.zeros((64, 64), bool), np.zeros((64, 64), bool)
@@ -122,6 +122,8 @@ def proposals(count: int, *, occluders: bool = True) -> Instances:
     instances.gt_masks = CroppedMasks.from_segmentations([bitmap] * count, 64, 64)
     if occluders:
         instances.gt_occluders = CroppedMasks.from_segmentations([region] * count, 64, 64)
+    if wholes:
+        instances.gt_wholes = CroppedMasks.from_segmentations([bitmap | region] * count, 64, 64)
     return instances
 
 
@@ -249,26 +251,22 @@ SMALL = {
 }  # fmt: skip
 
 
-def training_input() -> list[dict[str, Any]]:
-    given = proposals(2)
+def training_input(*, amodal: bool = False) -> list[dict[str, Any]]:
+    given = proposals(2, wholes=amodal)
     given.gt_boxes, given.gt_classes = given.proposal_boxes, torch.tensor([3, 7])
     given.remove("proposal_boxes")
     image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return [{"image": image, "instances": given, "height": 128, "width": 128}]
 
 
-def try_model(model: torch.nn.Module) -> None:
+def try_model(model: torch.nn.Module, *, amodal: bool = False) -> None:
     """One training step and one prediction."""
     torch.manual_seed(0)
     with EventStorage():
-        losses = model.train()(training_input())
-    assert {
-        "loss_occludee_mask",
-        "loss_occluder_mask",
-        "loss_occludee_boundary",
-        "loss_occluder_boundary",
-    } <= losses.keys()
-    assert float(losses["loss_occluder_mask"].detach()) > 0
+        losses = model.train()(training_input(amodal=amodal))
+    names = {spec.name for spec in map_specs() if amodal or spec.region != "amodal"}
+    assert {name.removeprefix("loss_") for name in losses if name.endswith(("_mask", "_boundary"))} == names
+    assert all(float(losses[f"loss_{name}"].detach()) > 0 for name in names if name.endswith("_mask"))
     sum(losses.values()).backward()
     assert model.roi_heads.mask_head.head.occluder.convs[0].weight.grad.abs().sum() > 0
     with torch.no_grad():
@@ -277,6 +275,7 @@ def try_model(model: torch.nn.Module) -> None:
     assert len(instances) > 0
     assert instances.pred_masks.shape == (len(instances), 128, 128)
     assert instances.pred_occluder_masks.shape == (len(instances), 1, 28, 28)
+    assert instances.has("pred_amodal_masks") == amodal
 
 
 @pytest.mark.parametrize(("config", "settings"), ZOO.items(), ids=lambda value: value if isinstance(value, str) else "")
@@ -288,6 +287,35 @@ def test_model_zoo_configs_accept_the_head(zoo: Any, config: str, settings: list
     try_model(build_model(cfg))
 
 
+@pytest.mark.parametrize("name", ["BilayerROIHeads", "BilayerCascadeROIHeads"])
+def test_whole_masks_train_and_are_predicted(zoo: Any, name: str) -> None:
+    cfg = fresh_config()
+    cfg.merge_from_file(zoo.get_config_file("COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"))
+    cfg.merge_from_list([word for setting in SMALL.items() for word in setting])
+    cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.BCNET.AMODAL = name, True
+    cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = name == "BilayerCascadeROIHeads"
+    try_model(build_model(cfg), amodal=True)
+
+
+def test_a_predicted_whole_holds_the_visible_mask() -> None:
+    torch.manual_seed(0)
+    head = BilayerMaskHead(32, amodal=True)
+    for name in ("occludee_mask", "amodal_mask"):
+        torch.nn.init.normal_(head.get_parameter(f"{name}.logits.weight"))
+    (instances,) = BilayerMaskRCNNHead(head=head).eval()(torch.randn(3, 32, 14, 14), [found(3)])
+    assert (instances.pred_amodal_masks >= instances.pred_masks).all()
+    assert (instances.pred_amodal_masks > instances.pred_masks).any()
+
+
+@pytest.mark.parametrize(("known", "said"), [({}, "no `gt_occluders`"), ({"occluders": True}, "no `gt_wholes`")])
+def test_data_without_what_the_head_learns_from_is_rejected(known: dict[str, bool], said: str) -> None:
+    head = BilayerMaskRCNNHead(head=BilayerMaskHead(32, amodal=True))
+    given = {"occluders": False, **known}
+    with EventStorage(), pytest.raises(BCNetError, match=said) as caught:
+        head(torch.randn(2, 32, 14, 14), [proposals(2, **given)])
+    assert "BilayerDatasetMapper" in caught.value.hints[0] and "MODEL.BCNET." in caught.value.hints[1]
+
+
 @pytest.mark.parametrize("masks", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_lazy_config_accepts_the_head(zoo: Any, masks: bool) -> None:
     cfg = zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py")
@@ -296,8 +324,18 @@ def test_a_lazy_config_accepts_the_head(zoo: Any, masks: bool) -> None:
             cfg.model.roi_heads.pop(name)
     cfg.model.roi_heads.box_predictor.test_score_thresh = -1.0
     add_bilayer_head(cfg, occluders="derive", convs=2)
-    assert cfg.dataloader.train.mapper.occluders == "derive"
+    mapper = cfg.dataloader.train.mapper
+    assert (mapper.occluders, mapper.amodal, mapper.amodal_boxes) == ("derive", False, False)
     try_model(instantiate(cfg.model).to("cpu"))
+
+
+def test_a_lazy_config_may_ask_for_whole_masks(zoo: Any) -> None:
+    cfg = zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py")
+    cfg.model.roi_heads.box_predictor.test_score_thresh = -1.0
+    add_bilayer_head(cfg, convs=2, amodal=True)
+    mapper = instantiate(cfg.dataloader.train.mapper)
+    assert (mapper.amodal, mapper.amodal_boxes) == (True, True)
+    try_model(instantiate(cfg.model).to("cpu"), amodal=True)
 
 
 def test_larger_maps_need_larger_rois(zoo: Any) -> None:

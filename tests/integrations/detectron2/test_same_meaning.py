@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from bcnet_core.annotations.coco import read_coco
+from bcnet_core.annotations.coco import AMODAL_KEY, read_coco
 from bcnet_core.config.load import load_recipe
 from bcnet_core.data.dataset import TrainingSet
 from bcnet_core.data.loaders import open_training_set
@@ -36,15 +37,23 @@ FCOS = [
 
 
 @pytest.mark.parametrize(
-    ("occluders", "size", "close"), [("derive", 128, 1e-4), ("file", 128, 1e-4), ("file", 96, 0.03)]
+    ("settings", "size", "close"),
+    [
+        (["data.occluders=derive"], 128, 1e-4),
+        (["data.occluders=file"], 128, 1e-4),
+        (["data.occluders=file"], 96, 0.03),
+        (["model.amodal=true"], 128, 1e-4),
+        (["model.amodal=true", "data.boxes=visible", "loss.amodal_mask=2"], 128, 1e-4),
+        (["model.amodal=true"], 96, 0.03),
+    ],
 )
-def test_the_first_losses_of_fcos(scenes: Path, occluders: str, size: int, close: float) -> None:
+def test_the_first_losses_of_fcos(scenes: Path, settings: list[str], size: int, close: float) -> None:
     """At another size the masks are not quite the same: detectron2 resizes them, we look at them where they are."""
     recipe = load_recipe(
         "shapes",
         [
             *FCOS,
-            f"data.occluders={occluders}",
+            *settings,
             f"data.min_size={size}",
             f"data.max_size={size}",
             "data.flip=0",
@@ -75,6 +84,44 @@ def test_the_first_losses_of_fcos(scenes: Path, occluders: str, size: int, close
     for name, loss in ours.items():
         assert float(theirs[f"loss_{name}"].detach()) == pytest.approx(float(loss.detach()), rel=close), name
     assert float(ours["occluder_mask"].detach()) > 0
+    assert ("amodal_mask" in ours) == recipe.model.amodal
+    assert not recipe.model.amodal or float(ours["amodal_mask"].detach()) > 0
+
+
+@pytest.mark.parametrize("boxes", ["auto", "visible", "amodal"])
+def test_whole_masks_boxes_and_occluders_are_the_same(scenes: Path, tmp_path: Path, boxes: str) -> None:
+    """Also where half of the instances have no whole mask, and where it is a polygon that lacks visible pixels."""
+    content = json.loads((scenes / "annotations/instances_train.json").read_text())
+    for number, one in enumerate(content["annotations"]):
+        if number % 2:
+            del one[AMODAL_KEY]
+        elif number % 4:
+            x, y, width, height = one["bbox"]
+            one[AMODAL_KEY] = [[x, y, x + width / 2, y, x + width / 2, y + height, x, y + height]]
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    settings = ["model.amodal=true", f"data.boxes={boxes}", "data.flip=0", "data.min_size=128", "data.max_size=128"]
+    settings += [f"data.train.annotations={tmp_path / 'coco.json'}"]
+    recipe = load_recipe("shapes", settings, data_root=scenes)
+    dataset, coco = open_training_set(recipe)
+    mapper = BilayerDatasetMapper(config_from_recipe(recipe, num_classes=len(coco.categories)))
+    records = {one["image_id"]: one for one in dataset_dicts(coco, scenes / "train", coco.categories)}
+    larger = unknown = 0
+    for sample in (dataset[position, 0] for position in range(len(dataset))):
+        theirs, ours = mapper(records[sample.image_id])["instances"], sample.targets
+        torch.testing.assert_close(theirs.gt_boxes.tensor, ours.boxes)
+        pairs = zip(
+            (theirs.gt_masks, theirs.gt_occluders, theirs.gt_wholes),
+            (ours.occludees, ours.occluders, ours.wholes),
+            strict=True,
+        )
+        for field, crops in pairs:
+            assert all(torch.equal(one, other) for one, other in zip(field.crops, crops, strict=True))
+        areas = (ours.wholes.boxes - ours.occludees.boxes).abs().sum(1)
+        known = ours.wholes.boxes[:, 2] > 0
+        larger, unknown = larger + int((areas[known] > 0).sum()), unknown + int((~known).sum())
+        boxed = ours.wholes.boxes[known].float()
+        assert torch.equal(ours.boxes[known], boxed) == (boxes != "visible") or not (areas[known] > 0).any()
+    assert larger > 0 and unknown > 0
 
 
 def test_both_backends_take_the_same_annotations(tmp_path: Path) -> None:
