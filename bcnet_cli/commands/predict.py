@@ -8,13 +8,44 @@ import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bcnet_cli import console
 from bcnet_cli.options import Device, DryRun, Gpus, Json, Overwrite, reserve, reserve_files
 from bcnet_cli.reporter import ConsoleReporter
+
+if TYPE_CHECKING:
+    from bcnet_core.evaluation.prediction_outputs import Written
+
+
+Disjoint = Annotated[
+    bool, typer.Option("--disjoint", help="Write masks that share no pixel: each goes to the instance in front.")
+]
+Labels = Annotated[
+    bool, typer.Option("--labels", help="Also write them as label images, into OUTPUT_labels; implies --disjoint.")
+]
+Panoptic = Annotated[
+    bool,
+    typer.Option(
+        "--panoptic",
+        help="Also write them in COCO's panoptic format, as OUTPUT_panoptic.json and its folder of PNGs; implies "
+        "--disjoint.",
+    ),
+]
+Score = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, show_default=False, help="Lowest score of a detection; 0.5 with --disjoint, otherwise 0."
+    ),
+]
+IdsFrom = Annotated[
+    Path | None,
+    typer.Option("--ids-from", metavar="FILE", help="Take ids and sizes from this COCO json, by file name."),
+]
+CONFIDENT = 0.5
+"""Lowest score of a detection that takes pixels from others, if none is asked for."""
 
 
 def predict(
@@ -26,31 +57,11 @@ def predict(
     layers: Annotated[
         bool, typer.Option("--layers", help="Also write the occluder mask and both boundaries of every instance.")
     ] = False,
-    disjoint: Annotated[
-        bool,
-        typer.Option("--disjoint", help="Write masks that share no pixel: each goes to the instance in front."),
-    ] = False,
-    labels: Annotated[
-        bool, typer.Option("--labels", help="Also write them as label images, into OUTPUT_labels; implies --disjoint.")
-    ] = False,
-    panoptic: Annotated[
-        bool,
-        typer.Option(
-            "--panoptic",
-            help="Also write them in COCO's panoptic format, as OUTPUT_panoptic.json and its "
-            "folder of PNGs; implies --disjoint.",
-        ),
-    ] = False,
-    score: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Lowest score of a detection; 0.5 with --disjoint, otherwise 0.", show_default=False
-        ),
-    ] = None,
-    ids_from: Annotated[
-        Path | None,
-        typer.Option("--ids-from", metavar="FILE", help="Take ids and sizes from this COCO json, by file name."),
-    ] = None,
+    disjoint: Disjoint = False,
+    labels: Labels = False,
+    panoptic: Panoptic = False,
+    score: Score = None,
+    ids_from: IdsFrom = None,
     gpus: Gpus = 1,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -74,12 +85,7 @@ def predict(
     from bcnet_core.engine.elastic import Cluster, check_processes
     from bcnet_core.evaluation.predict import find_images, image_records
     from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
-    from bcnet_core.evaluation.prediction_outputs import (
-        label_names,
-        output_paths,
-        unreadable_error,
-        write_predictions,
-    )
+    from bcnet_core.evaluation.prediction_outputs import label_names, output_paths, unreadable_error, write_predictions
     from bcnet_core.files.json_files import json_stem
     from bcnet_core.weights.loading import read_trained
 
@@ -100,13 +106,22 @@ def predict(
         console.err.print(f"would run {trained.path} on {len(records):,} images")
         console.show_outputs(*paths.all, dry_run=True)
         return
-    least = (0.5 if disjoint else 0.0) if score is None else score
+    least = (CONFIDENT if disjoint else 0.0) if score is None else score
     file = PredictionFile(output.with_name(f"{json_stem(output)}_predictions.jsonl"))
     job = PredictionJob(
         trained.path, device, records, None, file, layers, disjoint=disjoint, score=least, passes_over=True
     )
     predict_to_disk(job, cluster, reporter=ConsoleReporter(), build=partial(trained.build, device))
     written = write_predictions(job, trained.categories, paths)
+    _show(written, as_json=as_json, disjoint=disjoint)
+    truth = ids_from if known is not None and known.annotations else None
+    console.show_outputs(*paths.all, then=_next_command(output, paths.listing, found, truth))
+    if written.unreadable:
+        raise unreadable_error(written.unreadable, of=len(records), listing=paths.listing)
+
+
+def _show(written: Written, *, as_json: bool, disjoint: bool) -> None:
+    """Print the counts."""
     if as_json:
         content = {
             "images": written.images,
@@ -118,10 +133,6 @@ def predict(
         console.out.print(f"{written.detections:,} detections in {written.images:,} images")
     if written.covered:
         console.err.print(f"{written.covered:,} more were left without a pixel by those in front, and are not written")
-    truth = ids_from if known is not None and known.annotations else None
-    console.show_outputs(*paths.all, then=_next_command(output, paths.listing, found, truth))
-    if written.unreadable:
-        raise unreadable_error(written.unreadable, of=len(records), listing=paths.listing)
 
 
 def _reserve_folders(
