@@ -155,7 +155,9 @@ def _open(choice: RunChoice, out: Output, *, test_dev: bool) -> Opened:
     if test_dev:
         coco = read_annotations(data, dataset, need_annotations=False, configurable=False)
     else:
-        coco = read_truth(data, dataset, configurable=False, reporter=ConsoleReporter())
+        coco = read_truth(
+            data, dataset, reads_wholes=run.recipe.reads_wholes, configurable=False, reporter=ConsoleReporter()
+        )
     folder, stem = out.folder or run.path / "eval", json_stem(dataset.annotations)
     names = [f"{SUBMISSION_NAME}.zip"] if test_dev else [f"{stem}_results.json", f"{stem}_scores.json"]
     targets = [folder / name for name in names]
