@@ -97,6 +97,8 @@ def score_run(choice: RunChoice, out: Output, read_options: ReadOptions, *, laye
         inside: dict[str, float] = {}
         if (layers or options.amodal is not None) and opened.build is not None:
             inside = score_true_boxes(opened.build(), coco, opened.images, reporter=reporter).means()
+        elif options.amodal is not None:
+            reporter.info("masks inside true boxes are left out: they need the torchvision backend")
         report = score_results(coco, results, options, truth=truth)
         scores = {**report.content(), **({"layers": inside} if inside else {})}
         write_together(dict(zip(opened.targets, ([to_json(one) for one in results], scores), strict=True)))
@@ -153,7 +155,9 @@ def _open(choice: RunChoice, out: Output, *, test_dev: bool) -> Opened:
     if test_dev:
         coco = read_annotations(data, dataset, need_annotations=False, configurable=False)
     else:
-        coco = read_truth(data, dataset, configurable=False, reporter=ConsoleReporter())
+        coco = read_truth(
+            data, dataset, reads_wholes=run.recipe.reads_wholes, configurable=False, reporter=ConsoleReporter()
+        )
     folder, stem = out.folder or run.path / "eval", json_stem(dataset.annotations)
     names = [f"{SUBMISSION_NAME}.zip"] if test_dev else [f"{stem}_results.json", f"{stem}_scores.json"]
     targets = [folder / name for name in names]

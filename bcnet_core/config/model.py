@@ -95,8 +95,8 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     boundary: bool = Field(default=True, description="predict boundaries beside the masks")
     amodal: bool = Field(
         default=False,
-        description="predict the whole mask of every instance, hidden parts included; it trains on the instances that "
-        "have an amodal_segmentation",
+        description="predict the whole mask of every instance, hidden parts included, up to the border of the image; "
+        "it trains on instances with an amodal_segmentation, and with data.copy_paste on those that nothing hides",
     )
     mask_proposals: MaskProposals = Field(
         "decoded",

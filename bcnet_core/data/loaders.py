@@ -101,7 +101,12 @@ def _best_match(names: list[str], key: str) -> str | None:
 
 
 def read_truth(
-    data: DataConfig, dataset: DatasetConfig, *, configurable: bool = True, reporter: Reporter | None = None
+    data: DataConfig,
+    dataset: DatasetConfig,
+    *,
+    reads_wholes: bool = False,
+    configurable: bool = True,
+    reporter: Reporter | None = None,
 ) -> CocoFile:
     """Read the annotation file of a data set to score against, and leave out the annotations that cannot be scored.
 
@@ -110,6 +115,7 @@ def read_truth(
     Args:
         data: section `data` of the recipe.
         dataset: one of its data sets.
+        reads_wholes: whether whole masks are scored, so that an instance with an unreadable one cannot be.
         configurable: whether the command takes settings of the recipe, for the hints of an error.
         reporter: is warned of what is left out.
 
@@ -117,7 +123,7 @@ def read_truth(
         BCNetError: if the file does not exist, is not COCO, or has annotations none of which can be scored.
     """
     coco = read_annotations(data, dataset, check_annotations=False, configurable=configurable)
-    survey = survey_instances(coco, keep=("crowd", "no_extent"))
+    survey = survey_instances(coco, keep=("crowd", "no_extent"), reads_wholes=reads_wholes)
     if survey.omitted:
         sentence, ways = survey.describe("can be scored"), ways_out(coco.path)
         if not survey.coco.annotations:

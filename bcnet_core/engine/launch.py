@@ -225,6 +225,15 @@ def report_instances(survey: Survey, reporter: Reporter) -> None:
         reporter.warning(f"{sentence}; {ways_out(survey.coco.path)[0]}")
 
 
+def report_wholes(dataset: TrainingSet, reporter: Reporter) -> None:
+    """Report how many instances have a whole mask, and what is odd about these, where they are read."""
+    if dataset.reads_wholes:
+        counts = dataset.whole_counts
+        part = counts.instances < len(dataset.survey.coco.annotations)
+        within = f" (counted in {SURVEYED:,} of {len(dataset):,} images)" if part else ""
+        reporter.info(f"{counts.describe()}{within}")
+
+
 def _describe_limits(objects: int, model: ModelConfig, reporter: Reporter) -> None:
     """Report how many detections and proposals follow from the objects of the fullest training image."""
     proposals = f", from {model.proposals_per_image:,} proposals" if model.detector == "faster_rcnn" else ""
@@ -242,11 +251,7 @@ def _describe(dataset: TrainingSet, recipe: Recipe, asked: SolverConfig, reporte
         source += f", derived from the masks for {dataset.without_region:,} instances that it lacks"
     share = f"{'about ' if len(dataset) > SURVEYED else ''}{dataset.occluder_share:.1%}"
     reporter.info(f"{len(dataset):,} training images; {share} of the instances have an occluder, {source}")
-    if dataset.reads_wholes:
-        counts = dataset.whole_counts
-        part = counts.instances < len(dataset.survey.coco.annotations)
-        within = f" (counted in {SURVEYED:,} of {len(dataset):,} images)" if part else ""
-        reporter.info(f"{counts.describe()}{within}")
+    report_wholes(dataset, reporter)
     if dataset.pasted is not None:
         reporter.info(dataset.pasted.describe())
     epochs = solver.steps * solver.batch_size / len(dataset)

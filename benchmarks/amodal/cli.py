@@ -38,11 +38,11 @@ def amodal(
 ) -> None:
     """Compare a recipe that predicts whole masks with plain heads, and with itself without one of its parts.
 
-    All train for 600 steps, or --steps, or --minutes, on sets whose instances all have a whole mask: drawn scenes,
-    objects pasted over each other, or imported amodal sets. Measures are AP of visible and of whole masks and boxes,
-    and, inside true boxes, the IoU of the visible mask, of the whole one, and of the hidden part where the visible mask
-    is given (C2F-Seg, ICCV 2023), with paired intervals over seeds. The last column is the IoU with the whole mask that
-    the true visible mask alone would have.
+    All train for 600 steps, or --steps, or --minutes, on sets with whole masks: drawn scenes, objects pasted over each
+    other, or imported amodal sets. Measures are AP of visible and of whole masks and boxes, and, inside true boxes, the
+    IoU of the visible mask, of the whole one, and of the hidden part where the visible mask is given (C2F-Seg, ICCV
+    2023), and the share of overlapping pairs whose order is right; with paired intervals over seeds. The last column is
+    the IoU with the whole mask that the true visible mask alone would have.
 
     On a CPU a training has one thread. Every result is kept: the same command continues.
 
@@ -52,7 +52,7 @@ def amodal(
 
     `python -m benchmarks amodal pasted -o out/two --variant ours --variant plain_only --steps 1500`
     """
-    from benchmarks.amodal.measures import WHOLE_MASKS, WholeTruth
+    from benchmarks.amodal.measures import WHOLE_MASKS, require_wholes
     from benchmarks.amodal.variants import VARIANTS
     from benchmarks.study.trials import Plan, Study, Trial
 
@@ -61,5 +61,5 @@ def amodal(
     plan = Plan(recipe, STEPS if steps is None and minutes is None else steps, minutes, overrides)
     study = Study(VARIANTS, roots, output, plan, device, WHOLE_MASKS)
     for data in roots:  # before anything is trained
-        WholeTruth(study.recipe(Trial(data, "ours", 0), None))
+        require_wholes(study.recipe(Trial(data, "ours", 0), None))
     run_study(context, study, "Whole masks", variants=variant or [], seeds=seeds, parallel=parallel, as_json=as_json)

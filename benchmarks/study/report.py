@@ -88,9 +88,12 @@ def differences_of(study: Study, groups: Mapping[str, Sequence[TrialResult]]) ->
 
 
 def difference(group: Sequence[TrialResult], others: Sequence[TrialResult], score: str) -> Interval:
-    """Return the mean difference of a score over the seeds of both, and its interval; nan where it is unknown."""
-    theirs = {one.seed: one.scores[score] for one in others}
-    pairs = [(one.scores[score], theirs[one.seed]) for one in group if one.seed in theirs]
+    """Return the mean difference of a score over the seeds of both, and its interval; nan where it is unknown.
+
+    Results have no score that the study did not measure then.
+    """
+    theirs = {one.seed: one.scores.get(score, -1.0) for one in others}
+    pairs = [(one.scores.get(score, -1.0), theirs[one.seed]) for one in group if one.seed in theirs]
     return interval([own - other for own, other in pairs if min(own, other) >= 0])
 
 
@@ -141,7 +144,7 @@ def _means(group: Sequence[TrialResult], scores: Iterable[str]) -> list[str]:
     steps = sorted({one.steps for one in group})
     return [
         f"{len(group)}",
-        *(mean_cell([one.scores[score] for one in group]) for score in scores),
+        *(mean_cell([one.scores.get(score, -1.0) for one in group]) for score in scores),
         " to ".join(f"{one:,}" for one in dict.fromkeys((steps[0], steps[-1]))),
         f"{fmean(one.step_seconds for one in group):.2f}",
         f"{fmean(one.gradient_norm for one in group):.1f}",

@@ -8,7 +8,7 @@ from bcnet_core.config.data import DataConfig, DatasetConfig
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.model import ModelConfig
 from bcnet_core.config.schema import Recipe
-from bcnet_core.data.loaders import open_training_set, read_annotations
+from bcnet_core.data.loaders import open_training_set, read_annotations, read_truth
 
 
 def test_a_missing_data_root_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,6 +40,17 @@ def test_a_set_without_occluders_is_an_error_unless_the_recipe_allows_it(scenes:
     with pytest.raises(BCNetError, match="has an occluder") as caught:
         open_training_set(Recipe(data=data))
     assert not any("derive" in hint for hint in caught.value.hints), "they are derived already"
+
+
+def test_a_truth_with_an_unreadable_whole_mask_is_scored_without_it_where_whole_masks_are(
+    scenes: Path, tmp_path: Path
+) -> None:
+    content = json.loads((scenes / "annotations/instances_train.json").read_text())
+    content["annotations"][0]["amodal_segmentation"] = "?"
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    data = DataConfig(root=scenes, val=DatasetConfig(annotations=tmp_path / "truth.json", images=Path("train")))
+    whole, part = (read_truth(data, data.val, reads_wholes=reads).annotations for reads in (False, True))
+    assert whole == content["annotations"] and part == content["annotations"][1:]
 
 
 def test_missing_images_are_counted_before_training(scenes: Path, tmp_path: Path) -> None:

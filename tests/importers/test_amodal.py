@@ -10,7 +10,7 @@ import pytest
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import AMODAL_KEY, FRONT_OF, Record
-from bcnet_core.importers.amodal import mend_whole
+from bcnet_core.importers.amodal import WHOLE_BOX, mend_whole
 from bcnet_core.importers.source import Source
 from tests.importers.test_coco import found, read, write
 
@@ -223,9 +223,24 @@ class TestMending:
         assert mend_whole(record, visible, HEIGHT, WIDTH) == ["amodal_beyond"]
         assert record == {AMODAL_KEY: rle((20, 8, WIDTH, 20))}
 
+    @pytest.mark.parametrize(
+        ("whole", "box"),
+        [
+            ([rectangle(20, 8, WIDTH + 9, 20)], [20, 8, WIDTH - 20, 12]),
+            (rle((12, 8, 24, 20)), [20, 8, 50, 12]),  # nothing to mend
+            (rle((22, 8, 30, 20)), [20, 8, 10, 12]),
+        ],
+    )
+    def test_the_box_of_a_whole_mask_follows_where_the_mask_is_mended(self, whole: Any, box: list[int]) -> None:
+        record = {AMODAL_KEY: whole, WHOLE_BOX: [20, 8, 50, 12]}
+        visible = masks.from_segmentation(rle((20, 8, 24, 20)), HEIGHT, WIDTH)
+        assert visible is not None
+        mend_whole(record, visible, HEIGHT, WIDTH)
+        assert record[WHOLE_BOX] == box
+
     @pytest.mark.parametrize("whole", [[], None, "text", [[1, 2, 3, 4, 5]], {"size": [3, 3], "counts": [9]}])
     def test_a_whole_mask_that_cannot_be_read_is_dropped(self, whole: Any) -> None:
-        record = {"id": 1, AMODAL_KEY: whole}
+        record = {"id": 1, AMODAL_KEY: whole, WHOLE_BOX: [1, 2, 3, 4]}
         visible = masks.from_segmentation(rle(BACK), HEIGHT, WIDTH)
         assert mend_whole(record, visible, HEIGHT, WIDTH) == ["amodal_unreadable"]
         assert record == {"id": 1}

@@ -47,6 +47,7 @@ def register_bilayer_coco(
     *,
     categories: Sequence[Record] | None = None,
     occluders: OccluderSource = "auto",
+    reads_wholes: bool = False,
 ) -> None:
     """Register a COCO file, plain or bilayer, as a detectron2 data set; replaces a set of the same name.
 
@@ -56,6 +57,7 @@ def register_bilayer_coco(
         images: the folder that its file names are relative to.
         categories: COCO categories in label order; None sorts those of the file by id, as detectron2 does.
         occluders: the `INPUT.OCCLUDERS` of the config; unless it is "derive", unreadable occluder regions are faults.
+        reads_wholes: whether the mapper reads whole masks, so that unreadable ones are faults.
 
     Raises:
         BCNetError: if the file cannot be read, or is not COCO.
@@ -65,7 +67,9 @@ def register_bilayer_coco(
     if name in DatasetCatalog:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    DatasetCatalog.register(name, lambda: dataset_dicts(coco, Path(images), order, occluders=occluders))
+    DatasetCatalog.register(
+        name, lambda: dataset_dicts(coco, Path(images), order, occluders=occluders, reads_wholes=reads_wholes)
+    )
     MetadataCatalog.get(name).set(
         json_file=str(annotations),
         image_root=str(images),
@@ -76,14 +80,20 @@ def register_bilayer_coco(
 
 
 def dataset_dicts(
-    coco: CocoFile, images: Path, categories: Sequence[Record], *, occluders: OccluderSource = "auto"
+    coco: CocoFile,
+    images: Path,
+    categories: Sequence[Record],
+    *,
+    occluders: OccluderSource = "auto",
+    reads_wholes: bool = False,
 ) -> list[Record]:
     """Convert a COCO file to detectron2's dataset dicts, with labels in the order of `categories`.
 
-    They have the annotations that `TrainingSet` takes with this source of occluders.
+    They have the annotations that `TrainingSet` takes with this source of occluders, with or without whole masks.
     """
     labels = {category["id"]: label for label, category in enumerate(categories)}
-    grouped = survey_instances(coco, reads_occluders=occluders != "derive").coco.annotations_by_image()
+    survey = survey_instances(coco, reads_occluders=occluders != "derive", reads_wholes=reads_wholes)
+    grouped = survey.coco.annotations_by_image()
     return [
         {
             "file_name": str(image_path(images, image["file_name"])),
@@ -131,6 +141,16 @@ def registered_paths(name: str) -> DatasetConfig | None:
     return DatasetConfig(annotations=Path(annotations).resolve(), images=Path(images).resolve())
 
 
+def recipe_of_data(cfg: CfgNode) -> Recipe:
+    """Return a recipe with the settings of a config that decide what is read of annotations, and no others.
+
+    Raises:
+        BCNetError: if `INPUT.OCCLUDERS` or `INPUT.BOXES` is out of its range.
+    """
+    data = {"occluders": cfg.INPUT.OCCLUDERS, "boxes": cfg.INPUT.BOXES}
+    return validated(Recipe, {"data": data, "model": {"amodal": cfg.MODEL.BCNET.AMODAL}}, "as a recipe")
+
+
 class BilayerDatasetMapper(DatasetMapper):
     """detectron2's mapper; in training the instances get `gt_masks` and `gt_occluders`, both `CroppedMasks`.
 
@@ -171,11 +191,13 @@ class BilayerDatasetMapper(DatasetMapper):
         if is_train:
             settings["augmentations"] = _augmentations(cfg, settings["augmentations"])
             settings["recompute_boxes"] = settings["recompute_boxes"] or bool(cfg.INPUT.SCALE_JITTER)
-        data, amodal = {"occluders": cfg.INPUT.OCCLUDERS, "boxes": cfg.INPUT.BOXES}, cfg.MODEL.BCNET.AMODAL
-        recipe = validated(Recipe, {"data": data, "model": {"amodal": amodal}}, "as a recipe")
+        recipe = recipe_of_data(cfg)
         return {
-            **settings, "occluders": recipe.data.occluders, "amodal": amodal, "amodal_boxes": recipe.amodal_boxes
-        }  # fmt: skip
+            **settings,
+            "occluders": recipe.data.occluders,
+            "amodal": recipe.model.amodal,
+            "amodal_boxes": recipe.amodal_boxes,
+        }
 
     def _transform_annotations(self, dataset_dict: Record, transforms: Any, image_shape: tuple[int, int]) -> None:  # noqa: ANN401
         image = {"id": dataset_dict.get("image_id"), "height": dataset_dict["height"], "width": dataset_dict["width"]}

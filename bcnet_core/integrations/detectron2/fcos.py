@@ -20,7 +20,8 @@ from bcnet_core.data.dataset import Targets
 from bcnet_core.errors import usage_error
 from bcnet_core.integrations.detectron2.config import loss_from_config, loss_weights, model_from_config
 from bcnet_core.integrations.detectron2.cropped_masks import CroppedMasks
-from bcnet_core.integrations.detectron2.heads import require_regions, set_maps
+from bcnet_core.integrations.detectron2.fields import set_maps
+from bcnet_core.integrations.detectron2.heads import require_regions
 from bcnet_core.masks.crops import crop_rles
 from bcnet_core.model.backbones import TinyBackbone, pixel_format
 from bcnet_core.model.detectors import build_one_stage

@@ -23,20 +23,14 @@ from bcnet_core.config.choices import MaskProposals, OccluderSampling, OccluderS
 from bcnet_core.errors import usage_error
 from bcnet_core.integrations.detectron2.config import loss_from_config, loss_weights, model_from_config
 from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper
-from bcnet_core.maps import MapSpec, Region, map_specs
+from bcnet_core.integrations.detectron2.fields import set_maps
+from bcnet_core.maps import Region
 from bcnet_core.model.detectors import build_mask_branch
 from bcnet_core.model.head import BilayerMaskHead, roi_side
 from bcnet_core.model.losses import bilayer_losses, target_maps
 from bcnet_core.model.mask_branch import mask_confidence, predict_maps
 from bcnet_core.model.rois import jitter_boxes
 from bcnet_core.weights.from_detectron2 import mask_head_name
-
-
-def map_field(spec: MapSpec) -> str:
-    """Return the field of `Instances` that holds a map, (N, 1, S, S) float32 in [0, 1]."""
-    if spec.key == "segmentation":
-        return "pred_masks"
-    return f"pred_{spec.region}_{'boundaries' if spec.kind == 'boundary' else f'{spec.kind}s'}"
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -158,14 +152,6 @@ def require_regions(images: Sequence[Instances], head: BilayerMaskHead) -> None:
             f"take {mapper} as its mapper, with amodal=True",
             "or leave the whole mask out: MODEL.BCNET.AMODAL False",
         )
-
-
-def set_maps(instances: Sequence[Instances], logits: Mapping[str, Tensor]) -> None:
-    """Store the maps of R RoIs in the instances of their images, as probabilities; see `map_field`."""
-    counts = [len(one) for one in instances]
-    for spec in map_specs(logits):
-        for one, part in zip(instances, torch.split(logits[spec.name].sigmoid()[:, None], counts), strict=True):
-            one.set(map_field(spec), part)
 
 
 def _with_mask_scores(instances: Instances) -> Instances:

@@ -24,11 +24,10 @@ from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.evaluation.results import from_json
 from bcnet_core.files.images import as_image
 from bcnet_core.integrations.detectron2.data import register_bilayer_coco, write_truth
-from bcnet_core.integrations.detectron2.heads import map_field
+from bcnet_core.integrations.detectron2.evaluator import coco_evaluator
+from bcnet_core.integrations.detectron2.fields import predicted_maps
 from bcnet_core.integrations.detectron2.stored import Stored, read_stored
-from bcnet_core.integrations.detectron2.trainer import coco_evaluator
 from bcnet_core.integrations.detectron2.training import VAL_SET, detectron2_output, device_name, launch
-from bcnet_core.maps import map_specs
 from bcnet_core.model.detectors import boxes_in_image
 from bcnet_core.structures import Detections
 
@@ -74,9 +73,7 @@ class Detectron2Detector:
         if not found.has("pred_masks"):
             raise usage_error("this detector finds boxes alone", "train one with masks: MODEL.MASK_ON True")
         boxes = boxes_in_image(found.pred_boxes.tensor, new_size, size)
-        fields = {spec.name: map_field(spec) for spec in map_specs()}
-        maps = {name: found.get(field)[:, 0] for name, field in fields.items() if found.has(field)}
-        return Detections(boxes, found.scores, found.pred_classes, size, maps)
+        return Detections(boxes, found.scores, found.pred_classes, size, predicted_maps(found))
 
 
 def load_detectron2(path: Path, *, device: str) -> Detectron2Detector:

@@ -34,6 +34,7 @@ from bcnet_core.engine.state import AUTOCAST
 from bcnet_core.errors import usage_error
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper
+from bcnet_core.integrations.detectron2.evaluator import coco_evaluator
 from bcnet_core.integrations.detectron2.fcos import TinyPyramid
 from bcnet_core.integrations.detectron2.stored import Origin, origin_of
 from bcnet_core.model.head import BilayerMaskHead
@@ -191,16 +192,6 @@ def parameter_stages(model: Any) -> dict[str, int]:  # noqa: ANN401  (a meta arc
         (name, re.match(r"backbone\.bottom_up\.(?:stem|res(\d+))\.", name)) for name, _ in model.named_parameters()
     )
     return {name: int(place[1] or 1) - 1 for name, place in found if place}
-
-
-def coco_evaluator(dataset_name: str, folder: Path, *, max_dets: int) -> COCOEvaluator:
-    """Build a `COCOEvaluator` that writes to a folder and, unlike detectron2's, takes COCO files without an `info`.
-
-    `max_dets` detections of each category in an image count.
-    """
-    evaluator = COCOEvaluator(dataset_name, output_dir=str(folder), max_dets_per_image=max_dets)
-    evaluator._coco_api.dataset.setdefault("info", {})
-    return evaluator
 
 
 def _clip_gradients(optimizer: Optimizer, max_norm: float) -> None:

@@ -25,7 +25,7 @@ from bcnet_core.data.dataset import TrainingSet
 from bcnet_core.data.loaders import read_annotations, read_truth
 from bcnet_core.distributed import choose_device
 from bcnet_core.engine.elastic import Cluster, process_of, run_processes, stop_requests
-from bcnet_core.engine.launch import check_split, open_data, report_instances
+from bcnet_core.engine.launch import check_split, open_data, report_instances, report_wholes
 from bcnet_core.engine.run_dir import exclusive_run, interruption, require_same_recipe, write_header
 from bcnet_core.engine.state import RunOptions
 from bcnet_core.errors import BCNetError, usage_error
@@ -33,7 +33,7 @@ from bcnet_core.evaluation.predict import check_categories
 from bcnet_core.evaluation.validation import VALIDATION
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.integrations.detectron2.config import config_from_recipe, config_from_yaml, recipe_from_config
-from bcnet_core.integrations.detectron2.data import register_bilayer_coco, write_truth
+from bcnet_core.integrations.detectron2.data import recipe_of_data, register_bilayer_coco, write_truth
 from bcnet_core.integrations.detectron2.stored import (
     Origin,
     detectron2_tensors,
@@ -95,8 +95,14 @@ def prepare_config(cfg: CfgNode, data: DataConfig | None, reporter: Reporter) ->
     if data is None:
         return origin_of(cfg)
     coco = read_annotations(data, data.train, check_annotations=False, configurable=False)
-    survey = TrainingSet(coco, data.locate(data.train)[1], occluders=cfg.INPUT.OCCLUDERS).survey
+    asked = recipe_of_data(cfg)
+    dataset = TrainingSet(
+        coco, data.locate(data.train)[1], occluders=asked.data.occluders, amodal=asked.model.amodal,
+        amodal_boxes=asked.amodal_boxes,
+    )  # fmt: skip
+    survey = dataset.survey
     report_instances(survey, reporter)
+    report_wholes(dataset, reporter)
     if (kept := cfg.TEST.DETECTIONS_PER_IMAGE) > 0:
         way_out = "keep and count more: TEST.DETECTIONS_PER_IMAGE={most}"
         report_crowding(survey.coco, kept=kept, counted=kept, way_out=way_out, reporter=reporter)
@@ -143,7 +149,10 @@ def _train(origin: Origin, options: RunOptions, truth: Path, reporter: Reporter)
     (annotations, images), (_, held_out) = data.locate(data.train), data.locate(data.val)
     for name, file, pictures in ((TRAIN_SET, annotations, images), (VAL_SET, truth, held_out)):
         if file.exists():
-            register_bilayer_coco(name, file, pictures, categories=origin.categories, occluders=cfg.INPUT.OCCLUDERS)
+            register_bilayer_coco(
+                name, file, pictures, categories=origin.categories, occluders=cfg.INPUT.OCCLUDERS,
+                reads_wholes=recipe_of_data(cfg).reads_wholes,
+            )  # fmt: skip
     try:
         with detectron2_output(folder), stop_requests() as stop:
             if comm.is_main_process():

@@ -74,6 +74,17 @@ def test_differences_are_paired_and_have_intervals(study: Study) -> None:
     assert interval([0.1, 0.1, 0.1001]).excludes_zero
 
 
+def test_a_score_that_was_not_measured_then_is_unknown(study: Study) -> None:
+    for seed in range(2):
+        write(study, "one", seed, 0.3)
+        path = write(study, "two", seed, 0.4)
+        content = json.loads(path.read_text())
+        del content["scores"]["iou"]
+        path.write_text(json.dumps(content))
+    found = write_report(study, "Title").content["differences"]["shapes"]["two"]["one"]
+    assert found["iou"] == [None] * 3 and found["box_AP"][0] == pytest.approx(0.1)
+
+
 def test_mask_ap_along_the_training_is_shown_by_share_of_the_steps(study: Study) -> None:
     write(study, "one", 0, 0.4, curve={3: 0.1, 5: 0.2, 8: 0.3, 10: 0.4})
     text = write_report(replace(study, evaluations=4), "Title").text

@@ -17,16 +17,18 @@ import detectron2
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
-from bcnet_core import load_detector
-from bcnet_core.annotations.coco import Record
+from bcnet_core import load_detector, masks
+from bcnet_core.annotations.coco import Record, read_coco
 from bcnet_core.backends import convert, converted_files
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import Recipe
 from bcnet_core.errors import BCNetError
+from bcnet_core.evaluation.predict import predict_images
 from bcnet_core.integrations.detectron2.converting import compare
-from bcnet_core.integrations.detectron2.predicting import load_detectron2
+from bcnet_core.integrations.detectron2.predicting import load_detectron2, predict_set
 from bcnet_core.integrations.detectron2.stored import read_stored
 from bcnet_core.model.detectors import build_detector
+from bcnet_core.reporting import SilentReporter
 from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from bcnet_core.weights.importing import import_weights
 from bcnet_core.weights.loading import load_weights
@@ -59,11 +61,11 @@ def image() -> NDArray[np.uint8]:
     return np.ascontiguousarray(small.repeat(20, 0).repeat(20, 1))  # 120 x 160, patches
 
 
-def checkpoint(path: Path, words: list[str]) -> Path:
+def checkpoint(path: Path, words: list[str], categories: list[Record] = CATEGORIES) -> Path:
     """One with weights that are not all the same anywhere, and that find things all over the image."""
     torch.manual_seed(0)
     recipe = load_recipe(words[0], [*words[1:], *SMALL])
-    detector = build_detector(recipe, CATEGORIES)
+    detector = build_detector(recipe, categories)
     with torch.no_grad():
         for name, tensor in detector.state_dict().items():
             if name.endswith("running_var"):
@@ -72,7 +74,7 @@ def checkpoint(path: Path, words: list[str]) -> Path:
                 tensor.add_(0.01 * torch.randn_like(tensor))
             elif name.endswith("logits.weight") and "masks" in name:
                 tensor.normal_(std=0.05)
-    save_checkpoint(path, Checkpoint(5, recipe.model_dump(mode="json"), CATEGORIES, detector.state_dict(), {}))
+    save_checkpoint(path, Checkpoint(5, recipe.model_dump(mode="json"), categories, detector.state_dict(), {}))
     return path
 
 
@@ -142,6 +144,36 @@ def test_a_checkpoint_of_another_detectron2_program_needs_its_config(tmp_path: P
     assert loaded.step == 100
     with pytest.raises(BCNetError, match="do not fit"):  # COCO has 80 classes
         convert(tmp_path / "model_final.pth", "torchvision", config=tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("model", ["fcos, amodal", "faster_rcnn, amodal"])
+def test_whole_masks_give_the_same_results_in_both_backends(scenes: Path, tmp_path: Path, model: str) -> None:
+    """Every key of a result, also who hides whom; and scores of the visible part by detectron2's evaluator."""
+    coco = read_coco(scenes / "annotations/instances_val.json")
+    path = checkpoint(tmp_path / "ours.pt", MODELS[model], coco.categories)
+    if model.startswith("fcos"):  # detectron2 leaves out boxes without an area: these have one
+        content = read_checkpoint(path)
+        content.model["heads.boxes.distances.bias"].add_(2)  # strides
+        save_checkpoint(path, content)
+    ours = predict_images(load_detector(path, device="cpu"), coco.images, scenes / "val", reporter=SilentReporter())
+    kept = {"kept": 20, "counted": 100, "device": "cpu", "processes": 1}
+    theirs, scores = predict_set(path, coco, scenes / "val", coco.categories, **kept)
+    assert scores.keys() == {"bbox", "segm"}
+    assert len(ours) == len(theirs) > 0
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.keys() == other.keys()
+        assert (one["image_id"], one["category_id"], one["hides"]) == (
+            other["image_id"],
+            other["category_id"],
+            other["hides"],
+        )
+        np.testing.assert_allclose(one["amodal_bbox"], other["amodal_bbox"], atol=0.02)
+        np.testing.assert_allclose(one["bbox"], other["bbox"], atol=1)
+        assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+        assert one["occlusion_rate"] == pytest.approx(other["occlusion_rate"], abs=0.02)
+        for key in ("segmentation", "amodal_segmentation"):
+            assert masks.area(one[key]) == 0 == masks.area(other[key]) or masks.iou(one[key], other[key]) > 0.98
+    assert any(one["hides"] for one in theirs) and any(0 < one["occlusion_rate"] < 1 for one in theirs)
 
 
 def test_the_config_alone_says_that_a_detector_is_amodal(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from detectron2.modeling import build_model
 
 from bcnet_core.integrations.detectron2 import BilayerFCOS
 from bcnet_core.integrations.detectron2.config import fresh_config
-from bcnet_core.integrations.detectron2.heads import map_field
+from bcnet_core.integrations.detectron2.fields import map_field
 from bcnet_core.integrations.detectron2.stored import read_stored, to_torchvision
 from bcnet_core.maps import MAPS
 from tests.conftest import REPO

@@ -19,7 +19,7 @@ from bcnet_core.config.load import load_recipe
 from bcnet_core.errors import BCNetError
 from bcnet_core.integrations.detectron2 import BilayerMaskRCNNHead, CroppedMasks, add_bcnet_config, add_bilayer_head
 from bcnet_core.integrations.detectron2.config import config_from_recipe, fresh_config
-from bcnet_core.integrations.detectron2.heads import map_field
+from bcnet_core.integrations.detectron2.fields import map_field
 from bcnet_core.maps import map_specs
 from bcnet_core.model.head import BilayerMaskHead
 from bcnet_core.model.mask_branch import mask_confidence

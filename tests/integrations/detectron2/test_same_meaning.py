@@ -124,18 +124,24 @@ def test_whole_masks_boxes_and_occluders_are_the_same(scenes: Path, tmp_path: Pa
     assert larger > 0 and unknown > 0
 
 
-def test_both_backends_take_the_same_annotations(tmp_path: Path) -> None:
+@pytest.mark.parametrize("amodal", [False, True])
+def test_both_backends_take_the_same_annotations(tmp_path: Path, amodal: bool) -> None:
     folder = write_cases(tmp_path)
+    content = json.loads((folder / "coco.json").read_text())
+    content["annotations"][0][AMODAL_KEY] = "?"
+    (folder / "coco.json").write_text(json.dumps(content))
     coco = read_coco(folder / "coco.json", check_annotations=False)
-    ours = TrainingSet(coco, folder)[0, 0].targets
-    register_bilayer_coco("bcnet_test_cases", folder / "coco.json", folder)
+    dataset = TrainingSet(coco, folder, amodal=amodal)
+    assert ("bad_whole" in dataset.survey.omitted) == amodal
+    ours = dataset[0, 0].targets
+    register_bilayer_coco("bcnet_test_cases", folder / "coco.json", folder, reads_wholes=amodal)
     (record,) = DatasetCatalog.get("bcnet_test_cases")
     cfg = config_from_recipe(
         load_recipe("shapes", ["data.min_size=10", "data.max_size=20", "data.flip=0"]), num_classes=1
     )
     theirs = BilayerDatasetMapper(cfg)(record)["instances"]
     torch.testing.assert_close(theirs.gt_boxes.tensor, ours.boxes)
-    assert len(theirs) == len(ours.boxes) >= 5
+    assert len(theirs) == len(ours.boxes) == len(dataset.survey.coco.annotations) >= 4
 
 
 def test_the_optimizer_gets_the_same_parameter_groups(scenes: Path) -> None:
