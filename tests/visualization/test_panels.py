@@ -308,8 +308,11 @@ def test_arrows_lead_from_the_front_to_the_part_that_it_hides() -> None:
     assert doubled.tail == (300, 290) and doubled.tip == pytest.approx((260, 260))
     car, bus, cup = picture.instances
     told = replace(picture, instances=(replace(car, hides=(2,)), bus, cup))
-    (arrow,) = panels.draw_panels(told, size=(200, 300), order=True)["whole"].arrows  # what a file says, not the masks
-    assert (arrow.tail, arrow.tip) == ((130, 80), (30, 30))
+    said, found = panels.draw_panels(told, size=(200, 300), order=True)["whole"].arrows
+    assert (said.tail, said.tip) == ((130, 80), (30, 30)) and found == arrow  # what a file says, then what masks tell
+    against = replace(picture, instances=(replace(car, hides=(1,)), bus, cup))
+    (reverse,) = panels.draw_panels(against, size=(200, 300), order=True)["whole"].arrows
+    assert reverse.tail == (130, 80)
 
 
 def test_short_arrows_are_lengthened_towards_what_is_behind() -> None:
