@@ -41,6 +41,14 @@ class Detections(NamedTuple):
         maps = {name: part.to(device) for name, part in self.maps.items()}
         return Detections(boxes, scores, labels, self.image_size, maps)
 
+    def at_least(self, score: float) -> Detections:
+        """Return the detections of this score or more."""
+        count = int((self.scores >= score).sum())
+        boxes, scores, labels = (part[:count] for part in (self.boxes, self.scores, self.labels))
+        return Detections(
+            boxes, scores, labels, self.image_size, {name: part[:count] for name, part in self.maps.items()}
+        )
+
     @property
     def occludee_mask(self) -> Tensor:
         """(N, S, S), the mask of layer 2: the visible part of the instance."""

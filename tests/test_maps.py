@@ -17,8 +17,8 @@ from bcnet_core.masks import from_box
 from bcnet_core.masks.crops import crop_rles
 from bcnet_core.model.detectors import Detector, build_detector
 from bcnet_core.model.losses import bilayer_losses
+from bcnet_core.visualization.closeups import roi_card
 from bcnet_core.visualization.instances import detect
-from bcnet_core.visualization.panels import roi_card
 from bcnet_core.visualization.picture import Picture
 from bcnet_core.weights.export import TensorDetector
 

@@ -97,6 +97,8 @@ def score_run(choice: RunChoice, out: Output, read_options: ReadOptions, *, laye
         inside: dict[str, float] = {}
         if (layers or options.amodal is not None) and opened.build is not None:
             inside = score_true_boxes(opened.build(), coco, opened.images, reporter=reporter).means()
+        elif options.amodal is not None:
+            reporter.info("masks inside true boxes are left out: they need the torchvision backend")
         report = score_results(coco, results, options, truth=truth)
         scores = {**report.content(), **({"layers": inside} if inside else {})}
         write_together(dict(zip(opened.targets, ([to_json(one) for one in results], scores), strict=True)))

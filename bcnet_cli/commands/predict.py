@@ -5,15 +5,47 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.options import Device, DryRun, Gpus, Json, Overwrite, reserve_files
+from bcnet_cli.options import Device, DryRun, Gpus, Json, Overwrite, reserve, reserve_files
 from bcnet_cli.reporter import ConsoleReporter
+
+if TYPE_CHECKING:
+    from bcnet_core.evaluation.prediction_outputs import Written
+
+
+Disjoint = Annotated[
+    bool, typer.Option("--disjoint", help="Write masks that share no pixel: each goes to the instance in front.")
+]
+Labels = Annotated[
+    bool, typer.Option("--labels", help="Also write them as label images, into OUTPUT_labels; implies --disjoint.")
+]
+Panoptic = Annotated[
+    bool,
+    typer.Option(
+        "--panoptic",
+        help="Also write them in COCO's panoptic format, as OUTPUT_panoptic.json and its folder of PNGs; implies "
+        "--disjoint.",
+    ),
+]
+Score = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, show_default=False, help="Lowest score of a detection; 0.5 with --disjoint, otherwise 0."
+    ),
+]
+IdsFrom = Annotated[
+    Path | None,
+    typer.Option("--ids-from", metavar="FILE", help="Take ids and sizes from this COCO json, by file name."),
+]
+CONFIDENT = 0.5
+"""Lowest score of a detection that takes pixels from others, if none is asked for."""
 
 
 def predict(
@@ -25,10 +57,11 @@ def predict(
     layers: Annotated[
         bool, typer.Option("--layers", help="Also write the occluder mask and both boundaries of every instance.")
     ] = False,
-    ids_from: Annotated[
-        Path | None,
-        typer.Option("--ids-from", metavar="FILE", help="Take ids and sizes from this COCO json, by file name."),
-    ] = None,
+    disjoint: Disjoint = False,
+    labels: Labels = False,
+    panoptic: Panoptic = False,
+    score: Score = None,
+    ids_from: IdsFrom = None,
     gpus: Gpus = 1,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -45,50 +78,74 @@ def predict(
     `bcnet predict runs/tiny photos -o results.json`
 
     `bcnet predict bcnet_r101.pt 'val2017/*.jpg' --ids-from annotations/instances_val2017.json --layers -o val.json`
+
+    `bcnet predict runs/cells plates --labels --score 0.6 -o cells.json`
     """
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.engine.elastic import Cluster, check_processes
     from bcnet_core.evaluation.predict import find_images, image_records
-    from bcnet_core.evaluation.prediction_job import (
-        PredictionFile,
-        PredictionJob,
-        predict_to_disk,
-        unreadable_error,
-        write_predictions,
-    )
-    from bcnet_core.evaluation.results import listing_path
+    from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
+    from bcnet_core.evaluation.prediction_outputs import label_names, output_paths, unreadable_error, write_predictions
     from bcnet_core.files.json_files import json_stem
     from bcnet_core.weights.loading import read_trained
 
-    paths = find_images(images)
-    listing = listing_path(output)
-    inputs = [checkpoint, *paths, *([ids_from] if ids_from else [])]
-    reserve_files(context, output, listing, inputs=inputs, overwrite=overwrite, dry_run=dry_run)
+    found = find_images(images)
+    paths, disjoint = output_paths(output, labels=labels, panoptic=panoptic), disjoint or labels or panoptic
+    inputs = [checkpoint, *found, *([ids_from] if ids_from else [])]
+    reserve_files(context, *paths.files, inputs=inputs, overwrite=overwrite, dry_run=dry_run)
     cluster = Cluster(gpus)
     check_processes(cluster, device)
     trained = read_trained(checkpoint)
+    read = [trained.path, *inputs[1:]]  # a run may hold the outputs
+    _reserve_folders(context, paths.folders, inputs=read, overwrite=overwrite, dry_run=dry_run)
     known = read_coco(ids_from, need_annotations=False) if ids_from else None
-    records = image_records(paths, known)
+    records = image_records(found, known)
+    if paths.folders:
+        label_names(records)  # raises before the first image is predicted
     if dry_run:
-        console.err.print(f"would run {trained.path} on {len(records):,} images and write {output}")
+        console.err.print(f"would run {trained.path} on {len(records):,} images")
+        console.show_outputs(*paths.all, dry_run=True)
         return
+    least = (CONFIDENT if disjoint else 0.0) if score is None else score
     file = PredictionFile(output.with_name(f"{json_stem(output)}_predictions.jsonl"))
-    job = PredictionJob(trained.path, device, records, None, file, layers, passes_over=True)
+    job = PredictionJob(
+        trained.path, device, records, None, file, layers, disjoint=disjoint, score=least, passes_over=True
+    )
     predict_to_disk(job, cluster, reporter=ConsoleReporter(), build=partial(trained.build, device))
-    written = write_predictions(job, trained.categories, output)
+    written = write_predictions(job, trained.categories, paths)
+    _show(written, as_json=as_json, disjoint=disjoint)
+    truth = ids_from if known is not None and known.annotations else None
+    console.show_outputs(*paths.all, then=_next_command(output, paths.listing, found, truth))
+    if written.unreadable:
+        raise unreadable_error(written.unreadable, of=len(records), listing=paths.listing)
+
+
+def _show(written: Written, *, as_json: bool, disjoint: bool) -> None:
+    """Print the counts."""
     if as_json:
         content = {
             "images": written.images,
             "detections": written.detections,
             "unreadable": [image["file_name"] for image in written.unreadable],
         }
-        console.out.print(json.dumps(content))
+        console.out.print(json.dumps(content | ({"covered": written.covered} if disjoint else {})))
     else:
         console.out.print(f"{written.detections:,} detections in {written.images:,} images")
-    truth = ids_from if known is not None and known.annotations else None
-    console.show_outputs(output, listing, then=_next_command(output, listing, paths, truth))
-    if written.unreadable:
-        raise unreadable_error(written.unreadable, of=len(records), listing=listing)
+    if written.covered:
+        console.err.print(f"{written.covered:,} more were left without a pixel by those in front, and are not written")
+
+
+def _reserve_folders(
+    context: typer.Context, folders: Sequence[Path], *, inputs: Sequence[Path], overwrite: bool, dry_run: bool
+) -> None:
+    """Reserve folders that hold no input and, unless `overwrite`, are empty."""
+    from bcnet_core.files.outputs import check_apart, check_output_folder
+
+    def check(folder: Path) -> None:
+        check_apart(folder, *inputs)
+        check_output_folder(folder, overwrite=overwrite)
+
+    reserve(context, *folders, check=check, dry_run=dry_run)
 
 
 def _next_command(output: Path, listing: Path, paths: list[Path], truth: Path | None) -> str | None:

@@ -53,10 +53,11 @@ LayerOption = Annotated[LayerChoice, _drawing("--layer", help="Layer to draw, or
 Boxes = Annotated[
     bool, _drawing("--boxes", help="Draw every box; without it, true boxes that are not those of their masks.")
 ]
+Order = Annotated[bool, _drawing("--order", help="Draw arrows over whole masks: from the front one to the one behind.")]
 Rois = Annotated[int, _drawing(min=0, help="Close-ups per image, of its most occluded instances.")]
 FormatOption = Annotated[PictureFormat, _drawing("--format", help="Picture format; svg keeps shapes and text as such.")]
 
-NOT_FOR_VIDEO = ("images", "gt", "ids", "limit", "most_occluded", "worst", "by", "rois", "form", "data_root")
+NOT_FOR_VIDEO = ("images", "gt", "ids", "limit", "most_occluded", "worst", "by", "order", "rois", "form", "data_root")
 """Options without meaning for a video."""
 
 
@@ -86,6 +87,7 @@ def viz(
     score: Score = 0.5,
     layer: LayerOption = "both",
     boxes: Boxes = False,
+    order: Order = False,
     rois: Rois = 3,
     form: FormatOption = "jpg",
     video: Video = None,
@@ -95,11 +97,12 @@ def viz(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Show both layers: image, instances, occludees, occluders, boundaries, and close-ups with their maps.
+    """Show both layers: image, instances, occludees, occluders, boundaries, whole masks, and close-ups with their maps.
 
     SOURCE is ground truth (a COCO json; stored occluders are used, others derived), a run or a checkpoint (shown on
     its validation set, or on --images), or the results of any model (with --gt). Predictions are shown beside the
-    ground truth where it is known. The output is a static index.html that works from disk.
+    ground truth where it is known; where whole (amodal) masks are known, hidden parts are hatched. The output is a
+    static index.html that works from disk.
 
     **Examples**
 
@@ -109,6 +112,8 @@ def viz(
 
     `bcnet viz mask_rcnn.json --gt annotations/instances_val2017.json --worst 20 --by ap -o gallery_worst`
 
+    `bcnet viz annotations/instances_val.json --order -o gallery_order`
+
     `bcnet viz runs/tiny --video street.mp4 -o street_layers.mp4`
     """
     from bcnet_core import backends
@@ -117,8 +122,7 @@ def viz(
     from bcnet_core.visualization.gallery import check_replaceable, write_gallery
     from bcnet_core.visualization.sources import open_source
 
-    if worst is not None and most_occluded is not None:
-        raise usage_error("--worst and --most-occluded exclude each other", "give one of them")
+    _check_exclusive(worst, most_occluded, layer, order=order)
     choice, named = Choice(_parse_ids(ids), limit, most_occluded, worst, by, score), backends.require_backend(backend)
     load, reporter = partial(backends.load_detector, source, device=device, backend=named), ConsoleReporter()
     if video is not None:
@@ -143,9 +147,9 @@ def viz(
     with atomic_directory(output) as folder:
         summary = write_gallery(
             folder, pictures, title=f"bcnet viz: {source.name}", total=len(records), layer=layer, boxes=boxes,
-            rois=rois, suffix=form, reporter=reporter,
+            order=order, rois=rois, suffix=form, reporter=reporter,
         )  # fmt: skip
-    _show(summary, reporter)
+    _show(summary, reporter, order=order)
     console.show_outputs(output / "index.html")
 
 
@@ -243,7 +247,14 @@ def _parse_ids(text: str | None) -> list[int] | None:
         raise usage_error(f"--ids `{text}` is not a list of ids", "whole numbers with commas: --ids 139,785") from None
 
 
-def _show(summary: Summary, reporter: ConsoleReporter) -> None:
+def _check_exclusive(worst: int | None, most_occluded: int | None, layer: LayerChoice, *, order: bool) -> None:
+    if worst is not None and most_occluded is not None:
+        raise usage_error("--worst and --most-occluded exclude each other", "give one of them")
+    if order and layer == "occluder":
+        raise usage_error("--order draws on whole masks, which --layer occluder leaves out", "omit one of them")
+
+
+def _show(summary: Summary, reporter: ConsoleReporter, *, order: bool) -> None:
     table = console.make_table("gallery", "", "count")
     truth = (("true instances", summary.true), ("true instances that were missed", summary.missed))
     for name, count in (
@@ -256,3 +267,5 @@ def _show(summary: Summary, reporter: ConsoleReporter) -> None:
     if summary.faults:
         more = f" (and {len(summary.faults) - 1:,} more)" if len(summary.faults) > 1 else ""
         reporter.warning(f"{summary.faults[0]}{more}; a gray panel stands for each")
+    if order and not summary.wholes:
+        reporter.warning("no order is drawn: no instance has a whole mask (amodal_segmentation)")

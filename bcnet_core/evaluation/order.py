@@ -58,7 +58,7 @@ def true_pairs(
     if not overlapping:
         return []
     by_masks = set(front_pairs(visible, wholes))
-    hides = [_hidden_ids(one) for one in annotations]
+    hides = [hidden_ids(one) for one in annotations]
     pairs = []
     for one, other in overlapping:
         both = FrontPair(one, other), FrontPair(other, one)
@@ -125,8 +125,12 @@ def _overlapping(wholes: Sequence[RLE | None]) -> Iterator[tuple[int, int]]:
             yield places[rows.start + row], places[column]
 
 
-def _hidden_ids(annotation: Record) -> set[int]:
-    """Return the ids of the instances that an annotation says to hide a part of."""
+def hidden_ids(annotation: Record) -> set[int]:
+    """Return the ids of the instances that an annotation says to hide a part of.
+
+    Raises:
+        BCNetError: if its `front_of` is not a list of ids.
+    """
     ids = annotation.get(FRONT_OF, [])
     if not isinstance(ids, list) or any(type(one) is not int for one in ids):
         raise data_error(

@@ -167,6 +167,8 @@ def predictions(
     *,
     reporter: Reporter,
     layers: bool = False,
+    disjoint: bool = False,
+    score: float = 0.0,
     stopping: Callable[[], bool] = lambda: False,
     unreadable: Callable[[Record, BCNetError], None] | None = None,
 ) -> Iterator[tuple[Record, list[Record]]]:
@@ -178,6 +180,8 @@ def predictions(
         image_dir: folder that their file names are relative to; None if the user named the files.
         reporter: receives the progress.
         layers: whether a result also has the other maps of the head.
+        disjoint: whether the visible masks of an image share no pixel, see `to_results`.
+        score: smallest score of a result.
         stopping: called before each image; True ends the iteration.
         unreadable: called for each image that is there but cannot be read, which is then passed over.
 
@@ -196,7 +200,9 @@ def predictions(
                 unreadable(image, error)
             else:
                 (found,) = detector.predict([pixels])
-                yield image, list(to_results(found, image["id"], detector.categories, layers=layers))
+                best = found.at_least(score)
+                results = to_results(best, image["id"], detector.categories, layers=layers, disjoint=disjoint)
+                yield image, list(results)
             progress.advance()
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -19,7 +19,7 @@ from bcnet_core.annotations.coco import Record
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes, stop_requests
 from bcnet_core.errors import BCNetError, ExitCode, data_error, usage_error
 from bcnet_core.evaluation.predict import predictions
-from bcnet_core.evaluation.results import from_json, listing_path, to_json, write_results
+from bcnet_core.evaluation.results import from_json, to_json
 from bcnet_core.files.images import check_images
 from bcnet_core.files.outputs import atomic_file, check_output_file, reserve_outputs
 from bcnet_core.model.detectors import Detector
@@ -27,9 +27,6 @@ from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.weights.loading import read_trained
 
 HEADER_KEY = "bcnet_predictions"
-
-MOST_NAMED = 20
-"""Images that cannot be read which an error names."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +133,8 @@ class PredictionJob:
         image_dir: folder that their file names are relative to; None if the user named the files.
         file: where the predictions are kept until all are done.
         layers: whether a result also has the other maps of the head, each under its key in `bcnet_core.maps`.
+        disjoint: whether the visible masks of an image share no pixel; one that has none left is kept in `file`.
+        score: smallest score of a result.
         detections_per_image: number of detections that the detector keeps; None for its recipe's.
         passes_over: whether to go on when an image cannot be read; `file` remembers it.
     """
@@ -146,6 +145,8 @@ class PredictionJob:
     image_dir: Path | None
     file: PredictionFile
     layers: bool = False
+    disjoint: bool = False
+    score: float = 0.0
     detections_per_image: int | None = None
     passes_over: bool = False
 
@@ -156,6 +157,8 @@ class PredictionJob:
         return {
             "checkpoint": [stat.st_size, stat.st_mtime_ns],
             "layers": self.layers,
+            "disjoint": self.disjoint,
+            "score": self.score,
             "detections_per_image": self.detections_per_image,
             "folder": str((self.image_dir or Path()).resolve()),
             "images": hashlib.sha256(names.encode()).hexdigest(),
@@ -199,51 +202,6 @@ def predict_to_disk(
         raise
 
 
-class Written(NamedTuple):
-    """Counts of predictions that were written.
-
-    Attributes:
-        images: number of images that were predicted.
-        detections: number of results.
-        unreadable: entries of the images that could not be read, each with the `reason`.
-    """
-
-    images: int
-    detections: int
-    unreadable: list[Record]
-
-
-def write_predictions(job: PredictionJob, categories: Sequence[Record], output: Path) -> Written:
-    """Write the results of a finished job, the list of images beside them, and remove the file to resume from.
-
-    Raises:
-        BCNetError: if no image could be read; nothing is written then.
-    """
-    faults, listing = job.file.unreadable(), listing_path(output)
-    predicted = [image for image in job.images if image["id"] not in faults]
-    unreadable = [{**image, "reason": faults[image["id"]]} for image in job.images if image["id"] in faults]
-    if not predicted:
-        job.file.path.unlink()
-        raise unreadable_error(unreadable, of=len(unreadable))
-    with atomic_file(listing) as temporary:  # complete on disk before the results are in place
-        content = {"images": predicted, "categories": categories, "unreadable": unreadable}
-        temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-        found = write_results(output, job.file.read(predicted))
-    job.file.path.unlink()
-    return Written(len(predicted), found, unreadable)
-
-
-def unreadable_error(images: Sequence[Record], *, of: int, listing: Path | None = None) -> BCNetError:
-    """Return the error that names the images that could not be read, of so many, and the file that lists them all."""
-    named = [image["reason"] for image in images[:MOST_NAMED]]
-    if len(images) > MOST_NAMED:
-        where = "" if listing is None else f"; all are listed in `{listing}`, under `unreadable`"
-        named.append(f"and {len(images) - MOST_NAMED:,} more{where}")
-    if listing is None:
-        return data_error(f"none of the {of:,} images can be read", *named)
-    return BCNetError(f"{len(images):,} of {of:,} images cannot be read and have no results", *named)
-
-
 @record
 def _worker(job: PredictionJob, images: Sequence[Record], cluster: Cluster, reporter: Reporter, threads: int) -> None:
     """Predict as one of several processes, on a CPU with as many threads as one alone: results depend on them."""
@@ -263,8 +221,8 @@ def _predict_share(job: PredictionJob, detector: Detector, images: Sequence[Reco
 
     with stop_requests() as stop:
         for image, results in predictions(
-            detector, images, job.image_dir, reporter=reporter, layers=job.layers, stopping=lambda: bool(stop),
-            unreadable=remember if job.passes_over else None,
+            detector, images, job.image_dir, reporter=reporter, layers=job.layers, disjoint=job.disjoint,
+            score=job.score, stopping=lambda: bool(stop), unreadable=remember if job.passes_over else None,
         ):  # fmt: skip
             job.file.append(image["id"], results)
     if stop:

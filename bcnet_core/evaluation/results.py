@@ -234,7 +234,7 @@ def _may_be_same(one: str, other: str) -> bool:
 def write_results(path: Path, predictions: Iterable[Sequence[Record]]) -> int:
     """Write a results file atomically, holding the results of one image at a time; return their number."""
     with atomic_file(path) as temporary, temporary.open("wb") as out:
-        return _write(out, predictions)
+        return dump_results(out, predictions)
 
 
 def write_submission(path: Path, coco: CocoFile, predictions: Iterable[Sequence[Record]]) -> int:
@@ -272,10 +272,10 @@ def write_submission(path: Path, coco: CocoFile, predictions: Iterable[Sequence[
         zipfile.ZipFile(temporary, "w") as archive,
         archive.open(entry, "w", force_zip64=True) as out,
     ):
-        return _write(out, checked())
+        return dump_results(out, checked())
 
 
-def _write(out: IO[bytes], predictions: Iterable[Sequence[Record]]) -> int:
+def dump_results(out: IO[bytes], predictions: Iterable[Sequence[Record]]) -> int:
     """Write results as one JSON list, and return their number."""
     count = 0
     out.write(b"[")

@@ -5,7 +5,7 @@ Every loss is a scalar that always exists and always carries a graph. Sums are d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -22,13 +22,16 @@ CHUNK_PIXELS = 2**19
 """Pixels of masks that are looked up at once, which bounds the memory to some 30 MB."""
 
 
-def bilayer_targets(targets: list[Targets], rois: RoIs, *, size: int) -> dict[str, Tensor]:
+def bilayer_targets(
+    targets: list[Targets], rois: RoIs, *, size: int, names: Collection[str] | None = None
+) -> dict[str, Tensor]:
     """Crop the true masks to the RoIs and draw their boundaries.
 
     Args:
         targets: of each image.
         rois: of the batch.
         size: S, the side of the maps.
+        names: of the maps that are wanted; None for all.
 
     Returns:
         (R, S, S) bool maps by name; an instance without an occluder has empty occluder maps, one without a whole mask
@@ -42,26 +45,30 @@ def bilayer_targets(targets: list[Targets], rois: RoIs, *, size: int) -> dict[st
         "occluder": [target.occluders for target in targets],
         "amodal": [target.wholes for target in targets],
     }
+    wanted = {spec.region for spec in map_specs(names)}
     return target_maps(
         {
             region: crop_to_boxes(concatenate(parts), rois.instances, source, size=size)
             for region, parts in crops.items()
-        }
+            if region in wanted
+        },
+        names,
     )
 
 
-def target_maps(masks: Mapping[Region, Tensor]) -> dict[str, Tensor]:
+def target_maps(masks: Mapping[Region, Tensor], names: Collection[str] | None = None) -> dict[str, Tensor]:
     """Make the true maps of each region from its mask.
 
     Args:
         masks: (R, S, S) bool by region.
+        names: of the maps that are wanted; None for all.
 
     Returns:
         (R, S, S) bool by name, for the maps of these regions.
     """
     return {
         spec.name: masks[spec.region] if spec.kind == "mask" else boundary(masks[spec.region])
-        for spec in map_specs()
+        for spec in map_specs(names)
         if spec.region in masks
     }
 

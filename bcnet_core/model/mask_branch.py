@@ -78,7 +78,7 @@ class MaskBranch(nn.Module):
             targets: of each image.
         """
         logits = self(features, rois.boxes, rois.images)
-        wanted = bilayer_targets(targets, rois, size=self.head.mask_size)
+        wanted = bilayer_targets(targets, rois, size=self.head.mask_size, names=self.head.outputs)
         return bilayer_losses(logits, wanted, rois.keys, sampling=self.occluder_sampling)
 
     def find(self, features: list[Tensor], proposals: list[Proposals]) -> list[Found]:

@@ -25,6 +25,7 @@ from bcnet_core.visualization.drawing import (
     BLANK,
     INK,
     PAPER,
+    Arrow,
     Card,
     Color,
     Drawing,
@@ -43,6 +44,8 @@ PALENESS = 0.72
 """How far `dim` moves gray levels towards white."""
 BASELINE = 12
 """Pixels from the top of a line of text to its baseline."""
+STRIPE_STEP, STRIPE = 8, 2
+"""Distance between the lines of a hatched shape, and their width, in pixels along a row."""
 _RAMP = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_VIRIDIS)
 _HEAT: Image = np.asarray(_RAMP[0, :, ::-1], np.uint8)
 
@@ -51,11 +54,13 @@ def paint(drawing: Drawing | Card) -> Image:
     """Return the (H, W, 3) uint8 RGB image of a drawing, as large as its background, or of a card."""
     if isinstance(drawing, Card):
         return _paint_card(drawing)
-    if not drawing.shapes:
+    if not (drawing.shapes or drawing.arrows):
         return drawing.ground
     canvas: Image = drawing.ground.copy()
     for shape in drawing.shapes:
         _paint_shape(canvas, shape)
+    for arrow in drawing.arrows:
+        _paint_arrow(canvas, arrow)
     for shape, text, x, y, width, height in layout.place_labels(drawing.shapes, canvas.shape[:2]):
         canvas[y : y + height, x : x + width] = shape.color
         write(canvas, text, x + layout.PADDING[0], y + layout.PADDING[1], shape.color, text_color(shape.color))
@@ -133,14 +138,34 @@ def _line(text: str, ground: Color, ink: Color) -> Image:
 
 
 def _paint_shape(canvas: Image, shape: Shape) -> None:
-    """Tint a mask and outline it, in place."""
+    """Tint or hatch a mask and outline it, in place."""
     patch, part = shape.patch, canvas[shape.patch.window]
     plain = np.empty_like(part, order="C")
     cv2.rectangle(plain, (0, 0), plain.shape[1::-1], shape.color, cv2.FILLED)  # much faster than numpy's full
-    tinted = plain if shape.alpha == 1 else cv2.addWeighted(part, 1 - shape.alpha, plain, shape.alpha, 0)
-    cv2.copyTo(tinted, patch.bits, part)
+    if shape.hatched:
+        height, width = canvas.shape[:2]
+        cv2.copyTo(plain, patch.bits & _stripes(height, width)[patch.window], part)
+    else:
+        tinted = plain if shape.alpha == 1 else cv2.addWeighted(part, 1 - shape.alpha, plain, shape.alpha, 0)
+        cv2.copyTo(tinted, patch.bits, part)
     if shape.outline and shape.alpha < 1:
         cv2.copyTo(plain, boundary_band(patch.mask, shape.outline).view(np.uint8), part)
+
+
+@lru_cache(maxsize=4)
+def _stripes(height: int, width: int) -> NDArray[np.uint8]:
+    """Return the lines of hatched shapes over a whole image, as zeros and ones."""
+    rows, columns = np.ogrid[:height, :width]
+    lines = ((rows + columns) % STRIPE_STEP < STRIPE).astype(np.uint8)
+    lines.setflags(write=False)
+    return lines
+
+
+def _paint_arrow(canvas: Image, arrow: Arrow) -> None:
+    """Draw a dark arrow with a light rim, in place."""
+    corners = np.rint(arrow.corners * 16).astype(np.int32)  # OpenCV's fixed point, 4 bits behind it
+    cv2.polylines(canvas, [corners], isClosed=True, color=PAPER, thickness=3, lineType=cv2.LINE_AA, shift=4)
+    cv2.fillPoly(canvas, [corners], INK, lineType=cv2.LINE_AA, shift=4)
 
 
 def _paint_card(card: Card) -> Image:
@@ -163,7 +188,8 @@ def _paint_card(card: Card) -> Image:
 def to_svg(drawing: Drawing | Card) -> str:
     """Return the SVG document of a drawing, as large as its background, or of a card; text is escaped."""
     width, height = layout.drawn_size(drawing)
-    body = "\n".join(_svg_card(drawing) if isinstance(drawing, Card) else _svg_drawing(drawing))
+    drawn = _svg_card(drawing) if isinstance(drawing, Card) else _svg_drawing(drawing)
+    body = "\n".join([*_hatches(drawing), *drawn])
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         f'font-family="sans-serif" font-size="{layout.FONT_SIZE}">\n{body}\n</svg>\n'
@@ -174,6 +200,7 @@ def _svg_drawing(drawing: Drawing) -> Iterator[str]:
     yield _pixels(drawing.ground, drawing.ground.shape[:2], ".jpg", [cv2.IMWRITE_JPEG_QUALITY, SVG_JPEG_QUALITY])
     for shape in drawing.shapes:
         yield _shape(shape)
+    yield from map(_arrow, drawing.arrows)
     for shape, text, x, y, width, height in layout.place_labels(drawing.shapes, drawing.ground.shape[:2]):
         yield _rectangle(x, y, width, height, shape.color)
         yield _text(text, x + layout.PADDING[0], y + layout.PADDING[1], text_color(shape.color))
@@ -201,13 +228,39 @@ def _svg_card(card: Card) -> Iterator[str]:
 
 
 def _shape(shape: Shape) -> str:
-    """Return the outlines of a mask and its holes, filled with its tint."""
+    """Return the outlines of a mask and its holes, filled with its tint or its lines."""
+    fill, alpha = (f"url(#{_hatch_name(shape.color)})", 1) if shape.hatched else (_rgb(shape.color), shape.alpha)
     line = f' stroke="{_rgb(shape.color)}" stroke-width="{shape.outline}"' if shape.outline else ""
     rings = map(shapely.get_coordinates, shapely.get_rings(trace(masks.encode(shape.patch.mask))))
     offset = np.array([shape.patch.x, shape.patch.y])
     corners = ((ring[:-1].astype(int) + offset).tolist() for ring in rings)
     path = "".join("M" + " ".join(f"{x},{y}" for x, y in ring) + "z" for ring in corners)
-    return f'<path fill="{_rgb(shape.color)}" fill-opacity="{shape.alpha:g}" fill-rule="evenodd"{line} d="{path}"/>'
+    return f'<path fill="{fill}" fill-opacity="{alpha:g}" fill-rule="evenodd"{line} d="{path}"/>'
+
+
+def _hatches(drawing: Drawing | Card) -> list[str]:
+    """Return the definitions of the lines of hatched shapes, one for each color."""
+    tiles = (tile.content for row in drawing.rows for tile in row) if isinstance(drawing, Card) else (drawing,)
+    shapes = (shape for content in tiles if isinstance(content, Drawing) for shape in content.shapes)
+    step, width = STRIPE_STEP, round(STRIPE / 2**0.5, 3)
+    lines = "".join(f"M-2,{reach + 2}L{reach + 2},-2" for reach in ((STRIPE + 1) / 2, (STRIPE + 1) / 2 + step))
+    return [
+        f'<pattern id="{_hatch_name(color)}" width="{step}" height="{step}" patternUnits="userSpaceOnUse">'
+        f'<path d="{lines}" stroke="{_rgb(color)}" stroke-width="{width}"/></pattern>'
+        for color in sorted({shape.color for shape in shapes if shape.hatched})
+    ]
+
+
+def _hatch_name(color: Color) -> str:
+    return f"hatch-{_rgb(color)[1:]}"
+
+
+def _arrow(arrow: Arrow) -> str:
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in arrow.corners.tolist())
+    return (
+        f'<polygon points="{points}" fill="{_rgb(INK)}" stroke="{_rgb(PAPER)}" stroke-width="3" paint-order="stroke" '
+        'stroke-linejoin="round"/>'
+    )
 
 
 def _pixels(image: Image, size: tuple[int, ...], suffix: str, options: list[int]) -> str:

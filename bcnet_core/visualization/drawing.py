@@ -5,6 +5,7 @@ Images are (H, W, 3) uint8 RGB; lengths and positions are in pixels of the displ
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import cv2
@@ -17,6 +18,8 @@ from bcnet_core.masks import RLE
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Color = tuple[int, int, int]
+Point = tuple[float, float]
+"""x and y."""
 
 PALETTE: tuple[Color, ...] = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0),
@@ -31,6 +34,8 @@ OCCLUDER: Color = (230, 159, 0)
 INK: Color = (32, 33, 36)
 PAPER: Color = (250, 250, 250)
 BLANK: Color = (226, 226, 226)
+SHAFT, HEAD = 2.0, 9.0
+"""Width of the shaft of an arrow, and length and width of its head, in pixels."""
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
@@ -54,20 +59,41 @@ class Patch(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """A mask in one color: a tint of opacity `alpha`, an opaque outline of that width inside it, a label beside it."""
+    """A mask in one color: a tint of opacity `alpha`, an opaque outline of that width inside it, a label beside it.
+
+    If it is `hatched`, opaque oblique lines take the place of the tint.
+    """
 
     patch: Patch
     color: Color
     alpha: float = 0.45
     outline: int = 2
     label: str | None = None
+    hatched: bool = False
+
+
+class Arrow(NamedTuple):
+    """An arrow from one point to another, in pixels."""
+
+    tail: Point
+    tip: Point
+
+    @property
+    def corners(self) -> NDArray[np.float64]:
+        """Corners of its outline, (7, 2)."""
+        tail, tip = np.array(self.tail), np.array(self.tip)
+        along = (tip - tail) / max(math.dist(tail, tip), 1e-9)
+        across, neck = along[::-1] * (1, -1), tip - along * HEAD
+        shaft, head = across * SHAFT / 2, across * HEAD / 2
+        return np.stack([tail + shaft, neck + shaft, neck + head, tip, neck - head, neck - shaft, tail - shaft])
 
 
 class Drawing(NamedTuple):
-    """Shapes, the first at the bottom, on a background image."""
+    """Shapes, the first at the bottom, on a background image, and arrows over them."""
 
     ground: Image
     shapes: tuple[Shape, ...] = ()
+    arrows: tuple[Arrow, ...] = ()
 
 
 class Tile(NamedTuple):
@@ -78,7 +104,7 @@ class Tile(NamedTuple):
 
 
 class Card(NamedTuple):
-    """Equally long rows of tiles of one (height, width); each row ends with the color scale of its maps."""
+    """Rows of tiles of one (height, width); each row ends with the color scale of its maps."""
 
     size: tuple[int, int]
     rows: tuple[tuple[Tile, ...], ...]
@@ -95,6 +121,29 @@ def instance_color(index: int) -> Color:
 def text_color(ground: Color) -> Color:
     """Return black or white, whichever reads better on a color."""
     return INK if float(np.dot(ground, (0.299, 0.587, 0.114))) > 110 else PAPER
+
+
+def cut(patch: Patch, other: Patch, *, inside: bool) -> Patch | None:
+    """Return the pixels of a patch inside or outside another one, in its own window; None if there are none."""
+    covered = np.zeros_like(patch.mask)
+    x, y = other.x - patch.x, other.y - patch.y
+    (height, width), (rows, columns) = patch.mask.shape, other.mask.shape
+    part = np.s_[max(y, 0) : max(min(y + rows, height), 0), max(x, 0) : max(min(x + columns, width), 0)]
+    from_other = np.s_[max(-y, 0) : max(height - y, 0), max(-x, 0) : max(width - x, 0)]
+    covered[part] = other.mask[from_other]
+    mask = patch.mask & covered if inside else patch.mask & ~covered
+    return patch._replace(mask=mask) if mask.any() else None
+
+
+def inner_point(patch: Patch) -> Point:
+    """Return the centroid in the image of a mask that is not empty, or its deepest pixel if that lies outside."""
+    moments = cv2.moments(patch.bits, binaryImage=True)
+    x, y = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
+    if not patch.mask[round(y), round(x)]:
+        framed = cv2.copyMakeBorder(patch.bits, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+        depth = cv2.distanceTransform(framed, cv2.DIST_L2, 3)[1:-1, 1:-1]
+        y, x = map(float, np.unravel_index(int(depth.argmax()), depth.shape))
+    return patch.x + x + 0.5, patch.y + y + 0.5
 
 
 def patch_of_mask(mask: Mask) -> Patch | None:

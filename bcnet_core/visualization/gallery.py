@@ -15,16 +15,17 @@ from html import escape
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from string import Template
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from bcnet_core.annotations.rates import LEVEL_FROM
 from bcnet_core.config.choices import LayerChoice, PictureFormat
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.files.outputs import check_output_folder
 from bcnet_core.reporting import Reporter, SilentReporter, visible
+from bcnet_core.visualization.closeups import choose_rois, roi_card
 from bcnet_core.visualization.draw import save
 from bcnet_core.visualization.drawing import OCCLUDEE, OCCLUDER, Color, instance_color
-from bcnet_core.visualization.panels import PANELS, choose_rois, draw_panels, panel_title, roi_card
+from bcnet_core.visualization.panels import PANELS, draw_panels, panel_title
 from bcnet_core.visualization.picture import Instance, Picture
 
 GENERATOR = '<meta name="generator" content="bcnet viz">'
@@ -32,6 +33,7 @@ GENERATOR = '<meta name="generator" content="bcnet viz">'
 LEVELS = tuple(LEVEL_FROM)
 AT_ONCE = 20
 """Pictures whose html is part of the page; it holds the others as text, which browsers load instantly."""
+HATCHED = "\nHidden parts are hatched; arrows (--order) lead from the instance in front to the one behind it."
 File = tuple[str, int, int]
 """Path relative to the page, width and height in pixels."""
 
@@ -40,7 +42,7 @@ class Summary(NamedTuple):
     """Counts of a gallery, and a sentence for each image that could not be read.
 
     `instances` were annotated or found, `occluded` of them have an occluder. `true` instances (None without ground
-    truth beside detections) and those `missed` are without crowds.
+    truth beside detections) and those `missed` are without crowds. `wholes` have a whole mask.
     """
 
     pictures: int
@@ -49,6 +51,7 @@ class Summary(NamedTuple):
     true: int | None
     missed: int
     faults: tuple[str, ...]
+    wholes: int
 
 
 def check_replaceable(folder: Path, *, overwrite: bool) -> None:
@@ -72,14 +75,15 @@ def write_gallery(
     total: int,
     layer: LayerChoice = "both",
     boxes: bool = False,
+    order: bool = False,
     rois: int = 3,
     suffix: PictureFormat = "jpg",
     reporter: Reporter | None = None,
 ) -> Summary:
     """Draw pictures into an empty folder, with an index.html that shows them; one picture is held at a time.
 
-    `total` is the number of pictures, for the progress display; `boxes` draws all boxes (`draw_panels`), and `rois` is
-    the number of close-ups of each. It is an error if no image at all can be read.
+    `total` is the number of pictures, for the progress display; `boxes` draws all boxes and `order` arrows
+    (`draw_panels`), and `rois` is the number of close-ups of each. It is an error if no image at all can be read.
     """
     page = Page(title)
     (folder / "pictures").mkdir()
@@ -88,7 +92,8 @@ def write_gallery(
             stem = f"pictures/{number:04d}-{safe_stem(picture.name)}"
             cards = {index: roi_card(picture, index, layer=layer) for index in choose_rois(picture.instances, rois)}
             files: dict[str | int, File] = {}
-            for key, drawing in (draw_panels(picture, layer=layer, boxes=boxes) | cards).items():
+            panels = draw_panels(picture, layer=layer, boxes=boxes, order=order)
+            for key, drawing in (panels | cards).items():
                 name = f"{stem}-{key if isinstance(key, str) else f'roi{key}'}.{suffix}"
                 files[key] = name, *save(drawing, folder / name)
             page.add(picture, files)
@@ -136,11 +141,12 @@ class Page:
 
     def summary(self) -> Summary:
         """Return the counts so far."""
-        pictures, instances, occluded, true, missed, faults = zip(*self._summaries, strict=True)
+        pictures, instances, occluded, true, missed, faults, wholes = zip(*self._summaries, strict=True)
         known = [number for number in true if number is not None]
         return Summary(
-            sum(pictures), sum(instances), sum(occluded), sum(known) if known else None, sum(missed), sum(faults, ())
-        )
+            sum(pictures), sum(instances), sum(occluded), sum(known) if known else None, sum(missed), sum(faults, ()),
+            sum(wholes),
+        )  # fmt: skip
 
     def html(self) -> str:
         """Return the whole document."""
@@ -153,6 +159,7 @@ class Page:
         return Template(document).substitute(
             generator=GENERATOR, title=_text(self._title), style=style, data=data, script=script,
             facts=f"{len(self._rows):,} pictures, {_facts(self.summary())}",
+            hatched=HATCHED if "whole" in self._panels else "",
             occludee=_swatch(OCCLUDEE), occluder=_swatch(OCCLUDER), articles="".join(self._articles[:AT_ONCE]),
             more=f"<p>The other {len(later):,} pictures need JavaScript.</p>" if later else "", **self._controls(),
         )  # fmt: skip
@@ -204,6 +211,7 @@ def _summary(picture: Picture) -> Summary:
         true=None if picture.truth is None else sum(not instance.crowd for instance in picture.truth),
         missed=len(picture.missed),
         faults=() if picture.fault is None else (picture.fault,),
+        wholes=sum(instance.whole is not None for instance in picture.instances),
     )
 
 
@@ -215,10 +223,18 @@ def _facts(summary: Summary) -> str:
 
 
 def _roi_title(instance: Instance) -> str:
-    title = f"{instance.label}: occluders cover {instance.occlusion:.0%} of its box"
+    title = f"{instance.label}: occluders cover {_share(instance, 'occlusion')} of its box"
+    if instance.occlusion_rate is not None:
+        title += f", {_share(instance, 'occlusion_rate')} of it is hidden"
     if instance.truth is not None:
-        return f"{title} (in truth {instance.truth.occlusion:.0%}); IoU {instance.iou:.2f}"
+        return f"{title}; IoU {instance.iou:.2f}"
     return title if instance.iou is None else f"{title}; no true instance matches"
+
+
+def _share(instance: Instance, name: Literal["occlusion", "occlusion_rate"]) -> str:
+    """Return a share of an instance, and that of the true one if it is known."""
+    true = None if instance.truth is None else getattr(instance.truth, name)
+    return f"{getattr(instance, name):.0%}" + ("" if true is None else f" (in truth {true:.0%})")
 
 
 def _figure(attribute: str, file: File, picture: Picture, caption: str, facts: str = "") -> str:

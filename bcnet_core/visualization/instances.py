@@ -10,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bcnet_core.annotations.coco import CocoFile, Record, read_mask
+from bcnet_core import masks
+from bcnet_core.annotations.amodal import whole_masks
+from bcnet_core.annotations.coco import AMODAL_KEY, FRONT_OF, CocoFile, Record, read_mask
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.errors import BCNetError
+from bcnet_core.evaluation.order import hidden_ids
 from bcnet_core.files.images import read_listed
 from bcnet_core.masks.crops import paste_rles
 from bcnet_core.structures import Predictor
@@ -34,11 +37,18 @@ class Truth:
         self._grouped = coco.annotations_by_image()
         self.is_known = bool(coco.annotations)
 
-    def instances(self, record: Record) -> tuple[Instance, ...]:
-        """Return the instances of an image in file order."""
+    def instances(self, record: Record, *, amodal: bool = True) -> tuple[Instance, ...]:
+        """Return the instances of an image in file order.
+
+        Where a whole mask is known, the occluder is what is truly in front. `amodal` false ignores whole masks, as the
+        training of a detector without them does.
+        """
         annotations = self._grouped[record["id"]]
         rles = [read_mask(annotation, record["height"], record["width"])[0] for annotation in annotations]
-        regions = occluder_regions(annotations, rles, record)
+        wholes = whole_masks(annotations, rles, record) if amodal else [None] * len(rles)
+        regions = occluder_regions(annotations, rles, record, wholes=wholes)
+        positions = {annotation["id"]: position for position, annotation in enumerate(annotations)}
+        hides = [tuple(positions[i] for i in hidden_ids(one) if i in positions) for one in annotations]
         return tuple(
             Instance(
                 category=self.names[one["category_id"]],
@@ -46,8 +56,10 @@ class Truth:
                 occludee=rle,
                 occluder=region,
                 crowd=bool(one.get("iscrowd", 0)),
+                whole=whole,
+                hides=below if FRONT_OF in one else None,
             )
-            for one, rle, region in zip(annotations, rles, regions, strict=True)
+            for one, rle, region, whole, below in zip(annotations, rles, regions, wholes, hides, strict=True)
         )
 
 
@@ -77,7 +89,10 @@ def result_pictures(
         grouped.setdefault(result["image_id"], []).append(result)
 
     def find(record: Record, _: Image) -> Sequence[Instance]:
-        found = sorted(grouped.get(record["id"], []), key=lambda one: -one["score"])
+        listed = grouped.get(record["id"], [])
+        best = sorted(range(len(listed)), key=lambda position: -listed[position]["score"])
+        best = best[: _shown([listed[position]["score"] for position in best], score, AT_LEAST)]
+        places = {position: place for place, position in enumerate(best)}
         return [
             Instance(
                 category=truth.names[one["category_id"]],
@@ -85,8 +100,10 @@ def result_pictures(
                 occludee=one["segmentation"],
                 occluder=one.get("occluder"),
                 score=one["score"],
+                whole=masks.union([one[AMODAL_KEY], one["segmentation"]]) if AMODAL_KEY in one else None,
+                hides=tuple(places[i] for i in one["hides"] if i in places) if "hides" in one else None,
             )
-            for one in found[: _shown([one["score"] for one in found], score, AT_LEAST)]
+            for one in (listed[position] for position in best)
         ]
 
     return _pictures(records, images, find, truth, score)
@@ -113,16 +130,18 @@ def _pictures(
         if truth is None or not truth.is_known:
             yield Picture(name, pixels, numbered(instances), note=note)
         else:
-            yield Picture(name, pixels, *match_truth(instances, truth.instances(record)), note=note)
+            true = truth.instances(record, amodal=any(one.whole is not None for one in instances))
+            yield Picture(name, pixels, *match_truth(instances, true), note=note)
 
 
 def detect(detector: Predictor, image: Image, *, score: float, at_least: int = AT_LEAST) -> tuple[Instance, ...]:
     """Detect instances in an (H, W, 3) uint8 RGB image, best first; `at_least` are returned even below `score`."""
     found = detector.predict([image])[0].to("cpu")
     shown = _shown(found.scores.tolist(), score, at_least)
-    boxes, size, layers = found.boxes[:shown], found.image_size, (found.occludee_mask, found.occluder_mask)
-    occludees, occluders = (
-        [None] * shown if maps is None else paste_rles(maps[:shown], boxes, *size) for maps in layers
+    boxes, size = found.boxes[:shown], found.image_size
+    regions = (found.occludee_mask, found.occluder_mask, found.amodal_mask)
+    occludees, occluders, wholes = (
+        [None] * shown if maps is None else paste_rles(maps[:shown], boxes, *size) for maps in regions
     )
     return tuple(
         Instance(
@@ -132,6 +151,7 @@ def detect(detector: Predictor, image: Image, *, score: float, at_least: int = A
             occluder=occluders[index],
             score=float(found.scores[index]),
             maps={name: values[index].float().numpy() for name, values in found.maps.items()},
+            whole=wholes[index],
         )
         for index, (x0, y0, x1, y1) in enumerate(boxes.tolist())
     )

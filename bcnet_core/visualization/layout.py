@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import zip_longest
 from typing import NamedTuple
 
 import cv2
@@ -89,17 +90,18 @@ def lay_out(card: Card) -> Plan:
     """Arrange the tiles of a card; each column is as wide as its widest caption, with its tiles centered."""
     tile_height, tile_width = card.size
     captions = [[glyphs(clean(tile.caption)).shape[1] for tile in row] for row in card.rows]
-    widths = [max(tile_width, *column) for column in zip(*captions, strict=True)]
+    widths = [max(tile_width, *column) for column in zip_longest(*captions, fillvalue=0)]
     step = LINE + CAPTION_GAP + tile_height + GAP
-    cells, bars = [], []
+    cells, bars = list[Cell](), list[tuple[int, int]]()
     for number, row in enumerate(card.rows):
         x, y = GAP, GAP + number * step + LINE + CAPTION_GAP
-        for tile, width, text in zip(row, widths, captions[number], strict=True):
+        for tile, width, text in zip(row, widths, captions[number], strict=False):
             left = x + (width - tile_width) // 2
             cells.append(Cell(tile, left, y, left if text <= tile_width else x))
             x += width + GAP
         bars.append((x, y))
-    return Plan(x + BAR + BAR_TEXT, GAP + len(card.rows) * step, tuple(cells), tuple(bars))
+    right = max(x for x, _ in bars)
+    return Plan(right + BAR + BAR_TEXT, GAP + len(card.rows) * step, tuple(cells), tuple(bars))
 
 
 def drawn_size(drawing: Drawing | Card) -> tuple[int, int]:

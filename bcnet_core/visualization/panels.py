@@ -1,41 +1,40 @@
-"""Panels of a picture: both layers over the whole image, and close-ups of single instances (RoIs) map by map."""
+"""Panels of a picture: both layers and the whole masks over the image, and who is in front."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
-from bcnet_core import masks
 from bcnet_core.config.choices import LayerChoice
-from bcnet_core.maps import LayerName, map_specs
-from bcnet_core.masks import RLE
 from bcnet_core.visualization import draw
 from bcnet_core.visualization.drawing import (
     BLANK,
-    CROSS,
     INK,
     OCCLUDEE,
     OCCLUDER,
-    Card,
+    Arrow,
     Drawing,
     Image,
-    Mask,
     Patch,
+    Point,
     Shape,
-    Tile,
     boundary_band,
+    cut,
+    inner_point,
     instance_color,
     patch_of_mask,
     patch_of_rle,
 )
 from bcnet_core.visualization.layout import LINE, MAX_TEXT
-from bcnet_core.visualization.picture import Box, Instance, Maps, Picture, pixel_box
+from bcnet_core.visualization.picture import Box, Instance, Picture, order_of, pixel_box
 
 LONGEST = 1280
 """Longest side of a panel in pixels; larger images are reduced. Close-ups are cropped from the original image."""
+SHORTEST = 24
+"""Least length of an arrow in pixels."""
 SMALL = 512
 """Images with a much shorter longest side are enlarged to about this, by a whole factor."""
 PANELS = {
@@ -44,22 +43,24 @@ PANELS = {
     "occludee": "occludee layer",
     "occluder": "occluder layer",
     "boundaries": "boundaries",
+    "whole": "whole masks",
 }
 """Keys and titles of the panels in display order. The panel of the true instances has the key `true-` + key."""
-MAP_SIDE = 28
-"""Side of the maps of instances that no mask head predicted, in cells."""
-TILE_SIDE = 168
-"""Longer side of a close-up's tile in pixels: six per cell of a map."""
-SMALL_AREA = 32 * 32
-"""Box area in pixels below which an instance comes last among the close-ups (COCO's `small`)."""
 
 
 def draw_panels(
-    picture: Picture, *, layer: LayerChoice = "both", boxes: bool = False, size: tuple[int, int] | None = None
+    picture: Picture,
+    *,
+    layer: LayerChoice = "both",
+    boxes: bool = False,
+    order: bool = False,
+    size: tuple[int, int] | None = None,
 ) -> dict[str, Drawing]:
     """Draw the panels of a picture by key, each followed by its counterpart of the true instances if there are any.
 
     The panel of the instances has the boxes of true ones that differ from their masks, and with `boxes` those of all.
+    There is a panel of whole masks if any is known; with `order`, its arrows lead from the instance in front to the one
+    behind it.
     `size` is the (height, width) of the panels, by default `display_size`. An unreadable image gives a single panel
     that names it.
     """
@@ -76,7 +77,11 @@ def draw_panels(
         panels |= {f"{prefix}occludee": _occludees(sheet) for prefix, sheet in sheets}
     if layer != "occludee":
         panels |= {f"{prefix}occluder": _occluders(sheet) for prefix, sheet in sheets}
-    return panels | {f"{prefix}boundaries": _boundaries(sheet, layer) for prefix, sheet in sheets}
+    panels |= {f"{prefix}boundaries": _boundaries(sheet, layer) for prefix, sheet in sheets}
+    if layer != "occluder":
+        known = [pair for pair in sheets if any(one.whole is not None for one in pair[1].instances)]
+        panels |= {f"{prefix}whole": _wholes(sheet, order=order) for prefix, sheet in known}
+    return panels
 
 
 def panel_title(key: str) -> str:
@@ -190,78 +195,42 @@ def _boundaries(sheet: _Sheet, layer: LayerChoice) -> Drawing:
     return Drawing(sheet.pale, tuple(shapes))
 
 
+def _wholes(sheet: _Sheet, *, order: bool) -> Drawing:
+    """Draw the instances with their hidden parts hatched, and on request an arrow for each pair of `order_of`."""
+    visible = {id(one): patch for one, patch in sheet.occludees}
+    seen = [visible.get(id(one)) for one in sheet.instances]
+    wholes = [patch_of_rle(one.whole, sheet.size) for one in sheet.instances]
+    parts = zip(wholes, seen, strict=True)
+    hidden = [cut(whole, own, inside=False) if whole and own else whole for whole, own in parts]
+    hatched = [
+        Shape(patch, instance_color(one.color), label=None if own else one.label, hatched=True)
+        for one, own, patch in zip(sheet.instances, seen, hidden, strict=True)
+        if patch is not None
+    ]
+    arrows = []
+    centers = [None if patch is None else inner_point(patch) for patch in seen] if order else []
+    for front, back in order_of(sheet.instances) if order else ():
+        over, under, tail = seen[front], hidden[back], centers[front]
+        goal = (over and under and cut(under, over, inside=True)) or under or seen[back]
+        if tail and goal:
+            tip = inner_point(goal)
+            arrows.append(_arrow(tail, tip, centers[back] or tip))
+    hatched.sort(key=lambda shape: -np.count_nonzero(shape.patch.mask))
+    return Drawing(sheet.pale, (*hatched, *_overlay(sheet.pale, sheet.occludees, alpha=0.35).shapes), tuple(arrows))
+
+
+def _arrow(tail: Point, tip: Point, behind: Point) -> Arrow:
+    """Lead an arrow from one point to another, or if they are too near, in the direction of a third."""
+    if math.dist(tail, tip) < SHORTEST:
+        distance = math.dist(tail, behind)
+        x, y = ((behind[0] - tail[0]) / distance, (behind[1] - tail[1]) / distance) if distance else (0.0, 1.0)
+        tip = tail[0] + SHORTEST * x, tail[1] + SHORTEST * y
+    return Arrow(tail, tip)
+
+
 def _placeholder(picture: Picture) -> Drawing:
     blank = np.full((*display_size(*picture.image.shape[:2]), 3), BLANK, np.uint8)
     middle = blank.shape[0] // 2
     for line, text in enumerate(("no image", picture.name[-MAX_TEXT:])):
         draw.write(blank, text, 16, middle + line * (LINE + 4), BLANK)
     return Drawing(blank)
-
-
-def choose_rois(instances: Sequence[Instance], count: int) -> list[int]:
-    """Return the indices of the most occluded instances, those too small to look at last."""
-
-    def rank(index: int) -> tuple[bool, float]:
-        x0, y0, x1, y1 = instances[index].box
-        instance = instances[index]
-        return (x1 - x0) * (y1 - y0) < SMALL_AREA, -max(instance.occlusion, (instance.truth or instance).occlusion)
-
-    return sorted(range(len(instances)), key=rank)[:count]
-
-
-def roi_card(picture: Picture, index: int, *, layer: LayerChoice = "both") -> Card:
-    """Make the close-up of one instance: a row per layer with its maps, each beside the true one if known."""
-    instance = picture.instances[index]
-    x0, y0, x1, y1 = box = pixel_box(instance.box, *picture.image.shape[:2])
-    scale = TILE_SIDE / max(x1 - x0, y1 - y0)
-    least = TILE_SIDE // 3  # never a sliver
-    size = max(round((y1 - y0) * scale), least), max(round((x1 - x0) * scale), least)
-    plain = draw.resize_image(picture.image[y0:y1, x0:x1], size)
-    parts = tuple(
-        Shape(patch, color)
-        for rle, color in ((instance.occluder, OCCLUDER), (instance.occludee, OCCLUDEE))
-        if (patch := patch_of_mask(draw.resize_mask(_window(rle, box), size))) is not None
-    )
-    maps, true = instance.maps or maps_of_masks(instance.occludee, instance.occluder, instance.box), Maps()
-    if instance.truth is not None:
-        side = len(maps["occludee_mask"])
-        true = maps_of_masks(instance.truth.occludee, instance.truth.occluder, instance.box, side=side)
-    rows: list[list[Tile]] = []
-    first: dict[LayerName, Drawing] = {"occluder": Drawing(plain), "occludee": Drawing(plain, parts)}
-    for name, drawing in first.items():
-        if layer not in ("both", name):
-            continue
-        row = [Tile("box" if name == "occluder" else "both layers", drawing)]
-        for spec in sorted(map_specs(), key=lambda spec: spec.kind):  # boundaries, then masks
-            if spec.layer == name and (spec.region != "amodal" or spec.name in maps):
-                row.append(Tile(spec.title if spec.name in maps else f"no {spec.title}", maps.get(spec.name)))
-                if instance.iou is not None:
-                    row.append(Tile("true" if spec.name in true else "no true one", true.get(spec.name)))
-        rows.append(row)
-    width = max(len(row) for row in rows)
-    return Card(size, tuple((*row, *[Tile("", None)] * (width - len(row))) for row in rows))
-
-
-def maps_of_masks(occludee: RLE | None, occluder: RLE | None, box: Box, *, side: int = MAP_SIDE) -> Maps:
-    """Return the maps a perfect head would predict, (side, side) each: masks cropped to the box, and their boundaries.
-
-    A boundary is dilation != erosion with a 3x3 cross, once for every 28 cells; the border of the box is not one, as in
-    training.
-    """
-    reach = max(side // MAP_SIDE, 1)
-    maps: Maps = {}
-    for layer, rle in (("occludee", occludee), ("occluder", occluder)):
-        window = np.zeros((1, 1), np.bool_) if rle is None else _window(rle, pixel_box(box, *rle["size"]))
-        coverage = cv2.resize(window.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
-        mask = (coverage >= 0.5).astype(np.uint8)
-        maps[f"{layer}_mask"] = mask.astype(np.float32)
-        maps[f"{layer}_boundary"] = (
-            cv2.dilate(mask, CROSS, iterations=reach) != cv2.erode(mask, CROSS, iterations=reach)
-        ).astype(np.float32)
-    return maps
-
-
-def _window(rle: RLE | None, box: tuple[int, int, int, int]) -> Mask:
-    """Decode a mask inside whole pixels x0, y0, x1, y1; a missing one is empty."""
-    x0, y0, x1, y1 = box
-    return np.zeros((y1 - y0, x1 - x0), np.bool_) if rle is None else masks.decode_window(rle, x0, y0, x1, y1)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bcnet_core import masks
 from bcnet_core.annotations.rates import Level, occlusion_level
 from bcnet_core.masks import RLE
+from bcnet_core.masks.order import FrontPair, front_pairs
 from bcnet_core.visualization.drawing import Image
 
 Box = tuple[float, float, float, float]
@@ -35,6 +36,9 @@ class Instance:
     Attributes:
         occludee: visible mask of the instance, if any.
         occluder: region inside the box where others overlap it; None where nothing does.
+        whole: whole mask with the hidden part, which holds the visible one; None where it is unknown.
+        hides: positions among the instances of those of which it hides a part, where something other than the masks
+            says so.
         crowd: whether it stands for many instances that were not separated.
         score: score of a detection, in [0, 1]; None for ground truth.
         maps: predicted maps; None to draw those of the two masks, as training sees them.
@@ -53,6 +57,8 @@ class Instance:
     color: int = 0
     truth: Instance | None = None
     iou: float | None = None
+    whole: RLE | None = None
+    hides: tuple[int, ...] | None = None
 
     @property
     def label(self) -> str:
@@ -62,12 +68,28 @@ class Instance:
         return f"{self.category} (crowd)" if self.crowd else self.category
 
     @cached_property
+    def roi(self) -> Box:
+        """Box of its maps: that of a prediction; of other instances, one that also encloses the whole mask."""
+        if self.whole is None or self.maps is not None:
+            return self.box
+        x, y, width, height = masks.bounding_box(self.whole).tolist()
+        x0, y0, x1, y1 = self.box
+        return min(x0, x), min(y0, y), max(x1, x + width), max(y1, y + height)
+
+    @cached_property
     def occlusion(self) -> float:
-        """Fraction of the box that the occluder covers, in [0, 1]."""
+        """Fraction of `roi` that the occluder covers, in [0, 1]."""
         if self.occluder is None:
             return 0.0
-        x0, y0, x1, y1 = pixel_box(self.box, *self.occluder["size"])
+        x0, y0, x1, y1 = pixel_box(self.roi, *self.occluder["size"])
         return min(masks.area(self.occluder) / ((x1 - x0) * (y1 - y0)), 1.0)
+
+    @cached_property
+    def occlusion_rate(self) -> float | None:
+        """Hidden share of the whole mask, in [0, 1]; None where that is unknown or empty."""
+        if self.whole is None or not (area := masks.area(self.whole)):
+            return None
+        return 1 - (0 if self.occludee is None else masks.area(self.occludee)) / area
 
     @cached_property
     def box_differs(self) -> bool:
@@ -113,6 +135,20 @@ def pixel_box(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
     x0, y0 = min(max(int(box[0]), 0), width - 1), min(max(int(box[1]), 0), height - 1)
     x1, y1 = min(max(int(np.ceil(box[2])), x0 + 1), width), min(max(int(np.ceil(box[3])), y0 + 1), height)
     return x0, y0, x1, y1
+
+
+def order_of(instances: Sequence[Instance]) -> list[FrontPair]:
+    """Return the pairs of instances of which one hides a part of the other, by their positions.
+
+    Where `hides` says nothing of two instances, their order is found in the masks, as `Detections.order` finds it.
+    """
+    told = [FrontPair(front, back) for front, one in enumerate(instances) for back in one.hides or ()]
+    if all(one.hides is not None for one in instances):
+        return told
+    regions = [one.occluder for one in instances if one.occluder is not None and one.score is not None]
+    occluders = regions if len(regions) == len(instances) else None
+    pairs = front_pairs([one.occludee for one in instances], [one.whole for one in instances], occluders=occluders)
+    return told + [pair for pair in pairs if not {pair, pair[::-1]} & set(told)]
 
 
 def numbered(instances: Sequence[Instance]) -> tuple[Instance, ...]:

@@ -148,7 +148,9 @@ def choose_images(
 
 
 def _covered_share(instance: Instance) -> float:
-    """Return the fraction of the exact box, not of its whole pixels, that the occluder covers."""
+    """Return the occlusion rate, or if it is unknown the fraction of the exact box that the occluder covers."""
+    if instance.occlusion_rate is not None:
+        return instance.occlusion_rate
     x0, y0, x1, y1 = instance.box
     return 0.0 if instance.occluder is None else masks.area(instance.occluder) / max((x1 - x0) * (y1 - y0), 1.0)
 

@@ -17,10 +17,11 @@ from bcnet_cli.options import ImageSize, Json, parse_size
 from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
 from bcnet_core.annotations.occluder import derive_occluders
+from bcnet_core.visualization.closeups import choose_rois, roi_card
 from bcnet_core.visualization.draw import paint, save
 from bcnet_core.visualization.drawing import Card, Drawing
 from bcnet_core.visualization.gallery import File, Page
-from bcnet_core.visualization.panels import PANELS, choose_rois, draw_panels, roi_card
+from bcnet_core.visualization.panels import PANELS, draw_panels
 from bcnet_core.visualization.picture import Instance, Picture, numbered
 
 MANY = 5000

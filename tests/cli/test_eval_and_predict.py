@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner, Result
@@ -25,8 +26,12 @@ from bcnet_cli.commands.predict import predict
 from bcnet_cli.commands.viz import viz
 from bcnet_core.annotations.coco import read_coco, segmentation_rle
 from bcnet_core.errors import BCNetError, ExitCode
-from bcnet_core.evaluation.results import to_json
+from bcnet_core.evaluation.results import read_results, to_json
+from bcnet_core.files.images import read_values
 from bcnet_core.files.json_files import write_json
+from bcnet_core.importers.label_images import MASKS
+from bcnet_core.masks import area, bounding_box, decode
+from bcnet_core.reporting import SilentReporter
 from bcnet_core.weights.checkpoint import read_checkpoint, save_checkpoint
 from tests.conftest import Bcnet
 from tests.evaluation.test_coco import perturbed
@@ -335,6 +340,45 @@ def test_images_are_predicted(untrained: Path, scenes: Path, tmp_path: Path) -> 
     assert (
         "is the input itself" in refused("predict", untrained, scenes / "val", "-o", untrained, "--overwrite").message
     )
+
+
+def test_masks_that_share_no_pixel_are_predicted(untrained: Path, scenes: Path, tmp_path: Path) -> None:
+    output = tmp_path / "found.json"
+    asked = ("predict", untrained, scenes / "val", "-o", output, "--device", "cpu", "--labels", "--panoptic")
+    names = ["found.json", "found_images.json", "found_labels", "found_panoptic", "found_panoptic.json"]
+    planned = good(*asked, "--dry-run").stderr.replace("\n", "")
+    assert all(str(tmp_path / name) in planned for name in names) and not list(tmp_path.iterdir())
+    done = good(*asked, "--score", "0", "--json")
+    counts = json.loads(done.stdout)
+    assert counts["detections"] + counts["covered"] == 30 and counts["detections"] > 6
+    assert f"{counts['covered']} more were left without a pixel" in done.stderr or not counts["covered"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    listing = read_coco(tmp_path / "found_images.json", need_annotations=False)
+    results = read_results(output, listing, reporter=SilentReporter())
+    imported = {
+        (Path(record["file_name"]).stem, area(segmentation_rle(one, record)))
+        for source in [MASKS.read(tmp_path / "found_labels", scenes / "val")]
+        for one in source.annotations
+        for record in [next(record for record in source.images if record["id"] == one["image_id"])]
+    }
+    for image in listing.images:
+        stem, own = Path(image["file_name"]).stem, [one for one in results if one["image_id"] == image["id"]]
+        labels = read_values(tmp_path / f"found_labels/{stem}.png")
+        assert labels.max() == len(own) and labels.shape == (128, 128)
+        for number, one in enumerate(own, start=1):
+            assert np.array_equal(labels == number, decode(one["segmentation"]))
+            assert (
+                one["bbox"] == bounding_box(one["segmentation"]).tolist()
+                and (stem, area(one["segmentation"])) in imported
+            )
+    error = refused(*asked)
+    assert "exists already" in error.message and error.exit_code == ExitCode.USAGE
+    output.unlink()
+    (tmp_path / "found_images.json").unlink()
+    (tmp_path / "found_panoptic.json").unlink()
+    assert "found_labels` exists already" in refused(*asked).message
+    few = good(*asked, "--overwrite", "--json")
+    assert json.loads(few.stdout)["detections"] < counts["detections"], "the score is at least 0.5 if none is asked for"
 
 
 def test_a_copied_card_is_predicted_but_for_its_damaged_photo(

@@ -87,6 +87,22 @@ def test_boxes_of_other_objects_are_drawn_and_noted(bcnet: Bcnet, scenes: Path, 
     assert pages == [len(first) + 1, 2 * len(first)]
 
 
+def test_who_is_in_front_is_drawn_on_request(bcnet: Bcnet, scenes: Path, source: Path, tmp_path: Path) -> None:
+    arrows = []
+    for name, options in (("plain", []), ("order", ["--order"])):
+        words = ("--images", scenes / "val", "--limit", "2", "--format", "svg", *options)
+        done = bcnet("viz", scenes / "annotations/instances_val.json", "-o", tmp_path / name, *words)
+        assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
+        panels = [path.read_text() for path in (tmp_path / name / "pictures").glob("*-whole.svg")]
+        assert len(panels) == 2 and any("url(#hatch" in panel for panel in panels)
+        arrows.append(sum(panel.count("<polygon") for panel in panels))
+    assert arrows[0] == 0 and arrows[1] > 0
+    result = run(source, "-o", tmp_path / "none", "--order")
+    assert result.exit_code == 0 and "no order is drawn" in result.stderr
+    error = refused(source, "-o", tmp_path / "no", "--order", "--layer", "occluder")
+    assert error.exit_code == ExitCode.USAGE and not (tmp_path / "no").exists()
+
+
 def test_chosen_images(source: Path, tmp_path: Path) -> None:
     assert run(source, "-o", tmp_path / "out", "--ids", "2").exit_code == 0
     assert all(path.name.startswith("0001-b-") for path in (tmp_path / "out" / "pictures").iterdir())

@@ -21,9 +21,8 @@ from bcnet_core.evaluation.prediction_job import (
     PredictionFile,
     PredictionJob,
     predict_to_disk,
-    unreadable_error,
-    write_predictions,
 )
+from bcnet_core.evaluation.prediction_outputs import output_paths, unreadable_error, write_predictions
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.weights.checkpoint import read_checkpoint, save_checkpoint
 
@@ -150,6 +149,8 @@ def test_a_job_resumes_only_with_the_same_checkpoint_images_and_maps(
     others = [
         job(copy, scenes, tmp_path / "parts"),
         job(untrained, scenes, tmp_path / "parts", layers=True),
+        job(untrained, scenes, tmp_path / "parts", disjoint=True),
+        job(untrained, scenes, tmp_path / "parts", score=0.1),
         PredictionJob(untrained, "cpu", asked.images[1:], scenes / "val", asked.file),
         PredictionJob(untrained, "cpu", asked.images, scenes / "train", asked.file),
     ]
@@ -181,7 +182,7 @@ def test_damaged_photos_are_passed_over_and_remembered(untrained: Path, tmp_path
     shutil.copy(tmp_path / "photos/0.jpg", tmp_path / "photos/4.jpg")
     predict_to_disk(asked, Cluster(processes), reporter=SilentReporter())  # resumes, and tries them again
     assert asked.file.done().keys() == {1, 3, 4, 5} and asked.file.unreadable().keys() == {2}
-    written = write_predictions(asked, [{"id": 1, "name": "a"}], tmp_path / "out.json")
+    written = write_predictions(asked, [{"id": 1, "name": "a"}], output_paths(tmp_path / "out.json"))
     assert (written.images, [image["id"] for image in written.unreadable]) == (4, [2])
     listing = json.loads((tmp_path / "out_images.json").read_text())
     assert [image["id"] for image in listing["images"]] == [1, 3, 4, 5]
@@ -224,7 +225,7 @@ def test_nothing_is_written_if_no_photo_can_be_read(untrained: Path, tmp_path: P
     asked = PredictionJob(untrained, "cpu", images, None, PredictionFile(tmp_path / "parts"), passes_over=True)
     predict_to_disk(asked, Cluster(), reporter=SilentReporter())
     with pytest.raises(BCNetError, match="none of the 5 images can be read") as caught:
-        write_predictions(asked, [], tmp_path / "out.json")
+        write_predictions(asked, [], output_paths(tmp_path / "out.json"))
     assert caught.value.exit_code == ExitCode.BAD_DATA and len(caught.value.hints) == 5
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 

@@ -214,3 +214,54 @@ def test_resize_mask_keeps_proportions() -> None:
     assert draw.resize_mask(mask, (120, 160)).sum() == 4 * mask.sum()
     assert draw.resize_mask(mask, (30, 40)).mean() == pytest.approx(mask.mean(), abs=0.02)
     assert draw.resize_image(gray(60, 80), (30, 50)).shape == (30, 50, 3)
+
+
+def test_a_hatched_shape_is_drawn_in_lines_that_run_on_from_shape_to_shape() -> None:
+    left, right = np.zeros((120, 160), np.bool_), np.zeros((120, 160), np.bool_)
+    left[20:60, 30:71], right[20:60, 71:110] = True, True
+    shapes = tuple(Shape(patch(mask), (230, 159, 0), outline=0, hatched=True) for mask in (left, right))
+    lines = (draw.paint(Drawing(gray(), shapes)) == (230, 159, 0)).all(axis=2)
+    assert not lines[~(left | right)].any()
+    rows, columns = np.ogrid[:120, :160]
+    assert (lines == ((left | right) & ((rows + columns) % draw.STRIPE_STEP < draw.STRIPE))).all()
+    outlined = draw.paint(Drawing(gray(), (shapes[0]._replace(outline=1),)))
+    assert (outlined[drawing.boundary_band(left, 1)] == (230, 159, 0)).all()
+
+
+def test_an_arrow_is_dark_with_a_light_rim_and_points_at_its_tip() -> None:
+    drawn = draw.paint(Drawing(gray(), (), (drawing.Arrow((20, 60), (100, 60)),)))
+    dark, light = drawn.max(axis=2) < 60, drawn.min(axis=2) > 200
+    columns = np.flatnonzero(dark.any(axis=0))
+    assert abs(columns.min() - 20) <= 1 and abs(columns.max() - 100) <= 1
+    assert dark[:, 60].sum() < dark[:, 93].sum()  # the head is wider
+    assert light[:, 60].any() and not light[:, 130].any()
+    assert (gray() == 100).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 999))
+def test_patches_cut_each_other_as_masks_do(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    both = []
+    for _ in range(2):
+        mask = np.zeros((30, 40), np.bool_)
+        y, x = rng.integers(0, 30), rng.integers(0, 40)
+        mask[y : y + rng.integers(1, 20), x : x + rng.integers(1, 20)] = True
+        mask &= rng.random(mask.shape) < 0.8
+        mask[y, x] = True
+        both.append(mask)
+    for inside in (True, False):
+        expected = both[0] & (both[1] if inside else ~both[1])
+        found = drawing.cut(patch(both[0]), patch(both[1]), inside=inside)
+        assert (found is None) == (not expected.any())
+        if found is not None:
+            drawn = np.zeros_like(expected)
+            drawn[found.window] = found.mask
+            assert (drawn == expected).all()
+
+
+def test_the_point_of_a_mask_lies_on_it() -> None:
+    assert drawing.inner_point(patch(disc((120, 160), 80, 60, 30))) == (80.5, 60.5)
+    ring = disc((120, 160), 80, 60, 30) & ~disc((120, 160), 80, 60, 20)
+    x, y = drawing.inner_point(patch(ring))
+    assert ring[int(y), int(x)] and 23 <= np.hypot(x - 80.5, y - 60.5) <= 27

@@ -79,7 +79,7 @@ def write(folder: Path, *pictures: Picture, **options: Any) -> tuple[gallery.Sum
 
 def test_every_picture_is_there_and_every_file_is_used(tmp_path: Path) -> None:
     summary, page = write(tmp_path / "out", picture("a.jpg"), picture("sub/b.jpg", "cat"))
-    assert summary == (2, 2, 2, None, 0, ())
+    assert summary == (2, 2, 2, None, 0, (), 0)
     shown = {tmp_path / "out" / str(image["src"]) for image in images(page)}
     assert shown == set((tmp_path / "out" / "pictures").iterdir())
     assert len(shown) == 2 * 6
@@ -109,10 +109,23 @@ def test_the_filters_cover_every_instance(tmp_path: Path) -> None:
         [[1, heavy, 0.75, None]],
         [[0, none, 0.75, 0.5], [2, heavy, None, 0.0]],  # the true dog is in full view; the cat was missed
     ]
-    assert summary == (3, 3, 3, 2, 1, ())
+    assert summary == (3, 3, 3, 2, 1, (), 0)
     kinds = {kind for box in elements.all("figure") for kind in (box.get("data-panel") or "rois").split()}
     assert {box["value"] for box in elements.all("input") if box["type"] == "checkbox"} == kinds
     assert [span["data-range"] for span in elements.all("span") if "data-range" in span] == ["2", "3"]
+
+
+def test_whole_masks_are_explained_where_they_are_known(tmp_path: Path) -> None:
+    plain = picture("a.jpg")
+    one = replace(plain.instances[0], whole=masks.from_box(20, 20, 60, 90, 90, 120), score=None)
+    summary, page = write(tmp_path / "out", replace(plain, instances=(one,)), plain, order=True)
+    assert summary.wholes == 1
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "Hidden parts are hatched" in text and "occluders cover 29% of its box, 43% of it is hidden<" in text
+    assert len([figure for figure in page.all("figure") if figure.get("data-panel") == "whole"]) == 1
+    assert "whole" in {box["value"] for box in page.all("input") if box["type"] == "checkbox"}
+    write(tmp_path / "without", plain, order=True)
+    assert "hatched" not in (tmp_path / "without" / "index.html").read_text(encoding="utf-8")
 
 
 def test_the_page_offers_no_filter_without_data(tmp_path: Path) -> None:
@@ -202,7 +215,7 @@ def test_one_picture_is_held_at_a_time(tmp_path: Path) -> None:
 
 def test_unreadable_images_are_counted(tmp_path: Path) -> None:
     summary, page = write(tmp_path / "out", picture("a"), picture("lost.jpg", fault="the image `lost.jpg` is gone"))
-    assert summary == (2, 1, 1, None, 0, ("the image `lost.jpg` is gone",))
+    assert summary == (2, 1, 1, None, 0, ("the image `lost.jpg` is gone",), 0)
     assert any("lost.jpg` is gone" in str(image["alt"]) for image in images(page))
 
 

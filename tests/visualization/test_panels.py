@@ -13,7 +13,7 @@ from PIL import Image as PillowImage
 from bcnet_core import masks
 from bcnet_core.maps import MAPS
 from bcnet_core.masks import RLE
-from bcnet_core.visualization import draw, drawing, layout, panels
+from bcnet_core.visualization import closeups, draw, drawing, layout, panels
 from bcnet_core.visualization.drawing import Color, Image, Mask
 from bcnet_core.visualization.picture import Instance, Picture, match_truth, numbered
 
@@ -48,6 +48,14 @@ def drawn_panels(picture: Picture, **options: Any) -> dict[str, Image]:
     return {key: draw.paint(panel) for key, panel in scenes.items()}
 
 
+def with_wholes() -> Picture:
+    """The street with the whole car: its lower 20 rows are behind the bus."""
+    car, *others = two_overlapping().instances
+    picture, whole = two_overlapping(), rectangle(100, 40, 160, 140)
+    wholes = (replace(car, whole=whole), *(replace(one, whole=one.occludee) for one in others))
+    return replace(picture, instances=wholes)
+
+
 def has(image: Image, color: Color) -> Mask:
     found: Mask = (image == color).all(axis=-1)
     return found
@@ -56,7 +64,7 @@ def has(image: Image, color: Color) -> Mask:
 def test_five_panels_at_the_size_of_the_picture() -> None:
     picture = two_overlapping()
     rendered = panels.draw_panels(picture)
-    assert list(rendered) == list(panels.PANELS)
+    assert [*rendered, "whole"] == list(panels.PANELS)
     assert {draw.paint(panel).shape for panel in rendered.values()} == {(400, 600, 3)}
     assert (draw.paint(rendered["image"]) == 90).all()
     assert (picture.image == 90).all()
@@ -126,7 +134,7 @@ def test_one_layer_alone() -> None:
         edges = draw.paint(rendered["boundaries"])
         colors = {"occludee": drawing.OCCLUDEE, "occluder": drawing.OCCLUDER}
         assert has(edges, colors[layer]).any() and not has(edges, colors[other]).any()
-        (row,) = panels.roi_card(picture, 0, layer=layer).rows
+        (row,) = closeups.roi_card(picture, 0, layer=layer).rows
         assert [tile.caption for tile in row][1:] == [f"{layer} boundary", f"{layer} mask"]
 
 
@@ -179,7 +187,7 @@ def test_true_panels_follow_predicted_ones() -> None:
 
 def test_an_roi_shows_predicted_and_true_maps_side_by_side() -> None:
     picture = with_truth()
-    card = panels.roi_card(picture, 1)
+    card = closeups.roi_card(picture, 1)
     assert [[tile.caption for tile in row] for row in card.rows] == [
         ["box", "occluder boundary", "true", "occluder mask", "true"],
         ["both layers", "occludee boundary", "true", "occludee mask", "true"],
@@ -187,7 +195,7 @@ def test_an_roi_shows_predicted_and_true_maps_side_by_side() -> None:
     predicted, true = (card.rows[1][place].content for place in (3, 4))
     assert isinstance(predicted, np.ndarray) and isinstance(true, np.ndarray)
     assert predicted.mean() == pytest.approx(0.6, abs=0.03) and true.mean() == pytest.approx(0.8, abs=0.03)
-    alone = panels.roi_card(picture, 0)
+    alone = closeups.roi_card(picture, 0)
     assert [tile.caption for tile in alone.rows[1]][2::2] == ["no true one"] * 2
     assert alone.rows[1][2].content is None
 
@@ -198,22 +206,22 @@ def test_rois_are_the_most_occluded_and_tiny_ones_come_last() -> None:
     instances.append(Instance("ant", (100, 100, 105, 105), tiny, tiny))
     assert instances[3].occlusion == 1
     assert instances[0].occlusion == pytest.approx(60 * 20 / (60 * 100))
-    assert panels.choose_rois(instances, 4) == [0, 1, 2, 3]
-    assert panels.choose_rois(instances, 1) == [0]
-    assert panels.choose_rois([], 3) == []
+    assert closeups.choose_rois(instances, 4) == [0, 1, 2, 3]
+    assert closeups.choose_rois(instances, 1) == [0]
+    assert closeups.choose_rois([], 3) == []
 
 
 def test_an_roi_shows_the_predicted_maps() -> None:
     picture = two_overlapping()
-    levels = [np.full((28, 28), value, np.float32) for value in (0.1, 0.4, 0.6, 0.9)]
-    maps = dict(zip(reversed([spec.name for spec in MAPS]), levels, strict=True))
+    levels = [np.full((28, 28), value, np.float32) for value in (0.1, 0.4, 0.6, 0.9, 0.75)]
+    maps = {spec.name: level for spec, level in zip(MAPS, levels, strict=True)}
     layers = Instance("car", (100, 40, 160, 140), picture.instances[0].occludee, None, score=0.5, maps=maps)
-    card = draw.paint(panels.roi_card(Picture("a", picture.image, (layers,)), 0))
+    card = draw.paint(closeups.roi_card(Picture("a", picture.image, (layers,)), 0))
     for level in levels:
         color = tuple(int(part) for part in draw.heatmap(level)[0, 0])
         assert has(card, color).sum() >= 168 * 100
     without = {"occludee_boundary": levels[0], "occludee_mask": levels[1]}
-    card_of_one = panels.roi_card(Picture("a", picture.image, (replace(layers, maps=without),)), 0)
+    card_of_one = closeups.roi_card(Picture("a", picture.image, (replace(layers, maps=without),)), 0)
     assert [tile.caption for tile in card_of_one.rows[0]] == ["box", "no occluder boundary", "no occluder mask"]
 
 
@@ -222,32 +230,32 @@ def test_an_roi_is_cropped_from_the_original_image() -> None:
     image[1000:1100, 1000:1100] = np.random.default_rng(0).integers(0, 255, (100, 100, 3), np.uint8)
     box = (1000.0, 1000.0, 1100.0, 1100.0)
     layers = Instance("ant", box, masks.from_box(1000, 1000, 1100, 1100, 3000, 4000))
-    tile = panels.roi_card(Picture("a", image, (layers,)), 0).rows[0][0].content
+    tile = closeups.roi_card(Picture("a", image, (layers,)), 0).rows[0][0].content
     assert isinstance(tile, drawing.Drawing)
     assert (tile.ground == draw.resize_image(image[1000:1100, 1000:1100], (168, 168))).all()
 
 
 def test_an_roi_of_a_sliver_at_the_border_stays_legible() -> None:
     layers = Instance("pole", (298.4, -3, 300, 210), rectangle(298, 0, 300, 200))
-    card = panels.roi_card(Picture("a", np.zeros((200, 300, 3), np.uint8), (layers,)), 0)
+    card = closeups.roi_card(Picture("a", np.zeros((200, 300, 3), np.uint8), (layers,)), 0)
     assert card.size == (168, 56)
     assert layout.lay_out(card).width > 3 * 100
 
 
 def test_maps_of_masks_match_training_targets() -> None:
     car = two_overlapping().instances[0]
-    maps = panels.maps_of_masks(car.occludee, car.occluder, car.box)
+    maps = closeups.maps_of_masks(car, car.box)
     assert maps["occludee_mask"].mean() == pytest.approx(0.8, abs=0.03)
     assert maps["occluder_mask"].mean() == pytest.approx(0.2, abs=0.03)
     assert (maps["occludee_mask"] + maps["occluder_mask"] == 1).all()
     assert maps["occludee_boundary"].sum(axis=0).tolist() == [2] * 28  # the contact line, and no border of the box
     assert (maps["occludee_boundary"] == maps["occluder_boundary"]).all()
-    assert panels.maps_of_masks(car.occludee, None, car.box)["occluder_boundary"].max() == 0
+    assert closeups.maps_of_masks(replace(car, occluder=None), car.box)["occluder_boundary"].max() == 0
 
 
 def test_true_maps_have_the_cells_of_the_predicted_ones() -> None:
     car = two_overlapping().instances[0]
-    maps = panels.maps_of_masks(car.occludee, car.occluder, car.box, side=56)
+    maps = closeups.maps_of_masks(car, car.box, side=56)
     assert maps["occludee_boundary"].sum(axis=0).tolist() == [4] * 56
 
 
@@ -255,7 +263,7 @@ def test_true_maps_have_the_cells_of_the_predicted_ones() -> None:
 def test_boundaries_agree_with_the_official_ones() -> None:
     facts = np.load(BOUNDARY_FACTS)
     for mask, boundary in zip(facts["masks"], facts["boundary"], strict=True):
-        maps = panels.maps_of_masks(masks.encode(mask), None, (0, 0, 28, 28))
+        maps = closeups.maps_of_masks(Instance("a", (0, 0, 28, 28), masks.encode(mask)), (0, 0, 28, 28))
         assert (maps["occludee_boundary"].astype(bool) == boundary).all()
 
 
@@ -271,6 +279,92 @@ def test_a_missing_image_gives_one_panel_with_its_name() -> None:
 def test_a_picture_without_instances_is_drawn() -> None:
     rendered = panels.draw_panels(Picture("a", np.full((20, 30, 3), 90, np.uint8)))
     assert (draw.paint(rendered["instances"]) == 90).all()
+
+
+def test_hidden_parts_are_hatched_beneath_what_hides_them() -> None:
+    assert "whole" not in panels.draw_panels(two_overlapping(), order=True)
+    assert "whole" not in panels.draw_panels(with_wholes(), layer="occluder")
+    assert "whole" in panels.draw_panels(with_wholes(), layer="occludee")
+    picture = with_wholes()
+    ground = draw.dim(np.full((1, 1, 3), 90, np.uint8))[0, 0].astype(float)
+    car, bus = (np.array(drawing.instance_color(index)) for index in range(2))
+    drawn = drawn_panels(picture)["whole"].astype(float)
+    hidden = drawn[123:137, 103:157]  # without the outlines
+    beneath_bus = [0.65 * color + 0.35 * bus for color in (car, ground)]
+    lined, plain = (np.abs(hidden - color).max(axis=2) <= 1 for color in beneath_bus)
+    assert (lined | plain).all() and lined.mean() == pytest.approx(1 / 4, abs=0.02)
+    assert np.abs(drawn[150, 200] - beneath_bus[1]).max() <= 1
+    assert np.abs(drawn[80, 130] - (0.65 * ground + 0.35 * car)).max() <= 1
+    assert has(drawn_panels(picture)["whole"], drawing.instance_color(1))[120, 62:238].all()  # the bus is outlined
+
+
+def test_arrows_lead_from_the_front_to_the_part_that_it_hides() -> None:
+    picture = with_wholes()
+    assert panels.draw_panels(picture, size=(200, 300))["whole"].arrows == ()
+    (arrow,) = panels.draw_panels(picture, size=(200, 300), order=True)["whole"].arrows
+    assert arrow.tail == (150, 145)
+    assert arrow.tip == pytest.approx((130, 130))  # the hidden part, 25 pixels away
+    (doubled,) = panels.draw_panels(picture, size=(400, 600), order=True)["whole"].arrows
+    assert doubled.tail == (300, 290) and doubled.tip == pytest.approx((260, 260))
+    car, bus, cup = picture.instances
+    told = replace(picture, instances=(replace(car, hides=(2,)), bus, cup))
+    said, found = panels.draw_panels(told, size=(200, 300), order=True)["whole"].arrows
+    assert (said.tail, said.tip) == ((130, 80), (30, 30)) and found == arrow  # what a file says, then what masks tell
+    against = replace(picture, instances=(replace(car, hides=(1,)), bus, cup))
+    (reverse,) = panels.draw_panels(against, size=(200, 300), order=True)["whole"].arrows
+    assert reverse.tail == (130, 80)
+
+
+def test_short_arrows_are_lengthened_towards_what_is_behind() -> None:
+    plate = rectangle(50, 50, 250, 150)
+    dot, rest = rectangle(140, 90, 160, 110), masks.intersection(plate, masks.complement(rectangle(140, 90, 160, 110)))
+    pair = numbered(
+        [Instance("plate", (50, 50, 250, 150), rest, whole=plate), Instance("dot", (140, 90, 160, 110), dot, whole=dot)]
+    )
+    picture = Picture("a", np.full((200, 300, 3), 90, np.uint8), pair)
+    (arrow,) = panels.draw_panels(picture, size=(200, 300), order=True)["whole"].arrows
+    assert arrow.tail == (150, 100) and np.hypot(*np.subtract(arrow.tip, arrow.tail)) == pytest.approx(panels.SHORTEST)
+    gone = (replace(pair[0], occludee=rectangle(0, 0, 0, 0), whole=dot), pair[1])
+    drawn = panels.draw_panels(replace(picture, instances=gone), size=(200, 300), order=True)["whole"]
+    assert drawn.arrows == (drawing.Arrow((150, 100), (150, 100 + panels.SHORTEST)),)
+    assert [shape.label for shape in drawn.shapes if shape.hatched] == ["plate"]  # nothing of it is visible
+
+
+def test_a_close_up_encloses_the_hidden_part_and_shows_the_whole_mask() -> None:
+    bus_ahead = Instance("car", (100, 40, 160, 120), rectangle(100, 40, 160, 120), whole=rectangle(100, 40, 160, 140))
+    assert bus_ahead.roi == (100, 40, 160, 140) and bus_ahead.occlusion_rate == pytest.approx(0.2)
+    picture = Picture("a", np.full((200, 300, 3), 90, np.uint8), (bus_ahead,))
+    card = closeups.roi_card(picture, 0)
+    assert [[tile.caption for tile in row] for row in card.rows] == [
+        ["box", "occluder boundary", "occluder mask"],
+        ["both layers", "occludee boundary", "occludee mask", "whole mask"],
+    ]
+    visible, whole = (tile.content for tile in card.rows[1][2:])
+    assert isinstance(visible, np.ndarray) and visible.mean() == pytest.approx(0.8, abs=0.03)
+    assert isinstance(whole, np.ndarray) and whole.all()
+    content = card.rows[1][0].content
+    assert isinstance(content, drawing.Drawing) and [shape.hatched for shape in content.shapes] == [False, True]
+    (first, _), (second, _) = layout.lay_out(card).bars
+    assert second - first == card.size[1] + layout.GAP  # rows end where their maps do
+    (row,) = closeups.roi_card(picture, 0, layer="occluder").rows
+    assert [tile.caption for tile in row][1:] == ["occluder boundary", "occluder mask"]
+
+
+def test_a_predicted_whole_mask_is_beside_the_true_one() -> None:
+    names = ("occludee_mask", "amodal_mask")
+    box = (100.0, 40.0, 160.0, 160.0)
+    maps = {name: np.full((28, 28), 0.5, np.float32) for name in names}
+    true = with_wholes().instances[:1]
+    found = Instance("car", box, rectangle(100, 40, 160, 110), score=0.9, maps=maps, whole=rectangle(100, 40, 160, 150))
+    assert found.roi == box  # its maps fill it
+    for known, title in ((true, "true"), ((replace(true[0], whole=None),), "no true one")):
+        instances, truth = match_truth([found], known)
+        card = closeups.roi_card(Picture("a", np.full((200, 300, 3), 90, np.uint8), instances, truth), 0)
+        assert [tile.caption for tile in card.rows[1]][-2:] == ["whole mask", title]
+        content = card.rows[1][-1].content
+        assert (content is None) == (title == "no true one")
+        if isinstance(content, np.ndarray):
+            assert content.mean() == pytest.approx(100 / 120, abs=0.03)  # of the predicted box
 
 
 LARGE = """

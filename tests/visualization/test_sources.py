@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from bcnet_core.maps import MAPS
 from bcnet_core.structures import Detections
 from bcnet_core.visualization import instances, sources
 from bcnet_core.visualization.instances import annotated_pictures, detected_pictures, result_pictures
+from bcnet_core.visualization.picture import Instance, order_of
 from bcnet_core.visualization.sources import worst_images
 
 
@@ -60,9 +62,9 @@ def make_set(root: Path, *, more: Sequence[dict[str, Any]] = (), count: int = 3)
 class FakeDetector:
     """Finds `count` boxes, the best in the middle of the image; layer 1 is confident in its left half."""
 
-    def __init__(self, count: int, best: float = 0.9) -> None:
+    def __init__(self, count: int, best: float = 0.9, *, amodal: bool = False) -> None:
         self.categories = [{"id": 7, "name": "box"}, {"id": 9, "name": "ball"}]
-        self.count, self.best = count, best
+        self.count, self.best, self.amodal = count, best, amodal
         self.seen: list[int] = []
 
     def predict(self, images: list[Any], /) -> list[Detections]:
@@ -74,8 +76,10 @@ class FakeDetector:
         boxes = torch.tensor([[100.0, 100, 200, 200]]).repeat(self.count, 1)
         scores = torch.linspace(self.best, 0.05, self.count) if self.count else torch.zeros(0)
         labels = torch.ones(self.count, dtype=torch.int64)
-        names = [spec.name for spec in MAPS]
-        found = dict(zip(names, (maps + 0.7, maps + 0.1, left, maps + 0.2), strict=True))
+        values = (maps + 0.7, maps + 0.1, left, maps + 0.2, maps + 0.9)
+        found = {spec.name: value for spec, value in zip(MAPS, values, strict=True)}
+        if not self.amodal:
+            del found["amodal_mask"]
         return [Detections(boxes, scores, labels, (height, width), found)]
 
 
@@ -333,3 +337,79 @@ def test_the_worst_images_come_first(tmp_path: Path) -> None:
     assert [record["id"] for record in worst_images(coco, results, coco.images, 3, by="ap", score=0.5)] == [6, 7, 5]
     with pytest.raises(BCNetError, match="no instance with a mask to rank images by"):
         worst_images(coco, results, [], 2, by="iou", score=0.5)
+
+
+def make_amodal_set(root: Path, **more: Any) -> CocoFile:
+    """The second of two overlapping squares is behind the first: its whole square is known."""
+    coco = make_set(root)
+    for one in coco.annotations:
+        one["amodal_segmentation"] = one["segmentation"]
+    back = coco.annotations[2]
+    back |= {"segmentation": square(300, 100, 400, 300), "bbox": [300, 100, 100, 200], **more}
+    return coco
+
+
+def test_whole_masks_of_the_ground_truth_tell_what_is_in_front(tmp_path: Path) -> None:
+    coco = make_amodal_set(tmp_path)
+    _, pair, _ = annotated_pictures(coco, coco.images, tmp_path / "val2017")
+    front, back = pair.instances
+    assert front.occluder is None and front.occlusion_rate == 0
+    assert back.whole is not None and masks.area(back.whole) == 200 * 200
+    assert back.box == (300, 100, 400, 300) and back.roi == (200, 100, 400, 300)
+    assert back.occluder is not None and masks.area(back.occluder) == 100 * 200
+    assert back.occlusion == pytest.approx(0.5) and back.occlusion_rate == pytest.approx(0.5)
+    assert not any(one.box_differs for one in pair.instances)
+    assert order_of(pair.instances) == [(0, 1)]
+    told = make_amodal_set(tmp_path / "told", front_of=[2, 99])
+    _, pair, _ = annotated_pictures(told, told.images, tmp_path / "told/val2017")
+    assert [one.hides for one in pair.instances] == [None, (0,)]
+    assert order_of(pair.instances) == [(1, 0)]
+    odd = make_amodal_set(tmp_path / "odd", front_of=2)
+    with pytest.raises(BCNetError, match="its `front_of` is 2"):
+        list(annotated_pictures(odd, odd.images, tmp_path / "odd/val2017"))
+
+
+def test_images_are_ranked_by_hidden_shares_where_whole_masks_are_known(tmp_path: Path) -> None:
+    coco = make_set(tmp_path, more=[annotation(4, 7, 10, 10, 60, 60, amodal_segmentation=square(10, 10, 510, 60))])
+    ranked = [image["id"] for image in sources.choose_images(coco, most_occluded=3)]
+    assert ranked == [6, 7, 5]  # two halves of boxes, nine tenths of a whole, nothing
+    del coco.annotations[2]
+    assert [image["id"] for image in sources.choose_images(coco, most_occluded=1)] == [7]
+
+
+def test_a_detector_of_whole_masks_is_compared_with_true_ones(tmp_path: Path) -> None:
+    coco = make_amodal_set(tmp_path)
+    for amodal in (True, False):
+        detector = FakeDetector(2, amodal=amodal)
+        _, picture, _ = detected_pictures(detector, coco, coco.images, tmp_path / "val2017", score=0.0)
+        found, (_, back) = picture.instances[0], picture.truth or ()
+        assert (found.whole is not None) == (back.whole is not None) == amodal
+        assert (back.occluder is not None) == amodal  # the boxes of the visible parts do not overlap
+
+
+def test_predicted_occluders_tell_the_order_where_whole_masks_are_as_small_as_visible_ones() -> None:
+    left, right = masks.from_box(0, 0, 60, 50, 100, 100), masks.from_box(40, 0, 100, 50, 100, 100)
+    shared = masks.intersection(left, right)
+    none = masks.from_box(0, 0, 0, 0, 100, 100)
+    pair = [
+        Instance("box", (0, 0, 100, 50), own, region, score=0.9, whole=own)
+        for own, region in ((left, shared), (right, none))
+    ]
+    assert order_of(pair) == [(1, 0)] and order_of(pair[::-1]) == [(0, 1)]
+    assert order_of([replace(one, score=None) for one in pair]) == []
+
+
+def test_results_keep_whole_masks_and_their_order(tmp_path: Path) -> None:
+    coco = make_amodal_set(tmp_path)
+    corners = [(0, 0, 50, 50), (200, 100, 300, 300), (300, 100, 400, 300)]
+    results = [
+        {"image_id": 6, "category_id": 7, "score": score, "bbox": [x0, y0, x1 - x0, y1 - y0], "hides": hides,
+         "segmentation": masks.from_box(x0, y0, x1, y1, 400, 600),
+         "amodal_segmentation": masks.from_box(x0, y0, x1 - 50, y1, 400, 600)}
+        for (x0, y0, x1, y1), score, hides in zip(corners, (0.1, 0.7, 0.9), ([1], [2, 0], []), strict=True)
+    ]  # fmt: skip
+    _, picture, _ = result_pictures(coco, results, coco.images, tmp_path / "val2017", score=0.5)
+    assert [one.score for one in picture.instances] == [0.9, 0.7, 0.1]
+    assert order_of(picture.instances) == [(1, 0), (1, 2), (2, 1)]
+    assert all(one.whole == one.occludee for one in picture.instances)  # united with what is visible
+    assert [one.whole is None for one in picture.truth or ()] == [False, False]

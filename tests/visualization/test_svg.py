@@ -13,7 +13,7 @@ from PIL import Image
 from bcnet_core import masks
 from bcnet_core.visualization import draw, drawing
 from bcnet_core.visualization.draw import to_svg
-from bcnet_core.visualization.drawing import Card, Drawing, Patch, Shape, Tile
+from bcnet_core.visualization.drawing import Arrow, Card, Drawing, Patch, Shape, Tile
 
 NAMES = {"svg": "http://www.w3.org/2000/svg"}
 
@@ -76,3 +76,20 @@ def test_maps_are_embedded_cell_by_cell() -> None:
     assert captions == ["occludee mask", "none", "box", "1", "0"]
     painted = draw.paint(card)
     assert (int(root.attrib["height"]), int(root.attrib["width"])) == painted.shape[:2]
+
+
+def test_hatched_shapes_share_a_pattern_of_their_color_and_arrows_are_polygons() -> None:
+    patch, colors = Patch(10, 10, np.ones((30, 30), np.bool_)), [(1, 2, 3), (4, 5, 6), (1, 2, 3)]
+    shapes = tuple(Shape(patch, color, hatched=True) for color in colors)
+    content = Drawing(gray(60, 80), (*shapes, Shape(patch, (7, 8, 9))), (Arrow((20, 20), (60, 30)),))
+    for drawn in (content, Card((60, 80), ((Tile("a", content), Tile("b", content)), (Tile("c", None),)))):
+        root = parsed(to_svg(drawn))
+        patterns = root.findall("svg:pattern", NAMES)
+        assert [one.attrib["id"] for one in patterns] == ["hatch-010203", "hatch-040506"]
+        assert [one[0].attrib["stroke"] for one in patterns] == ["#010203", "#040506"]
+        fills = [path.attrib["fill"] for path in root.iter(f"{{{NAMES['svg']}}}path") if "fill" in path.attrib][:4]
+        assert fills == ["url(#hatch-010203)", "url(#hatch-040506)", "url(#hatch-010203)", "#070809"]
+        arrow = next(root.iter(f"{{{NAMES['svg']}}}polygon"))
+        points = [tuple(map(float, point.split(","))) for point in arrow.attrib["points"].split()]
+        assert len(points) == 7 and (60, 30) in points
+    assert "pattern" not in to_svg(content._replace(shapes=content.shapes[3:]))

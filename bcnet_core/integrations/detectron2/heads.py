@@ -134,7 +134,7 @@ class BilayerMaskRCNNHead(nn.Module):
         for region, field in fields.items():
             parts = [one.get(field).crop_and_resize(one.proposal_boxes.tensor, size).to(device) for one in images]
             crops[region] = torch.cat([torch.zeros((0, size, size), dtype=torch.bool, device=device), *parts])
-        return target_maps(crops)
+        return target_maps(crops, self.head.outputs)
 
 
 def require_regions(images: Sequence[Instances], head: BilayerMaskHead) -> None:

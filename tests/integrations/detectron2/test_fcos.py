@@ -98,7 +98,7 @@ def test_a_training_step(
         occluders += entry["bo_polygons"]
     monkeypatch.setattr(
         "bcnet_core.model.mask_branch.bilayer_targets",
-        lambda targets, rois, *, size: polygon_targets(rois, polygons, occluders),
+        lambda targets, rois, *, size, names: polygon_targets(rois, polygons, occluders),
     )
     losses = detector.model.train()(batch)
     named = {
