@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bcnet_core.masks import RLE, area, decode
 from bcnet_core.masks.crops import paste_rles
-from bcnet_core.masks.order import FrontPair, front_pairs
+from bcnet_core.masks.map_order import map_pairs
+from bcnet_core.masks.order import FrontPair
 
 
 class Detections(NamedTuple):
@@ -93,11 +94,6 @@ class Detections(NamedTuple):
         return None if self.amodal_mask is None else paste_rles(self.amodal_mask, self.boxes, *self.image_size)
 
     @property
-    def occluder_rles(self) -> list[RLE] | None:
-        """The N occluder regions in the image, run-length encoded; None if the head has one layer."""
-        return None if self.occluder_mask is None else paste_rles(self.occluder_mask, self.boxes, *self.image_size)
-
-    @property
     def occlusion_rate(self) -> list[float] | None:
         """The N hidden shares of the whole masks, from 0 to 1; 1 where nothing is visible."""
         if (wholes := self.amodal_rles) is None:
@@ -107,10 +103,10 @@ class Detections(NamedTuple):
 
     @property
     def order(self) -> list[FrontPair] | None:
-        """The overlapping pairs of instances, by position, the one in front first; see `front_pairs`."""
-        if (wholes := self.amodal_rles) is None:
+        """The overlapping pairs of instances, by position, the one in front first; see `map_pairs`."""
+        if self.amodal_mask is None:
             return None
-        return front_pairs(self.rles, wholes, occluders=self.occluder_rles)
+        return map_pairs(self.occludee_mask, self.amodal_mask, self.occluder_mask, self.boxes)
 
 
 class Predictor(Protocol):

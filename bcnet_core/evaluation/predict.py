@@ -28,7 +28,8 @@ from bcnet_core.files.images import (
 from bcnet_core.files.matching import match_by_ending
 from bcnet_core.maps import map_specs
 from bcnet_core.masks.crops import paste_rles
-from bcnet_core.masks.order import FrontPair, disjoint_masks, front_pairs
+from bcnet_core.masks.map_order import map_pairs
+from bcnet_core.masks.order import FrontPair, disjoint_masks, hidden_by
 from bcnet_core.reporting import Reporter
 from bcnet_core.structures import Detections, Predictor
 
@@ -242,18 +243,16 @@ def to_results(
     pasted = {
         spec.name: paste_rles(found.maps[spec.name], found.boxes, *found.image_size)
         for spec in map_specs(found.maps)
-        if layers or (spec.kind == "mask" and (is_amodal or disjoint or spec.region == "occludee"))
+        if layers or (spec.kind == "mask" and spec.layer == "occludee")
     }
     visible, order = pasted["occludee_mask"], list[FrontPair]()
     if is_amodal or disjoint:
-        wholes = pasted.get("amodal_mask", visible)
-        order = front_pairs(visible, wholes, occluders=pasted.get("occluder_mask"))
+        maps = found.occludee_mask, found.maps.get("amodal_mask", found.occludee_mask), found.occluder_mask
+        order = map_pairs(*maps, found.boxes)
     if disjoint:
         pasted["occludee_mask"] = visible = disjoint_masks(visible, order)
     written = [spec for spec in map_specs(pasted) if layers or spec.layer == "occludee"]
-    hides: list[list[int]] = [[] for _ in visible]
-    for front, back in order:
-        hides[front].append(back)
+    hides = hidden_by(len(visible), order)
     boxes = found.boxes.cpu()
     sizes = boxes[:, 2:] - boxes[:, :2]
     for index, (score, label) in enumerate(zip(found.scores.tolist(), found.labels.tolist(), strict=True)):

@@ -27,7 +27,8 @@ from bcnet_core.files.images import read_listed
 from bcnet_core.maps import Region, map_specs
 from bcnet_core.masks import RLE
 from bcnet_core.masks.crops import crop_rles, paste_rles
-from bcnet_core.masks.order import FrontPair, front_pairs
+from bcnet_core.masks.map_order import map_pairs
+from bcnet_core.masks.order import FrontPair
 from bcnet_core.model.detectors import Detector
 from bcnet_core.model.losses import band_cells, boundary, crop_to_boxes
 from bcnet_core.reporting import Reporter
@@ -135,10 +136,9 @@ def _score_image(
     height, width = image["height"], image["width"]
     logits = predict_inside(detector, image, boxes, image_dir)
     scores: dict[str, list[float]] = {}
-    found: dict[Region, list[RLE]] = {}
     for spec in sorted(map_specs(logits), key=lambda spec: spec.kind == "boundary"):
         if spec.kind == "mask":
-            pasted = found[spec.region] = paste_rles(logits[spec.name].sigmoid(), boxes, height, width)
+            pasted = paste_rles(logits[spec.name].sigmoid(), boxes, height, width)
             scores[spec.region] = [_iou(one, other) for one, other in zip(pasted, true[spec.region], strict=True)]
             if spec.region == "amodal":
                 scores["hidden"] = [
@@ -151,9 +151,11 @@ def _score_image(
                 crop_rles(true[spec.region]), torch.arange(len(band)), boxes.cpu(), size=band.shape[-1]
             )
             scores[spec.name] = boundary_f(band, boundary(crops)).tolist()
-    if "amodal" not in found:
+    if "amodal_mask" not in logits:
         return scores, []
-    return scores, right_pairs(pairs, front_pairs(found["occludee"], found["amodal"], occluders=found.get("occluder")))
+    maps = {name: values.sigmoid() for name, values in logits.items()}
+    order = map_pairs(maps["occludee_mask"], maps["amodal_mask"], maps.get("occluder_mask"), boxes)
+    return scores, right_pairs(pairs, order)
 
 
 @torch.no_grad()

@@ -32,24 +32,15 @@ class FrontPair(NamedTuple):
     back: int
 
 
-def front_pairs(
-    visible: Sequence[RLE | None],
-    whole: Sequence[RLE | None],
-    *,
-    occluders: Sequence[RLE] | None = None,
-    least: float = NOISE,
-) -> list[FrontPair]:
+def front_pairs(visible: Sequence[RLE | None], whole: Sequence[RLE | None], *, least: float = NOISE) -> list[FrontPair]:
     """Find the pairs of instances of one image whose order the masks tell.
 
-    Of two instances, the one whose visible mask covers more of the other's hidden part is in front. The hidden part is
-    the whole mask without the visible one, and what the occluder region of a detector covers of it. Where a third
-    instance lies over all that two of them share, nothing tells their order.
+    Of two instances, the one whose visible mask covers more of the other's hidden part (its whole mask without the
+    visible one) is in front. Where a third instance lies over all that two of them share, nothing tells their order.
 
     Args:
         visible: N visible masks; None is unknown, and such an instance is in no pair.
-        whole: N whole masks; None is unknown: such an instance may be in front, and never behind. Visible masks in
-            their place leave the pixels that two instances claim to the occluder regions.
-        occluders: N predicted occluder regions.
+        whole: N whole masks; None is unknown: such an instance may be in front, and never behind.
         least: share of the whole mask that must be covered for more than a ragged border; 0 where masks are exact.
 
     Returns:
@@ -57,8 +48,7 @@ def front_pairs(
     """
     known = [index for index, rle in enumerate(visible) if rle is not None]
     seen, wholes = ([rle for i in known if (rle := part[i] or visible[i]) is not None] for part in (visible, whole))
-    clear = seen if occluders is None else [masks.difference(seen[n], occluders[i]) for n, i in enumerate(known)]
-    hidden = [masks.difference(one, rest) for one, rest in zip(wholes, clear, strict=True)]
+    hidden = [masks.difference(one, rest) for one, rest in zip(wholes, seen, strict=True)]
     cover = _shared_pixels(seen, hidden)
     enough = [least * masks.area(one) for one in wholes]
     return [
@@ -77,6 +67,14 @@ def _shared_pixels(first: Sequence[RLE], second: Sequence[RLE]) -> dict[tuple[in
         for row, column in np.argwhere(shared).tolist():
             found[start + row, column] = int(shared[row, column])
     return found
+
+
+def hidden_by(count: int, pairs: Iterable[FrontPair]) -> list[list[int]]:
+    """Return, of each of so many instances, the positions of those of which it hides a part."""
+    hides: list[list[int]] = [[] for _ in range(count)]
+    for front, back in pairs:
+        hides[front].append(back)
+    return hides
 
 
 def disjoint_masks(rles: Sequence[RLE], pairs: Iterable[FrontPair]) -> list[RLE]:

@@ -18,6 +18,7 @@ from bcnet_core.errors import BCNetError
 from bcnet_core.evaluation.order import hidden_ids
 from bcnet_core.files.images import read_listed
 from bcnet_core.masks.crops import paste_rles
+from bcnet_core.masks.order import hidden_by
 from bcnet_core.structures import Predictor
 from bcnet_core.visualization.drawing import BLANK, Image
 from bcnet_core.visualization.picture import Box, Instance, Picture, match_truth, numbered
@@ -138,6 +139,8 @@ def detect(detector: Predictor, image: Image, *, score: float, at_least: int = A
     """Detect instances in an (H, W, 3) uint8 RGB image, best first; `at_least` are returned even below `score`."""
     found = detector.predict([image])[0].to("cpu")
     shown = _shown(found.scores.tolist(), score, at_least)
+    order = found.order
+    hides = None if order is None else hidden_by(len(found.boxes), order)
     boxes, size = found.boxes[:shown], found.image_size
     regions = (found.occludee_mask, found.occluder_mask, found.amodal_mask)
     occludees, occluders, wholes = (
@@ -152,6 +155,7 @@ def detect(detector: Predictor, image: Image, *, score: float, at_least: int = A
             score=float(found.scores[index]),
             maps={name: values[index].float().numpy() for name, values in found.maps.items()},
             whole=wholes[index],
+            hides=None if hides is None else tuple(one for one in hides[index] if one < shown),
         )
         for index, (x0, y0, x1, y1) in enumerate(boxes.tolist())
     )

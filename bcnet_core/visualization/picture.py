@@ -140,14 +140,12 @@ def pixel_box(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
 def order_of(instances: Sequence[Instance]) -> list[FrontPair]:
     """Return the pairs of instances of which one hides a part of the other, by their positions.
 
-    Where `hides` says nothing of two instances, their order is found in the masks, as `Detections.order` finds it.
+    Where `hides` says nothing of two instances, their order is found in the masks.
     """
     told = [FrontPair(front, back) for front, one in enumerate(instances) for back in one.hides or ()]
     if all(one.hides is not None for one in instances):
         return told
-    regions = [one.occluder for one in instances if one.occluder is not None and one.score is not None]
-    occluders = regions if len(regions) == len(instances) else None
-    pairs = front_pairs([one.occludee for one in instances], [one.whole for one in instances], occluders=occluders)
+    pairs = front_pairs([one.occludee for one in instances], [one.whole for one in instances])
     return told + [pair for pair in pairs if not {pair, pair[::-1]} & set(told)]
 
 

@@ -83,15 +83,6 @@ def test_where_each_covers_a_part_of_the_other_the_larger_part_decides() -> None
     assert front_pairs(visible, [first, second]) == []
 
 
-def test_occluder_regions_tell_the_order_of_masks_that_claim_the_same_pixels() -> None:
-    claims = [box(0, 0, 12, 20), box(8, 0, 20, 20)]
-    assert front_pairs(claims, claims) == []
-    assert front_pairs(claims, claims, occluders=[NOTHING, box(8, 0, 12, 20)]) == [(0, 1)]
-    assert front_pairs(claims, claims, occluders=[box(8, 0, 12, 20), box(8, 0, 12, 5)]) == [(1, 0)]
-    beside = [box(0, 0, 10, 20), box(10, 0, 20, 20)]
-    assert front_pairs(beside, beside, occluders=[beside[1], beside[0]]) == [], "each only touches the other"
-
-
 def test_an_unknown_visible_mask_is_in_no_pair_and_an_unknown_whole_one_never_behind() -> None:
     upper, lower = box(0, 0, 10, 10), box(5, 0, 15, 10)
     visible = [upper, None, masks.difference(lower, upper), upper]

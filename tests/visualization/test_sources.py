@@ -3,7 +3,6 @@
 import gzip
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +23,7 @@ from bcnet_core.maps import MAPS
 from bcnet_core.structures import Detections
 from bcnet_core.visualization import instances, sources
 from bcnet_core.visualization.instances import annotated_pictures, detected_pictures, result_pictures
-from bcnet_core.visualization.picture import Instance, order_of
+from bcnet_core.visualization.picture import order_of
 from bcnet_core.visualization.sources import worst_images
 
 
@@ -385,18 +384,6 @@ def test_a_detector_of_whole_masks_is_compared_with_true_ones(tmp_path: Path) ->
         found, (_, back) = picture.instances[0], picture.truth or ()
         assert (found.whole is not None) == (back.whole is not None) == amodal
         assert (back.occluder is not None) == amodal  # the boxes of the visible parts do not overlap
-
-
-def test_predicted_occluders_tell_the_order_where_whole_masks_are_as_small_as_visible_ones() -> None:
-    left, right = masks.from_box(0, 0, 60, 50, 100, 100), masks.from_box(40, 0, 100, 50, 100, 100)
-    shared = masks.intersection(left, right)
-    none = masks.from_box(0, 0, 0, 0, 100, 100)
-    pair = [
-        Instance("box", (0, 0, 100, 50), own, region, score=0.9, whole=own)
-        for own, region in ((left, shared), (right, none))
-    ]
-    assert order_of(pair) == [(1, 0)] and order_of(pair[::-1]) == [(0, 1)]
-    assert order_of([replace(one, score=None) for one in pair]) == []
 
 
 def test_results_keep_whole_masks_and_their_order(tmp_path: Path) -> None:
