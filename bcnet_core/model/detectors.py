@@ -46,6 +46,9 @@ class Detector(nn.Module):
         loss_weights: by the names of the terms.
         amodal_boxes: whether its boxes enclose whole objects, hidden parts included.
         channels_last: whether batches are laid out in memory with channels last; the weights should match.
+
+    Attributes:
+        is_amodal: whether it has learned of the hidden parts of objects: from its boxes, or by predicting whole masks.
     """
 
     def __init__(
@@ -65,17 +68,13 @@ class Detector(nn.Module):
         self.categories = list(categories)
         self.min_size, self.max_size, self.loss_weights = min_size, max_size, loss_weights
         self.amodal_boxes = amodal_boxes
+        self.is_amodal = amodal_boxes or "amodal_mask" in heads.masks.head.outputs
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     @property
     def class_names(self) -> list[str]:
         """The category names, in label order."""
         return category_names(self.categories)
-
-    @property
-    def is_amodal(self) -> bool:
-        """Whether it has learned of the hidden parts of objects: from its boxes, or by predicting whole masks."""
-        return self.amodal_boxes or "amodal_mask" in self.heads.masks.head.outputs
 
     @property
     def device(self) -> torch.device:
