@@ -26,6 +26,7 @@ from bcnet_core.integrations.detectron2.stored import read_config
 from bcnet_core.integrations.detectron2.trainer import RecipeRates
 
 TORCHVISION_ONLY = {
+    "own_amodal": "backbone=timm/",
     "own_light": "backbone=timm/",
     "own_rcnn": "geometry=torchvision with faster_rcnn",
 }

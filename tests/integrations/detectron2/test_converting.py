@@ -162,18 +162,16 @@ def test_whole_masks_give_the_same_results_in_both_backends(scenes: Path, tmp_pa
     assert len(ours) == len(theirs) > 0
     for one, other in zip(ours, theirs, strict=True):
         assert one.keys() == other.keys()
-        assert (one["image_id"], one["category_id"], one["hides"]) == (
-            other["image_id"],
-            other["category_id"],
-            other["hides"],
-        )
+        assert (one["image_id"], one["category_id"]) == (other["image_id"], other["category_id"])
         np.testing.assert_allclose(one["amodal_bbox"], other["amodal_bbox"], atol=0.02)
         np.testing.assert_allclose(one["bbox"], other["bbox"], atol=1)
         assert one["score"] == pytest.approx(other["score"], abs=1e-4)
         assert one["occlusion_rate"] == pytest.approx(other["occlusion_rate"], abs=0.02)
         for key in ("segmentation", "amodal_segmentation"):
             assert masks.area(one[key]) == 0 == masks.area(other[key]) or masks.iou(one[key], other[key]) > 0.98
-    assert any(one["hides"] for one in theirs) and any(0 < one["occlusion_rate"] < 1 for one in theirs)
+    pairs, others = ({(n, k) for n, one in enumerate(found) for k in one["hides"]} for found in (ours, theirs))
+    assert len(pairs ^ others) <= 0.02 * len(pairs) > 0, "maps of an untrained head are almost equal, so some pairs tie"
+    assert any(0 < one["occlusion_rate"] < 1 for one in theirs)
 
 
 def test_the_config_alone_says_that_a_detector_is_amodal(tmp_path: Path) -> None:
