@@ -14,9 +14,8 @@ from benchmarks.study.command import (
     Seeds,
     Steps,
     Words,
-    check_length,
+    read_plan,
     run_study,
-    split_words,
 )
 
 STEPS = 600
@@ -54,11 +53,9 @@ def amodal(
     """
     from benchmarks.amodal.measures import WHOLE_MASKS, require_wholes
     from benchmarks.amodal.variants import VARIANTS
-    from benchmarks.study.trials import Plan, Study, Trial
+    from benchmarks.study.trials import Study, Trial
 
-    check_length(steps, minutes)
-    roots, overrides = split_words(words)
-    plan = Plan(recipe, STEPS if steps is None and minutes is None else steps, minutes, overrides)
+    roots, plan = read_plan(recipe, words, steps=steps, minutes=minutes, default_steps=STEPS)
     study = Study(VARIANTS, roots, output, plan, device, WHOLE_MASKS)
     for data in roots:  # before anything is trained
         require_wholes(study.recipe(Trial(data, "ours", 0), None))

@@ -14,9 +14,8 @@ from benchmarks.study.command import (
     Seeds,
     Steps,
     Words,
-    check_length,
+    read_plan,
     run_study,
-    split_words,
 )
 
 MINUTES = 4.0
@@ -52,11 +51,9 @@ def crowds(
     `python -m benchmarks crowds worms -o out/worms --variant ours --variant torchvision --steps 600`
     """
     from benchmarks.crowds.variants import VARIANTS, has_detectron2
-    from benchmarks.study.trials import Plan, Study
+    from benchmarks.study.trials import Study
 
-    check_length(steps, minutes)
-    roots, overrides = split_words(words)
-    plan = Plan(recipe, steps, MINUTES if steps is None and minutes is None else minutes, overrides)
+    roots, plan = read_plan(recipe, words, steps=steps, minutes=minutes, default_minutes=MINUTES)
     study = Study(VARIANTS, roots, output, plan, device)
     installed = [name for name in VARIANTS if has_detectron2() or not name.startswith("detectron2")]
     run_study(

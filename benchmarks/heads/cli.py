@@ -13,9 +13,8 @@ from benchmarks.study.command import (
     Seeds,
     Steps,
     Words,
-    check_length,
+    read_plan,
     run_study,
-    split_words,
 )
 
 STEPS = 600
@@ -49,10 +48,8 @@ def heads(
     `python -m benchmarks heads worms -o out/two --variant two_layers --variant plain --parallel 6 --device cuda`
     """
     from benchmarks.heads.variants import RECIPE, VARIANTS
-    from benchmarks.study.trials import Plan, Study
+    from benchmarks.study.trials import Study
 
-    check_length(steps, minutes)
-    roots, overrides = split_words(words)
-    plan = Plan("tiny", STEPS if steps is None and minutes is None else steps, minutes, (*RECIPE, *overrides))
+    roots, plan = read_plan("tiny", words, steps=steps, minutes=minutes, default_steps=STEPS, settings=RECIPE)
     study = Study(VARIANTS, roots, output, plan, device)
     run_study(context, study, "Mask heads", variants=variant or [], seeds=seeds, parallel=parallel, as_json=as_json)

@@ -14,9 +14,8 @@ from benchmarks.study.command import (
     Seeds,
     Steps,
     Words,
-    check_length,
+    read_plan,
     run_study,
-    split_words,
 )
 
 
@@ -48,9 +47,8 @@ def starts(
     `python -m benchmarks starts street -o out/full --variant start --seeds 1`
     """
     from benchmarks.starts.variants import EVALUATIONS, VARIANTS
-    from benchmarks.study.trials import Plan, Study
+    from benchmarks.study.trials import Study
 
-    check_length(steps, minutes)
-    roots, overrides = split_words(words)
-    study = Study(VARIANTS, roots, output, Plan(recipe, steps, minutes, overrides), device, evaluations=EVALUATIONS)
+    roots, plan = read_plan(recipe, words, steps=steps, minutes=minutes)
+    study = Study(VARIANTS, roots, output, plan, device, evaluations=EVALUATIONS)
     run_study(context, study, "Starts", variants=variant or [], seeds=seeds, parallel=parallel, as_json=as_json)

@@ -15,7 +15,7 @@ from bcnet_cli.reporter import ConsoleReporter
 from bcnet_core.errors import BCNetError, usage_error
 
 if TYPE_CHECKING:
-    from benchmarks.study.trials import Study
+    from benchmarks.study.trials import Plan, Study
 
 Words = Annotated[
     list[str], typer.Argument(metavar="DATA_ROOT... [KEY=VALUE]...", help="Data roots, and settings of the recipe.")
@@ -46,6 +46,39 @@ def split_words(words: Sequence[str]) -> tuple[dict[str, Path], tuple[str, ...]]
     if len(roots) < len(set(paths)):
         raise usage_error("two data roots have one name, by which results are told apart", "rename one of the folders")
     return roots, tuple(word for word in words if "=" in word)
+
+
+def read_plan(
+    recipe: str,
+    words: Sequence[str],
+    *,
+    steps: int | None,
+    minutes: float | None,
+    default_steps: int | None = None,
+    default_minutes: float | None = None,
+    settings: Sequence[str] = (),
+) -> tuple[dict[str, Path], Plan]:
+    """Return the data roots by the name of their set, and the plan of a study.
+
+    Args:
+        recipe: to train.
+        words: data roots, and settings of the recipe.
+        steps: that were asked for.
+        minutes: that were asked for.
+        default_steps: length of the trials if neither is; without any, it is the recipe's own.
+        default_minutes: the same in minutes.
+        settings: of the recipe, before those of the words.
+
+    Raises:
+        BCNetError: if the words name no data, or both lengths are given.
+    """
+    from benchmarks.study.trials import Plan
+
+    check_length(steps, minutes)
+    roots, overrides = split_words(words)
+    if steps is None and minutes is None:
+        steps, minutes = default_steps, default_minutes
+    return roots, Plan(recipe, steps, minutes, (*settings, *overrides))
 
 
 def check_length(steps: int | None, minutes: float | None) -> None:
