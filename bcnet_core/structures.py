@@ -104,9 +104,7 @@ class Detections(NamedTuple):
     @property
     def order(self) -> list[FrontPair] | None:
         """The overlapping pairs of instances, by position, the one in front first; see `map_pairs`."""
-        if self.amodal_mask is None:
-            return None
-        return map_pairs(self.occludee_mask, self.amodal_mask, self.occluder_mask, self.boxes)
+        return None if self.amodal_mask is None else map_pairs(self.maps, self.boxes)
 
 
 class Predictor(Protocol):

@@ -36,6 +36,22 @@ def whole_masks(annotations: Sequence[Record], rles: Sequence[RLE | None], image
     return wholes
 
 
+def enclosing_boxes(
+    annotations: Sequence[Record], wholes: Sequence[RLE | None], *, amodal: bool
+) -> list[Sequence[float]]:
+    """Return the boxes [x, y, width, height] of the N annotations of one image, in pixels.
+
+    Args:
+        annotations: of the image.
+        wholes: their whole masks; None where unknown.
+        amodal: whether boxes enclose the whole masks, where these are known; otherwise they are those of the file.
+    """
+    return [
+        masks.bounding_box(whole).tolist() if amodal and whole is not None else one["bbox"]
+        for one, whole in zip(annotations, wholes, strict=True)
+    ]
+
+
 def lacks(rle: RLE, other: RLE) -> bool:
     """Return whether a mask lacks more of another one of its size than a seam."""
     return masks.area(masks.intersection(rle, other)) < (1 - SEAM) * masks.area(other)

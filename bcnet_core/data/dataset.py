@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from bcnet_core import masks
-from bcnet_core.annotations.amodal import WholeCounts, add_counts, count_wholes, whole_masks
+from bcnet_core.annotations.amodal import WholeCounts, add_counts, count_wholes, enclosing_boxes, whole_masks
 from bcnet_core.annotations.coco import (
     AMODAL_KEY,
     OCCLUDER_KEY,
@@ -235,13 +234,10 @@ class TrainingSet(Dataset[Sample]):
     def _scene(self, position: int) -> Scene:
         image, annotations = self._items[position]
         pixels, found = read_listed(self._image_dir, image), self._masks(position)
-        corners = [
-            _corners(one["bbox"] if whole is None or not self._amodal_boxes else masks.bounding_box(whole), image)
-            for one, whole in zip(annotations, found.wholes, strict=True)
-        ]
+        boxes = enclosing_boxes(annotations, found.wholes, amodal=self._amodal_boxes)
         return Scene(
             pixels=pixels,
-            boxes=np.array(corners, np.float64).reshape(-1, 4),
+            boxes=np.array([_corners(box, image) for box in boxes], np.float64).reshape(-1, 4),
             labels=np.array([self._labels[one["category_id"]] for one in annotations], np.int64),
             occludees=found.occludees,
             occluders=found.occluders,
@@ -260,7 +256,7 @@ class _Masks(NamedTuple):
     wholes: list[RLE | None]
 
 
-def _corners(box: Sequence[float] | NDArray[np.float64], image: Record) -> NDArray[np.float64]:
+def _corners(box: Sequence[float], image: Record) -> NDArray[np.float64]:
     """Return a box [x, y, width, height] as (4,) xyxy, clipped to its image."""
     x, y, width, height = box
     corners = np.array([x, y, x + width, y + height], np.float64)

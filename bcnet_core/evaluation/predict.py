@@ -29,7 +29,7 @@ from bcnet_core.files.matching import match_by_ending
 from bcnet_core.maps import map_specs
 from bcnet_core.masks.crops import paste_rles
 from bcnet_core.masks.map_order import map_pairs
-from bcnet_core.masks.order import FrontPair, disjoint_masks, hidden_by
+from bcnet_core.masks.order import disjoint_masks, hidden_by
 from bcnet_core.reporting import Reporter
 from bcnet_core.structures import Detections, Predictor
 
@@ -245,10 +245,8 @@ def to_results(
         for spec in map_specs(found.maps)
         if layers or (spec.kind == "mask" and spec.layer == "occludee")
     }
-    visible, order = pasted["occludee_mask"], list[FrontPair]()
-    if is_amodal or disjoint:
-        maps = found.occludee_mask, found.maps.get("amodal_mask", found.occludee_mask), found.occluder_mask
-        order = map_pairs(*maps, found.boxes)
+    visible = pasted["occludee_mask"]
+    order = map_pairs(found.maps, found.boxes) if is_amodal or disjoint else []
     if disjoint:
         pasted["occludee_mask"] = visible = disjoint_masks(visible, order)
     written = [spec for spec in map_specs(pasted) if layers or spec.layer == "occludee"]

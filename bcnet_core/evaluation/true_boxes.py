@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bcnet_core import masks
-from bcnet_core.annotations.amodal import whole_masks
+from bcnet_core.annotations.amodal import enclosing_boxes, whole_masks
 from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.errors import data_error
@@ -44,7 +44,7 @@ class TrueBoxScores(NamedTuple):
             pasted into the image, with the visible mask and the occluder region. Under `amodal` and `hidden`: IoU with
             the whole mask, and with its hidden part where the true visible mask is given (C2F-Seg, ICCV 2023). Under
             the names of boundaries: `boundary_f`. nan where there is nothing to compare with.
-        order: (P,) float64 for each pair of `order.true_pairs`, in the order of the images: 1 if the predicted masks
+        order: (P,) float64 for each pair of `order.true_pairs`, in the order of the images: 1 if the predicted maps
             tell who is in front, 0 if not; empty if the head predicts no whole masks.
     """
 
@@ -89,14 +89,11 @@ def score_true_boxes(detector: Detector, coco: CocoFile, image_dir: Path, *, rep
                     "occluder": [regions[index] for index in scored],
                     "amodal": [wholes[index] for index in scored],
                 }
-                boxed = [wholes[index] if detector.amodal_boxes else None for index in scored]
-                corners = [
-                    annotations[index]["bbox"] if whole is None else masks.bounding_box(whole)
-                    for index, whole in zip(scored, boxed, strict=True)
-                ]
-                boxes = torch.tensor(np.array(corners), dtype=torch.float32)
+                records = [annotations[index] for index in scored]
+                corners = enclosing_boxes(records, true["amodal"], amodal=detector.amodal_boxes)
+                boxes = torch.tensor(corners, dtype=torch.float32)
                 boxes[:, 2:] += boxes[:, :2]
-                pairs = true_pairs([annotations[index] for index in scored], true["occludee"], true["amodal"])
+                pairs = true_pairs(records, true["occludee"], true["amodal"])
                 own, right = _score_image(detector, image, boxes, true, pairs, image_dir)
                 scores.append(own)
                 order += right
@@ -154,8 +151,7 @@ def _score_image(
     if "amodal_mask" not in logits:
         return scores, []
     maps = {name: values.sigmoid() for name, values in logits.items()}
-    order = map_pairs(maps["occludee_mask"], maps["amodal_mask"], maps.get("occluder_mask"), boxes)
-    return scores, right_pairs(pairs, order)
+    return scores, right_pairs(pairs, map_pairs(maps, boxes))
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -16,7 +18,7 @@ CHUNK = 1024
 """Pairs that are compared at once."""
 
 
-def map_pairs(visible: Tensor, whole: Tensor, occluders: Tensor | None, boxes: Tensor) -> list[FrontPair]:
+def map_pairs(maps: Mapping[str, Tensor], boxes: Tensor) -> list[FrontPair]:
     """Find which of N instances of one image is in front of which, where their whole masks overlap.
 
     The one in front is seen where the other is hidden: where the other's whole map is sure and its visible map is not,
@@ -24,23 +26,24 @@ def map_pairs(visible: Tensor, whole: Tensor, occluders: Tensor | None, boxes: T
     the greater sum wins. Unlike `front_pairs` of the masks, this decides every pair that overlaps.
 
     Args:
-        visible: (N, S, S) float, probabilities inside the boxes.
-        whole: (N, S, S) float; the visible maps again where whole ones are not predicted.
-        occluders: (N, S, S) float; None if the head has one layer.
+        maps: (N, S, S) float probabilities inside the boxes by their names in `bcnet_core.maps.MAPS`: `occludee_mask`,
+            and if they are predicted `amodal_mask`, without which all of an instance is visible, and `occluder_mask`.
         boxes: (N, 4) float, xyxy in pixels.
 
     Returns:
         The pairs, by the position of the one in front and then of the other.
     """
-    maps = torch.stack([visible, whole, torch.zeros_like(whole) if occluders is None else occluders], dim=1)
-    maps, boxes = maps.detach().float().cpu(), boxes.detach().float().cpu()  # (N, 3, S, S)
+    visible = maps["occludee_mask"]
+    whole, occluder = maps.get("amodal_mask", visible), maps.get("occluder_mask", torch.zeros_like(visible))
+    stacked = torch.stack([visible, whole, occluder], dim=1).detach().float().cpu()  # (N, 3, S, S)
+    boxes = boxes.detach().float().cpu()
     upper, lower = torch.triu(_shared_areas(boxes) > 0, diagonal=1).nonzero().unbind(1)
-    areas = whole.detach().float().cpu().mean((1, 2)) * _areas(boxes)
+    areas = stacked[:, 1].mean((1, 2)) * _areas(boxes)
     pairs: list[FrontPair] = []
     for one, other in zip(torch.split(upper, CHUNK), torch.split(lower, CHUNK), strict=True):
         shared = _intersections(boxes[one], boxes[other])
         (seen, covers, over), (seen_other, covers_other, over_other) = (
-            _sample(maps[which], boxes[which], shared).unbind(1) for which in (one, other)
+            _sample(stacked[which], boxes[which], shared).unbind(1) for which in (one, other)
         )
         overlap = (covers * covers_other).mean((1, 2)) * _areas(shared)
         hidden, hidden_other = (covers - seen).clamp(min=0), (covers_other - seen_other).clamp(min=0)

@@ -20,6 +20,13 @@ def maps_of(rles: list[masks.RLE], boxes: torch.Tensor, *, size: int = 28, sure:
     return cells * sure + (1 - cells) * (1 - sure)
 
 
+def named(
+    visible: torch.Tensor, whole: torch.Tensor | None = None, *, occluder: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
+    maps = {"occludee_mask": visible, "amodal_mask": whole, "occluder_mask": occluder}
+    return {name: values for name, values in maps.items() if values is not None}
+
+
 def boxes_of(rles: list[masks.RLE]) -> torch.Tensor:
     boxes = torch.tensor(np.array([masks.bounding_box(rle) for rle in rles]), dtype=torch.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
@@ -37,7 +44,7 @@ def test_maps_that_know_the_masks_give_their_order(seed: int, size: int) -> None
     visible = [masks.encode(one.visible) for one in scene.objects]
     whole = [masks.encode(one.amodal) for one in scene.objects]
     boxes = boxes_of(whole)
-    found = set(map_pairs(maps_of(visible, boxes, size=size), maps_of(whole, boxes, size=size), None, boxes))
+    found = set(map_pairs(named(maps_of(visible, boxes, size=size), maps_of(whole, boxes, size=size)), boxes))
     clear = [
         pair
         for pair in front_pairs(visible, whole, least=0.1)
@@ -53,7 +60,7 @@ def test_doubtful_maps_still_decide() -> None:
     visible = [whole[0], box(40, 0, 60, 40)]
     boxes = boxes_of(whole)
     maps = [maps_of(part, boxes) * 0.45 for part in (visible, whole)]
-    assert map_pairs(*maps, None, boxes) == [(0, 1)]
+    assert map_pairs(named(*maps), boxes) == [(0, 1)]
 
 
 def test_without_whole_maps_the_occluder_maps_tell_the_order() -> None:
@@ -61,18 +68,20 @@ def test_without_whole_maps_the_occluder_maps_tell_the_order() -> None:
     boxes = boxes_of(claims)
     maps, nothing = maps_of(claims, boxes), torch.zeros(28, 28)
     over = maps_of([box(0, 0, 20, 40), box(20, 0, 40, 40)], boxes)
-    assert map_pairs(maps, maps, torch.stack([nothing, over[1]]), boxes) == [(0, 1)]
-    assert map_pairs(maps, maps, torch.stack([maps_of([box(20, 0, 40, 40)], boxes[:1])[0], nothing]), boxes) == [(1, 0)]
-    assert map_pairs(maps, maps, None, boxes) == [], "nothing tells it"
+    assert map_pairs(named(maps, occluder=torch.stack([nothing, over[1]])), boxes) == [(0, 1)]
+    assert map_pairs(
+        named(maps, occluder=torch.stack([maps_of([box(20, 0, 40, 40)], boxes[:1])[0], nothing])), boxes
+    ) == [(1, 0)]
+    assert map_pairs(named(maps), boxes) == [], "nothing tells it"
 
 
 def test_instances_that_only_touch_are_no_pair() -> None:
     beside = [box(0, 0, 20, 40), box(20, 0, 40, 40)]
     boxes = boxes_of(beside) + torch.tensor([-2.0, -2, 2, 2])
     maps = maps_of(beside, boxes)
-    assert map_pairs(maps, maps, torch.ones_like(maps), boxes) == []
+    assert map_pairs(named(maps, occluder=torch.ones_like(maps)), boxes) == []
 
 
 def test_no_instance_is_no_pair() -> None:
     nothing = torch.zeros(0, 28, 28)
-    assert map_pairs(nothing, nothing, None, torch.zeros(0, 4)) == []
+    assert map_pairs(named(nothing, nothing), torch.zeros(0, 4)) == []

@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, BoxMode
 from torch import Tensor
 
 from bcnet_core import masks
-from bcnet_core.annotations.amodal import whole_masks
+from bcnet_core.annotations.amodal import enclosing_boxes, whole_masks
 from bcnet_core.annotations.coco import (
     AMODAL_KEY,
     OCCLUDER_KEY,
@@ -212,9 +212,8 @@ class BilayerDatasetMapper(DatasetMapper):
             )
         wholes: list[RLE | None] = whole_masks(records, rles, image) if self.amodal else [None] * len(rles)
         regions = occluder_regions(records, rles, image, source=self.occluders, wholes=wholes)
-        if self.amodal_boxes:
-            for record, whole in zip(records, wholes, strict=True):
-                record["bbox"] = record["bbox"] if whole is None else masks.bounding_box(whole).tolist()
+        for record, box in zip(records, enclosing_boxes(records, wholes, amodal=self.amodal_boxes), strict=True):
+            record["bbox"] = box
 
         def transform(index: int, segmentation: Any) -> Any:  # noqa: ANN401
             annotation = {**records[index], "segmentation": segmentation}
