@@ -1,8 +1,8 @@
-"""Detections and the interface of what predicts them."""
+"""Detections, inside their boxes and as masks of their image, and the interface of what predicts them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bcnet_core.maps import map_specs
 from bcnet_core.masks import RLE, area, decode
 from bcnet_core.masks.crops import paste_rles
 from bcnet_core.masks.map_order import map_pairs
@@ -49,6 +50,23 @@ class Detections(NamedTuple):
         return Detections(
             boxes, scores, labels, self.image_size, {name: part[:count] for name, part in self.maps.items()}
         )
+
+    def instances(self, *, layers: bool = False, order: bool = False) -> Instances:
+        """Paste the maps into the image.
+
+        Args:
+            layers: whether to paste all maps; otherwise the masks of layer 2 alone.
+            order: whether to find the order of overlapping instances even without whole masks: then the one that the
+                other's occluder region covers is in front.
+        """
+        pasted = {
+            spec.name: paste_rles(self.maps[spec.name], self.boxes, *self.image_size)
+            for spec in map_specs(self.maps)
+            if layers or (spec.kind == "mask" and spec.layer == "occludee")
+        }
+        pairs = map_pairs(self.maps, self.boxes) if order or self.amodal_mask is not None else None
+        boxes, scores, labels = (part.cpu().numpy() for part in (self.boxes, self.scores, self.labels))
+        return Instances(boxes, scores, labels, self.image_size, pasted, pairs)
 
     @property
     def occludee_mask(self) -> Tensor:
@@ -105,6 +123,54 @@ class Detections(NamedTuple):
     def order(self) -> list[FrontPair] | None:
         """The overlapping pairs of instances, by position, the one in front first; see `map_pairs`."""
         return None if self.amodal_mask is None else map_pairs(self.maps, self.boxes)
+
+
+class Instances(NamedTuple):
+    """The N instances of one image of H x W pixels as masks of its size: what tiles are joined to and files hold.
+
+    Attributes:
+        boxes: (N, 4) float32, the detected boxes, xyxy in pixels of the image.
+        scores: (N,) float32 in [0, 1], descending.
+        labels: (N,) int64, indices into the detector's `categories`.
+        image_size: (H, W) of the image in pixels.
+        masks: N masks for each map that was pasted, by their names in `bcnet_core.maps.MAPS`; `occludee_mask` is always
+            among them.
+        order: pairs of instances of which one hides a part of the other; None if it was not asked for.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    image_size: tuple[int, int]
+    masks: dict[str, list[RLE]]
+    order: list[FrontPair] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the instances as JSON data."""
+        return {
+            "boxes": self.boxes.tolist(),
+            "scores": self.scores.tolist(),
+            "labels": self.labels.tolist(),
+            "image_size": list(self.image_size),
+            "masks": {name: [rle["counts"].decode() for rle in rles] for name, rles in self.masks.items()},
+            "order": self.order,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Instances:
+        """Return the instances that `to_json` made JSON data of."""
+        size: list[int] = content["image_size"]
+        return cls(
+            np.array(content["boxes"], np.float32).reshape(-1, 4),
+            np.array(content["scores"], np.float32),
+            np.array(content["labels"], np.int64),
+            (size[0], size[1]),
+            {
+                name: [RLE(size=size, counts=one.encode()) for one in counts]
+                for name, counts in content["masks"].items()
+            },
+            None if content["order"] is None else [FrontPair(*pair) for pair in content["order"]],
+        )
 
 
 class Predictor(Protocol):

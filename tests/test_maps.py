@@ -91,9 +91,9 @@ def test_a_new_map_is_detected_written_shown_and_exported(detector: Detector) ->
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     (found,) = detector.eval().predict([pixels])
     assert len(found.boxes) and found.maps["hidden_boundary"].shape == (len(found.boxes), 28, 28)
-    (result, *_) = to_results(found, 3, CATEGORIES, layers=True)
+    (result, *_) = to_results(found.instances(layers=True), 3, CATEGORIES)
     assert result["hidden"]["size"] == [64, 64]
-    assert "hidden" not in next(iter(to_results(found, 3, CATEGORIES)))
+    assert "hidden" not in next(iter(to_results(found.instances(), 3, CATEGORIES)))
     layers = detect(detector, pixels, score=0.5)
     card = roi_card(Picture("a", pixels, layers), 0)
     assert "hidden boundary" in [tile.caption for tile in card.rows[0]]

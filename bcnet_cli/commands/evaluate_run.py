@@ -144,7 +144,7 @@ def _open(choice: RunChoice, out: Output, *, test_dev: bool) -> Opened:
     from bcnet_core.backends import open_run
     from bcnet_core.data.loaders import read_annotations, read_truth
     from bcnet_core.engine.elastic import check_processes
-    from bcnet_core.evaluation.predict import check_categories
+    from bcnet_core.evaluation.inputs import check_categories
     from bcnet_core.evaluation.results import SUBMISSION_NAME
     from bcnet_core.files.json_files import json_stem
 
@@ -205,5 +205,5 @@ def _predicted(choice: RunChoice, opened: Opened, counted: int) -> Iterator[Iter
     file = PredictionFile(target.with_name(f"{target.stem.removesuffix('_results')}_predictions.jsonl"))
     job = PredictionJob(run.checkpoint, device, coco.images, images, file, detections_per_image=kept)
     predict_to_disk(job, cluster, reporter=reporter, build=build)
-    yield file.read(coco.images)
+    yield job.results(coco.images, run.categories)
     file.path.unlink(missing_ok=True)

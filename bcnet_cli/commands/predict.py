@@ -83,7 +83,7 @@ def predict(
     """
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.engine.elastic import Cluster, check_processes
-    from bcnet_core.evaluation.predict import find_images, image_records
+    from bcnet_core.evaluation.inputs import find_images, image_records
     from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
     from bcnet_core.evaluation.prediction_outputs import label_names, output_paths, unreadable_error, write_predictions
     from bcnet_core.files.json_files import json_stem

@@ -157,7 +157,7 @@ def _pictures(
     source: PictureSource, choice: Choice, reporter: ConsoleReporter, load: Load, *, dry_run: bool
 ) -> tuple[Iterable[Picture], list[Record]]:
     """Return the pictures to draw, made one at a time, and the records of their images."""
-    from bcnet_core.evaluation.predict import check_categories
+    from bcnet_core.evaluation.inputs import check_categories
     from bcnet_core.evaluation.results import check_same_images, read_results
     from bcnet_core.visualization.instances import annotated_pictures, detected_pictures, result_pictures
     from bcnet_core.visualization.sources import choose_images, worst_images

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +18,12 @@ from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import Record
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes, stop_requests
 from bcnet_core.errors import BCNetError, ExitCode, data_error, usage_error
-from bcnet_core.evaluation.predict import predictions
-from bcnet_core.evaluation.results import from_json, to_json
+from bcnet_core.evaluation.predict import Part, parts_of, predictions, to_results
 from bcnet_core.files.images import check_images
 from bcnet_core.files.outputs import atomic_file, check_output_file, reserve_outputs
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Reporter, SilentReporter
+from bcnet_core.structures import Instances
 from bcnet_core.weights.loading import read_trained
 
 HEADER_KEY = "bcnet_predictions"
@@ -31,23 +31,24 @@ HEADER_KEY = "bcnet_predictions"
 
 @dataclass(frozen=True)
 class PredictionFile:
-    """Predictions of one job as JSON Lines: a header with what they depend on, then `[image id, results]` per image.
+    """Predictions of one job as JSON Lines: a header with what they depend on, then a line per part of an image.
 
-    An image that cannot be read has a sentence instead of results; it is not done, so a second start tries it again.
+    A line is `[image id, part, instances]`. A part that cannot be read has a sentence instead of instances; it is not
+    done, so a second start tries it again.
 
-    Processes share the file: each appends an image in one write. An incomplete line, left by a process that was killed,
-    only means that its image is predicted again. Memory does not grow with the number of images.
+    Processes share the file: each appends a part in one write. An incomplete line, left by a process that was killed,
+    only means that its part is predicted again. Memory does not grow with the number of instances.
     """
 
     path: Path
 
-    def open(self, job: Record) -> set[int]:
+    def open(self, job: Record) -> set[tuple[int, int]]:
         """Start a job, or resume it if the file is of the same one; predictions of another job are discarded.
 
         `job` is what the predictions depend on, as JSON data.
 
         Returns:
-            The ids of the images that are done.
+            The image ids and numbers of the parts that are done.
 
         Raises:
             BCNetError: if the file cannot be written, or is something else.
@@ -68,21 +69,21 @@ class PredictionFile:
                     temporary.write_bytes(header)
         return set(self.done())
 
-    def done(self) -> dict[int, int]:
-        """Return where the line of each image that is done begins, by image id."""
-        return {image_id: start for start, image_id, results in self._lines() if isinstance(results, list)}
+    def done(self) -> dict[tuple[int, int], int]:
+        """Return where the line of each part that is done begins, by image id and number of the part."""
+        return {(image_id, part): start for start, image_id, part, found in self._lines() if isinstance(found, dict)}
 
     def unreadable(self) -> dict[int, str]:
         """Return the images that could not be read, by image id, and why."""
-        faults: dict[int, str] = {}
-        for _, image_id, results in self._lines():
-            if isinstance(results, str):
-                faults[image_id] = results
+        faults: dict[tuple[int, int], str] = {}
+        for _, image_id, part, found in self._lines():
+            if isinstance(found, str):
+                faults[image_id, part] = found
             else:
-                faults.pop(image_id, None)  # it was replaced since
-        return faults
+                faults.pop((image_id, part), None)  # the image was replaced since
+        return {image_id: reason for (image_id, _), reason in faults.items()}
 
-    def _lines(self) -> Iterator[tuple[int, int, Any]]:
+    def _lines(self) -> Iterator[tuple[int, int, int, Any]]:
         with self.path.open("rb") as lines:
             start = len(lines.readline())
             for line in lines:
@@ -93,35 +94,35 @@ class PredictionFile:
                     yield (start, *content)
                 start += len(line)
 
-    def append(self, image_id: int, results: Sequence[Record]) -> None:
-        """Append the results of an image."""
-        self._append([image_id, [to_json(one) for one in results]])
+    def append(self, part: Part, found: Instances) -> None:
+        """Append the instances of a part."""
+        self._append(part, found.to_json())
 
-    def append_unreadable(self, image_id: int, reason: str) -> None:
-        """Append an image that cannot be read."""
-        self._append([image_id, reason])
+    def append_unreadable(self, part: Part, reason: str) -> None:
+        """Append a part that cannot be read."""
+        self._append(part, reason)
 
-    def _append(self, content: list[Any]) -> None:
-        text = json.dumps(content, separators=(",", ":"))
+    def _append(self, part: Part, content: Record | str) -> None:
+        text = json.dumps([part.image["id"], part.number, content], separators=(",", ":"))
         line = f"\n{text}\n".encode()  # the first newline ends a line that was cut off
         with self.path.open("ab", buffering=0) as out:
             while line:
                 line = line[out.write(line) :]
 
-    def read(self, images: Sequence[Record]) -> Iterator[list[Record]]:
-        """Yield the results of every image, in this order.
+    def read(self, parts: Iterable[Part]) -> Iterator[Instances]:
+        """Yield the instances of every part, in this order.
 
         Raises:
-            BCNetError: if an image is not done.
+            BCNetError: if a part is not done.
         """
         offsets = self.done()
         with self.path.open("rb") as lines:
-            for image in images:
-                if image["id"] not in offsets:
+            for image, number in parts:
+                if (image["id"], number) not in offsets:
                     raise data_error(f"image {image['id']} was not predicted", "run the same command again")
-                lines.seek(offsets[image["id"]])
-                _, results = json.loads(lines.readline())
-                yield [from_json(one) for one in results]
+                lines.seek(offsets[image["id"], number])
+                _, _, found = json.loads(lines.readline())
+                yield Instances.from_json(found)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class PredictionJob:
         image_dir: folder that their file names are relative to; None if the user named the files.
         file: where the predictions are kept until all are done.
         layers: whether a result also has the other maps of the head, each under its key in `bcnet_core.maps`.
-        disjoint: whether the visible masks of an image share no pixel; one that has none left is kept in `file`.
+        disjoint: whether the visible masks of an image share no pixel.
         score: smallest score of a result.
         detections_per_image: number of detections that the detector keeps; None for its recipe's.
         passes_over: whether to go on when an image cannot be read; `file` remembers it.
@@ -164,6 +165,15 @@ class PredictionJob:
             "images": hashlib.sha256(names.encode()).hexdigest(),
         }
 
+    def results(self, images: Sequence[Record], categories: Sequence[Record]) -> Iterator[list[Record]]:
+        """Yield the results of each of these images, when they are predicted.
+
+        Raises:
+            BCNetError: if one is not.
+        """
+        for image, found in zip(images, self.file.read(parts_of(images)), strict=True):
+            yield list(to_results(found, image["id"], categories, disjoint=self.disjoint))
+
     def build(self) -> Detector:
         """Read the checkpoint and build its detector."""
         return read_trained(self.checkpoint).build(self.device, detections_per_image=self.detections_per_image)
@@ -184,9 +194,10 @@ def predict_to_disk(
     check_processes(cluster, job.device)
     check_images(job.images, job.image_dir)
     done = job.file.open(job.identity())
-    left = [image for image in job.images if image["id"] not in done]
-    if len(left) < len(job.images):
-        reporter.info(f"{len(job.images) - len(left):,} of {len(job.images):,} images were predicted before")
+    parts = parts_of(job.images)
+    left = [part for part in parts if (part.image["id"], part.number) not in done]
+    if len(left) < len(parts):
+        reporter.info(f"{len(parts) - len(left):,} of {len(parts):,} images were predicted before")
     try:
         if left and cluster.in_place:
             detector = build() if build is not None else job.build()
@@ -203,28 +214,28 @@ def predict_to_disk(
 
 
 @record
-def _worker(job: PredictionJob, images: Sequence[Record], cluster: Cluster, reporter: Reporter, threads: int) -> None:
+def _worker(job: PredictionJob, parts: Sequence[Part], cluster: Cluster, reporter: Reporter, threads: int) -> None:
     """Predict as one of several processes, on a CPU with as many threads as one alone: results depend on them."""
     with process_of(cluster, job.device):
         torch.set_num_threads(threads)
-        share = images[dist.rank() :: dist.world_size()]
+        share = parts[dist.rank() :: dist.world_size()]
         detector = job.build()
         _predict_share(job, detector, share, reporter if dist.rank() == 0 else SilentReporter())
         dist.barrier()
 
 
-def _predict_share(job: PredictionJob, detector: Detector, images: Sequence[Record], reporter: Reporter) -> None:
-    """Predict the images of this process."""
+def _predict_share(job: PredictionJob, detector: Detector, parts: Sequence[Part], reporter: Reporter) -> None:
+    """Predict the parts of this process."""
 
-    def remember(image: Record, error: BCNetError) -> None:
-        job.file.append_unreadable(image["id"], error.message)
+    def remember(part: Part, error: BCNetError) -> None:
+        job.file.append_unreadable(part, error.message)
 
     with stop_requests() as stop:
-        for image, results in predictions(
-            detector, images, job.image_dir, reporter=reporter, layers=job.layers, disjoint=job.disjoint,
+        for part, found in predictions(
+            detector, parts, job.image_dir, reporter=reporter, layers=job.layers, order=job.disjoint,
             score=job.score, stopping=lambda: bool(stop), unreadable=remember if job.passes_over else None,
         ):  # fmt: skip
-            job.file.append(image["id"], results)
+            job.file.append(part, found)
     if stop:
         raise _stopped(job)
 

@@ -114,7 +114,7 @@ def write_predictions(job: PredictionJob, categories: Sequence[Record], paths: O
 
         def kept() -> Iterator[list[Record]]:
             nonlocal covered
-            for image, results in zip(predicted, job.file.read(predicted), strict=True):
+            for image, results in zip(predicted, job.results(predicted, categories), strict=True):
                 left = without_covered(results) if job.disjoint else results
                 covered += len(results) - len(left)
                 labels = draw_labels(image, left) if folders else None

@@ -18,7 +18,8 @@ from bcnet_core.engine.launch import launch
 from bcnet_core.engine.state import TrainingJob, Validation
 from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.evaluation.coco import evaluate, ground_truth
-from bcnet_core.evaluation.predict import check_categories, predict_images
+from bcnet_core.evaluation.inputs import check_categories
+from bcnet_core.evaluation.predict import predict_images
 from bcnet_core.files.images import check_images
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Reporter

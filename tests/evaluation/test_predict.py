@@ -8,7 +8,8 @@ from PIL import Image
 
 from bcnet_core import BCNetError, ExitCode, load_detector, masks
 from bcnet_core.annotations.coco import CocoFile, read_coco
-from bcnet_core.evaluation.predict import check_categories, find_images, image_records, predict_images, to_results
+from bcnet_core.evaluation.inputs import check_categories, find_images, image_records
+from bcnet_core.evaluation.predict import predict_images, to_results
 from bcnet_core.maps import MAPS
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.structures import Detections
@@ -24,7 +25,7 @@ def two_detections() -> Detections:
 
 
 def test_results_are_in_the_coco_format() -> None:
-    first, second = to_results(two_detections(), 42, [{"id": 3, "name": "a"}, {"id": 8, "name": "b"}])
+    first, second = to_results(two_detections().instances(), 42, [{"id": 3, "name": "a"}, {"id": 8, "name": "b"}])
     assert (first["image_id"], first["category_id"], first["bbox"]) == (42, 8, [2, 1, 4, 2])
     assert first["score"] == pytest.approx(0.9) and second["category_id"] == 3
     assert np.argwhere(masks.decode(first["segmentation"])).tolist() == [[y, x] for y in (1, 2) for x in range(2, 6)]
@@ -60,19 +61,19 @@ def columns(result: dict[str, Any], key: str = "segmentation") -> list[int]:
 
 def test_results_of_whole_masks_tell_what_is_hidden_and_by_what() -> None:
     found = three_discs("occludee_mask", "amodal_mask", "occluder_mask")
-    first, second, third = to_results(found, 1, DISC)
+    first, second, third = to_results(found.instances(), 1, DISC)
     assert columns(first) == [*range(10)] and columns(first, "amodal_segmentation") == [*range(16)]
     assert (first["bbox"], first["amodal_bbox"]) == ([0, 0, 10, 12], [0, 0, 16, 12])
     assert first["occlusion_rate"] == pytest.approx(6 / 16) and second["occlusion_rate"] == third["occlusion_rate"] == 0
     assert [one["hides"] for one in (first, second, third)] == [[], [0], []]
-    assert "occluder" not in first and "occluder" in next(to_results(found, 1, DISC, layers=True))
+    assert "occluder" not in first and "occluder" in next(to_results(found.instances(layers=True), 1, DISC))
     assert found.order == [(1, 0)] and found.occlusion_rate == pytest.approx([6 / 16, 0, 0])
 
 
 def test_an_instance_of_which_nothing_is_visible_has_the_detected_box() -> None:
     found = three_discs("occludee_mask", "amodal_mask")
     found.maps["occludee_mask"][0] = 0
-    first = next(to_results(found, 1, DISC))
+    first = next(to_results(found.instances(), 1, DISC))
     assert first["bbox"] == first["amodal_bbox"] == [0, 0, 16, 12] and first["occlusion_rate"] == 1
 
 
@@ -86,7 +87,7 @@ def test_an_instance_of_which_nothing_is_visible_has_the_detected_box() -> None:
     ],
 )
 def test_disjoint_masks_follow_the_order_and_then_the_score(names: tuple[str, ...], ends: tuple[int, int]) -> None:
-    first, second, third = to_results(three_discs(*names), 1, DISC, disjoint=True)
+    first, second, third = to_results(three_discs(*names).instances(order=True), 1, DISC, disjoint=True)
     assert columns(first) == [*range(ends[0])] and columns(second) == [*range(ends[1], 20)]
     assert columns(third) == [*range(20, 28)]
     assert first["bbox"] == [0, 0, ends[0], 12] and second["bbox"] == [ends[1], 0, 20 - ends[1], 12]

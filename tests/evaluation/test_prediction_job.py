@@ -9,14 +9,15 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from bcnet_core import BCNetError, ExitCode, masks
 from bcnet_core.annotations.coco import read_coco
 from bcnet_core.engine.elastic import Cluster
-from bcnet_core.evaluation import predict
-from bcnet_core.evaluation.predict import image_records
+from bcnet_core.evaluation.inputs import image_records
+from bcnet_core.evaluation.predict import Part, parts_of
 from bcnet_core.evaluation.prediction_job import (
     PredictionFile,
     PredictionJob,
@@ -24,6 +25,7 @@ from bcnet_core.evaluation.prediction_job import (
 )
 from bcnet_core.evaluation.prediction_outputs import output_paths, unreadable_error, write_predictions
 from bcnet_core.reporting import SilentReporter
+from bcnet_core.structures import Instances
 from bcnet_core.weights.checkpoint import read_checkpoint, save_checkpoint
 
 IMAGES = [{"id": number} for number in (5, 3, 9)]
@@ -32,7 +34,8 @@ IMAGES = [{"id": number} for number in (5, 3, 9)]
 def fill(file: PredictionFile, *numbers: int) -> None:
     for number in numbers:
         rle = masks.from_box(0, 0, number, 2, 4, 12)
-        file.append(number, [{"image_id": number, "score": number / 10, "segmentation": rle}])
+        box, score, label = np.zeros((1, 4), np.float32), np.full(1, number / 10, np.float32), np.zeros(1, np.int64)
+        file.append(Part({"id": number}, 0), Instances(box, score, label, (4, 12), {"occludee_mask": [rle]}, None))
 
 
 def test_results_come_back_in_the_order_of_the_images(tmp_path: Path) -> None:
@@ -40,10 +43,10 @@ def test_results_come_back_in_the_order_of_the_images(tmp_path: Path) -> None:
     assert file.open({"checkpoint": "a"}) == set()
     fill(file, 9)
     fill(file, 3, 5)
-    assert file.open({"checkpoint": "a"}) == {3, 5, 9}
-    results = [result for (result,) in file.read(IMAGES)]
-    assert [one["image_id"] for one in results] == [5, 3, 9]
-    assert results[0]["segmentation"] == masks.from_box(0, 0, 5, 2, 4, 12)
+    assert file.open({"checkpoint": "a"}) == {(3, 0), (5, 0), (9, 0)}
+    found = list(file.read(parts_of(IMAGES)))
+    assert [one.scores.tolist() for one in found] == [[np.float32(number / 10)] for number in (5, 3, 9)]
+    assert found[0].masks == {"occludee_mask": [masks.from_box(0, 0, 5, 2, 4, 12)]}
     assert list(tmp_path.iterdir()) == [file.path]
 
 
@@ -53,13 +56,13 @@ def test_an_incomplete_line_is_not_done_and_spoils_no_other(tmp_path: Path, cut:
     file.open({})
     fill(file, 5, 3)
     file.path.write_bytes(file.path.read_bytes()[: -cut - 1])
-    assert file.open({}) == {5}
+    assert file.open({}) == {(5, 0)}
     fill(file, 9)
-    assert file.open({}) == {5, 9}
+    assert file.open({}) == {(5, 0), (9, 0)}
     with pytest.raises(BCNetError, match="image 3 was not predicted"):
-        list(file.read(IMAGES))
+        list(file.read(parts_of(IMAGES)))
     fill(file, 3)
-    assert [one["image_id"] for (one,) in file.read(IMAGES)] == [5, 3, 9]
+    assert len(list(file.read(parts_of(IMAGES)))) == 3
 
 
 def test_another_job_starts_over(tmp_path: Path) -> None:
@@ -87,7 +90,7 @@ def job(untrained: Path, scenes: Path, path: Path, **changes: Any) -> Prediction
 
 def results_of(asked: PredictionJob, cluster: Cluster) -> list[Any]:
     predict_to_disk(asked, cluster, reporter=SilentReporter())
-    return list(asked.file.read(asked.images))
+    return list(asked.results(asked.images, [{"id": label} for label in range(9)]))
 
 
 @pytest.mark.slow
@@ -123,15 +126,15 @@ def test_an_interrupted_prediction_resumes(
     asked = job(untrained, scenes, tmp_path / "parts")
     expected = results_of(job(untrained, scenes, tmp_path / "whole"), Cluster())
     seen: list[int] = []
-    original = predict.to_results
+    original = PredictionFile.append
 
-    def stop_at_two(found: Any, image_id: int, *rest: Any, **options: Any) -> Any:
-        seen.append(image_id)
+    def stop_at_two(file: PredictionFile, part: Part, found: Instances) -> None:
+        seen.append(part.image["id"])
         if len(seen) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(found, image_id, *rest, **options)
+        original(file, part, found)
 
-    monkeypatch.setattr(predict, "to_results", stop_at_two)
+    monkeypatch.setattr(PredictionFile, "append", stop_at_two)
     with pytest.raises(BCNetError, match="interrupted; 2 of 6 images are predicted and kept") as caught:
         results_of(asked, Cluster())
     assert caught.value.exit_code == ExitCode.INTERRUPTED
@@ -171,18 +174,24 @@ def damaged(folder: Path, *cut: int) -> list[dict[str, Any]]:
     return image_records(paths, None)
 
 
+def done(asked: PredictionJob) -> set[int]:
+    return {image_id for image_id, _ in asked.file.done()}
+
+
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_damaged_photos_are_passed_over_and_remembered(untrained: Path, tmp_path: Path, processes: int) -> None:
     images = damaged(tmp_path / "photos", 1, 4)
     asked = PredictionJob(untrained, "cpu", images, None, PredictionFile(tmp_path / "parts"), passes_over=True)
     predict_to_disk(asked, Cluster(processes), reporter=SilentReporter())
-    assert asked.file.done().keys() == {1, 3, 4}
+    assert done(asked) == {1, 3, 4}
     faults = asked.file.unreadable()
     assert faults.keys() == {2, 5} and "1.jpg` cannot be read: image file is truncated" in faults[2]
     shutil.copy(tmp_path / "photos/0.jpg", tmp_path / "photos/4.jpg")
     predict_to_disk(asked, Cluster(processes), reporter=SilentReporter())  # resumes, and tries them again
-    assert asked.file.done().keys() == {1, 3, 4, 5} and asked.file.unreadable().keys() == {2}
-    written = write_predictions(asked, [{"id": 1, "name": "a"}], output_paths(tmp_path / "out.json"))
+    assert done(asked) == {1, 3, 4, 5} and asked.file.unreadable().keys() == {2}
+    written = write_predictions(
+        asked, [{"id": label, "name": "a"} for label in range(9)], output_paths(tmp_path / "out.json")
+    )
     assert (written.images, [image["id"] for image in written.unreadable]) == (4, [2])
     listing = json.loads((tmp_path / "out_images.json").read_text())
     assert [image["id"] for image in listing["images"]] == [1, 3, 4, 5]
@@ -195,7 +204,7 @@ def test_a_job_that_may_pass_over_nothing_ends_at_a_damaged_photo(untrained: Pat
     asked = PredictionJob(untrained, "cpu", damaged(tmp_path / "photos", 2), None, PredictionFile(tmp_path / "parts"))
     with pytest.raises(BCNetError, match=r"2\.jpg` cannot be read"):
         predict_to_disk(asked, Cluster(), reporter=SilentReporter())
-    assert asked.file.done().keys() == {1, 2}
+    assert done(asked) == {1, 2}
 
 
 def test_a_photo_that_vanishes_is_not_damaged_but_ends_the_job(

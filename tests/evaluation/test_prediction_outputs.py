@@ -12,6 +12,7 @@ from PIL import Image
 
 from bcnet_core import BCNetError, masks
 from bcnet_core.evaluation import prediction_outputs
+from bcnet_core.evaluation.predict import Part
 from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob
 from bcnet_core.evaluation.prediction_outputs import (
     colors,
@@ -21,6 +22,8 @@ from bcnet_core.evaluation.prediction_outputs import (
     write_predictions,
 )
 from bcnet_core.files.images import read_values
+from bcnet_core.masks.order import FrontPair
+from bcnet_core.structures import Instances
 
 SIZE = (6, 9)
 NOTHING = masks.from_box(0, 0, 0, 0, *SIZE)
@@ -42,9 +45,14 @@ def job(folder: Path, *predicted: int) -> PredictionJob:
     file = PredictionFile(folder / "out_predictions.jsonl")
     file.open({})
     left, right = masks.from_box(0, 0, 4, 6, *SIZE), masks.from_box(4, 2, 9, 5, *SIZE)
-    of_image = {5: [result(5, left, 1, 2), result(5, NOTHING), result(5, right, 1, category=8)], 3: []}
+    of_image = {5: ([left, NOTHING, right], [(0, 1), (0, 2), (2, 1)], [0, 0, 1]), 3: ([], [], [])}
     for number in predicted:
-        file.append(number, of_image[number])
+        rles, pairs, labels = of_image[number]
+        found = Instances(
+            np.zeros((len(rles), 4), np.float32), np.full(len(rles), 0.75, np.float32), np.array(labels, np.int64),
+            SIZE, {"occludee_mask": rles, "amodal_mask": rles}, [FrontPair(*pair) for pair in pairs],
+        )  # fmt: skip
+        file.append(Part({"id": number}, 0), found)
     return PredictionJob(folder / "model.pt", "cpu", images, None, file, disjoint=True)
 
 

@@ -31,7 +31,7 @@ class BilayerEvaluator(COCOEvaluator):
             boxes = found.pred_boxes.tensor
             detections = Detections(boxes, found.scores, found.pred_classes, found.image_size, predicted_maps(found))
             labels = [{"id": label} for label in range(len(self._metadata.thing_classes))]
-            results = to_results(detections.to("cpu"), given["image_id"], labels)
+            results = to_results(detections.instances(), given["image_id"], labels)
             self._predictions.append({"image_id": given["image_id"], "instances": [to_json(one) for one in results]})
 
 

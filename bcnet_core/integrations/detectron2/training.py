@@ -29,7 +29,7 @@ from bcnet_core.engine.launch import check_split, open_data, report_instances, r
 from bcnet_core.engine.run_dir import exclusive_run, interruption, require_same_recipe, write_header
 from bcnet_core.engine.state import RunOptions
 from bcnet_core.errors import BCNetError, usage_error
-from bcnet_core.evaluation.predict import check_categories
+from bcnet_core.evaluation.inputs import check_categories
 from bcnet_core.evaluation.validation import VALIDATION
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.integrations.detectron2.config import config_from_recipe, config_from_yaml, recipe_from_config
