@@ -15,7 +15,7 @@ from tests.model.test_detectors import build
 PICTURE = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
 
 
-@pytest.fixture(params=["fcos", "faster_rcnn"])
+@pytest.fixture(params=["fcos", "faster_rcnn"], scope="module")
 def detector(request: pytest.FixtureRequest) -> Detector:
     return build(request.param, detections_per_image=40, amodal=True).eval()
 
