@@ -14,19 +14,22 @@ from torchvision.models.detection.image_list import ImageList
 
 from bcnet_core.annotations.coco import Record, category_names
 from bcnet_core.config.model import ModelConfig
+from bcnet_core.config.runtime import PLAIN
 from bcnet_core.config.schema import LossConfig, Recipe
 from bcnet_core.data.dataset import Targets
 from bcnet_core.data.transforms import resize as resize_image
 from bcnet_core.data.transforms import target_size
 from bcnet_core.errors import usage_error
-from bcnet_core.files.images import as_image
+from bcnet_core.files.images import as_image, size_of
 from bcnet_core.model.backbones import Backbone, build_backbone
 from bcnet_core.model.faster_rcnn import TwoStageHeads, build_roi_heads
 from bcnet_core.model.fcos import FCOSHead
 from bcnet_core.model.head import BilayerMaskHead
-from bcnet_core.model.mask_branch import Found, MaskBranch
+from bcnet_core.model.mask_branch import MaskBranch
 from bcnet_core.model.one_stage import OneStageHeads
 from bcnet_core.model.pixels import NormalizePixels
+from bcnet_core.model.precision import computing_in
+from bcnet_core.model.prediction import batches_of_a_size, to_detections
 from bcnet_core.model.rpn import StridedAnchors, build_rpn
 from bcnet_core.model.suppression import Suppression
 from bcnet_core.structures import Detections
@@ -48,6 +51,7 @@ class Detector(nn.Module):
         channels_last: whether batches are laid out in memory with channels last; the weights should match.
 
     Attributes:
+        runtime: how `predict` computes.
         is_amodal: whether it has learned of the hidden parts of objects: from its boxes, or by predicting whole masks.
     """
 
@@ -67,7 +71,7 @@ class Detector(nn.Module):
         self.backbone, self.heads, self.normalize = backbone, heads, NormalizePixels(backbone.pixels)
         self.categories = list(categories)
         self.min_size, self.max_size, self.loss_weights = min_size, max_size, loss_weights
-        self.amodal_boxes = amodal_boxes
+        self.amodal_boxes, self.runtime = amodal_boxes, PLAIN
         self.is_amodal = amodal_boxes or "amodal_mask" in heads.masks.head.outputs
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
@@ -120,6 +124,9 @@ class Detector(nn.Module):
     def predict(self, images: Sequence[NDArray[np.uint8] | str | Path], *, resize: bool = True) -> list[Detections]:
         """Find the instances of images.
 
+        Images that have the same size in the network go through it together, up to `runtime.batch` of them. Sums are
+        then taken in another order: boxes and scores differ in their last digits from those of an image alone.
+
         Args:
             images: (H, W, 3) uint8 RGB arrays, or paths.
             resize: whether to resize to the detector's `min_size` and `max_size` first.
@@ -134,52 +141,43 @@ class Detector(nn.Module):
             raise RuntimeError("call eval() before predict()")
         if isinstance(images, str | Path) or getattr(images, "ndim", 4) == 3:
             raise usage_error("predict takes a list of images, this is one", "put it into a list: predict([image])")
-        return [self._predict_one(as_image(image), resize=resize) for image in images]
+        found: dict[int, Detections] = {}
+        for places in self._batches(images, resize=resize):
+            together = [as_image(images[place]) for place in places]
+            found |= zip(places, self._predict_together(together, resize=resize), strict=True)
+        return [found[place] for place in range(len(images))]
 
-    def _predict_one(self, image: NDArray[np.uint8], *, resize: bool) -> Detections:
-        batch = self.prepare(image, resize=resize)
-        (found,) = self.heads.detect(self.backbone(batch.tensors), batch)
-        return to_detections(found, batch.image_sizes[0], (image.shape[0], image.shape[1]))
+    def _batches(self, images: Sequence[NDArray[np.uint8] | str | Path], *, resize: bool) -> list[list[int]]:
+        if self.runtime.batch == 1:  # files are not opened twice
+            return [[place] for place in range(len(images))]
+        return batches_of_a_size(
+            [self.network_size(*size_of(image), resize=resize) for image in images], self.runtime.batch
+        )
 
-    def prepare(self, image: NDArray[np.uint8], *, resize: bool = True) -> ImageList:
-        """Turn an (H, W, 3) uint8 RGB image into a batch of one.
+    def _predict_together(self, images: Sequence[NDArray[np.uint8]], *, resize: bool) -> list[Detections]:
+        batch = self.prepare(*images, resize=resize)
+        with computing_in(self.runtime.precision, self.device):
+            found = self.heads.detect(self.backbone(batch.tensors), batch)
+        return [
+            to_detections(one, size, (image.shape[0], image.shape[1]))
+            for one, size, image in zip(found, batch.image_sizes, images, strict=True)
+        ]
+
+    def prepare(self, *images: NDArray[np.uint8], resize: bool = True) -> ImageList:
+        """Turn (H, W, 3) uint8 RGB images into a batch.
 
         Args:
-            image: of any size.
-            resize: whether to resize it to the detector's `min_size` and `max_size` first.
+            images: of any sizes.
+            resize: whether to resize them to the detector's `min_size` and `max_size` first.
         """
-        height, width = image.shape[:2]
-        if resize:
-            height, width = target_size(height, width, min_size=self.min_size, max_size=self.max_size)
-        resized = resize_image(image, height, width)
-        return self.preprocess([torch.from_numpy(np.array(resized.transpose(2, 0, 1)))])
+        resized = [resize_image(one, *self.network_size(*one.shape[:2], resize=resize)) for one in images]
+        return self.preprocess([torch.from_numpy(np.array(one.transpose(2, 0, 1))) for one in resized])
 
-
-def to_detections(found: Found, network_size: tuple[int, int], image_size: tuple[int, int]) -> Detections:
-    """Scale the instances of the network's input to an image's own size.
-
-    Args:
-        found: the instances.
-        network_size: height and width of the network's input without padding, pixels.
-        image_size: height and width of the image, pixels.
-    """
-    boxes, scores, labels = found.proposals
-    maps = {name: logits.sigmoid() for name, logits in found.logits.items()}
-    return Detections(boxes_in_image(boxes, network_size, image_size), scores, labels, image_size, maps)
-
-
-def boxes_in_image(boxes: Tensor, network_size: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
-    """Scale (N, 4) xyxy boxes of the network's input to an image's own size, and clip them to it.
-
-    Args:
-        boxes: float, pixels of the network's input.
-        network_size: height and width of the network's input without padding, pixels.
-        image_size: height and width of the image, pixels.
-    """
-    (new_height, new_width), (height, width) = network_size, image_size
-    scale = boxes.new_tensor([width / new_width, height / new_height]).repeat(2)
-    limit = boxes.new_tensor([width, height]).repeat(2)
-    return (boxes * scale).clamp(min=0).minimum(limit)
+    def network_size(self, height: int, width: int, *, resize: bool = True) -> tuple[int, int]:
+        """Return the height and width that an image of this size has in the network, without padding."""
+        if not resize:
+            return height, width
+        return target_size(height, width, min_size=self.min_size, max_size=self.max_size)
 
 
 def build_detector(recipe: Recipe, categories: Sequence[Record]) -> Detector:

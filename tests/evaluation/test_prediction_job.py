@@ -135,12 +135,12 @@ def test_an_interrupted_prediction_resumes(
         original(file, part, found)
 
     monkeypatch.setattr(PredictionFile, "append", stop_at_two)
-    with pytest.raises(BCNetError, match="interrupted; 2 of 6 images are predicted and kept") as caught:
+    with pytest.raises(BCNetError, match="interrupted; 3 of 6 images are predicted and kept") as caught:
         results_of(asked, Cluster())
     assert caught.value.exit_code == ExitCode.INTERRUPTED
     seen.clear()
     seen.extend([0, 0])  # no more interruptions
-    assert results_of(asked, Cluster()) == expected and len(seen) == 2 + 4
+    assert results_of(asked, Cluster()) == expected and len(seen) == 2 + 3
 
 
 def test_a_job_resumes_only_with_the_same_checkpoint_images_and_maps(
