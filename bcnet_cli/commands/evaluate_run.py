@@ -143,21 +143,14 @@ def submit_run(choice: RunChoice, out: Output) -> None:
 def _open(choice: RunChoice, out: Output, *, test_dev: bool) -> Opened:
     """Read a run and its data, reserve the outputs, and check that the run can be evaluated on the data."""
     from bcnet_core.annotations.crowding import MOST_DETECTIONS
-    from bcnet_core.backends import open_run
-    from bcnet_core.config.runtime import PLAIN
+    from bcnet_core.backends import check_runtime, open_run
     from bcnet_core.data.loaders import read_annotations, read_truth
     from bcnet_core.engine.elastic import check_processes
-    from bcnet_core.errors import usage_error
     from bcnet_core.evaluation.inputs import check_categories
     from bcnet_core.evaluation.results import SUBMISSION_NAME
     from bcnet_core.files.json_files import json_stem
 
-    if choice.library == "detectron2" and choice.runtime != PLAIN:
-        raise usage_error(
-            "detectron2 runs its detectors in float32, one image at a time: --batch and --precision need the "
-            "torchvision backend",
-            f"convert it: bcnet weights convert {shlex.quote(str(choice.run))} --to torchvision -o bcnet.pt",
-        )
+    check_runtime(choice.runtime, choice.library, choice.run)
     run = open_run(choice.run, choice.library)
     data = run.recipe.data
     data = data if choice.data_root is None else data.model_copy(update={"root": choice.data_root})

@@ -16,7 +16,9 @@ from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.evaluation.inputs import NO_SIZE
+from bcnet_core.evaluation.tiles import Tiling, place, tile_windows
 from bcnet_core.files.images import check_images, image_path, missing_images, read_image, read_listed
+from bcnet_core.files.windows import Window, WindowReader
 from bcnet_core.maps import map_specs
 from bcnet_core.masks.order import disjoint_masks, hidden_by
 from bcnet_core.reporting import Reporter
@@ -32,20 +34,26 @@ Made = TypeVar("Made")
 
 
 class Part(NamedTuple):
-    """A part of the work: an image.
+    """A part of the work: an image, or a window of one.
 
     Attributes:
         image: entry of a COCO file's `images`.
         number: of the part in its image, from 0.
+        window: what the detector sees of it; the whole image is reduced then. None is the image as it is.
     """
 
     image: Record
     number: int
+    window: Window | None = None
 
 
-def parts_of(images: Sequence[Record]) -> list[Part]:
-    """Return the parts of images, in their order."""
-    return [Part(image, 0) for image in images]
+def parts_of(images: Sequence[Record], tiling: Tiling | None = None) -> list[Part]:
+    """Return the parts of images, in their order; see `tile_windows`."""
+    return [
+        Part(image, number, window)
+        for image in images
+        for number, window in enumerate(tile_windows(image.get("height", 0), image.get("width", 0), tiling))
+    ]
 
 
 def predict_images(
@@ -117,10 +125,13 @@ def predictions(
                     break
                 read = [(part, image) for part, reading in together if (image := pixels(part, reading)) is not None]
                 found = detector.predict([image for _, image in read]) if read else []
-                yield [(part, one.to("cpu").at_least(score)) for (part, _), one in zip(read, found, strict=True)]
+                yield [(part, one.to("cpu")) for (part, _), one in zip(read, found, strict=True)]
 
         def encoded(one: tuple[Part, Detections]) -> tuple[Part, Instances]:
-            return one[0], one[1].instances(layers=layers, order=order)
+            part, found = one
+            if part.window is not None:
+                found = place(found, part.window, _size(part.image))
+            return part, found.at_least(score).instances(layers=layers, order=order)
 
         for one in _map_behind(encoded, detected()):
             yield one
@@ -128,13 +139,16 @@ def predictions(
 
 
 def in_batches(parts: Sequence[Part], most: int) -> list[Sequence[Part]]:
-    """Return the parts in batches of so many, those of a shape together unless the batches are of one."""
+    """Return the parts in batches of so many: tiles, in their order, then images, those of a shape together.
+
+    Batches of one have the order of the parts.
+    """
     ordered = parts if most == 1 else sorted(parts, key=_shape)
     return [ordered[start : start + most] for start in range(0, len(ordered), most)]
 
 
 def _shape(part: Part) -> tuple[float, int]:
-    height, width = part.image["height"], part.image["width"]
+    height, width = _size(part.image) if part.window is None else (0, 0)
     return width / max(height, 1), height
 
 
@@ -142,11 +156,12 @@ def _read_ahead(
     batches: Sequence[Sequence[Part]], image_dir: Path | None
 ) -> Iterator[list[tuple[Part, Future[NDArray[np.uint8]]]]]:
     """Yield the batches in their order, the next parts being read by other threads."""
-    read = partial(_read, image_dir)
     size = max(map(len, batches), default=1)
+    tiled = any(part.window is not None for batch in batches for part in batch)  # the reader holds one image
     ahead = -(-READ_AHEAD // size)
     waiting: deque[list[tuple[Part, Future[NDArray[np.uint8]]]]] = deque()
-    with ThreadPoolExecutor(min(size, MOST_READERS)) as pool:
+    with WindowReader() as reader, ThreadPoolExecutor(1 if tiled else min(size, MOST_READERS)) as pool:
+        read = partial(_read, image_dir, reader)
         try:
             for position in range(len(batches)):
                 following = batches[position + len(waiting) : position + 1 + ahead]
@@ -178,13 +193,19 @@ def _map_behind(work: Callable[[Given], Made], batches: Iterable[Sequence[Given]
         raise failure
 
 
-def _read(image_dir: Path | None, part: Part) -> NDArray[np.uint8]:
+def _read(image_dir: Path | None, reader: WindowReader, part: Part) -> NDArray[np.uint8]:
     image = part.image
-    if (image["height"], image["width"]) != NO_SIZE:
+    if part.window is not None:
+        return reader.read(image_path(image_dir, image["file_name"]), part.window, _size(image))
+    if _size(image) != NO_SIZE:
         return read_listed(image_dir, image)
     path = image_path(image_dir, image["file_name"])
     read_image(path)  # raises what was wrong
     raise data_error(f"the image `{path}` cannot be read: it was incomplete when the command began", "predict it again")
+
+
+def _size(image: Record) -> tuple[int, int]:
+    return image["height"], image["width"]
 
 
 def to_results(

@@ -15,10 +15,9 @@ from pycocotools import mask as coco_mask
 from bcnet_core import load_detector
 from bcnet_core.data.dataset import Targets
 from bcnet_core.masks.crops import crop_rles
-from bcnet_core.model.detectors import Detector
+from bcnet_core.model.detectors import Detector, to_detections
 from bcnet_core.model.fcos import assign, fcos_losses
 from bcnet_core.model.losses import bilayer_losses, target_maps
-from bcnet_core.model.prediction import to_detections
 from bcnet_core.model.rois import RoIs, pool_rois
 from bcnet_core.weights.checkpoint import save_checkpoint
 from bcnet_core.weights.from_detectron2 import fcos_name

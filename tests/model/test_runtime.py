@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from bcnet_core.config.choices import Precision
 from bcnet_core.config.runtime import Runtime
-from bcnet_core.model.detectors import Detector
-from bcnet_core.model.prediction import batches_of_a_size
+from bcnet_core.model.detectors import Detector, batches_of_a_size
 from tests.model.test_detectors import build
 
 SIZES = ((64, 96), (64, 64), (64, 96), (128, 192), (96, 64), (64, 96))
