@@ -282,18 +282,6 @@ def wrong_size(path: Path, *sizes: tuple[int, ...]) -> BCNetError:
     )
 
 
-def size_of(image: NDArray[np.uint8] | str | Path) -> tuple[int, int]:
-    """Return the (height, width) in pixels of what `as_image` returns, of a file usually from its header alone.
-
-    Raises:
-        BCNetError: as `as_image` does.
-    """
-    if isinstance(image, str | Path):
-        return image_size(Path(image))
-    height, width = as_image(image).shape[:2]
-    return height, width
-
-
 def as_image(image: NDArray[np.uint8] | str | Path) -> NDArray[np.uint8]:
     """Return an (H, W, 3) uint8 RGB image unchanged, or read it from a path.
 

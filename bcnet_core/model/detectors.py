@@ -19,7 +19,7 @@ from bcnet_core.data.dataset import Targets
 from bcnet_core.data.transforms import resize as resize_image
 from bcnet_core.data.transforms import target_size
 from bcnet_core.errors import usage_error
-from bcnet_core.files.images import as_image, size_of
+from bcnet_core.files.images import as_image, image_size
 from bcnet_core.model.backbones import Backbone, build_backbone
 from bcnet_core.model.boxes import boxes_in_image, given_proposals, scale_boxes
 from bcnet_core.model.faster_rcnn import TwoStageHeads
@@ -149,9 +149,8 @@ class Detector(nn.Module):
     def _batches(self, images: Sequence[NDArray[np.uint8] | str | Path], *, resize: bool) -> list[list[int]]:
         if self.runtime.batch == 1:  # files are not opened twice
             return [[place] for place in range(len(images))]
-        return batches_of_a_size(
-            [self.network_size(*size_of(image), resize=resize) for image in images], self.runtime.batch
-        )
+        sizes = [image_size(Path(one)) if isinstance(one, str | Path) else as_image(one).shape[:2] for one in images]
+        return batches_of_a_size([self.network_size(*size, resize=resize) for size in sizes], self.runtime.batch)
 
     def _predict_together(self, images: Sequence[NDArray[np.uint8]], *, resize: bool) -> list[Detections]:
         batch = self.prepare(*images, resize=resize)
