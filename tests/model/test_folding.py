@@ -28,7 +28,9 @@ class Operations(TorchDispatchMode):
         super().__init__()
         self.counts = Counter[str]()
 
-    def __torch_dispatch__(self, func: Callable[..., object], types: object, args: tuple = (), kwargs: object = None):
+    def __torch_dispatch__(
+        self, func: Callable[..., object], types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
         self.counts[str(func).split(".")[1]] += 1
         return func(*args, **(kwargs or {}))
 
