@@ -7,6 +7,7 @@ of four, and all maps of a layer come from one. The weights have other names and
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ def fold_norms(module: nn.Module, example: Tensor) -> None:
     """
     for conv_name, norm_name in _find_pairs(module, example):
         conv, norm = module.get_submodule(conv_name), module.get_submodule(norm_name)
+        assert isinstance(conv, nn.Conv2d)
         _fold_pair(conv, norm)
         parent, _, child = norm_name.rpartition(".")
         left = (getattr(norm, name, None) for name in ("drop", "act"))
@@ -122,11 +124,12 @@ class JoinedPredictors(nn.Module):
         width, count = len(weights[0]) // 4, 4 * len(parts)
         self.upsample = nn.Conv2d(width, count * width, 1)
         self.upsample.weight.copy_(torch.cat(weights))
-        self.upsample.bias.copy_(torch.cat([part.upsample.bias.repeat(4) for part in parts]))
+        self.upsample.get_parameter("bias").copy_(_repeated(parts, "upsample.bias"))
         self.logits = nn.Conv2d(count * width, count, 1)  # block-diagonal: faster than one of as many groups
         rows = torch.cat([part.logits.weight[:, :, 0, 0].repeat(4, 1) for part in parts])  # (4 K, C)
-        self.logits.weight.copy_(torch.block_diag(*rows.split(1))[..., None, None])
-        self.logits.bias.copy_(torch.cat([part.logits.bias.repeat(4) for part in parts]))
+        diagonal: Tensor = torch.block_diag(*rows)  # type: ignore[no-untyped-call]  # (4 K, 4 K C)
+        self.logits.weight.copy_(diagonal[..., None, None])
+        self.logits.get_parameter("bias").copy_(_repeated(parts, "logits.bias"))
         self.to(weights[0].device)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -171,12 +174,16 @@ def _is_norm(module: nn.Module) -> bool:
     return isinstance(getattr(module, "running_mean", None), Tensor) and hasattr(module, "eps")
 
 
-def _fold_pair(conv: nn.Module, norm: nn.Module) -> None:
+def _fold_pair(conv: nn.Conv2d, norm: Any) -> None:  # noqa: ANN401  (norms have no type in common)
     """Make a convolution give what the norm behind it gave, computed in float64."""
     weight, bias, mean, variance, scale, shift = (
         None if part is None else part.double()
         for part in (conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
     )
-    dtype = conv.weight.dtype
-    folded = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, scale, shift)
-    conv.weight, conv.bias = (nn.Parameter(part.to(dtype), requires_grad=False) for part in folded)
+    folded = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, scale, shift)  # type: ignore[arg-type]
+    conv.weight, conv.bias = (nn.Parameter(part.to(conv.weight.dtype)) for part in folded)
+
+
+def _repeated(predictors: list[MaskPredictor], name: str) -> Tensor:
+    """Return a bias of some predictors, four times each: once for each corner."""
+    return torch.cat([part.get_parameter(name).repeat(4) for part in predictors])

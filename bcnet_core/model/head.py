@@ -40,17 +40,17 @@ class NonLocalBlock(nn.Module):
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Average the values of all positions, weighted by the softmax of query x key / sqrt(C); each (N, C, S, S)."""
-    count, channels, height, width = value.shape
-    rows = [
+    count, channels, height, width = shape = value.shape
+    query, key, value = (
         part.reshape(count, 1, channels, height * width).transpose(2, 3)  # no -1, so that N may be 0 in ONNX
         for part in (query, key, value)
-    ]  # each (N, 1, S*S, C): with one head, as the fused kernels expect
+    )  # each (N, 1, S*S, C): with one head, as the fused kernels expect
     if query.dtype == torch.float16:  # scores of trained weights exceed 65,504, the largest half-precision number
-        with torch.autocast(value.device.type, enabled=False):
-            attended = functional.scaled_dot_product_attention(*(part.float() for part in rows)).half()
+        with torch.autocast(query.device.type, enabled=False):
+            attended = functional.scaled_dot_product_attention(query.float(), key.float(), value.float()).half()
     else:
-        attended = functional.scaled_dot_product_attention(*rows)  # (N, 1, S*S, C)
-    return attended.transpose(2, 3).reshape_as(value)
+        attended = functional.scaled_dot_product_attention(query, key, value)  # (N, 1, S*S, C)
+    return attended.transpose(2, 3).reshape(shape)
 
 
 class Layer(nn.Module):
@@ -67,7 +67,7 @@ class Layer(nn.Module):
         super().__init__()
         widths = [in_channels] + [channels] * convs
         self.convs = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths))
-        self.attention = NonLocalBlock(channels) if attention else nn.Identity()
+        self.attention: nn.Module = NonLocalBlock(channels) if attention else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, S, S) features to (N, channels, S, S) features."""
@@ -265,8 +265,9 @@ class BilayerMaskHead(nn.Module):
         needed = {spec.layer for spec in self.maps}
         refined = {layer: self._refine(layer, x, rois) for layer, x in layers.items() if layer in needed}
         maps: dict[str, Tensor] = {}
-        for layer, predictors in self.joined.items():
-            maps |= predictors(refined[layer])
+        for layer, x in refined.items():
+            if layer in self.joined:
+                maps |= self.joined[layer](x)
         for spec in self.maps:
             if spec.name not in maps:
                 maps[spec.name] = getattr(self, spec.name)(refined[spec.layer])
