@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from bcnet_core.evaluation.prediction_outputs import OutputPaths, Written
 
 
+Model = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="A run directory, a checkpoint, or an exported .onnx file.", show_default=False
+    ),
+]
 Disjoint = Annotated[
     bool, typer.Option("--disjoint", help="Write masks that share no pixel: each goes to the instance in front.")
 ]
@@ -55,7 +61,7 @@ CONFIDENT = 0.5
 
 def predict(
     context: typer.Context,
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run directory.", show_default=False)],
+    checkpoint: Model,
     images: Annotated[list[str], typer.Argument(help="Image files, folders, or patterns.", show_default=False)],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="COCO results file to write.")],
@@ -90,7 +96,7 @@ def predict(
     from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
     from bcnet_core.evaluation.prediction_outputs import output_paths, unreadable_error, write_predictions
     from bcnet_core.files.json_files import json_stem
-    from bcnet_core.weights.loading import read_trained
+    from bcnet_core.weights.exported import open_trained
 
     paths = output_paths(output, formats or ())
     disjoint = disjoint or paths.is_disjoint
@@ -99,7 +105,7 @@ def predict(
     reserve_files(context, *paths.files, inputs=inputs, overwrite=overwrite, dry_run=dry_run)
     cluster = Cluster(gpus)
     check_processes(cluster, device)
-    trained = read_trained(checkpoint)
+    trained = open_trained(checkpoint)
     read = [trained.path, *inputs[1:]]  # a run may hold the outputs
     _reserve_folders(context, paths.folders, inputs=read, overwrite=overwrite, dry_run=dry_run)
     known = read_coco(ids_from, need_annotations=False) if ids_from else None

@@ -183,7 +183,9 @@ def build_roi_heads(
 
 def _joined(boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Return the boxes of all images, and the image of each."""
-    return torch.cat(boxes), torch.cat([torch.full_like(one[:, 0], i, dtype=torch.int64) for i, one in enumerate(boxes)])
+    return torch.cat(boxes), torch.cat(
+        [torch.full_like(one[:, 0], i, dtype=torch.int64) for i, one in enumerate(boxes)]
+    )
 
 
 def _named(features: list[Tensor]) -> dict[str, Tensor]:

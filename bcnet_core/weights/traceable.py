@@ -8,7 +8,7 @@ become entries with a score below 0.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,13 @@ class Candidates(NamedTuple):
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+
+
+class Graph(Protocol):
+    """torch's graph of an ONNX file that is being written."""
+
+    def op(self, name: str, /, *inputs: object, **attributes: object) -> object:
+        """Add an operator, and return its output."""
 
 
 class TensorDetector(nn.Module):
@@ -123,9 +130,9 @@ def _two_stage_candidates(
     most = belongs.sum(0).max() + 1
     where = (images[roi], rank)
     return Candidates(
-        boxes.new_zeros((batch, most, 4)).index_put(where, boxes[roi, label]),
-        boxes.new_full((batch, most), NOTHING).index_put(where, scores[roi, label]),
-        label.new_zeros((batch, most)).index_put(where, label),
+        boxes.new_zeros((batch, most, 4)).index_put(where, boxes[roi, label]),  # type: ignore[arg-type]  # traced
+        boxes.new_full((batch, most), NOTHING).index_put(where, scores[roi, label]),  # type: ignore[arg-type]
+        label.new_zeros((batch, most)).index_put(where, label),  # type: ignore[arg-type]
     )
 
 
@@ -156,7 +163,7 @@ def _propose(heads: TwoStageHeads, features: list[Tensor], size: torch.Size) -> 
 
 
 def _suppress(rule: Suppression, candidates: Candidates, *, classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the image, the place among its candidates and the score of each of N detections, best first in an image."""
+    """Return the image, the place and the score of each of the candidates that are kept, best first in an image."""
     boxes, scores, labels = candidates
     labels = torch.zeros_like(labels) if rule.class_agnostic else labels
     if rule.nms == "soft":
@@ -190,7 +197,7 @@ def _keep(
     cell = torch.stack([groups_of % side, groups_of // side], 2).repeat(1, 1, 2)
     apart = boxes + cell * extent
     if torch.onnx.is_in_onnx_export():
-        kept = _BatchedNMS.apply(apart, scores, iou, most)  # type: ignore[no-untyped-call]
+        kept = _BatchedNMS.apply(apart, scores, iou, most)
     else:
         kept = torch.jit.script_if_tracing(_nms)(apart, scores, iou, most)  # type: ignore[no-untyped-call]
     return kept[:, 0], kept[:, 1]
@@ -210,15 +217,15 @@ class _BatchedNMS(torch.autograd.Function):
     """`_nms` as one operator of ONNX: in a loop over images, runtimes have trouble with results of unknown length."""
 
     @staticmethod
-    def forward(ctx: Any, boxes: Tensor, scores: Tensor, iou: float, most: int) -> Tensor:
+    def forward(ctx: object, boxes: Tensor, scores: Tensor, iou: float, most: int) -> Tensor:
         """See `_nms`."""
         return _nms(boxes, scores, iou, most)
 
     @staticmethod
-    def symbolic(g: Any, boxes: Any, scores: Any, iou: float, most: int) -> Any:
+    def symbolic(g: Graph, boxes: object, scores: object, iou: float, most: int) -> object:
         """Return the operator's (N, 3) image, class and place, without the class."""
 
-        def constant(value: object, dtype: torch.dtype) -> Any:
+        def constant(value: object, dtype: torch.dtype) -> object:
             return g.op("Constant", value_t=torch.tensor([value], dtype=dtype))
 
         found = g.op(
@@ -235,7 +242,7 @@ class _BatchedNMS(torch.autograd.Function):
 def _top(x: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Return the up to `most` largest entries of each row, and where they are."""
     count = torch.minimum(torch.as_tensor(x.shape[1]), torch.tensor(most))
-    values, places = x.topk(count, 1)  # type: ignore[call-overload]  # a number that is traced
+    values, places = x.topk(count, 1)  # type: ignore[arg-type]  # a number that is traced
     return values, places
 
 
