@@ -16,12 +16,14 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from bcnet_core.annotations.coco import Record
+from bcnet_core.config.runtime import PLAIN, Runtime
 from bcnet_core.data.transforms import resize as resize_image
 from bcnet_core.data.transforms import target_size
 from bcnet_core.distributed import choose_device
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.files.images import as_image
 from bcnet_core.model.boxes import boxes_in_image
+from bcnet_core.model.detectors import batches_of_a_size
 from bcnet_core.structures import Detections
 from bcnet_core.weights.export import FORMAT
 from bcnet_core.weights.loading import Trained, read_trained
@@ -40,20 +42,28 @@ class ExportedDetector:
         min_size: shorter side that images are resized to, pixels.
         max_size: bound of the longer side.
         device: like "cuda", or "auto" for a GPU if onnxruntime has support for one.
+        batch: most images that go through the network together.
 
     Raises:
         BCNetError: if onnxruntime cannot run the file, or does not know the device.
     """
 
     def __init__(
-        self, path: Path, *, categories: Sequence[Record], min_size: int, max_size: int, device: str = "auto"
+        self,
+        path: Path,
+        *,
+        categories: Sequence[Record],
+        min_size: int,
+        max_size: int,
+        device: str = "auto",
+        batch: int = 1,
     ) -> None:
-        self.categories, self.min_size, self.max_size = list(categories), min_size, max_size
+        self.categories, self.min_size, self.max_size, self.batch = list(categories), min_size, max_size, batch
         self._session = _open(path, providers=_providers(device))
         self._maps = [one.name for one in self._session.get_outputs()][len(INSTANCE_OUTPUTS) :]
 
     def predict(self, images: Sequence[NDArray[np.uint8] | str | Path]) -> list[Detections]:
-        """Find the instances of images; those that have the same size in the network go through it together.
+        """Find the instances of images; those that have the same size in the network go together, up to `batch`.
 
         Args:
             images: (H, W, 3) uint8 RGB arrays, or paths.
@@ -67,8 +77,8 @@ class ExportedDetector:
         pixels = [as_image(image) for image in images]
         sizes = [target_size(*one.shape[:2], min_size=self.min_size, max_size=self.max_size) for one in pixels]
         found: dict[int, Detections] = {}
-        for size in dict.fromkeys(sizes):
-            places = [place for place, one in enumerate(sizes) if one == size]
+        for places in batches_of_a_size(sizes, self.batch):
+            size = sizes[places[0]]
             batch = np.stack([resize_image(pixels[place], *size).transpose(2, 0, 1) for place in places])
             outputs = [torch.from_numpy(part) for part in self._session.run(None, {INPUT: batch})]
             for index, place in enumerate(places):
@@ -99,21 +109,28 @@ class Exported:
     max_size: PositiveInt
     detections_per_image: PositiveInt
 
-    def build(self, device: str = "auto", *, detections_per_image: int | None = None) -> ExportedDetector:
+    def build(
+        self, device: str = "auto", *, detections_per_image: int | None = None, runtime: Runtime = PLAIN
+    ) -> ExportedDetector:
         """Open the file on a device.
 
         Args:
             device: like "cuda", or "auto" for a GPU if onnxruntime has support for one.
             detections_per_image: number of detections that it keeps, which must be the file's; None for the file's.
+            runtime: how it computes; only the size of batches is not the file's.
 
         Raises:
-            BCNetError: if onnxruntime cannot run the file there, or another number of detections is asked for.
+            BCNetError: if onnxruntime cannot run the file there, or something is asked for that the file has no choice
+                of.
         """
         if detections_per_image not in {None, self.detections_per_image}:
             raise _fixed(self.path, f"{self.detections_per_image} detections of an image")
+        if runtime._replace(batch=1) != PLAIN:
+            raise _fixed(self.path, "its precision, and is run as it is")
         return ExportedDetector(
-            self.path, categories=self.categories, min_size=self.min_size, max_size=self.max_size, device=device
-        )
+            self.path, categories=self.categories, min_size=self.min_size, max_size=self.max_size, device=device,
+            batch=runtime.batch,
+        )  # fmt: skip
 
 
 def _fixed(path: Path, what: str) -> BCNetError:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bcnet_core import BCNetError, masks
+from bcnet_core.config.runtime import Runtime
 from bcnet_core.weights.export import export_detector
 from bcnet_core.weights.exported import Exported, open_trained, read_exported
 from bcnet_core.weights.loading import read_trained
@@ -28,10 +29,11 @@ def exported(untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_images_of_several_sizes_are_predicted_as_by_the_detector(untrained: Path, exported: Path) -> None:
+@pytest.mark.parametrize("batch", [1, 4])
+def test_images_of_several_sizes_are_predicted_as_by_the_detector(untrained: Path, exported: Path, batch: int) -> None:
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, size, np.uint8) for size in ((50, 80, 3), (96, 60, 3), (50, 80, 3), (64, 64, 3))]
-    one, other = read_trained(untrained).build("cpu"), open_trained(exported).build("cpu")
+    one, other = read_trained(untrained).build("cpu"), open_trained(exported).build("cpu", runtime=Runtime(batch=batch))
     assert isinstance(open_trained(exported), Exported) and other.categories == one.categories
     for mine, given in zip(one.predict(images), other.predict(images), strict=True):
         assert given.image_size == mine.image_size and len(given.boxes) == len(mine.boxes) == 5
@@ -65,7 +67,10 @@ def test_the_command_line_exports_and_predicts_the_same(
         assert abs(areas[0] - areas[1]) <= 2
 
 
-def test_the_number_of_detections_is_the_files(exported: Path) -> None:
+def test_what_the_file_has_no_choice_of_is_refused(exported: Path) -> None:
+    with pytest.raises(BCNetError, match="is an exported file: it has its precision") as caught:
+        read_exported(exported).build("cpu", runtime=Runtime(precision="bf16"))
+    assert caught.value.exit_code == 2
     assert read_exported(exported).build("cpu", detections_per_image=5)
     with pytest.raises(BCNetError, match="is an exported file: it has 5 detections of an image") as caught:
         read_exported(exported).build("cpu", detections_per_image=100)
