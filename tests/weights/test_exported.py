@@ -48,7 +48,7 @@ def test_the_command_line_exports_and_predicts_the_same(
     bcnet: Bcnet, scenes: Path, untrained: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "model.onnx"
-    photo = next((scenes / "images").rglob("*.png"), None) or next((scenes).rglob("*.jpg"))
+    photo = next((scenes / "val").glob("*"))
     done = bcnet("weights", "export", untrained, "-o", file, "--format", "onnx", "--size", "64x64", "--image", photo)
     assert done.returncode == 0, done.stderr
     assert "(15 instances)" in done.stderr and f"bcnet predict {file} PHOTOS -o results.json" in done.stderr
@@ -148,7 +148,7 @@ def test_a_missing_file_and_a_missing_runtime(exported: Path, tmp_path: Path, mo
 
 
 def test_several_processes_open_the_file_each(bcnet: Bcnet, scenes: Path, exported: Path, tmp_path: Path) -> None:
-    photo = next(scenes.rglob("*.png"), None) or next(scenes.rglob("*.jpg"))
+    photo = next((scenes / "val").glob("*"))
     results = [tmp_path / f"{count}.json" for count in (1, 2)]
     for count, path in enumerate(results, start=1):
         done = bcnet("predict", exported, photo.parent, "-o", path, "--gpus", str(count), "--device", "cpu")
