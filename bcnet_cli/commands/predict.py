@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.options import Device, DryRun, Gpus, Json, Overwrite, reserve, reserve_files
+from bcnet_cli.options import Batch, Device, DryRun, Gpus, Json, Overwrite, PrecisionOption, reserve, reserve_files
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ def predict(
     ids_from: IdsFrom = None,
     gpus: Gpus = 1,
     device: Device = "auto",
+    batch: Batch = 1,
+    precision: PrecisionOption = "fp32",
     overwrite: Overwrite = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -84,6 +86,7 @@ def predict(
     `bcnet predict runs/cells plates --format labels --score 0.6 -o cells.json`
     """
     from bcnet_core.annotations.coco import read_coco
+    from bcnet_core.config.runtime import Runtime
     from bcnet_core.engine.elastic import Cluster, check_processes
     from bcnet_core.evaluation.inputs import find_images, image_records
     from bcnet_core.evaluation.photo_results import photo_names
@@ -112,10 +115,13 @@ def predict(
         return
     least = (CONFIDENT if disjoint or paths.formats else 0.0) if score is None else score
     file = PredictionFile(output.with_name(f"{json_stem(output)}_predictions.jsonl"))
+    runtime = Runtime(batch, precision)
     job = PredictionJob(
-        trained.path, device, records, None, file, layers, disjoint=disjoint, score=least, passes_over=True
-    )
-    predict_to_disk(job, cluster, reporter=ConsoleReporter(), build=partial(trained.build, device))
+        trained.path, device, records, None, file, layers, disjoint=disjoint, score=least, runtime=runtime,
+        passes_over=True,
+    )  # fmt: skip
+    build = partial(trained.build, device, runtime=runtime)
+    predict_to_disk(job, cluster, reporter=ConsoleReporter(), build=build)
     written = write_predictions(job, trained.categories, paths)
     _show(written, paths, as_json=as_json, disjoint=disjoint)
     truth = ids_from if known is not None and known.annotations else None
