@@ -49,6 +49,16 @@ IdsFrom = Annotated[
     Path | None,
     typer.Option("--ids-from", metavar="FILE", help="Take ids and sizes from this COCO json, by file name."),
 ]
+Boxes = Annotated[
+    Path | None,
+    typer.Option(
+        "--boxes",
+        metavar="FILE",
+        show_default=False,
+        help="Predict masks inside these boxes, of any classes: COCO results of another detector or of a tracker, or "
+        "COCO ground truth.",
+    ),
+]
 CONFIDENT = 0.5
 """Lowest score of a detection that takes pixels from others, or goes into other formats, if none is asked for."""
 
@@ -64,6 +74,7 @@ def predict(
     disjoint: Disjoint = False,
     score: Score = None,
     ids_from: IdsFrom = None,
+    boxes: Boxes = None,
     gpus: Gpus = 1,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -82,9 +93,12 @@ def predict(
     `bcnet predict bcnet_r101.pt 'val2017/*.jpg' --ids-from annotations/instances_val2017.json --layers -o val.json`
 
     `bcnet predict runs/cells plates --format labels --score 0.6 -o cells.json`
+
+    `bcnet predict runs/coco val2017 --boxes rf_detr.json --ids-from annotations/instances_val2017.json -o masks.json`
     """
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.engine.elastic import Cluster, check_processes
+    from bcnet_core.evaluation.given_boxes import read_box_file
     from bcnet_core.evaluation.inputs import find_images, image_records
     from bcnet_core.evaluation.photo_results import photo_names
     from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
@@ -95,7 +109,8 @@ def predict(
     paths = output_paths(output, formats or ())
     disjoint = disjoint or paths.is_disjoint
     found = find_images(images)
-    inputs = [checkpoint, *found, *([ids_from] if ids_from else [])]
+    inputs = [checkpoint, *found, *filter(None, (ids_from, boxes))]
+    reporter = ConsoleReporter()
     reserve_files(context, *paths.files, inputs=inputs, overwrite=overwrite, dry_run=dry_run)
     cluster = Cluster(gpus)
     check_processes(cluster, device)
@@ -103,22 +118,29 @@ def predict(
     read = [trained.path, *inputs[1:]]  # a run may hold the outputs
     _reserve_folders(context, paths.folders, inputs=read, overwrite=overwrite, dry_run=dry_run)
     known = read_coco(ids_from, need_annotations=False) if ids_from else None
-    records = image_records(found, known)
+    given = read_box_file(boxes, known, reporter=reporter) if boxes else None
+    known = given.listed if given else known
+    records = image_records(found, known, option="--boxes" if given else "--ids-from")
     if paths.formats:
         photo_names(records)  # raises before the first image is predicted
+    is_picky = disjoint or paths.formats  # of detections that are not sure
+    least = (CONFIDENT if is_picky else None) if score is None else score
+    chosen = None
+    if given is not None:
+        chosen = given.choose(records, amodal=trained.recipe.amodal_boxes, least_score=least, reporter=reporter)
     if dry_run:
         console.err.print(f"would run {trained.path} on {len(records):,} images")
         console.show_outputs(*paths.all, dry_run=True)
         return
-    least = (CONFIDENT if disjoint or paths.formats else 0.0) if score is None else score
     file = PredictionFile(output.with_name(f"{json_stem(output)}_predictions.jsonl"))
     job = PredictionJob(
-        trained.path, device, records, None, file, layers, disjoint=disjoint, score=least, passes_over=True
-    )
-    predict_to_disk(job, cluster, reporter=ConsoleReporter(), build=partial(trained.build, device))
-    written = write_predictions(job, trained.categories, paths)
+        trained.path, device, records, None, file, layers,
+        disjoint=disjoint, score=least or 0.0, passes_over=True, boxes=chosen,
+    )  # fmt: skip
+    predict_to_disk(job, cluster, reporter=reporter, build=partial(trained.build, device))
+    written = write_predictions(job, given.listed.categories if given else trained.categories, paths)
     _show(written, paths, as_json=as_json, disjoint=disjoint)
-    truth = ids_from if known is not None and known.annotations else None
+    truth = known.path if known is not None and known.annotations else None
     console.show_outputs(*paths.all, then=_next_command(output, paths.listing, found, truth))
     if written.unreadable:
         raise unreadable_error(written.unreadable, of=len(records), listing=paths.listing)

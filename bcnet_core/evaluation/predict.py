@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
-from bcnet_core.errors import BCNetError, data_error
+from bcnet_core.errors import BCNetError, data_error, usage_error
+from bcnet_core.evaluation.given_boxes import GivenBoxes
 from bcnet_core.evaluation.inputs import NO_SIZE
 from bcnet_core.files.images import check_images, image_path, missing_images, read_image, read_listed
 from bcnet_core.maps import map_specs
-from bcnet_core.masks.order import disjoint_masks, hidden_by
+from bcnet_core.masks import RLE
+from bcnet_core.masks.order import FrontPair, disjoint_masks, hidden_by
 from bcnet_core.reporting import Reporter
-from bcnet_core.structures import Instances, Predictor
+from bcnet_core.structures import BoxPredictor, Detections, Instances, Predictor
 
 READ_AHEAD = 4
 """Parts that are read while the detector works on one."""
@@ -32,15 +34,19 @@ class Part(NamedTuple):
     Attributes:
         image: entry of a COCO file's `images`.
         number: of the part in its image, from 0.
+        boxes: what to predict inside; None lets the detector find its own.
     """
 
     image: Record
     number: int
+    boxes: GivenBoxes | None = None
 
 
-def parts_of(images: Sequence[Record]) -> list[Part]:
-    """Return the parts of images, in their order."""
-    return [Part(image, 0) for image in images]
+def parts_of(images: Sequence[Record], boxes: Mapping[int, GivenBoxes] | None = None) -> list[Part]:
+    """Return the parts of images, in their order; with boxes by image id, only of images that have some."""
+    if boxes is None:
+        return [Part(image, 0) for image in images]
+    return [Part(image, 0, boxes[image["id"]]) for image in images if image["id"] in boxes]
 
 
 def predict_images(
@@ -82,7 +88,7 @@ def predictions(
         reporter: receives the progress.
         layers: whether to paste the other maps of the head, too.
         order: whether to find the order of instances even without whole masks.
-        score: smallest score of an instance.
+        score: smallest score of an instance that the detector finds.
         stopping: called before each part; True ends the iteration.
         unreadable: called for each image that is there but cannot be read, which is then passed over.
 
@@ -100,9 +106,22 @@ def predictions(
                     raise
                 unreadable(part, error)
             else:
-                (found,) = detector.predict([pixels])
-                yield part, found.at_least(score).instances(layers=layers, order=order)
+                (found,) = _detect(detector, [part], [pixels], score)
+                yield part, found.instances(layers=layers, order=order)
             progress.advance()
+
+
+def _detect(
+    detector: Predictor, parts: Sequence[Part], pixels: list[NDArray[np.uint8]], score: float
+) -> list[Detections]:
+    """Return the detections of parts, all of them with boxes or all without."""
+    boxes = [part.boxes for part in parts if part.boxes is not None]
+    if not boxes:
+        return [found.at_least(score) for found in detector.predict(pixels)]
+    if not isinstance(detector, BoxPredictor):
+        raise usage_error("this detector only predicts inside boxes that it finds itself", "predict without --boxes")
+    scores, labels = [one.scores for one in boxes], [one.labels for one in boxes]
+    return detector.predict_inside(pixels, [one.corners for one in boxes], scores=scores, labels=labels)
 
 
 def _read_ahead(parts: Sequence[Part], image_dir: Path | None) -> Iterator[tuple[Part, Future[NDArray[np.uint8]]]]:
@@ -131,7 +150,7 @@ def _read(image_dir: Path | None, part: Part) -> NDArray[np.uint8]:
 def to_results(
     found: Instances, image_id: int, categories: Sequence[Record], *, disjoint: bool = False
 ) -> Iterator[Record]:
-    """Yield one COCO result per instance, best first.
+    """Yield one COCO result per instance, in their order.
 
     Whole masks give the keys that `bcnet_core.evaluation.results` describes, other maps theirs in `bcnet_core.maps`.
     With `disjoint` no pixel is in the visible masks of two instances, see `disjoint_masks`. An instance that has no
@@ -140,7 +159,7 @@ def to_results(
     pasted, order = found.masks, found.order or []
     is_amodal = "amodal_mask" in pasted
     if disjoint:
-        pasted = {**pasted, "occludee_mask": disjoint_masks(pasted["occludee_mask"], order)}
+        pasted = {**pasted, "occludee_mask": _disjoint(pasted["occludee_mask"], found.scores, order)}
     visible = pasted["occludee_mask"]
     hides = hidden_by(len(visible), order)
     sizes = found.boxes[:, 2:] - found.boxes[:, :2]
@@ -159,3 +178,12 @@ def to_results(
             rate = round(1 - pixels / whole, 6) if whole else 0.0
             result |= {"amodal_bbox": detected, "occlusion_rate": rate, "hides": hides[index]}
         yield result
+
+
+def _disjoint(rles: Sequence[RLE], scores: NDArray[np.float32], pairs: Sequence[FrontPair]) -> list[RLE]:
+    """Return `disjoint_masks` of instances in any order, as given boxes have it."""
+    best = np.argsort(-scores, kind="stable").tolist()
+    place = np.argsort(best).tolist()
+    ranked = [FrontPair(place[front], place[back]) for front, back in pairs]
+    apart = disjoint_masks([rles[index] for index in best], ranked)
+    return [apart[rank] for rank in place]

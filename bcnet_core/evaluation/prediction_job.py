@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import Record
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes, stop_requests
 from bcnet_core.errors import BCNetError, ExitCode, data_error, usage_error
+from bcnet_core.evaluation.given_boxes import GivenBoxes, checksum
 from bcnet_core.evaluation.predict import Part, parts_of, predictions, to_results
 from bcnet_core.files.images import check_images
 from bcnet_core.files.outputs import atomic_file, check_output_file, reserve_outputs
@@ -117,10 +118,11 @@ class PredictionFile:
         """
         offsets = self.done()
         with self.path.open("rb") as lines:
-            for image, number in parts:
-                if (image["id"], number) not in offsets:
-                    raise data_error(f"image {image['id']} was not predicted", "run the same command again")
-                lines.seek(offsets[image["id"], number])
+            for part in parts:
+                key = part.image["id"], part.number
+                if key not in offsets:
+                    raise data_error(f"image {key[0]} was not predicted", "run the same command again")
+                lines.seek(offsets[key])
                 _, _, found = json.loads(lines.readline())
                 yield Instances.from_json(found)
 
@@ -138,6 +140,7 @@ class PredictionJob:
         score: smallest score of a result.
         detections_per_image: number of detections that the detector keeps; None for its recipe's.
         passes_over: whether to go on when an image cannot be read; `file` remembers it.
+        boxes: boxes to predict inside, by image id, all of which are kept; None lets the detector find its own.
     """
 
     checkpoint: Path
@@ -150,6 +153,7 @@ class PredictionJob:
     score: float = 0.0
     detections_per_image: int | None = None
     passes_over: bool = False
+    boxes: Mapping[int, GivenBoxes] | None = None
 
     def identity(self) -> Record:
         """Return what the predictions depend on, as JSON data."""
@@ -163,16 +167,24 @@ class PredictionJob:
             "detections_per_image": self.detections_per_image,
             "folder": str((self.image_dir or Path()).resolve()),
             "images": hashlib.sha256(names.encode()).hexdigest(),
+            "boxes": None if self.boxes is None else checksum(self.boxes),
         }
 
     def results(self, images: Sequence[Record], categories: Sequence[Record]) -> Iterator[list[Record]]:
-        """Yield the results of each of these images, when they are predicted.
+        """Yield the results of each of these images, when they are predicted; none where there are no boxes.
 
         Raises:
             BCNetError: if one is not.
         """
-        for image, found in zip(images, self.file.read(parts_of(images)), strict=True):
-            yield list(to_results(found, image["id"], categories, disjoint=self.disjoint))
+        found = self.file.read(parts_of(images, self.boxes))
+        for image in images:
+            if self.boxes is None:
+                yield list(to_results(next(found), image["id"], categories, disjoint=self.disjoint))
+            elif image["id"] in self.boxes:
+                results = to_results(next(found), image["id"], categories, disjoint=self.disjoint)
+                yield self.boxes[image["id"]].keep_in(list(results))
+            else:
+                yield []
 
     def build(self) -> Detector:
         """Read the checkpoint and build its detector."""
@@ -194,7 +206,7 @@ def predict_to_disk(
     check_processes(cluster, job.device)
     check_images(job.images, job.image_dir)
     done = job.file.open(job.identity())
-    parts = parts_of(job.images)
+    parts = parts_of(job.images, job.boxes)
     left = [part for part in parts if (part.image["id"], part.number) not in done]
     if len(left) < len(parts):
         reporter.info(f"{len(parts) - len(left):,} of {len(parts):,} images were predicted before")
