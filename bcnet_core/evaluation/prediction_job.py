@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_
 from bcnet_core.errors import BCNetError, ExitCode, data_error, usage_error
 from bcnet_core.evaluation.given_boxes import GivenBoxes, checksum
 from bcnet_core.evaluation.predict import Part, parts_of, predictions, to_results
+from bcnet_core.evaluation.tiles import Tiling, join_parts
 from bcnet_core.files.images import check_images
 from bcnet_core.files.outputs import atomic_file, check_output_file, reserve_outputs
 from bcnet_core.model.detectors import Detector
@@ -140,6 +142,7 @@ class PredictionJob:
         score: smallest score of a result.
         detections_per_image: number of detections that the detector keeps; None for its recipe's.
         passes_over: whether to go on when an image cannot be read; `file` remembers it.
+        tiling: division of large images into tiles, whose instances `results` joins; None predicts every image whole.
         boxes: boxes to predict inside, by image id, all of which are kept; None lets the detector find its own.
     """
 
@@ -153,6 +156,7 @@ class PredictionJob:
     score: float = 0.0
     detections_per_image: int | None = None
     passes_over: bool = False
+    tiling: Tiling | None = None
     boxes: Mapping[int, GivenBoxes] | None = None
 
     def identity(self) -> Record:
@@ -165,6 +169,7 @@ class PredictionJob:
             "disjoint": self.disjoint,
             "score": self.score,
             "detections_per_image": self.detections_per_image,
+            "tiling": self.tiling,
             "folder": str((self.image_dir or Path()).resolve()),
             "images": hashlib.sha256(names.encode()).hexdigest(),
             "boxes": None if self.boxes is None else checksum(self.boxes),
@@ -176,15 +181,16 @@ class PredictionJob:
         Raises:
             BCNetError: if one is not.
         """
-        found = self.file.read(parts_of(images, self.boxes))
+        parts = parts_of(images, self.tiling, self.boxes)
+        read = groupby(zip(parts, self.file.read(parts), strict=True), key=lambda one: one[0].image["id"])
         for image in images:
-            if self.boxes is None:
-                yield list(to_results(next(found), image["id"], categories, disjoint=self.disjoint))
-            elif image["id"] in self.boxes:
-                results = to_results(next(found), image["id"], categories, disjoint=self.disjoint)
-                yield self.boxes[image["id"]].keep_in(list(results))
-            else:
+            if self.boxes is not None and image["id"] not in self.boxes:
                 yield []
+                continue
+            _, found = next(read)
+            joined = join_parts([(part.window, one) for part, one in found], self.tiling)
+            results = list(to_results(joined, image["id"], categories, disjoint=self.disjoint))
+            yield results if self.boxes is None else self.boxes[image["id"]].keep_in(results)
 
     def build(self) -> Detector:
         """Read the checkpoint and build its detector."""
@@ -206,7 +212,7 @@ def predict_to_disk(
     check_processes(cluster, job.device)
     check_images(job.images, job.image_dir)
     done = job.file.open(job.identity())
-    parts = parts_of(job.images, job.boxes)
+    parts = parts_of(job.images, job.tiling, job.boxes)
     left = [part for part in parts if (part.image["id"], part.number) not in done]
     if len(left) < len(parts):
         reporter.info(f"{len(parts) - len(left):,} of {len(parts):,} images were predicted before")

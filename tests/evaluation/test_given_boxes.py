@@ -181,7 +181,7 @@ def test_a_detector_that_takes_no_boxes_says_so(truth: CocoFile, scenes: Path) -
             raise AssertionError
 
     boxes = read_boxes(truth, truth.images)
-    parts = [Part(truth.images[0], 0, boxes[truth.images[0]["id"]])]
+    parts = [Part(truth.images[0], 0, boxes=boxes[truth.images[0]["id"]])]
     with pytest.raises(BCNetError, match="only predicts inside boxes that it finds itself") as caught:
         list(predictions(FindsItsOwn(), parts, scenes / "val", reporter=SilentReporter()))
     assert caught.value.exit_code == ExitCode.USAGE
