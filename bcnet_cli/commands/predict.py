@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.options import Device, DryRun, Gpus, Json, Overwrite, reserve, reserve_files
+from bcnet_cli.options import Batch, Device, DryRun, Gpus, Json, Overwrite, PrecisionOption, reserve, reserve_files
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def predict(
     boxes: Boxes = None,
     gpus: Gpus = 1,
     device: Device = "auto",
+    batch: Batch = 1,
+    precision: PrecisionOption = "fp32",
     overwrite: Overwrite = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -97,6 +99,7 @@ def predict(
     `bcnet predict runs/coco val2017 --boxes rf_detr.json --ids-from annotations/instances_val2017.json -o masks.json`
     """
     from bcnet_core.annotations.coco import read_coco
+    from bcnet_core.config.runtime import Runtime
     from bcnet_core.engine.elastic import Cluster, check_processes
     from bcnet_core.evaluation.given_boxes import read_box_file
     from bcnet_core.evaluation.inputs import find_images, image_records
@@ -133,11 +136,13 @@ def predict(
         console.show_outputs(*paths.all, dry_run=True)
         return
     file = PredictionFile(output.with_name(f"{json_stem(output)}_predictions.jsonl"))
+    runtime = Runtime(batch, precision)
     job = PredictionJob(
-        trained.path, device, records, None, file, layers,
-        disjoint=disjoint, score=least or 0.0, passes_over=True, boxes=chosen,
+        trained.path, device, records, None, file, layers, disjoint=disjoint, score=least or 0.0, runtime=runtime,
+        passes_over=True, boxes=chosen,
     )  # fmt: skip
-    predict_to_disk(job, cluster, reporter=reporter, build=partial(trained.build, device))
+    build = partial(trained.build, device, runtime=runtime)
+    predict_to_disk(job, cluster, reporter=reporter, build=build)
     written = write_predictions(job, given.listed.categories if given else trained.categories, paths)
     _show(written, paths, as_json=as_json, disjoint=disjoint)
     truth = known.path if known is not None and known.annotations else None
