@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bcnet_core.annotations.amodal import enclosing_boxes, whole_masks
 from bcnet_core.annotations.coco import CocoFile, Record, read_coco, segmentation_rle
 from bcnet_core.errors import usage_error
+from bcnet_core.evaluation.inputs import image_records
 from bcnet_core.evaluation.results import listing_path, read_results
 from bcnet_core.files.json_files import begins_list
 from bcnet_core.reporting import Reporter
@@ -163,3 +164,52 @@ def checksum(boxes: Mapping[int, GivenBoxes]) -> str:
         for part in given[:3]:
             digest.update(part.tobytes())
     return digest.hexdigest()
+
+
+class Inputs(NamedTuple):
+    """Images that a command line names, and the boxes to predict inside.
+
+    Attributes:
+        images: entries of a COCO file's `images`.
+        boxes: their boxes by image id; None lets a detector find its own.
+        categories: those of the boxes, None without boxes.
+        truth: ground truth that has the ids of the images; None if there is none.
+    """
+
+    images: list[Record]
+    boxes: dict[int, GivenBoxes] | None
+    categories: list[Record] | None
+    truth: Path | None
+
+
+def list_inputs(
+    paths: Sequence[Path],
+    ids_from: Path | None,
+    boxes: Path | None,
+    *,
+    amodal: bool,
+    least_score: float | None,
+    reporter: Reporter,
+) -> Inputs:
+    """List images with the ids of a COCO file, or of the file of boxes, and read the boxes.
+
+    Args:
+        paths: of the images.
+        ids_from: COCO file with ids and sizes of the images; None counts them, if there are no boxes.
+        boxes: file of boxes, if any.
+        amodal: see `BoxFile.choose`.
+        least_score: see `BoxFile.choose`.
+        reporter: is told how boxes were read.
+
+    Raises:
+        BCNetError: if a file cannot be read, or an image is not in it.
+    """
+    known = read_coco(ids_from, need_annotations=False) if ids_from else None
+    given = read_box_file(boxes, known, reporter=reporter) if boxes else None
+    known = given.listed if given else known
+    images = image_records(paths, known, option="--boxes" if given else "--ids-from")
+    truth = known.path if known is not None and known.annotations else None
+    if given is None:
+        return Inputs(images, None, None, truth)
+    chosen = given.choose(images, amodal=amodal, least_score=least_score, reporter=reporter)
+    return Inputs(images, chosen, given.listed.categories, truth)
