@@ -143,6 +143,7 @@ def metadata(detector: Detector, *, half: bool = False, recipe: Recipe | None = 
         "channel_order": "bgr" if pixels.bgr else "rgb",
         "maps": head.outputs,
         "mask_size": head.mask_size,
+        "amodal_boxes": detector.amodal_boxes,
         "detections_per_image": detector.heads.suppression.most,
         "recipe": None if recipe is None else recipe.model_dump(mode="json"),
     }

@@ -101,6 +101,7 @@ class Exported:
         min_size: shorter side that images are resized to, pixels.
         max_size: bound of the longer side.
         detections_per_image: number of detections that the file keeps.
+        amodal_boxes: whether its boxes enclose whole objects, hidden parts included.
     """
 
     path: Path
@@ -108,6 +109,7 @@ class Exported:
     min_size: PositiveInt
     max_size: PositiveInt
     detections_per_image: PositiveInt
+    amodal_boxes: bool
 
     def build(
         self, device: str = "auto", *, detections_per_image: int | None = None, runtime: Runtime = PLAIN

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bcnet_core import BCNetError, masks
 from bcnet_core.config.runtime import Runtime
@@ -86,6 +87,24 @@ def test_a_gpu_that_onnxruntime_does_not_know_is_refused(exported: Path, monkeyp
     with pytest.raises(BCNetError, match="cannot run on `cuda`") as caught:
         read_exported(exported).build("cuda")
     assert caught.value.exit_code == 2 and "--device cpu" in caught.value.hints[0]
+
+
+def test_the_command_line_refuses_what_the_file_has_not(
+    bcnet: Bcnet, scenes: Path, exported: Path, tmp_path: Path
+) -> None:
+    photo = next((scenes / "val").glob("*"))
+    command = ("predict", exported, photo, "-o", tmp_path / "x.json", "--device", "cpu")
+    done = bcnet(*command, "--precision", "bf16")
+    assert done.returncode == 2 and "is an exported file: it has its precision" in done.stderr
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps([{"image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "score": 0.9}]))
+    listing = tmp_path / "photo.json"
+    width, height = Image.open(photo).size
+    image = {"id": 1, "file_name": photo.name, "height": height, "width": width}
+    listing.write_text(json.dumps({"images": [image], "annotations": [], "categories": [{"id": 1, "name": "a"}]}))
+    done = bcnet(*command, "--boxes", boxes, "--ids-from", listing)
+    assert done.returncode == 2 and "only predicts inside boxes that it finds itself" in done.stderr
+    assert not (tmp_path / "x.json").exists()
 
 
 def foreign(path: Path, opset: int = 17) -> bytes:
