@@ -99,7 +99,8 @@ def test_the_command_line_refuses_what_the_file_has_not(
     boxes = tmp_path / "boxes.json"
     boxes.write_text(json.dumps([{"image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "score": 0.9}]))
     listing = tmp_path / "photo.json"
-    width, height = Image.open(photo).size
+    with Image.open(photo) as opened:
+        width, height = opened.size
     image = {"id": 1, "file_name": photo.name, "height": height, "width": width}
     listing.write_text(json.dumps({"images": [image], "annotations": [], "categories": [{"id": 1, "name": "a"}]}))
     done = bcnet(*command, "--boxes", boxes, "--ids-from", listing)
