@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.options import Device, DryRun, Gpus, Json, Overwrite, reserve, reserve_files
+from bcnet_cli.options import (
+    USUAL_OVERLAP,
+    Device,
+    DryRun,
+    Gpus,
+    Json,
+    Overlap,
+    Overwrite,
+    Tile,
+    read_tiling,
+    reserve,
+    reserve_files,
+)
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -64,6 +76,8 @@ def predict(
     disjoint: Disjoint = False,
     score: Score = None,
     ids_from: IdsFrom = None,
+    tile: Tile = None,
+    overlap: Overlap = USUAL_OVERLAP,
     gpus: Gpus = 1,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -82,6 +96,8 @@ def predict(
     `bcnet predict bcnet_r101.pt 'val2017/*.jpg' --ids-from annotations/instances_val2017.json --layers -o val.json`
 
     `bcnet predict runs/cells plates --format labels --score 0.6 -o cells.json`
+
+    `bcnet predict runs/trees orthophoto.tif --tile 1024 -o trees.json`
     """
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.engine.elastic import Cluster, check_processes
@@ -93,7 +109,7 @@ def predict(
     from bcnet_core.weights.loading import read_trained
 
     paths = output_paths(output, formats or ())
-    disjoint = disjoint or paths.is_disjoint
+    disjoint, tiling = disjoint or paths.is_disjoint, read_tiling(context, tile, overlap)
     found = find_images(images)
     inputs = [checkpoint, *found, *([ids_from] if ids_from else [])]
     reserve_files(context, *paths.files, inputs=inputs, overwrite=overwrite, dry_run=dry_run)
@@ -113,8 +129,9 @@ def predict(
     least = (CONFIDENT if disjoint or paths.formats else 0.0) if score is None else score
     file = PredictionFile(output.with_name(f"{json_stem(output)}_predictions.jsonl"))
     job = PredictionJob(
-        trained.path, device, records, None, file, layers, disjoint=disjoint, score=least, passes_over=True
-    )
+        trained.path, device, records, None, file, layers,
+        disjoint=disjoint, score=least, passes_over=True, tiling=tiling,
+    )  # fmt: skip
     predict_to_disk(job, cluster, reporter=ConsoleReporter(), build=partial(trained.build, device))
     written = write_predictions(job, trained.categories, paths)
     _show(written, paths, as_json=as_json, disjoint=disjoint)
