@@ -42,7 +42,7 @@ Formats = Annotated[
         metavar="NAME",
         show_default=False,
         help="Also write them in this format, into OUTPUT_NAME: labels (images of numbers) or panoptic (COCO's), both "
-        "of which imply --disjoint. May be given several times; coco is OUTPUT itself.",
+        "of which imply --disjoint, yolo, labelme or geojson. May be given several times; coco is OUTPUT itself.",
     ),
 ]
 Layers = Annotated[
