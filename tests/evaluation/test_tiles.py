@@ -209,4 +209,4 @@ def huge(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.slow
 def test_a_photo_of_400_million_pixels_takes_little_memory(huge: Path) -> None:
     peak, agreement = in_fresh_process(predict_huge, huge)
-    assert peak < 1.5e9 and agreement == 1
+    assert peak < 1.5e9 and agreement > 0.99
