@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bcnet_core.config.choices import Precision
+
 if TYPE_CHECKING:
     from bcnet_core.evaluation.tiles import Tiling
 
@@ -46,6 +48,18 @@ Overlap = Annotated[
 ]
 USUAL_OVERLAP = 0.2
 """Overlap of tiles if none is asked for."""
+Batch = Annotated[
+    int,
+    typer.Option(
+        "--batch",
+        min=1,
+        help="Most images that go through the network together, if they are of a size.",
+        rich_help_panel=COMPUTE,
+    ),
+]
+PrecisionOption = Annotated[
+    Precision, typer.Option("--precision", help="Of the network's arithmetic.", rich_help_panel=COMPUTE)
+]
 
 TRAIN_ON_THESE_CATEGORIES = "or train on these: bcnet train RECIPE data.train.annotations=FILE"
 """Last hint of an error about data that has other categories than a run."""

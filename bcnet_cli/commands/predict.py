@@ -15,12 +15,14 @@ import typer
 from bcnet_cli import console
 from bcnet_cli.options import (
     USUAL_OVERLAP,
+    Batch,
     Device,
     DryRun,
     Gpus,
     Json,
     Overlap,
     Overwrite,
+    PrecisionOption,
     Tile,
     read_tiling,
     reserve,
@@ -80,6 +82,8 @@ def predict(
     overlap: Overlap = USUAL_OVERLAP,
     gpus: Gpus = 1,
     device: Device = "auto",
+    batch: Batch = 1,
+    precision: PrecisionOption = "fp32",
     overwrite: Overwrite = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -100,6 +104,7 @@ def predict(
     `bcnet predict runs/trees orthophoto.tif --tile 1024 -o trees.json`
     """
     from bcnet_core.annotations.coco import read_coco
+    from bcnet_core.config.runtime import Runtime
     from bcnet_core.engine.elastic import Cluster, check_processes
     from bcnet_core.evaluation.inputs import find_images, image_records
     from bcnet_core.evaluation.photo_results import photo_names
@@ -128,11 +133,13 @@ def predict(
         return
     least = (CONFIDENT if disjoint or paths.formats else 0.0) if score is None else score
     file = PredictionFile(output.with_name(f"{json_stem(output)}_predictions.jsonl"))
+    runtime = Runtime(batch, precision)
     job = PredictionJob(
-        trained.path, device, records, None, file, layers,
-        disjoint=disjoint, score=least, passes_over=True, tiling=tiling,
+        trained.path, device, records, None, file, layers, disjoint=disjoint, score=least, runtime=runtime,
+        passes_over=True, tiling=tiling,
     )  # fmt: skip
-    predict_to_disk(job, cluster, reporter=ConsoleReporter(), build=partial(trained.build, device))
+    build = partial(trained.build, device, runtime=runtime)
+    predict_to_disk(job, cluster, reporter=ConsoleReporter(), build=build)
     written = write_predictions(job, trained.categories, paths)
     _show(written, paths, as_json=as_json, disjoint=disjoint)
     truth = ids_from if known is not None and known.annotations else None
