@@ -129,6 +129,7 @@ def viz(
     """
     from bcnet_core import backends
     from bcnet_core.annotations.coco import ways_out
+    from bcnet_core.config.runtime import PLAIN
     from bcnet_core.files.outputs import atomic_directory
     from bcnet_core.visualization.gallery import check_replaceable, write_gallery
     from bcnet_core.visualization.sources import open_source
@@ -136,11 +137,9 @@ def viz(
     _check_exclusive(worst, most_occluded, layer, order=order)
     named, tiling = backends.require_backend(backend), read_tiling(context, tile, overlap)
     choice = Choice(_parse_ids(ids), limit, most_occluded, worst, by, score, tiling)
-    load, reporter = partial(backends.load_detector, source, device=device, backend=named), ConsoleReporter()
+    load = partial(backends.load_detector, source, device=device, backend=named, runtime=PLAIN)
+    reporter = ConsoleReporter()
     if video is not None:
-        check_unused_options(
-            context, *NOT_FOR_VIDEO, why="with --video, which has frames instead of a data set's images"
-        )
         _draw_video(
             context, source, load, video, output, score, layer, boxes=boxes, overwrite=overwrite, dry_run=dry_run
         )
@@ -237,6 +236,7 @@ def _draw_video(
     from bcnet_core.files.outputs import check_not_input
     from bcnet_core.visualization.video import check_video_suffix, draw_video
 
+    check_unused_options(context, *NOT_FOR_VIDEO, why="with --video, which has frames instead of a data set's images")
     check_video_suffix(output)
     check_not_input(output, model, video)
     reserve_files(context, output, overwrite=overwrite, dry_run=dry_run)
