@@ -147,6 +147,7 @@ def viz(
     reserve(context, output, check=partial(check_replaceable, overwrite=overwrite), dry_run=dry_run)
     open_run = partial(backends.open_run, backend=named)
     opened = open_source(source, images=images, data_root=data_root, gt=gt, open_run=open_run)
+    _report_omitted(opened, reporter)
     pictures, records = _pictures(opened, choice, reporter, load, dry_run=dry_run)
     if dry_run:
         console.err.print(f"would draw {len(records)} pictures of `{opened.images}` into `{output}`")
@@ -160,20 +161,24 @@ def viz(
     console.show_outputs(output / "index.html")
 
 
+def _report_omitted(source: PictureSource, reporter: ConsoleReporter) -> None:
+    from bcnet_core.annotations.coco import ways_out
+
+    if source.omitted:
+        noun = "annotation" if source.omitted == 1 else "annotations"
+        reporter.warning(f"{source.omitted:,} {noun} cannot be drawn; {ways_out(source.coco.path)[0]}")
+
+
 def _pictures(
     source: PictureSource, choice: Choice, reporter: ConsoleReporter, load: Load, *, dry_run: bool
 ) -> tuple[Iterable[Picture], list[Record]]:
     """Return the pictures to draw, made one at a time, and the records of their images."""
-    from bcnet_core.annotations.coco import ways_out
     from bcnet_core.evaluation.inputs import check_categories
     from bcnet_core.evaluation.results import check_same_images, read_results
     from bcnet_core.visualization.instances import annotated_pictures, detected_pictures, result_pictures
     from bcnet_core.visualization.sources import choose_images, worst_images
 
     coco = source.coco
-    if source.omitted:
-        noun = "annotation" if source.omitted == 1 else "annotations"
-        reporter.warning(f"{source.omitted:,} {noun} cannot be drawn; {ways_out(coco.path)[0]}")
     if choice.tiling is not None and source.model is None:
         raise usage_error("--tile has no meaning without a detector that predicts", "leave out --tile, or give a run")
     limit = len(coco.images) if choice.worst else choice.limit
