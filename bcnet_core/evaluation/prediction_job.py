@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from bcnet_core.annotations.coco import Record
 from bcnet_core.config.runtime import PLAIN, Runtime
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes, stop_requests
 from bcnet_core.errors import BCNetError, ExitCode, data_error, usage_error
+from bcnet_core.evaluation.given_boxes import GivenBoxes, checksum
 from bcnet_core.evaluation.predict import Part, joined, parts_of, predictions, to_results
 from bcnet_core.evaluation.tiles import Tiling
 from bcnet_core.files.images import check_images
@@ -119,10 +120,11 @@ class PredictionFile:
         """
         offsets = self.done()
         with self.path.open("rb") as lines:
-            for image, number, _ in parts:
-                if (image["id"], number) not in offsets:
-                    raise data_error(f"image {image['id']} was not predicted", "run the same command again")
-                lines.seek(offsets[image["id"], number])
+            for part in parts:
+                key = part.image["id"], part.number
+                if key not in offsets:
+                    raise data_error(f"image {key[0]} was not predicted", "run the same command again")
+                lines.seek(offsets[key])
                 _, _, found = json.loads(lines.readline())
                 yield Instances.from_json(found)
 
@@ -142,6 +144,7 @@ class PredictionJob:
         runtime: how the detector computes.
         passes_over: whether to go on when an image cannot be read; `file` remembers it.
         tiling: division of large images into tiles, whose instances `results` joins; None predicts every image whole.
+        boxes: boxes to predict inside, by image id, all of which are kept; None lets the detector find its own.
     """
 
     checkpoint: Path
@@ -156,6 +159,7 @@ class PredictionJob:
     runtime: Runtime = PLAIN
     passes_over: bool = False
     tiling: Tiling | None = None
+    boxes: Mapping[int, GivenBoxes] | None = None
 
     def identity(self) -> Record:
         """Return what the predictions depend on, as JSON data."""
@@ -171,18 +175,24 @@ class PredictionJob:
             "tiling": self.tiling,
             "folder": str((self.image_dir or Path()).resolve()),
             "images": hashlib.sha256(names.encode()).hexdigest(),
+            "boxes": None if self.boxes is None else checksum(self.boxes),
         }
 
     def results(self, images: Sequence[Record], categories: Sequence[Record]) -> Iterator[list[Record]]:
-        """Yield the results of each of these images, when they are predicted.
+        """Yield the results of each of these images, when they are predicted; none where there are no boxes.
 
         Raises:
             BCNetError: if one is not.
         """
-        parts = parts_of(images, self.tiling)
-        read = zip(parts, self.file.read(parts), strict=True)
-        for image, found in joined(read, self.tiling):
-            yield list(to_results(found, image["id"], categories, disjoint=self.disjoint))
+        parts = parts_of(images, self.tiling, self.boxes)
+        read = joined(zip(parts, self.file.read(parts), strict=True), self.tiling)
+        for image in images:
+            if self.boxes is not None and image["id"] not in self.boxes:
+                yield []
+                continue
+            _, found = next(read)
+            results = list(to_results(found, image["id"], categories, disjoint=self.disjoint))
+            yield results if self.boxes is None else self.boxes[image["id"]].keep_in(results)
 
     def build(self) -> Detector:
         """Read the checkpoint and build its detector."""
@@ -206,7 +216,7 @@ def predict_to_disk(
     check_processes(cluster, job.device)
     check_images(job.images, job.image_dir)
     done = job.file.open(job.identity())
-    parts = parts_of(job.images, job.tiling)
+    parts = parts_of(job.images, job.tiling, job.boxes)
     left = [part for part in parts if (part.image["id"], part.number) not in done]
     if len(left) < len(parts):
         what = "images" if job.tiling is None else "parts of images"
@@ -255,7 +265,7 @@ def _predict_share(job: PredictionJob, detector: Detector, parts: Sequence[Part]
 
 
 def _stopped(job: PredictionJob) -> BCNetError:
-    parts, what = parts_of(job.images, job.tiling), "images" if job.tiling is None else "parts of images"
+    parts, what = parts_of(job.images, job.tiling, job.boxes), "images" if job.tiling is None else "parts of images"
     return BCNetError(
         f"interrupted; {len(job.file.done()):,} of {len(parts):,} {what} are predicted and kept in `{job.file.path}`",
         "the same command resumes there",
