@@ -150,8 +150,8 @@ def predict(
         return
     runtime = Runtime(batch, precision)
     job = PredictionJob(
-        trained.path, device, inputs.images, None, _progress_file(output), layers, disjoint=disjoint, score=least or 0.0,
-        passes_over=True, runtime=runtime, boxes=inputs.boxes, tiling=tiling,
+        trained.path, device, inputs.images, None, _progress_file(output), layers, disjoint=disjoint,
+        score=least or 0.0, passes_over=True, runtime=runtime, boxes=inputs.boxes, tiling=tiling,
     )  # fmt: skip
     predict_to_disk(job, cluster, reporter=reporter, build=partial(trained.build, device, runtime=runtime))
     written = write_predictions(job, inputs.categories or trained.categories, paths)
