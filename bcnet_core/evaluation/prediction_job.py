@@ -210,7 +210,7 @@ def predict_to_disk(
     detector from `build`, if the caller has read its checkpoint; several pickle the reporter.
 
     Raises:
-        BCNetError: if it has boxes and tiles, images are missing, one cannot be read and is not to be passed over, there
+        BCNetError: if it has boxes and tiles, images are missing, one cannot be read and is not passed over, there
             are not enough GPUs, or it was interrupted; the same job then resumes.
     """
     if job.boxes is not None and job.tiling is not None:
