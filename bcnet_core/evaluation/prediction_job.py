@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from bcnet_core.config.runtime import PLAIN, Runtime
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes, stop_requests
 from bcnet_core.errors import BCNetError, ExitCode, data_error, usage_error
 from bcnet_core.evaluation.given_boxes import GivenBoxes, checksum
-from bcnet_core.evaluation.predict import Part, parts_of, predictions, to_results
-from bcnet_core.evaluation.tiles import Tiling, join_parts
+from bcnet_core.evaluation.predict import Part, joined, parts_of, predictions, to_results
+from bcnet_core.evaluation.tiles import Tiling
 from bcnet_core.files.images import check_images
 from bcnet_core.files.outputs import atomic_file, check_output_file, reserve_outputs
 from bcnet_core.model.detectors import Detector
@@ -186,14 +185,13 @@ class PredictionJob:
             BCNetError: if one is not.
         """
         parts = parts_of(images, self.tiling, self.boxes)
-        read = groupby(zip(parts, self.file.read(parts), strict=True), key=lambda one: one[0].image["id"])
+        read = joined(zip(parts, self.file.read(parts), strict=True), self.tiling)
         for image in images:
             if self.boxes is not None and image["id"] not in self.boxes:
                 yield []
                 continue
             _, found = next(read)
-            joined = join_parts([(part.window, one) for part, one in found], self.tiling)
-            results = list(to_results(joined, image["id"], categories, disjoint=self.disjoint))
+            results = list(to_results(found, image["id"], categories, disjoint=self.disjoint))
             yield results if self.boxes is None else self.boxes[image["id"]].keep_in(results)
 
     def build(self) -> Detector:
@@ -221,7 +219,8 @@ def predict_to_disk(
     parts = parts_of(job.images, job.tiling, job.boxes)
     left = [part for part in parts if (part.image["id"], part.number) not in done]
     if len(left) < len(parts):
-        reporter.info(f"{len(parts) - len(left):,} of {len(parts):,} images were predicted before")
+        what = "images" if job.tiling is None else "parts of images"
+        reporter.info(f"{len(parts) - len(left):,} of {len(parts):,} {what} were predicted before")
     try:
         if left and cluster.in_place:
             detector = build() if build is not None else job.build()
@@ -266,9 +265,9 @@ def _predict_share(job: PredictionJob, detector: Detector, parts: Sequence[Part]
 
 
 def _stopped(job: PredictionJob) -> BCNetError:
+    parts, what = parts_of(job.images, job.tiling, job.boxes), "images" if job.tiling is None else "parts of images"
     return BCNetError(
-        f"interrupted; {len(job.file.done()):,} of {len(job.images):,} images are predicted and kept in "
-        f"`{job.file.path}`",
+        f"interrupted; {len(job.file.done()):,} of {len(parts):,} {what} are predicted and kept in `{job.file.path}`",
         "the same command resumes there",
         exit_code=ExitCode.INTERRUPTED,
     )

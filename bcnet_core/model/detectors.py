@@ -19,7 +19,8 @@ from bcnet_core.data.dataset import Targets
 from bcnet_core.data.transforms import resize as resize_image
 from bcnet_core.data.transforms import target_size
 from bcnet_core.errors import usage_error
-from bcnet_core.files.images import as_image, image_size
+from bcnet_core.files.image_headers import image_size
+from bcnet_core.files.images import as_image
 from bcnet_core.model.backbones import Backbone, build_backbone
 from bcnet_core.model.boxes import boxes_in_image, given_proposals, scale_boxes
 from bcnet_core.model.faster_rcnn import TwoStageHeads
