@@ -37,6 +37,12 @@ if TYPE_CHECKING:
     from bcnet_core.evaluation.tiles import Tiling
 
 
+Model = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="A run directory, a checkpoint, or an exported .onnx file.", show_default=False
+    ),
+]
 Disjoint = Annotated[
     bool, typer.Option("--disjoint", help="Write masks that share no pixel: each goes to the instance in front.")
 ]
@@ -82,7 +88,7 @@ CONFIDENT = 0.5
 
 def predict(
     context: typer.Context,
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run directory.", show_default=False)],
+    checkpoint: Model,
     images: Annotated[list[str], typer.Argument(help="Image files, folders, or patterns.", show_default=False)],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="COCO results file to write.")],
@@ -126,7 +132,7 @@ def predict(
     from bcnet_core.evaluation.photo_results import photo_names
     from bcnet_core.evaluation.prediction_job import PredictionJob, predict_to_disk
     from bcnet_core.evaluation.prediction_outputs import output_paths, unreadable_error, write_predictions
-    from bcnet_core.weights.loading import read_trained
+    from bcnet_core.weights.exported import open_trained
 
     paths = output_paths(output, formats or ())
     disjoint, tiling = disjoint or paths.is_disjoint, _tiling(context, tile, overlap, boxes)
@@ -135,13 +141,11 @@ def predict(
     reserve_files(context, *paths.files, inputs=[checkpoint, *files], overwrite=overwrite, dry_run=dry_run)
     cluster = Cluster(gpus)
     check_processes(cluster, device)
-    trained, reporter = read_trained(checkpoint), ConsoleReporter()
+    trained, reporter = open_trained(checkpoint), ConsoleReporter()
     read = [trained.path, *files]  # a run may hold the outputs
     _reserve_folders(context, paths.folders, inputs=read, overwrite=overwrite, dry_run=dry_run)
     least = CONFIDENT if score is None and (disjoint or paths.formats) else score
-    inputs = list_inputs(
-        found, ids_from, boxes, amodal=trained.recipe.amodal_boxes, least_score=least, reporter=reporter
-    )
+    inputs = list_inputs(found, ids_from, boxes, amodal=trained.amodal_boxes, least_score=least, reporter=reporter)
     if paths.formats:
         photo_names(inputs.images)  # raises before the first image is predicted
     if dry_run:

@@ -24,10 +24,9 @@ from bcnet_core.evaluation.predict import Part, joined, parts_of, predictions, t
 from bcnet_core.evaluation.tiles import Tiling
 from bcnet_core.files.images import check_images
 from bcnet_core.files.outputs import atomic_file, check_output_file, reserve_outputs
-from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Reporter, SilentReporter
-from bcnet_core.structures import Instances
-from bcnet_core.weights.loading import read_trained
+from bcnet_core.structures import Instances, Predictor
+from bcnet_core.weights.exported import open_trained
 
 HEADER_KEY = "bcnet_predictions"
 
@@ -134,6 +133,7 @@ class PredictionJob:
     """Images to predict, and the detector that predicts them.
 
     Attributes:
+        checkpoint: the detector's, or an exported file.
         images: entries of a COCO file's `images`.
         image_dir: folder that their file names are relative to; None if the user named the files.
         file: where the predictions are kept until all are done.
@@ -194,15 +194,15 @@ class PredictionJob:
             results = list(to_results(found, image["id"], categories, disjoint=self.disjoint))
             yield results if self.boxes is None else self.boxes[image["id"]].keep_in(results)
 
-    def build(self) -> Detector:
-        """Read the checkpoint and build its detector."""
-        return read_trained(self.checkpoint).build(
+    def build(self) -> Predictor:
+        """Read the checkpoint or the exported file and build its detector."""
+        return open_trained(self.checkpoint).build(
             self.device, detections_per_image=self.detections_per_image, runtime=self.runtime
         )
 
 
 def predict_to_disk(
-    job: PredictionJob, cluster: Cluster, *, reporter: Reporter, build: Callable[[], Detector] | None = None
+    job: PredictionJob, cluster: Cluster, *, reporter: Reporter, build: Callable[[], Predictor] | None = None
 ) -> None:
     """Predict every image of a job that is not done yet, but those that `file.unreadable` then names.
 
@@ -247,7 +247,7 @@ def _worker(job: PredictionJob, parts: Sequence[Part], cluster: Cluster, reporte
         dist.barrier()
 
 
-def _predict_share(job: PredictionJob, detector: Detector, parts: Sequence[Part], reporter: Reporter) -> None:
+def _predict_share(job: PredictionJob, detector: Predictor, parts: Sequence[Part], reporter: Reporter) -> None:
     """Predict the parts of this process."""
 
     def remember(part: Part, error: BCNetError) -> None:

@@ -52,6 +52,11 @@ class Trained:
     categories: list[Record]
     weights: dict[str, Tensor]
 
+    @property
+    def amodal_boxes(self) -> bool:
+        """Whether its boxes enclose whole objects, hidden parts included."""
+        return self.recipe.amodal_boxes
+
     def build(
         self, device: str = "auto", *, detections_per_image: int | None = None, runtime: Runtime = PLAIN
     ) -> Detector:
