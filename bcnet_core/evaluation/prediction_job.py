@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bcnet_core.annotations.coco import Record
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes, stop_requests
 from bcnet_core.errors import BCNetError, ExitCode, data_error, usage_error
 from bcnet_core.evaluation.predict import Part, parts_of, predictions, to_results
+from bcnet_core.evaluation.tiles import Tiling, join_parts
 from bcnet_core.files.images import check_images
 from bcnet_core.files.outputs import atomic_file, check_output_file, reserve_outputs
 from bcnet_core.model.detectors import Detector
@@ -117,7 +119,7 @@ class PredictionFile:
         """
         offsets = self.done()
         with self.path.open("rb") as lines:
-            for image, number in parts:
+            for image, number, _ in parts:
                 if (image["id"], number) not in offsets:
                     raise data_error(f"image {image['id']} was not predicted", "run the same command again")
                 lines.seek(offsets[image["id"], number])
@@ -138,6 +140,7 @@ class PredictionJob:
         score: smallest score of a result.
         detections_per_image: number of detections that the detector keeps; None for its recipe's.
         passes_over: whether to go on when an image cannot be read; `file` remembers it.
+        tiling: division of large images into tiles, whose instances `results` joins; None predicts every image whole.
     """
 
     checkpoint: Path
@@ -150,6 +153,7 @@ class PredictionJob:
     score: float = 0.0
     detections_per_image: int | None = None
     passes_over: bool = False
+    tiling: Tiling | None = None
 
     def identity(self) -> Record:
         """Return what the predictions depend on, as JSON data."""
@@ -161,6 +165,7 @@ class PredictionJob:
             "disjoint": self.disjoint,
             "score": self.score,
             "detections_per_image": self.detections_per_image,
+            "tiling": self.tiling,
             "folder": str((self.image_dir or Path()).resolve()),
             "images": hashlib.sha256(names.encode()).hexdigest(),
         }
@@ -171,8 +176,11 @@ class PredictionJob:
         Raises:
             BCNetError: if one is not.
         """
-        for image, found in zip(images, self.file.read(parts_of(images)), strict=True):
-            yield list(to_results(found, image["id"], categories, disjoint=self.disjoint))
+        parts = parts_of(images, self.tiling)
+        read = zip(parts, self.file.read(parts), strict=True)
+        for image_id, found in groupby(read, key=lambda one: one[0].image["id"]):
+            joined = join_parts([(part.window, one) for part, one in found], self.tiling)
+            yield list(to_results(joined, image_id, categories, disjoint=self.disjoint))
 
     def build(self) -> Detector:
         """Read the checkpoint and build its detector."""
@@ -194,7 +202,7 @@ def predict_to_disk(
     check_processes(cluster, job.device)
     check_images(job.images, job.image_dir)
     done = job.file.open(job.identity())
-    parts = parts_of(job.images)
+    parts = parts_of(job.images, job.tiling)
     left = [part for part in parts if (part.image["id"], part.number) not in done]
     if len(left) < len(parts):
         reporter.info(f"{len(parts) - len(left):,} of {len(parts):,} images were predicted before")
