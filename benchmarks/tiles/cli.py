@@ -46,11 +46,10 @@ def tiles(
     """
     if find_spec("sahi") is None:
         raise usage_error("SAHI, which is compared, is not installed", INSTALL)
-    from bcnet_core.evaluation.tiles import check_tiling
-
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.backends import open_run
     from bcnet_core.data.loaders import read_truth
+    from bcnet_core.evaluation.tiles import check_tiling
     from bcnet_core.files.json_files import write_together
     from benchmarks.evidence.report import markdown_table
     from benchmarks.tiles.compare import SCORES, check_same_tiles, measure, methods

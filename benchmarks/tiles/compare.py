@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from bcnet_core.evaluation.tiles import Tiling, predict_tiled, tile_windows
 from numpy.typing import NDArray
 
 from bcnet_core.annotations.coco import CocoFile, Record
@@ -20,6 +19,7 @@ from bcnet_core.evaluation.coco import evaluate, ground_truth
 from bcnet_core.evaluation.occluded import IGNORED_AREA
 from bcnet_core.evaluation.predict import to_results
 from bcnet_core.evaluation.report import ScoreOptions, score_results
+from bcnet_core.evaluation.tiles import Tiling, predict_tiled, tile_windows
 from bcnet_core.files.images import read_listed
 from bcnet_core.reporting import Reporter
 from bcnet_core.structures import Detections, Instances, Predictor
@@ -165,8 +165,9 @@ def measure(
                 results[title] += to_results(finished, image["id"], detector.categories)
             progress.advance()
     cut, truth = cut_objects(coco, tiling), ground_truth(coco)
+    photo = {title: spent / len(coco.images) for title, spent in seconds.items()}
     return {
-        title: Measured(score(coco, truth, cut, found), *(seconds[title] / len(coco.images)).tolist(), len(found))
+        title: Measured(score(coco, truth, cut, found), float(photo[title][0]), float(photo[title][1]), len(found))
         for title, found in results.items()
     }
 

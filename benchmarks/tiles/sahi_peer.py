@@ -35,8 +35,8 @@ class SahiModel(DetectionModel):
         found: Detections
         (found,) = self._original_predictions
         # SAHI passes a list of one pair for a slice, and the bare pair for the whole photo.
-        shift = np.ravel(shift_amount_list or [0, 0]).tolist()
-        full = np.ravel(full_shape_list or found.image_size).tolist()
+        shift = np.ravel(shift_amount_list or [[0, 0]]).tolist()
+        full = np.ravel(full_shape_list or [found.image_size]).tolist()
         objects = []
         for mask, box, score, label in zip(found.masks, found.boxes, found.scores, found.labels, strict=True):
             polygons = get_coco_segmentation_from_bool_mask(mask.numpy())

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bcnet_core.evaluation.tiles import Tiling, tile_windows
 from numpy.typing import NDArray
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile
 from bcnet_core.evaluation.coco import ground_truth
 from bcnet_core.evaluation.predict import to_results
+from bcnet_core.evaluation.tiles import Tiling, tile_windows
 from bcnet_core.masks.crops import paste_rles
 from bcnet_core.structures import Detections
 from tests.benchmarks.conftest import Bench
