@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +17,10 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import Record
+from bcnet_core.config.runtime import PLAIN, Runtime
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes, stop_requests
 from bcnet_core.errors import BCNetError, ExitCode, data_error, usage_error
+from bcnet_core.evaluation.given_boxes import GivenBoxes, checksum
 from bcnet_core.evaluation.predict import Part, parts_of, predictions, to_results
 from bcnet_core.evaluation.tiles import Tiling, join_parts
 from bcnet_core.files.images import check_images
@@ -119,10 +121,11 @@ class PredictionFile:
         """
         offsets = self.done()
         with self.path.open("rb") as lines:
-            for image, number, _ in parts:
-                if (image["id"], number) not in offsets:
-                    raise data_error(f"image {image['id']} was not predicted", "run the same command again")
-                lines.seek(offsets[image["id"], number])
+            for part in parts:
+                key = part.image["id"], part.number
+                if key not in offsets:
+                    raise data_error(f"image {key[0]} was not predicted", "run the same command again")
+                lines.seek(offsets[key])
                 _, _, found = json.loads(lines.readline())
                 yield Instances.from_json(found)
 
@@ -139,8 +142,10 @@ class PredictionJob:
         disjoint: whether the visible masks of an image share no pixel.
         score: smallest score of a result.
         detections_per_image: number of detections that the detector keeps; None for its recipe's.
+        runtime: how the detector computes.
         passes_over: whether to go on when an image cannot be read; `file` remembers it.
         tiling: division of large images into tiles, whose instances `results` joins; None predicts every image whole.
+        boxes: boxes to predict inside, by image id, all of which are kept; None lets the detector find its own.
     """
 
     checkpoint: Path
@@ -152,8 +157,10 @@ class PredictionJob:
     disjoint: bool = False
     score: float = 0.0
     detections_per_image: int | None = None
+    runtime: Runtime = PLAIN
     passes_over: bool = False
     tiling: Tiling | None = None
+    boxes: Mapping[int, GivenBoxes] | None = None
 
     def identity(self) -> Record:
         """Return what the predictions depend on, as JSON data."""
@@ -165,26 +172,35 @@ class PredictionJob:
             "disjoint": self.disjoint,
             "score": self.score,
             "detections_per_image": self.detections_per_image,
+            "runtime": list(self.runtime),
             "tiling": self.tiling,
             "folder": str((self.image_dir or Path()).resolve()),
             "images": hashlib.sha256(names.encode()).hexdigest(),
+            "boxes": None if self.boxes is None else checksum(self.boxes),
         }
 
     def results(self, images: Sequence[Record], categories: Sequence[Record]) -> Iterator[list[Record]]:
-        """Yield the results of each of these images, when they are predicted.
+        """Yield the results of each of these images, when they are predicted; none where there are no boxes.
 
         Raises:
             BCNetError: if one is not.
         """
-        parts = parts_of(images, self.tiling)
-        read = zip(parts, self.file.read(parts), strict=True)
-        for image_id, found in groupby(read, key=lambda one: one[0].image["id"]):
+        parts = parts_of(images, self.tiling, self.boxes)
+        read = groupby(zip(parts, self.file.read(parts), strict=True), key=lambda one: one[0].image["id"])
+        for image in images:
+            if self.boxes is not None and image["id"] not in self.boxes:
+                yield []
+                continue
+            _, found = next(read)
             joined = join_parts([(part.window, one) for part, one in found], self.tiling)
-            yield list(to_results(joined, image_id, categories, disjoint=self.disjoint))
+            results = list(to_results(joined, image["id"], categories, disjoint=self.disjoint))
+            yield results if self.boxes is None else self.boxes[image["id"]].keep_in(results)
 
     def build(self) -> Detector:
         """Read the checkpoint and build its detector."""
-        return read_trained(self.checkpoint).build(self.device, detections_per_image=self.detections_per_image)
+        return read_trained(self.checkpoint).build(
+            self.device, detections_per_image=self.detections_per_image, runtime=self.runtime
+        )
 
 
 def predict_to_disk(
@@ -202,7 +218,7 @@ def predict_to_disk(
     check_processes(cluster, job.device)
     check_images(job.images, job.image_dir)
     done = job.file.open(job.identity())
-    parts = parts_of(job.images, job.tiling)
+    parts = parts_of(job.images, job.tiling, job.boxes)
     left = [part for part in parts if (part.image["id"], part.number) not in done]
     if len(left) < len(parts):
         reporter.info(f"{len(parts) - len(left):,} of {len(parts):,} images were predicted before")
@@ -241,7 +257,8 @@ def _predict_share(job: PredictionJob, detector: Detector, parts: Sequence[Part]
     with stop_requests() as stop:
         for part, found in predictions(
             detector, parts, job.image_dir, reporter=reporter, layers=job.layers, order=job.disjoint,
-            score=job.score, stopping=lambda: bool(stop), unreadable=remember if job.passes_over else None,
+            score=job.score, batch=job.runtime.batch, stopping=lambda: bool(stop),
+            unreadable=remember if job.passes_over else None,
         ):  # fmt: skip
             job.file.append(part, found)
     if stop:

@@ -382,6 +382,32 @@ def test_masks_that_share_no_pixel_are_predicted(untrained: Path, scenes: Path, 
     assert json.loads(few.stdout)["detections"] < counts["detections"], "the score is at least 0.5 if none is asked for"
 
 
+def test_predictions_in_other_formats_are_corrected_and_come_back(
+    untrained: Path, scenes: Path, tmp_path: Path, bcnet: Bcnet
+) -> None:
+    output, root = tmp_path / "found.json", tmp_path / "root"
+    asked = ("predict", untrained, scenes / "val", "-o", output, "--device", "cpu", "--score", "0")
+    assert "`yolo8` is no format" in refused(*asked, "--format", "yolo8").message and not list(tmp_path.iterdir())
+    counts = json.loads(good(*asked, "--format", "labelme", "--format", "coco", "--format", "yolo", "--json").stdout)
+    names = ("found.json", "found_images.json", "found_yolo", "found_labelme")
+    assert counts["outputs"] == [str(tmp_path / name) for name in names] and "covered" not in counts
+    listing = read_coco(tmp_path / "found_images.json", need_annotations=False)
+    results = read_results(output, listing, reporter=SilentReporter())
+    empty = sum(not area(one["segmentation"]) for one in results)
+    assert counts.get("left_out", {}) == ({"labelme": empty, "yolo": empty} if empty else {})
+    folder = tmp_path / "found_labelme"
+    first = next(file for file in sorted(folder.iterdir()) if json.loads(file.read_text())["shapes"])
+    content = json.loads(first.read_text())
+    content["shapes"] = []  # a person has removed what is wrong
+    first.write_text(json.dumps(content))
+    done = bcnet("data", "import", folder, "--images", scenes / "val", "-o", root, "--val", "0")
+    assert done.returncode == 0, done.stderr
+    imported = read_coco(root / "annotations/instances_train2017.json")
+    image = next(one for one in listing.images if Path(one["file_name"]).stem == first.stem)
+    left = [one for one in results if area(one["segmentation"]) and one["image_id"] != image["id"]]
+    assert len(imported.images) == 6 and len(imported.annotations) == len(left) > 0
+
+
 def test_a_copied_card_is_predicted_but_for_its_damaged_photo(
     untrained: Path, scenes: Path, tmp_path: Path, bcnet: Bcnet
 ) -> None:
