@@ -9,7 +9,8 @@ from pathlib import Path
 from bcnet_core.annotations.coco import CocoFile, Record, category_difference
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.evaluation.results import LISTED_AS
-from bcnet_core.files.images import image_files, image_size
+from bcnet_core.files.image_headers import image_size
+from bcnet_core.files.images import image_files
 from bcnet_core.files.matching import match_by_ending
 
 NO_SIZE = (0, 0)

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -17,7 +18,7 @@ from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.evaluation.given_boxes import GivenBoxes
 from bcnet_core.evaluation.inputs import NO_SIZE
-from bcnet_core.evaluation.tiles import Tiling, place, tile_windows
+from bcnet_core.evaluation.tiles import Tiling, join_parts, place, tile_windows
 from bcnet_core.files.images import check_images, image_path, missing_images, read_image, read_listed
 from bcnet_core.files.windows import Window, WindowReader
 from bcnet_core.maps import map_specs
@@ -69,22 +70,36 @@ def parts_of(
     ]
 
 
+def most_parts(images: Sequence[Record], tiling: Tiling | None) -> int:
+    """Return the largest number of parts of an image."""
+    return max((part.number + 1 for part in parts_of(images, tiling)), default=1)
+
+
 def predict_images(
     detector: Predictor,
     images: Sequence[Record],
     image_dir: Path,
     *,
     reporter: Reporter,
+    tiling: Tiling | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> list[Record]:
-    """Return the results of all images in one list; see `predictions`.
+    """Return the results of all images in one list; see `predictions` and `joined`.
 
     Raises:
         BCNetError: if images are missing (before the first is read) or cannot be read.
     """
     check_images(images, image_dir)
-    found = predictions(detector, parts_of(images), image_dir, reporter=reporter, stopping=stopping)
-    return [result for part, one in found for result in to_results(one, part.image["id"], detector.categories)]
+    found = predictions(detector, parts_of(images, tiling), image_dir, reporter=reporter, stopping=stopping)
+    return [
+        result for image, one in joined(found, tiling) for result in to_results(one, image["id"], detector.categories)
+    ]
+
+
+def joined(found: Iterable[tuple[Part, Instances]], tiling: Tiling | None) -> Iterator[tuple[Record, Instances]]:
+    """Join the instances of the parts of each image, which follow one another, to those of the image."""
+    for image, parts in groupby(found, key=lambda one: one[0].image):
+        yield image, join_parts([(part.window, instances) for part, instances in parts], tiling)
 
 
 def predictions(
