@@ -18,7 +18,7 @@ from bcnet_core.config.schema import LossConfig, Recipe
 from bcnet_core.data.dataset import Targets
 from bcnet_core.data.transforms import resize as resize_image
 from bcnet_core.data.transforms import target_size
-from bcnet_core.errors import usage_error
+from bcnet_core.errors import BCNetError, usage_error
 from bcnet_core.files.images import as_image, image_size
 from bcnet_core.model.backbones import Backbone, build_backbone
 from bcnet_core.model.boxes import boxes_in_image, given_proposals, scale_boxes
@@ -134,7 +134,7 @@ class Detector(nn.Module):
             One `Detections` per image, in pixels of that image.
 
         Raises:
-            BCNetError: if an array is no such image, or a path cannot be read.
+            BCNetError: if an array is no such image, a path cannot be read, or a GPU has too little memory.
         """
         if self.training:
             raise RuntimeError("call eval() before predict()")
@@ -154,8 +154,11 @@ class Detector(nn.Module):
 
     def _predict_together(self, images: Sequence[NDArray[np.uint8]], *, resize: bool) -> list[Detections]:
         batch = self.prepare(*images, resize=resize)
-        with computing_in(self.runtime.precision, self.device):
-            found = self.heads.detect(self.backbone(batch.tensors), batch)
+        try:
+            with computing_in(self.runtime.precision, self.device):
+                found = self.heads.detect(self.backbone(batch.tensors), batch)
+        except torch.cuda.OutOfMemoryError:
+            raise too_large(*batch.tensors.shape) from None
         return [
             to_detections(one, size, (image.shape[0], image.shape[1]))
             for one, size, image in zip(found, batch.image_sizes, images, strict=True)
@@ -228,6 +231,14 @@ def batches_of_a_size(sizes: Sequence[tuple[int, int]], most: int) -> list[list[
     for position, size in enumerate(sizes):
         positions.setdefault(size, []).append(position)
     return [group[first : first + most] for group in positions.values() for first in range(0, len(group), most)]
+
+
+def too_large(images: int, _channels: int, height: int, width: int) -> BCNetError:
+    """Return the error about a batch of this shape, which does not fit into the memory of a GPU."""
+    what, way_out = "an image", "predict on the CPU, --device cpu, or large images in tiles, --tile 1024"
+    if images > 1:
+        what, way_out = f"{images} images", "make the batches smaller: --batch"
+    return BCNetError(f"the GPU has too little memory for {what} of {height} x {width} pixels in the network", way_out)
 
 
 def to_detections(found: Found, network_size: tuple[int, int], image_size: tuple[int, int]) -> Detections:
