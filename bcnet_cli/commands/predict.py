@@ -13,13 +13,36 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.options import Batch, Device, DryRun, Gpus, Json, Overwrite, PrecisionOption, reserve, reserve_files
+from bcnet_cli.options import (
+    USUAL_OVERLAP,
+    Batch,
+    Device,
+    DryRun,
+    Gpus,
+    Json,
+    Overlap,
+    Overwrite,
+    PrecisionOption,
+    Tile,
+    check_unused_options,
+    read_tiling,
+    reserve,
+    reserve_files,
+)
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
+    from bcnet_core.evaluation.prediction_job import PredictionFile
     from bcnet_core.evaluation.prediction_outputs import OutputPaths, Written
+    from bcnet_core.evaluation.tiles import Tiling
 
 
+Model = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="A run directory, a checkpoint, or an exported .onnx file.", show_default=False
+    ),
+]
 Disjoint = Annotated[
     bool, typer.Option("--disjoint", help="Write masks that share no pixel: each goes to the instance in front.")
 ]
@@ -49,13 +72,23 @@ IdsFrom = Annotated[
     Path | None,
     typer.Option("--ids-from", metavar="FILE", help="Take ids and sizes from this COCO json, by file name."),
 ]
+Boxes = Annotated[
+    Path | None,
+    typer.Option(
+        "--boxes",
+        metavar="FILE",
+        show_default=False,
+        help="Predict masks inside these boxes, of any classes: COCO results of another detector or of a tracker, or "
+        "COCO ground truth.",
+    ),
+]
 CONFIDENT = 0.5
 """Lowest score of a detection that takes pixels from others, or goes into other formats, if none is asked for."""
 
 
 def predict(
     context: typer.Context,
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run directory.", show_default=False)],
+    checkpoint: Model,
     images: Annotated[list[str], typer.Argument(help="Image files, folders, or patterns.", show_default=False)],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="COCO results file to write.")],
@@ -64,6 +97,9 @@ def predict(
     disjoint: Disjoint = False,
     score: Score = None,
     ids_from: IdsFrom = None,
+    boxes: Boxes = None,
+    tile: Tile = None,
+    overlap: Overlap = USUAL_OVERLAP,
     gpus: Gpus = 1,
     device: Device = "auto",
     batch: Batch = 1,
@@ -84,50 +120,63 @@ def predict(
     `bcnet predict bcnet_r101.pt 'val2017/*.jpg' --ids-from annotations/instances_val2017.json --layers -o val.json`
 
     `bcnet predict runs/cells plates --format labels --score 0.6 -o cells.json`
+
+    `bcnet predict runs/trees orthophoto.tif --tile 1024 -o trees.json`
+
+    `bcnet predict runs/coco val2017 --boxes rf_detr.json --ids-from annotations/instances_val2017.json -o masks.json`
     """
-    from bcnet_core.annotations.coco import read_coco
     from bcnet_core.config.runtime import Runtime
     from bcnet_core.engine.elastic import Cluster, check_processes
-    from bcnet_core.evaluation.inputs import find_images, image_records
+    from bcnet_core.evaluation.given_boxes import list_inputs
+    from bcnet_core.evaluation.inputs import find_images
     from bcnet_core.evaluation.photo_results import photo_names
-    from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
+    from bcnet_core.evaluation.prediction_job import PredictionJob, predict_to_disk
     from bcnet_core.evaluation.prediction_outputs import output_paths, unreadable_error, write_predictions
-    from bcnet_core.files.json_files import json_stem
-    from bcnet_core.weights.loading import read_trained
+    from bcnet_core.weights.exported import open_trained
 
     paths = output_paths(output, formats or ())
-    disjoint = disjoint or paths.is_disjoint
+    disjoint, tiling = disjoint or paths.is_disjoint, _tiling(context, tile, overlap, boxes)
     found = find_images(images)
-    inputs = [checkpoint, *found, *([ids_from] if ids_from else [])]
-    reserve_files(context, *paths.files, inputs=inputs, overwrite=overwrite, dry_run=dry_run)
+    files = [*found, *filter(None, (ids_from, boxes))]
+    reserve_files(context, *paths.files, inputs=[checkpoint, *files], overwrite=overwrite, dry_run=dry_run)
     cluster = Cluster(gpus)
     check_processes(cluster, device)
-    trained = read_trained(checkpoint)
-    read = [trained.path, *inputs[1:]]  # a run may hold the outputs
+    trained, reporter = open_trained(checkpoint), ConsoleReporter()
+    read = [trained.path, *files]  # a run may hold the outputs
     _reserve_folders(context, paths.folders, inputs=read, overwrite=overwrite, dry_run=dry_run)
-    known = read_coco(ids_from, need_annotations=False) if ids_from else None
-    records = image_records(found, known)
+    least = CONFIDENT if score is None and (disjoint or paths.formats) else score
+    inputs = list_inputs(found, ids_from, boxes, amodal=trained.amodal_boxes, least_score=least, reporter=reporter)
     if paths.formats:
-        photo_names(records)  # raises before the first image is predicted
+        photo_names(inputs.images)  # raises before the first image is predicted
     if dry_run:
-        console.err.print(f"would run {trained.path} on {len(records):,} images")
+        console.err.print(f"would run {trained.path} on {len(inputs.images):,} images")
         console.show_outputs(*paths.all, dry_run=True)
         return
-    least = (CONFIDENT if disjoint or paths.formats else 0.0) if score is None else score
-    file = PredictionFile(output.with_name(f"{json_stem(output)}_predictions.jsonl"))
     runtime = Runtime(batch, precision)
     job = PredictionJob(
-        trained.path, device, records, None, file, layers, disjoint=disjoint, score=least, runtime=runtime,
-        passes_over=True,
+        trained.path, device, inputs.images, None, _progress_file(output), layers, disjoint=disjoint,
+        score=least or 0.0, passes_over=True, runtime=runtime, boxes=inputs.boxes, tiling=tiling,
     )  # fmt: skip
-    build = partial(trained.build, device, runtime=runtime)
-    predict_to_disk(job, cluster, reporter=ConsoleReporter(), build=build)
-    written = write_predictions(job, trained.categories, paths)
+    predict_to_disk(job, cluster, reporter=reporter, build=partial(trained.build, device, runtime=runtime))
+    written = write_predictions(job, inputs.categories or trained.categories, paths, reporter=reporter)
     _show(written, paths, as_json=as_json, disjoint=disjoint)
-    truth = ids_from if known is not None and known.annotations else None
-    console.show_outputs(*paths.all, then=_next_command(output, paths.listing, found, truth))
+    console.show_outputs(*paths.all, then=_next_command(output, paths.listing, found, inputs.truth))
     if written.unreadable:
-        raise unreadable_error(written.unreadable, of=len(records), listing=paths.listing)
+        raise unreadable_error(written.unreadable, of=len(inputs.images), listing=paths.listing)
+
+
+def _progress_file(output: Path) -> PredictionFile:
+    """Return the file that keeps what is predicted until all is."""
+    from bcnet_core.evaluation.prediction_job import PredictionFile
+    from bcnet_core.files.json_files import json_stem
+
+    return PredictionFile(output.with_name(f"{json_stem(output)}_predictions.jsonl"))
+
+
+def _tiling(context: typer.Context, tile: int | None, overlap: float, boxes: Path | None) -> Tiling | None:
+    if boxes is not None:
+        check_unused_options(context, "tile", "overlap", why="with --boxes: photos are resized as always")
+    return read_tiling(context, tile, overlap)
 
 
 def _show(written: Written, paths: OutputPaths, *, as_json: bool, disjoint: bool) -> None:
