@@ -19,6 +19,7 @@ from bcnet_core.masks.rle import (
     ious,
     overlaps,
     runs,
+    shifted,
     to_json,
     union,
 )
@@ -26,5 +27,6 @@ from bcnet_core.masks.rle import (
 __all__ = [
     "RLE", "area", "bounding_box", "complement", "decode", "decode_window", "difference", "encode", "from_box",
     "from_labels", "from_polygons", "from_segmentation", "from_window", "intersection", "iou", "ious", "overlaps",
-    "runs", "to_json", "union",
+    "runs", "shifted", "to_json",
+    "union",
 ]  # fmt: skip
