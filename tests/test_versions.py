@@ -14,7 +14,7 @@ else:
     import tomli as tomllib  # pytest itself needs it there
 
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-EXTRAS = ("onnx", "tensorboard", "timm", "docs", "dev")
+EXTRAS = ("large", "onnx", "tensorboard", "timm", "docs", "dev")
 """Extras that `make` installs; detectron2 is built by hand and not part of the test legs."""
 
 

@@ -17,27 +17,32 @@ from bcnet_cli.options import Device, DryRun, Gpus, Json, Overwrite, reserve, re
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
-    from bcnet_core.evaluation.prediction_outputs import Written
+    from bcnet_core.evaluation.prediction_outputs import OutputPaths, Written
 
 
 Disjoint = Annotated[
     bool, typer.Option("--disjoint", help="Write masks that share no pixel: each goes to the instance in front.")
 ]
-Labels = Annotated[
-    bool, typer.Option("--labels", help="Also write them as label images, into OUTPUT_labels; implies --disjoint.")
-]
-Panoptic = Annotated[
-    bool,
+Formats = Annotated[
+    list[str] | None,
     typer.Option(
-        "--panoptic",
-        help="Also write them in COCO's panoptic format, as OUTPUT_panoptic.json and its folder of PNGs; implies "
-        "--disjoint.",
+        "--format",
+        metavar="NAME",
+        show_default=False,
+        help="Also write them in this format, into OUTPUT_NAME: labels (images of numbers) or panoptic (COCO's), both "
+        "of which imply --disjoint. May be given several times; coco is OUTPUT itself.",
     ),
+]
+Layers = Annotated[
+    bool, typer.Option("--layers", help="Also write the occluder mask and both boundaries of every instance.")
 ]
 Score = Annotated[
     float | None,
     typer.Option(
-        min=0, max=1, show_default=False, help="Lowest score of a detection; 0.5 with --disjoint, otherwise 0."
+        min=0,
+        max=1,
+        show_default=False,
+        help="Lowest score of a detection; 0.5 with --disjoint or a --format, otherwise 0.",
     ),
 ]
 IdsFrom = Annotated[
@@ -45,7 +50,7 @@ IdsFrom = Annotated[
     typer.Option("--ids-from", metavar="FILE", help="Take ids and sizes from this COCO json, by file name."),
 ]
 CONFIDENT = 0.5
-"""Lowest score of a detection that takes pixels from others, if none is asked for."""
+"""Lowest score of a detection that takes pixels from others, or goes into other formats, if none is asked for."""
 
 
 def predict(
@@ -54,12 +59,9 @@ def predict(
     images: Annotated[list[str], typer.Argument(help="Image files, folders, or patterns.", show_default=False)],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="COCO results file to write.")],
-    layers: Annotated[
-        bool, typer.Option("--layers", help="Also write the occluder mask and both boundaries of every instance.")
-    ] = False,
+    formats: Formats = None,
+    layers: Layers = False,
     disjoint: Disjoint = False,
-    labels: Labels = False,
-    panoptic: Panoptic = False,
     score: Score = None,
     ids_from: IdsFrom = None,
     gpus: Gpus = 1,
@@ -79,18 +81,20 @@ def predict(
 
     `bcnet predict bcnet_r101.pt 'val2017/*.jpg' --ids-from annotations/instances_val2017.json --layers -o val.json`
 
-    `bcnet predict runs/cells plates --labels --score 0.6 -o cells.json`
+    `bcnet predict runs/cells plates --format labels --score 0.6 -o cells.json`
     """
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.engine.elastic import Cluster, check_processes
     from bcnet_core.evaluation.inputs import find_images, image_records
+    from bcnet_core.evaluation.photo_results import photo_names
     from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
-    from bcnet_core.evaluation.prediction_outputs import label_names, output_paths, unreadable_error, write_predictions
+    from bcnet_core.evaluation.prediction_outputs import output_paths, unreadable_error, write_predictions
     from bcnet_core.files.json_files import json_stem
     from bcnet_core.weights.loading import read_trained
 
+    paths = output_paths(output, formats or ())
+    disjoint = disjoint or paths.is_disjoint
     found = find_images(images)
-    paths, disjoint = output_paths(output, labels=labels, panoptic=panoptic), disjoint or labels or panoptic
     inputs = [checkpoint, *found, *([ids_from] if ids_from else [])]
     reserve_files(context, *paths.files, inputs=inputs, overwrite=overwrite, dry_run=dry_run)
     cluster = Cluster(gpus)
@@ -100,39 +104,45 @@ def predict(
     _reserve_folders(context, paths.folders, inputs=read, overwrite=overwrite, dry_run=dry_run)
     known = read_coco(ids_from, need_annotations=False) if ids_from else None
     records = image_records(found, known)
-    if paths.folders:
-        label_names(records)  # raises before the first image is predicted
+    if paths.formats:
+        photo_names(records)  # raises before the first image is predicted
     if dry_run:
         console.err.print(f"would run {trained.path} on {len(records):,} images")
         console.show_outputs(*paths.all, dry_run=True)
         return
-    least = (CONFIDENT if disjoint else 0.0) if score is None else score
+    least = (CONFIDENT if disjoint or paths.formats else 0.0) if score is None else score
     file = PredictionFile(output.with_name(f"{json_stem(output)}_predictions.jsonl"))
     job = PredictionJob(
         trained.path, device, records, None, file, layers, disjoint=disjoint, score=least, passes_over=True
     )
     predict_to_disk(job, cluster, reporter=ConsoleReporter(), build=partial(trained.build, device))
     written = write_predictions(job, trained.categories, paths)
-    _show(written, as_json=as_json, disjoint=disjoint)
+    _show(written, paths, as_json=as_json, disjoint=disjoint)
     truth = ids_from if known is not None and known.annotations else None
     console.show_outputs(*paths.all, then=_next_command(output, paths.listing, found, truth))
     if written.unreadable:
         raise unreadable_error(written.unreadable, of=len(records), listing=paths.listing)
 
 
-def _show(written: Written, *, as_json: bool, disjoint: bool) -> None:
+def _show(written: Written, paths: OutputPaths, *, as_json: bool, disjoint: bool) -> None:
     """Print the counts."""
+    left_out = {name: count for name, count in written.left_out.items() if count}
     if as_json:
         content = {
             "images": written.images,
             "detections": written.detections,
             "unreadable": [image["file_name"] for image in written.unreadable],
+            "outputs": [str(path) for path in paths.all],
+            **({"covered": written.covered} if disjoint else {}),
+            **({"left_out": left_out} if left_out else {}),
         }
-        console.out.print(json.dumps(content | ({"covered": written.covered} if disjoint else {})))
+        console.out.print(json.dumps(content))
     else:
         console.out.print(f"{written.detections:,} detections in {written.images:,} images")
     if written.covered:
         console.err.print(f"{written.covered:,} more were left without a pixel by those in front, and are not written")
+    for name, count in left_out.items():
+        console.err.print(f"{count:,} of them are not in `{paths.formats[name]}`: their masks have no pixel")
 
 
 def _reserve_folders(

@@ -15,8 +15,12 @@ from numpy.typing import NDArray
 from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import BCNetError, data_error
+from bcnet_core.evaluation.clips import is_frame
 from bcnet_core.evaluation.inputs import NO_SIZE
+from bcnet_core.evaluation.tiles import Tiling, place, tile_windows
 from bcnet_core.files.images import check_images, image_path, missing_images, read_image, read_listed
+from bcnet_core.files.videos import FrameReader
+from bcnet_core.files.windows import Window, WindowReader, reduced
 from bcnet_core.maps import map_specs
 from bcnet_core.masks.order import disjoint_masks, hidden_by
 from bcnet_core.reporting import Reporter
@@ -27,20 +31,26 @@ READ_AHEAD = 4
 
 
 class Part(NamedTuple):
-    """A part of the work: an image.
+    """A part of the work: an image, or a window of one.
 
     Attributes:
         image: entry of a COCO file's `images`.
         number: of the part in its image, from 0.
+        window: what the detector sees of it; the whole image is reduced then. None is the image as it is.
     """
 
     image: Record
     number: int
+    window: Window | None = None
 
 
-def parts_of(images: Sequence[Record]) -> list[Part]:
-    """Return the parts of images, in their order."""
-    return [Part(image, 0) for image in images]
+def parts_of(images: Sequence[Record], tiling: Tiling | None = None) -> list[Part]:
+    """Return the parts of images, in their order; see `tile_windows`."""
+    return [
+        Part(image, number, window)
+        for image in images
+        for number, window in enumerate(tile_windows(image.get("height", 0), image.get("width", 0), tiling))
+    ]
 
 
 def predict_images(
@@ -101,15 +111,17 @@ def predictions(
                 unreadable(part, error)
             else:
                 (found,) = detector.predict([pixels])
+                if part.window is not None:
+                    found = place(found, part.window, _size(part.image))
                 yield part, found.at_least(score).instances(layers=layers, order=order)
             progress.advance()
 
 
 def _read_ahead(parts: Sequence[Part], image_dir: Path | None) -> Iterator[tuple[Part, Future[NDArray[np.uint8]]]]:
     """Yield the parts in their order, the next ones being read by another thread."""
-    read = partial(_read, image_dir)
     waiting: deque[Future[NDArray[np.uint8]]] = deque()
-    with ThreadPoolExecutor(max_workers=1) as pool:
+    with WindowReader() as windows, FrameReader() as frames, ThreadPoolExecutor(max_workers=1) as pool:
+        read = partial(_read, image_dir, windows, frames)
         try:
             for position, part in enumerate(parts):
                 following = parts[position + len(waiting) : position + 1 + READ_AHEAD]
@@ -119,13 +131,22 @@ def _read_ahead(parts: Sequence[Part], image_dir: Path | None) -> Iterator[tuple
             pool.shutdown(cancel_futures=True)
 
 
-def _read(image_dir: Path | None, part: Part) -> NDArray[np.uint8]:
+def _read(image_dir: Path | None, windows: WindowReader, frames: FrameReader, part: Part) -> NDArray[np.uint8]:
     image = part.image
-    if (image["height"], image["width"]) != NO_SIZE:
+    if is_frame(image):
+        pixels = frames.read(Path(image["file_name"]), image["frame"], _size(image))
+        return pixels if part.window is None else reduced(part.window.cut(pixels), part.window, _size(image))
+    if part.window is not None:
+        return windows.read(image_path(image_dir, image["file_name"]), part.window, _size(image))
+    if _size(image) != NO_SIZE:
         return read_listed(image_dir, image)
     path = image_path(image_dir, image["file_name"])
     read_image(path)  # raises what was wrong
     raise data_error(f"the image `{path}` cannot be read: it was incomplete when the command began", "predict it again")
+
+
+def _size(image: Record) -> tuple[int, int]:
+    return image["height"], image["width"]
 
 
 def to_results(

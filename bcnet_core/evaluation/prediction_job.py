@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import Record
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes, stop_requests
 from bcnet_core.errors import BCNetError, ExitCode, data_error, usage_error
+from bcnet_core.evaluation.clips import number_results, tracked
 from bcnet_core.evaluation.predict import Part, parts_of, predictions, to_results
+from bcnet_core.evaluation.tiles import Tiling, join_parts
 from bcnet_core.files.images import check_images
 from bcnet_core.files.outputs import atomic_file, check_output_file, reserve_outputs
 from bcnet_core.model.detectors import Detector
@@ -117,7 +120,7 @@ class PredictionFile:
         """
         offsets = self.done()
         with self.path.open("rb") as lines:
-            for image, number in parts:
+            for image, number, _ in parts:
                 if (image["id"], number) not in offsets:
                     raise data_error(f"image {image['id']} was not predicted", "run the same command again")
                 lines.seek(offsets[image["id"], number])
@@ -138,6 +141,9 @@ class PredictionJob:
         score: smallest score of a result.
         detections_per_image: number of detections that the detector keeps; None for its recipe's.
         passes_over: whether to go on when an image cannot be read; `file` remembers it.
+        tiling: division of large images into tiles, whose instances `results` joins; None predicts every image whole.
+        videos: the clips that the images are frames of, see `bcnet_core.evaluation.clips`.
+        begin: score from which a detection begins a track; None gives results without tracks.
     """
 
     checkpoint: Path
@@ -150,6 +156,9 @@ class PredictionJob:
     score: float = 0.0
     detections_per_image: int | None = None
     passes_over: bool = False
+    tiling: Tiling | None = None
+    videos: Sequence[Record] = ()
+    begin: float | None = None
 
     def identity(self) -> Record:
         """Return what the predictions depend on, as JSON data."""
@@ -161,6 +170,8 @@ class PredictionJob:
             "disjoint": self.disjoint,
             "score": self.score,
             "detections_per_image": self.detections_per_image,
+            "tiling": self.tiling,
+            "tracks": self.begin,
             "folder": str((self.image_dir or Path()).resolve()),
             "images": hashlib.sha256(names.encode()).hexdigest(),
         }
@@ -171,8 +182,23 @@ class PredictionJob:
         Raises:
             BCNetError: if one is not.
         """
-        for image, found in zip(images, self.file.read(parts_of(images)), strict=True):
-            yield list(to_results(found, image["id"], categories, disjoint=self.disjoint))
+        found: Iterable[tuple[Instances, list[int] | None]] = ((one, None) for one in self.instances(images))
+        if self.begin is not None:
+            found = tracked(images, partial(self.instances, images), begin=self.begin)
+        for image, (one, tracks) in zip(images, found, strict=True):
+            results = to_results(one, image["id"], categories, disjoint=self.disjoint)
+            yield list(results) if tracks is None else number_results(results, tracks)
+
+    def instances(self, images: Sequence[Record]) -> Iterator[Instances]:
+        """Yield the instances of each of these images, when they are predicted.
+
+        Raises:
+            BCNetError: if one is not.
+        """
+        parts = parts_of(images, self.tiling)
+        read = zip(parts, self.file.read(parts), strict=True)
+        for _, found in groupby(read, key=lambda one: one[0].image["id"]):
+            yield join_parts([(part.window, one) for part, one in found], self.tiling)
 
     def build(self) -> Detector:
         """Read the checkpoint and build its detector."""
@@ -194,7 +220,7 @@ def predict_to_disk(
     check_processes(cluster, job.device)
     check_images(job.images, job.image_dir)
     done = job.file.open(job.identity())
-    parts = parts_of(job.images)
+    parts = parts_of(job.images, job.tiling)
     left = [part for part in parts if (part.image["id"], part.number) not in done]
     if len(left) < len(parts):
         reporter.info(f"{len(parts) - len(left):,} of {len(parts):,} images were predicted before")
@@ -232,7 +258,8 @@ def _predict_share(job: PredictionJob, detector: Detector, parts: Sequence[Part]
 
     with stop_requests() as stop:
         for part, found in predictions(
-            detector, parts, job.image_dir, reporter=reporter, layers=job.layers, order=job.disjoint,
+            detector, parts, job.image_dir, reporter=reporter, layers=job.layers,
+            order=job.disjoint or job.begin is not None,
             score=job.score, stopping=lambda: bool(stop), unreadable=remember if job.passes_over else None,
         ):  # fmt: skip
             job.file.append(part, found)

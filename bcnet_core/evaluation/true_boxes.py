@@ -27,7 +27,6 @@ from bcnet_core.files.images import read_listed
 from bcnet_core.maps import Region, map_specs
 from bcnet_core.masks import RLE
 from bcnet_core.masks.crops import crop_rles, paste_rles
-from bcnet_core.masks.map_order import map_pairs
 from bcnet_core.masks.order import FrontPair
 from bcnet_core.model.detectors import Detector
 from bcnet_core.model.losses import band_cells, boundary, crop_to_boxes
@@ -62,7 +61,6 @@ class TrueBoxScores(NamedTuple):
         return {name: float(values.mean()) for name, values in present.items() if len(values)}
 
 
-@torch.no_grad()
 def score_true_boxes(detector: Detector, coco: CocoFile, image_dir: Path, *, reporter: Reporter) -> TrueBoxScores:
     """Predict the masks of every instance inside its true box, and compare them with the true ones.
 
@@ -130,12 +128,12 @@ def _score_image(
         pairs: true order of the instances.
         image_dir: folder of the images.
     """
-    height, width = image["height"], image["width"]
-    logits = predict_inside(detector, image, boxes, image_dir)
+    (found,) = detector.predict_inside([read_listed(image_dir, image)], [boxes])
     scores: dict[str, list[float]] = {}
-    for spec in sorted(map_specs(logits), key=lambda spec: spec.kind == "boundary"):
+    for spec in sorted(map_specs(found.maps), key=lambda spec: spec.kind == "boundary"):
+        inside = found.maps[spec.name]
         if spec.kind == "mask":
-            pasted = paste_rles(logits[spec.name].sigmoid(), boxes, height, width)
+            pasted = paste_rles(inside, found.boxes, *found.image_size)
             scores[spec.region] = [_iou(one, other) for one, other in zip(pasted, true[spec.region], strict=True)]
             if spec.region == "amodal":
                 scores["hidden"] = [
@@ -143,40 +141,13 @@ def _score_image(
                     for one, whole, seen in zip(pasted, true["amodal"], true["occludee"], strict=True)
                 ]
         else:
-            band = logits[spec.name].cpu() >= 0
+            band = inside.cpu() >= 0.5
             crops = crop_to_boxes(
-                crop_rles(true[spec.region]), torch.arange(len(band)), boxes.cpu(), size=band.shape[-1]
+                crop_rles(true[spec.region]), torch.arange(len(band)), found.boxes.cpu(), size=band.shape[-1]
             )
             scores[spec.name] = boundary_f(band, boundary(crops)).tolist()
-    if "amodal_mask" not in logits:
-        return scores, []
-    maps = {name: values.sigmoid() for name, values in logits.items()}
-    return scores, right_pairs(pairs, map_pairs(maps, boxes))
-
-
-@torch.no_grad()
-def predict_inside(detector: Detector, image: Record, boxes: Tensor, image_dir: Path) -> dict[str, Tensor]:
-    """Predict the maps of an image inside N given boxes.
-
-    Args:
-        detector: in evaluation mode.
-        image: entry of a COCO file's `images`.
-        boxes: (N, 4) float32 xyxy in pixels of the image.
-        image_dir: folder of the images.
-
-    Returns:
-        (N, S, S) float32 logits by name, on the detector's device.
-
-    Raises:
-        BCNetError: if the image cannot be read.
-    """
-    batch = detector.prepare(read_listed(image_dir, image))
-    new_height, new_width = batch.image_sizes[0]
-    boxes = boxes.to(detector.device)
-    scale = boxes.new_tensor([new_width / image["width"], new_height / image["height"]]).repeat(2)
-    first = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-    logits: dict[str, Tensor] = detector.heads.masks(detector.backbone(batch.tensors), boxes * scale, first)
-    return logits
+    order = found.order
+    return scores, [] if order is None else right_pairs(pairs, order)
 
 
 def _iou(found: RLE, true: RLE | None) -> float:

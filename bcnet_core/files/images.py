@@ -98,7 +98,7 @@ def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDA
     """
     with _opened(path) as stored:
         if expect_size is not None and expect_size not in (stored.size, stored.size[::-1]):
-            raise _wrong_size(path, stored.size[::-1], expect_size)  # before a huge one is decoded
+            raise wrong_size(path, stored.size[::-1], expect_size)  # before a huge one is decoded
         stored.load()
         mode = stored.mode
         upright = ImageOps.exif_transpose(stored) if _orientation(stored) != 1 else stored  # which would copy it
@@ -107,7 +107,7 @@ def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDA
     if mode.startswith(DEEP_MODES):
         raise data_error(f"the image `{path}` has more than 8 bits a channel ({mode})", "scale it to 8 bits first")
     if expect_size is not None and pixels.shape[:2] != expect_size:
-        raise _wrong_size(path, pixels.shape[:2], expect_size)
+        raise wrong_size(path, pixels.shape[:2], expect_size)
     return pixels
 
 
@@ -130,14 +130,47 @@ def read_values(path: Path) -> NDArray[Any]:
         return np.array(stored)
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Return the (height, width) of an image in pixels, upright, as `read_image` gives it.
+class ImageHeader(NamedTuple):
+    """Properties of a stored image that are known without its pixels.
 
-    Usually reads the header alone; a PNG may have its EXIF block behind the pixels.
+    Attributes:
+        format: a key of `FORMATS`.
+        width: pixels.
+        height: pixels.
+        mode: Pillow's name of the kind of pixels.
+        orientation: EXIF orientation, 1 if it is upright.
+        is_plain: whether the pixels are those in the file: 8 bits a channel, and no inverted ones.
+        is_huge: whether it has more pixels than are read at once.
     """
-    with _opened(path) as stored:
-        width, height = stored.size
-        return (width, height) if _orientation(stored) in SIDEWAYS else (height, width)
+
+    format: str
+    width: int
+    height: int
+    mode: str
+    orientation: int
+    is_plain: bool
+    is_huge: bool
+
+
+def image_header(path: Path) -> ImageHeader:
+    """Read the header of an image of any size; a PNG may have its EXIF block behind the pixels.
+
+    Raises:
+        BCNetError: if the image does not exist or is none.
+    """
+    with _opened(path, any_size=True) as stored:
+        (width, height), name, mode = stored.size, stored.format or "", stored.mode
+        layout = str(getattr(stored, "tile", ""))  # "RGB;16B" or "L;I" there, which no mode of Pillow tells
+        is_plain = not any(f"{mode};{how}" in layout for how in ("16", "I", "R"))
+        is_huge = width * height > 2 * (Image.MAX_IMAGE_PIXELS or width * height)
+        return ImageHeader(name, width, height, mode, _orientation(stored), is_plain, is_huge)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return the (height, width) of an image in pixels, upright, as `read_image` gives it; from the header alone."""
+    header = image_header(path)
+    size = header.height, header.width
+    return size[::-1] if header.orientation in SIDEWAYS else size
 
 
 class DecodedImage(NamedTuple):
@@ -192,15 +225,29 @@ def _orientation(image: Image.Image) -> Any:  # noqa: ANN401  (a number, if the 
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, *, any_size: bool = False) -> Iterator[Image.Image]:
     """Open an image, of which only the header is read yet; errors of the block become errors of the image."""
     try:
         check_regular_file(path)
         Image.init()
-        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as stored:
+        known = [name for name in FORMATS if name in Image.OPEN]
+        opened: Image.Image
+        try:
+            opened = Image.open(path, formats=known)
+        except Image.DecompressionBombError:
+            if not any_size:
+                raise
+            opened = _open_huge(path, known)
+        with opened as stored:
             yield stored
     except BCNetError:
         raise
+    except Image.DecompressionBombError:
+        raise data_error(
+            f"the image `{path}` has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, too many to be read at "
+            "once",
+            "a detector can see it in tiles: --tile 1024",
+        ) from None
     except FileNotFoundError:
         raise data_error(
             f"the image `{path}` does not exist",
@@ -215,7 +262,18 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise data_error(f"the image `{path}` cannot be read: {error}", "replace the file, or leave it out") from None
 
 
-def _wrong_size(path: Path, *sizes: tuple[int, ...]) -> BCNetError:
+def _open_huge(path: Path, formats: Sequence[str]) -> Image.Image:
+    """Open an image that Pillow refuses for its size, for its header."""
+    with path.open("rb") as file:
+        beginning = file.read(16)
+    for name in formats:
+        factory, accepts = Image.OPEN[name]
+        if accepts is None or accepts(beginning) is True:
+            return factory(path)  # type: ignore[call-arg, arg-type]  # it opens, and closes, a path
+    raise UnidentifiedImageError(str(path))
+
+
+def wrong_size(path: Path, *sizes: tuple[int, ...]) -> BCNetError:
     """Return the error for an image of another (height, width) in pixels than its annotations say."""
     found, expected = (f"{width} x {height}" for height, width in sizes)
     return data_error(

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.reporting import Reporter
 
+RECENT = 4
+"""Frames that a reader keeps, as many as threads may read ahead."""
 FASTEST = 1000.0
 """Frames per second from which a rate is not believed."""
 
@@ -101,27 +103,26 @@ def inspect_video(path: Path, *, reporter: Reporter) -> VideoInfo:
 
 
 class FrameReader:
-    """Reads frames by their number; the next one costs least, another means to decode what lies before it.
+    """Reads frames by their number; the next ones cost least, an earlier one means to decode the video from its start.
 
-    One video is open at a time. Threads may share a reader.
+    One video is open at a time. Threads may share a reader and be a little out of order: the last `RECENT` frames are
+    kept.
     """
 
     def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._lock = Lock()
+        self._lock, self._closing = Lock(), ExitStack()
         self._capture: Any = None
         self._path: Path | None = None
         self._next = 0
+        self._recent: dict[int, NDArray[np.uint8]] = {}
 
     def __enter__(self) -> FrameReader:
-        """Return the reader."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the open video."""
-        self._stack.close()
+        self._closing.close()
 
     def read(self, path: Path, number: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Read a frame, counted from 0, as (H, W, 3) uint8 RGB of this (H, W) in pixels.
@@ -130,19 +131,32 @@ class FrameReader:
             BCNetError: if the frame cannot be read, or has another size.
         """
         with self._lock:
-            if path != self._path or number < self._next:
-                self._stack.close()
-                self._capture, self._path, self._next = self._stack.enter_context(open_video(path)), path, 0
-            there = True
-            while there and self._next < number:
-                there = self._capture.grab()
-                self._next += there
-            there, frame = self._capture.read() if there else (False, None)
-            self._next += there
-            if not there or frame.shape[:2] != size:
-                reason = f"has {frame.shape[1]} x {frame.shape[0]} pixels" if there else "cannot be read"
-                raise data_error(
-                    f"frame {number:,} of `{path}` {reason}: the file changed, or its frames have several sizes",
-                    "convert it to mp4",
-                )
-            return np.ascontiguousarray(frame[..., ::-1])
+            if path != self._path or (number < self._next and number not in self._recent):
+                self._open(path)
+            while number not in self._recent:
+                self._advance(number)
+            frame = self._recent[number]
+        if frame.shape[:2] != size:
+            raise data_error(
+                f"frame {number:,} of `{path}` has {frame.shape[1]} x {frame.shape[0]} pixels, the first one "
+                f"{size[1]} x {size[0]}",
+                "convert it to a video of one size",
+            )
+        return np.ascontiguousarray(frame[..., ::-1])
+
+    def _open(self, path: Path) -> None:
+        self._path = None
+        self._closing.close()
+        self._recent.clear()
+        self._capture, self._path, self._next = self._closing.enter_context(open_video(path)), path, 0
+
+    def _advance(self, number: int) -> None:
+        """Decode the next frame, on the way to this one."""
+        there = bool(self._capture.grab())
+        if there and self._next > number - RECENT:
+            there, self._recent[self._next] = self._capture.retrieve()
+            self._recent.pop(self._next - RECENT, None)
+        if not there:
+            self._recent.pop(self._next, None)
+            raise data_error(f"frame {number:,} of `{self._path}` cannot be read any more", "has the file changed?")
+        self._next += 1

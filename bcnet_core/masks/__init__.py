@@ -9,6 +9,7 @@ from bcnet_core.masks.rle import (
     decode_window,
     difference,
     encode,
+    fill_window,
     from_box,
     from_labels,
     from_polygons,
@@ -25,8 +26,7 @@ from bcnet_core.masks.rle import (
 )
 
 __all__ = [
-    "RLE", "area", "bounding_box", "complement", "decode", "decode_window", "difference", "encode", "from_box",
-    "from_labels", "from_polygons", "from_segmentation", "from_window", "intersection", "iou", "ious", "overlaps",
-    "runs", "shifted", "to_json",
-    "union",
+    "RLE", "area", "bounding_box", "complement", "decode", "decode_window", "difference", "encode", "fill_window",
+    "from_box", "from_labels", "from_polygons", "from_segmentation", "from_window", "intersection", "iou", "ious",
+    "overlaps", "runs", "shifted", "to_json", "union",
 ]  # fmt: skip

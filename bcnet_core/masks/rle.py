@@ -235,13 +235,22 @@ def decode_window(rle: RLE, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.bo
 
     Time and memory are those of the runs and the window: the rest of the image is not decoded.
     """
+    return fill_window(runs(rle["counts"]).cumsum(), rle["size"][0], x0, y0, x1, y1)
+
+
+def fill_window(ends: NDArray[np.int64], height: int, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.bool_]:
+    """Decode the window [x0, x1) x [y0, y1) of a mask of this height from the ends of its runs, see `decode_window`.
+
+    Time is that of the runs in the window. The ends are `runs(counts).cumsum()`.
+    """
     rows, pixels = y1 - y0, (x1 - x0) * (y1 - y0)
     if not pixels:
         return np.zeros((rows, x1 - x0), bool)
-    column, row = np.divmod(runs(rle["counts"]).cumsum(), rle["size"][0])  # behind the last pixel of each run
-    ends = ((column - x0) * rows + np.clip(row - y0, 0, rows)).clip(0, pixels)  # counted in pixels of the window
-    lengths = np.diff(ends, prepend=0)
-    columns = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(x1 - x0, rows)
+    first, last = np.searchsorted(ends, (x0 * height, x1 * height))
+    column, row = np.divmod(ends[first : last + 1], height)  # behind the last pixel of each run
+    inside = ((column - x0) * rows + np.clip(row - y0, 0, rows)).clip(0, pixels)  # counted in pixels of the window
+    lengths = np.diff(inside, prepend=0)
+    columns = np.repeat(np.arange(first, first + len(lengths)) % 2 == 1, lengths).reshape(x1 - x0, rows)
     return cv2.transpose(columns.view(np.uint8)).view(np.bool_)  # ten times as fast as NumPy's copy where it is large
 
 

@@ -1,4 +1,4 @@
-"""The detectors, composed from their parts."""
+"""The detectors: a backbone and heads, from images to losses or detections."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection.image_list import ImageList
 
 from bcnet_core.annotations.coco import Record, category_names
-from bcnet_core.config.model import ModelConfig
 from bcnet_core.config.schema import LossConfig, Recipe
 from bcnet_core.data.dataset import Targets
 from bcnet_core.data.transforms import resize as resize_image
@@ -21,15 +20,16 @@ from bcnet_core.data.transforms import target_size
 from bcnet_core.errors import usage_error
 from bcnet_core.files.images import as_image
 from bcnet_core.model.backbones import Backbone, build_backbone
-from bcnet_core.model.faster_rcnn import TwoStageHeads, build_roi_heads
-from bcnet_core.model.fcos import FCOSHead
-from bcnet_core.model.head import BilayerMaskHead
-from bcnet_core.model.mask_branch import Found, MaskBranch
+from bcnet_core.model.boxes import boxes_in_image, given_proposals, scale_boxes
+from bcnet_core.model.faster_rcnn import TwoStageHeads
+from bcnet_core.model.mask_branch import Found, Proposals
 from bcnet_core.model.one_stage import OneStageHeads
 from bcnet_core.model.pixels import NormalizePixels
-from bcnet_core.model.rpn import StridedAnchors, build_rpn
-from bcnet_core.model.suppression import Suppression
+from bcnet_core.model.recipe_heads import build_one_stage, build_two_stage
 from bcnet_core.structures import Detections
+
+MOST_ROIS = 512
+"""Given boxes that go through the mask head together, so that memory is bounded whatever their number."""
 
 
 class Detector(nn.Module):
@@ -141,6 +141,48 @@ class Detector(nn.Module):
         (found,) = self.heads.detect(self.backbone(batch.tensors), batch)
         return to_detections(found, batch.image_sizes[0], (image.shape[0], image.shape[1]))
 
+    @torch.no_grad()
+    def predict_inside(
+        self,
+        images: Sequence[NDArray[np.uint8] | str | Path],
+        boxes: Sequence[ArrayLike | Tensor],
+        *,
+        scores: Sequence[ArrayLike | Tensor] | None = None,
+        labels: Sequence[ArrayLike | Tensor] | None = None,
+        resize: bool = True,
+    ) -> list[Detections]:
+        """Predict the masks of images inside given boxes, of any objects: the mask head knows no classes.
+
+        Args:
+            images: (H, W, 3) uint8 RGB arrays, or paths.
+            boxes: (N, 4) of each image, xyxy in pixels of the image. The part of a box outside the image is cut off; a
+                box without an extent in it has an empty mask.
+            scores: (N,) of each image; 1 if None.
+            labels: (N,) integers of each image, which may count other categories than the detector's; 0 if None.
+            resize: whether to resize to the detector's `min_size` and `max_size` first.
+
+        Returns:
+            One `Detections` per image, one detection per box in the order of the boxes.
+
+        Raises:
+            BCNetError: if an array is no image or are no such boxes, or a path cannot be read.
+        """
+        if self.training:
+            raise RuntimeError("call eval() before predict_inside()")
+        given = given_proposals(boxes, scores, labels, images=len(images), device=self.device)
+        pairs = zip(images, given, strict=True)
+        return [self._predict_one_inside(as_image(image), proposals, resize=resize) for image, proposals in pairs]
+
+    def _predict_one_inside(self, image: NDArray[np.uint8], given: Proposals, *, resize: bool) -> Detections:
+        batch, size = self.prepare(image, resize=resize), (image.shape[0], image.shape[1])
+        boxes = boxes_in_image(given.boxes, size, size)
+        features, scaled = self.backbone(batch.tensors), scale_boxes(boxes, size, batch.image_sizes[0])
+        first = torch.zeros_like(given.labels)  # of one image
+        chunks = zip(torch.split(scaled, MOST_ROIS), torch.split(first, MOST_ROIS), strict=True)
+        parts = [self.heads.masks(features, *chunk) for chunk in chunks]
+        maps = {name: torch.cat([part[name] for part in parts]).sigmoid() for name in parts[0]}
+        return Detections(boxes, given.scores, given.labels, size, maps)
+
     def prepare(self, image: NDArray[np.uint8], *, resize: bool = True) -> ImageList:
         """Turn an (H, W, 3) uint8 RGB image into a batch of one.
 
@@ -166,20 +208,6 @@ def to_detections(found: Found, network_size: tuple[int, int], image_size: tuple
     boxes, scores, labels = found.proposals
     maps = {name: logits.sigmoid() for name, logits in found.logits.items()}
     return Detections(boxes_in_image(boxes, network_size, image_size), scores, labels, image_size, maps)
-
-
-def boxes_in_image(boxes: Tensor, network_size: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
-    """Scale (N, 4) xyxy boxes of the network's input to an image's own size, and clip them to it.
-
-    Args:
-        boxes: float, pixels of the network's input.
-        network_size: height and width of the network's input without padding, pixels.
-        image_size: height and width of the image, pixels.
-    """
-    (new_height, new_width), (height, width) = network_size, image_size
-    scale = boxes.new_tensor([width / new_width, height / new_height]).repeat(2)
-    limit = boxes.new_tensor([width, height]).repeat(2)
-    return (boxes * scale).clamp(min=0).minimum(limit)
 
 
 def build_detector(recipe: Recipe, categories: Sequence[Record]) -> Detector:
@@ -213,78 +241,3 @@ def build_detector(recipe: Recipe, categories: Sequence[Record]) -> Detector:
         channels_last=model.channels_last,
     )
     return detector.to(memory_format=detector.memory_format)
-
-
-def build_mask_branch(model: ModelConfig, strides: tuple[int, ...]) -> MaskBranch:
-    """Build the mask branch of a recipe, pooling from levels of these strides."""
-    head = BilayerMaskHead(
-        model.channels,
-        layers=model.layers,
-        attention=model.attention,
-        zero_init_residual=model.zero_init_residual,
-        boundary=model.boundary,
-        amodal=model.amodal,
-        convs=model.mask_convs,
-        width=model.mask_channels,
-        mask_size=model.mask_size,
-    )
-    return MaskBranch(head, strides=strides, occluder_sampling=model.occluder_sampling, mask_scoring=model.mask_scoring)
-
-
-def build_suppression(model: ModelConfig) -> Suppression:
-    """Return a recipe's rule for duplicates."""
-    return Suppression(
-        nms=model.nms,
-        iou=model.nms_iou,
-        class_agnostic=model.class_agnostic_nms,
-        score_threshold=model.score_threshold,
-        most=model.most_detections,
-    )
-
-
-def build_one_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ...], num_classes: int) -> OneStageHeads:
-    """Build FCOS's heads of a recipe, over a pyramid of these strides."""
-    return OneStageHeads(
-        boxes=FCOSHead(
-            channels=model.channels,
-            num_classes=num_classes,
-            convs=model.tower_convs,
-            strides=strides,
-            geometry=model.geometry,
-        ),
-        masks=build_mask_branch(model, strides),
-        mask_proposals=model.mask_proposals,
-        mask_rois_per_image=model.mask_rois_per_image,
-        suppression=build_suppression(model),
-        candidates_per_level=model.candidates_per_level,
-        normalizer=loss.normalizer,
-        giou=loss.giou,
-    )
-
-
-def build_two_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ...], num_classes: int) -> TwoStageHeads:
-    """Build Faster R-CNN's heads of a recipe, over a pyramid of these strides."""
-    masks = build_mask_branch(model, strides[:4])  # P6 proposes, but nothing is pooled from it
-    rpn = build_rpn(
-        channels=model.channels,
-        convs=model.rpn_convs,
-        anchors=StridedAnchors(strides, scales=model.anchor_scale, geometry=model.geometry),
-        candidates_per_level=model.candidates_per_level,
-        proposals=model.proposals_per_image,
-    )
-    roi_heads = build_roi_heads(
-        channels=model.channels,
-        num_classes=num_classes,
-        box_head=model.box_head,
-        box_head_channels=model.box_head_channels,
-        rois_per_image=model.box_rois_per_image,
-    )
-    return TwoStageHeads(
-        rpn=rpn,
-        roi_heads=roi_heads,
-        suppression=build_suppression(model),
-        masks=masks,
-        mask_proposals=model.mask_proposals,
-        mask_rois_per_image=model.mask_rois_per_image,
-        geometry=model.geometry,
-    )

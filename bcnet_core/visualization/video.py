@@ -131,4 +131,7 @@ def _open_writer(path: Path, image: Image, rate: float) -> cv2.VideoWriter:
 def _count(path: Path) -> int:
     """Count the frames of a video that can be decoded."""
     with open_video(path) as capture:
-        return sum(1 for _ in iter(capture.grab, False))
+        frames = 0
+        while capture.grab():
+            frames += 1
+        return frames

@@ -15,7 +15,8 @@ from bcnet_core import masks
 from bcnet_core.annotations.coco import CocoFile, Record, segmentation_rle
 from bcnet_core.annotations.occluder import pixel_corners
 from bcnet_core.evaluation.coco import evaluate
-from bcnet_core.evaluation.true_boxes import is_scored, predict_inside
+from bcnet_core.evaluation.true_boxes import is_scored
+from bcnet_core.files.images import read_listed
 from bcnet_core.masks import RLE
 from bcnet_core.masks.crops import crop_rles, paste_rles
 from bcnet_core.model.detectors import Detector
@@ -50,12 +51,12 @@ def score_oracles(
         scored = [one for one in grouped[image["id"]] if is_scored(one)]
         if scored:
             boxes = box_convert(torch.tensor([one["bbox"] for one in scored], dtype=torch.float32), "xywh", "xyxy")
-            logits = predict_inside(detector, image, boxes, image_dir)["occludee_mask"].cpu()
+            (found,) = detector.predict_inside([read_listed(image_dir, image)], [boxes])
             true = crop_rles([segmentation_rle(one, image) for one in scored])
-            crops = crop_to_boxes(true, torch.arange(len(boxes)), boxes, size=logits.shape[-1])
-            size = (image["height"], image["width"])
-            own += [_result(*pair) for pair in zip(scored, paste_rles(logits.sigmoid(), boxes, *size), strict=True)]
-            perfect += [_result(*pair) for pair in zip(scored, paste_rles(crops.float(), boxes, *size), strict=True)]
+            crops = crop_to_boxes(true, torch.arange(len(boxes)), boxes, size=found.occludee_mask.shape[-1])
+            at_best = paste_rles(crops.float(), boxes, *found.image_size)
+            own += [_result(*pair) for pair in zip(scored, found.rles, strict=True)]
+            perfect += [_result(*pair) for pair in zip(scored, at_best, strict=True)]
     score = partial(evaluate, truth, kind="segm", max_dets=max_dets)
     with_true_masks = true_masks(coco, results)
     return {

@@ -344,7 +344,8 @@ def test_images_are_predicted(untrained: Path, scenes: Path, tmp_path: Path) -> 
 
 def test_masks_that_share_no_pixel_are_predicted(untrained: Path, scenes: Path, tmp_path: Path) -> None:
     output = tmp_path / "found.json"
-    asked = ("predict", untrained, scenes / "val", "-o", output, "--device", "cpu", "--labels", "--panoptic")
+    asked = ("predict", untrained, scenes / "val", "-o", output, "--device", "cpu")
+    asked += ("--format", "labels", "--format", "panoptic")
     names = ["found.json", "found_images.json", "found_labels", "found_panoptic", "found_panoptic.json"]
     planned = good(*asked, "--dry-run").stderr.replace("\n", "")
     assert all(str(tmp_path / name) in planned for name in names) and not list(tmp_path.iterdir())
@@ -395,7 +396,9 @@ def test_a_copied_card_is_predicted_but_for_its_damaged_photo(
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "error: 2 of 6 images cannot be read and have no results" in done.stderr
     assert f"{first}` cannot be read" in done.stderr and f"{second}` cannot be read" in done.stderr
-    assert json.loads(done.stdout) == {"images": 4, "detections": 20, "unreadable": [str(first), str(second)]}
+    outputs = [str(tmp_path / name) for name in ("r.json", "r_images.json")]
+    counts = {"images": 4, "detections": 20, "unreadable": [str(first), str(second)], "outputs": outputs}
+    assert json.loads(done.stdout) == counts
     listing = read_coco(tmp_path / "r_images.json", need_annotations=False)
     assert [one["file_name"] for one in listing.images] == list(map(str, others))
     truth = scenes / "annotations/instances_val.json"
@@ -438,9 +441,9 @@ def test_results_with_other_image_ids_are_not_scored(
 
 def test_both_commands_from_a_shell(bcnet: Bcnet, untrained: Path, scenes: Path, tmp_path: Path) -> None:
     done = bcnet("predict", untrained, scenes / "val/*.png", "-o", tmp_path / "r.json", "--json", "--device", "cpu")
-    assert done.returncode == 0 and json.loads(done.stdout) == {"images": 6, "detections": 30, "unreadable": []}, (
-        done.stderr
-    )
+    outputs = [str(tmp_path / name) for name in ("r.json", "r_images.json")]
+    counts = {"images": 6, "detections": 30, "unreadable": [], "outputs": outputs}
+    assert done.returncode == 0 and json.loads(done.stdout) == counts, done.stderr
     assert "wrote" in done.stderr and "warning" not in done.stderr.lower()
     wrong = bcnet("eval", "--results", tmp_path / "r_images.json", "--gt", scenes / "annotations/instances_val.json")
     assert wrong.returncode == 3 and "is not a results file" in wrong.stderr and "Traceback" not in wrong.stderr

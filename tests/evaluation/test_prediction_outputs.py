@@ -10,17 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bcnet_core import BCNetError, masks
-from bcnet_core.evaluation import prediction_outputs
+from bcnet_core import BCNetError, ExitCode, masks
+from bcnet_core.evaluation import label_outputs
+from bcnet_core.evaluation.label_outputs import colors
+from bcnet_core.evaluation.photo_results import photo_names
 from bcnet_core.evaluation.predict import Part
 from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob
-from bcnet_core.evaluation.prediction_outputs import (
-    colors,
-    label_names,
-    output_paths,
-    without_covered,
-    write_predictions,
-)
+from bcnet_core.evaluation.prediction_outputs import output_paths, without_covered, write_predictions
 from bcnet_core.files.images import read_values
 from bcnet_core.masks.order import FrontPair
 from bcnet_core.structures import Instances
@@ -64,7 +60,7 @@ def rgb_to_id(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def test_every_output_shows_the_same_instances(tmp_path: Path) -> None:
     written = write_predictions(
-        job(tmp_path, 3, 5), CATEGORIES, output_paths(tmp_path / "out.json", labels=True, panoptic=True)
+        job(tmp_path, 3, 5), CATEGORIES, output_paths(tmp_path / "out.json", ["panoptic", "labels", "coco", "labels"])
     )
     assert (written.images, written.detections, written.covered) == (2, 2, 1)
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == {
@@ -97,15 +93,28 @@ def test_ids_of_segments_take_three_bytes() -> None:
 
 
 def test_more_instances_than_a_png_can_count_are_a_tiff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prediction_outputs, "DEEPEST_PNG", 1)
-    write_predictions(job(tmp_path, 3, 5), CATEGORIES, output_paths(tmp_path / "out.json", labels=True))
+    monkeypatch.setattr(label_outputs, "DEEPEST_PNG", 1)
+    write_predictions(job(tmp_path, 3, 5), CATEGORIES, output_paths(tmp_path / "out.json", ["labels"]))
     assert sorted(path.name for path in (tmp_path / "out_labels").rglob("*.*")) == ["1.png", "1.tif"]
     labels = read_values(tmp_path / "out_labels/a/1.tif")
     assert labels.dtype == np.int32 and np.unique(labels).tolist() == [0, 1, 2]
 
 
+def test_an_image_with_more_segments_than_colors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_outputs, "MOST_SEGMENTS", 1)
+    with pytest.raises(BCNetError, match=r"a/1.jpg` has 2 results, COCO's panoptic format holds 1 in an image"):
+        write_predictions(job(tmp_path, 3, 5), CATEGORIES, output_paths(tmp_path / "out.json", ["panoptic"]))
+    assert [path.name for path in tmp_path.iterdir()] == ["out_predictions.jsonl"]
+
+
+def test_a_format_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Path) -> None:
+    with pytest.raises(BCNetError, match="`yolo8` is no format of predictions") as refused:
+        output_paths(tmp_path / "out.json", ["labels", "yolo8"])
+    assert refused.value.exit_code == ExitCode.USAGE and "coco, labels, panoptic" in refused.value.hints[0]
+
+
 def test_an_error_leaves_no_output_and_what_to_resume_from(tmp_path: Path) -> None:
-    paths = output_paths(tmp_path / "out.json", labels=True, panoptic=True)
+    paths = output_paths(tmp_path / "out.json", ["labels", "panoptic"])
     with pytest.raises(BCNetError, match="image 3 was not predicted"):
         write_predictions(job(tmp_path, 5), CATEGORIES, paths)
     assert [path.name for path in tmp_path.iterdir()] == ["out_predictions.jsonl"]
@@ -117,11 +126,11 @@ def test_instances_in_front_of_what_is_covered_hide_it_no_longer() -> None:
     assert [(part["segmentation"], part["hides"]) for part in kept] == [(one, [1]), (other, [0])]
 
 
-def test_label_images_keep_their_place_in_the_common_folder() -> None:
+def test_files_about_photos_keep_their_place_in_the_common_folder() -> None:
     def names(*files: str) -> list[str]:
-        return list(label_names([{"id": n, "file_name": file} for n, file in enumerate(files)]).values())
+        return list(photo_names([{"id": n, "file_name": file} for n, file in enumerate(files)]).values())
 
     assert names("/data/day1/x.jpg", "/data/day2/x.v2.jpg") == ["day1/x", "day2/x.v2"]
     assert names("photos/x.jpg") == ["x"] and names("x.jpg", "../y.jpg")[1] == "y"
-    with pytest.raises(BCNetError, match=r"`x.jpg` and `x.png` would have the same label image `x.png`"):
+    with pytest.raises(BCNetError, match=r"`x.jpg` and `x.png` would both be written to a file named `x`"):
         names("/data/x.jpg", "/data/x.png")

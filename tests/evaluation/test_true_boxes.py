@@ -30,7 +30,9 @@ class KnowsTheTruth:
 
     min_size = max_size = 256
     device = torch.device("cpu")
-    prepare = Detector.prepare
+    training = False
+    prepare, predict_inside = Detector.prepare, Detector.predict_inside
+    _predict_one_inside = Detector._predict_one_inside
 
     def __init__(self, coco: CocoFile, *, layers: int = 2, whole_from: str | None = None) -> None:
         """`whole_from`: the key of annotations with what it takes for the whole mask; None predicts none."""

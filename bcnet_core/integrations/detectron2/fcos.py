@@ -24,9 +24,9 @@ from bcnet_core.integrations.detectron2.fields import set_maps
 from bcnet_core.integrations.detectron2.heads import require_regions
 from bcnet_core.masks.crops import crop_rles
 from bcnet_core.model.backbones import TinyBackbone, pixel_format
-from bcnet_core.model.detectors import build_one_stage
 from bcnet_core.model.mask_branch import Found
 from bcnet_core.model.one_stage import OneStageHeads
+from bcnet_core.model.recipe_heads import build_one_stage
 
 IDENTITY = (1.0, 0.0, 1.0, 0.0)
 """`Placement` of masks that are in the frame of the network's input already."""

@@ -25,10 +25,10 @@ from bcnet_core.integrations.detectron2.config import loss_from_config, loss_wei
 from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper
 from bcnet_core.integrations.detectron2.fields import set_maps
 from bcnet_core.maps import Region
-from bcnet_core.model.detectors import build_mask_branch
 from bcnet_core.model.head import BilayerMaskHead, roi_side
 from bcnet_core.model.losses import bilayer_losses, target_maps
 from bcnet_core.model.mask_branch import mask_confidence, predict_maps
+from bcnet_core.model.recipe_heads import build_mask_branch
 from bcnet_core.model.rois import jitter_boxes
 from bcnet_core.weights.from_detectron2 import mask_head_name
 

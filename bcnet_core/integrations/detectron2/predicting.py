@@ -28,7 +28,7 @@ from bcnet_core.integrations.detectron2.evaluator import coco_evaluator
 from bcnet_core.integrations.detectron2.fields import predicted_maps
 from bcnet_core.integrations.detectron2.stored import Stored, read_stored
 from bcnet_core.integrations.detectron2.training import VAL_SET, detectron2_output, device_name, launch
-from bcnet_core.model.detectors import boxes_in_image
+from bcnet_core.model.boxes import boxes_in_image
 from bcnet_core.structures import Detections
 
 
