@@ -23,8 +23,8 @@ MOST_OF_A_CLASS = 999
 def mots(place: Path, _listing: Record) -> Iterator[WritePhoto]:
     """Write a folder of MOTS txt files, one for each clip (https://www.vision.rwth-aachen.de/page/mots).
 
-    A line is `frame id class height width rle`: frames are counted from 0, as KITTI MOTS does; the class is the category
-    id, and the id 1,000 x class + the number of the track among those of its class in the clip, from 1.
+    A line is `frame id class height width rle`: frames are counted from 0, as KITTI MOTS does; the class is the
+    category id, and the id 1,000 x class + the number of the track among those of its class in the clip, from 1.
     """
     with atomic_directory(place) as folder:
         ids: dict[tuple[str, int], int] = {}  # by clip and track

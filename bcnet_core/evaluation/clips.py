@@ -150,9 +150,9 @@ def tracked(
         for number, label, score in zip(now, found.labels.tolist(), found.scores.tolist(), strict=True):
             votes[number][label] += score
     label_of = {number: max(scores, key=lambda label: scores[label]) for number, scores in votes.items()}
-    for now, found in zip(numbers, read(), strict=True):
-        kept = np.flatnonzero(now)
-        tracks = now[kept].tolist()
+    for known, found in zip(numbers, read(), strict=True):
+        kept = np.flatnonzero(known)
+        tracks = known[kept].tolist()
         labels = np.array([label_of[number] for number in tracks], np.int64)
         yield _chosen(found, kept)._replace(labels=labels), tracks
 

@@ -11,6 +11,7 @@ one that vanishes in the open.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -38,8 +39,8 @@ GROWTH = 1.1
 """Size of a mask completed by what is covered, as a multiple of the most that was ever seen: more is drift."""
 COVERED = 0.5
 """Share of a lost track that others cover if it is hidden."""
-NEWEST = 0.5
-"""Weight of the newest displacement in the velocity."""
+SHORT, LONG = 2, 10
+"""Displacements whose mean leads to the next frame, and beyond a gap, where its error grows with every frame."""
 
 
 class Frame(NamedTuple):
@@ -66,7 +67,7 @@ class _Track:
 
     Attributes:
         mask: where it was when it was last detected, with what others covered of it.
-        velocity: pixels a frame to the right and downwards; None until it was detected twice.
+        path: latest detections, each with its frame, counted from the first one, and the (x, y) of its center.
         largest: largest number of its pixels that were seen at once.
         missed: frames since it was detected; `in_open` of them with nothing in front of it.
         hides: numbers of the tracks that were known to be behind it then.
@@ -77,24 +78,28 @@ class _Track:
     mask: RLE
     label: Hashable
     largest: int
-    velocity: NDArray[np.float64] | None = None
     missed: int = 0
     in_open: int = 0
     hides: set[int] = field(default_factory=set)
+    path: deque[tuple[int, NDArray[np.float64]]] = field(init=False)
     place: RLE = field(init=False)
     over: list[int] = field(init=False)
 
+    def __post_init__(self) -> None:
+        self.path = deque([(0, _center(self.mask))], maxlen=LONG + 1)
+
     def expect(self, visible: Sequence[RLE]) -> bool:
         """Set `place` and `over` for the next frame, of these visible masks; return whether it is inside the image."""
-        x, y = (0, 0) if self.velocity is None else np.rint(self.velocity * (self.missed + 1)).astype(int).tolist()
+        (now, here), count = self.path[-1], LONG if self.missed else SHORT
+        before, there = self.path[max(-1 - count, -len(self.path))]
+        x, y = np.rint((here - there) / max(now - before, 1) * (self.missed + 1)).astype(int).tolist()
         self.place = masks.shifted(self.mask, x, y) if x or y else self.mask
         self.over = np.flatnonzero(masks.overlaps([self.place], visible)).tolist()
         return masks.area(self.place) > 0
 
     def continue_with(self, mask: RLE, seen: int, label: Hashable) -> None:
         """Take a detection, of which so many pixels are seen, as the latest."""
-        moved = (_center(mask) - _center(self.mask)) / (self.missed + 1)
-        self.velocity = moved if self.velocity is None else self.velocity + NEWEST * (moved - self.velocity)
+        self.path.append((self.path[-1][0] + self.missed + 1, _center(mask)))
         self.mask, self.label, self.largest = mask, label, max(self.largest, seen)
         self.missed = self.in_open = 0
 
