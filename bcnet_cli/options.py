@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from bcnet_core.config.choices import Precision
+
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as json on stdout.")]
@@ -29,6 +31,18 @@ Gpus = Annotated[
 ]
 BackendName = Annotated[str, typer.Option("--backend", help="torchvision or detectron2.", rich_help_panel=COMPUTE)]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=COMPUTE)]
+Batch = Annotated[
+    int,
+    typer.Option(
+        "--batch",
+        min=1,
+        help="Most images that go through the network together, if they are of a size.",
+        rich_help_panel=COMPUTE,
+    ),
+]
+PrecisionOption = Annotated[
+    Precision, typer.Option("--precision", help="Of the network's arithmetic.", rich_help_panel=COMPUTE)
+]
 
 TRAIN_ON_THESE_CATEGORIES = "or train on these: bcnet train RECIPE data.train.annotations=FILE"
 """Last hint of an error about data that has other categories than a run."""

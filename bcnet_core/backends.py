@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, get_args
 from bcnet_core.annotations.coco import CocoFile, Record
 from bcnet_core.config.choices import Backend
 from bcnet_core.config.data import DataConfig
+from bcnet_core.config.runtime import PLAIN, Runtime
 from bcnet_core.config.schema import Recipe
 from bcnet_core.engine.elastic import Cluster, check_processes
 from bcnet_core.engine.state import RunOptions, TrainingJob
@@ -71,10 +73,27 @@ def require_detectron2() -> None:
         ) from None
 
 
-def load_detector(path: str | Path, *, device: str, backend: Backend) -> Detector | Detectron2Detector:
+def check_runtime(runtime: Runtime, backend: Backend, path: Path) -> None:
+    """Require a way to compute that a backend has, for the run or checkpoint at `path`.
+
+    Raises:
+        BCNetError: if it has not; the message says how to convert the detector.
+    """
+    if backend == "detectron2" and runtime != PLAIN:
+        raise usage_error(
+            "detectron2 gets one image at a time and computes in float32: batches and half precision need a detector "
+            "of the torchvision backend",
+            f"convert it: bcnet weights convert {shlex.quote(str(path))} --to torchvision -o bcnet.pt",
+        )
+
+
+def load_detector(
+    path: str | Path, *, device: str, backend: Backend, runtime: Runtime
+) -> Detector | Detectron2Detector:
     """Load a trained detector; see `bcnet_core.load_detector`."""
+    check_runtime(runtime, backend, Path(path))
     if require_backend(backend) == "torchvision":
-        return read_trained(Path(path)).build(device)
+        return read_trained(Path(path)).build(device, runtime=runtime)
     from bcnet_core.integrations.detectron2.predicting import load_detectron2
 
     return load_detectron2(Path(path), device=device)

@@ -56,6 +56,12 @@ def test_load_detector_without_detectron2_says_so() -> None:
         bcnet_core.load_detector("run", backend="detectron2")
 
 
+def test_batches_and_half_precision_are_refused_for_detectron2() -> None:
+    with pytest.raises(BCNetError, match="batches and half precision need") as error:
+        bcnet_core.load_detector("run", backend="detectron2", runtime=bcnet_core.Runtime(precision="bf16"))
+    assert error.value.exit_code == ExitCode.USAGE and "weights convert run --to torchvision" in error.value.hints[0]
+
+
 def test_a_broken_installation_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> None:
         raise ImportError("_C.so: undefined symbol: _ZN3c10\nmore")

@@ -12,12 +12,14 @@ from bcnet_cli import console
 from bcnet_cli.commands.evaluate_run import Output, RunChoice, score_run, submit_run
 from bcnet_cli.options import (
     BackendName,
+    Batch,
     DataRoot,
     Device,
     DryRun,
     Gpus,
     Json,
     Overwrite,
+    PrecisionOption,
     check_unused_options,
     reserve_files,
 )  # fmt: skip
@@ -35,7 +37,7 @@ _run, _files, _scores = (partial(typer.Option, rich_help_panel=title) for title 
 _TABLES = {"as_csv", "as_markdown"}
 _SCORES = {"occ", "occ_ids", "objects", "amodal", "boundary", "per_category", "scorer", "max_dets", *_TABLES}
 _OUTPUT = {"output", "overwrite", "dry_run"}
-_DETECTOR = {"data_root", "gpus", "device", "backend"}
+_DETECTOR = {"data_root", "gpus", "device", "backend", "batch", "precision"}
 MODES = {
     "a run": {"run", "layers", *_SCORES, *_OUTPUT, *_DETECTOR},
     "--test-dev": {"run", "test_dev", *_OUTPUT, *_DETECTOR},
@@ -80,6 +82,8 @@ def evaluate(
     max_dets: MaxDets = None,
     gpus: Gpus = 1,
     device: Device = "auto",
+    batch: Batch = 1,
+    precision: PrecisionOption = "fp32",
     backend: BackendName = "torchvision",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Output folder; default RUN/eval.", show_default=False)
@@ -105,6 +109,7 @@ def evaluate(
     from bcnet_core.annotations.coco import read_coco
     from bcnet_core.annotations.crowding import MOST_DETECTIONS
     from bcnet_core.backends import require_backend
+    from bcnet_core.config.runtime import Runtime
     from bcnet_core.engine.elastic import Cluster
 
     given = [name for name, value in (("RUN", run), ("--results", results), ("--compare", compare)) if value]
@@ -115,7 +120,8 @@ def evaluate(
         _read_options, scorer=scorer, boundary=boundary, occ=occ, occ_ids=occ_ids, objects=objects or [], amodal=amodal
     )
     if run is not None:
-        choice = RunChoice(run, data_root, device, Cluster(gpus), require_backend(backend), max_dets)
+        runtime = Runtime(batch, precision)
+        choice = RunChoice(run, data_root, device, Cluster(gpus), require_backend(backend), max_dets, runtime)
         if test_dev:
             submit_run(choice, out)
         else:

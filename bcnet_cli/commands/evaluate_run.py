@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bcnet_cli.score_tables import Format
     from bcnet_core.annotations.coco import CocoFile, Record
     from bcnet_core.config.choices import Backend
+    from bcnet_core.config.runtime import Runtime
     from bcnet_core.engine.elastic import Cluster
     from bcnet_core.engine.run_dir import Run
     from bcnet_core.evaluation.report import ScoreOptions
@@ -36,6 +37,7 @@ class RunChoice(NamedTuple):
     cluster: Cluster
     library: Backend
     max_dets: int | None
+    runtime: Runtime
 
 
 class Output(NamedTuple):
@@ -141,13 +143,14 @@ def submit_run(choice: RunChoice, out: Output) -> None:
 def _open(choice: RunChoice, out: Output, *, test_dev: bool) -> Opened:
     """Read a run and its data, reserve the outputs, and check that the run can be evaluated on the data."""
     from bcnet_core.annotations.crowding import MOST_DETECTIONS
-    from bcnet_core.backends import open_run
+    from bcnet_core.backends import check_runtime, open_run
     from bcnet_core.data.loaders import read_annotations, read_truth
     from bcnet_core.engine.elastic import check_processes
     from bcnet_core.evaluation.inputs import check_categories
     from bcnet_core.evaluation.results import SUBMISSION_NAME
     from bcnet_core.files.json_files import json_stem
 
+    check_runtime(choice.runtime, choice.library, choice.run)
     run = open_run(choice.run, choice.library)
     data = run.recipe.data
     data = data if choice.data_root is None else data.model_copy(update={"root": choice.data_root})
@@ -172,7 +175,9 @@ def _open(choice: RunChoice, out: Output, *, test_dev: bool) -> Opened:
         kept = MOST_DETECTIONS
     build = None
     if run.trained is not None:
-        build = functools.cache(functools.partial(run.trained.build, choice.device, detections_per_image=kept))
+        build = functools.cache(
+            functools.partial(run.trained.build, choice.device, detections_per_image=kept, runtime=choice.runtime)
+        )
     return Opened(run, coco, data.locate(dataset)[1], targets, kept, build)
 
 
@@ -203,7 +208,9 @@ def _predicted(choice: RunChoice, opened: Opened, counted: int) -> Iterator[Iter
         return
     target = opened.targets[0]
     file = PredictionFile(target.with_name(f"{target.stem.removesuffix('_results')}_predictions.jsonl"))
-    job = PredictionJob(run.checkpoint, device, coco.images, images, file, detections_per_image=kept)
+    job = PredictionJob(
+        run.checkpoint, device, coco.images, images, file, detections_per_image=kept, runtime=choice.runtime
+    )
     predict_to_disk(job, cluster, reporter=reporter, build=build)
     yield job.results(coco.images, run.categories)
     file.path.unlink(missing_ok=True)

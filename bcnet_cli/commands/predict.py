@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from bcnet_cli import console
-from bcnet_cli.options import Device, DryRun, Gpus, Json, Overwrite, check_unused_options, reserve, reserve_files
+from bcnet_cli.options import (
+    Batch,
+    Device,
+    DryRun,
+    Gpus,
+    Json,
+    Overwrite,
+    PrecisionOption,
+    check_unused_options,
+    reserve,
+    reserve_files,
+)
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -22,6 +33,9 @@ if TYPE_CHECKING:
     from bcnet_core.evaluation.prediction_outputs import OutputPaths, Written
 
 
+Images = Annotated[
+    list[str], typer.Argument(help="Image files, folders, or patterns; videos with --video.", show_default=False)
+]
 Disjoint = Annotated[
     bool, typer.Option("--disjoint", help="Write masks that share no pixel: each goes to the instance in front.")
 ]
@@ -32,8 +46,8 @@ Formats = Annotated[
         metavar="NAME",
         show_default=False,
         help="Also write them in this format, into OUTPUT_NAME: labels (images of numbers) or panoptic (COCO's), both "
-        "of which imply --disjoint; of --video mots (implies --disjoint) or ytvis. May be given several times; coco is "
-        "OUTPUT itself.",
+        "of which imply --disjoint, yolo, labelme or geojson; of --video mots (implies --disjoint) or ytvis. May be "
+        "given several times; coco is OUTPUT itself.",
     ),
 ]
 Video = Annotated[
@@ -71,9 +85,7 @@ class Source(NamedTuple):
 def predict(
     context: typer.Context,
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run directory.", show_default=False)],
-    images: Annotated[
-        list[str], typer.Argument(help="Image files, folders, or patterns; videos with --video.", show_default=False)
-    ],
+    images: Images,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="COCO results file to write.")],
     formats: Formats = None,
@@ -84,6 +96,8 @@ def predict(
     ids_from: IdsFrom = None,
     gpus: Gpus = 1,
     device: Device = "auto",
+    batch: Batch = 1,
+    precision: PrecisionOption = "fp32",
     overwrite: Overwrite = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -103,6 +117,7 @@ def predict(
 
     `bcnet predict runs/tiny street.mp4 --video --format mots -o street.json`
     """
+    from bcnet_core.config.runtime import Runtime
     from bcnet_core.engine.elastic import Cluster, check_processes
     from bcnet_core.evaluation.clips import find_clips
     from bcnet_core.evaluation.inputs import find_images
@@ -137,11 +152,12 @@ def predict(
     least = (CONFIDENT if disjoint or paths.formats or video else 0.0) if score is None else score
     begin, least = (least, least * WEAK_SHARE) if video else (None, least)
     file = PredictionFile(output.with_name(f"{json_stem(output)}_predictions.jsonl"))
+    runtime = Runtime(batch, precision)
     job = PredictionJob(
-        trained.path, device, records, None, file, layers, disjoint=disjoint, score=least, passes_over=True,
-        videos=clips.videos if clips is not None else (), begin=begin,
+        trained.path, device, records, None, file, layers, disjoint=disjoint, score=least, runtime=runtime,
+        passes_over=True, videos=() if clips is None else clips.videos, begin=begin,
     )  # fmt: skip
-    predict_to_disk(job, cluster, reporter=reporter, build=partial(trained.build, device))
+    predict_to_disk(job, cluster, reporter=reporter, build=partial(trained.build, device, runtime=runtime))
     written = write_predictions(job, trained.categories, paths)
     _show(written, paths, as_json=as_json, disjoint=disjoint, video=video)
     console.show_outputs(*paths.all, then=None if video else _next_command(output, paths.listing, found, source.truth))

@@ -8,6 +8,8 @@ real images came back changed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import shapely
@@ -58,6 +60,45 @@ def to_polygons(rle: RLE, *, tolerance: float = 0.0) -> list[list[int]]:
     return _flatten(shapes)
 
 
+def to_outline(rle: RLE, *, tolerance: float = 0.0) -> list[int]:
+    """Trace a mask as one outline, whatever its parts and holes, for formats that have neither.
+
+    Between its polygons the outline runs along straight bridges from corner to nearest corner, there and back, as that
+    of Ultralytics' converter of COCO files. A bridge has no area: pycocotools does not draw it, but OpenCV, which draws
+    outlines too, sets the pixels along it.
+
+    Args:
+        rle: the mask.
+        tolerance: see `to_polygons`.
+
+    Returns:
+        A flat polygon [x0, y0, x1, y1, ...] in whole pixels, which may touch itself; empty for an empty mask.
+        pycocotools rasterizes the exact one to `rle`, and a simplified one to an IoU of at least `MIN_IOU`.
+    """
+    outline = _bridged(to_polygons(rle, tolerance=tolerance))
+    if not tolerance or not outline or masks.iou(masks.from_polygons([outline], *rle["size"]), rle) >= MIN_IOU:
+        return outline
+    return _bridged(to_polygons(rle))  # simplified polygons overlapped, which together is background
+
+
+def to_shape(rle: RLE, *, tolerance: float = 0.0) -> shapely.Geometry:
+    """Trace a mask as one valid polygon or multipolygon with holes; an empty one for an empty mask.
+
+    Args:
+        rle: the mask.
+        tolerance: see `to_polygons`; here the IoU is that of the areas.
+    """
+    shapes = trace(rle)
+    exact = shapely.union_all(shapes)
+    while tolerance >= LEAST_TOLERANCE and len(shapes) <= MOST_PIECES:
+        fewer = shapely.union_all(_simplify(shapes, tolerance))
+        shared = shapely.intersection(fewer, exact).area
+        if shared >= MIN_IOU * (fewer.area + exact.area - shared):
+            return fewer
+        tolerance /= 2
+    return exact
+
+
 def trace(rle: RLE) -> Polygons:
     """Return the exact outlines of a mask as valid polygons, which may have holes, with corners in whole pixels.
 
@@ -103,6 +144,43 @@ def _without_holes(polygon: shapely.Polygon) -> list[shapely.Polygon]:
         halves = shapely.intersection(polygon, shapely.box([x0, x], y0, [x, x1], y1))
     parts = (part for part in shapely.get_parts(halves) if isinstance(part, shapely.Polygon))
     return [piece for part in parts for piece in _without_holes(part)]
+
+
+def _bridged(polygons: Sequence[Sequence[int]]) -> list[int]:
+    """Join flat polygons to one by bridges of the least total length: a spanning tree, by Prim's algorithm."""
+    points = [np.array(polygon).reshape(-1, 2) for polygon in polygons]
+    if len(points) < 2:
+        return [value for polygon in polygons for value in polygon]
+    starts = np.cumsum([0, *map(len, points)])
+    corners = [tuple(corner) for corner in np.concatenate(points).tolist()]
+    following = [*range(1, len(corners) + 1)]  # the corner after each
+    for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        following[end - 1] = start
+    clouds = np.array([shapely.MultiPoint(part) for part in points])
+    distances = shapely.distance(clouds, clouds[0])
+    nearest = np.zeros(len(clouds), np.int64)  # the joined polygon that each of the others is closest to
+    distances[0] = np.inf
+    for _ in range(len(points) - 1):
+        added = int(distances.argmin())
+        ends = shapely.get_coordinates(shapely.shortest_line(clouds[nearest[added]], clouds[added])).astype(np.int64)
+        here, there = (
+            int(starts[part] + (points[part] == end).all(axis=1).argmax())
+            for part, end in zip((nearest[added], added), ends, strict=True)
+        )
+        # both corners are passed twice: out over the bridge, around the added polygon, and back
+        corners += [corners[there], corners[here]]
+        following += [following[there], following[here]]
+        following[here], following[there] = len(corners) - 2, len(corners) - 1
+        nearer = shapely.distance(clouds, clouds[added])
+        closer = (nearer < distances) & np.isfinite(distances)
+        nearest[closer], distances[closer] = added, nearer[closer]
+        distances[added] = np.inf
+    outline: list[int] = []
+    corner = 0
+    for _ in corners:
+        outline.extend(corners[corner])
+        corner = following[corner]
+    return outline
 
 
 def _simplify(shapes: Polygons, tolerance: float) -> Polygons:

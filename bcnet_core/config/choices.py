@@ -30,7 +30,8 @@ Normalizer = Literal["floored", "official"]
 GIoU = Literal["exact", "official"]
 OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["step", "cosine"]
-Precision = Literal["fp32", "bf16", "fp16", "auto"]
+Precision = Literal["fp32", "bf16", "fp16"]
+PrecisionOrAuto = Literal[Precision, "auto"]
 
 Measure = Literal["iou", "min", "mask"]
 """Occlusion rate of an instance: box IoU, box overlap by the smaller box, or neighbors' masks in its box."""

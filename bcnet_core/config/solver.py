@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, model_validator
 
-from bcnet_core.config.choices import OptimizerName, Precision, ScheduleName
+from bcnet_core.config.choices import OptimizerName, PrecisionOrAuto, ScheduleName
 from bcnet_core.config.numbers import Epochs, Milestone, NonNegative, Positive
 
 
@@ -47,7 +47,7 @@ class SolverConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         description="steps, or shares of the run below 1, at which schedule=step divides the learning rate by 10",
     )
     clip_norm: NonNegative = Field(0.0, description="largest gradient norm; 0: no clipping")
-    precision: Precision = Field(
+    precision: PrecisionOrAuto = Field(
         "fp32",
         description="precision of the forward pass: bf16 and fp16 use autocast, fp16 with a scaled loss; "
         "auto: bf16 or fp16 on a GPU, whichever it has, fp32 on a CPU",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from bcnet_core import distributed as dist
-from bcnet_core.config.choices import Precision
+from bcnet_core.config.choices import Precision, PrecisionOrAuto
 from bcnet_core.config.schema import Recipe
 
 FIRST_WITH_BF16 = (8, 0)
@@ -62,7 +62,7 @@ def in_steps(recipe: Recipe, images: int) -> Recipe:
     return recipe.model_copy(update={"solver": solver.model_copy(update=update)})
 
 
-def precision_for(precision: Precision, device: torch.device) -> Precision:
+def precision_for(precision: PrecisionOrAuto, device: torch.device) -> Precision:
     """Return the precision that `auto` means on a device: bf16 if the GPUs of all processes have it (collective)."""
     if precision != "auto":
         return precision

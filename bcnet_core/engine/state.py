@@ -22,6 +22,7 @@ from bcnet_core.distributed import share_statistics
 from bcnet_core.engine.optimizer import build_optimizer, full_rate, learning_rate, load_optimizer
 from bcnet_core.engine.run_dir import require_same_recipe
 from bcnet_core.model.detectors import Detector, build_detector
+from bcnet_core.model.precision import AUTOCAST
 from bcnet_core.reporting import Reporter
 from bcnet_core.weights.checkpoint import (
     Checkpoint,
@@ -32,10 +33,9 @@ from bcnet_core.weights.checkpoint import (
     recipe_of,
     save_checkpoint,
 )
-from bcnet_core.weights.loading import Start, check_shapes, load_trained, load_weights, shapes_of
+from bcnet_core.weights.loading import check_shapes, load_trained, load_weights, shapes_of
+from bcnet_core.weights.report import Start
 from bcnet_core.weights.starts import read_start
-
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)

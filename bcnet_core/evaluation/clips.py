@@ -76,8 +76,9 @@ def read_clips(paths: Sequence[Path], *, reporter: Reporter) -> Clips:
         images, announced = _folder_frames(path) if path.is_dir() else _video_frames(path, clips.short, reporter)
         size = {"width": images[0]["width"], "height": images[0]["height"]}
         clips.videos.append({"id": number, "file_name": str(path), **size, "length": len(images), **announced})
+        before = len(clips.images)
         clips.images.extend(
-            {**image, "id": len(clips.images) + place, "video_id": number, "frame": place - 1}
+            {**image, "id": before + place, "video_id": number, "frame": place - 1}
             for place, image in enumerate(images, start=1)
         )
     return clips
@@ -145,7 +146,7 @@ def tracked(
         if image["video_id"] != clip:
             clip, tracker = image["video_id"], Tracker(begin=begin, first=first)
         now = tracker.update(frame_of(found))
-        first = max(first, *(number + 1 for number in now))
+        first = max([first, *(number + 1 for number in now)])
         numbers.append(np.array(now, np.int32))
         for number, label, score in zip(now, found.labels.tolist(), found.scores.tolist(), strict=True):
             votes[number][label] += score

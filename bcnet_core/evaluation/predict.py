@@ -1,13 +1,13 @@
-"""From images to COCO results: run a detector on one after the other."""
+"""From images to COCO results: read, detect and encode, each in threads of its own."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,15 @@ from bcnet_core.files.windows import Window, WindowReader, reduced
 from bcnet_core.maps import map_specs
 from bcnet_core.masks.order import disjoint_masks, hidden_by
 from bcnet_core.reporting import Reporter
-from bcnet_core.structures import Instances, Predictor
+from bcnet_core.structures import Detections, Instances, Predictor
 
 READ_AHEAD = 4
-"""Parts that are read while the detector works on one."""
+"""Fewest parts that are read while the detector works on a batch; a batch is read as a whole."""
+MOST_READERS = 4
+"""Threads that read a batch."""
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 class Part(NamedTuple):
@@ -80,10 +85,11 @@ def predictions(
     layers: bool = False,
     order: bool = False,
     score: float = 0.0,
+    batch: int = 1,
     stopping: Callable[[], bool] = lambda: False,
     unreadable: Callable[[Part, BCNetError], None] | None = None,
 ) -> Iterator[tuple[Part, Instances]]:
-    """Detect in one part at a time while the next ones are read.
+    """Detect in a batch of parts while the next ones are read and the masks of the one before are encoded.
 
     Args:
         detector: in evaluation mode.
@@ -93,42 +99,101 @@ def predictions(
         layers: whether to paste the other maps of the head, too.
         order: whether to find the order of instances even without whole masks.
         score: smallest score of an instance.
-        stopping: called before each part; True ends the iteration.
+        batch: most parts that the detector gets at a time.
+        stopping: called before each batch; True ends the iteration.
         unreadable: called for each image that is there but cannot be read, which is then passed over.
+
+    Yields:
+        The parts, each with its instances: in the order of the parts, or with batches those of a shape together.
 
     Raises:
         BCNetError: if an image cannot be read, and it is missing or nobody is told.
     """
     with reporter.progress("predicting", len(parts)) as progress:
-        for part, reading in _read_ahead(parts, image_dir):
-            if stopping():
-                break
+
+        def pixels(part: Part, reading: Future[NDArray[np.uint8]]) -> NDArray[np.uint8] | None:
             try:
-                pixels = reading.result()
+                return reading.result()
             except BCNetError as error:
                 if unreadable is None or missing_images(image_dir, [part.image["file_name"]]):
                     raise
                 unreadable(part, error)
-            else:
-                (found,) = detector.predict([pixels])
-                if part.window is not None:
-                    found = place(found, part.window, _size(part.image))
-                yield part, found.at_least(score).instances(layers=layers, order=order)
+                progress.advance()
+                return None
+
+        def detected() -> Iterator[list[tuple[Part, Detections]]]:
+            for together in _read_ahead(in_batches(parts, batch), image_dir):
+                if stopping():
+                    break
+                read = [(part, image) for part, reading in together if (image := pixels(part, reading)) is not None]
+                found = detector.predict([image for _, image in read]) if read else []
+                yield [(part, one.to("cpu")) for (part, _), one in zip(read, found, strict=True)]
+
+        def encoded(one: tuple[Part, Detections]) -> tuple[Part, Instances]:
+            part, found = one
+            if part.window is not None:
+                found = place(found, part.window, _size(part.image))
+            return part, found.at_least(score).instances(layers=layers, order=order)
+
+        for one in _map_behind(encoded, detected()):
+            yield one
             progress.advance()
 
 
-def _read_ahead(parts: Sequence[Part], image_dir: Path | None) -> Iterator[tuple[Part, Future[NDArray[np.uint8]]]]:
-    """Yield the parts in their order, the next ones being read by another thread."""
-    waiting: deque[Future[NDArray[np.uint8]]] = deque()
-    with WindowReader() as windows, FrameReader() as frames, ThreadPoolExecutor(max_workers=1) as pool:
+def in_batches(parts: Sequence[Part], most: int) -> list[Sequence[Part]]:
+    """Return the parts in batches of so many: tiles, in their order, then images, those of a shape together.
+
+    Batches of one have the order of the parts.
+    """
+    ordered = parts if most == 1 else sorted(parts, key=_shape)
+    return [ordered[start : start + most] for start in range(0, len(ordered), most)]
+
+
+def _shape(part: Part) -> tuple[float, int]:
+    height, width = _size(part.image) if part.window is None else (0, 0)
+    return width / max(height, 1), height
+
+
+def _read_ahead(
+    batches: Sequence[Sequence[Part]], image_dir: Path | None
+) -> Iterator[list[tuple[Part, Future[NDArray[np.uint8]]]]]:
+    """Yield the batches in their order, the next parts being read by other threads."""
+    size = max(map(len, batches), default=1)
+    tiled = any(part.window is not None for batch in batches for part in batch)  # the reader holds one image
+    ahead = -(-READ_AHEAD // size)
+    waiting: deque[list[tuple[Part, Future[NDArray[np.uint8]]]]] = deque()
+    readers = 1 if tiled else min(size, MOST_READERS)
+    with WindowReader() as windows, FrameReader() as frames, ThreadPoolExecutor(readers) as pool:
         read = partial(_read, image_dir, windows, frames)
         try:
-            for position, part in enumerate(parts):
-                following = parts[position + len(waiting) : position + 1 + READ_AHEAD]
-                waiting.extend(pool.submit(read, one) for one in following)
-                yield part, waiting.popleft()
+            for position in range(len(batches)):
+                following = batches[position + len(waiting) : position + 1 + ahead]
+                waiting.extend([(part, pool.submit(read, part)) for part in one] for one in following)
+                yield waiting.popleft()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _map_behind(work: Callable[[Given], Made], batches: Iterable[Sequence[Given]]) -> Iterator[Made]:
+    """Map `work` over the items of batches in another thread, one batch behind; what it has comes before an error."""
+
+    def work_on(batch: Sequence[Given]) -> list[Made]:
+        return [work(one) for one in batch]
+
+    waiting: deque[Future[list[Made]]] = deque()
+    failure: Exception | None = None
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            for batch in batches:
+                waiting.append(pool.submit(work_on, batch))
+                if len(waiting) > 1:
+                    yield from waiting.popleft().result()
+        except Exception as error:
+            failure = error
+        while waiting:
+            yield from waiting.popleft().result()
+    if failure is not None:
+        raise failure
 
 
 def _read(image_dir: Path | None, windows: WindowReader, frames: FrameReader, part: Part) -> NDArray[np.uint8]:

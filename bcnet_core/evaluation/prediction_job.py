@@ -17,6 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import Record
+from bcnet_core.config.runtime import PLAIN, Runtime
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes, stop_requests
 from bcnet_core.errors import BCNetError, ExitCode, data_error, usage_error
 from bcnet_core.evaluation.clips import number_results, tracked
@@ -140,6 +141,7 @@ class PredictionJob:
         disjoint: whether the visible masks of an image share no pixel.
         score: smallest score of a result.
         detections_per_image: number of detections that the detector keeps; None for its recipe's.
+        runtime: how the detector computes.
         passes_over: whether to go on when an image cannot be read; `file` remembers it.
         tiling: division of large images into tiles, whose instances `results` joins; None predicts every image whole.
         videos: the clips that the images are frames of, see `bcnet_core.evaluation.clips`.
@@ -155,6 +157,7 @@ class PredictionJob:
     disjoint: bool = False
     score: float = 0.0
     detections_per_image: int | None = None
+    runtime: Runtime = PLAIN
     passes_over: bool = False
     tiling: Tiling | None = None
     videos: Sequence[Record] = ()
@@ -170,6 +173,7 @@ class PredictionJob:
             "disjoint": self.disjoint,
             "score": self.score,
             "detections_per_image": self.detections_per_image,
+            "runtime": list(self.runtime),
             "tiling": self.tiling,
             "tracks": self.begin,
             "folder": str((self.image_dir or Path()).resolve()),
@@ -202,7 +206,9 @@ class PredictionJob:
 
     def build(self) -> Detector:
         """Read the checkpoint and build its detector."""
-        return read_trained(self.checkpoint).build(self.device, detections_per_image=self.detections_per_image)
+        return read_trained(self.checkpoint).build(
+            self.device, detections_per_image=self.detections_per_image, runtime=self.runtime
+        )
 
 
 def predict_to_disk(
@@ -259,8 +265,8 @@ def _predict_share(job: PredictionJob, detector: Detector, parts: Sequence[Part]
     with stop_requests() as stop:
         for part, found in predictions(
             detector, parts, job.image_dir, reporter=reporter, layers=job.layers,
-            order=job.disjoint or job.begin is not None,
-            score=job.score, stopping=lambda: bool(stop), unreadable=remember if job.passes_over else None,
+            order=job.disjoint or job.begin is not None, score=job.score, batch=job.runtime.batch,
+            stopping=lambda: bool(stop), unreadable=remember if job.passes_over else None,
         ):  # fmt: skip
             job.file.append(part, found)
     if stop:

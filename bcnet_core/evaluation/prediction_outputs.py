@@ -14,6 +14,7 @@ from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.evaluation.clip_outputs import mots, youtube_vis
 from bcnet_core.evaluation.label_outputs import index_path, label_images, panoptic
 from bcnet_core.evaluation.photo_results import PhotoResults, WritePhoto, photo_names
+from bcnet_core.evaluation.polygon_outputs import geojson, labelme, yolo
 from bcnet_core.evaluation.prediction_job import PredictionJob
 from bcnet_core.evaluation.results import dump_results, listing_path
 from bcnet_core.files.json_files import json_stem
@@ -45,6 +46,9 @@ class Format(NamedTuple):
 FORMATS = {
     "labels": Format(label_images, is_disjoint=True),
     "panoptic": Format(panoptic, is_disjoint=True, has_index=True),
+    "yolo": Format(yolo),
+    "labelme": Format(labelme),
+    "geojson": Format(geojson),
     "mots": Format(mots, is_disjoint=True, is_of_clips=True),
     "ytvis": Format(youtube_vis, is_of_clips=True),
 }

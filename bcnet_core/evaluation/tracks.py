@@ -36,7 +36,8 @@ OTHER_LABEL = 0.7
 OPEN_FRAMES, HIDDEN_FRAMES = 30, 150
 """Frames that a track lives on without a detection where nothing covers it, and in all."""
 GROWTH = 1.1
-"""Size of a mask completed by what is covered, as a multiple of the most that was ever seen: more is drift."""
+"""Size of a mask completed by what is covered: beyond this multiple of the most that was ever seen it is drift, and
+below this multiple of what is seen as good as seen."""
 COVERED = 0.5
 """Share of a lost track that others cover if it is hidden."""
 SHORT, LONG = 2, 10
@@ -67,39 +68,51 @@ class _Track:
 
     Attributes:
         mask: where it was when it was last detected, with what others covered of it.
-        path: latest detections, each with its frame, counted from the first one, and the (x, y) of its center.
+        path: latest detections that nothing covers, each with its frame, counted from the first, and the (x, y) of its
+            center.
         largest: largest number of its pixels that were seen at once.
+        age: frames from the first to the latest detection.
         missed: frames since it was detected; `in_open` of them with nothing in front of it.
         hides: numbers of the tracks that were known to be behind it then.
-        place: where it is expected in the current frame; `over` are the positions of the instances that are seen there.
+        place: where it is expected in the current frame, but for a `rest` of a pixel, which is
+            `carried` over where positions are guesses; `over` are the positions of the instances that are seen there.
     """
 
     number: int
     mask: RLE
     label: Hashable
     largest: int
+    age: int = 0
     missed: int = 0
     in_open: int = 0
     hides: set[int] = field(default_factory=set)
     path: deque[tuple[int, NDArray[np.float64]]] = field(init=False)
     place: RLE = field(init=False)
     over: list[int] = field(init=False)
+    rest: NDArray[np.float64] = field(init=False)
+    carried: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
 
     def __post_init__(self) -> None:
         self.path = deque([(0, _center(self.mask))], maxlen=LONG + 1)
 
     def expect(self, visible: Sequence[RLE]) -> bool:
         """Set `place` and `over` for the next frame, of these visible masks; return whether it is inside the image."""
-        (now, here), count = self.path[-1], LONG if self.missed else SHORT
+        now, here = self.path[-1]
+        count = SHORT if now == self.age + self.missed else LONG
         before, there = self.path[max(-1 - count, -len(self.path))]
-        x, y = np.rint((here - there) / max(now - before, 1) * (self.missed + 1)).astype(int).tolist()
+        moved = (here - there) / max(now - before, 1) * (self.missed + 1) + self.carried
+        x, y = np.rint(moved).astype(int).tolist()
+        self.rest = moved - (x, y)
         self.place = masks.shifted(self.mask, x, y) if x or y else self.mask
         self.over = np.flatnonzero(masks.overlaps([self.place], visible)).tolist()
         return masks.area(self.place) > 0
 
-    def continue_with(self, mask: RLE, seen: int, label: Hashable) -> None:
-        """Take a detection, of which so many pixels are seen, as the latest."""
-        self.path.append((self.path[-1][0] + self.missed + 1, _center(mask)))
+    def continue_with(self, mask: RLE, seen: int, label: Hashable, *, is_guess: bool) -> None:
+        """Take a detection, of which so many pixels are seen, as the latest; the others may be a guess."""
+        self.age += self.missed + 1
+        self.carried = self.rest if is_guess else np.zeros(2)
+        if not is_guess:
+            self.path.append((self.age, _center(mask)))
         self.mask, self.label, self.largest = mask, label, max(self.largest, seen)
         self.missed = self.in_open = 0
 
@@ -142,7 +155,9 @@ class Tracker:
         matches |= _assign([track for track in lost if not track.missed], weak, scene, WEAK_IOU)
         lost = [track for track in lost if track not in matches.values()]
         for index, track in matches.items():
-            track.continue_with(scene.completed(track, index), masks.area(frame.visible[index]), frame.labels[index])
+            mask, is_guess = scene.completed(track, index)
+            seen = masks.area(frame.visible[index])
+            track.continue_with(mask, seen, frame.labels[index], is_guess=is_guess)
         for index in confident:
             if index not in matches:
                 seen = masks.area(frame.visible[index])
@@ -173,14 +188,17 @@ class _Scene:
         over = [self.visible[index] for index in track.over if index not in but]
         return masks.intersection(track.place, masks.union(over)) if over else None
 
-    def completed(self, track: _Track, index: int) -> RLE:
-        """Return the mask of a track's detection, with what others cover of it."""
+    def completed(self, track: _Track, index: int) -> tuple[RLE, bool]:
+        """Return the mask of a track's detection, with what others cover of it, and whether that is a guess."""
         if self.amodal:
-            return self.whole[index]
+            return self.whole[index], False
         seen = self.visible[index]
         cover = self.cover(track, {index, *self.behind[index]})
         both = seen if cover is None else masks.union([seen, cover])
-        return both if masks.area(both) <= GROWTH * max(track.largest, masks.area(seen)) else seen
+        pixels = masks.area(seen)
+        if masks.area(both) > GROWTH * max(track.largest, pixels):
+            return seen, False
+        return both, masks.area(both) > GROWTH * pixels
 
     def similarities(self, tracks: Sequence[_Track], candidates: Sequence[int]) -> NDArray[np.float64]:
         """Return the (T, C) IoUs of tracks with instances.

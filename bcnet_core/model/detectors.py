@@ -13,18 +13,20 @@ from torch.nn import functional
 from torchvision.models.detection.image_list import ImageList
 
 from bcnet_core.annotations.coco import Record, category_names
+from bcnet_core.config.runtime import PLAIN
 from bcnet_core.config.schema import LossConfig, Recipe
 from bcnet_core.data.dataset import Targets
 from bcnet_core.data.transforms import resize as resize_image
 from bcnet_core.data.transforms import target_size
 from bcnet_core.errors import usage_error
-from bcnet_core.files.images import as_image
+from bcnet_core.files.images import as_image, image_size
 from bcnet_core.model.backbones import Backbone, build_backbone
 from bcnet_core.model.boxes import boxes_in_image, given_proposals, scale_boxes
 from bcnet_core.model.faster_rcnn import TwoStageHeads
 from bcnet_core.model.mask_branch import Found, Proposals
 from bcnet_core.model.one_stage import OneStageHeads
 from bcnet_core.model.pixels import NormalizePixels
+from bcnet_core.model.precision import computing_in
 from bcnet_core.model.recipe_heads import build_one_stage, build_two_stage
 from bcnet_core.structures import Detections
 
@@ -48,6 +50,7 @@ class Detector(nn.Module):
         channels_last: whether batches are laid out in memory with channels last; the weights should match.
 
     Attributes:
+        runtime: how `predict` computes; `predict_inside` takes one image at a time.
         is_amodal: whether it has learned of the hidden parts of objects: from its boxes, or by predicting whole masks.
     """
 
@@ -67,7 +70,7 @@ class Detector(nn.Module):
         self.backbone, self.heads, self.normalize = backbone, heads, NormalizePixels(backbone.pixels)
         self.categories = list(categories)
         self.min_size, self.max_size, self.loss_weights = min_size, max_size, loss_weights
-        self.amodal_boxes = amodal_boxes
+        self.amodal_boxes, self.runtime = amodal_boxes, PLAIN
         self.is_amodal = amodal_boxes or "amodal_mask" in heads.masks.head.outputs
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
@@ -120,6 +123,9 @@ class Detector(nn.Module):
     def predict(self, images: Sequence[NDArray[np.uint8] | str | Path], *, resize: bool = True) -> list[Detections]:
         """Find the instances of images.
 
+        Images that have the same size in the network go through it together, up to `runtime.batch` of them. Sums are
+        then taken in another order: boxes and scores differ in their last digits from those of an image alone.
+
         Args:
             images: (H, W, 3) uint8 RGB arrays, or paths.
             resize: whether to resize to the detector's `min_size` and `max_size` first.
@@ -134,12 +140,26 @@ class Detector(nn.Module):
             raise RuntimeError("call eval() before predict()")
         if isinstance(images, str | Path) or getattr(images, "ndim", 4) == 3:
             raise usage_error("predict takes a list of images, this is one", "put it into a list: predict([image])")
-        return [self._predict_one(as_image(image), resize=resize) for image in images]
+        found: dict[int, Detections] = {}
+        for places in self._batches(images, resize=resize):
+            together = [as_image(images[place]) for place in places]
+            found |= zip(places, self._predict_together(together, resize=resize), strict=True)
+        return [found[place] for place in range(len(images))]
 
-    def _predict_one(self, image: NDArray[np.uint8], *, resize: bool) -> Detections:
-        batch = self.prepare(image, resize=resize)
-        (found,) = self.heads.detect(self.backbone(batch.tensors), batch)
-        return to_detections(found, batch.image_sizes[0], (image.shape[0], image.shape[1]))
+    def _batches(self, images: Sequence[NDArray[np.uint8] | str | Path], *, resize: bool) -> list[list[int]]:
+        if self.runtime.batch == 1:  # files are not opened twice
+            return [[place] for place in range(len(images))]
+        sizes = [image_size(Path(one)) if isinstance(one, str | Path) else as_image(one).shape[:2] for one in images]
+        return batches_of_a_size([self.network_size(*size, resize=resize) for size in sizes], self.runtime.batch)
+
+    def _predict_together(self, images: Sequence[NDArray[np.uint8]], *, resize: bool) -> list[Detections]:
+        batch = self.prepare(*images, resize=resize)
+        with computing_in(self.runtime.precision, self.device):
+            found = self.heads.detect(self.backbone(batch.tensors), batch)
+        return [
+            to_detections(one, size, (image.shape[0], image.shape[1]))
+            for one, size, image in zip(found, batch.image_sizes, images, strict=True)
+        ]
 
     @torch.no_grad()
     def predict_inside(
@@ -176,25 +196,38 @@ class Detector(nn.Module):
     def _predict_one_inside(self, image: NDArray[np.uint8], given: Proposals, *, resize: bool) -> Detections:
         batch, size = self.prepare(image, resize=resize), (image.shape[0], image.shape[1])
         boxes = boxes_in_image(given.boxes, size, size)
-        features, scaled = self.backbone(batch.tensors), scale_boxes(boxes, size, batch.image_sizes[0])
+        scaled = scale_boxes(boxes, size, batch.image_sizes[0])
         first = torch.zeros_like(given.labels)  # of one image
         chunks = zip(torch.split(scaled, MOST_ROIS), torch.split(first, MOST_ROIS), strict=True)
-        parts = [self.heads.masks(features, *chunk) for chunk in chunks]
+        with computing_in(self.runtime.precision, self.device):
+            features = self.backbone(batch.tensors)
+            parts = [self.heads.masks(features, *chunk) for chunk in chunks]
         maps = {name: torch.cat([part[name] for part in parts]).sigmoid() for name in parts[0]}
         return Detections(boxes, given.scores, given.labels, size, maps)
 
-    def prepare(self, image: NDArray[np.uint8], *, resize: bool = True) -> ImageList:
-        """Turn an (H, W, 3) uint8 RGB image into a batch of one.
+    def prepare(self, *images: NDArray[np.uint8], resize: bool = True) -> ImageList:
+        """Turn (H, W, 3) uint8 RGB images into a batch.
 
         Args:
-            image: of any size.
-            resize: whether to resize it to the detector's `min_size` and `max_size` first.
+            images: of any sizes.
+            resize: whether to resize them to the detector's `min_size` and `max_size` first.
         """
-        height, width = image.shape[:2]
-        if resize:
-            height, width = target_size(height, width, min_size=self.min_size, max_size=self.max_size)
-        resized = resize_image(image, height, width)
-        return self.preprocess([torch.from_numpy(np.array(resized.transpose(2, 0, 1)))])
+        resized = [resize_image(one, *self.network_size(*one.shape[:2], resize=resize)) for one in images]
+        return self.preprocess([torch.from_numpy(np.array(one.transpose(2, 0, 1))) for one in resized])
+
+    def network_size(self, height: int, width: int, *, resize: bool = True) -> tuple[int, int]:
+        """Return the height and width that an image of this size has in the network, without padding."""
+        if not resize:
+            return height, width
+        return target_size(height, width, min_size=self.min_size, max_size=self.max_size)
+
+
+def batches_of_a_size(sizes: Sequence[tuple[int, int]], most: int) -> list[list[int]]:
+    """Return the positions of sizes as groups of equal sizes, each of at most so many."""
+    positions: dict[tuple[int, int], list[int]] = {}
+    for position, size in enumerate(sizes):
+        positions.setdefault(size, []).append(position)
+    return [group[first : first + most] for group in positions.values() for first in range(0, len(group), most)]
 
 
 def to_detections(found: Found, network_size: tuple[int, int], image_size: tuple[int, int]) -> Detections:

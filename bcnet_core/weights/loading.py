@@ -6,7 +6,7 @@ A trained detector must fit to the last tensor; weights that a training starts f
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,16 @@ from torch import Tensor
 
 from bcnet_core.annotations.coco import Record, category_difference
 from bcnet_core.config.model import ModelConfig
+from bcnet_core.config.runtime import PLAIN, Runtime
 from bcnet_core.config.schema import Recipe
 from bcnet_core.distributed import choose_device
 from bcnet_core.errors import data_error
 from bcnet_core.model.backbones import RESNETS
 from bcnet_core.model.detectors import Detector, build_detector
-from bcnet_core.reporting import Reporter
 from bcnet_core.weights.checkpoint import Checkpoint, find_checkpoint, read_checkpoint, recipe_of
 from bcnet_core.weights.classes import class_rows, match_classes, transfer_rows
 from bcnet_core.weights.foreign import COUNTER, count_parts, layer_of
+from bcnet_core.weights.report import Start
 
 SHAPING = (
     "channels", "tower_convs", "rpn_convs", "box_head", "box_head_channels", "layers", "mask_convs", "mask_channels",
@@ -51,12 +52,15 @@ class Trained:
     categories: list[Record]
     weights: dict[str, Tensor]
 
-    def build(self, device: str = "auto", *, detections_per_image: int | None = None) -> Detector:
+    def build(
+        self, device: str = "auto", *, detections_per_image: int | None = None, runtime: Runtime = PLAIN
+    ) -> Detector:
         """Build the detector in evaluation mode.
 
         Args:
             device: like "cuda", or "auto" for a GPU if there is one.
             detections_per_image: number of detections that it keeps; None for the recipe's.
+            runtime: how it computes.
 
         Raises:
             BCNetError: if the weights do not fit the recipe.
@@ -69,6 +73,7 @@ class Trained:
             recipe = recipe.model_copy(update={"model": model})
         detector = build_detector(recipe, self.categories)
         detector.load_state_dict(self.weights)
+        detector.runtime = runtime
         return detector.to(choose_device(device)).eval()
 
 
@@ -106,55 +111,6 @@ def load_trained(detector: Detector, recipe: Recipe, checkpoint: Checkpoint, pat
     _check_categories(detector.categories, checkpoint.categories, path)
     check_shapes(shapes_of(detector.state_dict()), checkpoint.model, path)
     detector.load_state_dict(checkpoint.model)
-
-
-@dataclass(frozen=True)
-class Start:
-    """Result of `load_weights`: what of a detector starts from trained weights.
-
-    Attributes:
-        placed: number of tensors that were filled, at least some of their rows.
-        copied: number of those that predict whole masks and start as those that predict visible ones.
-        fresh: number of the other tensors, by part of the model.
-        kept_classes: names of the classes of the data whose rows were taken.
-        fresh_classes: names of the other classes; like `kept_classes` empty if no class-dependent layer was filled.
-        left_out: reason why a layer of the weights is not used, by its name.
-        settings: settings of the weights with which their layers would fit, as a command line gives them.
-    """
-
-    placed: int
-    copied: int
-    fresh: dict[str, int]
-    kept_classes: list[str]
-    fresh_classes: list[str]
-    left_out: dict[str, str]
-    settings: list[str]
-
-    def report(self, source: object, reporter: Reporter) -> None:
-        """Report what starts from the weights of `source`, and as a warning which layers of them are left out."""
-        total = self.placed + sum(self.fresh.values())
-        text = f"starts from {source}: {self.placed} of {total} tensors"
-        text += f" ({self.copied} for whole masks start as those for visible ones)" if self.copied else ""
-        if self.fresh:
-            text += f", the others are initialized: {', '.join(f'{part} ({n})' for part, n in self.fresh.items())}"
-        if self.kept_classes:
-            text += f"; classes taken by name: {_shortened(self.kept_classes)}"
-            text += f"; initialized: {_shortened(self.fresh_classes)}" if self.fresh_classes else ""
-        elif self.fresh_classes:
-            text += f"; none of the classes is known there: {_shortened(self.fresh_classes)}"
-        reporter.info(text)
-        if self.left_out:
-            layers = [f"{layer} ({reason})" for layer, reason in self.left_out.items()]
-            way_out = f"; to keep them: {' '.join(self.settings)}" if self.settings else ""
-            reporter.warning(
-                f"{len(layers)} layers of {source} do not fit this model and are left out: "
-                f"{_shortened(layers, most=3)}{way_out}"
-            )
-
-
-def _shortened(words: Sequence[str], *, most: int = 10) -> str:
-    more = len(words) - most
-    return ", ".join(words[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def load_weights(detector: Detector, recipe: Recipe, checkpoint: Checkpoint, path: Path) -> Start:

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import read_coco, segmentation_rle
-from bcnet_core.annotations.polygons import MIN_IOU, to_polygons
+from bcnet_core.annotations.polygons import MIN_IOU, to_outline, to_polygons, to_shape
 from tests.conftest import examples
 
 DENSE_MASKS = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(lambda shape: arrays(np.bool_, shape))
@@ -148,3 +148,46 @@ def test_real_masks_survive_a_round_trip(coco_mini: Path) -> None:
         rle = segmentation_rle(annotation, image)
         assert rle is not None
         assert masks.from_segmentation(to_polygons(rle), image["height"], image["width"]) == rle
+
+
+@examples(500)
+@given(DENSE_MASKS)
+def test_one_outline_holds_any_parts_and_holes(mask: NDArray[np.bool_]) -> None:
+    outline = to_outline(masks.encode(mask))
+    if not mask.any():
+        assert outline == []
+        return
+    np.testing.assert_array_equal(masks.decode(masks.from_polygons([outline], *mask.shape)), mask)
+
+
+def test_bridges_lead_to_the_nearest_part() -> None:
+    row = np.zeros((3, 32), dtype=bool)
+    row[:, [0, 10, 20, 30]] = True
+    corners = np.reshape(outline := to_outline(masks.encode(row)), (-1, 2))
+    lengths = np.abs(np.diff([*corners, corners[0]], axis=0)).sum(axis=1)
+    assert sorted(lengths)[-6:] == [9] * 6 and len(outline) == 2 * (4 * 4 + 3 * 2)
+
+
+@examples(300)
+@given(DENSE_MASKS)
+def test_a_shape_has_the_holes_of_its_mask(mask: NDArray[np.bool_]) -> None:
+    shape = to_shape(masks.encode(mask))
+    y, x = np.mgrid[: mask.shape[0], : mask.shape[1]] + 0.5
+    assert shape.is_valid and shape.area == mask.sum()
+    np.testing.assert_array_equal(shapely.contains_xy(shape, x, y), mask)
+
+
+def test_simplified_shapes_and_outlines_are_close_with_fewer_corners() -> None:
+    y, x = np.ogrid[:320, :340]
+    away = np.hypot(y - 160, x - 170)
+    mask = (away < 150) & (away > 40)
+    rle = masks.encode(mask)
+    shape, exact = to_shape(rle, tolerance=1), to_shape(rle)
+    assert isinstance(shape, shapely.Polygon) and len(shape.interiors) == 1
+    assert shapely.intersection(shape, exact).area >= MIN_IOU * shapely.union(shape, exact).area
+    assert shapely.get_num_coordinates(shape) < shapely.get_num_coordinates(exact) / 2
+    outline = to_outline(rle, tolerance=1)
+    assert masks.iou(masks.from_polygons([outline], 320, 340), rle) >= MIN_IOU
+    assert len(outline) < len(to_outline(rle)) / 2
+    tiny = masks.from_box(3, 4, 5, 7, 20, 20)
+    assert to_shape(tiny, tolerance=8).equals(shapely.box(3, 4, 5, 7)), "no simpler than the mask allows"

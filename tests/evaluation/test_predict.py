@@ -1,3 +1,4 @@
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ from PIL import Image
 
 from bcnet_core import BCNetError, ExitCode, load_detector, masks
 from bcnet_core.annotations.coco import CocoFile, read_coco
+from bcnet_core.evaluation import predict
 from bcnet_core.evaluation.inputs import check_categories, find_images, image_records
-from bcnet_core.evaluation.predict import predict_images, to_results
+from bcnet_core.evaluation.predict import parts_of, predict_images, predictions, to_results
 from bcnet_core.maps import MAPS
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.structures import Detections
@@ -204,3 +206,84 @@ def test_sizes_are_those_of_the_upright_image(tmp_path: Path) -> None:
     assert (record["height"], record["width"]) == (8, 6)
     (tmp_path / "text.jpg").write_text("no image")
     assert image_records([tmp_path / "text.jpg"], None)[0]["height"] == 0  # told when it is predicted
+
+
+def photos(folder: Path, *sizes: tuple[int, int]) -> list[dict[str, Any]]:
+    """Photos of noise of these widths and heights, as records."""
+    folder.mkdir()
+    for number, size in enumerate(sizes):
+        Image.effect_noise(size, 60).convert("RGB").save(folder / f"{number}.png")
+    return image_records(sorted(folder.iterdir()), None)
+
+
+class Counting:
+    """A detector that finds nothing, and remembers the shapes of what it was given."""
+
+    categories = ({"id": 1, "name": "disc"},)
+
+    def __init__(self) -> None:
+        self.given: list[list[tuple[int, ...]]] = []
+
+    def predict(self, images: list[Any]) -> list[Detections]:
+        self.given.append([image.shape[:2] for image in images])
+        return [
+            Detections(
+                torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), image.shape[:2],
+                {"occludee_mask": torch.zeros(0, 28, 28)},
+            )
+            for image in images
+        ]  # fmt: skip
+
+
+def test_any_detector_gets_photos_of_a_shape_together(tmp_path: Path) -> None:
+    images = photos(tmp_path / "photos", (8, 6), (6, 8), (16, 12), (8, 6), (6, 8), (8, 6))
+    detector = Counting()
+    found = list(predictions(detector, parts_of(images), None, reporter=SilentReporter(), batch=2))
+    assert detector.given == [[(8, 6), (8, 6)], [(6, 8), (6, 8)], [(6, 8), (12, 16)]]
+    assert sorted(part.image["id"] for part, _ in found) == [1, 2, 3, 4, 5, 6]
+    assert all(one.image_size == (part.image["height"], part.image["width"]) for part, one in found)
+    alone = Counting()
+    found = list(predictions(alone, parts_of(images), None, reporter=SilentReporter()))
+    assert [part.image["id"] for part, _ in found] == [1, 2, 3, 4, 5, 6] and {len(one) for one in alone.given} == {1}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_few_images_are_in_memory_whatever_their_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    images = photos(tmp_path / "photos", *[(8, 6)] * 60)
+    seen: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+    original = predict._read
+
+    def read(*arguments: Any) -> Any:
+        pixels = original(*arguments)
+        seen.append(weakref.ref(pixels))
+        alive.append(sum(one() is not None for one in seen))
+        return pixels
+
+    monkeypatch.setattr(predict, "_read", read)
+    assert len(list(predictions(Counting(), parts_of(images), None, reporter=SilentReporter(), batch=batch))) == 60
+    assert max(alive) <= 2 * batch + max(batch, predict.READ_AHEAD)  # in the network, just out of it, and the next
+
+
+def test_what_was_predicted_before_an_error_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, kept = photos(tmp_path / "photos", *[(8, 6)] * 6), list[int]()
+
+    class Fails(Counting):
+        def predict(self, images: list[Any]) -> list[Detections]:
+            if len(self.given) == 2:
+                raise BCNetError("the third batch")
+            return super().predict(images)
+
+    found = predictions(Fails(), parts_of(images), None, reporter=SilentReporter(), batch=2)
+    with pytest.raises(BCNetError, match="the third batch"):
+        kept.extend(part.image["id"] for part, _ in found)
+    assert kept == [1, 2, 3, 4]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise BCNetError("while encoding")
+
+    monkeypatch.setattr(Detections, "instances", refuse)
+    with pytest.raises(BCNetError, match="while encoding"):
+        list(predictions(Counting(), parts_of(images), None, reporter=SilentReporter()))

@@ -15,6 +15,7 @@ from PIL import Image
 
 from bcnet_core import BCNetError, ExitCode, masks
 from bcnet_core.annotations.coco import read_coco
+from bcnet_core.config.runtime import Runtime
 from bcnet_core.engine.elastic import Cluster
 from bcnet_core.evaluation.inputs import image_records
 from bcnet_core.evaluation.predict import Part, parts_of
@@ -135,12 +136,12 @@ def test_an_interrupted_prediction_resumes(
         original(file, part, found)
 
     monkeypatch.setattr(PredictionFile, "append", stop_at_two)
-    with pytest.raises(BCNetError, match="interrupted; 2 of 6 images are predicted and kept") as caught:
+    with pytest.raises(BCNetError, match="interrupted; 3 of 6 images are predicted and kept") as caught:
         results_of(asked, Cluster())
     assert caught.value.exit_code == ExitCode.INTERRUPTED
     seen.clear()
     seen.extend([0, 0])  # no more interruptions
-    assert results_of(asked, Cluster()) == expected and len(seen) == 2 + 4
+    assert results_of(asked, Cluster()) == expected and len(seen) == 2 + 3
 
 
 def test_a_job_resumes_only_with_the_same_checkpoint_images_and_maps(
@@ -154,6 +155,8 @@ def test_a_job_resumes_only_with_the_same_checkpoint_images_and_maps(
         job(untrained, scenes, tmp_path / "parts", layers=True),
         job(untrained, scenes, tmp_path / "parts", disjoint=True),
         job(untrained, scenes, tmp_path / "parts", score=0.1),
+        job(untrained, scenes, tmp_path / "parts", runtime=Runtime(batch=2)),
+        job(untrained, scenes, tmp_path / "parts", runtime=Runtime(precision="bf16")),
         PredictionJob(untrained, "cpu", asked.images[1:], scenes / "val", asked.file),
         PredictionJob(untrained, "cpu", asked.images, scenes / "train", asked.file),
     ]

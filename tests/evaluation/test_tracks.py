@@ -70,10 +70,10 @@ def test_numbers_stay_over_occlusion(paths: Sequence[Path], amodal: bool) -> Non
 
 def test_an_object_that_is_hidden_for_long_returns_with_its_number() -> None:
     """It is hidden for more frames than a track is waited for in the open."""
-    wall, ball = (lambda t: (100.0, 60.0, 55.0)), (lambda t: (15 + 1.75 * t, 60.0, 12.0))
-    hidden = [frame for frame in range(100) if len(seen([wall(frame), ball(frame)])[0]) == 1]
+    wall, ball = (lambda t: (100.0, 60.0, 50.0)), (lambda t: (15 + 1.5 * t, 60.0, 16.0))
+    hidden = [frame for frame in range(120) if len(seen([wall(frame), ball(frame)])[0]) == 1]
     assert OPEN_FRAMES < len(hidden) < HIDDEN_FRAMES
-    assert follow([wall, ball], 100, amodal=False) == [{1}, {2}]
+    assert follow([wall, ball], 120, amodal=False) == [{1}, {2}]
 
 
 def blink(

@@ -13,7 +13,8 @@ from bcnet_core.config.schema import Recipe
 from bcnet_core.model.detectors import Detector, build_detector
 from bcnet_core.weights.checkpoint import Checkpoint
 from bcnet_core.weights.classes import ClassRows, class_rows, match_classes, transfer_rows
-from bcnet_core.weights.loading import Start, load_weights, model_shapes
+from bcnet_core.weights.loading import load_weights, model_shapes
+from bcnet_core.weights.report import Start
 
 SMALL: dict[str, Any] = {"backbone": "tiny", "channels": 32, "tower_convs": 1, "box_head_channels": 16}
 TRAINED = ["person", "car", "truck"]

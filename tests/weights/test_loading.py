@@ -26,7 +26,8 @@ from bcnet_core.reporting import SilentReporter
 from bcnet_core.weights.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint, save_checkpoint
 from bcnet_core.weights.export import export_detector
 from bcnet_core.weights.importing import import_weights
-from bcnet_core.weights.loading import Start, load_weights, read_trained
+from bcnet_core.weights.loading import load_weights, read_trained
+from bcnet_core.weights.report import Start
 from tests.conftest import Heard
 
 

@@ -30,7 +30,6 @@ from bcnet_core.config.solver import SolverConfig
 from bcnet_core.data.batches import shield_workers
 from bcnet_core.distributed import share_statistics
 from bcnet_core.engine.optimizer import build_optimizer, full_rate, learning_rate
-from bcnet_core.engine.state import AUTOCAST
 from bcnet_core.errors import usage_error
 from bcnet_core.files.outputs import atomic_file
 from bcnet_core.integrations.detectron2.data import BilayerDatasetMapper
@@ -38,6 +37,7 @@ from bcnet_core.integrations.detectron2.evaluator import coco_evaluator
 from bcnet_core.integrations.detectron2.fcos import TinyPyramid
 from bcnet_core.integrations.detectron2.stored import Origin, origin_of
 from bcnet_core.model.head import BilayerMaskHead
+from bcnet_core.model.precision import AUTOCAST
 from bcnet_core.weights.checkpoint import DETECTRON2_FILE, DETECTRON2_KEY, save_content
 
 
