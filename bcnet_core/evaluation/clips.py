@@ -98,7 +98,9 @@ def _video_frames(path: Path, short: list[str], reporter: Reporter) -> tuple[lis
 
 def _folder_frames(folder: Path) -> tuple[list[Record], Record]:
     images = image_records(sorted(image_files(folder), key=_numerically), None)
-    sizes = {(image["height"], image["width"]): image["file_name"] for image in reversed(images)}
+    sizes: dict[tuple[int, int], str] = {}
+    for image in images:
+        sizes.setdefault((image["height"], image["width"]), image["file_name"])
     sizes.pop(NO_SIZE, None)  # told when the pixels are read
     if len(sizes) > 1:
         (first, one), (second, other) = list(sizes.items())[:2]
