@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bcnet_core.config.choices import Precision
+
+if TYPE_CHECKING:
+    from bcnet_core.evaluation.tiles import Tiling
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
@@ -31,6 +34,20 @@ Gpus = Annotated[
 ]
 BackendName = Annotated[str, typer.Option("--backend", help="torchvision or detectron2.", rich_help_panel=COMPUTE)]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=COMPUTE)]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        "--tile",
+        metavar="SIDE",
+        show_default=False,
+        help="Predict images with a side above SIDE pixels in tiles of that size, and join what is cut.",
+    ),
+]
+Overlap = Annotated[
+    float, typer.Option("--overlap", metavar="SHARE", help="Share of its side that a tile has in common with the next.")
+]
+USUAL_OVERLAP = 0.2
+"""Overlap of tiles if none is asked for."""
 Batch = Annotated[
     int,
     typer.Option(
@@ -88,6 +105,16 @@ def check_unused_options(context: typer.Context, *names: str, why: str) -> None:
     if typed:
         verb = "has" if len(typed) == 1 else "have"
         raise usage_error(f"{' and '.join(typed)} {verb} no meaning {why}", f"leave out {' '.join(typed)}")
+
+
+def read_tiling(context: typer.Context, tile: int | None, overlap: float) -> Tiling | None:
+    """Check the tiles of `--tile` and `--overlap`; None without tiles."""
+    from bcnet_core.evaluation.tiles import check_tiling
+
+    if tile is None:
+        check_unused_options(context, "overlap", why="without --tile")
+        return None
+    return check_tiling(tile, overlap)
 
 
 def backend_option(backend: str) -> str:

@@ -15,11 +15,15 @@ from bcnet_core.errors import BCNetError, ExitCode
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from bcnet_core.integrations.detectron2.predicting import Detectron2Detector
     from bcnet_core.model.detectors import Detector
+    from bcnet_core.structures import Instances, Predictor
 
 __version__ = "0.1.0"
-__all__ = ["BCNetError", "ExitCode", "Runtime", "__version__", "load_detector"]
+__all__ = ["BCNetError", "ExitCode", "Runtime", "__version__", "load_detector", "predict_tiled"]
 
 
 @overload
@@ -57,3 +61,25 @@ def load_detector(
     from bcnet_core import backends
 
     return backends.load_detector(path, device=device, backend=backend, runtime=runtime)
+
+
+def predict_tiled(
+    detector: Predictor, image: NDArray[np.uint8] | str | Path, *, tile: int = 1024, overlap: float = 0.2
+) -> Instances:
+    """Find the instances of one large image, tile by tile, and join those that tiles cut.
+
+    Args:
+        detector: of either backend, from `load_detector`.
+        image: (H, W, 3) uint8 RGB, or a path; a huge file is read in windows, which needs `pip install 'bcnet[large]'`.
+        tile: height and width of a tile, pixels. The detector sees each as an image of its own.
+        overlap: share of its side that a tile has in common with the next.
+
+    Returns:
+        The instances in pixels of the image, best first, with all maps of the detector as run-length encoded masks.
+
+    Raises:
+        BCNetError: if the image cannot be read, or tiles are too small or share too little.
+    """
+    from bcnet_core.evaluation import tiles
+
+    return tiles.predict_tiled(detector, image, tile=tile, overlap=overlap)

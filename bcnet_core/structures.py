@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from bcnet_core.maps import map_specs
@@ -130,8 +130,8 @@ class Instances(NamedTuple):
 
     Attributes:
         boxes: (N, 4) float32, the detected boxes, xyxy in pixels of the image.
-        scores: (N,) float32 in [0, 1], descending.
-        labels: (N,) int64, indices into the detector's `categories`.
+        scores: (N,) float32 in [0, 1], descending; those of given boxes are kept as they are.
+        labels: (N,) int64, indices into the detector's `categories`; or what was given with the boxes.
         image_size: (H, W) of the image in pixels.
         masks: N masks for each map that was pasted, by their names in `bcnet_core.maps.MAPS`; `occludee_mask` is always
             among them.
@@ -182,3 +182,19 @@ class Predictor(Protocol):
 
     def predict(self, images: list[NDArray[np.uint8]], /) -> list[Detections]:
         """Find instances in (H, W, 3) uint8 RGB images."""
+
+
+@runtime_checkable
+class BoxPredictor(Protocol):
+    """A detector that predicts inside boxes from elsewhere."""
+
+    def predict_inside(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        boxes: Sequence[ArrayLike],
+        /,
+        *,
+        scores: Sequence[ArrayLike],
+        labels: Sequence[ArrayLike],
+    ) -> list[Detections]:
+        """Predict the masks of (H, W, 3) uint8 RGB images inside (N, 4) boxes, xyxy in pixels of each image."""

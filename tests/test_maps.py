@@ -20,7 +20,7 @@ from bcnet_core.model.losses import bilayer_losses
 from bcnet_core.visualization.closeups import roi_card
 from bcnet_core.visualization.instances import detect
 from bcnet_core.visualization.picture import Picture
-from bcnet_core.weights.export import TensorDetector
+from bcnet_core.weights.traceable import TensorDetector
 
 NEW = MapSpec("hidden_boundary", "occluder", "occluder", "boundary", "hidden", "hidden boundary")
 CATEGORIES = [{"id": 7, "name": "disc"}]

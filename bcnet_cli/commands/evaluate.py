@@ -11,6 +11,7 @@ import typer
 from bcnet_cli import console
 from bcnet_cli.commands.evaluate_run import Output, RunChoice, score_run, submit_run
 from bcnet_cli.options import (
+    USUAL_OVERLAP,
     BackendName,
     Batch,
     DataRoot,
@@ -18,9 +19,12 @@ from bcnet_cli.options import (
     DryRun,
     Gpus,
     Json,
+    Overlap,
     Overwrite,
     PrecisionOption,
+    Tile,
     check_unused_options,
+    read_tiling,
     reserve_files,
 )  # fmt: skip
 from bcnet_cli.reporter import ConsoleReporter
@@ -39,7 +43,7 @@ _SCORES = {"occ", "occ_ids", "objects", "amodal", "boundary", "per_category", "s
 _OUTPUT = {"output", "overwrite", "dry_run"}
 _DETECTOR = {"data_root", "gpus", "device", "backend", "batch", "precision"}
 MODES = {
-    "a run": {"run", "layers", *_SCORES, *_OUTPUT, *_DETECTOR},
+    "a run": {"run", "layers", "tile", "overlap", *_SCORES, *_OUTPUT, *_DETECTOR},
     "--test-dev": {"run", "test_dev", *_OUTPUT, *_DETECTOR},
     "--results": {"results", "gt", *_SCORES, *_OUTPUT},
     "--compare": {"compare", "gt", "resamples", "seed", "max_dets", *_TABLES},
@@ -65,6 +69,8 @@ def evaluate(
     test_dev: Annotated[bool, _run("--test-dev", help="Write the zip for the test-dev server.")] = False,
     layers: Annotated[bool, _run("--layers", help="Also score both layers inside the true boxes.")] = False,
     data_root: DataRoot = None,
+    tile: Tile = None,
+    overlap: Overlap = USUAL_OVERLAP,
     results: Annotated[Path | None, _files(metavar="FILE", help="Score this COCO results file.")] = None,
     compare: Annotated[tuple[Path, Path] | None, _files(metavar="A B", help="Compare two COCO results files.")] = None,
     gt: Annotated[Path | None, _files(metavar="FILE", help="Ground truth of --results or --compare.")] = None,
@@ -116,12 +122,13 @@ def evaluate(
     _check_options(context, given, has_truth=gt is not None, test_dev=test_dev)
     style = _style(json=as_json, csv=as_csv, markdown=as_markdown)
     out = Output(context, output, style, per_category=per_category, overwrite=overwrite, dry_run=dry_run)
+    tiling = read_tiling(context, tile, overlap)
     options = partial(
         _read_options, scorer=scorer, boundary=boundary, occ=occ, occ_ids=occ_ids, objects=objects or [], amodal=amodal
     )
     if run is not None:
         runtime = Runtime(batch, precision)
-        choice = RunChoice(run, data_root, device, Cluster(gpus), require_backend(backend), max_dets, runtime)
+        choice = RunChoice(run, data_root, device, Cluster(gpus), require_backend(backend), max_dets, runtime, tiling)
         if test_dev:
             submit_run(choice, out)
         else:

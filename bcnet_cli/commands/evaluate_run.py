@@ -23,13 +23,17 @@ if TYPE_CHECKING:
     from bcnet_core.engine.elastic import Cluster
     from bcnet_core.engine.run_dir import Run
     from bcnet_core.evaluation.report import ScoreOptions
+    from bcnet_core.evaluation.tiles import Tiling
     from bcnet_core.model.detectors import Detector
 
     ReadOptions = Callable[[CocoFile, int], ScoreOptions]
 
 
 class RunChoice(NamedTuple):
-    """A run to evaluate, and how to run its detector; `max_dets` detections are kept and counted, if given."""
+    """A run to evaluate, and how to run its detector; `max_dets` detections are kept and counted, if given.
+
+    With a `tiling`, they are counted only: in an image of many tiles the detector keeps as many of each.
+    """
 
     run: Path
     data_root: Path | None
@@ -38,6 +42,7 @@ class RunChoice(NamedTuple):
     library: Backend
     max_dets: int | None
     runtime: Runtime
+    tiling: Tiling | None
 
 
 class Output(NamedTuple):
@@ -73,25 +78,29 @@ def score_run(choice: RunChoice, out: Output, read_options: ReadOptions, *, laye
     from bcnet_core.annotations.crowding import detections_to_count, report_crowding
     from bcnet_core.errors import usage_error
     from bcnet_core.evaluation.coco import ground_truth
+    from bcnet_core.evaluation.predict import most_parts
     from bcnet_core.evaluation.report import score_results
     from bcnet_core.evaluation.results import to_json
     from bcnet_core.evaluation.true_boxes import score_true_boxes
     from bcnet_core.files.json_files import write_together
 
-    if layers and choice.library == "detectron2":  # its detectors have other parts
+    needed = [name for name, given in (("--layers", layers), ("--tile", choice.tiling)) if given]
+    if needed and choice.library == "detectron2":  # its detectors have other parts, and it predicts by itself
         raise usage_error(
-            "--layers needs a detector of the torchvision backend",
+            f"{needed[0]} needs a detector of the torchvision backend",
             f"convert it: bcnet weights convert {shlex.quote(str(choice.run))} --to torchvision -o bcnet.pt",
         )
     opened, reporter = _open(choice, out, test_dev=False), ConsoleReporter()
-    coco, truth, counted = opened.coco, ground_truth(opened.coco), choice.max_dets or detections_to_count(opened.kept)
+    coco, truth = opened.coco, ground_truth(opened.coco)
+    kept = opened.kept * most_parts(coco.images, choice.tiling)
+    counted = choice.max_dets or detections_to_count(kept)
     options, way_out = read_options(coco, counted), "keep and count more: --max-dets {most}"
     if options.amodal is not None and not opened.run.recipe.model.amodal:
         raise usage_error(
             f"`{choice.run}` predicts no whole masks, which --amodal scores",
             "train with model.amodal=true, or leave out --amodal",
         )
-    report_crowding(coco, kept=opened.kept, counted=counted, way_out=way_out, reporter=reporter)
+    report_crowding(coco, kept=kept, counted=counted, way_out=way_out, reporter=reporter)
     if _is_planned(opened, out):
         return
     with _predicted(choice, opened, counted) as predicted:
@@ -169,7 +178,9 @@ def _open(choice: RunChoice, out: Output, *, test_dev: bool) -> Opened:
     check_categories(
         run.categories, coco, "evaluate on data with its categories: --data-root DIR", TRAIN_ON_THESE_CATEGORIES
     )
-    kept = max(run.recipe.model.most_detections, choice.max_dets or 0)
+    kept = run.recipe.model.most_detections
+    if choice.tiling is None:
+        kept = max(kept, choice.max_dets or 0)
     if test_dev and kept > MOST_DETECTIONS:
         ConsoleReporter().info(f"COCO takes {MOST_DETECTIONS} detections an image: the best of {kept:,} are submitted")
         kept = MOST_DETECTIONS
@@ -209,7 +220,14 @@ def _predicted(choice: RunChoice, opened: Opened, counted: int) -> Iterator[Iter
     target = opened.targets[0]
     file = PredictionFile(target.with_name(f"{target.stem.removesuffix('_results')}_predictions.jsonl"))
     job = PredictionJob(
-        run.checkpoint, device, coco.images, images, file, detections_per_image=kept, runtime=choice.runtime
+        run.checkpoint,
+        device,
+        coco.images,
+        images,
+        file,
+        detections_per_image=kept,
+        runtime=choice.runtime,
+        tiling=choice.tiling,
     )
     predict_to_disk(job, cluster, reporter=reporter, build=build)
     yield job.results(coco.images, run.categories)

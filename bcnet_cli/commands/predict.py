@@ -8,33 +8,43 @@ import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bcnet_cli import console
 from bcnet_cli.options import (
+    USUAL_OVERLAP,
     Batch,
     Device,
     DryRun,
     Gpus,
     Json,
+    Overlap,
     Overwrite,
     PrecisionOption,
+    Tile,
     check_unused_options,
+    read_tiling,
     reserve,
     reserve_files,
 )
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
-    from bcnet_core.annotations.coco import Record
-    from bcnet_core.evaluation.clips import Clips
+    from bcnet_core.evaluation.prediction_job import PredictionFile
     from bcnet_core.evaluation.prediction_outputs import OutputPaths, Written
+    from bcnet_core.evaluation.tiles import Tiling
 
 
 Images = Annotated[
     list[str], typer.Argument(help="Image files, folders, or patterns; videos with --video.", show_default=False)
+]
+Model = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="A run directory, a checkpoint, or an exported .onnx file.", show_default=False
+    ),
 ]
 Disjoint = Annotated[
     bool, typer.Option("--disjoint", help="Write masks that share no pixel: each goes to the instance in front.")
@@ -70,21 +80,23 @@ IdsFrom = Annotated[
     Path | None,
     typer.Option("--ids-from", metavar="FILE", help="Take ids and sizes from this COCO json, by file name."),
 ]
+Boxes = Annotated[
+    Path | None,
+    typer.Option(
+        "--boxes",
+        metavar="FILE",
+        show_default=False,
+        help="Predict masks inside these boxes, of any classes: COCO results of another detector or of a tracker, or "
+        "COCO ground truth.",
+    ),
+]
 CONFIDENT = 0.5
 """Lowest score of a detection that takes pixels from others, or goes into other formats, if none is asked for."""
 
 
-class Source(NamedTuple):
-    """Images to predict, the clips that they are frames of, and the file that they can be scored against."""
-
-    images: Sequence[Record]
-    clips: Clips | None
-    truth: Path | None
-
-
 def predict(
     context: typer.Context,
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run directory.", show_default=False)],
+    checkpoint: Model,
     images: Images,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="COCO results file to write.")],
@@ -94,6 +106,9 @@ def predict(
     disjoint: Disjoint = False,
     score: Score = None,
     ids_from: IdsFrom = None,
+    boxes: Boxes = None,
+    tile: Tile = None,
+    overlap: Overlap = USUAL_OVERLAP,
     gpus: Gpus = 1,
     device: Device = "auto",
     batch: Batch = 1,
@@ -116,77 +131,75 @@ def predict(
     `bcnet predict runs/cells plates --format labels --score 0.6 -o cells.json`
 
     `bcnet predict runs/tiny street.mp4 --video --format mots -o street.json`
+
+    `bcnet predict runs/trees orthophoto.tif --tile 1024 -o trees.json`
+
+    `bcnet predict runs/coco val2017 --boxes rf_detr.json --ids-from annotations/instances_val2017.json -o masks.json`
     """
+    from bcnet_cli.commands.predict_video import predict_clips
     from bcnet_core.config.runtime import Runtime
     from bcnet_core.engine.elastic import Cluster, check_processes
-    from bcnet_core.evaluation.clips import find_clips
+    from bcnet_core.evaluation.given_boxes import list_inputs
     from bcnet_core.evaluation.inputs import find_images
-    from bcnet_core.evaluation.photo_results import photo_names
-    from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
-    from bcnet_core.evaluation.prediction_outputs import output_paths, write_predictions
-    from bcnet_core.evaluation.tracks import WEAK_SHARE
-    from bcnet_core.files.json_files import json_stem
-    from bcnet_core.weights.loading import read_trained
+    from bcnet_core.evaluation.prediction_job import PredictionJob, predict_to_disk
+    from bcnet_core.evaluation.prediction_outputs import check_names, output_paths, write_predictions
+    from bcnet_core.weights.exported import open_trained
 
     if video:
-        check_unused_options(context, "ids_from", why="with --video, which numbers frames")
-    paths = output_paths(output, formats or (), of_clips=video)
-    disjoint = disjoint or paths.is_disjoint
-    found = find_clips(images) if video else find_images(images)
-    inputs = [checkpoint, *found, *([ids_from] if ids_from else [])]
-    reserve_files(context, *paths.files, inputs=inputs, overwrite=overwrite, dry_run=dry_run)
+        predict_clips(context, **context.params)
+        return
+    paths = output_paths(output, formats or ())
+    disjoint, tiling = disjoint or paths.is_disjoint, _tiling(context, tile, overlap, boxes)
+    found = find_images(images)
+    files = [*found, *filter(None, (ids_from, boxes))]
+    reserve_files(context, *paths.files, inputs=[checkpoint, *files], overwrite=overwrite, dry_run=dry_run)
     cluster = Cluster(gpus)
     check_processes(cluster, device)
-    trained = read_trained(checkpoint)
-    read = [trained.path, *inputs[1:]]  # a run may hold the outputs
-    _reserve_folders(context, paths.folders, inputs=read, overwrite=overwrite, dry_run=dry_run)
-    reporter = ConsoleReporter()
-    source = _read_source(found, ids_from, reporter, video=video)
-    records, clips = source.images, source.clips
-    if paths.formats:
-        photo_names(records if clips is None else clips.videos)  # raises before the first image is predicted
+    trained, reporter = open_trained(checkpoint), ConsoleReporter()
+    read = [trained.path, *files]  # a run may hold the outputs
+    reserve_folders(context, paths.folders, inputs=read, overwrite=overwrite, dry_run=dry_run)
+    least = CONFIDENT if score is None and (disjoint or paths.formats) else score
+    inputs = list_inputs(found, ids_from, boxes, amodal=trained.amodal_boxes, least_score=least, reporter=reporter)
+    check_names(paths, inputs.images)
     if dry_run:
-        console.err.print(f"would run {trained.path} on {len(records):,} {'frames' if video else 'images'}")
+        console.err.print(f"would run {trained.path} on {len(inputs.images):,} images")
         console.show_outputs(*paths.all, dry_run=True)
         return
-    least = (CONFIDENT if disjoint or paths.formats or video else 0.0) if score is None else score
-    begin, least = (least, least * WEAK_SHARE) if video else (None, least)
-    file = PredictionFile(output.with_name(f"{json_stem(output)}_predictions.jsonl"))
     runtime = Runtime(batch, precision)
     job = PredictionJob(
-        trained.path, device, records, None, file, layers, disjoint=disjoint, score=least, runtime=runtime,
-        passes_over=True, videos=() if clips is None else clips.videos, begin=begin,
+        trained.path, device, inputs.images, None, progress_file(output), layers, disjoint=disjoint,
+        score=least or 0.0, passes_over=True, runtime=runtime, boxes=inputs.boxes, tiling=tiling,
     )  # fmt: skip
     predict_to_disk(job, cluster, reporter=reporter, build=partial(trained.build, device, runtime=runtime))
-    written = write_predictions(job, trained.categories, paths)
-    _show(written, paths, as_json=as_json, disjoint=disjoint, video=video)
-    console.show_outputs(*paths.all, then=None if video else _next_command(output, paths.listing, found, source.truth))
-    _check_complete(written, source, paths.listing)
+    written = write_predictions(job, inputs.categories or trained.categories, paths, reporter=reporter)
+    show(written, paths, as_json=as_json, disjoint=disjoint)
+    console.show_outputs(*paths.all, then=_next_command(output, paths.listing, found, inputs.truth))
+    check_complete(written, paths.listing)
 
 
-def _read_source(paths: Sequence[Path], ids_from: Path | None, reporter: ConsoleReporter, *, video: bool) -> Source:
-    from bcnet_core.annotations.coco import read_coco
-    from bcnet_core.evaluation.clips import read_clips
-    from bcnet_core.evaluation.inputs import image_records
-
-    if video:
-        clips = read_clips(paths, reporter=reporter)
-        return Source(clips.images, clips, None)
-    known = read_coco(ids_from, need_annotations=False) if ids_from else None
-    return Source(image_records(paths, known), None, ids_from if known is not None and known.annotations else None)
-
-
-def _check_complete(written: Written, source: Source, listing: Path) -> None:
-    from bcnet_core.evaluation.clips import short_error
+def check_complete(written: Written, listing: Path) -> None:
+    """Raise the error about images that could not be read, if there are any."""
     from bcnet_core.evaluation.prediction_outputs import unreadable_error
 
     if written.unreadable:
-        raise unreadable_error(written.unreadable, of=len(source.images), listing=listing)
-    if source.clips is not None and source.clips.short:
-        raise short_error(source.clips)
+        raise unreadable_error(written.unreadable, of=written.images + len(written.unreadable), listing=listing)
 
 
-def _show(written: Written, paths: OutputPaths, *, as_json: bool, disjoint: bool, video: bool) -> None:
+def progress_file(output: Path) -> PredictionFile:
+    """Return the file that keeps what is predicted until all is."""
+    from bcnet_core.evaluation.prediction_job import PredictionFile
+    from bcnet_core.files.json_files import json_stem
+
+    return PredictionFile(output.with_name(f"{json_stem(output)}_predictions.jsonl"))
+
+
+def _tiling(context: typer.Context, tile: int | None, overlap: float, boxes: Path | None) -> Tiling | None:
+    if boxes is not None:
+        check_unused_options(context, "tile", "overlap", why="with --boxes: photos are resized as always")
+    return read_tiling(context, tile, overlap)
+
+
+def show(written: Written, paths: OutputPaths, *, as_json: bool, disjoint: bool) -> None:
     """Print the counts."""
     left_out = {name: count for name, count in written.left_out.items() if count}
     if as_json:
@@ -195,21 +208,22 @@ def _show(written: Written, paths: OutputPaths, *, as_json: bool, disjoint: bool
             "detections": written.detections,
             "unreadable": [image["file_name"] for image in written.unreadable],
             "outputs": [str(path) for path in paths.all],
-            **({"tracks": written.tracks} if video else {}),
+            **({} if written.tracks is None else {"tracks": written.tracks}),
             **({"covered": written.covered} if disjoint else {}),
             **({"left_out": left_out} if left_out else {}),
         }
         console.out.print(json.dumps(content))
     else:
-        noun = f"detections of {written.tracks:,} tracks" if video else "detections"
-        console.out.print(f"{written.detections:,} {noun} in {written.images:,} {'frames' if video else 'images'}")
+        found = f"{written.detections:,} detections"
+        told = f"{found} of {written.tracks:,} tracks" if written.tracks is not None else found
+        console.out.print(f"{told} in {written.images:,} {'images' if written.tracks is None else 'frames'}")
     if written.covered:
         console.err.print(f"{written.covered:,} more were left without a pixel by those in front, and are not written")
     for name, count in left_out.items():
         console.err.print(f"{count:,} of them are not in `{paths.formats[name]}`: their masks have no pixel")
 
 
-def _reserve_folders(
+def reserve_folders(
     context: typer.Context, folders: Sequence[Path], *, inputs: Sequence[Path], overwrite: bool, dry_run: bool
 ) -> None:
     """Reserve folders that hold no input and, unless `overwrite`, are empty."""

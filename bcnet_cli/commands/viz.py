@@ -13,12 +13,16 @@ import typer
 from bcnet_cli import console
 from bcnet_cli.options import (
     TRAIN_ON_THESE_CATEGORIES,
+    USUAL_OVERLAP,
     BackendName,
     DataRoot,
     Device,
     DryRun,
+    Overlap,
     Overwrite,
+    Tile,
     check_unused_options,
+    read_tiling,
     reserve,
     reserve_files,
 )
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from bcnet_core.annotations.coco import Record
+    from bcnet_core.evaluation.tiles import Tiling
     from bcnet_core.structures import Predictor
     from bcnet_core.visualization.gallery import Summary
     from bcnet_core.visualization.picture import Picture
@@ -57,7 +62,10 @@ Order = Annotated[bool, _drawing("--order", help="Draw arrows over whole masks: 
 Rois = Annotated[int, _drawing(min=0, help="Close-ups per image, of its most occluded instances.")]
 FormatOption = Annotated[PictureFormat, _drawing("--format", help="Picture format; svg keeps shapes and text as such.")]
 
-NOT_FOR_VIDEO = ("images", "gt", "ids", "limit", "most_occluded", "worst", "by", "order", "rois", "form", "data_root")
+NOT_FOR_VIDEO = (
+    "images", "gt", "ids", "limit", "most_occluded", "worst", "by", "order", "rois", "form", "data_root",
+    "tile", "overlap",
+)  # fmt: skip
 """Options without meaning for a video."""
 
 
@@ -70,6 +78,7 @@ class Choice(NamedTuple):
     worst: int | None
     by: Judgement
     score: float
+    tiling: Tiling | None
 
 
 def viz(
@@ -91,6 +100,8 @@ def viz(
     rois: Rois = 3,
     form: FormatOption = "jpg",
     video: Video = None,
+    tile: Tile = None,
+    overlap: Overlap = USUAL_OVERLAP,
     device: Device = "auto",
     backend: BackendName = "torchvision",
     data_root: DataRoot = None,
@@ -117,18 +128,17 @@ def viz(
     `bcnet viz runs/tiny --video street.mp4 -o street_layers.mp4`
     """
     from bcnet_core import backends
-    from bcnet_core.annotations.coco import ways_out
+    from bcnet_core.config.runtime import PLAIN
     from bcnet_core.files.outputs import atomic_directory
     from bcnet_core.visualization.gallery import check_replaceable, write_gallery
     from bcnet_core.visualization.sources import open_source
 
     _check_exclusive(worst, most_occluded, layer, order=order)
-    choice, named = Choice(_parse_ids(ids), limit, most_occluded, worst, by, score), backends.require_backend(backend)
-    load, reporter = partial(backends.load_detector, source, device=device, backend=named), ConsoleReporter()
+    named, tiling = backends.require_backend(backend), read_tiling(context, tile, overlap)
+    choice = Choice(_parse_ids(ids), limit, most_occluded, worst, by, score, tiling)
+    load = partial(backends.load_detector, source, device=device, backend=named, runtime=PLAIN)
+    reporter = ConsoleReporter()
     if video is not None:
-        check_unused_options(
-            context, *NOT_FOR_VIDEO, why="with --video, which has frames instead of a data set's images"
-        )
         _draw_video(
             context, source, load, video, output, score, layer, boxes=boxes, overwrite=overwrite, dry_run=dry_run
         )
@@ -137,9 +147,7 @@ def viz(
     reserve(context, output, check=partial(check_replaceable, overwrite=overwrite), dry_run=dry_run)
     open_run = partial(backends.open_run, backend=named)
     opened = open_source(source, images=images, data_root=data_root, gt=gt, open_run=open_run)
-    if opened.omitted:
-        noun = "annotation" if opened.omitted == 1 else "annotations"
-        reporter.warning(f"{opened.omitted:,} {noun} cannot be drawn; {ways_out(opened.coco.path)[0]}")
+    _report_omitted(opened, reporter)
     pictures, records = _pictures(opened, choice, reporter, load, dry_run=dry_run)
     if dry_run:
         console.err.print(f"would draw {len(records)} pictures of `{opened.images}` into `{output}`")
@@ -153,6 +161,14 @@ def viz(
     console.show_outputs(output / "index.html")
 
 
+def _report_omitted(source: PictureSource, reporter: ConsoleReporter) -> None:
+    from bcnet_core.annotations.coco import ways_out
+
+    if source.omitted:
+        noun = "annotation" if source.omitted == 1 else "annotations"
+        reporter.warning(f"{source.omitted:,} {noun} cannot be drawn; {ways_out(source.coco.path)[0]}")
+
+
 def _pictures(
     source: PictureSource, choice: Choice, reporter: ConsoleReporter, load: Load, *, dry_run: bool
 ) -> tuple[Iterable[Picture], list[Record]]:
@@ -163,6 +179,8 @@ def _pictures(
     from bcnet_core.visualization.sources import choose_images, worst_images
 
     coco = source.coco
+    if choice.tiling is not None and source.model is None:
+        raise usage_error("--tile has no meaning without a detector that predicts", "leave out --tile, or give a run")
     limit = len(coco.images) if choice.worst else choice.limit
     records = choose_images(coco, ids=choice.ids, limit=limit, most_occluded=choice.most_occluded)
     if choice.worst is not None and not ((source.results or source.model) and coco.annotations):
@@ -185,7 +203,7 @@ def _pictures(
         check_categories(detector.categories, coco, without, TRAIN_ON_THESE_CATEGORIES)
     if choice.worst is not None:
         records = _worst_of_model(detector, source, records, choice, reporter)
-    return detected_pictures(detector, coco, records, source.images, score=choice.score), records
+    return detected_pictures(detector, coco, records, source.images, score=choice.score, tiling=choice.tiling), records
 
 
 def _worst_of_model(
@@ -203,7 +221,7 @@ def _worst_of_model(
             f"{len(records) - len(there):,} of {len(records):,} images are not in `{source.images}`; only the others "
             "are ranked"
         )
-    results = predict_images(detector, there, source.images, reporter=reporter)
+    results = predict_images(detector, there, source.images, reporter=reporter, tiling=choice.tiling)
     return worst_images(source.coco, results, there, choice.worst or 1, by=choice.by, score=choice.score)
 
 
@@ -223,6 +241,7 @@ def _draw_video(
     from bcnet_core.files.outputs import check_not_input
     from bcnet_core.visualization.video import check_video_suffix, draw_video
 
+    check_unused_options(context, *NOT_FOR_VIDEO, why="with --video, which has frames instead of a data set's images")
     check_video_suffix(output)
     check_not_input(output, model, video)
     reserve_files(context, output, overwrite=overwrite, dry_run=dry_run)

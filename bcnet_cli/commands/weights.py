@@ -12,12 +12,13 @@ import typer
 
 from bcnet_cli import console
 from bcnet_cli.commands.published import list_published
-from bcnet_cli.options import DryRun, ImageSize, Json, Overwrite, backend_option, parse_size, reserve_files
+from bcnet_cli.options import DryRun, Json, Overwrite, backend_option, parse_size, reserve_files
 from bcnet_cli.reporter import ConsoleReporter
 from bcnet_core.config.choices import TIMM, Backend, ExportFormat
 
 if TYPE_CHECKING:
     from bcnet_core.integrations.detectron2.converting import Difference
+    from bcnet_core.weights.export import ExportCheck
     from bcnet_core.weights.importing import ImportReport
 
 MAX_SIDE = 16_384
@@ -146,27 +147,32 @@ def export(
         ExportFormat,
         typer.Option("--format", help="Writing onnx needs bcnet[onnx], reading torchscript needs torchvision."),
     ] = "torchscript",
-    size: ImageSize = "800x1333",
+    half: Annotated[
+        bool, typer.Option("--half", help="Compute in half precision (float16), in half the size; boxes stay float32.")
+    ] = False,
+    size: Annotated[str, typer.Option(metavar="HxW", help="Size of the image to compare file and detector on.")] = (
+        "800x1333"
+    ),
     image: Image = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Write a detector as one file that runs without bcnet, for images of one size.
+    """Write a detector as one file that runs without bcnet, for batches and images of any size.
 
-    The file takes a (3, H, W) uint8 RGB image and returns boxes, scores, labels and the (N, S, S) maps of both
-    layers inside the boxes. It is run once and compared with the detector before it is kept.
+    The file takes (B, 3, H, W) uint8 RGB images and returns boxes, scores, labels, the index of the image and the
+    (N, S, S) maps of both layers inside the boxes. It is run and compared with the detector before it is kept.
 
     **Examples**
 
-    `bcnet weights export runs/tiny -o bcnet.torchscript --size 256x384 --image coco/val2017/000000000139.jpg`
+    `bcnet weights export runs/tiny -o bcnet.onnx --format onnx --half`
 
-    `bcnet weights export runs/tiny -o bcnet.onnx --format onnx --size 256x384`
+    `bcnet weights export runs/tiny -o bcnet.torchscript --size 256x384 --image coco/val2017/000000000139.jpg`
     """
-    from bcnet_core import load_detector
     from bcnet_core.errors import usage_error
     from bcnet_core.files.images import read_image
     from bcnet_core.weights.checkpoint import find_checkpoint
     from bcnet_core.weights.export import export_detector
+    from bcnet_core.weights.loading import read_trained
 
     height, width = parse_size(size)
     if max(height, width) > MAX_SIDE:
@@ -176,14 +182,27 @@ def export(
     inputs = [find_checkpoint(source), *([image] if image else [])]
     reserve_files(context, output, inputs=inputs, overwrite=overwrite, dry_run=dry_run)
     picture = read_image(image) if image else None
-    detector = load_detector(source, device="cpu")
+    trained = read_trained(source)
+    detector = trained.build("cpu")
     if not dry_run:
-        largest, count = export_detector(detector, output, form=form, height=height, width=width, picture=picture)
-        if count:
-            console.err.print(f"its outputs differ from the detector's by {largest:.1g} at most ({count} instances)")
-        else:
-            ConsoleReporter().warning(f"neither the file nor the detector {NOTHING_FOUND}")
-    console.show_outputs(output, dry_run=dry_run)
+        check = export_detector(
+            detector, output, form=form, height=height, width=width, picture=picture, half=half, recipe=trained.recipe
+        )
+        _show_check(check)
+    then = f"bcnet predict {shlex.quote(str(output))} PHOTOS -o results.json" if form == "onnx" else None
+    console.show_outputs(output, then=then, dry_run=dry_run)
+
+
+def _show_check(check: ExportCheck) -> None:
+    """Print how much the file differs from the detector, as a warning if there was nothing to compare."""
+    if check.instances:
+        count = f"{check.alike} of {check.instances}" if check.alike < check.instances else str(check.instances)
+        console.err.print(
+            f"its outputs differ from the detector's by {check.difference:.1g} at most ({count} instances), boxes by "
+            f"{check.pixels:.1g} pixels"
+        )
+    else:
+        ConsoleReporter().warning(f"neither the file nor the detector {NOTHING_FOUND}")
 
 
 def _show_difference(difference: Difference) -> None:

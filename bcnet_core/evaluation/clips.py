@@ -130,7 +130,7 @@ def short_error(clips: Clips) -> BCNetError:
 
 def tracked(
     images: Sequence[Record], read: Callable[[], Iterator[Instances]], *, begin: float
-) -> Iterator[tuple[Instances, list[int] | None]]:
+) -> Iterator[tuple[Instances, list[int]]]:
     """Yield the instances of each frame that belong to a track, with the numbers of their tracks.
 
     A track has the class that the scores of its instances vote for. Frames are read twice; what is held of each is a

@@ -9,7 +9,8 @@ from pathlib import Path
 from bcnet_core.annotations.coco import CocoFile, Record, category_difference
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.evaluation.results import LISTED_AS
-from bcnet_core.files.images import image_files, image_size
+from bcnet_core.files.image_headers import image_size
+from bcnet_core.files.images import image_files
 from bcnet_core.files.matching import match_by_ending
 
 NO_SIZE = (0, 0)
@@ -41,12 +42,12 @@ def find_images(names: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def image_records(paths: Sequence[Path], known: CocoFile | None) -> list[Record]:
+def image_records(paths: Sequence[Path], known: CocoFile | None, *, option: str = "--ids-from") -> list[Record]:
     """Make the `images` of a COCO file: `id`, `file_name` (as given), `width`, `height`.
 
     Ids and sizes are taken from `known`, where a path is the image whose `file_name` has the longest ending in common
     with it; that name is kept as `LISTED_AS`. Without `known`, ids count from 1 and sizes are those of the upright
-    images; an image that cannot be read has `NO_SIZE`.
+    images; an image that cannot be read has `NO_SIZE`. Messages call `known` by the `option` that gave it.
 
     Raises:
         BCNetError: if an image is not in `known`, or `known` does not tell which image it is.
@@ -60,9 +61,9 @@ def image_records(paths: Sequence[Path], known: CocoFile | None) -> list[Record]
     return [
         {
             "id": image["id"], "file_name": str(path), "width": image["width"], "height": image["height"],
-            LISTED_AS: image["file_name"],
+            LISTED_AS: image.get(LISTED_AS, image["file_name"]),
         }
-        for path, image in zip(paths, _known_images(paths, known), strict=True)
+        for path, image in zip(paths, _known_images(paths, known, option), strict=True)
     ]  # fmt: skip
 
 
@@ -73,16 +74,16 @@ def _size_or_none(path: Path) -> tuple[int, int]:
         return NO_SIZE
 
 
-def _known_images(paths: Sequence[Path], known: CocoFile) -> list[Record]:
+def _known_images(paths: Sequence[Path], known: CocoFile, option: str) -> list[Record]:
     """Return the entry of `known` for each path."""
-    otherwise = "predict without --ids-from, and look at the results with --gt NAME_images.json"
+    otherwise = f"predict without {option}, and look at the results with --gt NAME_images.json"
     matches = match_by_ending([str(path.absolute()) for path in paths], [image["file_name"] for image in known.images])
     strangers = [path for path, found in zip(paths, matches, strict=True) if not found]
     if strangers:
         raise data_error(
             f"{len(strangers):,} of {len(paths):,} images are not among the {len(known.images):,} images of "
             f"`{known.path}`, the first is `{strangers[0]}`",
-            "give only images that it lists, or predict without --ids-from",
+            f"give only images that it lists, or predict without {option}",
         )
     images, taken = [], dict[int, Path]()
     for path, found in zip(paths, matches, strict=True):
@@ -95,7 +96,7 @@ def _known_images(paths: Sequence[Path], known: CocoFile) -> list[Record]:
         if found[0] in taken:
             raise usage_error(
                 f"`{taken[found[0]]}` and `{path}` both fit the image `{image['file_name']}` of `{known.path}`",
-                "give only one of them, or predict without --ids-from",
+                f"give only one of them, or predict without {option}",
             )
         taken[found[0]] = path
         images.append(image)

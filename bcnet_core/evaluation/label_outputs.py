@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -32,7 +33,8 @@ def label_images(place: Path, _listing: Record) -> Iterator[WritePhoto]:
 
         def write(photo: PhotoResults) -> int:
             labels = draw_labels(photo.image, photo.results)
-            _save(folder / f"{photo.name}.{'tif' if labels.dtype == np.int32 else 'png'}", labels)
+            path = _prepared(folder / f"{photo.name}.{'tif' if labels.dtype == np.int32 else 'png'}")
+            Image.fromarray(labels).save(path)
             return 0
 
         yield write
@@ -60,7 +62,9 @@ def panoptic(place: Path, listing: Record) -> Iterator[WritePhoto]:
                     "keep fewer with --score, or leave out --format panoptic",
                 )
             file_name = f"{photo.name}.png"
-            _save(folder / file_name, colors(draw_labels(photo.image, photo.results)))
+            picture = colors(draw_labels(photo.image, photo.results))
+            png = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 6])[1]  # Pillow copies a color picture
+            _prepared(folder / file_name).write_bytes(png.tobytes())
             about = {"image_id": photo.image["id"], "file_name": file_name, "segments_info": segments(photo.results)}
             out.write(comma + json.dumps(about, separators=(",", ":")))
             comma = ","
@@ -106,13 +110,17 @@ def segments(results: Sequence[Record]) -> list[Record]:
 
 
 def colors(labels: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-    """Return the (H, W, 3) uint8 RGB picture of (H, W) ids in COCO's panoptic format: id = R + 256 G + 65,536 B."""
+    """Return the (H, W, 3) uint8 picture of (H, W) ids in COCO's panoptic format: id = R + 256 G + 65,536 B.
+
+    The channels are in OpenCV's order, blue first.
+    """
     picture = np.zeros((*labels.shape, 3), np.uint8)
-    for channel in range(min(labels.dtype.itemsize, 3)):
-        picture[..., channel] = labels >> 8 * channel & 255
+    lowest_first = labels.astype(labels.dtype.newbyteorder("<"), copy=False)
+    digits = lowest_first.view(np.uint8).reshape(*labels.shape, -1)[..., :3]
+    picture[..., 3 - digits.shape[2] :] = digits[..., ::-1]
     return picture
 
 
-def _save(path: Path, pixels: NDArray[Any]) -> None:
+def _prepared(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
+    return path

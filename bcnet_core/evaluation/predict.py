@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -14,17 +15,19 @@ from numpy.typing import NDArray
 
 from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
-from bcnet_core.errors import BCNetError, data_error
+from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.evaluation.clips import is_frame
+from bcnet_core.evaluation.given_boxes import GivenBoxes
 from bcnet_core.evaluation.inputs import NO_SIZE
-from bcnet_core.evaluation.tiles import Tiling, place, tile_windows
+from bcnet_core.evaluation.tiles import Tiling, join_parts, place, tile_windows
 from bcnet_core.files.images import check_images, image_path, missing_images, read_image, read_listed
 from bcnet_core.files.videos import FrameReader
 from bcnet_core.files.windows import Window, WindowReader, reduced
 from bcnet_core.maps import map_specs
-from bcnet_core.masks.order import disjoint_masks, hidden_by
+from bcnet_core.masks import RLE
+from bcnet_core.masks.order import FrontPair, disjoint_masks, hidden_by
 from bcnet_core.reporting import Reporter
-from bcnet_core.structures import Detections, Instances, Predictor
+from bcnet_core.structures import BoxPredictor, Detections, Instances, Predictor
 
 READ_AHEAD = 4
 """Fewest parts that are read while the detector works on a batch; a batch is read as a whole."""
@@ -42,20 +45,36 @@ class Part(NamedTuple):
         image: entry of a COCO file's `images`.
         number: of the part in its image, from 0.
         window: what the detector sees of it; the whole image is reduced then. None is the image as it is.
+        boxes: what to predict inside; None lets the detector find its own.
     """
 
     image: Record
     number: int
     window: Window | None = None
+    boxes: GivenBoxes | None = None
 
 
-def parts_of(images: Sequence[Record], tiling: Tiling | None = None) -> list[Part]:
-    """Return the parts of images, in their order; see `tile_windows`."""
+def parts_of(
+    images: Sequence[Record], tiling: Tiling | None = None, boxes: Mapping[int, GivenBoxes] | None = None
+) -> list[Part]:
+    """Return the parts of images, in their order.
+
+    Args:
+        images: entries of a COCO file's `images`.
+        tiling: see `tile_windows`.
+        boxes: boxes by image id, which have parts then; None gives parts of every image.
+    """
     return [
-        Part(image, number, window)
+        Part(image, number, window, None if boxes is None else boxes[image["id"]])
         for image in images
+        if boxes is None or image["id"] in boxes
         for number, window in enumerate(tile_windows(image.get("height", 0), image.get("width", 0), tiling))
     ]
+
+
+def most_parts(images: Sequence[Record], tiling: Tiling | None) -> int:
+    """Return the largest number of parts of an image."""
+    return max((part.number + 1 for part in parts_of(images, tiling)), default=1)
 
 
 def predict_images(
@@ -64,16 +83,25 @@ def predict_images(
     image_dir: Path,
     *,
     reporter: Reporter,
+    tiling: Tiling | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> list[Record]:
-    """Return the results of all images in one list; see `predictions`.
+    """Return the results of all images in one list; see `predictions` and `joined`.
 
     Raises:
         BCNetError: if images are missing (before the first is read) or cannot be read.
     """
     check_images(images, image_dir)
-    found = predictions(detector, parts_of(images), image_dir, reporter=reporter, stopping=stopping)
-    return [result for part, one in found for result in to_results(one, part.image["id"], detector.categories)]
+    found = predictions(detector, parts_of(images, tiling), image_dir, reporter=reporter, stopping=stopping)
+    return [
+        result for image, one in joined(found, tiling) for result in to_results(one, image["id"], detector.categories)
+    ]
+
+
+def joined(found: Iterable[tuple[Part, Instances]], tiling: Tiling | None) -> Iterator[tuple[Record, Instances]]:
+    """Join the instances of the parts of each image, which follow one another, to those of the image."""
+    for image, parts in groupby(found, key=lambda one: one[0].image):
+        yield image, join_parts([(part.window, instances) for part, instances in parts], tiling)
 
 
 def predictions(
@@ -98,7 +126,7 @@ def predictions(
         reporter: receives the progress.
         layers: whether to paste the other maps of the head, too.
         order: whether to find the order of instances even without whole masks.
-        score: smallest score of an instance.
+        score: smallest score of an instance that the detector finds.
         batch: most parts that the detector gets at a time.
         stopping: called before each batch; True ends the iteration.
         unreadable: called for each image that is there but cannot be read, which is then passed over.
@@ -126,18 +154,30 @@ def predictions(
                 if stopping():
                     break
                 read = [(part, image) for part, reading in together if (image := pixels(part, reading)) is not None]
-                found = detector.predict([image for _, image in read]) if read else []
+                found = _detect(detector, [part for part, _ in read], [image for _, image in read])
                 yield [(part, one.to("cpu")) for (part, _), one in zip(read, found, strict=True)]
 
         def encoded(one: tuple[Part, Detections]) -> tuple[Part, Instances]:
             part, found = one
             if part.window is not None:
                 found = place(found, part.window, _size(part.image))
-            return part, found.at_least(score).instances(layers=layers, order=order)
+            found = found if part.boxes is not None else found.at_least(score)
+            return part, found.instances(layers=layers, order=order)
 
         for one in _map_behind(encoded, detected()):
             yield one
             progress.advance()
+
+
+def _detect(detector: Predictor, parts: Sequence[Part], images: list[NDArray[np.uint8]]) -> list[Detections]:
+    """Return the detections of parts, all of them with boxes or all without."""
+    boxes = [part.boxes for part in parts if part.boxes is not None]
+    if not boxes:
+        return detector.predict(images) if images else []
+    if not isinstance(detector, BoxPredictor):
+        raise usage_error("this detector only predicts inside boxes that it finds itself", "predict without --boxes")
+    scores, labels = [one.scores for one in boxes], [one.labels for one in boxes]
+    return detector.predict_inside(images, [one.corners for one in boxes], scores=scores, labels=labels)
 
 
 def in_batches(parts: Sequence[Part], most: int) -> list[Sequence[Part]]:
@@ -217,7 +257,7 @@ def _size(image: Record) -> tuple[int, int]:
 def to_results(
     found: Instances, image_id: int, categories: Sequence[Record], *, disjoint: bool = False
 ) -> Iterator[Record]:
-    """Yield one COCO result per instance, best first.
+    """Yield one COCO result per instance, in their order.
 
     Whole masks give the keys that `bcnet_core.evaluation.results` describes, other maps theirs in `bcnet_core.maps`.
     With `disjoint` no pixel is in the visible masks of two instances, see `disjoint_masks`. An instance that has no
@@ -226,7 +266,7 @@ def to_results(
     pasted, order = found.masks, found.order or []
     is_amodal = "amodal_mask" in pasted
     if disjoint:
-        pasted = {**pasted, "occludee_mask": disjoint_masks(pasted["occludee_mask"], order)}
+        pasted = {**pasted, "occludee_mask": _disjoint(pasted["occludee_mask"], found.scores, order)}
     visible = pasted["occludee_mask"]
     hides = hidden_by(len(visible), order)
     sizes = found.boxes[:, 2:] - found.boxes[:, :2]
@@ -245,3 +285,12 @@ def to_results(
             rate = round(1 - pixels / whole, 6) if whole else 0.0
             result |= {"amodal_bbox": detected, "occlusion_rate": rate, "hides": hides[index]}
         yield result
+
+
+def _disjoint(rles: Sequence[RLE], scores: NDArray[np.float32], pairs: Sequence[FrontPair]) -> list[RLE]:
+    """Return `disjoint_masks` of instances in any order, as given boxes have it."""
+    best = np.argsort(-scores, kind="stable").tolist()
+    place = np.argsort(best).tolist()
+    ranked = [FrontPair(place[front], place[back]) for front, back in pairs]
+    apart = disjoint_masks([rles[index] for index in best], ranked)
+    return [apart[rank] for rank in place]

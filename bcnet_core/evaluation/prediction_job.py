@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,14 @@ from bcnet_core.config.runtime import PLAIN, Runtime
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes, stop_requests
 from bcnet_core.errors import BCNetError, ExitCode, data_error, usage_error
 from bcnet_core.evaluation.clips import number_results, tracked
-from bcnet_core.evaluation.predict import Part, parts_of, predictions, to_results
-from bcnet_core.evaluation.tiles import Tiling, join_parts
+from bcnet_core.evaluation.given_boxes import GivenBoxes, checksum
+from bcnet_core.evaluation.predict import Part, joined, parts_of, predictions, to_results
+from bcnet_core.evaluation.tiles import Tiling
 from bcnet_core.files.images import check_images
 from bcnet_core.files.outputs import atomic_file, check_output_file, reserve_outputs
-from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Reporter, SilentReporter
-from bcnet_core.structures import Instances
-from bcnet_core.weights.loading import read_trained
+from bcnet_core.structures import Instances, Predictor
+from bcnet_core.weights.exported import open_trained
 
 HEADER_KEY = "bcnet_predictions"
 
@@ -121,10 +120,11 @@ class PredictionFile:
         """
         offsets = self.done()
         with self.path.open("rb") as lines:
-            for image, number, _ in parts:
-                if (image["id"], number) not in offsets:
-                    raise data_error(f"image {image['id']} was not predicted", "run the same command again")
-                lines.seek(offsets[image["id"], number])
+            for part in parts:
+                key = part.image["id"], part.number
+                if key not in offsets:
+                    raise data_error(f"image {key[0]} was not predicted", "run the same command again")
+                lines.seek(offsets[key])
                 _, _, found = json.loads(lines.readline())
                 yield Instances.from_json(found)
 
@@ -134,6 +134,7 @@ class PredictionJob:
     """Images to predict, and the detector that predicts them.
 
     Attributes:
+        checkpoint: the detector's, or an exported file.
         images: entries of a COCO file's `images`.
         image_dir: folder that their file names are relative to; None if the user named the files.
         file: where the predictions are kept until all are done.
@@ -144,6 +145,7 @@ class PredictionJob:
         runtime: how the detector computes.
         passes_over: whether to go on when an image cannot be read; `file` remembers it.
         tiling: division of large images into tiles, whose instances `results` joins; None predicts every image whole.
+        boxes: boxes to predict inside, by image id, all of which are kept; None lets the detector find its own.
         videos: the clips that the images are frames of, see `bcnet_core.evaluation.clips`.
         begin: score from which a detection begins a track; None gives results without tracks.
     """
@@ -160,6 +162,7 @@ class PredictionJob:
     runtime: Runtime = PLAIN
     passes_over: bool = False
     tiling: Tiling | None = None
+    boxes: Mapping[int, GivenBoxes] | None = None
     videos: Sequence[Record] = ()
     begin: float | None = None
 
@@ -178,41 +181,43 @@ class PredictionJob:
             "tracks": self.begin,
             "folder": str((self.image_dir or Path()).resolve()),
             "images": hashlib.sha256(names.encode()).hexdigest(),
+            "boxes": None if self.boxes is None else checksum(self.boxes),
         }
 
     def results(self, images: Sequence[Record], categories: Sequence[Record]) -> Iterator[list[Record]]:
-        """Yield the results of each of these images, when they are predicted.
+        """Yield the results of each of these images, when they are predicted; none where there are no boxes.
 
         Raises:
             BCNetError: if one is not.
         """
-        found: Iterable[tuple[Instances, list[int] | None]] = ((one, None) for one in self.instances(images))
         if self.begin is not None:
-            found = tracked(images, partial(self.instances, images), begin=self.begin)
-        for image, (one, tracks) in zip(images, found, strict=True):
-            results = to_results(one, image["id"], categories, disjoint=self.disjoint)
-            yield list(results) if tracks is None else number_results(results, tracks)
+            found = tracked(images, partial(self._instances, images), begin=self.begin)
+            for image, (one, tracks) in zip(images, found, strict=True):
+                yield number_results(to_results(one, image["id"], categories, disjoint=self.disjoint), tracks)
+            return
+        read = self._instances(images)
+        for image in images:
+            if self.boxes is not None and image["id"] not in self.boxes:
+                yield []
+                continue
+            results = list(to_results(next(read), image["id"], categories, disjoint=self.disjoint))
+            yield results if self.boxes is None else self.boxes[image["id"]].keep_in(results)
 
-    def instances(self, images: Sequence[Record]) -> Iterator[Instances]:
-        """Yield the instances of each of these images, when they are predicted.
+    def _instances(self, images: Sequence[Record]) -> Iterator[Instances]:
+        """Yield the instances of each of these images that has parts."""
+        parts = parts_of(images, self.tiling, self.boxes)
+        for _, found in joined(zip(parts, self.file.read(parts), strict=True), self.tiling):
+            yield found
 
-        Raises:
-            BCNetError: if one is not.
-        """
-        parts = parts_of(images, self.tiling)
-        read = zip(parts, self.file.read(parts), strict=True)
-        for _, found in groupby(read, key=lambda one: one[0].image["id"]):
-            yield join_parts([(part.window, one) for part, one in found], self.tiling)
-
-    def build(self) -> Detector:
-        """Read the checkpoint and build its detector."""
-        return read_trained(self.checkpoint).build(
+    def build(self) -> Predictor:
+        """Read the checkpoint or the exported file and build its detector."""
+        return open_trained(self.checkpoint).build(
             self.device, detections_per_image=self.detections_per_image, runtime=self.runtime
         )
 
 
 def predict_to_disk(
-    job: PredictionJob, cluster: Cluster, *, reporter: Reporter, build: Callable[[], Detector] | None = None
+    job: PredictionJob, cluster: Cluster, *, reporter: Reporter, build: Callable[[], Predictor] | None = None
 ) -> None:
     """Predict every image of a job that is not done yet, but those that `file.unreadable` then names.
 
@@ -220,16 +225,19 @@ def predict_to_disk(
     detector from `build`, if the caller has read its checkpoint; several pickle the reporter.
 
     Raises:
-        BCNetError: if images are missing, one cannot be read and is not to be passed over, there are not enough GPUs,
-            or it was interrupted; the same job then resumes.
+        BCNetError: if it has boxes and tiles, images are missing, one cannot be read and is not passed over, there
+            are not enough GPUs, or it was interrupted; the same job then resumes.
     """
+    if job.boxes is not None and job.tiling is not None:
+        raise usage_error("masks inside given boxes are predicted in whole images, not in tiles", "leave --tile out")
     check_processes(cluster, job.device)
     check_images(job.images, job.image_dir)
     done = job.file.open(job.identity())
-    parts = parts_of(job.images, job.tiling)
+    parts = parts_of(job.images, job.tiling, job.boxes)
     left = [part for part in parts if (part.image["id"], part.number) not in done]
     if len(left) < len(parts):
-        reporter.info(f"{len(parts) - len(left):,} of {len(parts):,} images were predicted before")
+        what = "images" if job.tiling is None else "parts of images"
+        reporter.info(f"{len(parts) - len(left):,} of {len(parts):,} {what} were predicted before")
     try:
         if left and cluster.in_place:
             detector = build() if build is not None else job.build()
@@ -256,7 +264,7 @@ def _worker(job: PredictionJob, parts: Sequence[Part], cluster: Cluster, reporte
         dist.barrier()
 
 
-def _predict_share(job: PredictionJob, detector: Detector, parts: Sequence[Part], reporter: Reporter) -> None:
+def _predict_share(job: PredictionJob, detector: Predictor, parts: Sequence[Part], reporter: Reporter) -> None:
     """Predict the parts of this process."""
 
     def remember(part: Part, error: BCNetError) -> None:
@@ -274,9 +282,9 @@ def _predict_share(job: PredictionJob, detector: Detector, parts: Sequence[Part]
 
 
 def _stopped(job: PredictionJob) -> BCNetError:
+    parts, what = parts_of(job.images, job.tiling, job.boxes), "images" if job.tiling is None else "parts of images"
     return BCNetError(
-        f"interrupted; {len(job.file.done()):,} of {len(job.images):,} images are predicted and kept in "
-        f"`{job.file.path}`",
+        f"interrupted; {len(job.file.done()):,} of {len(parts):,} {what} are predicted and kept in `{job.file.path}`",
         "the same command resumes there",
         exit_code=ExitCode.INTERRUPTED,
     )

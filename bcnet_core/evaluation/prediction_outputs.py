@@ -19,6 +19,7 @@ from bcnet_core.evaluation.prediction_job import PredictionJob
 from bcnet_core.evaluation.results import dump_results, listing_path
 from bcnet_core.files.json_files import json_stem
 from bcnet_core.files.outputs import atomic_file
+from bcnet_core.reporting import Reporter, SilentReporter
 
 MOST_NAMED = 20
 """Images that cannot be read which an error names."""
@@ -119,6 +120,12 @@ def clip_formats() -> list[str]:
     return [RESULTS, *(name for name, form in FORMATS.items() if form.is_of_clips)]
 
 
+def check_names(paths: OutputPaths, things: Sequence[Record]) -> None:
+    """Require the images or videos of a prediction to have different names in the folders of other formats."""
+    if paths.formats:
+        photo_names(things)
+
+
 class Written(NamedTuple):
     """Counts of predictions that were written.
 
@@ -128,7 +135,7 @@ class Written(NamedTuple):
         unreadable: entries of the images that could not be read, each with the `reason`.
         covered: number of instances that were left out because others took all of their pixels.
         left_out: number of results that a format cannot hold, by its name.
-        tracks: number of tracks; 0 for photos.
+        tracks: number of tracks; None for photos.
     """
 
     images: int
@@ -136,10 +143,12 @@ class Written(NamedTuple):
     unreadable: list[Record]
     covered: int
     left_out: dict[str, int]
-    tracks: int = 0
+    tracks: int | None = None
 
 
-def write_predictions(job: PredictionJob, categories: Sequence[Record], paths: OutputPaths) -> Written:
+def write_predictions(
+    job: PredictionJob, categories: Sequence[Record], paths: OutputPaths, *, reporter: Reporter | None = None
+) -> Written:
     """Write the outputs of a finished job, the results in place last, and remove the file to resume from.
 
     Formats of masks that share no pixel need a job of such masks. One photo at a time is in memory.
@@ -159,6 +168,7 @@ def write_predictions(job: PredictionJob, categories: Sequence[Record], paths: O
     names = _names(job) if paths.formats else {}
     covered, left_out, tracks = 0, dict.fromkeys(paths.formats, 0), set[int]()
     with ExitStack() as stack:
+        progress = stack.enter_context((reporter or SilentReporter()).progress("writing", len(predicted)))
         results_file = stack.enter_context(atomic_file(paths.results))
         listing = stack.enter_context(atomic_file(paths.listing))
         listing.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
@@ -175,11 +185,12 @@ def write_predictions(job: PredictionJob, categories: Sequence[Record], paths: O
                 for name, write in writers.items():
                     left_out[name] += write(PhotoResults(image, names[image["id"]], left))
                 yield left
+                progress.advance()
 
         with results_file.open("wb") as out:
             found = dump_results(out, kept())
     job.file.path.unlink()
-    return Written(len(predicted), found, unreadable, covered, left_out, len(tracks))
+    return Written(len(predicted), found, unreadable, covered, left_out, len(tracks) if job.videos else None)
 
 
 def _names(job: PredictionJob) -> dict[int, str]:

@@ -60,7 +60,7 @@ def from_json(result: Record) -> Record:
     }
 
 
-def read_results(path: Path, coco: CocoFile, *, reporter: Reporter) -> list[Record]:
+def read_results(path: Path, coco: CocoFile, *, reporter: Reporter, keep: Sequence[str] = ()) -> list[Record]:
     """Read a results file (`.json`, or gzip if the name ends in `.gz`) and check it against its images and categories.
 
     Ids are read by `match_ids`, which reports whatever is not plain COCO. Results whose masks are all empty lists are
@@ -68,7 +68,8 @@ def read_results(path: Path, coco: CocoFile, *, reporter: Reporter) -> list[Reco
 
     Returns:
         The results in the order of the file, with the ids of the ground truth. Either all of them have a `segmentation`
-        or none has; a missing `bbox` is derived from the mask; keys that are not in the module's docstring are dropped.
+        or none has; a missing `bbox` is derived from the mask; keys that are neither in the module's docstring nor in
+        `keep` are dropped.
 
     Raises:
         BCNetError: if the file is not such a list, or refers to what the ground truth does not have; the message names
@@ -94,11 +95,11 @@ def read_results(path: Path, coco: CocoFile, *, reporter: Reporter) -> list[Reco
             if isinstance(found, str):
                 faults.append(f"result {index}: {found}")
             else:
-                checked.append(found)
+                checked.append(found | {key: result[key] for key in keep if key in result})
     faults = faults or _faults_together(checked)
     if faults:
         more = f" (and {len(faults) - 1:,} more such fault{'s' * (len(faults) > 2)})" if len(faults) > 1 else ""
-        raise data_error(f"`{path}` cannot be scored against `{coco.path}`: {faults[0]}{more}")
+        raise data_error(f"`{path}` does not fit `{coco.path}`: {faults[0]}{more}")
     return checked
 
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from bcnet_core.errors import usage_error
 from bcnet_core.evaluation.joining import join
 from bcnet_core.evaluation.pieces import View
-from bcnet_core.files.images import as_image, image_size
+from bcnet_core.files.image_headers import image_size
+from bcnet_core.files.images import as_image
 from bcnet_core.files.windows import Window, WindowReader, reduced
 from bcnet_core.structures import Detections, Instances, Predictor
 

@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from bcnet_core.errors import BCNetError, data_error, usage_error
-from bcnet_core.files.json_files import check_regular_file
+from bcnet_core.files.image_headers import SIDEWAYS, SUFFIXES, opened_image, orientation_of, stored_size
 
-# Pillow warns of decompression bombs from 90 million pixels, and raises from twice as many, which is enough.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-FORMATS: Mapping[str, tuple[str, ...]] = {
-    "PNG": (".png",),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "WEBP": (".webp",),
-    "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "JPEG2000": (".jp2", ".j2k", ".jpx"),
-    "AVIF": (".avif",),
-}
-"""Formats that are read, with their suffixes; others that Pillow knows run programs (EPS), or take minutes for a small
-file (FITS)."""
-SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-"""Suffixes of the files that are taken from a folder, in lower case."""
 DEEP_MODES = ("I", "F")
 """Beginnings of Pillow's names of modes with more than 8 bits a channel."""
 DARK_BELOW = 64
 """Brightest value of the upper 8 of 16 bits up to which the lower bits hold the picture: at most 14 bits are used."""
-SIDEWAYS = {5, 6, 7, 8}
-"""EXIF orientations that exchange width and height."""
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -96,12 +75,12 @@ def read_image(path: Path, *, expect_size: tuple[int, int] | None = None) -> NDA
     Any mode of 8 bits (grayscale, palette, CMYK, ...) is converted. An EXIF rotation is applied, unless `expect_size`,
     the (height, width) in the annotation file, shows that the image was annotated as it is stored, as COCO's were.
     """
-    with _opened(path) as stored:
+    with opened_image(path) as stored:
         if expect_size is not None and expect_size not in (stored.size, stored.size[::-1]):
             raise wrong_size(path, stored.size[::-1], expect_size)  # before a huge one is decoded
         stored.load()
         mode = stored.mode
-        upright = ImageOps.exif_transpose(stored) if _orientation(stored) != 1 else stored  # which would copy it
+        upright = ImageOps.exif_transpose(stored) if orientation_of(stored) != 1 else stored  # which would copy it
         image = upright if expect_size in (None, upright.size[::-1]) else stored
         pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     if mode.startswith(DEEP_MODES):
@@ -124,53 +103,10 @@ def read_values(path: Path) -> NDArray[Any]:
     Raises:
         BCNetError: if the image cannot be read or has several pages.
     """
-    with _opened(path) as stored:
+    with opened_image(path) as stored:
         if getattr(stored, "n_frames", 1) > 1:
             raise data_error(f"the image `{path}` has several pages", "save each page as a file of its own")
         return np.array(stored)
-
-
-class ImageHeader(NamedTuple):
-    """Properties of a stored image that are known without its pixels.
-
-    Attributes:
-        format: a key of `FORMATS`.
-        width: pixels.
-        height: pixels.
-        mode: Pillow's name of the kind of pixels.
-        orientation: EXIF orientation, 1 if it is upright.
-        is_plain: whether the pixels are those in the file: 8 bits a channel, and no inverted ones.
-        is_huge: whether it has more pixels than are read at once.
-    """
-
-    format: str
-    width: int
-    height: int
-    mode: str
-    orientation: int
-    is_plain: bool
-    is_huge: bool
-
-
-def image_header(path: Path) -> ImageHeader:
-    """Read the header of an image of any size; a PNG may have its EXIF block behind the pixels.
-
-    Raises:
-        BCNetError: if the image does not exist or is none.
-    """
-    with _opened(path, any_size=True) as stored:
-        (width, height), name, mode = stored.size, stored.format or "", stored.mode
-        layout = str(getattr(stored, "tile", ""))  # "RGB;16B" or "L;I" there, which no mode of Pillow tells
-        is_plain = not any(f"{mode};{how}" in layout for how in ("16", "I", "R"))
-        is_huge = width * height > 2 * (Image.MAX_IMAGE_PIXELS or width * height)
-        return ImageHeader(name, width, height, mode, _orientation(stored), is_plain, is_huge)
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Return the (height, width) of an image in pixels, upright, as `read_image` gives it; from the header alone."""
-    header = image_header(path)
-    size = header.height, header.width
-    return size[::-1] if header.orientation in SIDEWAYS else size
 
 
 class DecodedImage(NamedTuple):
@@ -197,10 +133,10 @@ def decode_image(path: Path) -> DecodedImage:
     Raises:
         BCNetError: if the image does not exist or cannot be decoded.
     """
-    with _opened(path) as image:
-        width, height = image.size
+    with opened_image(path) as image:
+        width, height = stored_size(image)
         sixteen = ";16" in str(getattr(image, "tile", ()))  # layouts like "RGB;16B", which no mode of Pillow tells
-        turned = _orientation(image) in SIDEWAYS
+        turned = orientation_of(image) in SIDEWAYS
         image.draft("RGB", (1, 1))
         image.load()
         deep = image.mode.startswith(DEEP_MODES)
@@ -218,59 +154,6 @@ def _has_pages(image: Image.Image) -> bool:
             image.seek(1)
             return image.size == first
     return False
-
-
-def _orientation(image: Image.Image) -> Any:  # noqa: ANN401  (a number, if the file is sound)
-    return image.getexif().get(ExifTags.Base.Orientation, 1)
-
-
-@contextmanager
-def _opened(path: Path, *, any_size: bool = False) -> Iterator[Image.Image]:
-    """Open an image, of which only the header is read yet; errors of the block become errors of the image."""
-    try:
-        check_regular_file(path)
-        Image.init()
-        known = [name for name in FORMATS if name in Image.OPEN]
-        opened: Image.Image
-        try:
-            opened = Image.open(path, formats=known)
-        except Image.DecompressionBombError:
-            if not any_size:
-                raise
-            opened = _open_huge(path, known)
-        with opened as stored:
-            yield stored
-    except BCNetError:
-        raise
-    except Image.DecompressionBombError:
-        raise data_error(
-            f"the image `{path}` has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, too many to be read at "
-            "once",
-            "a detector can see it in tiles: --tile 1024",
-        ) from None
-    except FileNotFoundError:
-        raise data_error(
-            f"the image `{path}` does not exist",
-            "is the folder of images right? (data.*.images, --images, --data-root)",
-        ) from None
-    except UnidentifiedImageError:
-        raise data_error(
-            f"the image `{path}` cannot be read: it is none of {', '.join(FORMATS)}",
-            "save it as png or jpg, or leave it out",
-        ) from None
-    except Exception as error:  # a damaged file can break its reader anywhere
-        raise data_error(f"the image `{path}` cannot be read: {error}", "replace the file, or leave it out") from None
-
-
-def _open_huge(path: Path, formats: Sequence[str]) -> Image.Image:
-    """Open an image that Pillow refuses for its size, for its header."""
-    with path.open("rb") as file:
-        beginning = file.read(16)
-    for name in formats:
-        factory, accepts = Image.OPEN[name]
-        if accepts is None or accepts(beginning) is True:
-            return factory(path)  # type: ignore[call-arg, arg-type]  # it opens, and closes, a path
-    raise UnidentifiedImageError(str(path))
 
 
 def wrong_size(path: Path, *sizes: tuple[int, ...]) -> BCNetError:

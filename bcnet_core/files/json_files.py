@@ -13,7 +13,7 @@ import math
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,15 @@ def read_json(path: Path) -> Any:  # noqa: ANN401  (whatever JSON holds)
         raise data_error(f"`{path}` has a number that is too long to be one") from None
     except RecursionError:
         raise data_error(f"`{path}` is nested too deeply") from None
+
+
+def begins_list(path: Path) -> bool:
+    """Return whether a JSON file, gzipped or not, begins as a list; False if it cannot be read, as reading it tells."""
+    with suppress(OSError, EOFError, zlib.error):
+        check_regular_file(path)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return file.read(4096).lstrip().startswith(b"[")
+    return False
 
 
 def _neighbors(path: Path) -> list[str]:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bcnet_core.errors import data_error, usage_error
-from bcnet_core.files.images import ImageHeader, image_header, read_image, wrong_size
+from bcnet_core.files.image_headers import ImageHeader, image_header
+from bcnet_core.files.images import read_image, wrong_size
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -131,33 +132,34 @@ def open_huge(path: Path, header: ImageHeader, size: tuple[int, int]) -> Iterato
             "in parts needs rasterio",
             INSTALL,
         ) from None
-    if (header.height, header.width) != size:
-        raise wrong_size(path, (header.height, header.width), size)
-    fault = next(
-        (
-            text
-            for text, is_so in {
-                f"is a {header.format}, of which no windows are read": header.format not in DRIVERS,
-                f"is turned in its EXIF block (orientation {header.orientation})": header.orientation != 1,
-                f"has colors of another kind than 8-bit gray, RGB or a palette ({header.mode})": not header.is_plain
-                or header.mode not in COLORS,
-            }.items()
-            if is_so
-        ),
-        None,
-    )
+    fault = _refusal(header)
     if fault is not None:
         raise data_error(
             f"the image `{path}` is too large to be read at once, and {fault}", "save it as a TIFF, upright, in RGB"
         )
+    if (header.height, header.width) != size:
+        raise wrong_size(path, (header.height, header.width), size)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             source = rasterio.open(path, driver=DRIVERS[header.format])
     except RasterioError as error:
         raise _unreadable(path, error) from None
-    with source:
+    try:
         yield source
+    finally:
+        source.close()  # not `with source`, which must end in the thread where it began
+
+
+def _refusal(header: ImageHeader) -> str | None:
+    """Return why windows of an image would have other pixels than the image as Pillow reads it, if so."""
+    if header.format not in DRIVERS:
+        return f"is a {header.format}, of which no windows are read"
+    if header.orientation != 1:
+        return f"is turned in its EXIF block (orientation {header.orientation})"
+    if header.mode not in COLORS or not header.is_plain:
+        return f"has colors of another kind than 8-bit gray, RGB or a palette ({header.mode})"
+    return None
 
 
 def read_huge(source: DatasetReader, path: Path, header: ImageHeader, window: Window) -> NDArray[np.uint8]:

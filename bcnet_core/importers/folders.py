@@ -13,7 +13,7 @@ from typing import Any
 from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import BCNetError, data_error
-from bcnet_core.files.images import SUFFIXES
+from bcnet_core.files.image_headers import SUFFIXES
 from bcnet_core.files.json_files import read_json
 from bcnet_core.files.matching import match_by_ending
 from bcnet_core.importers.findings import Findings

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bcnet_core.errors import data_error
-from bcnet_core.files.images import SUFFIXES
+from bcnet_core.files.image_headers import SUFFIXES
 from bcnet_core.importers.folders import photos_in, without_suffix
 
 LABEL_FOLDER = re.compile(

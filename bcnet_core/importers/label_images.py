@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import BCNetError, data_error
-from bcnet_core.files.images import FORMATS, read_values
+from bcnet_core.files.image_headers import FORMATS
+from bcnet_core.files.images import read_values
 from bcnet_core.importers.findings import Findings
 from bcnet_core.importers.folders import (
     OBJECT,

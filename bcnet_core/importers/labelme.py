@@ -13,7 +13,7 @@ from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
 from bcnet_core.annotations.faults import MOST_PIXELS
 from bcnet_core.errors import BCNetError
-from bcnet_core.files.images import image_size
+from bcnet_core.files.image_headers import image_size
 from bcnet_core.importers.findings import Findings
 from bcnet_core.importers.folders import (
     add_instance,

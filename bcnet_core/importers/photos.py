@@ -14,7 +14,8 @@ from urllib.parse import unquote
 
 from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import BCNetError
-from bcnet_core.files.images import SUFFIXES, decode_image, image_path
+from bcnet_core.files.image_headers import SUFFIXES
+from bcnet_core.files.images import decode_image, image_path
 from bcnet_core.files.matching import match_by_ending
 from bcnet_core.files.workers import map_with_progress
 from bcnet_core.importers.source import PHOTO, Photo

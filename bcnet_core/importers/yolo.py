@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import BCNetError, data_error
-from bcnet_core.files.images import image_size
+from bcnet_core.files.image_headers import image_size
 from bcnet_core.importers.findings import Findings
 from bcnet_core.importers.folders import (
     GLANCES,

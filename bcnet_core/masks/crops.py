@@ -19,6 +19,9 @@ from torch import Tensor
 from bcnet_core import masks
 from bcnet_core.masks import RLE
 
+MOST_PIXELS = 2**24
+"""Pixels of a map that are pasted at once, so that a box of 20,000 x 20,000 pixels fits in memory."""
+
 
 class MaskCrops(NamedTuple):
     """N masks, each cut to its own tight pixel box and packed to one bit per pixel, concatenated.
@@ -98,12 +101,18 @@ def _runs(grid: NDArray[np.float32], box: NDArray[np.float64], height: int, widt
     x1, y1 = min(int(np.ceil(box[2])), width), min(int(np.ceil(box[3])), height)
     if x1 <= x0 or y1 <= y0:
         return [height * width]
-    x_weights = _weights(x0, x1, box[0], box[2] - box[0], len(grid))
     y_weights = _weights(y0, y1, box[1], box[3] - box[1], len(grid))
-    inside = np.zeros((x1 - x0, y1 - y0 + 2), bool)  # a background pixel above and below every column
-    np.greater_equal(x_weights @ (grid.T @ y_weights.T), 0.5, out=inside[:, 1:-1])
-    column, y = np.nonzero(inside[:, 1:] != inside[:, :-1])
-    edges = (x0 + column) * height + y0 + y
+    rows = grid.T @ y_weights.T
+    step = max(1, MOST_PIXELS // (y1 - y0))
+    parts = []
+    for first in range(x0, x1, step):
+        last = min(first + step, x1)
+        x_weights = _weights(first, last, box[0], box[2] - box[0], len(grid))
+        inside = np.zeros((last - first, y1 - y0 + 2), bool)  # a background pixel above and below every column
+        np.greater_equal(x_weights @ rows, 0.5, out=inside[:, 1:-1])
+        column, y = np.nonzero(inside[:, 1:] != inside[:, :-1])
+        parts.append((first + column) * height + y0 + y)
+    edges = np.concatenate(parts)
     if y1 - y0 == height:  # a run that reaches the bottom continues at the top of the next column
         joined = np.flatnonzero(edges[1:] == edges[:-1])
         edges = np.delete(edges, [*joined, *(joined + 1)])

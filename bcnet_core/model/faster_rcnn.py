@@ -87,7 +87,7 @@ class TwoStageHeads(nn.Module):
         proposals, first = self.rpn(images, _named(features), wanted)
         first_scale = sampler.drawn / global_divisor(sampler.drawn, features[0].device)
         proposals, instances, labels, deltas_wanted = self.roi_heads.select_training_samples(proposals, wanted)
-        scores, deltas = self._box_outputs(features, proposals)
+        scores, deltas = self.box_outputs(features, *_joined(proposals))
         scale = len(scores) / global_divisor(len(scores), scores.device)
         if len(scores):
             classification, box = fastrcnn_loss(scores, deltas, labels, deltas_wanted)
@@ -113,7 +113,7 @@ class TwoStageHeads(nn.Module):
             The instances of each image, best first.
         """
         proposals, _ = self.rpn(images, _named(features))
-        scores, deltas = self._box_outputs(features, proposals)
+        scores, deltas = self.box_outputs(features, *_joined(proposals))
         candidates = class_boxes(
             scores, deltas, proposals, images.image_sizes,
             decode=self.roi_heads.box_coder.decode, score_threshold=self.suppression.score_threshold,
@@ -121,14 +121,18 @@ class TwoStageHeads(nn.Module):
         found = self.masks.find(features, [self.suppression.by_boxes(one) for one in candidates])
         return [self.suppression.by_masks(one, size) for one, size in zip(found, images.image_sizes, strict=True)]
 
-    def _box_outputs(self, features: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the (R, K + 1) class logits and (R, 4 (K + 1)) box deltas of all proposals, float32."""
-        images = torch.cat([torch.full_like(box[:, 0], index, dtype=torch.int64) for index, box in enumerate(boxes)])
+    def box_outputs(self, features: list[Tensor], boxes: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the (R, K + 1) class logits and (R, 4 (K + 1)) box deltas of R proposals, float32.
+
+        Args:
+            features: the pyramid.
+            boxes: (R, 4) float xyxy in pixels of the network's input.
+            images: (R,) int64, the image of each box.
+        """
         strides = self.masks.strides
         pooled = pool_rois(
-            features[: len(strides)], torch.cat(boxes), images,
-            strides=strides, size=BOX_SIZE, geometry=self.geometry,
-        )  # fmt: skip
+            features[: len(strides)], boxes, images, strides=strides, size=BOX_SIZE, geometry=self.geometry
+        )
         scores, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
         return scores.float(), deltas.float()
 
@@ -175,6 +179,13 @@ def build_roi_heads(
     )
     roi_heads.fg_bg_sampler = SeededSampler(batch_size_per_image=rois_per_image, positive_fraction=0.25)
     return roi_heads
+
+
+def _joined(boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the boxes of all images, and the image of each."""
+    return torch.cat(boxes), torch.cat(
+        [torch.full_like(one[:, 0], i, dtype=torch.int64) for i, one in enumerate(boxes)]
+    )
 
 
 def _named(features: list[Tensor]) -> dict[str, Tensor]:

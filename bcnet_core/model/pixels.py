@@ -42,6 +42,6 @@ class NormalizePixels(nn.Module):
         self.register_buffer("std", torch.tensor(pixels.std).view(3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalize a (3, h, w) uint8 RGB image to (3, h, w) float32 in the backbone's channel order."""
-        channels = image.flip(0) if self.bgr else image
+        """Normalize (..., 3, h, w) uint8 RGB images to (..., 3, h, w) float32 in the backbone's channel order."""
+        channels = image.flip(-3) if self.bgr else image
         return (channels - self.mean) / self.std

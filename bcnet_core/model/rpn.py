@@ -85,7 +85,7 @@ class StridedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has 
         device = feature_maps[0].device
         self.set_cell_anchors(torch.float32, device)
         steps = level_steps(feature_maps, self.strides, self.geometry)
-        strides = [[torch.tensor(side, device=device) for side in step] for step in steps]
+        strides = [[torch.as_tensor(side, device=device) for side in step] for step in steps]
         anchors = torch.cat(self.grid_anchors([list(x.shape[-2:]) for x in feature_maps], strides))
         return [anchors] * len(image_list.image_sizes)
 

@@ -16,6 +16,7 @@ from bcnet_core.annotations.coco import AMODAL_KEY, FRONT_OF, CocoFile, Record, 
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.errors import BCNetError
 from bcnet_core.evaluation.order import hidden_ids
+from bcnet_core.evaluation.tiles import Tiling, predict_tiled
 from bcnet_core.files.images import read_listed
 from bcnet_core.masks.crops import paste_rles
 from bcnet_core.masks.order import hidden_by
@@ -71,14 +72,26 @@ def annotated_pictures(coco: CocoFile, records: Sequence[Record], images: Path) 
 
 
 def detected_pictures(
-    detector: Predictor, coco: CocoFile, records: Sequence[Record], images: Path, *, score: float = 0.5
+    detector: Predictor,
+    coco: CocoFile,
+    records: Sequence[Record],
+    images: Path,
+    *,
+    score: float = 0.5,
+    tiling: Tiling | None = None,
 ) -> Iterator[Picture]:
     """Make pictures of a detector's predictions, matched with the ground truth if there is any.
 
     `score` is the lowest score of a detection, but the best five of an image are always shown, so that an early run
     shows what it has learned.
     """
-    return _pictures(records, images, lambda _, pixels: detect(detector, pixels, score=score), Truth(coco), score)
+
+    def find(_: Record, pixels: Image) -> Sequence[Instance]:
+        if tiling is None or max(pixels.shape) <= tiling.side:
+            return detect(detector, pixels, score=score)
+        return detect_in_tiles(detector, pixels, tiling, score=score)
+
+    return _pictures(records, images, find, Truth(coco), score)
 
 
 def result_pictures(
@@ -158,6 +171,25 @@ def detect(detector: Predictor, image: Image, *, score: float, at_least: int = A
             hides=None if hides is None else tuple(one for one in hides[index] if one < shown),
         )
         for index, (x0, y0, x1, y1) in enumerate(boxes.tolist())
+    )
+
+
+def detect_in_tiles(detector: Predictor, image: Image, tiling: Tiling, *, score: float) -> tuple[Instance, ...]:
+    """Detect as `detect` does, in an image that is seen in tiles; the joined instances have masks, but no maps."""
+    found = predict_tiled(detector, image, tile=tiling.side, overlap=tiling.overlap)
+    shown = _shown(found.scores.tolist(), score, AT_LEAST)
+    hides = None if found.order is None else hidden_by(len(found.scores), found.order)
+    return tuple(
+        Instance(
+            category=str(detector.categories[int(found.labels[index])]["name"]),
+            box=(x0, y0, x1, y1),
+            occludee=found.masks["occludee_mask"][index],
+            occluder=found.masks["occluder_mask"][index] if "occluder_mask" in found.masks else None,
+            score=float(found.scores[index]),
+            whole=found.masks["amodal_mask"][index] if "amodal_mask" in found.masks else None,
+            hides=None if hides is None else tuple(one for one in hides[index] if one < shown),
+        )
+        for index, (x0, y0, x1, y1) in enumerate(found.boxes[:shown].tolist())
     )
 
 

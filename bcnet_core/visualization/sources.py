@@ -16,7 +16,7 @@ from bcnet_core.engine.run_dir import Run, open_run
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.evaluation.compare import image_precisions, mean_ious
 from bcnet_core.evaluation.inputs import find_images
-from bcnet_core.files.images import image_size
+from bcnet_core.files.image_headers import image_size
 from bcnet_core.visualization.instances import Truth
 from bcnet_core.visualization.picture import Instance
 

@@ -382,6 +382,34 @@ def test_masks_that_share_no_pixel_are_predicted(untrained: Path, scenes: Path, 
     assert json.loads(few.stdout)["detections"] < counts["detections"], "the score is at least 0.5 if none is asked for"
 
 
+def test_predictions_in_other_formats_are_corrected_and_come_back(
+    untrained: Path, scenes: Path, tmp_path: Path, bcnet: Bcnet
+) -> None:
+    output, root = tmp_path / "found.json", tmp_path / "root"
+    asked = ("predict", untrained, scenes / "val", "-o", output, "--device", "cpu", "--score", "0")
+    assert "`yolo8` is no format" in refused(*asked, "--format", "yolo8").message and not list(tmp_path.iterdir())
+    predicted = good(*asked, "--format", "labelme", "--format", "coco", "--format", "yolo", "--json")
+    counts = json.loads(predicted.stdout)
+    assert "writing 6/6" in predicted.stderr
+    names = ("found.json", "found_images.json", "found_yolo", "found_labelme")
+    assert counts["outputs"] == [str(tmp_path / name) for name in names] and "covered" not in counts
+    listing = read_coco(tmp_path / "found_images.json", need_annotations=False)
+    results = read_results(output, listing, reporter=SilentReporter())
+    empty = sum(not area(one["segmentation"]) for one in results)
+    assert counts.get("left_out", {}) == ({"labelme": empty, "yolo": empty} if empty else {})
+    folder = tmp_path / "found_labelme"
+    first = next(file for file in sorted(folder.iterdir()) if json.loads(file.read_text())["shapes"])
+    content = json.loads(first.read_text())
+    content["shapes"] = []  # a person has removed what is wrong
+    first.write_text(json.dumps(content))
+    done = bcnet("data", "import", folder, "--images", scenes / "val", "-o", root, "--val", "0")
+    assert done.returncode == 0, done.stderr
+    imported = read_coco(root / "annotations/instances_train2017.json")
+    image = next(one for one in listing.images if Path(one["file_name"]).stem == first.stem)
+    left = [one for one in results if area(one["segmentation"]) and one["image_id"] != image["id"]]
+    assert len(imported.images) == 6 and len(imported.annotations) == len(left) > 0
+
+
 def test_a_copied_card_is_predicted_but_for_its_damaged_photo(
     untrained: Path, scenes: Path, tmp_path: Path, bcnet: Bcnet
 ) -> None:
@@ -480,3 +508,37 @@ def test_a_prediction_in_two_processes_that_is_cut_off_resumes(
     assert again.returncode == 0 and "images were predicted before" in again.stderr, again.stderr
     assert (tmp_path / "parts.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
     assert not parts.exists()
+
+
+def test_tiles_are_predicted_scored_and_drawn(untrained: Path, scenes: Path, tmp_path: Path) -> None:
+    tiles = ("--tile", "96", "--overlap", "0.25")
+    photo = sorted((scenes / "val").iterdir())[0]  # of 128 x 128 pixels
+    good("predict", untrained, photo, "-o", tmp_path / "whole.json")
+    result = good("predict", untrained, photo, *tiles, "-o", tmp_path / "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert "detections in 1 images" in result.stdout and found
+    assert all(one["segmentation"]["size"] == [128, 128] for one in found)
+    assert found != json.loads((tmp_path / "whole.json").read_text())
+    larger = good("predict", untrained, photo, "--tile", "128", "-o", tmp_path / "larger.json")
+    assert larger.exit_code == 0
+    assert (tmp_path / "larger.json").read_text() == (tmp_path / "whole.json").read_text()
+
+    good("eval", untrained, *tiles, "-o", tmp_path / "eval", "--data-root", scenes)
+    scored = json.loads((tmp_path / "eval/instances_val_results.json").read_text())
+    image = next(one["image_id"] for one in scored)
+    assert len([one for one in scored if one["image_id"] == image]) > 5  # a tile has five
+    good("viz", untrained, *tiles, "--data-root", scenes, "--limit", "1", "-o", tmp_path / "gallery")
+    assert (tmp_path / "gallery/index.html").is_file()
+
+
+def test_tiles_without_meaning_are_refused(untrained: Path, scenes: Path, truth: Path, tmp_path: Path) -> None:
+    photos, out = scenes / "val", tmp_path / "out"
+    for arguments, word in (
+        (("predict", untrained, photos, "--overlap", "0.3"), "--overlap has no meaning without --tile"),
+        (("predict", untrained, photos, "--tile", "64", "--boxes", truth), "--tile has no meaning with --boxes"),
+        (("predict", untrained, photos, "--tile", "9"), "a tile of 9 pixels is too small"),
+        (("eval", untrained, "--tile", "64", "--overlap", "0"), "cannot overlap by 0 of their side"),
+        (("viz", truth, "--images", scenes / "train", "--tile", "64"), "--tile has no meaning without a detector"),
+    ):
+        error = refused(*arguments, "-o", out)
+        assert word in error.message and error.exit_code == ExitCode.USAGE and not out.exists()

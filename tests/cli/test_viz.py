@@ -305,7 +305,7 @@ def test_a_detector(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sources, "open_source", lambda *_, **__: opened)
     asked: list[tuple[Path, str, str]] = []
 
-    def load(path: Path, *, device: str, backend: str) -> Blind:
+    def load(path: Path, *, device: str, backend: str, runtime: Any) -> Blind:
         asked.append((path, device, backend))
         return Blind()
 

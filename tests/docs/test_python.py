@@ -25,10 +25,12 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     torch.nn.init.constant_(detector.heads.boxes.centerness.bias, 3.0)
     weights = detector.state_dict()
     save_checkpoint(Path("bcnet.pt"), Checkpoint(0, recipe.model_dump(mode="json"), categories, weights, {}))
-    example, second = re.findall(r"```python\n(.*?)```", (REPO / "docs" / "python.md").read_text(), re.DOTALL)
+    example, second, third = re.findall(r"```python\n(.*?)```", (REPO / "docs" / "python.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(example, "docs/python.md", "exec"), names)
     assert re.match(r"thing \[[\d.]+, .*\] \d+ pixels\n", capsys.readouterr().out)
     names["found"] = three_discs("occludee_mask", "amodal_mask")
     exec(compile(second, "docs/python.md", "exec"), names)
     assert capsys.readouterr().out == "thing 1 hides a part of thing 0\n"
+    exec(compile(third, "docs/python.md", "exec"), names)
+    assert capsys.readouterr().out == "[17, 3] torch.Size([2, 480, 640])\n"

@@ -89,7 +89,7 @@ def test_every_output_shows_the_same_instances(tmp_path: Path) -> None:
 
 def test_ids_of_segments_take_three_bytes() -> None:
     ids = np.array([[0, 255, 256], [65_536, 70_000, 2**24 - 1]], np.int32)
-    assert np.array_equal(rgb_to_id(colors(ids)), ids)
+    assert np.array_equal(rgb_to_id(colors(ids)[..., ::-1]), ids)
 
 
 def test_more_instances_than_a_png_can_count_are_a_tiff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,22 +16,13 @@ from bcnet_core import BCNetError
 from bcnet_core.annotations.coco import AMODAL_KEY, OCCLUDER_KEY, CocoFile, read_coco, segmentation_rle
 from bcnet_core.evaluation.true_boxes import TrueBoxScores, boundary_f, score_true_boxes
 from bcnet_core.masks import bounding_box, decode
-from bcnet_core.model.detectors import Detector
 from bcnet_core.model.losses import boundary
 from bcnet_core.reporting import SilentReporter
+from bcnet_core.structures import Detections
 
 
 class KnowsTheTruth:
-    """A stand-in detector: inside every true box its maps are the true masks on a grid of 28 x 28 cells.
-
-    Its network sees images of twice their size.
-    """
-
-    min_size = max_size = 256
-    device = torch.device("cpu")
-    training = False
-    prepare, predict_inside = Detector.prepare, Detector.predict_inside
-    _predict_one_inside = Detector._predict_one_inside
+    """A stand-in detector: inside every true box its maps are the true masks on a grid of 28 x 28 cells."""
 
     def __init__(self, coco: CocoFile, *, layers: int = 2, whole_from: str | None = None) -> None:
         """`whole_from`: the key of annotations with what it takes for the whole mask; None predicts none."""
@@ -45,7 +35,7 @@ class KnowsTheTruth:
             for one in coco.annotations
             if "segmentation" in one
         }
-        self.layers, self.heads = layers, SimpleNamespace(masks=self.masks)
+        self.layers = layers
         self.whole_from, self.is_amodal, self.amodal_boxes = whole_from, bool(whole_from), bool(whole_from)
 
     @staticmethod
@@ -53,16 +43,14 @@ class KnowsTheTruth:
         rle = segmentation_rle(one, image, key=key) if key in one else None
         return tuple(one["bbox"] if key == "segmentation" or rle is None else bounding_box(rle).tolist())
 
-    def preprocess(self, images: list[Tensor]) -> SimpleNamespace:
-        assert images[0].shape == (3, 256, 256) and images[0].dtype == torch.uint8
-        return SimpleNamespace(tensors=torch.stack(images), image_sizes=[tuple(images[0].shape[1:])])
+    def predict_inside(self, images: list[Any], boxes: list[Tensor]) -> list[Detections]:
+        assert images[0].shape == (128, 128, 3) and images[0].dtype == np.uint8
+        found = {name: logits.sigmoid() for name, logits in self.logits(boxes[0]).items()}
+        scores = torch.ones(len(boxes[0]))
+        return [Detections(boxes[0], scores, torch.zeros(len(scores), dtype=torch.int64), (128, 128), found)]
 
-    def backbone(self, tensors: Tensor) -> list[Tensor]:
-        return [tensors]
-
-    def masks(self, features: list[Tensor], boxes: Tensor, images: Tensor) -> dict[str, Tensor]:
-        assert not images.any() and len(features[0]) == 1
-        occludees, occluders, wholes = map(torch.stack, zip(*(self.maps(box) for box in boxes / 2), strict=True))
+    def logits(self, boxes: Tensor) -> dict[str, Tensor]:
+        occludees, occluders, wholes = map(torch.stack, zip(*map(self.maps, boxes), strict=True))
         band, other = (boundary(maps >= 0).float() * 2 - 1 for maps in (occludees, occluders))
         maps = {"occludee_mask": occludees, "occludee_boundary": band}
         maps |= {"amodal_mask": wholes} if self.whole_from else {}

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image, features
 
 from bcnet_core import BCNetError
-from bcnet_core.files.images import FORMATS, SUFFIXES, image_files, read_image
+from bcnet_core.files.image_headers import FORMATS, SUFFIXES
+from bcnet_core.files.images import image_files, read_image
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "1"])
