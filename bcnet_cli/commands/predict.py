@@ -156,8 +156,7 @@ def predict(
     cluster = Cluster(gpus)
     check_processes(cluster, device)
     trained, reporter = open_trained(checkpoint), ConsoleReporter()
-    read = [trained.path, *files]  # a run may hold the outputs
-    reserve_folders(context, paths.folders, inputs=read, overwrite=overwrite, dry_run=dry_run)
+    reserve_folders(context, paths.folders, inputs=[trained.path, *files], overwrite=overwrite, dry_run=dry_run)
     least = CONFIDENT if score is None and (disjoint or paths.formats) else score
     inputs = list_inputs(found, ids_from, boxes, amodal=trained.amodal_boxes, least_score=least, reporter=reporter)
     check_names(paths, inputs.images)
@@ -226,7 +225,7 @@ def show(written: Written, paths: OutputPaths, *, as_json: bool, disjoint: bool)
 def reserve_folders(
     context: typer.Context, folders: Sequence[Path], *, inputs: Sequence[Path], overwrite: bool, dry_run: bool
 ) -> None:
-    """Reserve folders that hold no input and, unless `overwrite`, are empty."""
+    """Reserve folders without an input in them (a run may hold outputs) and, unless `overwrite`, with nothing."""
     from bcnet_core.files.outputs import check_apart, check_output_folder
 
     def check(folder: Path) -> None:
