@@ -212,7 +212,10 @@ class PredictionJob:
     def build(self) -> Predictor:
         """Read the checkpoint or the exported file and build its detector."""
         return open_trained(self.checkpoint).build(
-            self.device, detections_per_image=self.detections_per_image, runtime=self.runtime
+            self.device,
+            detections_per_image=self.detections_per_image,
+            runtime=self.runtime,
+            layers=self.layers or self.disjoint,
         )
 
 
