@@ -153,7 +153,7 @@ def predict(
     found = find_images(images)
     files = [*found, *filter(None, (ids_from, boxes))]
     reserve_files(context, *paths.files, inputs=[checkpoint, *files], overwrite=overwrite, dry_run=dry_run)
-    cluster = Cluster(gpus)
+    cluster, runtime = Cluster(gpus), Runtime(batch, precision)
     check_processes(cluster, device)
     trained, reporter = open_trained(checkpoint), ConsoleReporter()
     reserve_folders(context, paths.folders, inputs=[trained.path, *files], overwrite=overwrite, dry_run=dry_run)
@@ -164,7 +164,6 @@ def predict(
         console.err.print(f"would run {trained.path} on {len(inputs.images):,} images")
         console.show_outputs(*paths.all, dry_run=True)
         return
-    runtime = Runtime(batch, precision)
     job = PredictionJob(
         trained.path, device, inputs.images, None, progress_file(output), layers, disjoint=disjoint,
         score=least or 0.0, passes_over=True, runtime=runtime, boxes=inputs.boxes, tiling=tiling,
