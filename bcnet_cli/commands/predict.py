@@ -158,7 +158,7 @@ def predict(
         score=least or 0.0, passes_over=True, runtime=runtime, boxes=inputs.boxes, tiling=tiling,
     )  # fmt: skip
     predict_to_disk(job, cluster, reporter=reporter, build=partial(trained.build, device, runtime=runtime))
-    written = write_predictions(job, inputs.categories or trained.categories, paths)
+    written = write_predictions(job, inputs.categories or trained.categories, paths, reporter=reporter)
     _show(written, paths, as_json=as_json, disjoint=disjoint)
     console.show_outputs(*paths.all, then=_next_command(output, paths.listing, found, inputs.truth))
     if written.unreadable:

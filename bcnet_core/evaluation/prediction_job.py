@@ -210,9 +210,11 @@ def predict_to_disk(
     detector from `build`, if the caller has read its checkpoint; several pickle the reporter.
 
     Raises:
-        BCNetError: if images are missing, one cannot be read and is not to be passed over, there are not enough GPUs,
-            or it was interrupted; the same job then resumes.
+        BCNetError: if it has boxes and tiles, images are missing, one cannot be read and is not passed over, there
+            are not enough GPUs, or it was interrupted; the same job then resumes.
     """
+    if job.boxes is not None and job.tiling is not None:
+        raise usage_error("masks inside given boxes are predicted in whole images, not in tiles", "leave --tile out")
     check_processes(cluster, job.device)
     check_images(job.images, job.image_dir)
     done = job.file.open(job.identity())

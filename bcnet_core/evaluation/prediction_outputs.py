@@ -18,6 +18,7 @@ from bcnet_core.evaluation.prediction_job import PredictionJob
 from bcnet_core.evaluation.results import dump_results, listing_path
 from bcnet_core.files.json_files import json_stem
 from bcnet_core.files.outputs import atomic_file
+from bcnet_core.reporting import Reporter, SilentReporter
 
 MOST_NAMED = 20
 """Images that cannot be read which an error names."""
@@ -121,7 +122,9 @@ class Written(NamedTuple):
     left_out: dict[str, int]
 
 
-def write_predictions(job: PredictionJob, categories: Sequence[Record], paths: OutputPaths) -> Written:
+def write_predictions(
+    job: PredictionJob, categories: Sequence[Record], paths: OutputPaths, *, reporter: Reporter | None = None
+) -> Written:
     """Write the outputs of a finished job, the results in place last, and remove the file to resume from.
 
     Formats of masks that share no pixel need a job of such masks. One photo at a time is in memory.
@@ -139,6 +142,7 @@ def write_predictions(job: PredictionJob, categories: Sequence[Record], paths: O
     names = photo_names(job.images) if paths.formats else {}
     covered, left_out = 0, dict.fromkeys(paths.formats, 0)
     with ExitStack() as stack:
+        progress = stack.enter_context((reporter or SilentReporter()).progress("writing", len(predicted)))
         results_file = stack.enter_context(atomic_file(paths.results))
         listing = stack.enter_context(atomic_file(paths.listing))
         listing.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
@@ -154,6 +158,7 @@ def write_predictions(job: PredictionJob, categories: Sequence[Record], paths: O
                 for name, write in writers.items():
                     left_out[name] += write(PhotoResults(image, names[image["id"]], left))
                 yield left
+                progress.advance()
 
         with results_file.open("wb") as out:
             found = dump_results(out, kept())

@@ -174,6 +174,8 @@ class Detector(nn.Module):
     ) -> list[Detections]:
         """Predict the masks of images inside given boxes, of any objects: the mask head knows no classes.
 
+        Images go through the network together as in `predict`.
+
         Args:
             images: (H, W, 3) uint8 RGB arrays, or paths.
             boxes: (N, 4) of each image, xyxy in pixels of the image. The part of a box outside the image is cut off; a
@@ -191,20 +193,28 @@ class Detector(nn.Module):
         if self.training:
             raise RuntimeError("call eval() before predict_inside()")
         given = given_proposals(boxes, scores, labels, images=len(images), device=self.device)
-        pairs = zip(images, given, strict=True)
-        return [self._predict_one_inside(as_image(image), proposals, resize=resize) for image, proposals in pairs]
+        found: dict[int, Detections] = {}
+        for places in self._batches(images, resize=resize):
+            together, own = [as_image(images[place]) for place in places], [given[place] for place in places]
+            found |= zip(places, self._predict_inside_together(together, own, resize=resize), strict=True)
+        return [found[place] for place in range(len(images))]
 
-    def _predict_one_inside(self, image: NDArray[np.uint8], given: Proposals, *, resize: bool) -> Detections:
-        batch, size = self.prepare(image, resize=resize), (image.shape[0], image.shape[1])
-        boxes = boxes_in_image(given.boxes, size, size)
-        scaled = scale_boxes(boxes, size, batch.image_sizes[0])
-        first = torch.zeros_like(given.labels)  # of one image
-        chunks = zip(torch.split(scaled, MOST_ROIS), torch.split(first, MOST_ROIS), strict=True)
+    def _predict_inside_together(
+        self, images: Sequence[NDArray[np.uint8]], given: Sequence[Proposals], *, resize: bool
+    ) -> list[Detections]:
+        batch, sizes = self.prepare(*images, resize=resize), [(image.shape[0], image.shape[1]) for image in images]
+        boxes = [boxes_in_image(one.boxes, size, size) for one, size in zip(given, sizes, strict=True)]
+        scaled = torch.cat([scale_boxes(*one) for one in zip(boxes, sizes, batch.image_sizes, strict=True)])
+        owners = torch.cat([torch.full_like(one.labels, index) for index, one in enumerate(given)])
+        chunks = zip(torch.split(scaled, MOST_ROIS), torch.split(owners, MOST_ROIS), strict=True)
         with computing_in(self.runtime.precision, self.device):
             features = self.backbone(batch.tensors)
             parts = [self.heads.masks(features, *chunk) for chunk in chunks]
         maps = {name: torch.cat([part[name] for part in parts]).sigmoid() for name in parts[0]}
-        return Detections(boxes, given.scores, given.labels, size, maps)
+        return [
+            Detections(box, one.scores, one.labels, size, {name: own[owners == index] for name, own in maps.items()})
+            for index, (box, one, size) in enumerate(zip(boxes, given, sizes, strict=True))
+        ]
 
     def prepare(self, *images: NDArray[np.uint8], resize: bool = True) -> ImageList:
         """Turn (H, W, 3) uint8 RGB images into a batch.

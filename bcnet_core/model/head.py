@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import pairwise
 
 import torch
@@ -32,19 +33,24 @@ class NonLocalBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, S, S) features to (N, C, S, S) features."""
-        count, channels, height, width = x.shape
-        query, key, value = (
-            part(x).reshape(count, 1, channels, height * width).transpose(2, 3)  # no -1, so that N may be 0 in ONNX
-            for part in (self.query, self.key, self.value)
-        )  # each (N, 1, S*S, C): with one head, as the fused kernels expect
-        if query.dtype == torch.float16:  # scores of trained weights exceed 65,504, the largest half-precision number
-            with torch.autocast(x.device.type, enabled=False):
-                attended = functional.scaled_dot_product_attention(query.float(), key.float(), value.float()).half()
-        else:
-            attended = functional.scaled_dot_product_attention(query, key, value)  # (N, 1, S*S, C)
-        attended = attended.transpose(2, 3).reshape_as(x)  # (N, C, S, S)
+        attended = attend(self.query(x), self.key(x), self.value(x))
         residual: Tensor = self.norm(self.output(attended))
         return x + residual
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Average the values of all positions, weighted by the softmax of query x key / sqrt(C); each (N, C, S, S)."""
+    count, channels, height, width = shape = value.shape
+    query, key, value = (
+        part.reshape(count, 1, channels, height * width).transpose(2, 3)  # no -1, so that N may be 0 in ONNX
+        for part in (query, key, value)
+    )  # each (N, 1, S*S, C): with one head, as the fused kernels expect
+    if query.dtype == torch.float16:  # scores of trained weights exceed 65,504, the largest half-precision number
+        with torch.autocast(query.device.type, enabled=False):
+            attended = functional.scaled_dot_product_attention(query.float(), key.float(), value.float()).half()
+    else:
+        attended = functional.scaled_dot_product_attention(query, key, value)  # (N, 1, S*S, C)
+    return attended.transpose(2, 3).reshape(shape)
 
 
 class Layer(nn.Module):
@@ -61,7 +67,7 @@ class Layer(nn.Module):
         super().__init__()
         widths = [in_channels] + [channels] * convs
         self.convs = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths))
-        self.attention = NonLocalBlock(channels) if attention else nn.Identity()
+        self.attention: nn.Module = NonLocalBlock(channels) if attention else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, S, S) features to (N, channels, S, S) features."""
@@ -90,10 +96,13 @@ class MaskPredictor(nn.Module):
         A transposed 2x2 convolution of stride 2 is four 1x1 convolutions, one for each corner of a cell. Computing the
         logits of each corner before interleaving them takes half the time.
         """
-        corners = self.upsample.weight.permute(2, 3, 1, 0).flatten(0, 1)  # (4, channels, channels)
-        upsampled = (functional.conv2d(x, corner[..., None, None], self.upsample.bias) for corner in corners)
+        upsampled = (functional.conv2d(x, corner, self.upsample.bias) for corner in self.corners().chunk(4))
         logits = [self.logits(functional.relu(part, inplace=True)) for part in upsampled]  # each (N, 1, S, S)
         return functional.pixel_shuffle(torch.cat(logits, dim=1), 2)[:, 0]
+
+    def corners(self) -> Tensor:
+        """Return the 1x1 convolutions of the four corners of a cell: (4 * channels, channels, 1, 1), row by row."""
+        return self.upsample.weight.permute(2, 3, 1, 0).flatten(0, 2)[..., None, None]
 
 
 class Refinement(nn.Module):
@@ -169,6 +178,9 @@ class BilayerMaskHead(nn.Module):
         width: channels of a single layer, if they are not C.
         mask_size: side of the maps.
 
+    Attributes:
+        joined: by layer, one module in place of the predictors of all its maps, once they are folded; see `folding`.
+
     Raises:
         ValueError: if two layers, whose features are added, are to have another width than C.
     """
@@ -213,7 +225,15 @@ class BilayerMaskHead(nn.Module):
         for spec in self.maps:
             predictor = SubpixelPredictor(max(channels >> steps, 1)) if steps else MaskPredictor(channels)
             self.add_module(spec.name, predictor)
+        self.joined = nn.ModuleDict()
         self._initialize(zero_init_residual=zero_init_residual)
+
+    def keep(self, names: Collection[str]) -> None:
+        """Drop the predictors of all maps but those of some names; the layers stay."""
+        for spec in self.maps:
+            if spec.name not in names:
+                delattr(self, spec.name)
+        self.maps = [spec for spec in self.maps if spec.name in names]
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -242,8 +262,16 @@ class BilayerMaskHead(nn.Module):
             layers["occluder"] = self.occluder(features)
             features = features + layers["occluder"]
         layers["occludee"] = self.occludee(features)
-        refined = {layer: self._refine(layer, x, rois) for layer, x in layers.items()}
-        return {spec.name: getattr(self, spec.name)(refined[spec.layer]) for spec in self.maps}
+        needed = {spec.layer for spec in self.maps}
+        refined = {layer: self._refine(layer, x, rois) for layer, x in layers.items() if layer in needed}
+        maps: dict[str, Tensor] = {}
+        for layer, x in refined.items():
+            if layer in self.joined:
+                maps |= self.joined[layer](x)
+        for spec in self.maps:
+            if spec.name not in maps:
+                maps[spec.name] = getattr(self, spec.name)(refined[spec.layer])
+        return maps
 
     def _refine(self, layer: LayerName, x: Tensor, rois: Tensor) -> Tensor:
         for step in self.refinements[layer].children():

@@ -14,7 +14,7 @@ from bcnet_core.model.head import BilayerMaskHead
 from bcnet_core.model.losses import bilayer_losses, bilayer_targets
 from bcnet_core.model.rois import RoIs, pool_rois
 
-CACHED_ROIS = 16
+CACHED_ROIS = 32
 """RoIs that a CPU processes together in evaluation, so that the features between two layers stay in its cache."""
 
 

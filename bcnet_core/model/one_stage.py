@@ -114,21 +114,26 @@ def select_candidates(outputs: Outputs, boxes: Tensor, *, score_threshold: float
         most: largest number of candidates of a level.
 
     Returns:
-        The candidates of each image, level by level, the best of a level first. A score is sqrt(class probability x
-        centerness); the threshold is on the class probability.
+        The candidates of each image, best first. A score is sqrt(class probability x centerness); the threshold is on
+        the class probability.
     """
-    probabilities = outputs.classes.sigmoid()
-    scores = (probabilities * outputs.centerness.sigmoid()[..., None]).sqrt()
+    probabilities, centerness = outputs.classes.sigmoid(), outputs.centerness.sigmoid()
     found = []
-    for image in range(len(scores)):
-        kept = []
-        start = 0
-        for count in outputs.levels:
-            part = slice(start, start + count)
-            place, label = (probabilities[image, part] > score_threshold).nonzero(as_tuple=True)
-            best = scores[image, part][place, label].sort(descending=True).indices[:most]
-            kept.append((place[best] + start, label[best]))
-            start += count
-        place, label = (torch.cat(parts) for parts in zip(*kept, strict=True))
-        found.append(Proposals(boxes[image, place], scores[image, place, label], label))
+    for image, probability in enumerate(probabilities):
+        place, label = (probability > score_threshold).nonzero(as_tuple=True)
+        scores = (probability[place, label] * centerness[image, place]).sqrt()
+        scores, order = scores.sort(descending=True, stable=True)  # of equals, the one at the finer level comes first
+        place, label = place[order], label[order]
+        if len(scores) > most:  # otherwise no level has more
+            kept = _rank_in_level(place, outputs.levels) < most
+            place, label, scores = place[kept], label[kept], scores[kept]
+        found.append(Proposals(boxes[image, place], scores, label))
     return found
+
+
+def _rank_in_level(places: Tensor, levels: list[int]) -> Tensor:
+    """Return how many of the locations before each one are of its level: (N,) int64 for (N,) locations."""
+    ends = torch.tensor(levels, device=places.device).cumsum(0)
+    level = (places[:, None] >= ends).sum(1, keepdim=True)  # (N, 1)
+    counts = (level == torch.arange(len(levels), device=places.device)).cumsum(0)  # (N, number of levels)
+    return counts.gather(1, level)[:, 0] - 1

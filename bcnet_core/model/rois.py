@@ -174,6 +174,7 @@ def pool_rois(
     last = first + len(strides) - 1
     levels = pooling_levels(boxes, first=first, last=last, slack=LEVEL_SLACK[geometry]) - first
     rois = torch.cat([images[:, None].to(boxes.dtype), boxes], dim=1)  # (R, 5)
+    levels = levels.cpu()  # one wait for a GPU, not one for each level
     chosen = [(levels == level).nonzero()[:, 0] for level in range(len(strides))]
     parts = [
         roi_align(feature, rois[which], size, spatial_scale=1 / stride, sampling_ratio=0 if exact else 2, aligned=exact)

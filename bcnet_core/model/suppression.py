@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import batched_nms, clip_boxes_to_image, nms, remove_small_boxes
+from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
 
 from bcnet_core import masks
 from bcnet_core.config.choices import NMS
@@ -97,8 +97,19 @@ class Suppression:
     def _hard(self, candidates: Proposals, iou: float, most: int) -> Proposals:
         """Return up to `most` candidates that NMS by boxes keeps at an IoU, best first."""
         boxes, scores, labels = candidates
-        kept = nms(boxes, scores, iou) if self.class_agnostic else batched_nms(boxes, scores, labels, iou)
+        kept = nms(boxes.double() if self.class_agnostic else _set_apart(boxes, labels), scores.double(), iou)
         return Proposals(*(part[kept[:most]] for part in candidates))
+
+
+def _set_apart(boxes: Tensor, labels: Tensor) -> Tensor:
+    """Move (N, 4) boxes so that those of different classes do not touch: (N, 4) float64, which keeps their IoU.
+
+    torchvision's `batched_nms` moves them in float32, or goes through the classes one by one.
+    """
+    wide = boxes.double()
+    if len(boxes) == 0:
+        return wide
+    return wide + (labels * (wide.max() - wide.min() + 1))[:, None]
 
 
 def soft_nms(

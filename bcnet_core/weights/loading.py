@@ -6,7 +6,7 @@ A trained detector must fit to the last tensor; weights that a training starts f
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from bcnet_core.distributed import choose_device
 from bcnet_core.errors import data_error
 from bcnet_core.model.backbones import RESNETS
 from bcnet_core.model.detectors import Detector, build_detector
+from bcnet_core.model.folding import fold
 from bcnet_core.weights.checkpoint import Checkpoint, find_checkpoint, read_checkpoint, recipe_of
 from bcnet_core.weights.classes import class_rows, match_classes, transfer_rows
 from bcnet_core.weights.foreign import COUNTER, count_parts, layer_of
@@ -58,18 +59,30 @@ class Trained:
         return self.recipe.amodal_boxes
 
     def build(
-        self, device: str = "auto", *, detections_per_image: int | None = None, runtime: Runtime = PLAIN
+        self,
+        device: str = "auto",
+        *,
+        detections_per_image: int | None = None,
+        runtime: Runtime = PLAIN,
+        maps: Collection[str] | None = None,
     ) -> Detector:
-        """Build the detector in evaluation mode.
+        """Build the detector to predict with: in evaluation mode and folded, see `model/folding.py`.
 
         Args:
             device: like "cuda", or "auto" for a GPU if there is one.
             detections_per_image: number of detections that it keeps; None for the recipe's.
             runtime: how it computes.
+            maps: names of the maps that are needed; None for all that it has learned.
 
         Raises:
             BCNetError: if the weights do not fit the recipe.
         """
+        detector = self.restore(device, detections_per_image=detections_per_image)
+        detector.runtime = runtime
+        return fold(detector, maps=maps)
+
+    def restore(self, device: str = "auto", *, detections_per_image: int | None = None) -> Detector:
+        """Build the detector as it was trained, in evaluation mode; see `build`."""
         # Before the detector is made: a recipe may ask for any size, the tensors are no larger than their file.
         check_shapes(model_shapes(self.recipe, classes=len(self.categories)), self.weights, self.path)
         recipe = self.recipe
@@ -78,7 +91,6 @@ class Trained:
             recipe = recipe.model_copy(update={"model": model})
         detector = build_detector(recipe, self.categories)
         detector.load_state_dict(self.weights)
-        detector.runtime = runtime
         return detector.to(choose_device(device)).eval()
 
 

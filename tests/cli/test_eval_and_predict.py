@@ -388,7 +388,9 @@ def test_predictions_in_other_formats_are_corrected_and_come_back(
     output, root = tmp_path / "found.json", tmp_path / "root"
     asked = ("predict", untrained, scenes / "val", "-o", output, "--device", "cpu", "--score", "0")
     assert "`yolo8` is no format" in refused(*asked, "--format", "yolo8").message and not list(tmp_path.iterdir())
-    counts = json.loads(good(*asked, "--format", "labelme", "--format", "coco", "--format", "yolo", "--json").stdout)
+    predicted = good(*asked, "--format", "labelme", "--format", "coco", "--format", "yolo", "--json")
+    counts = json.loads(predicted.stdout)
+    assert "writing 6/6" in predicted.stderr
     names = ("found.json", "found_images.json", "found_yolo", "found_labelme")
     assert counts["outputs"] == [str(tmp_path / name) for name in names] and "covered" not in counts
     listing = read_coco(tmp_path / "found_images.json", need_annotations=False)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from bcnet_core import BCNetError, load_detector
+from bcnet_core import BCNetError
 from bcnet_core.annotations.coco import Record
 from bcnet_core.config.data import DataConfig
 from bcnet_core.config.load import load_recipe
@@ -24,6 +24,7 @@ from bcnet_core.engine.state import TrainingJob, TrainingState, Validation
 from bcnet_core.model.detectors import Detector
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.weights.checkpoint import best_path, list_checkpoints, read_checkpoint, save_checkpoint
+from bcnet_core.weights.loading import read_trained
 from tests.engine.test_loop import Collector, job, science
 
 CPU = torch.device("cpu")
@@ -96,7 +97,7 @@ def test_ema_weights_follow_their_decay_and_are_used_for_inference(scenes: Path,
         expected = 0.75 * expected + 0.25 * checkpoint.model[name]
         torch.testing.assert_close(checkpoint.averaged[name], expected)
     assert not torch.equal(expected, saved[-1].model[name])
-    loaded = load_detector(tmp_path / "run", device="cpu").state_dict()
+    loaded = read_trained(tmp_path / "run").weights
     torch.testing.assert_close(loaded[name], expected)
     del saved[-1].averaged[name]
     save_checkpoint(list_checkpoints(tmp_path / "run")[-1], saved[-1])

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from bcnet_core.engine.elastic import Cluster
 from bcnet_core.evaluation.given_boxes import GivenBoxes, read_box_file
 from bcnet_core.evaluation.predict import Part, predictions, to_results
 from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
+from bcnet_core.evaluation.tiles import Tiling
 from bcnet_core.evaluation.true_boxes import score_true_boxes
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.structures import Instances
@@ -171,6 +173,25 @@ def test_photos_without_a_box_are_not_run_and_another_choice_of_boxes_is_another
     assert len(few.file.open(few.identity())) == 2, "the same job resumes"
     larger = job(untrained, truth, scenes / "val", tmp_path / "parts", only=2, scale=1.1)
     assert larger.file.open(larger.identity()) == set()
+
+
+@pytest.mark.slow
+def test_two_processes_predict_inside_boxes_what_one_does(
+    untrained: Path, truth: CocoFile, scenes: Path, tmp_path: Path
+) -> None:
+    found = []
+    for processes in (1, 2):
+        asked = job(untrained, truth, scenes / "val", tmp_path / str(processes), only=4)
+        predict_to_disk(asked, Cluster(processes), reporter=SilentReporter())
+        found.append(list(asked.results(asked.images, truth.categories)))
+    assert found[0] == found[1] and sum(map(len, found[0])) > 4
+
+
+def test_boxes_are_not_predicted_in_tiles(untrained: Path, truth: CocoFile, scenes: Path, tmp_path: Path) -> None:
+    asked = replace(job(untrained, truth, scenes / "val", tmp_path / "parts"), tiling=Tiling(64, 0.2))
+    with pytest.raises(BCNetError, match="not in tiles") as caught:
+        predict_to_disk(asked, Cluster(), reporter=SilentReporter())
+    assert caught.value.exit_code == ExitCode.USAGE and not list(tmp_path.iterdir())
 
 
 def test_a_detector_that_takes_no_boxes_says_so(truth: CocoFile, scenes: Path) -> None:

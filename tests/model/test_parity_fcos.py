@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from bcnet_core import load_detector
 from bcnet_core.data.dataset import Targets
 from bcnet_core.masks.crops import crop_rles
 from bcnet_core.model.detectors import Detector, to_detections
@@ -22,6 +21,7 @@ from bcnet_core.model.rois import RoIs, pool_rois
 from bcnet_core.weights.checkpoint import save_checkpoint
 from bcnet_core.weights.from_detectron2 import fcos_name
 from bcnet_core.weights.importing import import_weights
+from bcnet_core.weights.loading import Trained, read_trained
 from tests.model.test_parity import OFFICIAL, PARITY
 from tests.parity.rule import checksum, image_for, input_for, weights_for
 
@@ -35,7 +35,7 @@ def official() -> Recording:
 
 
 @pytest.fixture(scope="module")
-def detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The way that a user brings the release in: import, then load."""
     shapes = json.loads((PARITY / "official_keys_r50.json").read_text())["shapes"]
     folder = tmp_path_factory.mktemp("release")
@@ -45,9 +45,14 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
     assert report.whole and not report.dropped and not any(report.fresh.values())
     save_checkpoint(folder / "ours.pt", checkpoint)
     (folder / "official.pth").unlink()
-    detector = load_detector(folder / "ours.pt", device="cpu")
+    trained = read_trained(folder / "ours.pt")
     (folder / "ours.pt").unlink()
-    return detector
+    return trained
+
+
+@pytest.fixture(scope="module")
+def detector(trained: Trained) -> Detector:
+    return trained.build("cpu")
 
 
 def rgb(name: str, height: int, width: int) -> NDArray[np.uint8]:
@@ -147,9 +152,9 @@ def polygon_targets(rois: RoIs, polygons: list[Any], occluders: list[Any]) -> di
     return target_maps({"occludee": occludee, "occluder": occluder})
 
 
-def test_a_training_step_equals_the_official_one(detector: Detector, official: Recording, batch: Any) -> None:
+def test_a_training_step_equals_the_official_one(trained: Trained, official: Recording, batch: Any) -> None:
     images, targets, polygons, occluders = batch
-    detector.train().zero_grad()
+    detector = trained.restore("cpu").train()
     features = detector.backbone(detector.preprocess(images).tensors)
     outputs = detector.heads.boxes(features)
     for level, count in enumerate(outputs.levels):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bcnet_core import BCNetError, ExitCode, masks
+from bcnet_core.config.runtime import Runtime
 from bcnet_core.model import detectors
 from bcnet_core.model.detectors import Detector
 from bcnet_core.structures import Detections
@@ -73,6 +74,21 @@ def test_many_boxes_go_through_the_head_in_parts(detector: Detector, monkeypatch
 def test_every_image_has_its_own_boxes(detector: Detector) -> None:
     first, second = detector.predict_inside([PICTURE, PICTURE[:, ::-1]], [[[10, 10, 40, 30]], np.zeros((0, 4))])
     assert len(first.boxes) == 1 and len(second.boxes) == 0
+
+
+def test_images_of_a_size_go_through_the_network_together(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [PICTURE, PICTURE[:40], PICTURE[:, ::-1], PICTURE[::-1]]
+    boxes = [np.array([[10.0, 10, 40, 30], [5, 5, 25, 35], [0, 0, 20, 20]])[: 3 - place] for place in range(4)]
+    alone = detector.predict_inside(images, boxes)
+    monkeypatch.setattr(detector, "runtime", Runtime(batch=2))
+    sizes: list[int] = []
+    forward = detector.backbone.forward
+    monkeypatch.setattr(detector.backbone, "forward", lambda batch: sizes.append(len(batch)) or forward(batch))
+    together = detector.predict_inside(images, boxes)
+    assert sorted(sizes) == [1, 1, 2]
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one.boxes, other.boxes) and one.image_size == other.image_size
+        assert torch.allclose(one.occludee_mask, other.occludee_mask, atol=1e-5)
 
 
 @pytest.mark.parametrize(

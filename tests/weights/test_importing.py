@@ -26,7 +26,7 @@ from bcnet_core.model.detectors import build_detector
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from bcnet_core.weights.importing import fit, import_weights, recognize
-from bcnet_core.weights.loading import load_weights, model_shapes
+from bcnet_core.weights.loading import load_weights, model_shapes, read_trained
 from tests.weights.test_families import (
     MSRA,
     ZOO,
@@ -75,7 +75,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_release_becomes_a_detector(imported: Path) -> None:
-    detector = bcnet_core.load_detector(imported, device="cpu")
+    detector = read_trained(imported).restore("cpu")
     state, official = detector.state_dict(), release()
     assert [int(x) for x in state["heads.boxes.scales"]] == [int(official[f"head.scales.{i}.scale"]) for i in range(5)]
     values = {int(tensor.flatten()[0]) for name, tensor in state.items() if not name.endswith("scales")}

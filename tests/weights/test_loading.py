@@ -85,7 +85,7 @@ def test_a_checkpoint_is_read_once_for_everything(untrained: Path) -> None:
     trained = read_trained(untrained)
     assert trained.path == untrained and trained.recipe.model.channels == 32
     assert len(trained.categories) == 5
-    state = trained.build("cpu").state_dict()
+    state = trained.restore("cpu").state_dict()
     assert state.keys() == trained.weights.keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in trained.weights.items())
 
