@@ -90,8 +90,12 @@ def matching(got: dict[str, torch.Tensor], expected: Detections) -> int:
 def test_a_detector_of_a_resnet_50_is_exported(tmp_path: Path, kind: str) -> None:
     threshold = {"fcos": 0.0, "faster_rcnn": 0.2}[kind]
     detector = build(kind, backbone="r50", channels=256, tower_convs=4, score_threshold=threshold).eval()
+    for name, norm in detector.backbone.named_modules():
+        if name.endswith("bn3"):  # untrained, every block would double what it adds to
+            norm.weight.fill_(0.2)
     path = tmp_path / "detector"
-    compared = export.export_detector(detector, path, form="onnx", height=200, width=320)
+    smooth = noise(10, 16, 3)  # untrained, what follows rounding in noise is amplified
+    compared = export.export_detector(detector, path, form="onnx", height=200, width=320, picture=smooth)
     assert compared.alike >= 0.95 * compared.instances > 0
 
 
