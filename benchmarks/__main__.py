@@ -18,6 +18,7 @@ from benchmarks.speed.model import model
 from benchmarks.speed.throughput import throughput
 from benchmarks.speed.viz import viz
 from benchmarks.starts.cli import starts
+from benchmarks.tiles.cli import tiles
 
 app = typer.Typer(
     help="Measure how fast bcnet is on this machine, and what the bilayer head is worth.",
@@ -36,6 +37,7 @@ app.command()(heads)
 app.command()(starts)
 app.command()(crowds)
 app.command()(amodal)
+app.command()(tiles)
 
 
 def main() -> None:

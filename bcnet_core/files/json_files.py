@@ -99,7 +99,7 @@ def begins_list(path: Path) -> bool:
     with suppress(OSError, EOFError, zlib.error):
         check_regular_file(path)
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            return file.read(4096).lstrip().startswith(b"[")
+            return file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")  # a byte order mark, white space
     return False
 
 

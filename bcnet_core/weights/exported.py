@@ -112,7 +112,12 @@ class Exported:
     amodal_boxes: bool
 
     def build(
-        self, device: str = "auto", *, detections_per_image: int | None = None, runtime: Runtime = PLAIN
+        self,
+        device: str = "auto",
+        *,
+        detections_per_image: int | None = None,
+        runtime: Runtime = PLAIN,
+        layers: bool = True,
     ) -> ExportedDetector:
         """Open the file on a device.
 
@@ -120,6 +125,7 @@ class Exported:
             device: like "cuda", or "auto" for a GPU if onnxruntime has support for one.
             detections_per_image: number of detections that it keeps, which must be the file's; None for the file's.
             runtime: how it computes; only the size of batches is not the file's.
+            layers: whether all maps are needed; the file computes them anyway.
 
         Raises:
             BCNetError: if onnxruntime cannot run the file there, or something is asked for that the file has no choice

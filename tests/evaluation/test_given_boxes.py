@@ -15,11 +15,13 @@ from bcnet_core.engine.elastic import Cluster
 from bcnet_core.evaluation.given_boxes import GivenBoxes, read_box_file
 from bcnet_core.evaluation.predict import Part, predictions, to_results
 from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
+from bcnet_core.evaluation.results import to_json
 from bcnet_core.evaluation.tiles import Tiling
 from bcnet_core.evaluation.true_boxes import score_true_boxes
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.structures import Instances
 from tests.conftest import Heard
+from tests.model.test_detectors import build
 
 IMAGES = [{"id": number, "file_name": f"{number}.png", "width": 40, "height": 30} for number in (1, 2, 3)]
 LLAMAS = [{"id": 70, "name": "llama"}, {"id": 71, "name": "alpaca"}]
@@ -91,9 +93,26 @@ def test_an_amodal_detector_takes_the_boxes_of_whole_objects_from_results(tmp_pa
     assert whole == [[2, 2, 20, 22], [2, 2, 7, 8]] and seen == [[2, 2, 7, 8]] * 2
 
 
+def test_results_of_an_amodal_detector_give_its_visible_and_whole_masks_again(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    detector = build("faster_rcnn", amodal=True, detections_per_image=20).eval()
+    before = list(to_results(detector.predict([picture])[0].instances(), 1, LLAMAS))
+    given = chosen(tmp_path, [to_json(one) for one in before], amodal=True)[0][1]
+    (inside,) = detector.predict_inside([picture], [given.corners], scores=[given.scores], labels=[given.labels])
+    after = given.keep_in(list(to_results(inside.instances(), 1, LLAMAS)))
+    assert len(after) == len(before) == 20 and any(one["bbox"] != one["amodal_bbox"] for one in before)
+    for one, other in zip(before, after, strict=True):
+        assert [one[key] for key in ("score", "amodal_bbox")] == [other[key] for key in ("score", "amodal_bbox")]
+        for key in ("segmentation", "amodal_segmentation"):
+            assert one[key] == other[key] or masks.iou(one[key], other[key]) > 0.97
+
+
 def test_results_keep_what_their_boxes_say(tmp_path: Path) -> None:
     score = 0.123456789012
-    records = [result([1, 2, 10, 5], score=score, track_id="a", id=8, area=50), result([1, 2, 3, 4], track_id=[1])]
+    records = [
+        result([1, 2, 10, 5], score=score, track_id="a", id=8, area=50),
+        result([1, 2, 3, 4], track_id=[1], id=float("nan")),
+    ]
     first, second = chosen(tmp_path, records)[0][1].keep_in([{"score": 0.1235, "bbox": [1, 2, 3, 4]}] * 2)
     assert first == {"score": score, "bbox": [1, 2, 3, 4], "category_id": 71, "track_id": "a", "id": 8}
     assert second == {"score": 0.5, "bbox": [1, 2, 3, 4], "category_id": 71}
