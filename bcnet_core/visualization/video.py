@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 from bcnet_core.config.choices import LayerChoice
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.files.outputs import atomic_file
+from bcnet_core.files.videos import open_video
 from bcnet_core.reporting import Reporter
 from bcnet_core.structures import Predictor
 from bcnet_core.visualization.draw import paint
@@ -69,7 +68,7 @@ def draw_video(
     `boxes` draws the boxes of the instances, too.
     """
     check_video_suffix(output.resolve())
-    with _open(source) as capture, atomic_file(output) as temporary:
+    with open_video(source) as capture, atomic_file(output) as temporary:
         announced = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
         rate = float(capture.get(cv2.CAP_PROP_FPS))
         writer, frames, instances = None, 0, 0
@@ -131,26 +130,8 @@ def _open_writer(path: Path, image: Image, rate: float) -> cv2.VideoWriter:
 
 def _count(path: Path) -> int:
     """Count the frames of a video that can be decoded."""
-    with _open(path) as capture:
+    with open_video(path) as capture:
         frames = 0
         while capture.grab():
             frames += 1
         return frames
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    """Open a video with the messages of OpenCV and ffmpeg silenced."""
-    if not path.is_file():
-        raise data_error(f"the video `{path}` does not exist")
-    log = getattr(cv2.utils, "logging", cv2)  # OpenCV 4 has its log level in cv2 itself
-    level = log.setLogLevel(0)  # nothing
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    try:
-        if not capture.isOpened():
-            raise data_error(f"`{path}` is not a video that OpenCV can read", "convert it to mp4")
-        yield capture
-    finally:
-        capture.release()
-        log.setLogLevel(level)
