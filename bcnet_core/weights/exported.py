@@ -25,11 +25,11 @@ from bcnet_core.files.images import as_image
 from bcnet_core.model.boxes import boxes_in_image
 from bcnet_core.model.detectors import batches_of_a_size
 from bcnet_core.structures import Detections
+from bcnet_core.weights.checkpoint import EXPORTED
 from bcnet_core.weights.export import FORMAT
 from bcnet_core.weights.loading import Trained, read_trained
 from bcnet_core.weights.traceable import INPUT, INSTANCE_OUTPUTS
 
-SUFFIX = ".onnx"
 EXPORT_AGAIN = "write it anew: bcnet weights export RUN -o model.onnx --format onnx"
 
 
@@ -152,7 +152,7 @@ def open_trained(path: Path) -> Trained | Exported:
     Raises:
         BCNetError: see `read_trained` and `read_exported`.
     """
-    return read_exported(path) if path.suffix.lower() == SUFFIX else read_trained(path)
+    return read_exported(path) if path.suffix.lower() == EXPORTED else read_trained(path)
 
 
 def read_exported(path: Path) -> Exported:
