@@ -60,6 +60,10 @@ Batch = Annotated[
 PrecisionOption = Annotated[
     Precision, typer.Option("--precision", help="Of the network's arithmetic.", rich_help_panel=COMPUTE)
 ]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the network first, which takes a minute.", rich_help_panel=COMPUTE),
+]
 
 TRAIN_ON_THESE_CATEGORIES = "or train on these: bcnet train RECIPE data.train.annotations=FILE"
 """Last hint of an error about data that has other categories than a run."""

@@ -81,8 +81,8 @@ def check_runtime(runtime: Runtime, backend: Backend, path: Path) -> None:
     """
     if backend == "detectron2" and runtime != PLAIN:
         raise usage_error(
-            "detectron2 gets one image at a time and computes in float32: batches and half precision need a detector "
-            "of the torchvision backend",
+            "detectron2 gets one image at a time and computes in float32: batches, half precision and --compile need a "
+            "detector of the torchvision backend",
             f"convert it: bcnet weights convert {shlex.quote(str(path))} --to torchvision -o bcnet.pt",
         )
 

@@ -57,7 +57,7 @@ def test_load_detector_without_detectron2_says_so() -> None:
 
 
 def test_batches_and_half_precision_are_refused_for_detectron2() -> None:
-    with pytest.raises(BCNetError, match="batches and half precision need") as error:
+    with pytest.raises(BCNetError, match="half precision and --compile need") as error:
         bcnet_core.load_detector("run", backend="detectron2", runtime=bcnet_core.Runtime(precision="bf16"))
     assert error.value.exit_code == ExitCode.USAGE and "weights convert run --to torchvision" in error.value.hints[0]
 

@@ -14,6 +14,7 @@ from bcnet_cli.options import (
     USUAL_OVERLAP,
     BackendName,
     Batch,
+    Compile,
     DataRoot,
     Device,
     DryRun,
@@ -90,6 +91,7 @@ def evaluate(
     device: Device = "auto",
     batch: Batch = 1,
     precision: PrecisionOption = "fp32",
+    compiled: Compile = False,
     backend: BackendName = "torchvision",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Output folder; default RUN/eval.", show_default=False)
@@ -127,7 +129,7 @@ def evaluate(
         _read_options, scorer=scorer, boundary=boundary, occ=occ, occ_ids=occ_ids, objects=objects or [], amodal=amodal
     )
     if run is not None:
-        runtime = Runtime(batch, precision)
+        runtime = Runtime(batch, precision, compiled)
         choice = RunChoice(run, data_root, device, Cluster(gpus), require_backend(backend), max_dets, runtime, tiling)
         if test_dev:
             submit_run(choice, out)

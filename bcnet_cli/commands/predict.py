@@ -16,6 +16,7 @@ from bcnet_cli import console
 from bcnet_cli.options import (
     USUAL_OVERLAP,
     Batch,
+    Compile,
     Device,
     DryRun,
     Gpus,
@@ -113,6 +114,7 @@ def predict(
     device: Device = "auto",
     batch: Batch = 1,
     precision: PrecisionOption = "fp32",
+    compiled: Compile = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -153,7 +155,7 @@ def predict(
     found = find_images(images)
     files = [*found, *filter(None, (ids_from, boxes))]
     reserve_files(context, *paths.files, inputs=[checkpoint, *files], overwrite=overwrite, dry_run=dry_run)
-    cluster, runtime = Cluster(gpus), Runtime(batch, precision)
+    cluster, runtime = Cluster(gpus), Runtime(batch, precision, compiled)
     check_processes(cluster, device)
     trained, reporter = open_trained(checkpoint), ConsoleReporter()
     reserve_folders(context, paths.folders, inputs=[trained.path, *files], overwrite=overwrite, dry_run=dry_run)

@@ -29,6 +29,7 @@ def predict_clips(
     device: str,
     batch: int,
     precision: Precision,
+    compiled: bool,
     overwrite: bool,
     as_json: bool,
     dry_run: bool,
@@ -44,7 +45,7 @@ def predict_clips(
     from bcnet_core.weights.exported import open_trained
 
     check_unused_options(context, "ids_from", "boxes", "tile", "overlap", why="with --video")
-    cluster, runtime = Cluster(gpus), Runtime(batch, precision)
+    cluster, runtime = Cluster(gpus), Runtime(batch, precision, compiled)
     paths = output_paths(output, formats or (), of_clips=True)
     disjoint = disjoint or paths.is_disjoint
     found = find_clips(images)

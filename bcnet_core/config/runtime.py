@@ -13,10 +13,12 @@ class Runtime(NamedTuple):
     Attributes:
         batch: most images that go through the network together; only those that have the same size there do.
         precision: of the network's arithmetic; boxes, scores and maps are float32 whatever it is.
+        compile: whether the network goes through torch.compile, which takes a minute or more before the first image.
     """
 
     batch: int = 1
     precision: Precision = "fp32"
+    compile: bool = False
 
 
 PLAIN = Runtime()

@@ -23,6 +23,7 @@ from bcnet_core.config.load import load_recipe
 from bcnet_core.distributed import choose_device
 from bcnet_core.engine.launch import open_data
 from bcnet_core.engine.state import TrainingJob, TrainingState
+from bcnet_core.model.compiling import cpp_compiler
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.synth.sets import write_shapes
 
@@ -207,8 +208,8 @@ def _processes() -> Iterator[Check]:
 
 
 def _compiler() -> Iterator[Check]:
-    found = next(filter(None, map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++")))), None)
-    hint = None if found else "only solver.compile=true needs one, on the CPU: install g++"
+    found = cpp_compiler()
+    hint = None if found else "only solver.compile=true and --compile need one, on the CPU: install g++"
     yield Check("C++ compiler", "warning" if hint else "ok", found or "none", hint)
 
 

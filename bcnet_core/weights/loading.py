@@ -22,6 +22,7 @@ from bcnet_core.distributed import choose_device
 from bcnet_core.errors import data_error
 from bcnet_core.maps import maps_of_results
 from bcnet_core.model.backbones import RESNETS
+from bcnet_core.model.compiling import compile_detector
 from bcnet_core.model.detectors import Detector, build_detector
 from bcnet_core.model.folding import fold
 from bcnet_core.weights.checkpoint import Checkpoint, find_checkpoint, read_checkpoint, recipe_of
@@ -76,11 +77,12 @@ class Trained:
             layers: whether all maps are needed; otherwise it predicts those that results without layers depend on.
 
         Raises:
-            BCNetError: if the weights do not fit the recipe.
+            BCNetError: if the weights do not fit the recipe, or it cannot be compiled.
         """
         detector = self.restore(device, detections_per_image=detections_per_image)
         detector.runtime = runtime
-        return fold(detector, maps=None if layers else maps_of_results(detector.heads.masks.head.outputs))
+        fold(detector, maps=None if layers else maps_of_results(detector.heads.masks.head.outputs))
+        return compile_detector(detector) if runtime.compile else detector
 
     def restore(self, device: str = "auto", *, detections_per_image: int | None = None) -> Detector:
         """Build the detector as it was trained, in evaluation mode; see `build`."""
