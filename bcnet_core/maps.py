@@ -49,3 +49,9 @@ MAPS = (
 def map_specs(names: Collection[str] | None = None) -> list[MapSpec]:
     """Return the rows of `MAPS` with these names, in the order of the table; None returns all of them."""
     return [spec for spec in MAPS if names is None or spec.name in names]
+
+
+def maps_of_results(names: Collection[str]) -> list[str]:
+    """Return which of a head's maps results without layers depend on: its masks of instances, and what orders those."""
+    has_order = "amodal_mask" in names
+    return [spec.name for spec in map_specs(names) if spec.kind == "mask" and (spec.layer == "occludee" or has_order)]

@@ -12,7 +12,7 @@ from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import LossConfig
 from bcnet_core.data.dataset import Targets
 from bcnet_core.evaluation.predict import to_results
-from bcnet_core.maps import MAPS, MapSpec, map_specs
+from bcnet_core.maps import MAPS, MapSpec, map_specs, maps_of_results
 from bcnet_core.masks import from_box
 from bcnet_core.masks.crops import crop_rles
 from bcnet_core.model.detectors import Detector, build_detector
@@ -98,3 +98,9 @@ def test_a_new_map_is_detected_written_shown_and_exported(detector: Detector) ->
     card = roi_card(Picture("a", pixels, layers), 0)
     assert "hidden boundary" in [tile.caption for tile in card.rows[0]]
     assert TensorDetector(detector).outputs[-1] == "hidden_boundary"
+
+
+def test_results_without_layers_need_the_masks_of_instances_and_their_order() -> None:
+    every = [spec.name for spec in MAPS]
+    assert maps_of_results(["occludee_mask", "occludee_boundary", "occluder_mask"]) == ["occludee_mask"]
+    assert maps_of_results(every) == ["occludee_mask", "occluder_mask", "amodal_mask"]

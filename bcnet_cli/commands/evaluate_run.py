@@ -61,7 +61,7 @@ class Opened(NamedTuple):
 
     Attributes:
         kept: number of detections of an image that the detector keeps.
-        build: makes the detector of the torchvision backend once.
+        build: makes the detector of the torchvision backend, once for each choice of `layers`.
     """
 
     run: Run
@@ -69,7 +69,7 @@ class Opened(NamedTuple):
     images: Path
     targets: list[Path]
     kept: int
-    build: Callable[[], Detector] | None
+    build: Callable[..., Detector] | None
 
 
 def score_run(choice: RunChoice, out: Output, read_options: ReadOptions, *, layers: bool) -> None:
@@ -229,6 +229,6 @@ def _predicted(choice: RunChoice, opened: Opened, counted: int) -> Iterator[Iter
         runtime=choice.runtime,
         tiling=choice.tiling,
     )
-    predict_to_disk(job, cluster, reporter=reporter, build=build)
+    predict_to_disk(job, cluster, reporter=reporter, build=build and functools.partial(build, layers=False))
     yield job.results(coco.images, run.categories)
     file.path.unlink(missing_ok=True)

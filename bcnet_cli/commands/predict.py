@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from bcnet_core.evaluation.tiles import Tiling
 
 
+Images = Annotated[
+    list[str], typer.Argument(help="Image files, folders, or patterns; videos with --video.", show_default=False)
+]
 Model = Annotated[
     Path,
     typer.Argument(
@@ -53,8 +56,12 @@ Formats = Annotated[
         metavar="NAME",
         show_default=False,
         help="Also write them in this format, into OUTPUT_NAME: labels (images of numbers) or panoptic (COCO's), both "
-        "of which imply --disjoint, yolo, labelme or geojson. May be given several times; coco is OUTPUT itself.",
+        "of which imply --disjoint, yolo, labelme or geojson; of --video mots (implies --disjoint) or ytvis. May be "
+        "given several times; coco is OUTPUT itself.",
     ),
+]
+Video = Annotated[
+    bool, typer.Option("--video", help="Track the instances of videos, or of folders of frames, by their masks.")
 ]
 Layers = Annotated[
     bool, typer.Option("--layers", help="Also write the occluder mask and both boundaries of every instance.")
@@ -65,7 +72,8 @@ Score = Annotated[
         min=0,
         max=1,
         show_default=False,
-        help="Lowest score of a detection; 0.5 with --disjoint or a --format, otherwise 0.",
+        help="Lowest score of a detection; 0.5 with --disjoint or a --format, otherwise 0. Of --video the score, 0.5, "
+        "from which one begins a track; a fifth continues it.",
     ),
 ]
 IdsFrom = Annotated[
@@ -89,10 +97,11 @@ CONFIDENT = 0.5
 def predict(
     context: typer.Context,
     checkpoint: Model,
-    images: Annotated[list[str], typer.Argument(help="Image files, folders, or patterns.", show_default=False)],
+    images: Images,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="COCO results file to write.")],
     formats: Formats = None,
+    video: Video = False,
     layers: Layers = False,
     disjoint: Disjoint = False,
     score: Score = None,
@@ -121,51 +130,61 @@ def predict(
 
     `bcnet predict runs/cells plates --format labels --score 0.6 -o cells.json`
 
+    `bcnet predict runs/tiny street.mp4 --video --format mots -o street.json`
+
     `bcnet predict runs/trees orthophoto.tif --tile 1024 -o trees.json`
 
     `bcnet predict runs/coco val2017 --boxes rf_detr.json --ids-from annotations/instances_val2017.json -o masks.json`
     """
+    from bcnet_cli.commands.predict_video import predict_clips
     from bcnet_core.config.runtime import Runtime
     from bcnet_core.engine.elastic import Cluster, check_processes
     from bcnet_core.evaluation.given_boxes import list_inputs
     from bcnet_core.evaluation.inputs import find_images
-    from bcnet_core.evaluation.photo_results import photo_names
     from bcnet_core.evaluation.prediction_job import PredictionJob, predict_to_disk
-    from bcnet_core.evaluation.prediction_outputs import output_paths, unreadable_error, write_predictions
+    from bcnet_core.evaluation.prediction_outputs import check_names, output_paths, write_predictions
     from bcnet_core.weights.exported import open_trained
 
+    if video:
+        predict_clips(context, **context.params)
+        return
     paths = output_paths(output, formats or ())
     disjoint, tiling = disjoint or paths.is_disjoint, _tiling(context, tile, overlap, boxes)
     found = find_images(images)
     files = [*found, *filter(None, (ids_from, boxes))]
     reserve_files(context, *paths.files, inputs=[checkpoint, *files], overwrite=overwrite, dry_run=dry_run)
-    cluster = Cluster(gpus)
+    cluster, runtime = Cluster(gpus), Runtime(batch, precision)
     check_processes(cluster, device)
     trained, reporter = open_trained(checkpoint), ConsoleReporter()
-    read = [trained.path, *files]  # a run may hold the outputs
-    _reserve_folders(context, paths.folders, inputs=read, overwrite=overwrite, dry_run=dry_run)
+    reserve_folders(context, paths.folders, inputs=[trained.path, *files], overwrite=overwrite, dry_run=dry_run)
     least = CONFIDENT if score is None and (disjoint or paths.formats) else score
     inputs = list_inputs(found, ids_from, boxes, amodal=trained.amodal_boxes, least_score=least, reporter=reporter)
-    if paths.formats:
-        photo_names(inputs.images)  # raises before the first image is predicted
+    check_names(paths, inputs.images)
     if dry_run:
         console.err.print(f"would run {trained.path} on {len(inputs.images):,} images")
         console.show_outputs(*paths.all, dry_run=True)
         return
-    runtime = Runtime(batch, precision)
     job = PredictionJob(
-        trained.path, device, inputs.images, None, _progress_file(output), layers, disjoint=disjoint,
+        trained.path, device, inputs.images, None, progress_file(output), layers, disjoint=disjoint,
         score=least or 0.0, passes_over=True, runtime=runtime, boxes=inputs.boxes, tiling=tiling,
     )  # fmt: skip
-    predict_to_disk(job, cluster, reporter=reporter, build=partial(trained.build, device, runtime=runtime))
+    build = partial(trained.build, device, runtime=runtime, layers=layers or disjoint)
+    predict_to_disk(job, cluster, reporter=reporter, build=build)
     written = write_predictions(job, inputs.categories or trained.categories, paths, reporter=reporter)
-    _show(written, paths, as_json=as_json, disjoint=disjoint)
+    show(written, paths, as_json=as_json, disjoint=disjoint)
     console.show_outputs(*paths.all, then=_next_command(output, paths.listing, found, inputs.truth))
+    check_complete(written, paths.listing)
+
+
+def check_complete(written: Written, listing: Path) -> None:
+    """Raise the error about images that could not be read, if there are any."""
+    from bcnet_core.evaluation.prediction_outputs import unreadable_error
+
     if written.unreadable:
-        raise unreadable_error(written.unreadable, of=len(inputs.images), listing=paths.listing)
+        raise unreadable_error(written.unreadable, of=written.images + len(written.unreadable), listing=listing)
 
 
-def _progress_file(output: Path) -> PredictionFile:
+def progress_file(output: Path) -> PredictionFile:
     """Return the file that keeps what is predicted until all is."""
     from bcnet_core.evaluation.prediction_job import PredictionFile
     from bcnet_core.files.json_files import json_stem
@@ -179,7 +198,7 @@ def _tiling(context: typer.Context, tile: int | None, overlap: float, boxes: Pat
     return read_tiling(context, tile, overlap)
 
 
-def _show(written: Written, paths: OutputPaths, *, as_json: bool, disjoint: bool) -> None:
+def show(written: Written, paths: OutputPaths, *, as_json: bool, disjoint: bool) -> None:
     """Print the counts."""
     left_out = {name: count for name, count in written.left_out.items() if count}
     if as_json:
@@ -188,22 +207,25 @@ def _show(written: Written, paths: OutputPaths, *, as_json: bool, disjoint: bool
             "detections": written.detections,
             "unreadable": [image["file_name"] for image in written.unreadable],
             "outputs": [str(path) for path in paths.all],
+            **({} if written.tracks is None else {"tracks": written.tracks}),
             **({"covered": written.covered} if disjoint else {}),
             **({"left_out": left_out} if left_out else {}),
         }
         console.out.print(json.dumps(content))
     else:
-        console.out.print(f"{written.detections:,} detections in {written.images:,} images")
+        found = f"{written.detections:,} detections"
+        told = f"{found} of {written.tracks:,} tracks" if written.tracks is not None else found
+        console.out.print(f"{told} in {written.images:,} {'images' if written.tracks is None else 'frames'}")
     if written.covered:
         console.err.print(f"{written.covered:,} more were left without a pixel by those in front, and are not written")
     for name, count in left_out.items():
         console.err.print(f"{count:,} of them are not in `{paths.formats[name]}`: their masks have no pixel")
 
 
-def _reserve_folders(
+def reserve_folders(
     context: typer.Context, folders: Sequence[Path], *, inputs: Sequence[Path], overwrite: bool, dry_run: bool
 ) -> None:
-    """Reserve folders that hold no input and, unless `overwrite`, are empty."""
+    """Reserve folders without an input in them (a run may hold outputs) and, unless `overwrite`, with nothing."""
     from bcnet_core.files.outputs import check_apart, check_output_folder
 
     def check(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,9 +21,7 @@ from bcnet_core.files.json_files import begins_list
 from bcnet_core.reporting import Reporter
 
 KEPT = ("id", "track_id")
-"""Keys of a box, beside its category and score, that the result inside it has too."""
-ID_OR_SCORE = {int, float, str}
-"""Types of their values; a value of another type is not kept."""
+"""Keys of a box, beside its category and score, that the result inside it has too, if they are plain values."""
 ROUNDING = 0.01
 """Pixels by which a box may reach beyond its photo without being counted: files round coordinates."""
 
@@ -45,7 +44,8 @@ class GivenBoxes(NamedTuple):
     def keep_in(self, results: Sequence[Record]) -> list[Record]:
         """Return the N results inside the boxes, with what their file says of each: category, score and `KEPT`."""
         return [
-            result | {key: given[key] for key in ("category_id", "score", *KEPT) if type(given.get(key)) in ID_OR_SCORE}
+            {**result, "category_id": given["category_id"], "score": given["score"]}
+            | {key: given[key] for key in KEPT if is_plain(given.get(key))}
             for result, given in zip(results, self.records, strict=True)
         ]
 
@@ -154,6 +154,11 @@ def read_box_file(path: Path, ids_from: CocoFile | None, *, reporter: Reporter) 
         )
     listed = ids_from or read_coco(listing, need_annotations=False)
     return BoxFile(path, listed, read_results(path, listed, reporter=reporter, keep=KEPT), is_truth=False)
+
+
+def is_plain(value: object) -> bool:
+    """Return whether a value is a text or a finite number, as ids are."""
+    return type(value) in {int, str} or (type(value) is float and math.isfinite(value))
 
 
 def checksum(boxes: Mapping[int, GivenBoxes]) -> str:

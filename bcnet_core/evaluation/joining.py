@@ -145,7 +145,8 @@ def _distinct(groups: Sequence[Group]) -> dict[int, int]:
         if stands_for[one] == one and groups[one].is_fragment:
             for other, pixels in sharing[one].items():
                 larger = stands_for[other] == other and areas[other] > areas[one]
-                if larger and pixels >= INSIDE * areas[one] and scores[other] >= SURE * scores[one]:
+                sure = groups[other].best_score >= SURE * groups[one].best_score
+                if larger and sure and pixels >= INSIDE * areas[one]:
                     stands_for[one] = other
                     break
     return {one: stands_for[other] for one, other in stands_for.items()}  # a duplicate's best may be a fragment

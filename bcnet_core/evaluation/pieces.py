@@ -18,6 +18,9 @@ AGREE = 0.5
 NEAR_EDGE = 0.01
 """Distance to an edge of a tile, in sides of it, up to which an instance may be cut there: masks are coarse."""
 
+ALONE = 0.5
+"""Factor for the score of what only the view of the whole image shows: it is often a heap of small objects."""
+
 
 class View(NamedTuple):
     """What was found in one view of an image.
@@ -102,7 +105,8 @@ class Group:
         pieces: the pieces.
         views: the views that show them.
         label: index of its class.
-        score: the best of theirs: the view that shows an object best is surest of it.
+        best_score: the best of theirs: the view that shows an object best is surest of it.
+        score: the same, but `ALONE` times that if only the view of the whole image shows it.
         box: (4,) float32, xyxy.
         is_fragment: whether no view shows all of it.
         masks: by the names of their maps: those of the view that shows all of it, if there is one, else their unions.
@@ -111,10 +115,12 @@ class Group:
 
     def __init__(self, pieces: Sequence[Piece], stride: int) -> None:
         self.pieces, self.views = list(pieces), {piece.view for piece in pieces}
-        self.label, self.score = pieces[0].label, max(piece.score for piece in pieces)
+        self.label, self.best_score = pieces[0].label, max(piece.score for piece in pieces)
         best = _best(pieces, stride)
-        self.is_fragment = best is None and not any(piece.is_overview for piece in pieces)
-        taken = [piece for piece in pieces if not piece.is_overview] if best is None else [best]
+        tiles = [piece for piece in pieces if not piece.is_overview]
+        self.score = self.best_score * (1 if tiles else ALONE)
+        self.is_fragment = best is None and len(tiles) == len(pieces)
+        taken = tiles if best is None else [best]
         corners = np.stack([piece.box for piece in taken])
         self.box: NDArray[np.float32] = np.concatenate([corners[:, :2].min(0), corners[:, 2:].max(0)])
         self.masks = {name: masks.union([piece.masks[name] for piece in taken]) for name in taken[0].masks}

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import BCNetError, data_error, usage_error
+from bcnet_core.evaluation.clips import is_frame
 from bcnet_core.evaluation.given_boxes import GivenBoxes
 from bcnet_core.evaluation.inputs import NO_SIZE
 from bcnet_core.evaluation.tiles import Tiling, join_parts, place, tile_windows
 from bcnet_core.files.images import check_images, image_path, missing_images, read_image, read_listed
-from bcnet_core.files.windows import Window, WindowReader
+from bcnet_core.files.videos import FrameReader
+from bcnet_core.files.windows import Window, WindowReader, reduced
 from bcnet_core.maps import map_specs
 from bcnet_core.masks import RLE
 from bcnet_core.masks.order import FrontPair, disjoint_masks, hidden_by
@@ -200,8 +202,9 @@ def _read_ahead(
     tiled = any(part.window is not None for batch in batches for part in batch)  # the reader holds one image
     ahead = -(-READ_AHEAD // size)
     waiting: deque[list[tuple[Part, Future[NDArray[np.uint8]]]]] = deque()
-    with WindowReader() as reader, ThreadPoolExecutor(1 if tiled else min(size, MOST_READERS)) as pool:
-        read = partial(_read, image_dir, reader)
+    readers = 1 if tiled else min(size, MOST_READERS)
+    with WindowReader() as windows, FrameReader() as frames, ThreadPoolExecutor(readers) as pool:
+        read = partial(_read, image_dir, windows, frames)
         try:
             for position in range(len(batches)):
                 following = batches[position + len(waiting) : position + 1 + ahead]
@@ -233,10 +236,13 @@ def _map_behind(work: Callable[[Given], Made], batches: Iterable[Sequence[Given]
         raise failure
 
 
-def _read(image_dir: Path | None, reader: WindowReader, part: Part) -> NDArray[np.uint8]:
+def _read(image_dir: Path | None, windows: WindowReader, frames: FrameReader, part: Part) -> NDArray[np.uint8]:
     image = part.image
+    if is_frame(image):
+        pixels = frames.read(Path(image["file_name"]), image["frame"], _size(image))
+        return pixels if part.window is None else reduced(part.window.cut(pixels), part.window, _size(image))
     if part.window is not None:
-        return reader.read(image_path(image_dir, image["file_name"]), part.window, _size(image))
+        return windows.read(image_path(image_dir, image["file_name"]), part.window, _size(image))
     if _size(image) != NO_SIZE:
         return read_listed(image_dir, image)
     path = image_path(image_dir, image["file_name"])

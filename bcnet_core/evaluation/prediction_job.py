@@ -19,6 +19,7 @@ from bcnet_core.annotations.coco import Record
 from bcnet_core.config.runtime import PLAIN, Runtime
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes, stop_requests
 from bcnet_core.errors import BCNetError, ExitCode, data_error, usage_error
+from bcnet_core.evaluation.clips import number_results, tracked
 from bcnet_core.evaluation.given_boxes import GivenBoxes, checksum
 from bcnet_core.evaluation.predict import Part, joined, parts_of, predictions, to_results
 from bcnet_core.evaluation.tiles import Tiling
@@ -145,6 +146,8 @@ class PredictionJob:
         passes_over: whether to go on when an image cannot be read; `file` remembers it.
         tiling: division of large images into tiles, whose instances `results` joins; None predicts every image whole.
         boxes: boxes to predict inside, by image id, all of which are kept; None lets the detector find its own.
+        videos: the clips that the images are frames of, see `bcnet_core.evaluation.clips`.
+        begin: score from which a detection begins a track; None gives results without tracks.
     """
 
     checkpoint: Path
@@ -160,6 +163,8 @@ class PredictionJob:
     passes_over: bool = False
     tiling: Tiling | None = None
     boxes: Mapping[int, GivenBoxes] | None = None
+    videos: Sequence[Record] = ()
+    begin: float | None = None
 
     def identity(self) -> Record:
         """Return what the predictions depend on, as JSON data."""
@@ -173,6 +178,7 @@ class PredictionJob:
             "detections_per_image": self.detections_per_image,
             "runtime": list(self.runtime),
             "tiling": self.tiling,
+            "tracks": self.begin,
             "folder": str((self.image_dir or Path()).resolve()),
             "images": hashlib.sha256(names.encode()).hexdigest(),
             "boxes": None if self.boxes is None else checksum(self.boxes),
@@ -184,20 +190,32 @@ class PredictionJob:
         Raises:
             BCNetError: if one is not.
         """
-        parts = parts_of(images, self.tiling, self.boxes)
-        read = joined(zip(parts, self.file.read(parts), strict=True), self.tiling)
+        if self.begin is not None:
+            found = tracked(images, partial(self._instances, images), begin=self.begin)
+            for image, (one, tracks) in zip(images, found, strict=True):
+                yield number_results(to_results(one, image["id"], categories, disjoint=self.disjoint), tracks)
+            return
+        read = self._instances(images)
         for image in images:
             if self.boxes is not None and image["id"] not in self.boxes:
                 yield []
                 continue
-            _, found = next(read)
-            results = list(to_results(found, image["id"], categories, disjoint=self.disjoint))
+            results = list(to_results(next(read), image["id"], categories, disjoint=self.disjoint))
             yield results if self.boxes is None else self.boxes[image["id"]].keep_in(results)
+
+    def _instances(self, images: Sequence[Record]) -> Iterator[Instances]:
+        """Yield the instances of each of these images that has parts."""
+        parts = parts_of(images, self.tiling, self.boxes)
+        for _, found in joined(zip(parts, self.file.read(parts), strict=True), self.tiling):
+            yield found
 
     def build(self) -> Predictor:
         """Read the checkpoint or the exported file and build its detector."""
         return open_trained(self.checkpoint).build(
-            self.device, detections_per_image=self.detections_per_image, runtime=self.runtime
+            self.device,
+            detections_per_image=self.detections_per_image,
+            runtime=self.runtime,
+            layers=self.layers or self.disjoint,
         )
 
 
@@ -257,9 +275,9 @@ def _predict_share(job: PredictionJob, detector: Predictor, parts: Sequence[Part
 
     with stop_requests() as stop:
         for part, found in predictions(
-            detector, parts, job.image_dir, reporter=reporter, layers=job.layers, order=job.disjoint,
-            score=job.score, batch=job.runtime.batch, stopping=lambda: bool(stop),
-            unreadable=remember if job.passes_over else None,
+            detector, parts, job.image_dir, reporter=reporter, layers=job.layers,
+            order=job.disjoint or job.begin is not None, score=job.score, batch=job.runtime.batch,
+            stopping=lambda: bool(stop), unreadable=remember if job.passes_over else None,
         ):  # fmt: skip
             job.file.append(part, found)
     if stop:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import BCNetError, data_error, usage_error
+from bcnet_core.evaluation.clip_outputs import mots, youtube_vis
 from bcnet_core.evaluation.label_outputs import index_path, label_images, panoptic
 from bcnet_core.evaluation.photo_results import PhotoResults, WritePhoto, photo_names
 from bcnet_core.evaluation.polygon_outputs import geojson, labelme, yolo
@@ -34,11 +35,13 @@ class Format(NamedTuple):
         open: starts to write one into a folder, given the content of the list of images; complete or absent.
         is_disjoint: whether it holds only masks that share no pixel.
         has_index: whether there is a json beside the folder.
+        is_of_clips: whether it holds the tracks of videos.
     """
 
     open: Callable[[Path, Record], AbstractContextManager[WritePhoto]]
     is_disjoint: bool = False
     has_index: bool = False
+    is_of_clips: bool = False
 
 
 FORMATS = {
@@ -47,6 +50,8 @@ FORMATS = {
     "yolo": Format(yolo),
     "labelme": Format(labelme),
     "geojson": Format(geojson),
+    "mots": Format(mots, is_disjoint=True, is_of_clips=True),
+    "ytvis": Format(youtube_vis, is_of_clips=True),
 }
 """Formats beside COCO results, by the names that `bcnet predict --format` takes."""
 
@@ -86,22 +91,39 @@ class OutputPaths(NamedTuple):
         return any(FORMATS[name].is_disjoint for name in self.formats)
 
 
-def output_paths(results: Path, formats: Sequence[str] = ()) -> OutputPaths:
+def output_paths(results: Path, formats: Sequence[str] = (), *, of_clips: bool = False) -> OutputPaths:
     """Return where the outputs of a prediction are written: beside the results file, named after it.
 
     Args:
         results: the results file.
         formats: names in `FORMATS`; `RESULTS` adds nothing.
+        of_clips: whether the results are the tracks of videos.
 
     Raises:
-        BCNetError: if there is no format of a name.
+        BCNetError: if there is no format of a name, or it is one of photos and not of videos, or the other way.
     """
     unknown = [name for name in formats if name not in {RESULTS, *FORMATS}]
     if unknown:
         raise usage_error(f"`{unknown[0]}` is no format of predictions", f"one of {', '.join((RESULTS, *FORMATS))}")
+    others = [name for name in formats if name != RESULTS and FORMATS[name].is_of_clips != of_clips]
+    if others and of_clips:
+        raise usage_error(f"`{others[0]}` is a format of photos, not of videos", f"one of {', '.join(clip_formats())}")
+    if others:
+        raise usage_error(f"`{others[0]}` is a format of videos", "predict videos, or folders of frames, with --video")
     stem = json_stem(results)
     folders = {name: results.with_name(f"{stem}_{name}") for name in FORMATS if name in formats}
     return OutputPaths(results, listing_path(results), folders)
+
+
+def clip_formats() -> list[str]:
+    """Return the formats of videos."""
+    return [RESULTS, *(name for name, form in FORMATS.items() if form.is_of_clips)]
+
+
+def check_names(paths: OutputPaths, things: Sequence[Record]) -> None:
+    """Require the images or videos of a prediction to have different names in the folders of other formats."""
+    if paths.formats:
+        photo_names(things)
 
 
 class Written(NamedTuple):
@@ -113,6 +135,7 @@ class Written(NamedTuple):
         unreadable: entries of the images that could not be read, each with the `reason`.
         covered: number of instances that were left out because others took all of their pixels.
         left_out: number of results that a format cannot hold, by its name.
+        tracks: number of tracks; None for photos.
     """
 
     images: int
@@ -120,6 +143,7 @@ class Written(NamedTuple):
     unreadable: list[Record]
     covered: int
     left_out: dict[str, int]
+    tracks: int | None = None
 
 
 def write_predictions(
@@ -138,9 +162,11 @@ def write_predictions(
     if not predicted:
         job.file.path.unlink()
         raise unreadable_error(unreadable, of=len(unreadable))
-    content = {"images": predicted, "categories": categories, "unreadable": unreadable}
-    names = photo_names(job.images) if paths.formats else {}
-    covered, left_out = 0, dict.fromkeys(paths.formats, 0)
+    content: Record = {"images": predicted, "categories": categories, "unreadable": unreadable}
+    if job.videos:
+        content["videos"] = job.videos
+    names = _names(job) if paths.formats else {}
+    covered, left_out, tracks = 0, dict.fromkeys(paths.formats, 0), set[int]()
     with ExitStack() as stack:
         progress = stack.enter_context((reporter or SilentReporter()).progress("writing", len(predicted)))
         results_file = stack.enter_context(atomic_file(paths.results))
@@ -155,6 +181,7 @@ def write_predictions(
             for image, results in zip(predicted, job.results(predicted, categories), strict=True):
                 left = without_covered(results) if job.disjoint else results
                 covered += len(results) - len(left)
+                tracks.update(result["track_id"] for result in left if "track_id" in result)
                 for name, write in writers.items():
                     left_out[name] += write(PhotoResults(image, names[image["id"]], left))
                 yield left
@@ -163,7 +190,15 @@ def write_predictions(
         with results_file.open("wb") as out:
             found = dump_results(out, kept())
     job.file.path.unlink()
-    return Written(len(predicted), found, unreadable, covered, left_out)
+    return Written(len(predicted), found, unreadable, covered, left_out, len(tracks) if job.videos else None)
+
+
+def _names(job: PredictionJob) -> dict[int, str]:
+    """Return the names of files about every image, by image id; those about a frame are about its video."""
+    if not job.videos:
+        return photo_names(job.images)
+    names = photo_names(job.videos)
+    return {image["id"]: names[image["video_id"]] for image in job.images}
 
 
 def without_covered(results: Sequence[Record]) -> list[Record]:

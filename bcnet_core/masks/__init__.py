@@ -20,6 +20,7 @@ from bcnet_core.masks.rle import (
     ious,
     overlaps,
     runs,
+    shifted,
     to_json,
     union,
 )
@@ -27,5 +28,5 @@ from bcnet_core.masks.rle import (
 __all__ = [
     "RLE", "area", "bounding_box", "complement", "decode", "decode_window", "difference", "encode", "fill_window",
     "from_box", "from_labels", "from_polygons", "from_segmentation", "from_window", "intersection", "iou", "ious",
-    "overlaps", "runs", "to_json", "union",
+    "overlaps", "runs", "shifted", "to_json", "union",
 ]  # fmt: skip

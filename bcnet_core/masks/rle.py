@@ -270,6 +270,13 @@ def from_window(pixels: NDArray[np.bool_], x: int, y: int, height: int, width: i
     return rle
 
 
+def shifted(rle: RLE, x: int, y: int) -> RLE:
+    """Return a mask moved by so many pixels to the right and downwards; what leaves the image is cut off."""
+    left, top, width, height = bounding_box(rle).astype(int).tolist()
+    pixels = decode_window(rle, left, top, left + width, top + height)
+    return from_window(pixels, left + x, top + y, *rle["size"])
+
+
 def to_json(rle: RLE) -> dict[str, Any]:
     """Return the RLE with `counts` as text, as COCO json files hold it."""
     return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}

@@ -135,7 +135,7 @@ class Detector(nn.Module):
             One `Detections` per image, in pixels of that image.
 
         Raises:
-            BCNetError: if an array is no such image, or a path cannot be read.
+            BCNetError: if an array is no such image, a path cannot be read, or a GPU has too little memory.
         """
         if self.training:
             raise RuntimeError("call eval() before predict()")
@@ -155,7 +155,7 @@ class Detector(nn.Module):
 
     def _predict_together(self, images: Sequence[NDArray[np.uint8]], *, resize: bool) -> list[Detections]:
         batch = self.prepare(*images, resize=resize)
-        with computing_in(self.runtime.precision, self.device):
+        with computing_in(self.runtime.precision, batch.tensors):
             found = self.heads.detect(self.backbone(batch.tensors), batch)
         return [
             to_detections(one, size, (image.shape[0], image.shape[1]))
@@ -188,7 +188,8 @@ class Detector(nn.Module):
             One `Detections` per image, one detection per box in the order of the boxes.
 
         Raises:
-            BCNetError: if an array is no image or are no such boxes, or a path cannot be read.
+            BCNetError: if an array is no image or are no such boxes, a path cannot be read, or a GPU has too little
+                memory.
         """
         if self.training:
             raise RuntimeError("call eval() before predict_inside()")
@@ -207,7 +208,7 @@ class Detector(nn.Module):
         scaled = torch.cat([scale_boxes(*one) for one in zip(boxes, sizes, batch.image_sizes, strict=True)])
         owners = torch.cat([torch.full_like(one.labels, index) for index, one in enumerate(given)])
         chunks = zip(torch.split(scaled, MOST_ROIS), torch.split(owners, MOST_ROIS), strict=True)
-        with computing_in(self.runtime.precision, self.device):
+        with computing_in(self.runtime.precision, batch.tensors):
             features = self.backbone(batch.tensors)
             parts = [self.heads.masks(features, *chunk) for chunk in chunks]
         maps = {name: torch.cat([part[name] for part in parts]).sigmoid() for name in parts[0]}

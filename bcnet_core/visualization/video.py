@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,15 +11,18 @@ import cv2
 import numpy as np
 
 from bcnet_core.config.choices import LayerChoice
-from bcnet_core.errors import BCNetError, data_error, usage_error
+from bcnet_core.errors import BCNetError, usage_error
+from bcnet_core.evaluation.tracks import Frame, Tracker
 from bcnet_core.files.outputs import atomic_file
+from bcnet_core.files.videos import announced_frames, frame_rate, no_frame, open_video
+from bcnet_core.masks.order import FrontPair
 from bcnet_core.reporting import Reporter
 from bcnet_core.structures import Predictor
 from bcnet_core.visualization.draw import paint
 from bcnet_core.visualization.drawing import Image
 from bcnet_core.visualization.instances import detect
 from bcnet_core.visualization.panels import draw_panels
-from bcnet_core.visualization.picture import Instance, Picture, mask_ious, match_greedily
+from bcnet_core.visualization.picture import Instance, Picture
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 """Codecs that OpenCV's wheels can write, by suffix."""
@@ -32,8 +32,6 @@ PANEL_KEYS: dict[LayerChoice, tuple[str, ...]] = {
     "occluder": ("occluder",),
 }
 """Panels side by side in a frame."""
-SAME_IOU = 0.3
-"""Mask IoU from which an instance keeps its color from one frame to the next."""
 RATE = 25.0
 """Frames per second of a video that does not specify them."""
 
@@ -64,19 +62,18 @@ def draw_video(
 ) -> VideoSummary:
     """Draw a detector's predictions on every frame: the instances, and beside them the occluder layer.
 
-    An instance that is found again in the next frame keeps its color. Sound is not copied. The output has the frames
-    and the rate of the source, and appears only when complete. `layer` "occludee" or "occluder" draws one panel alone;
-    `boxes` draws the boxes of the instances, too.
+    An instance keeps its color and the number of its track, see `bcnet_core.evaluation.tracks`. No sound is copied. The
+    output has the frames and the rate of the source, and appears only when complete. `layer` "occludee" or "occluder"
+    draws one panel alone; `boxes` draws the boxes of the instances, too.
     """
     check_video_suffix(output.resolve())
-    with _open(source) as capture, atomic_file(output) as temporary:
-        announced = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
-        rate = float(capture.get(cv2.CAP_PROP_FPS))
+    with open_video(source) as capture, atomic_file(output) as temporary:
+        announced, rate = announced_frames(capture), frame_rate(capture) or RATE
         writer, frames, instances = None, 0, 0
         try:
             with reporter.progress("frames", announced) as progress:
                 for image, found in _drawn_frames(detector, capture, score=score, layer=layer, boxes=boxes):
-                    writer = writer or _open_writer(temporary, image, rate if 0 < rate < 1000 else RATE)
+                    writer = writer or _open_writer(temporary, image, rate)
                     writer.write(np.ascontiguousarray(image[..., ::-1]))
                     frames, instances = frames + 1, instances + found
                     progress.advance(note=f"{found} instances")
@@ -84,18 +81,26 @@ def draw_video(
             if writer is not None:
                 writer.release()
         if not frames:
-            raise data_error(f"`{source}` holds no frame that OpenCV can read")
+            raise no_frame(source)
         if _count(temporary) != frames:  # OpenCV does not report a full disk
             raise BCNetError(f"`{output}` could not be written in full", "is there room on the disk?")
     return VideoSummary(frames, instances, frames >= announced)
 
 
-def follow(before: Sequence[Instance], now: Sequence[Instance], fresh: Iterator[int]) -> tuple[Instance, ...]:
-    """Give the instances of a frame, best first, the colors they had in the previous frame, else fresh ones."""
-    matches = match_greedily(mask_ious(now, before), SAME_IOU)
+def with_tracks(tracker: Tracker, found: Sequence[Instance]) -> tuple[Instance, ...]:
+    """Give the instances of the next frame, best first, the numbers of their tracks, and a color for each number."""
+    seen = [one for one in found if one.occludee is not None]
+    wholes = [one.whole for one in seen if one.whole is not None]
+    order = [FrontPair(front, back) for front, one in enumerate(seen) for back in one.hides or ()]
+    numbers = tracker.update(
+        Frame(
+            [one.occludee for one in seen if one.occludee is not None], [one.score or 0.0 for one in seen],
+            [one.category for one in seen], wholes if len(wholes) == len(seen) else None, order,
+        )
+    )  # fmt: skip
     return tuple(
-        replace(instance, color=next(fresh) if match is None else before[match].color)
-        for instance, match in zip(now, matches, strict=True)
+        replace(one, color=track - 1, category=f"{one.category} {track}") if track else one
+        for one, track in zip(seen, numbers, strict=True)
     )
 
 
@@ -108,16 +113,15 @@ def _drawn_frames(
     boxes: bool,
 ) -> Iterator[tuple[Image, int]]:
     """Yield each frame with the predictions drawn on it, and the number of its instances."""
-    before: tuple[Instance, ...] = ()
-    fresh = count()
+    tracker = Tracker(begin=score)
     while (read := capture.read())[0] and read[1].size:
         frame = np.ascontiguousarray(read[1][..., ::-1])
-        before = follow(before, detect(detector, frame, score=score, at_least=0), fresh)
+        found = with_tracks(tracker, detect(detector, frame, score=score, at_least=0))
         height, width = frame.shape[:2]
-        panels = draw_panels(Picture("", frame, before), layer=layer, boxes=boxes, size=(height, width))
+        panels = draw_panels(Picture("", frame, found), layer=layer, boxes=boxes, size=(height, width))
         image = np.concatenate([paint(panels[key]) for key in PANEL_KEYS[layer]], axis=1)
         bottom, right = height % 2, image.shape[1] % 2  # codecs reject odd sizes
-        yield np.asarray(cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE), np.uint8), len(before)
+        yield np.asarray(cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE), np.uint8), len(found)
 
 
 def _open_writer(path: Path, image: Image, rate: float) -> cv2.VideoWriter:
@@ -131,26 +135,8 @@ def _open_writer(path: Path, image: Image, rate: float) -> cv2.VideoWriter:
 
 def _count(path: Path) -> int:
     """Count the frames of a video that can be decoded."""
-    with _open(path) as capture:
+    with open_video(path) as capture:
         frames = 0
         while capture.grab():
             frames += 1
         return frames
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    """Open a video with the messages of OpenCV and ffmpeg silenced."""
-    if not path.is_file():
-        raise data_error(f"the video `{path}` does not exist")
-    log = getattr(cv2.utils, "logging", cv2)  # OpenCV 4 has its log level in cv2 itself
-    level = log.setLogLevel(0)  # nothing
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    try:
-        if not capture.isOpened():
-            raise data_error(f"`{path}` is not a video that OpenCV can read", "convert it to mp4")
-        yield capture
-    finally:
-        capture.release()
-        log.setLogLevel(level)

@@ -25,6 +25,8 @@ DETECTRON2_FILE = "last_checkpoint"
 """File in which a run of detectron2 names its newest checkpoint."""
 DETECTRON2_KEY = "bcnet"
 """Key under which detectron2's checkpointer saves what bcnet adds to a run."""
+EXPORTED = ".onnx"
+"""Suffix of the files that `bcnet predict` runs with onnxruntime; they are no checkpoints."""
 FORMAT = 1
 """Version of the file format; newer ones are rejected."""
 MAX_STEPS = 10**8
@@ -133,8 +135,13 @@ def _not_a_checkpoint(path: Path, reason: str = "") -> BCNetError:
     return data_error(f"`{path}` is not a bcnet checkpoint{reason}", *_ways_out(path))
 
 
-def _ways_out(path: Path) -> tuple[str, str, str]:
+def _ways_out(path: Path) -> tuple[str, ...]:
     """Return hints for a file that is not a checkpoint of bcnet."""
+    if path.suffix.lower() == EXPORTED:
+        return (
+            f"an exported file predicts: bcnet predict {shlex.quote(str(path))} PHOTOS -o results.json",
+            "and its results are scored: bcnet eval --results results.json --gt instances.json",
+        )
     return (
         "give a run or a checkpoint; bcnet train writes them",
         f"published weights become one by: bcnet weights import {shlex.quote(str(path))} -o bcnet.pt",

@@ -25,11 +25,11 @@ from bcnet_core.files.images import as_image
 from bcnet_core.model.boxes import boxes_in_image
 from bcnet_core.model.detectors import batches_of_a_size
 from bcnet_core.structures import Detections
+from bcnet_core.weights.checkpoint import EXPORTED
 from bcnet_core.weights.export import FORMAT
 from bcnet_core.weights.loading import Trained, read_trained
 from bcnet_core.weights.traceable import INPUT, INSTANCE_OUTPUTS
 
-SUFFIX = ".onnx"
 EXPORT_AGAIN = "write it anew: bcnet weights export RUN -o model.onnx --format onnx"
 
 
@@ -112,7 +112,12 @@ class Exported:
     amodal_boxes: bool
 
     def build(
-        self, device: str = "auto", *, detections_per_image: int | None = None, runtime: Runtime = PLAIN
+        self,
+        device: str = "auto",
+        *,
+        detections_per_image: int | None = None,
+        runtime: Runtime = PLAIN,
+        layers: bool = True,
     ) -> ExportedDetector:
         """Open the file on a device.
 
@@ -120,6 +125,7 @@ class Exported:
             device: like "cuda", or "auto" for a GPU if onnxruntime has support for one.
             detections_per_image: number of detections that it keeps, which must be the file's; None for the file's.
             runtime: how it computes; only the size of batches is not the file's.
+            layers: whether all maps are needed; the file computes them anyway.
 
         Raises:
             BCNetError: if onnxruntime cannot run the file there, or something is asked for that the file has no choice
@@ -146,7 +152,7 @@ def open_trained(path: Path) -> Trained | Exported:
     Raises:
         BCNetError: see `read_trained` and `read_exported`.
     """
-    return read_exported(path) if path.suffix.lower() == SUFFIX else read_trained(path)
+    return read_exported(path) if path.suffix.lower() == EXPORTED else read_trained(path)
 
 
 def read_exported(path: Path) -> Exported:

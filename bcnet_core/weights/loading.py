@@ -6,7 +6,7 @@ A trained detector must fit to the last tensor; weights that a training starts f
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from bcnet_core.config.runtime import PLAIN, Runtime
 from bcnet_core.config.schema import Recipe
 from bcnet_core.distributed import choose_device
 from bcnet_core.errors import data_error
+from bcnet_core.maps import maps_of_results
 from bcnet_core.model.backbones import RESNETS
 from bcnet_core.model.detectors import Detector, build_detector
 from bcnet_core.model.folding import fold
@@ -64,7 +65,7 @@ class Trained:
         *,
         detections_per_image: int | None = None,
         runtime: Runtime = PLAIN,
-        maps: Collection[str] | None = None,
+        layers: bool = True,
     ) -> Detector:
         """Build the detector to predict with: in evaluation mode and folded, see `model/folding.py`.
 
@@ -72,14 +73,14 @@ class Trained:
             device: like "cuda", or "auto" for a GPU if there is one.
             detections_per_image: number of detections that it keeps; None for the recipe's.
             runtime: how it computes.
-            maps: names of the maps that are needed; None for all that it has learned.
+            layers: whether all maps are needed; otherwise it predicts those that results without layers depend on.
 
         Raises:
             BCNetError: if the weights do not fit the recipe.
         """
         detector = self.restore(device, detections_per_image=detections_per_image)
         detector.runtime = runtime
-        return fold(detector, maps=maps)
+        return fold(detector, maps=None if layers else maps_of_results(detector.heads.masks.head.outputs))
 
     def restore(self, device: str = "auto", *, detections_per_image: int | None = None) -> Detector:
         """Build the detector as it was trained, in evaluation mode; see `build`."""

@@ -265,16 +265,20 @@ def _inference(detector: Detector, pictures: list[NDArray[np.uint8]]) -> Callabl
 
 
 def alternate(calls: Sequence[Callable[[], object]], repeats: int, device: torch.device) -> list[float]:
-    """Return the median seconds of each call; they alternate, after one round of warm-up."""
+    """Return the median seconds of each call; they alternate, after one round of warm-up.
+
+    On one CPU thread these are seconds of CPU time, which other programs change less.
+    """
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     seconds: list[list[float]] = [[] for _ in calls]
     for repeat in range(repeats + 1):
         for call, spent in zip(calls, seconds, strict=True):
             _finish(device)
-            start = time.perf_counter()
+            start = clock()
             call()
             _finish(device)
             if repeat:
-                spent.append(time.perf_counter() - start)
+                spent.append(clock() - start)
     return [median(spent) for spent in seconds]
 
 

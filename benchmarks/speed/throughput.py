@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -21,6 +23,9 @@ from bcnet_core.config.load import load_recipe
 from bcnet_core.data.dataset import Targets
 from bcnet_core.distributed import choose_device
 from bcnet_core.engine.optimizer import build_optimizer
+from bcnet_core.maps import maps_of_results
+from bcnet_core.model.detectors import Detector
+from bcnet_core.model.folding import fold
 from bcnet_core.structures import Detections
 from benchmarks.crowds.peers import draw_masks
 from benchmarks.speed.model import (
@@ -44,13 +49,13 @@ class Timed(NamedTuple):
 
     Attributes:
         name: of the model.
-        step: a training step with its optimizer.
+        step: a training step with its optimizer; None for a detector that cannot train.
         maps: inference of one image, to maps of 28 x 28.
         masks: the same, to masks in the image.
     """
 
     name: str
-    step: Callable[[], object]
+    step: Callable[[], object] | None
     maps: Callable[[], object]
     masks: Callable[[], object]
 
@@ -63,14 +68,16 @@ def throughput(
     detections: Annotated[int, typer.Option("--detections", min=1, help="Detections of an image in inference.")] = 100,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed rounds; the median is shown.")] = 5,
     autocast: Annotated[Autocast | None, typer.Option("--autocast", help="Precision; default off, then bf16.")] = None,
+    steps: Annotated[bool, typer.Option("--steps/--no-steps", help="Time training steps, too.")] = True,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Time FCOS R50 and torchvision's Mask R-CNN R50 with random weights, alternately in one run.
 
     A training step has forward and backward pass and the optimizer. Inference is that of one image: to maps of 28 x 28,
-    and to masks in the image, as RLEs (bcnet) or tensors of the image's size (torchvision). "operations" are those that
-    PyTorch dispatches from image to maps.
+    and to masks in the image, as RLEs (bcnet) or tensors of the image's size (torchvision). FCOS is there as it is
+    trained, folded as it predicts, and without the maps that results without layers do not need. "operations" are those
+    that PyTorch dispatches from image to maps.
 
     **Examples**
 
@@ -86,49 +93,64 @@ def throughput(
     rows: list[dict[str, Any]] = []
     precisions: tuple[Autocast, ...] = ("off", "bf16") if autocast is None else (autocast,)
     for precision in precisions:
-        rows += _measure(Workload(height, width, images, instances, repeats, device, precision), detections)
+        work = Workload(height, width, images, instances, repeats, device, precision)
+        rows += _measure(work, detections, steps=steps)
     for row in rows:
         memory = "" if row["memory"] is None else f"{row['memory'] / 1e9:.1f}"
         milliseconds = (f"{1000 * row[name]:.1f}" for name in ("maps", "masks"))
         name = f"{row['model']}, {'fp32' if row['autocast'] == 'off' else row['autocast']}"
-        table.add_row(name, f"{images / row['step']:.1f}", *milliseconds, f"{row['operations']:,}", memory)
+        speed = "" if row["step"] is None else f"{images / row['step']:.1f}"
+        table.add_row(name, speed, *milliseconds, f"{row['operations']:,}", memory)
     console.out.print(json.dumps(rows) if as_json else table)
 
 
-def _measure(work: Workload, detections: int) -> list[dict[str, Any]]:
-    """Time both models in one precision; the seconds are medians."""
+def _measure(work: Workload, detections: int, *, steps: bool) -> list[dict[str, Any]]:
+    """Time all models in one precision; the seconds are medians."""
     device = choose_device(work.device)
     images, targets = make_batch(work)
     wanted = [one.to(device) for one in targets]
     with autocast_to(work, device):
-        models = [make(detections, work, images, wanted, device) for make in (_ours, _peer)]
+        models = [*_ours(detections, work, images, wanted, device), _peer(detections, work, images, wanted, device)]
+        trained = [model for model in models if steps and model.step is not None]
+        times = alternate([model.step for model in trained if model.step is not None], work.repeats, device)
+        step = dict(zip([model.name for model in trained], times, strict=True))
         seconds = {
             name: alternate([getattr(model, name) for model in models], work.repeats, device)
-            for name in ("step", "maps", "masks")
+            for name in ("maps", "masks")
         }
         return [
             {
                 "model": model.name,
                 "autocast": work.autocast,
+                "step": step.get(model.name),
                 **{name: spent[index] for name, spent in seconds.items()},
                 "operations": count_operations(model.maps),
-                "memory": _step_memory(model.step, device),
+                "memory": _step_memory(model.step, device) if steps else None,
             }
             for index, model in enumerate(models)
         ]
 
 
-def _ours(detections: int, work: Workload, images: list[Tensor], targets: list[Targets], device: torch.device) -> Timed:
+def _ours(
+    detections: int, work: Workload, images: list[Tensor], targets: list[Targets], device: torch.device
+) -> list[Timed]:
+    """Return the detector as it is trained, folded, and folded without the maps that only layers need."""
     recipe = load_recipe(RECIPE, [f"model.detections_per_image={detections}"])
     detector = build_model(recipe.model, work, plain=False).to(device)
     picture = images[0].permute(1, 2, 0).numpy()
     lower_threshold(detector, picture)
+    names = maps_of_results(detector.heads.masks.head.outputs)
+    folded, results = fold(deepcopy(detector)), fold(deepcopy(detector), maps=names)
 
-    def predict() -> Detections:
-        return detector.eval().predict([picture], resize=False)[0]
+    def predict(form: Detector) -> Detections:
+        return form.eval().predict([picture], resize=False)[0]
 
     step = _step(detector, lambda: detector(images, targets, list(range(len(images)))))
-    return Timed(RECIPE, step, predict, lambda: predict().rles)
+    forms = ((RECIPE, step, detector), (f"{RECIPE}, folded", None, folded), (f"{RECIPE}, no layers", None, results))
+    return [
+        Timed(name, train, partial(predict, form), lambda form=form: predict(form).rles)  # type: ignore[misc]
+        for name, train, form in forms
+    ]
 
 
 def _peer(detections: int, _: Workload, images: list[Tensor], targets: list[Targets], device: torch.device) -> Timed:
@@ -183,9 +205,9 @@ def _step(model: nn.Module, losses: Callable[[], dict[str, Tensor]]) -> Callable
     return step
 
 
-def _step_memory(step: Callable[[], object], device: torch.device) -> int | None:
-    """Return the largest memory of the GPU during a step, bytes, that of both models included; None on a CPU."""
-    if device.type != "cuda":
+def _step_memory(step: Callable[[], object] | None, device: torch.device) -> int | None:
+    """Return the largest memory of the GPU during a step, bytes, that of all models included; None on a CPU."""
+    if step is None or device.type != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats(device)
     step()

@@ -1,9 +1,12 @@
 """The full pipeline: the demo on synthetic scenes, and the commands of the README on real images."""
 
 import json
+from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.conftest import Bcnet
 
@@ -28,7 +31,7 @@ def test_a_small_demo_runs_the_full_pipeline(bcnet: Bcnet, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_the_demo_model_learns(bcnet: Bcnet, tmp_path: Path) -> None:
+def test_the_demo_model_learns_and_predicts_in_batches_and_half_precision(bcnet: Bcnet, tmp_path: Path) -> None:
     """Trained on half of the scenes for less than half of the steps of `make demo`, whose mask AP is 41.1."""
     sizes = ("--images", "1000", "--val-images", "150", "--steps", "400")
     done = bcnet("demo", "-o", tmp_path / "demo", *sizes)
@@ -36,6 +39,28 @@ def test_the_demo_model_learns(bcnet: Bcnet, tmp_path: Path) -> None:
     scores = json.loads((tmp_path / "demo/run/eval/instances_val_scores.json").read_text())["scores"]
     assert scores["masks"]["AP"] >= 0.15
     assert f"{100 * scores['masks']['AP']:.1f}" in done.stdout
+    full = sure_boxes(tmp_path / "demo/run/eval")
+    tolerances = (("--batch 8", 0.01, 0.01), ("--precision bf16", 0.5, 0.3), ("--precision fp16", 0.5, 0.1))
+    for words, points, pixels in tolerances:
+        folder = tmp_path / words.replace(" ", "_")
+        done = bcnet("eval", tmp_path / "demo/run", *words.split(), "-o", folder, "--json")
+        assert done.returncode == 0, done.stderr
+        for kind, found in json.loads(done.stdout)["scores"].items():
+            assert abs(found["AP"] - scores[kind]["AP"]) <= points / 100, (words, kind)
+        found = sure_boxes(folder)
+        distances = [
+            np.abs(found[key] - box).max(axis=1).min() for key, boxes in full.items() if key in found for box in boxes
+        ]
+        assert len(distances) > 50 and np.median(distances) <= pixels, words
+
+
+def sure_boxes(folder: Path) -> dict[tuple[int, int], NDArray[np.float64]]:
+    """Return the (N, 4) boxes of results with a score of at least 0.5, by image and category."""
+    boxes: dict[tuple[int, int], list[list[float]]] = defaultdict(list)
+    for found in json.loads((folder / "instances_val_results.json").read_text()):
+        if found["score"] >= 0.5:
+            boxes[found["image_id"], found["category_id"]].append(found["bbox"])
+    return {key: np.array(values) for key, values in boxes.items()}
 
 
 @pytest.mark.slow

@@ -109,7 +109,10 @@ def test_results_of_an_amodal_detector_give_its_visible_and_whole_masks_again(tm
 
 def test_results_keep_what_their_boxes_say(tmp_path: Path) -> None:
     score = 0.123456789012
-    records = [result([1, 2, 10, 5], score=score, track_id="a", id=8, area=50), result([1, 2, 3, 4], track_id=[1])]
+    records = [
+        result([1, 2, 10, 5], score=score, track_id="a", id=8, area=50),
+        result([1, 2, 3, 4], track_id=[1], id=float("nan")),
+    ]
     first, second = chosen(tmp_path, records)[0][1].keep_in([{"score": 0.1235, "bbox": [1, 2, 3, 4]}] * 2)
     assert first == {"score": score, "bbox": [1, 2, 3, 4], "category_id": 71, "track_id": "a", "id": 8}
     assert second == {"score": 0.5, "bbox": [1, 2, 3, 4], "category_id": 71}

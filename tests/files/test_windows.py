@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
+from rasterio.errors import NotGeoreferencedWarning
 
 from bcnet_core import BCNetError, ExitCode
 from bcnet_core.files import windows
@@ -115,11 +119,19 @@ def test_what_would_have_other_pixels_is_refused(picture: Image.Image, tmp_path:
     for name, mode in (("ink.tif", "CMYK"), ("ink.jpg", "CMYK"), ("bits.png", "1"), ("lab.tif", "LAB")):
         save(picture, tmp_path / name, mode)
     Image.fromarray(np.zeros(SIZE, np.uint16)).save(tmp_path / "deep.png")
+    cv2.imwrite(str(tmp_path / "deep_color.png"), np.full((*SIZE, 3), 7_000, np.uint16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(
+            tmp_path / "inverted.tif", "w", driver="GTiff", width=80, height=60, count=1, dtype="uint8",
+            photometric="MINISWHITE",
+        ) as out:  # fmt: skip
+            out.write(np.full((1, *SIZE), 7, np.uint8))
     picture.save(tmp_path / "a.bmp")
     for name, word in (
         ("turned.jpg", "orientation 6"), ("turned.tif", "orientation 6"), ("turned.png", "orientation 6"),
         ("ink.tif", "CMYK"), ("ink.jpg", "CMYK"), ("bits.png", r"\(1\)"), ("lab.tif", "LAB"), ("deep.png", "I;16"),
-        ("a.bmp", "is a BMP"),
+        ("a.bmp", "is a BMP"), ("deep_color.png", "RGB"), ("inverted.tif", r"\(L\)"),
     ):  # fmt: skip
         path = tmp_path / name
         with WindowReader() as reader, pytest.raises(BCNetError, match=word) as caught:

@@ -1,12 +1,15 @@
 """Prediction in batches and in half precision, against images alone in float32."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
+from bcnet_core import BCNetError
 from bcnet_core.config.choices import Precision
 from bcnet_core.config.runtime import Runtime
 from bcnet_core.model.detectors import Detector, batches_of_a_size
@@ -76,3 +79,28 @@ def test_half_precision_computes_in_half_and_returns_float32(kind: str, precisio
         assert {part.dtype for part in (other.boxes, other.scores, *other.maps.values())} == {torch.float32}
         assert 0 < float((one.scores[0] - other.scores[0]).abs()) < 0.02
     assert set(inside) == {torch.bfloat16 if precision == "bf16" else torch.float16}
+
+
+@pytest.mark.parametrize(("batch", "what"), [(3, "3 images of 64 x 96"), (1, "an image of 64 x 96")])
+def test_a_batch_that_the_gpu_cannot_hold_is_one_sentence(batch: int, what: str) -> None:
+    def full(_: torch.nn.Module, __: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    detector = build().eval()
+    detector.backbone.register_forward_pre_hook(full)
+    detector.runtime = Runtime(batch=batch)
+    with pytest.raises(BCNetError, match=f"too little memory for {what} pixels") as caught:
+        detector.predict(noise())
+    assert ("--batch" if batch > 1 else "--tile") in caught.value.hints[0]
+
+
+def test_files_are_grouped_as_their_pixels_are(tmp_path: Path) -> None:
+    detector, images = build().eval(), noise()
+    paths = [tmp_path / f"{number}.png" for number in range(len(images))]
+    for path, pixels in zip(paths, images, strict=True):
+        Image.fromarray(pixels).save(path)
+    detector.runtime = Runtime(batch=3)
+    seen = network_batches(detector)
+    expected, found = detector.predict(images), detector.predict(paths)
+    assert seen[:4] == seen[4:] and len(seen) == 8
+    assert all(torch.equal(one.boxes, other.boxes) for one, other in zip(expected, found, strict=True))

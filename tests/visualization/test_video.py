@@ -1,6 +1,5 @@
 """Videos with predictions drawn on them."""
 
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,12 @@ import torch
 
 from bcnet_core import masks
 from bcnet_core.errors import BCNetError, ExitCode
+from bcnet_core.evaluation.tracks import Tracker
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.structures import Detections
 from bcnet_core.visualization import drawing, video
 from bcnet_core.visualization.picture import Instance
-from bcnet_core.visualization.video import VideoSummary, draw_video, follow
+from bcnet_core.visualization.video import VideoSummary, draw_video, with_tracks
 
 
 def make_video(path: Path, *, frames: int = 6, size: tuple[int, int] = (120, 90)) -> Path:
@@ -84,15 +84,14 @@ def test_one_layer_and_odd_sizes(tmp_path: Path) -> None:
     assert frames_of(tmp_path / "out.mp4")[0].shape == (92, 122, 3)
 
 
-def test_colors_follow_their_instances() -> None:
-    def layers(x: int, category: str = "box") -> Instance:
-        return Instance(category, (x, 0, x + 20, 20), masks.from_box(x, 0, x + 20, 20, 50, 100))
+def test_colors_and_numbers_follow_their_instances() -> None:
+    def box(x: int) -> Instance:
+        return Instance("box", (x, 0, x + 20, 20), masks.from_box(x, 0, x + 20, 20, 50, 100), score=0.9)
 
-    fresh = count()
-    first = follow((), (layers(0), layers(50)), fresh)
-    second = follow(first, (layers(52), layers(2), layers(80)), fresh)
-    third = follow(second, (layers(2, "ball"), layers(52)), fresh)
-    assert [[one.color for one in frame] for frame in (first, second, third)] == [[0, 1], [1, 0, 2], [3, 1]]
+    tracker = Tracker()
+    frames = [with_tracks(tracker, [box(x) for x in places]) for places in ((0, 50), (52, 2, 80), (4, 54))]
+    assert [[one.color for one in frame] for frame in frames] == [[0, 1], [1, 0, 2], [0, 1]]
+    assert frames[1][0].label == "box 2 0.90"
 
 
 def test_files_that_are_not_videos_are_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

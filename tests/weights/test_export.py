@@ -77,11 +77,12 @@ def test_an_exported_detector_predicts_the_same_for_any_size_and_batch(tmp_path:
 
 def matching(got: dict[str, torch.Tensor], expected: Detections) -> int:
     """Return how many detections are among the outputs, in any order: equal scores are in the order of rounding."""
-    boxes = (expected.boxes[:, None] - got["boxes"]).abs().amax(2) <= 1e-3
-    same = boxes & (expected.labels[:, None] == got["labels"])
+    distances = (expected.boxes[:, None] - got["boxes"]).abs().amax(2)
+    nearest, place = distances.masked_fill(expected.labels[:, None] != got["labels"], torch.inf).min(1)
+    same = nearest <= 1e-3
     for name, maps in expected.maps.items():
-        same &= (maps[:, None] - got[name]).abs().amax((2, 3)) <= 1e-4
-    return int(same.any(1).sum())
+        same &= (maps - got[name][place]).abs().amax((1, 2)) <= 1e-4
+    return int(same.sum())
 
 
 @pytest.mark.slow
@@ -89,8 +90,12 @@ def matching(got: dict[str, torch.Tensor], expected: Detections) -> int:
 def test_a_detector_of_a_resnet_50_is_exported(tmp_path: Path, kind: str) -> None:
     threshold = {"fcos": 0.0, "faster_rcnn": 0.2}[kind]
     detector = build(kind, backbone="r50", channels=256, tower_convs=4, score_threshold=threshold).eval()
+    for name, norm in detector.backbone.named_modules():
+        if name.endswith("bn3"):  # untrained, every block would double what it adds to
+            norm.weight.fill_(0.2)
     path = tmp_path / "detector"
-    compared = export.export_detector(detector, path, form="onnx", height=200, width=320)
+    smooth = noise(10, 16, 3)  # untrained, what follows rounding in noise is amplified
+    compared = export.export_detector(detector, path, form="onnx", height=200, width=320, picture=smooth)
     assert compared.alike >= 0.95 * compared.instances > 0
 
 

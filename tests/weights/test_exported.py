@@ -108,6 +108,12 @@ def test_the_command_line_refuses_what_the_file_has_not(
     assert not (tmp_path / "x.json").exists()
 
 
+def test_other_commands_say_what_an_exported_file_is_for(exported: Path) -> None:
+    with pytest.raises(BCNetError, match="is not a bcnet checkpoint") as caught:
+        read_trained(exported)
+    assert caught.value.hints[0] == f"an exported file predicts: bcnet predict {exported} PHOTOS -o results.json"
+
+
 def foreign(path: Path, opset: int = 17) -> bytes:
     """Return an ONNX file of another program."""
     value = onnx.helper.make_tensor_value_info

@@ -88,6 +88,8 @@ def test_a_checkpoint_is_read_once_for_everything(untrained: Path) -> None:
     state = trained.restore("cpu").state_dict()
     assert state.keys() == trained.weights.keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in trained.weights.items())
+    assert len(trained.build("cpu").heads.masks.head.outputs) == 4
+    assert trained.build("cpu", layers=False).heads.masks.head.outputs == ("occludee_mask",)
 
 
 def test_weights_of_another_backbone_name_both_recipes(tmp_path: Path, scenes: Path, untrained: Path) -> None:
