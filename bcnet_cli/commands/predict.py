@@ -170,8 +170,7 @@ def predict(
         trained.path, device, inputs.images, None, progress_file(output), layers, disjoint=disjoint,
         score=least or 0.0, passes_over=True, runtime=runtime, boxes=inputs.boxes, tiling=tiling,
     )  # fmt: skip
-    build = partial(trained.build, device, runtime=runtime, layers=layers or disjoint)
-    predict_to_disk(job, cluster, reporter=reporter, build=build)
+    predict_to_disk(job, cluster, reporter=reporter, build=partial(job.build, trained))
     written = write_predictions(job, inputs.categories or trained.categories, paths, reporter=reporter)
     show(written, paths, as_json=as_json, disjoint=disjoint)
     console.show_outputs(*paths.all, then=_next_command(output, paths.listing, found, inputs.truth))

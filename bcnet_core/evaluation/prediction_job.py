@@ -27,7 +27,8 @@ from bcnet_core.files.images import check_images
 from bcnet_core.files.outputs import atomic_file, check_output_file, reserve_outputs
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.structures import Instances, Predictor
-from bcnet_core.weights.exported import open_trained
+from bcnet_core.weights.exported import Exported, open_trained
+from bcnet_core.weights.loading import Trained
 
 HEADER_KEY = "bcnet_predictions"
 
@@ -209,9 +210,9 @@ class PredictionJob:
         for _, found in joined(zip(parts, self.file.read(parts), strict=True), self.tiling):
             yield found
 
-    def build(self) -> Predictor:
-        """Read the checkpoint or the exported file and build its detector."""
-        return open_trained(self.checkpoint).build(
+    def build(self, trained: Trained | Exported | None = None) -> Predictor:
+        """Build the detector, from its checkpoint or exported file if the caller has not read that."""
+        return (trained or open_trained(self.checkpoint)).build(
             self.device,
             detections_per_image=self.detections_per_image,
             runtime=self.runtime,
