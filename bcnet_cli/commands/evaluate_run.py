@@ -103,11 +103,12 @@ def score_run(choice: RunChoice, out: Output, read_options: ReadOptions, *, laye
     report_crowding(coco, kept=kept, counted=counted, way_out=way_out, reporter=reporter)
     if _is_planned(opened, out):
         return
-    with _predicted(choice, opened, counted) as predicted:
+    inside: dict[str, float] = {}
+    every_map = layers or options.amodal is not None
+    with _predicted(choice, opened, counted, every_map=every_map) as predicted:
         results = _listed([result for part in predicted for result in part], opened)
-        inside: dict[str, float] = {}
-        if (layers or options.amodal is not None) and opened.build is not None:
-            inside = score_true_boxes(opened.build(), coco, opened.images, reporter=reporter).means()
+        if every_map and opened.build is not None:
+            inside = score_true_boxes(opened.build(layers=True), coco, opened.images, reporter=reporter).means()
         elif options.amodal is not None:
             reporter.info("masks inside true boxes are left out: they need the torchvision backend")
         report = score_results(coco, results, options, truth=truth)
@@ -140,7 +141,7 @@ def submit_run(choice: RunChoice, out: Output) -> None:
     opened = _open(choice, out, test_dev=True)
     if _is_planned(opened, out):
         return
-    with _predicted(choice, opened, MOST_DETECTIONS) as predicted:
+    with _predicted(choice, opened, MOST_DETECTIONS, every_map=False) as predicted:
         found, images = write_submission(opened.targets[0], opened.coco, predicted), len(opened.coco.images)
     if out.style == "json":
         console.out.print_json(data={"images": images, "detections": found})
@@ -201,8 +202,11 @@ def _is_planned(opened: Opened, out: Output) -> bool:
 
 
 @contextmanager
-def _predicted(choice: RunChoice, opened: Opened, counted: int) -> Iterator[Iterable[list[Record]]]:
-    """Predict, and yield the results of each image; the file to resume from is removed when the block succeeds."""
+def _predicted(choice: RunChoice, opened: Opened, counted: int, *, every_map: bool) -> Iterator[Iterable[list[Record]]]:
+    """Predict, and yield the results of each image; the file to resume from is removed when the block succeeds.
+
+    With `every_map` the detector is built with all maps, because the caller needs it, too.
+    """
     from bcnet_core.backends import predict_with_detectron2
     from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
     from bcnet_core.files.images import check_images
@@ -229,6 +233,6 @@ def _predicted(choice: RunChoice, opened: Opened, counted: int) -> Iterator[Iter
         runtime=choice.runtime,
         tiling=choice.tiling,
     )
-    predict_to_disk(job, cluster, reporter=reporter, build=build and functools.partial(build, layers=False))
+    predict_to_disk(job, cluster, reporter=reporter, build=build and functools.partial(build, layers=every_map))
     yield job.results(coco.images, run.categories)
     file.path.unlink(missing_ok=True)
