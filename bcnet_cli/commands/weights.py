@@ -171,7 +171,7 @@ def export(
     """
     from bcnet_core.errors import usage_error
     from bcnet_core.files.images import read_image
-    from bcnet_core.weights.checkpoint import find_checkpoint
+    from bcnet_core.weights.checkpoint import EXPORTED, find_checkpoint
     from bcnet_core.weights.export import export_detector
     from bcnet_core.weights.loading import read_trained
 
@@ -180,6 +180,8 @@ def export(
         raise usage_error(
             f"an image of {height} x {width} pixels is too large", f"sides up to {MAX_SIDE:,} are possible"
         )
+    if output.suffix.lower() == EXPORTED and form != "onnx":
+        raise usage_error(f"`{output}` would hold {form}, and its name says ONNX", "write ONNX: --format onnx")
     inputs = [find_checkpoint(source), *([image] if image else [])]
     reserve_files(context, output, inputs=inputs, overwrite=overwrite, dry_run=dry_run)
     picture = read_image(image) if image else None

@@ -134,7 +134,7 @@ class Exported:
         if detections_per_image not in {None, self.detections_per_image}:
             raise _fixed(self.path, f"{self.detections_per_image} detections of an image")
         if runtime._replace(batch=1) != PLAIN:
-            raise _fixed(self.path, "its precision, and a runtime of its own")
+            raise _fixed(self.path, "its precision, and onnxruntime runs it (no --precision, no --compile)")
         return ExportedDetector(
             self.path, categories=self.categories, min_size=self.min_size, max_size=self.max_size, device=device,
             batch=runtime.batch,

@@ -79,7 +79,10 @@ def _read(file: BinaryIO) -> Any:  # noqa: ANN401
     file.seek(0)
     if head.startswith(ZIP_MAGIC):
         with zipfile.ZipFile(file) as archive:
-            unpacked = sum(part.file_size for part in archive.infolist())
+            parts = archive.infolist()
+        if any(part.filename.endswith("/constants.pkl") for part in parts):
+            raise pickle.UnpicklingError("it is a TorchScript program")
+        unpacked = sum(part.file_size for part in parts)
         if unpacked > size:  # torch stores tensors uncompressed; a zip bomb on a download page would fill the memory
             raise pickle.UnpicklingError("its parts unpack to more than the size of the file")
         file.seek(0)

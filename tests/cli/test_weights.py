@@ -22,6 +22,7 @@ from bcnet_core.config.schema import Recipe
 from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.model.detectors import build_detector
 from bcnet_core.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from bcnet_core.weights.files import read_weight_file
 from tests.conftest import Bcnet
 from tests.weights.test_families import detectron2_rcnn, release, torchvision_backbone
 
@@ -113,8 +114,13 @@ def test_a_detector_is_exported_and_compared(tmp_path: Path, threshold: float, c
     assert result.exit_code == 0 and re.search(message, result.stderr), result.output
     boxes, *_ = torch.jit.load(str(where))(torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
     assert len(boxes) == count
+    with pytest.raises(BCNetError, match="it is a TorchScript program"):
+        read_weight_file(where)
     huge = run(tmp_path / "x.pt", "-o", tmp_path / "huge.torchscript", "--size", "99999x64", command="export")
     assert isinstance(huge.exception, BCNetError) and "99999 x 64 pixels is too large" in huge.exception.message
+    misnamed = run(tmp_path / "x.pt", "-o", tmp_path / "x.onnx", command="export")
+    assert isinstance(misnamed.exception, BCNetError) and "--format onnx" in misnamed.exception.hints[0]
+    assert not (tmp_path / "x.onnx").exists()
     again = run(*arguments, command="export")
     assert isinstance(again.exception, BCNetError) and "--overwrite" in " ".join(again.exception.hints)
 
