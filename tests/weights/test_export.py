@@ -60,7 +60,7 @@ def test_an_exported_detector_predicts_the_same_for_any_size_and_batch(tmp_path:
     detector = build(**MODELS[name]).eval()  # type: ignore[arg-type]
     path = tmp_path / "detector"
     compared = export.export_detector(detector, path, form=form, height=96, width=120)  # type: ignore[arg-type]
-    assert compared.difference <= 1e-3 and compared.alike >= 0.95 * compared.instances > 0
+    assert compared.difference <= 1e-2 and compared.alike >= 0.95 * compared.instances > 0
     run, names = runner(path, form), TensorDetector(detector).outputs
     for shape in BATCHES:
         images = noise(*shape, 3)
