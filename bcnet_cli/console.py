@@ -47,6 +47,11 @@ def one_line(text: str) -> str:
     return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]} ..."
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and a regular noun, in the plural unless the number is one."""
+    return f"{number:,} {noun if number == 1 else f'{noun}s'}"
+
+
 def show_outputs(*paths: Path, then: str | Sequence[str] | None = None, dry_run: bool = False) -> None:
     """Print, at the end of a command, what it wrote, or would, and the commands that usually follow (on stderr)."""
     if dry_run:

@@ -26,6 +26,8 @@ DataRoot = Annotated[
 ImageSize = Annotated[str, typer.Option("--size", metavar="HxW", help="Height and width of the images, pixels.")]
 COMPUTE = "Processes and devices"
 """Help panel of the options for processes and devices."""
+LARGE = "Large images"
+"""Help panel of the options for tiles."""
 Gpus = Annotated[
     int,
     typer.Option(
@@ -40,11 +42,18 @@ Tile = Annotated[
         "--tile",
         metavar="SIDE",
         show_default=False,
-        help="Predict images with a side above SIDE pixels in tiles of that size, and join what is cut.",
+        help="Predict images larger than this, in pixels, in square tiles of this side, and join what tiles cut.",
+        rich_help_panel=LARGE,
     ),
 ]
 Overlap = Annotated[
-    float, typer.Option("--overlap", metavar="SHARE", help="Share of its side that a tile has in common with the next.")
+    float,
+    typer.Option(
+        "--overlap",
+        metavar="SHARE",
+        help="Share of its side by which a tile overlaps the next, from 0.05 to 0.75.",
+        rich_help_panel=LARGE,
+    ),
 ]
 USUAL_OVERLAP = 0.2
 """Overlap of tiles if none is asked for."""
@@ -53,16 +62,16 @@ Batch = Annotated[
     typer.Option(
         "--batch",
         min=1,
-        help="Most images that go through the network together, if they are of a size.",
+        help="Most images of one size that go through the network together.",
         rich_help_panel=COMPUTE,
     ),
 ]
 PrecisionOption = Annotated[
-    Precision, typer.Option("--precision", help="Of the network's arithmetic.", rich_help_panel=COMPUTE)
+    Precision, typer.Option("--precision", help="Precision of the network's arithmetic.", rich_help_panel=COMPUTE)
 ]
 Compile = Annotated[
     bool,
-    typer.Option("--compile", help="Compile the network first, which takes a minute.", rich_help_panel=COMPUTE),
+    typer.Option("--compile", help="Compile the network first, which takes a minute or more.", rich_help_panel=COMPUTE),
 ]
 
 TRAIN_ON_THESE_CATEGORIES = "or train on these: bcnet train RECIPE data.train.annotations=FILE"

@@ -146,7 +146,7 @@ def submit_run(choice: RunChoice, out: Output) -> None:
     if out.style == "json":
         console.out.print_json(data={"images": images, "detections": found})
     else:
-        console.out.print(f"{found:,} detections in {images:,} images")
+        console.out.print(f"{console.counted(found, 'detection')} in {console.counted(images, 'image')}")
     console.show_outputs(*opened.targets, then="upload the zip to the COCO test-dev server")
 
 
@@ -197,7 +197,9 @@ def _is_planned(opened: Opened, out: Output) -> bool:
     """Return whether this is a dry run, and print what would be done."""
     if out.dry_run:
         images = len(opened.coco.images)
-        console.err.print(f"would run {opened.run.checkpoint} on {images:,} images and write {opened.targets[0]}")
+        console.err.print(
+            f"would run {opened.run.checkpoint} on {console.counted(images, 'image')} and write {opened.targets[0]}"
+        )
     return out.dry_run
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from bcnet_core.evaluation.tiles import Tiling
 
 
+_what, _files = (partial(typer.Option, rich_help_panel=title) for title in ("What is predicted", "What is written"))
 Images = Annotated[
     list[str], typer.Argument(help="Image files, folders, or patterns; videos with --video.", show_default=False)
 ]
@@ -48,47 +49,44 @@ Model = Annotated[
     ),
 ]
 Disjoint = Annotated[
-    bool, typer.Option("--disjoint", help="Write masks that share no pixel: each goes to the instance in front.")
+    bool, _files("--disjoint", help="Write masks that share no pixel: each goes to the instance in front.")
 ]
 Formats = Annotated[
     list[str] | None,
-    typer.Option(
+    _files(
         "--format",
         metavar="NAME",
         show_default=False,
-        help="Also write them in this format, into OUTPUT_NAME: labels (images of numbers) or panoptic (COCO's), both "
-        "of which imply --disjoint, yolo, labelme or geojson; of --video mots (implies --disjoint) or ytvis. May be "
-        "given several times; coco is OUTPUT itself.",
+        help="Also write this format, into the folder OUTPUT_NAME: labelme, yolo, geojson, labels (label images) or "
+        "panoptic; with --video mots or ytvis. May be given several times; coco is OUTPUT itself. labels, panoptic and "
+        "mots imply --disjoint.",
     ),
 ]
-Video = Annotated[
-    bool, typer.Option("--video", help="Track the instances of videos, or of folders of frames, by their masks.")
-]
-Layers = Annotated[
-    bool, typer.Option("--layers", help="Also write the occluder mask and both boundaries of every instance.")
-]
+Video = Annotated[bool, _what("--video", help="Read videos, or folders of frames, and track instances through them.")]
+Layers = Annotated[bool, _files("--layers", help="Also write the occluder mask and both boundaries of every instance.")]
 Score = Annotated[
     float | None,
-    typer.Option(
+    _what(
+        "--score",
         min=0,
         max=1,
         show_default=False,
-        help="Lowest score of a detection; 0.5 with --disjoint or a --format, otherwise 0. Of --video the score, 0.5, "
-        "from which one begins a track; a fifth continues it.",
+        help="Lowest score of a detection; default 0, with --disjoint or --format 0.5. With --video, the lowest score "
+        "that begins a track, default 0.5; a fifth of it continues the track.",
     ),
 ]
 IdsFrom = Annotated[
     Path | None,
-    typer.Option("--ids-from", metavar="FILE", help="Take ids and sizes from this COCO json, by file name."),
+    _what("--ids-from", metavar="FILE", help="COCO json that gives the images, by file name, their ids and sizes."),
 ]
 Boxes = Annotated[
     Path | None,
-    typer.Option(
+    _what(
         "--boxes",
         metavar="FILE",
         show_default=False,
-        help="Predict masks inside these boxes, of any classes: COCO results of another detector or of a tracker, or "
-        "COCO ground truth.",
+        help="Predict masks inside these boxes instead of detecting: COCO results of another detector or of a tracker, "
+        "or COCO ground truth. They may be of any classes.",
     ),
 ]
 CONFIDENT = 0.5
@@ -101,13 +99,13 @@ def predict(
     images: Images,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="COCO results file to write.")],
-    formats: Formats = None,
-    video: Video = False,
-    layers: Layers = False,
-    disjoint: Disjoint = False,
     score: Score = None,
     ids_from: IdsFrom = None,
     boxes: Boxes = None,
+    video: Video = False,
+    formats: Formats = None,
+    layers: Layers = False,
+    disjoint: Disjoint = False,
     tile: Tile = None,
     overlap: Overlap = USUAL_OVERLAP,
     gpus: Gpus = 1,
@@ -119,10 +117,10 @@ def predict(
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Predict images; OUTPUT_images.json beside OUTPUT lists the images and categories that the results refer to.
+    """Find the instances in any images or videos, and write them as COCO results.
 
-    After an interruption the same command resumes. An image that cannot be read is passed over; it is named at the
-    end and listed in OUTPUT_images.json, and the exit code is 1.
+    OUTPUT_images.json lists the images and categories that the results refer to, and what could not be read, which is
+    skipped and makes the exit code 1. After an interruption the same command resumes.
 
     **Examples**
 
@@ -132,9 +130,9 @@ def predict(
 
     `bcnet predict runs/cells plates --format labels --score 0.6 -o cells.json`
 
-    `bcnet predict runs/tiny street.mp4 --video --format mots -o street.json`
-
     `bcnet predict runs/trees orthophoto.tif --tile 1024 -o trees.json`
+
+    `bcnet predict runs/tiny street.mp4 --video --format mots -o street.json`
 
     `bcnet predict runs/coco val2017 --boxes rf_detr.json --ids-from annotations/instances_val2017.json -o masks.json`
     """
@@ -163,7 +161,7 @@ def predict(
     inputs = list_inputs(found, ids_from, boxes, amodal=trained.amodal_boxes, least_score=least, reporter=reporter)
     check_names(paths, inputs.images)
     if dry_run:
-        console.err.print(f"would run {trained.path} on {len(inputs.images):,} images")
+        console.err.print(f"would run {trained.path} on {console.counted(len(inputs.images), 'image')}")
         console.show_outputs(*paths.all, dry_run=True)
         return
     job = PredictionJob(
@@ -214,9 +212,12 @@ def show(written: Written, paths: OutputPaths, *, as_json: bool, disjoint: bool)
         }
         console.out.print(json.dumps(content))
     else:
-        found = f"{written.detections:,} detections"
-        told = f"{found} of {written.tracks:,} tracks" if written.tracks is not None else found
-        console.out.print(f"{told} in {written.images:,} {'images' if written.tracks is None else 'frames'}")
+        found = console.counted(written.detections, "detection")
+        if written.tracks is None:
+            console.out.print(f"{found} in {console.counted(written.images, 'image')}")
+        else:
+            tracks, frames = console.counted(written.tracks, "track"), console.counted(written.images, "frame")
+            console.out.print(f"{found} of {tracks} in {frames}")
     if written.covered:
         console.err.print(f"{written.covered:,} more were left without a pixel by those in front, and are not written")
     for name, count in left_out.items():

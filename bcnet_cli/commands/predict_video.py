@@ -56,7 +56,8 @@ def predict_clips(
     clips = read_clips(found, reporter=reporter)
     check_names(paths, clips.videos)
     if dry_run:
-        console.err.print(f"would run {trained.path} on {len(clips.images):,} frames of {len(found):,} clips")
+        frames, of = console.counted(len(clips.images), "frame"), console.counted(len(found), "clip")
+        console.err.print(f"would run {trained.path} on {frames} of {of}")
         console.show_outputs(*paths.all, dry_run=True)
         return
     begin = CONFIDENT if score is None else score

@@ -253,7 +253,7 @@ def _draw_video(
     drawn = draw_video(detector, video, output, score=score, layer=layer, boxes=boxes, reporter=reporter)
     if not drawn.complete:
         reporter.warning(f"`{video}` has fewer readable frames than it announces; it may be truncated or damaged")
-    console.out.print(f"{drawn.instances:,} instances in {drawn.frames:,} frames")
+    console.out.print(f"{console.counted(drawn.instances, 'instance')} in {console.counted(drawn.frames, 'frame')}")
     console.show_outputs(output)
 
 

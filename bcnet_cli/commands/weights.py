@@ -33,7 +33,7 @@ Categories = Annotated[
     Path | None,
     typer.Option("--categories", help="COCO json with the categories of the weights; default COCO's 80."),
 ]
-Image = Annotated[Path | None, typer.Option("--image", help="Image to compare the two on; default noise.")]
+Image = Annotated[Path | None, typer.Option("--image", help="Image on which the two are compared; default noise.")]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -145,14 +145,15 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
     form: Annotated[
         ExportFormat,
-        typer.Option("--format", help="Writing onnx needs bcnet[onnx], reading torchscript needs torchvision."),
+        typer.Option("--format", help="onnx needs bcnet[onnx]; a program that loads torchscript needs torchvision."),
     ] = "torchscript",
     half: Annotated[
-        bool, typer.Option("--half", help="Compute in half precision (float16), in half the size; boxes stay float32.")
+        bool, typer.Option("--half", help="Compute in float16, which halves the file; boxes stay float32.")
     ] = False,
-    size: Annotated[str, typer.Option(metavar="HxW", help="Size of the image to compare file and detector on.")] = (
-        "800x1333"
-    ),
+    size: Annotated[
+        str,
+        typer.Option(metavar="HxW", help="Height and width, in pixels, of the image on which the two are compared."),
+    ] = ("800x1333"),
     image: Image = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,

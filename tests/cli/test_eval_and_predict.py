@@ -516,7 +516,7 @@ def test_tiles_are_predicted_scored_and_drawn(untrained: Path, scenes: Path, tmp
     good("predict", untrained, photo, "-o", tmp_path / "whole.json")
     result = good("predict", untrained, photo, *tiles, "-o", tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
-    assert "detections in 1 images" in result.stdout and found
+    assert "detections in 1 image\n" in result.stdout and found
     assert all(one["segmentation"]["size"] == [128, 128] for one in found)
     assert found != json.loads((tmp_path / "whole.json").read_text())
     larger = good("predict", untrained, photo, "--tile", "128", "-o", tmp_path / "larger.json")
