@@ -17,7 +17,6 @@ from statistics import median
 
 import numpy as np
 
-from bcnet_core import load_detector
 from bcnet_core.annotations.coco import Record, read_coco
 from bcnet_core.annotations.split import SplitRule, split_occluded
 from bcnet_core.config.load import load_recipe
@@ -31,6 +30,7 @@ from bcnet_core.files.json_files import write_json
 from bcnet_core.files.workers import parallel_map
 from bcnet_core.reporting import Progress, Reporter, SilentReporter
 from bcnet_core.weights.checkpoint import latest_checkpoint
+from bcnet_core.weights.loading import read_trained
 from benchmarks.evidence.data import DataSet
 from benchmarks.evidence.trials import ARMS, COSTS_FILE, Costs, Trial, TrialResult, is_measured, read_costs, result_path
 from benchmarks.study.training import one_thread
@@ -124,7 +124,7 @@ def train_trial(job: TrainingJob, name: str, reporter: Reporter) -> Path:
 
 def measure(checkpoint: Path, root: Path, split: str, device: str) -> Record:
     """Measure a trained detector on a held-out split: the fields of `TrialResult` but for the trial and its seconds."""
-    detector = load_detector(checkpoint, device=device)
+    detector = read_trained(checkpoint).restore(device)
     coco = read_coco(root / "annotations" / f"instances_{split}.json")
     scores = score_true_boxes(detector, coco, root / split, reporter=SilentReporter())
     results = predict_images(detector, coco.images, root / split, reporter=SilentReporter())

@@ -23,7 +23,7 @@ from bcnet_core.annotations.polygons import MIN_IOU
 from bcnet_core.evaluation.predict import Part
 from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob
 from bcnet_core.evaluation.prediction_outputs import Written, output_paths, write_predictions
-from bcnet_core.files.images import image_size
+from bcnet_core.files.image_headers import image_size
 from bcnet_core.structures import Instances
 from tests.conftest import Bcnet
 

@@ -310,9 +310,9 @@ ROWS = (
         folder, recipe={"model": {"channels": 10**9}}), 3, "less than or equal to 8192"),
     Row("checkpoint: a model larger than its weights", ("viz",), lambda folder: changed(
         folder, recipe={"model": {"backbone": "tiny", "channels": 8192}}), 3, "do not fit this model"),
-    Row("an image of 40,000,000,000 pixels", PICTURE, picture(png(200_000, 200_000)), 3, "exceeds limit of"),
+    Row("an image of 40,000,000,000 pixels", PICTURE, picture(png(200_000, 200_000)), 3, "too many to be read at once"),
     Row("an image larger than its json says", PICTURE, picture(png(9_000, 9_000)), 3, "is 9000 x 9000 pixels"),
-    Row("a jpeg of 65,535 x 65,535 pixels", PICTURE, picture(jpeg(), "odd.jpg"), 3, "exceeds limit of"),
+    Row("a jpeg of 65,535 x 65,535 pixels", PICTURE, picture(jpeg(), "odd.jpg"), 3, "too many to be read at once"),
     Row("an image with 200 MB of text", PICTURE, picture(
         png(40, 30, (b"zTXt", b"x\0\0" + zlib.compress(b"a" * 200_000_000)))), 3, "cannot be read: Decompressed"),
     Row("an image that is a program", PICTURE, picture(
