@@ -142,9 +142,9 @@ def read_box_file(path: Path, ids_from: CocoFile | None, *, reporter: Reporter) 
         BCNetError: if the file cannot be read or has faults, or the images of results are not known.
     """
     if not begins_list(path):
+        coco = read_coco(path)  # first: a file that is none of both lists nothing
         if ids_from is not None:
             raise usage_error(f"`{path}` lists its images and categories itself", "leave --ids-from out")
-        coco = read_coco(path)
         return BoxFile(path, coco, [{**one, "score": 1.0} for one in coco.annotations], is_truth=True)
     listing = listing_path(path)
     if ids_from is None and not listing.is_file():

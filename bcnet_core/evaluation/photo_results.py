@@ -41,7 +41,8 @@ def photo_names(images: Sequence[Record]) -> dict[int, str]:
     top = os.path.commonpath([path.parent for path in paths.values()])
     names: dict[str, int] = {}
     for image_id, path in paths.items():
-        name = path.relative_to(top).with_suffix("").as_posix()
+        own = path.relative_to(top)
+        name = (own if path.is_dir() else own.with_suffix("")).as_posix()  # a clip may be a folder of frames: cam.v1
         if name in names:
             raise usage_error(
                 f"`{paths[names[name]].name}` and `{path.name}` would both be written to a file named `{name}`",

@@ -24,7 +24,7 @@ from bcnet_core.evaluation.given_boxes import GivenBoxes, checksum
 from bcnet_core.evaluation.predict import Part, joined, parts_of, predictions, to_results
 from bcnet_core.evaluation.tiles import Tiling
 from bcnet_core.files.images import check_images
-from bcnet_core.files.outputs import atomic_file, check_output_file, reserve_outputs
+from bcnet_core.files.outputs import atomic_file, check_output_file, reserve_outputs, write_errors
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.structures import Instances, Predictor
 from bcnet_core.weights.exported import Exported, open_trained
@@ -109,7 +109,7 @@ class PredictionFile:
     def _append(self, part: Part, content: Record | str) -> None:
         text = json.dumps([part.image["id"], part.number, content], separators=(",", ":"))
         line = f"\n{text}\n".encode()  # the first newline ends a line that was cut off
-        with self.path.open("ab", buffering=0) as out:
+        with write_errors(self.path), self.path.open("ab", buffering=0) as out:
             while line:
                 line = line[out.write(line) :]
 

@@ -91,7 +91,7 @@ def reserve_outputs(*paths: Path, check: Callable[[Path], None]) -> Iterator[Non
         check(path)
     with ExitStack() as stack:
         for path in sorted(paths, key=Path.resolve):  # the same order in every process, so that one of them wins
-            with _write_errors(path):
+            with write_errors(path):
                 stack.enter_context(locked_output(path))
         for path in paths:
             check(path)  # another process may have written it in the meantime
@@ -101,7 +101,7 @@ def reserve_outputs(*paths: Path, check: Callable[[Path], None]) -> Iterator[Non
 @contextmanager
 def waited_output(path: Path, waiting: Callable[[], None]) -> Iterator[Path]:
     """Lock an output that several processes may want; wait for one that writes it, after a call of `waiting`."""
-    with _write_errors(path), ExitStack() as stack:
+    with write_errors(path), ExitStack() as stack:
         told, missed = False, 0
         while True:
             try:
@@ -195,7 +195,7 @@ def clear_partial(place: Path) -> None:
 
 
 @contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
+def write_errors(path: Path) -> Iterator[None]:
     """Turn the system's errors of the block into one that names `path`."""
     try:
         yield
@@ -213,7 +213,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Missing parent directories are created. If the block raises, nothing is left behind; leftovers of a killed process
     are removed by the next one that writes `path`. A link stays: its target is replaced.
     """
-    with _write_errors(path), locked_output(path) as place:
+    with write_errors(path), locked_output(path) as place:
         temporary = partial_path(place)
         try:
             temporary.touch(exist_ok=False)
@@ -234,7 +234,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     behind and an existing `path` stays as it was. A folder cannot be exchanged in one step: a process that is killed
     between the two renames leaves none, and the next one that writes `path` restores the old one.
     """
-    with _write_errors(path), locked_output(path) as place:
+    with write_errors(path), locked_output(path) as place:
         part = partial_path(place)
         try:
             part.mkdir()

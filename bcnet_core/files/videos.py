@@ -59,7 +59,9 @@ def open_video(path: Path) -> Iterator[Any]:
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
         if not capture.isOpened():
-            raise data_error(f"`{path}` is not a video that OpenCV can read", "convert it to mp4")
+            raise data_error(
+                f"`{path}` is not a video that OpenCV can read", "is the file complete? if so, convert it to mp4"
+            )
         yield capture
     finally:
         capture.release()

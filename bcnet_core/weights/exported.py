@@ -163,7 +163,8 @@ def read_exported(path: Path) -> Exported:
     """
     if not path.is_file():
         raise data_error(f"the file `{path}` does not exist")
-    stored = _open(path).get_modelmeta().custom_metadata_map
+    session = _open(path)
+    stored = session.get_modelmeta().custom_metadata_map
     if "bcnet_format" not in stored:
         raise data_error(f"`{path}` is an ONNX file of another program: it has no metadata of bcnet", EXPORT_AGAIN)
     if stored["bcnet_format"] != str(FORMAT):
@@ -171,9 +172,16 @@ def read_exported(path: Path) -> Exported:
         raise data_error(f"`{path}` has export format {version:.80}, this bcnet reads {FORMAT}", EXPORT_AGAIN)
     try:
         content = {field.name: json.loads(stored[field.name]) for field in fields(Exported) if field.name != "path"}
-        return Exported(path, **content)
+        exported = Exported(path, **content)
+        unnamed = [one for one in exported.categories if not {"id", "name"} <= one.keys()]
     except (ValueError, KeyError):
         raise data_error(f"`{path}` has damaged metadata", EXPORT_AGAIN) from None
+    if unnamed or not exported.categories:
+        raise data_error(f"`{path}` has damaged metadata: not every category has an id and a name", EXPORT_AGAIN)
+    names = [one.name for one in (*session.get_inputs(), *session.get_outputs())]
+    if names[: 1 + len(INSTANCE_OUTPUTS)] != [INPUT, *INSTANCE_OUTPUTS]:
+        raise data_error(f"`{path}` was changed: its inputs and outputs are not those of bcnet", EXPORT_AGAIN)
+    return exported
 
 
 def _open(path: Path, providers: Sequence[object] = ("CPUExecutionProvider",)) -> Any:  # noqa: ANN401  (it has no types)

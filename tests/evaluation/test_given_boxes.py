@@ -71,6 +71,21 @@ def test_boxes_that_do_not_fit_their_photo_are_counted(tmp_path: Path) -> None:
     assert len(sure[1].records) == 2 and "1 with a score below 0.5" in told
 
 
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "does not exist"), ("", "not json"), ("boxes", "not json"), ("5", "not a COCO")]
+)
+def test_what_is_no_file_of_boxes_is_told_whatever_lists_its_photos(
+    tmp_path: Path, content: str | None, said: str
+) -> None:
+    path, listed = tmp_path / "boxes.json", read_coco(listing(tmp_path))
+    if content is not None:
+        path.write_text(content)
+    for ids_from in (None, listed):
+        with pytest.raises(BCNetError) as error:
+            read_box_file(path, ids_from, reporter=Heard())
+        assert said in error.value.message and error.value.exit_code == ExitCode.BAD_DATA
+
+
 def test_ground_truth_has_scores_of_one_and_no_crowds(tmp_path: Path) -> None:
     whole = masks.to_json(masks.from_box(2, 2, 20, 22, 30, 40))
     one = {"id": 9, "image_id": 1, "category_id": 70, "bbox": [2, 2, 5, 6], "score": 0.1, "track_id": 4}

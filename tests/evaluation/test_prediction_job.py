@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 from pathlib import Path
@@ -63,6 +64,22 @@ def test_an_incomplete_line_is_not_done_and_spoils_no_other(tmp_path: Path, cut:
     with pytest.raises(BCNetError, match="image 3 was not predicted"):
         list(file.read(parts_of(IMAGES)))
     fill(file, 3)
+    assert len(list(file.read(parts_of(IMAGES)))) == 3
+
+
+def test_a_full_disk_names_the_file_and_spoils_nothing(tmp_path: Path) -> None:
+    file = PredictionFile(tmp_path / "parts.jsonl")
+    file.open({})
+    fill(file, 5)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.path.stat().st_size + 20, before[1]))
+    try:
+        with pytest.raises(BCNetError, match=r"cannot write `.*parts.jsonl`"):
+            fill(file, 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert file.open({}) == {(5, 0)}
+    fill(file, 3, 9)
     assert len(list(file.read(parts_of(IMAGES)))) == 3
 
 

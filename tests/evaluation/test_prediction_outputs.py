@@ -134,3 +134,11 @@ def test_files_about_photos_keep_their_place_in_the_common_folder() -> None:
     assert names("photos/x.jpg") == ["x"] and names("x.jpg", "../y.jpg")[1] == "y"
     with pytest.raises(BCNetError, match=r"`x.jpg` and `x.png` would both be written to a file named `x`"):
         names("/data/x.jpg", "/data/x.png")
+
+
+def test_folders_of_frames_keep_all_of_their_names(tmp_path: Path) -> None:
+    clips = [tmp_path / "cam.v1", tmp_path / "cam.v2"]
+    for clip in clips:
+        clip.mkdir()
+    names = photo_names([{"id": number, "file_name": str(clip)} for number, clip in enumerate(clips)])
+    assert list(names.values()) == ["cam.v1", "cam.v2"]

@@ -138,6 +138,18 @@ def changed(path: Path, **metadata: str) -> bytes:
     return content
 
 
+def renamed(path: Path, name: str) -> bytes:
+    """Return an exported file with another name of an input or output."""
+    model = onnx.load(path)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["renamed" if one == name else one for one in names]
+    for one in (*model.graph.input, *model.graph.output):
+        one.name = "renamed" if one.name == name else one.name
+    content: bytes = model.SerializeToString()
+    return content
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -148,10 +160,28 @@ def changed(path: Path, **metadata: str) -> bytes:
         (lambda path: b"PK\x03\x04 a checkpoint", "is damaged or incomplete, or no ONNX file"),
         (lambda path: changed(path, bcnet_format="2"), "has export format 2, this bcnet reads 1"),
         (lambda path: changed(path, categories="[{"), "has damaged metadata"),
+        (lambda path: changed(path, categories="[]"), "has damaged metadata: not every category"),
+        (lambda path: changed(path, categories='[{"id": 1}]'), "has damaged metadata: not every category"),
+        (lambda path: renamed(path, "boxes"), "its inputs and outputs are not those of bcnet"),
+        (lambda path: renamed(path, "images"), "its inputs and outputs are not those of bcnet"),
         (lambda path: changed(path, min_size='"64"'), "has damaged metadata"),
         (lambda path: changed(path, max_size="0"), "has damaged metadata"),
     ],
-    ids=["foreign", "opset", "truncated", "empty", "renamed", "format", "categories", "text", "zero"],
+    ids=[
+        "foreign",
+        "opset",
+        "truncated",
+        "empty",
+        "renamed",
+        "format",
+        "categories",
+        "no category",
+        "a category without a name",
+        "another output",
+        "another input",
+        "text",
+        "zero",
+    ],
 )
 def test_other_files_are_refused(
     content: Callable[[Path], bytes], message: str, exported: Path, tmp_path: Path
