@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
+from torchvision.ops import batched_nms, clip_boxes_to_image, nms, remove_small_boxes
 
 from bcnet_core import masks
 from bcnet_core.config.choices import NMS
@@ -26,6 +26,9 @@ LOOSE_IOU = 0.9
 """Box IoU above which candidates are duplicates whatever their masks are."""
 MASK_CANDIDATES = 2
 """Candidates that get a mask where masks decide, for each detection that is kept."""
+MOST_AT_ONCE = 8192
+"""Candidates of all classes that NMS takes in one call, whose time grows with their square; those of many classes are
+quicker class by class."""
 SMALLEST_BOX = 0.01
 """Width and height of the smallest box of Faster R-CNN, pixels of the network's input."""
 
@@ -97,14 +100,17 @@ class Suppression:
     def _hard(self, candidates: Proposals, iou: float, most: int) -> Proposals:
         """Return up to `most` candidates that NMS by boxes keeps at an IoU, best first."""
         boxes, scores, labels = candidates
-        kept = nms(boxes.double() if self.class_agnostic else _set_apart(boxes, labels), scores.double(), iou)
+        if len(boxes) > MOST_AT_ONCE and not self.class_agnostic:
+            kept = batched_nms(boxes, scores, labels, iou)
+        else:
+            kept = nms(boxes.double() if self.class_agnostic else _set_apart(boxes, labels), scores.double(), iou)
         return Proposals(*(part[kept[:most]] for part in candidates))
 
 
 def _set_apart(boxes: Tensor, labels: Tensor) -> Tensor:
     """Move (N, 4) boxes so that those of different classes do not touch: (N, 4) float64, which keeps their IoU.
 
-    torchvision's `batched_nms` moves them in float32, or goes through the classes one by one.
+    torchvision's `batched_nms` moves few boxes in float32, and goes through the classes of many one by one.
     """
     wide = boxes.double()
     if len(boxes) == 0:

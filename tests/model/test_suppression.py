@@ -13,6 +13,7 @@ from torchvision.ops import box_iou
 from bcnet_core import BCNetError, masks
 from bcnet_core.config.model import ModelConfig
 from bcnet_core.masks.crops import paste_rles
+from bcnet_core.model import suppression
 from bcnet_core.model.faster_rcnn import build_roi_heads
 from bcnet_core.model.mask_branch import Found, Proposals
 from bcnet_core.model.suppression import Suppression, class_boxes, soft_nms
@@ -54,6 +55,20 @@ def test_nms_by_boxes_looks_at_each_class_alone_unless_it_is_class_agnostic() ->
     assert rule(most=1).by_boxes(NEIGHBORS).boxes.tolist() == [[0, 0, 10, 10]]
     found = found_with(NEIGHBORS, None, None, None, None)
     assert rule().by_masks(found, SIZE) is found
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_nms_of_many_candidates_keeps_what_that_of_few_does(monkeypatch: pytest.MonkeyPatch, agnostic: bool) -> None:
+    noise = torch.Generator().manual_seed(3)
+    corners = torch.rand(2500, 2, generator=noise) * 400
+    boxes = torch.cat([corners, corners + 5 + torch.rand(2500, 2, generator=noise) * 60], dim=1)
+    scores = (1 + torch.randperm(2500, generator=noise)) / 2500  # no two are equal
+    found = Proposals(boxes, scores, torch.randint(0, 40, (2500,), generator=noise))
+    few = rule(class_agnostic=agnostic, most=2500).box_nms(found)
+    monkeypatch.setattr(suppression, "MOST_AT_ONCE", 100)
+    many = rule(class_agnostic=agnostic, most=2500).box_nms(found)
+    assert 100 < len(few.boxes) < 2500
+    assert all(torch.equal(one, other) for one, other in zip(few, many, strict=True))
 
 
 def test_soft_nms_lowers_scores_by_the_overlap() -> None:
