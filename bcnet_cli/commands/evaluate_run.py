@@ -210,7 +210,8 @@ def _predicted(choice: RunChoice, opened: Opened, counted: int, *, every_map: bo
     With `every_map` the detector is built with all maps, because the caller needs it, too.
     """
     from bcnet_core.backends import predict_with_detectron2
-    from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
+    from bcnet_core.evaluation.prediction_file import PredictionFile
+    from bcnet_core.evaluation.prediction_job import PredictionJob, predict_to_disk
     from bcnet_core.files.images import check_images
 
     run, coco, images, _, kept, build = opened

@@ -33,7 +33,7 @@ from bcnet_cli.options import (
 from bcnet_cli.reporter import ConsoleReporter
 
 if TYPE_CHECKING:
-    from bcnet_core.evaluation.prediction_job import PredictionFile
+    from bcnet_core.evaluation.prediction_file import PredictionFile
     from bcnet_core.evaluation.prediction_outputs import OutputPaths, Written
     from bcnet_core.evaluation.tiles import Tiling
 
@@ -185,7 +185,7 @@ def check_complete(written: Written, listing: Path) -> None:
 
 def progress_file(output: Path) -> PredictionFile:
     """Return the file that keeps what is predicted until all is."""
-    from bcnet_core.evaluation.prediction_job import PredictionFile
+    from bcnet_core.evaluation.prediction_file import PredictionFile
     from bcnet_core.files.json_files import json_stem
 
     return PredictionFile(output.with_name(f"{json_stem(output)}_predictions.jsonl"))

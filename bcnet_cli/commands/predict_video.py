@@ -65,7 +65,7 @@ def predict_clips(
         trained.path, device, clips.images, None, progress_file(output), layers, disjoint=disjoint,
         score=begin * WEAK_SHARE, passes_over=True, runtime=runtime, videos=clips.videos, begin=begin,
     )  # fmt: skip
-    predict_to_disk(job, cluster, reporter=reporter, build=partial(trained.build, device, runtime=runtime))
+    predict_to_disk(job, cluster, reporter=reporter, build=partial(job.build, trained))
     written = write_predictions(job, trained.categories, paths, reporter=reporter)
     show(written, paths, as_json=as_json, disjoint=disjoint)
     console.show_outputs(*paths.all)

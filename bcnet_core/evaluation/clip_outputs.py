@@ -12,7 +12,7 @@ from typing import Any
 from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import usage_error
-from bcnet_core.evaluation.photo_results import PhotoResults, WritePhoto
+from bcnet_core.evaluation.photo_results import PhotoResults, WritePhoto, prepared
 from bcnet_core.files.outputs import atomic_directory
 
 MOST_OF_A_CLASS = 999
@@ -31,10 +31,8 @@ def mots(place: Path, _listing: Record) -> Iterator[WritePhoto]:
         counts: Counter[tuple[str, int]] = Counter()
 
         def write(photo: PhotoResults) -> int:
-            file = folder / f"{photo.name}.txt"
-            file.parent.mkdir(parents=True, exist_ok=True)
             image = photo.image
-            with file.open("a", encoding="utf-8") as out:
+            with prepared(folder / f"{photo.name}.txt").open("a", encoding="utf-8") as out:
                 for result in photo.results:
                     key, label = (photo.name, result["track_id"]), result["category_id"]
                     if key not in ids:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import BCNetError, data_error
-from bcnet_core.evaluation.inputs import NO_SIZE, image_records
+from bcnet_core.evaluation.inputs import NO_SIZE, image_records, matches_of
 from bcnet_core.evaluation.tracks import Frame, Tracker
 from bcnet_core.files.images import image_files
 from bcnet_core.files.videos import inspect_video
@@ -53,7 +52,7 @@ def find_clips(names: Sequence[str]) -> list[Path]:
     found: dict[Path, None] = {}
     for name in names:
         path = Path(name)
-        clips = [path] if path.exists() else sorted(map(Path, glob.glob(name, recursive=True)))  # noqa: PTH207
+        clips = [path] if path.exists() else matches_of(name)
         if not clips:
             raise data_error(f"`{name}` names no video", "give videos, folders of frames, or a pattern: 'clips/*.mp4'")
         found |= dict.fromkeys(clips)

@@ -33,13 +33,17 @@ def find_images(names: Sequence[str]) -> list[Path]:
         elif path.exists():
             files = [path]
         else:
-            matches = map(Path, glob.glob(name, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
-            files = sorted(one for one in matches if one.is_file())
+            files = [one for one in matches_of(name) if one.is_file()]
         if not files:
             what = "contains no image" if path.is_dir() else "names no file"
             raise data_error(f"`{name}` {what}", "give image files, folders of them, or a pattern: 'photos/*.jpg'")
         found |= dict.fromkeys(files)
     return list(found)
+
+
+def matches_of(pattern: str) -> list[Path]:
+    """Return the files and folders that a pattern with `*`, `**` or `?` fits, sorted."""
+    return sorted(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207  (Path.glob takes no absolute pattern)
 
 
 def image_records(paths: Sequence[Path], known: CocoFile | None, *, option: str = "--ids-from") -> list[Record]:

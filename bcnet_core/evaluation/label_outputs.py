@@ -16,7 +16,7 @@ from PIL import Image
 from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import usage_error
-from bcnet_core.evaluation.photo_results import PhotoResults, WritePhoto
+from bcnet_core.evaluation.photo_results import PhotoResults, WritePhoto, prepared
 from bcnet_core.files.outputs import atomic_directory, atomic_file
 
 DEEPEST_PNG = 65_535
@@ -33,7 +33,7 @@ def label_images(place: Path, _listing: Record) -> Iterator[WritePhoto]:
 
         def write(photo: PhotoResults) -> int:
             labels = draw_labels(photo.image, photo.results)
-            path = _prepared(folder / f"{photo.name}.{'tif' if labels.dtype == np.int32 else 'png'}")
+            path = prepared(folder / f"{photo.name}.{'tif' if labels.dtype == np.int32 else 'png'}")
             Image.fromarray(labels).save(path)
             return 0
 
@@ -64,7 +64,7 @@ def panoptic(place: Path, listing: Record) -> Iterator[WritePhoto]:
             file_name = f"{photo.name}.png"
             picture = colors(draw_labels(photo.image, photo.results))
             png = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 6])[1]  # Pillow copies a color picture
-            _prepared(folder / file_name).write_bytes(png.tobytes())
+            prepared(folder / file_name).write_bytes(png.tobytes())
             about = {"image_id": photo.image["id"], "file_name": file_name, "segments_info": segments(photo.results)}
             out.write(comma + json.dumps(about, separators=(",", ":")))
             comma = ","
@@ -119,8 +119,3 @@ def colors(labels: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
     digits = lowest_first.view(np.uint8).reshape(*labels.shape, -1)[..., :3]
     picture[..., 3 - digits.shape[2] :] = digits[..., ::-1]
     return picture
-
-
-def _prepared(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path

@@ -29,6 +29,12 @@ WritePhoto = Callable[[PhotoResults], int]
 """Writes the results of a photo, and returns the number of those that the format cannot hold."""
 
 
+def prepared(path: Path) -> Path:
+    """Make the folder of a file about a photo, and return the path of the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def photo_names(images: Sequence[Record]) -> dict[int, str]:
     """Return the path of the files about every image, without a suffix, by image id.
 

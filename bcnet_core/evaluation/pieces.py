@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bcnet_core import masks
 from bcnet_core.files.windows import Window
-from bcnet_core.masks.indexed import Extent, IndexedMask, overlap
+from bcnet_core.masks.indexed import Extent, IndexedMask, hull, overlap
 from bcnet_core.structures import Instances
 
 AGREE = 0.5
@@ -66,7 +66,7 @@ class Piece:
         self.masks = {name: rles[index] for name, rles in found.masks.items()}
         self.visible = IndexedMask(self.masks["occludee_mask"])
         self.whole = IndexedMask(self.masks["amodal_mask"]) if "amodal_mask" in self.masks else None
-        self.extent = _hull([one.extent for one in (self.visible, self.whole) if one is not None and one.area])
+        self.extent = hull(*(one.extent for one in (self.visible, self.whole) if one is not None and one.area))
         self.is_cut = self._is_cut(*found.image_size)
 
     def _is_cut(self, height: int, width: int) -> bool:
@@ -146,7 +146,7 @@ def _best(pieces: Sequence[Piece], stride: int) -> Piece | None:
     only one, or the object is larger than the stride of the tiles, so that they show parts of it.
     """
     tiles = [piece for piece in pieces if not piece.is_overview]
-    around = _hull([piece.extent for piece in pieces if piece.extent[2]])
+    around = hull(*(piece.extent for piece in pieces if piece.extent[2]))
     complete = [piece for piece in tiles if not piece.is_cut and overlap(piece.shown, around) == around]
     if complete:
         return max(complete, key=lambda piece: piece.score)
@@ -154,11 +154,3 @@ def _best(pieces: Sequence[Piece], stride: int) -> Piece | None:
         if piece.is_overview and (not tiles or piece.longer_side > stride):
             return piece
     return None
-
-
-def _hull(extents: Sequence[Extent]) -> Extent:
-    """Return the smallest extent around others; zeros without any."""
-    if not extents:
-        return 0, 0, 0, 0
-    x0, y0, x1, y1 = zip(*extents, strict=True)
-    return min(x0), min(y0), max(x1), max(y1)

@@ -20,7 +20,7 @@ import yaml
 from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
 from bcnet_core.annotations.polygons import DEFAULT_TOLERANCE, to_outline, to_polygons, to_shape
-from bcnet_core.evaluation.photo_results import PhotoResults, WritePhoto
+from bcnet_core.evaluation.photo_results import PhotoResults, WritePhoto, prepared
 from bcnet_core.files.outputs import atomic_directory
 
 YOLO_DECIMALS = 7
@@ -138,5 +138,4 @@ def _dumped(content: Any) -> str:  # noqa: ANN401  (JSON data)
 
 
 def _save(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    prepared(path).write_text(text, encoding="utf-8")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -18,116 +16,17 @@ from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import Record
 from bcnet_core.config.runtime import PLAIN, Runtime
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes, stop_requests
-from bcnet_core.errors import BCNetError, ExitCode, data_error, usage_error
+from bcnet_core.errors import BCNetError, ExitCode, usage_error
 from bcnet_core.evaluation.clips import number_results, tracked
 from bcnet_core.evaluation.given_boxes import GivenBoxes, checksum
 from bcnet_core.evaluation.predict import Part, joined, parts_of, predictions, to_results
+from bcnet_core.evaluation.prediction_file import PredictionFile
 from bcnet_core.evaluation.tiles import Tiling
 from bcnet_core.files.images import check_images
-from bcnet_core.files.outputs import atomic_file, check_output_file, reserve_outputs, write_errors
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.structures import Instances, Predictor
 from bcnet_core.weights.exported import Exported, open_trained
 from bcnet_core.weights.loading import Trained
-
-HEADER_KEY = "bcnet_predictions"
-
-
-@dataclass(frozen=True)
-class PredictionFile:
-    """Predictions of one job as JSON Lines: a header with what they depend on, then a line per part of an image.
-
-    A line is `[image id, part, instances]`. A part that cannot be read has a sentence instead of instances; it is not
-    done, so a second start tries it again.
-
-    Processes share the file: each appends a part in one write. An incomplete line, left by a process that was killed,
-    only means that its part is predicted again. Memory does not grow with the number of instances.
-    """
-
-    path: Path
-
-    def open(self, job: Record) -> set[tuple[int, int]]:
-        """Start a job, or resume it if the file is of the same one; predictions of another job are discarded.
-
-        `job` is what the predictions depend on, as JSON data.
-
-        Returns:
-            The image ids and numbers of the parts that are done.
-
-        Raises:
-            BCNetError: if the file cannot be written, or is something else.
-        """
-        header = json.dumps({HEADER_KEY: job}).encode() + b"\n"
-        check = partial(check_output_file, overwrite=True)
-        with reserve_outputs(self.path, check=check):  # even to resume: a killed process may have left its lock
-            first = b""
-            if self.path.exists():
-                with self.path.open("rb") as lines:
-                    first = lines.readline()
-                if HEADER_KEY.encode() not in first:
-                    raise usage_error(
-                        f"predictions would be kept in `{self.path}`, which is something else", "choose another output"
-                    )
-            if first != header:
-                with atomic_file(self.path) as temporary:
-                    temporary.write_bytes(header)
-        return set(self.done())
-
-    def done(self) -> dict[tuple[int, int], int]:
-        """Return where the line of each part that is done begins, by image id and number of the part."""
-        return {(image_id, part): start for start, image_id, part, found in self._lines() if isinstance(found, dict)}
-
-    def unreadable(self) -> dict[int, str]:
-        """Return the images that could not be read, by image id, and why."""
-        faults: dict[tuple[int, int], str] = {}
-        for _, image_id, part, found in self._lines():
-            if isinstance(found, str):
-                faults[image_id, part] = found
-            else:
-                faults.pop((image_id, part), None)  # the image was replaced since
-        return {image_id: reason for (image_id, _), reason in faults.items()}
-
-    def _lines(self) -> Iterator[tuple[int, int, int, Any]]:
-        with self.path.open("rb") as lines:
-            start = len(lines.readline())
-            for line in lines:
-                content = None
-                with suppress(ValueError):  # blank or incomplete
-                    content = json.loads(line)
-                if content is not None:
-                    yield (start, *content)
-                start += len(line)
-
-    def append(self, part: Part, found: Instances) -> None:
-        """Append the instances of a part."""
-        self._append(part, found.to_json())
-
-    def append_unreadable(self, part: Part, reason: str) -> None:
-        """Append a part that cannot be read."""
-        self._append(part, reason)
-
-    def _append(self, part: Part, content: Record | str) -> None:
-        text = json.dumps([part.image["id"], part.number, content], separators=(",", ":"))
-        line = f"\n{text}\n".encode()  # the first newline ends a line that was cut off
-        with write_errors(self.path), self.path.open("ab", buffering=0) as out:
-            while line:
-                line = line[out.write(line) :]
-
-    def read(self, parts: Iterable[Part]) -> Iterator[Instances]:
-        """Yield the instances of every part, in this order.
-
-        Raises:
-            BCNetError: if a part is not done.
-        """
-        offsets = self.done()
-        with self.path.open("rb") as lines:
-            for part in parts:
-                key = part.image["id"], part.number
-                if key not in offsets:
-                    raise data_error(f"image {key[0]} was not predicted", "run the same command again")
-                lines.seek(offsets[key])
-                _, _, found = json.loads(lines.readline())
-                yield Instances.from_json(found)
 
 
 @dataclass(frozen=True)
@@ -166,6 +65,21 @@ class PredictionJob:
     boxes: Mapping[int, GivenBoxes] | None = None
     videos: Sequence[Record] = ()
     begin: float | None = None
+
+    @property
+    def parts(self) -> list[Part]:
+        """The parts of all images."""
+        return parts_of(self.images, self.tiling, self.boxes)
+
+    @property
+    def unit(self) -> str:
+        """The parts as messages name them."""
+        return "images" if self.tiling is None else "parts of images"
+
+    @property
+    def needs_order(self) -> bool:
+        """Whether the order of instances is used even without whole masks: it decides pixels, or who hides a track."""
+        return self.disjoint or self.begin is not None
 
     def identity(self) -> Record:
         """Return what the predictions depend on, as JSON data."""
@@ -216,7 +130,7 @@ class PredictionJob:
             self.device,
             detections_per_image=self.detections_per_image,
             runtime=self.runtime,
-            layers=self.layers or self.disjoint,
+            layers=self.layers or self.needs_order,
         )
 
 
@@ -237,11 +151,10 @@ def predict_to_disk(
     check_processes(cluster, job.device)
     check_images(job.images, job.image_dir)
     done = job.file.open(job.identity())
-    parts = parts_of(job.images, job.tiling, job.boxes)
+    parts = job.parts
     left = [part for part in parts if (part.image["id"], part.number) not in done]
     if len(left) < len(parts):
-        what = "images" if job.tiling is None else "parts of images"
-        reporter.info(f"{len(parts) - len(left):,} of {len(parts):,} {what} were predicted before")
+        reporter.info(f"{len(parts) - len(left):,} of {len(parts):,} {job.unit} were predicted before")
     try:
         if left and cluster.in_place:
             detector = build() if build is not None else job.build()
@@ -277,7 +190,7 @@ def _predict_share(job: PredictionJob, detector: Predictor, parts: Sequence[Part
     with stop_requests() as stop:
         for part, found in predictions(
             detector, parts, job.image_dir, reporter=reporter, layers=job.layers,
-            order=job.disjoint or job.begin is not None, score=job.score, batch=job.runtime.batch,
+            order=job.needs_order, score=job.score, batch=job.runtime.batch,
             stopping=lambda: bool(stop), unreadable=remember if job.passes_over else None,
         ):  # fmt: skip
             job.file.append(part, found)
@@ -286,9 +199,9 @@ def _predict_share(job: PredictionJob, detector: Predictor, parts: Sequence[Part
 
 
 def _stopped(job: PredictionJob) -> BCNetError:
-    parts, what = parts_of(job.images, job.tiling, job.boxes), "images" if job.tiling is None else "parts of images"
     return BCNetError(
-        f"interrupted; {len(job.file.done()):,} of {len(parts):,} {what} are predicted and kept in `{job.file.path}`",
+        f"interrupted; {len(job.file.done()):,} of {len(job.parts):,} {job.unit} are predicted and kept in "
+        f"`{job.file.path}`",
         "the same command resumes there",
         exit_code=ExitCode.INTERRUPTED,
     )

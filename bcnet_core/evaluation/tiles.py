@@ -16,6 +16,7 @@ from bcnet_core.evaluation.pieces import View
 from bcnet_core.files.image_headers import image_size
 from bcnet_core.files.images import as_image
 from bcnet_core.files.windows import Window, WindowReader, reduced
+from bcnet_core.model.boxes import scale_boxes
 from bcnet_core.structures import Detections, Instances, Predictor
 
 SMALLEST_TILE = 32
@@ -80,10 +81,9 @@ def _starts(length: int, tiling: Tiling) -> list[int]:
 
 def place(found: Detections, window: Window, image_size: tuple[int, int]) -> Detections:
     """Move detections in the pixels of a window, which may have been reduced, to its image of (H, W) pixels."""
-    height, width = found.image_size
-    scale = found.boxes.new_tensor([window.width / width, window.height / height]).repeat(2)
     corner = found.boxes.new_tensor([window.x, window.y]).repeat(2)
-    return found._replace(boxes=found.boxes * scale + corner, image_size=image_size)
+    boxes = scale_boxes(found.boxes, found.image_size, (window.height, window.width)) + corner
+    return found._replace(boxes=boxes, image_size=image_size)
 
 
 def join_parts(parts: Sequence[tuple[Window | None, Instances]], tiling: Tiling | None) -> Instances:

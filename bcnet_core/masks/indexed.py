@@ -11,9 +11,12 @@ Extent = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels of the image, half open; empty where x0 >= x1 or y0 >= y1."""
 
 
-def hull(one: Extent, other: Extent) -> Extent:
-    """Return the smallest extent around two."""
-    return min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3])
+def hull(*extents: Extent) -> Extent:
+    """Return the smallest extent around others; zeros without any."""
+    if not extents:
+        return 0, 0, 0, 0
+    x0, y0, x1, y1 = zip(*extents, strict=True)
+    return min(x0), min(y0), max(x1), max(y1)
 
 
 def overlap(one: Extent, other: Extent) -> Extent:

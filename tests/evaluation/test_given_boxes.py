@@ -14,7 +14,8 @@ from bcnet_core.annotations.coco import CocoFile, Record, read_coco
 from bcnet_core.engine.elastic import Cluster
 from bcnet_core.evaluation.given_boxes import GivenBoxes, read_box_file
 from bcnet_core.evaluation.predict import Part, predictions, to_results
-from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
+from bcnet_core.evaluation.prediction_file import PredictionFile
+from bcnet_core.evaluation.prediction_job import PredictionJob, predict_to_disk
 from bcnet_core.evaluation.results import to_json
 from bcnet_core.evaluation.tiles import Tiling
 from bcnet_core.evaluation.true_boxes import score_true_boxes

@@ -20,11 +20,8 @@ from bcnet_core.config.runtime import Runtime
 from bcnet_core.engine.elastic import Cluster
 from bcnet_core.evaluation.inputs import image_records
 from bcnet_core.evaluation.predict import Part, parts_of
-from bcnet_core.evaluation.prediction_job import (
-    PredictionFile,
-    PredictionJob,
-    predict_to_disk,
-)
+from bcnet_core.evaluation.prediction_file import PredictionFile
+from bcnet_core.evaluation.prediction_job import PredictionJob, predict_to_disk
 from bcnet_core.evaluation.prediction_outputs import output_paths, unreadable_error, write_predictions
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.structures import Instances
@@ -104,6 +101,15 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
 def job(untrained: Path, scenes: Path, path: Path, **changes: Any) -> PredictionJob:
     images = read_coco(scenes / "annotations/instances_val.json").images
     return PredictionJob(untrained, "cpu", images, scenes / "val", PredictionFile(path), **changes)
+
+
+@pytest.mark.parametrize("changes", [{"layers": True}, {"disjoint": True}, {"begin": 0.5}, {}])
+def test_a_detector_has_the_maps_that_the_order_is_read_from_if_it_is_used(
+    untrained: Path, scenes: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    detector = job(untrained, scenes, tmp_path / "parts", **changes).build()
+    (found,) = detector.predict([np.zeros((64, 64, 3), np.uint8)])
+    assert ("occluder_mask" in found.maps) == bool(changes)
 
 
 def results_of(asked: PredictionJob, cluster: Cluster) -> list[Any]:

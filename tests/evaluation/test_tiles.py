@@ -26,7 +26,8 @@ from bcnet_core.engine.elastic import Cluster
 from bcnet_core.engine.logging import peak_memory
 from bcnet_core.evaluation.inputs import image_records
 from bcnet_core.evaluation.predict import most_parts, parts_of, predict_images
-from bcnet_core.evaluation.prediction_job import PredictionFile, PredictionJob, predict_to_disk
+from bcnet_core.evaluation.prediction_file import PredictionFile
+from bcnet_core.evaluation.prediction_job import PredictionJob, predict_to_disk
 from bcnet_core.evaluation.tiles import Tiling, check_tiling, tile_windows
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.structures import Detections
