@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
-from graphlib import CycleError, TopologicalSorter
+from graphlib import TopologicalSorter
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from bcnet_core import masks
 from bcnet_core.masks import RLE
@@ -99,24 +102,16 @@ def disjoint_masks(rles: Sequence[RLE], pairs: Iterable[FrontPair]) -> list[RLE]
 def front_to_back(count: int, pairs: Iterable[FrontPair]) -> list[int]:
     """Sort instances so that each comes before those behind it, and otherwise the better one first.
 
-    Where pairs form a cycle (predictions may), its best instance is no longer behind the one in front of it.
+    Predictions may lie over one another in a circle. Of all instances that can be reached from one another that way,
+    the best is no longer behind any of the others, and so on with the rest of them.
 
     Args:
         count: number of instances, the best first.
         pairs: which of them is in front of which.
     """
-    in_front: dict[int, list[int]] = {one: [] for one in range(count)}
-    for front, back in pairs:
-        in_front[back].append(front)
-    while True:
-        sorter = TopologicalSorter(in_front)
-        try:
-            sorter.prepare()
-            break
-        except CycleError as error:
-            cycle: list[int] = error.args[1]  # each in front of the next; the first is also the last
-            place = cycle.index(min(cycle), 1)
-            in_front[cycle[place]].remove(cycle[place - 1])
+    in_front = _without_cycles(count, np.array([*pairs], np.int64).reshape(-1, 2))
+    sorter = TopologicalSorter({one: fronts.tolist() for one, fronts in enumerate(in_front)})
+    sorter.prepare()
     ready: list[int] = []
     order: list[int] = []
     while sorter:
@@ -125,3 +120,19 @@ def front_to_back(count: int, pairs: Iterable[FrontPair]) -> list[int]:
         order.append(heapq.heappop(ready))
         sorter.done(order[-1])
     return order
+
+
+def _without_cycles(count: int, pairs: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Return the instances in front of each, given (M, 2) pairs of front and back, such that there is no cycle."""
+    front, back = pairs.T
+    by_back = front[np.argsort(back, kind="stable")]
+    in_front = np.split(by_back, np.cumsum(np.bincount(back, minlength=count)))[:count]
+    groups = [(np.arange(count), coo_array((np.ones(len(pairs)), (front, back)), (count, count)).tocsr())]
+    while groups:
+        members, graph = groups.pop()
+        _, labels = connected_components(graph, connection="strong")
+        for label in np.flatnonzero(np.bincount(labels) > 1):
+            best, *rest = np.flatnonzero(labels == label)
+            in_front[members[best]] = np.setdiff1d(in_front[members[best]], members[rest])
+            groups.append((members[rest], graph[rest][:, rest]))
+    return in_front

@@ -110,6 +110,33 @@ def test_a_cycle_is_broken_at_its_best_instance(pairs: list[tuple[int, int]], or
 
 
 @examples(100)
+@given(st.sets(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=25))
+def test_only_pairs_of_a_cycle_are_ever_ignored(ends: set[tuple[int, int]]) -> None:
+    pairs = [FrontPair(*pair) for pair in sorted(ends) if pair[0] != pair[1]]
+    reached = np.eye(10, dtype=bool)
+    reached[tuple(np.array(pairs, int).reshape(-1, 2).T)] = True
+    for via in range(10):
+        reached |= reached[:, via, None] & reached[via]
+    order = front_to_back(10, pairs)
+    assert sorted(order) == list(range(10))
+    rank = np.argsort(order)
+    for front, back in pairs:
+        assert rank[front] < rank[back] or reached[back, front]
+    for one in range(10):  # the best of a cycle comes before the rest of it
+        cycle = np.flatnonzero(reached[one] & reached[:, one])
+        assert rank[cycle[0]] == rank[cycle].min()
+
+
+def test_five_hundred_instances_that_are_all_in_cycles_take_seconds() -> None:
+    lower, upper = np.triu_indices(500, 1)
+    flipped = np.random.default_rng(0).random(len(lower)) < 0.5
+    fronts, backs = np.where(flipped, upper, lower).tolist(), np.where(flipped, lower, upper).tolist()
+    start = time.process_time()
+    order = front_to_back(500, [FrontPair(*pair) for pair in zip(fronts, backs, strict=True)])
+    assert sorted(order) == list(range(500)) and time.process_time() - start < 5
+
+
+@examples(100)
 @given(st.data())
 def test_disjoint_masks_share_no_pixel_and_lose_none(data: st.DataObject) -> None:
     sides = st.integers(0, 20)
