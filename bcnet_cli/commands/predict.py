@@ -143,6 +143,7 @@ def predict(
     from bcnet_core.evaluation.inputs import find_images
     from bcnet_core.evaluation.prediction_job import PredictionJob, predict_to_disk
     from bcnet_core.evaluation.prediction_outputs import check_names, output_paths, write_predictions
+    from bcnet_core.files.outputs import check_not_among
     from bcnet_core.weights.exported import open_trained
 
     if video:
@@ -151,6 +152,8 @@ def predict(
     paths = output_paths(output, formats or ())
     disjoint, tiling = disjoint or paths.is_disjoint, _tiling(context, tile, overlap, boxes)
     found = find_images(images)
+    for folder in paths.pictures:
+        check_not_among(folder, *(path for name in images if (path := Path(name)).is_dir()))
     files = [*found, *filter(None, (ids_from, boxes))]
     reserve_files(context, *paths.files, inputs=[checkpoint, *files], overwrite=overwrite, dry_run=dry_run)
     cluster, runtime = Cluster(gpus), Runtime(batch, precision, compiled)

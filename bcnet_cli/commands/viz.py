@@ -129,7 +129,7 @@ def viz(
     """
     from bcnet_core import backends
     from bcnet_core.config.runtime import PLAIN
-    from bcnet_core.files.outputs import atomic_directory
+    from bcnet_core.files.outputs import atomic_directory, check_not_among
     from bcnet_core.visualization.gallery import check_replaceable, write_gallery
     from bcnet_core.visualization.sources import open_source
 
@@ -147,6 +147,8 @@ def viz(
     reserve(context, output, check=partial(check_replaceable, overwrite=overwrite), dry_run=dry_run)
     open_run = partial(backends.open_run, backend=named)
     opened = open_source(source, images=images, data_root=data_root, gt=gt, open_run=open_run)
+    if opened.model is not None and images is not None and gt is None:  # of a folder, all images are taken
+        check_not_among(output, images)
     _report_omitted(opened, reporter)
     pictures, records = _pictures(opened, choice, reporter, load, dry_run=dry_run)
     if dry_run:

@@ -12,6 +12,7 @@ from bcnet_core.evaluation.results import LISTED_AS
 from bcnet_core.files.image_headers import image_size
 from bcnet_core.files.images import image_files
 from bcnet_core.files.matching import match_by_ending
+from bcnet_core.files.videos import SUFFIXES as VIDEO_SUFFIXES
 
 NO_SIZE = (0, 0)
 """Height and width of an image that cannot be read."""
@@ -23,7 +24,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
     A name is a file; a folder, of which every image is taken, also in subfolders, sorted; or a pattern with `*` or `?`.
 
     Raises:
-        BCNetError: if one of them names nothing.
+        BCNetError: if one of them names nothing, or a video.
     """
     found: dict[Path, None] = {}
     for name in names:
@@ -38,6 +39,9 @@ def find_images(names: Sequence[str]) -> list[Path]:
             what = "contains no image" if path.is_dir() else "names no file"
             raise data_error(f"`{name}` {what}", "give image files, folders of them, or a pattern: 'photos/*.jpg'")
         found |= dict.fromkeys(files)
+    videos = [path for path in found if path.suffix.lower() in VIDEO_SUFFIXES]
+    if videos:
+        raise usage_error(f"`{videos[0]}` is a video, not an image", "predict its frames: --video")
     return list(found)
 
 

@@ -33,20 +33,22 @@ class Format(NamedTuple):
 
     Attributes:
         open: starts to write one into a folder, given the content of the list of images; complete or absent.
+        is_pictures: whether the files in the folder are images themselves.
         is_disjoint: whether it holds only masks that share no pixel.
         has_index: whether there is a json beside the folder.
         is_of_clips: whether it holds the tracks of videos.
     """
 
     open: Callable[[Path, Record], AbstractContextManager[WritePhoto]]
+    is_pictures: bool = False
     is_disjoint: bool = False
     has_index: bool = False
     is_of_clips: bool = False
 
 
 FORMATS = {
-    "labels": Format(label_images, is_disjoint=True),
-    "panoptic": Format(panoptic, is_disjoint=True, has_index=True),
+    "labels": Format(label_images, is_pictures=True, is_disjoint=True),
+    "panoptic": Format(panoptic, is_pictures=True, is_disjoint=True, has_index=True),
     "yolo": Format(yolo),
     "labelme": Format(labelme),
     "geojson": Format(geojson),
@@ -73,6 +75,11 @@ class OutputPaths(NamedTuple):
     def folders(self) -> list[Path]:
         """The folders."""
         return [*self.formats.values()]
+
+    @property
+    def pictures(self) -> list[Path]:
+        """The folders of pictures."""
+        return [folder for name, folder in self.formats.items() if FORMATS[name].is_pictures]
 
     @property
     def files(self) -> list[Path]:

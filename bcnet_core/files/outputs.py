@@ -44,6 +44,16 @@ def check_apart(folder: Path, *inputs: Path) -> None:
             raise usage_error(f"`{folder}` lies in the input `{source}`", "choose another output")
 
 
+def check_not_among(folder: Path, *photos: Path) -> None:
+    """Reject a folder of written pictures inside a folder of photos: whatever reads it next would take both."""
+    place = _resolve(folder)
+    for source in photos:
+        if place.is_relative_to(_resolve(source)):
+            raise usage_error(
+                f"`{folder}` lies in `{source}`, where its pictures would be taken for photos", "choose another output"
+            )
+
+
 def check_distinct(*paths: Path) -> None:
     """Reject outputs that lead to the same file."""
     places = [_resolve(path) for path in paths]

@@ -19,6 +19,8 @@ from bcnet_core.reporting import Reporter
 
 RECENT = 4
 """Frames that a reader keeps, as many as threads may read ahead."""
+SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"})
+"""Suffixes of videos, in lower case."""
 FASTEST = 1000.0
 """Frames per second from which a rate is not believed."""
 

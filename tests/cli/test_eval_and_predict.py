@@ -347,6 +347,8 @@ def test_masks_that_share_no_pixel_are_predicted(untrained: Path, scenes: Path, 
     asked = ("predict", untrained, scenes / "val", "-o", output, "--device", "cpu")
     asked += ("--format", "labels", "--format", "panoptic")
     names = ["found.json", "found_images.json", "found_labels", "found_panoptic", "found_panoptic.json"]
+    among = [*asked[:4], scenes / "val" / "found.json", *asked[5:]]
+    assert "would be taken for photos" in refused(*among).message and not (scenes / "val" / "found.json").exists()
     planned = good(*asked, "--dry-run").stderr.replace("\n", "")
     assert all(str(tmp_path / name) in planned for name in names) and not list(tmp_path.iterdir())
     done = good(*asked, "--score", "0", "--json")

@@ -235,6 +235,8 @@ def test_a_model_on_any_images(untrained: Path, scenes: Path, tmp_path: Path) ->
     (tmp_path / "none").mkdir()
     error = refused(untrained, "--images", tmp_path / "none", "-o", tmp_path / "no")
     assert "contains no image" in error.message and not (tmp_path / "no").exists()
+    among = refused(untrained, *common, "-o", folder / "gallery")
+    assert "would be taken for photos" in among.message and not (folder / "gallery").exists()
 
 
 def test_a_model_on_a_video(untrained: Path, tmp_path: Path) -> None:

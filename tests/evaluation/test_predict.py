@@ -143,6 +143,10 @@ def test_images_are_named_by_files_folders_and_patterns(tmp_path: Path) -> None:
     for name, word in (("empty", "contains no image"), ("gone.jpg", "names no file"), ("*.gif", "names no file")):
         with pytest.raises(BCNetError, match=word):
             find_images([str(tmp_path / name)])
+    (tmp_path / "clip.MP4").touch()
+    with pytest.raises(BCNetError, match="is a video, not an image") as refused:
+        find_images([str(tmp_path / "clip.*")])
+    assert refused.value.hints == ("predict its frames: --video",)
 
 
 def test_ids_can_be_taken_from_a_coco_file(tmp_path: Path, scenes: Path) -> None:
