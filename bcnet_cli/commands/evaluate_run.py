@@ -78,7 +78,7 @@ def score_run(choice: RunChoice, out: Output, read_options: ReadOptions, *, laye
     from bcnet_core.annotations.crowding import detections_to_count, report_crowding
     from bcnet_core.errors import usage_error
     from bcnet_core.evaluation.coco import ground_truth
-    from bcnet_core.evaluation.predict import most_parts
+    from bcnet_core.evaluation.parts import most_parts
     from bcnet_core.evaluation.report import score_results
     from bcnet_core.evaluation.results import to_json
     from bcnet_core.evaluation.true_boxes import score_true_boxes

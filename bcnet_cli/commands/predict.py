@@ -25,7 +25,6 @@ from bcnet_cli.options import (
     Overwrite,
     PrecisionOption,
     Tile,
-    check_unused_options,
     read_tiling,
     reserve,
     reserve_files,
@@ -35,7 +34,6 @@ from bcnet_cli.reporter import ConsoleReporter
 if TYPE_CHECKING:
     from bcnet_core.evaluation.prediction_file import PredictionFile
     from bcnet_core.evaluation.prediction_outputs import OutputPaths, Written
-    from bcnet_core.evaluation.tiles import Tiling
 
 
 _what, _files = (partial(typer.Option, rich_help_panel=title) for title in ("What is predicted", "What is written"))
@@ -150,7 +148,7 @@ def predict(
         predict_clips(context, **context.params)
         return
     paths = output_paths(output, formats or ())
-    disjoint, tiling = disjoint or paths.is_disjoint, _tiling(context, tile, overlap, boxes)
+    disjoint, tiling = disjoint or paths.is_disjoint, read_tiling(context, tile, overlap)
     found = find_images(images)
     for folder in paths.pictures:
         check_not_among(folder, *(path for name in images if (path := Path(name)).is_dir()))
@@ -192,12 +190,6 @@ def progress_file(output: Path) -> PredictionFile:
     from bcnet_core.files.json_files import json_stem
 
     return PredictionFile(output.with_name(f"{json_stem(output)}_predictions.jsonl"))
-
-
-def _tiling(context: typer.Context, tile: int | None, overlap: float, boxes: Path | None) -> Tiling | None:
-    if boxes is not None:
-        check_unused_options(context, "tile", "overlap", why="with --boxes: photos are resized as always")
-    return read_tiling(context, tile, overlap)
 
 
 def show(written: Written, paths: OutputPaths, *, as_json: bool, disjoint: bool) -> None:

@@ -18,7 +18,9 @@ from bcnet_core.errors import usage_error
 from bcnet_core.evaluation.inputs import image_records
 from bcnet_core.evaluation.results import listing_path, read_results
 from bcnet_core.files.json_files import begins_list
+from bcnet_core.masks.order import FrontPair, front_pairs
 from bcnet_core.reporting import Reporter
+from bcnet_core.structures import Instances
 
 KEPT = ("id", "track_id")
 """Keys of a box, beside its category and score, that the result inside it has too, if they are plain values."""
@@ -34,12 +36,19 @@ class GivenBoxes(NamedTuple):
         scores: (N,) float32; 1 in ground truth.
         labels: (N,) int64, positions in the categories of the file.
         records: the N entries of the file.
+        places: (N,) int64, positions among all boxes of the image, of which these may be a part; None is all of them.
     """
 
     corners: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
     records: list[Record]
+    places: NDArray[np.int64] | None = None
+
+    def at(self, places: NDArray[np.int64]) -> GivenBoxes:
+        """Return the boxes at these places."""
+        own = [self.records[place] for place in places.tolist()]
+        return GivenBoxes(self.corners[places], self.scores[places], self.labels[places], own, places)
 
     def keep_in(self, results: Sequence[Record]) -> list[Record]:
         """Return the N results inside the boxes, with what their file says of each: category, score and `KEPT`."""
@@ -48,6 +57,41 @@ class GivenBoxes(NamedTuple):
             | {key: given[key] for key in KEPT if is_plain(given.get(key))}
             for result, given in zip(results, self.records, strict=True)
         ]
+
+
+def gather(parts: Sequence[tuple[GivenBoxes, Instances]]) -> Instances:
+    """Return the instances inside all boxes of an image, in the order of the boxes, from those of its parts.
+
+    The order of two instances of different parts is what their whole masks tell, where these are predicted.
+    """
+    if len(parts) == 1:
+        return parts[0][1]
+    given = [boxes.places for boxes, _ in parts if boxes.places is not None]
+    part_of = np.repeat(np.arange(len(parts)), [len(places) for places in given])
+    sorting = np.argsort(np.concatenate(given))
+    found, first = [one for _, one in parts], parts[0][1]
+    pasted = {
+        name: [rles[index] for index in sorting.tolist()]
+        for name in first.masks
+        if (rles := [rle for one in found for rle in one.masks[name]])
+    }
+    pairs = [
+        FrontPair(int(places[pair.front]), int(places[pair.back]))
+        for places, one in zip(given, found, strict=True)
+        for pair in one.order or ()
+    ]
+    if "amodal_mask" in pasted:
+        part_of = part_of[sorting]
+        across = front_pairs(pasted["occludee_mask"], pasted["amodal_mask"])
+        pairs += [pair for pair in across if part_of[pair.front] != part_of[pair.back]]
+    return Instances(
+        np.concatenate([one.boxes for one in found])[sorting],
+        np.concatenate([one.scores for one in found])[sorting],
+        np.concatenate([one.labels for one in found])[sorting],
+        first.image_size,
+        pasted,
+        None if first.order is None else sorted(pairs),
+    )
 
 
 class BoxFile(NamedTuple):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +16,12 @@ from bcnet_core import masks
 from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.evaluation.clips import is_frame
-from bcnet_core.evaluation.given_boxes import GivenBoxes
 from bcnet_core.evaluation.inputs import NO_SIZE
-from bcnet_core.evaluation.tiles import Tiling, join_parts, place, tile_windows
+from bcnet_core.evaluation.parts import Part, joined, parts_of
+from bcnet_core.evaluation.tiles import Tiling, place, see_boxes
 from bcnet_core.files.images import check_images, image_path, missing_images, read_image, read_listed
 from bcnet_core.files.videos import FrameReader
-from bcnet_core.files.windows import Window, WindowReader, reduced
+from bcnet_core.files.windows import WindowReader, reduced
 from bcnet_core.maps import map_specs
 from bcnet_core.masks import RLE
 from bcnet_core.masks.order import FrontPair, disjoint_masks, hidden_by
@@ -36,45 +35,6 @@ MOST_READERS = 4
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
-
-
-class Part(NamedTuple):
-    """A part of the work: an image, or a window of one.
-
-    Attributes:
-        image: entry of a COCO file's `images`.
-        number: of the part in its image, from 0.
-        window: what the detector sees of it; the whole image is reduced then. None is the image as it is.
-        boxes: what to predict inside; None lets the detector find its own.
-    """
-
-    image: Record
-    number: int
-    window: Window | None = None
-    boxes: GivenBoxes | None = None
-
-
-def parts_of(
-    images: Sequence[Record], tiling: Tiling | None = None, boxes: Mapping[int, GivenBoxes] | None = None
-) -> list[Part]:
-    """Return the parts of images, in their order.
-
-    Args:
-        images: entries of a COCO file's `images`.
-        tiling: see `tile_windows`.
-        boxes: boxes by image id, which have parts then; None gives parts of every image.
-    """
-    return [
-        Part(image, number, window, None if boxes is None else boxes[image["id"]])
-        for image in images
-        if boxes is None or image["id"] in boxes
-        for number, window in enumerate(tile_windows(image.get("height", 0), image.get("width", 0), tiling))
-    ]
-
-
-def most_parts(images: Sequence[Record], tiling: Tiling | None) -> int:
-    """Return the largest number of parts of an image."""
-    return max((part.number + 1 for part in parts_of(images, tiling)), default=1)
 
 
 def predict_images(
@@ -96,12 +56,6 @@ def predict_images(
     return [
         result for image, one in joined(found, tiling) for result in to_results(one, image["id"], detector.categories)
     ]
-
-
-def joined(found: Iterable[tuple[Part, Instances]], tiling: Tiling | None) -> Iterator[tuple[Record, Instances]]:
-    """Join the instances of the parts of each image, which follow one another, to those of the image."""
-    for image, parts in groupby(found, key=lambda one: one[0].image):
-        yield image, join_parts([(part.window, instances) for part, instances in parts], tiling)
 
 
 def predictions(
@@ -176,8 +130,12 @@ def _detect(detector: Predictor, parts: Sequence[Part], images: list[NDArray[np.
         return detector.predict(images) if images else []
     if not isinstance(detector, BoxPredictor):
         raise usage_error("this detector only predicts inside boxes that it finds itself", "predict without --boxes")
+    corners = [
+        one.corners if part.window is None else see_boxes(one.corners, part.window, (image.shape[0], image.shape[1]))
+        for part, one, image in zip(parts, boxes, images, strict=True)
+    ]
     scores, labels = [one.scores for one in boxes], [one.labels for one in boxes]
-    return detector.predict_inside(images, [one.corners for one in boxes], scores=scores, labels=labels)
+    return detector.predict_inside(images, corners, scores=scores, labels=labels)
 
 
 def in_batches(parts: Sequence[Part], most: int) -> list[Sequence[Part]]:

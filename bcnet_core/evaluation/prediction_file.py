@@ -12,7 +12,7 @@ from typing import Any
 
 from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import data_error, usage_error
-from bcnet_core.evaluation.predict import Part
+from bcnet_core.evaluation.parts import Part
 from bcnet_core.files.outputs import atomic_file, check_output_file, reserve_outputs, write_errors
 from bcnet_core.structures import Instances
 

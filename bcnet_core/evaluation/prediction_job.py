@@ -16,10 +16,11 @@ from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import Record
 from bcnet_core.config.runtime import PLAIN, Runtime
 from bcnet_core.engine.elastic import Cluster, check_processes, process_of, run_processes, stop_requests
-from bcnet_core.errors import BCNetError, ExitCode, usage_error
+from bcnet_core.errors import BCNetError, ExitCode
 from bcnet_core.evaluation.clips import number_results, tracked
 from bcnet_core.evaluation.given_boxes import GivenBoxes, checksum
-from bcnet_core.evaluation.predict import Part, joined, parts_of, predictions, to_results
+from bcnet_core.evaluation.parts import Part, joined, parts_of
+from bcnet_core.evaluation.predict import predictions, to_results
 from bcnet_core.evaluation.prediction_file import PredictionFile
 from bcnet_core.evaluation.tiles import Tiling
 from bcnet_core.files.images import check_images
@@ -143,11 +144,9 @@ def predict_to_disk(
     detector from `build`, if the caller has read its checkpoint; several pickle the reporter.
 
     Raises:
-        BCNetError: if it has boxes and tiles, images are missing, one cannot be read and is not passed over, there
-            are not enough GPUs, or it was interrupted; the same job then resumes.
+        BCNetError: if images are missing, one cannot be read and is not passed over, there are not enough GPUs, or it
+            was interrupted; the same job then resumes.
     """
-    if job.boxes is not None and job.tiling is not None:
-        raise usage_error("masks inside given boxes are predicted in whole images, not in tiles", "leave --tile out")
     check_processes(cluster, job.device)
     check_images(job.images, job.image_dir)
     done = job.file.open(job.identity())

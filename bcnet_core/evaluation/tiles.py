@@ -79,6 +79,30 @@ def _starts(length: int, tiling: Tiling) -> list[int]:
     return [round(last * step / max(steps, 1)) for step in range(steps + 1)]
 
 
+def best_windows(corners: NDArray[np.float32], views: Sequence[Window]) -> NDArray[np.intp]:
+    """Return which view of an image shows each of its boxes best.
+
+    Args:
+        corners: (N, 4) boxes, xyxy in pixels of the image.
+        views: all of the image, then its tiles.
+
+    Returns:
+        (N,) positions of views: of the tile that has most room around the box, or 0 if no tile holds it.
+    """
+    whole, tiles = views[0], np.array(views[1:], np.float64)
+    first, last = tiles[:, :2], tiles[:, :2] + tiles[:, 2:]
+    first[first == 0] = -np.inf  # the border of the image cuts nothing off
+    last[last == (whole.width, whole.height)] = np.inf
+    room = np.minimum(corners[:, None, :2] - first, last - corners[:, None, 2:]).min(2)  # (N, number of tiles)
+    return np.where(room.max(1) >= 0, room.argmax(1) + 1, 0)
+
+
+def see_boxes(corners: NDArray[np.float32], window: Window, shown: tuple[int, int]) -> NDArray[np.float32]:
+    """Move (N, 4) xyxy boxes of an image to a window of it, which is shown in (H, W) pixels."""
+    scale = np.array([shown[1] / window.width, shown[0] / window.height] * 2)
+    return ((corners - np.array([window.x, window.y] * 2)) * scale).astype(np.float32)
+
+
 def place(found: Detections, window: Window, image_size: tuple[int, int]) -> Detections:
     """Move detections in the pixels of a window, which may have been reduced, to its image of (H, W) pixels."""
     corner = found.boxes.new_tensor([window.x, window.y]).repeat(2)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bcnet_core.evaluation.predict import Part
+from bcnet_core.evaluation.parts import Part
 from bcnet_core.evaluation.prediction_file import PredictionFile
 from bcnet_core.files import videos
 from bcnet_core.structures import Instances

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from bcnet_core import BCNetError, ExitCode, masks
 from bcnet_core.evaluation import clip_outputs
 from bcnet_core.evaluation.clips import find_clips, read_clips, short_error
-from bcnet_core.evaluation.predict import Part
+from bcnet_core.evaluation.parts import Part
 from bcnet_core.evaluation.prediction_file import PredictionFile
 from bcnet_core.evaluation.prediction_job import PredictionJob
 from bcnet_core.evaluation.prediction_outputs import output_paths, write_predictions

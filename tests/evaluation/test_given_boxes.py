@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,11 @@ from bcnet_core import BCNetError, ExitCode, load_detector, masks
 from bcnet_core.annotations.coco import CocoFile, Record, read_coco
 from bcnet_core.engine.elastic import Cluster
 from bcnet_core.evaluation.given_boxes import GivenBoxes, read_box_file
-from bcnet_core.evaluation.predict import Part, predictions, to_results
+from bcnet_core.evaluation.parts import Part
+from bcnet_core.evaluation.predict import predictions, to_results
 from bcnet_core.evaluation.prediction_file import PredictionFile
 from bcnet_core.evaluation.prediction_job import PredictionJob, predict_to_disk
 from bcnet_core.evaluation.results import to_json
-from bcnet_core.evaluation.tiles import Tiling
 from bcnet_core.evaluation.true_boxes import score_true_boxes
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.structures import Instances
@@ -220,13 +219,6 @@ def test_two_processes_predict_inside_boxes_what_one_does(
         predict_to_disk(asked, Cluster(processes), reporter=SilentReporter())
         found.append(list(asked.results(asked.images, truth.categories)))
     assert found[0] == found[1] and sum(map(len, found[0])) > 4
-
-
-def test_boxes_are_not_predicted_in_tiles(untrained: Path, truth: CocoFile, scenes: Path, tmp_path: Path) -> None:
-    asked = replace(job(untrained, truth, scenes / "val", tmp_path / "parts"), tiling=Tiling(64, 0.2))
-    with pytest.raises(BCNetError, match="not in tiles") as caught:
-        predict_to_disk(asked, Cluster(), reporter=SilentReporter())
-    assert caught.value.exit_code == ExitCode.USAGE and not list(tmp_path.iterdir())
 
 
 def test_a_detector_that_takes_no_boxes_says_so(truth: CocoFile, scenes: Path) -> None:

@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter
 from bcnet_core import masks
 from bcnet_core.annotations.coco import read_coco, segmentation_rle
 from bcnet_core.annotations.polygons import MIN_IOU
-from bcnet_core.evaluation.predict import Part
+from bcnet_core.evaluation.parts import Part
 from bcnet_core.evaluation.prediction_file import PredictionFile
 from bcnet_core.evaluation.prediction_job import PredictionJob
 from bcnet_core.evaluation.prediction_outputs import Written, output_paths, write_predictions

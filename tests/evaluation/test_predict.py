@@ -11,7 +11,8 @@ from bcnet_core import BCNetError, ExitCode, load_detector, masks
 from bcnet_core.annotations.coco import CocoFile, read_coco
 from bcnet_core.evaluation import predict
 from bcnet_core.evaluation.inputs import check_categories, find_images, image_records
-from bcnet_core.evaluation.predict import parts_of, predict_images, predictions, to_results
+from bcnet_core.evaluation.parts import parts_of
+from bcnet_core.evaluation.predict import predict_images, predictions, to_results
 from bcnet_core.maps import MAPS
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.structures import Detections

@@ -19,7 +19,7 @@ from bcnet_core.annotations.coco import read_coco
 from bcnet_core.config.runtime import Runtime
 from bcnet_core.engine.elastic import Cluster
 from bcnet_core.evaluation.inputs import image_records
-from bcnet_core.evaluation.predict import Part, parts_of
+from bcnet_core.evaluation.parts import Part, parts_of
 from bcnet_core.evaluation.prediction_file import PredictionFile
 from bcnet_core.evaluation.prediction_job import PredictionJob, predict_to_disk
 from bcnet_core.evaluation.prediction_outputs import output_paths, unreadable_error, write_predictions

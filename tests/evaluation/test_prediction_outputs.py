@@ -13,8 +13,8 @@ from PIL import Image
 from bcnet_core import BCNetError, ExitCode, masks
 from bcnet_core.evaluation import label_outputs
 from bcnet_core.evaluation.label_outputs import colors
+from bcnet_core.evaluation.parts import Part
 from bcnet_core.evaluation.photo_results import photo_names
-from bcnet_core.evaluation.predict import Part
 from bcnet_core.evaluation.prediction_file import PredictionFile
 from bcnet_core.evaluation.prediction_job import PredictionJob
 from bcnet_core.evaluation.prediction_outputs import output_paths, without_covered, write_predictions

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -24,11 +24,13 @@ from rasterio.windows import Window as Part
 from bcnet_core import BCNetError, ExitCode, masks, predict_tiled
 from bcnet_core.engine.elastic import Cluster
 from bcnet_core.engine.logging import peak_memory
+from bcnet_core.evaluation.given_boxes import GivenBoxes
 from bcnet_core.evaluation.inputs import image_records
-from bcnet_core.evaluation.predict import most_parts, parts_of, predict_images
+from bcnet_core.evaluation.parts import most_parts, parts_of
+from bcnet_core.evaluation.predict import predict_images
 from bcnet_core.evaluation.prediction_file import PredictionFile
 from bcnet_core.evaluation.prediction_job import PredictionJob, predict_to_disk
-from bcnet_core.evaluation.tiles import Tiling, check_tiling, tile_windows
+from bcnet_core.evaluation.tiles import Tiling, best_windows, check_tiling, tile_windows
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.structures import Detections
 from benchmarks.memory import in_fresh_process
@@ -134,6 +136,67 @@ def test_a_job_joins_the_tiles_of_a_photo(photo: Path, tmp_path: Path) -> None:
     )
     untiled = predicted(job(photo, tmp_path / "whole", tiling=None), Rectangles())
     assert found_boxes(untiled) == EXPECTED
+
+
+class Fills(Rectangles):
+    """Finds in every box what has the color of its middle; the occluder map and the order stay empty."""
+
+    def predict_inside(
+        self, images: Sequence[NDArray[np.uint8]], boxes: Sequence[Any], /, *, scores: Any, labels: Any
+    ) -> list[Detections]:
+        (image,), (corners,) = images, boxes
+        self.seen.append(image.shape[:2])
+        maps = torch.zeros(len(corners), 56, 56)
+        for one, (x0, y0, x1, y1) in zip(maps, corners.tolist(), strict=True):
+            columns, rows = (
+                (start + (end - start) * (np.arange(56) + 0.5) / 56).astype(int) for start, end in ((x0, x1), (y0, y1))
+            )
+            seen = image[np.ix_(rows.clip(0, image.shape[0] - 1), columns.clip(0, image.shape[1] - 1))][..., 0]
+            one[:] = torch.from_numpy(seen == seen[28, 28])
+        size = image.shape[0], image.shape[1]
+        found = torch.from_numpy(np.asarray(corners, np.float32))
+        given_maps = {"occludee_mask": maps, "amodal_mask": torch.ones_like(maps)}
+        return [Detections(found, torch.tensor(scores[0]), torch.tensor(labels[0]), size, given_maps)]
+
+
+def test_given_boxes_are_predicted_in_the_tiles_that_show_them_best(photo: Path, tmp_path: Path) -> None:
+    places = [box for value, box in BOXES.items() if value != 5]
+    large = [40.0, 0.0, 140.0, 40.0]  # larger than a tile; the other half of what is in it is background
+    corners = np.float32([large, *places[::-1], [56, 6, 64, 16], [48, 8, 56, 14]])
+    records = [{"category_id": 4, "score": 0.5, "id": number, "image_id": 1} for number in range(len(corners))]
+    one = GivenBoxes(corners, np.full(len(corners), 0.5, np.float32), np.zeros(len(corners), np.int64), records)
+    detector, file = Fills(), tmp_path / "parts"
+    asked = job(photo, file, boxes={1: one})
+    results = predicted(asked, detector)
+    assert [result["id"] for result in results] == list(range(len(corners)))
+    assert all(tile in {(160, 200), (64, 64)} for tile in detector.seen)
+    assert len(detector.seen) == len(asked.parts) < len(parts_of(asked.images, TILING))
+    for result, (x0, y0, x1, y1) in zip(results[1:5], places[::-1], strict=True):
+        assert masks.bounding_box(result["segmentation"]).tolist() == [x0, y0, x1 - x0, y1 - y0]
+        assert result["occlusion_rate"] == 0
+    assert masks.area(results[0]["segmentation"]) == pytest.approx(80 * 20, rel=0.1)
+    whole = predicted(job(photo, tmp_path / "whole", boxes={1: one}, tiling=None), Fills())
+    for tiled, untiled in zip(results, whole, strict=True):
+        assert tiled["amodal_bbox"] == untiled["amodal_bbox"]
+        assert masks.iou(tiled["segmentation"], untiled["segmentation"]) > 0.9
+    (overview,) = (part.boxes for part in asked.parts if part.number == 0)
+    assert overview is not None and {one["id"] for one in overview.records} == {0, 1, 2}, "no tile holds them"
+
+
+@given(st.data())
+@examples(100)
+def test_a_box_is_seen_in_a_tile_that_holds_it_if_one_does(data: st.DataObject) -> None:
+    sides = st.integers(1, 300)
+    height, width = data.draw(sides), data.draw(sides)
+    views = [one for one in tile_windows(height, width, TILING) if one is not None]
+    assume(views)
+    xs, ys = (sorted(data.draw(st.tuples(*[st.integers(0, length)] * 2))) for length in (width, height))
+    (chosen,) = best_windows(np.float32([[xs[0], ys[0], xs[1], ys[1]]]), views)
+    holds = [
+        one.x <= xs[0] and one.y <= ys[0] and one.x + one.width >= xs[1] and one.y + one.height >= ys[1]
+        for one in views
+    ]
+    assert holds[chosen] and (chosen > 0 or not any(holds[1:]))
 
 
 @pytest.mark.parametrize("as_path", [True, False])
