@@ -100,7 +100,7 @@ def best_windows(corners: NDArray[np.float32], views: Sequence[Window]) -> NDArr
 def see_boxes(corners: NDArray[np.float32], window: Window, shown: tuple[int, int]) -> NDArray[np.float32]:
     """Move (N, 4) xyxy boxes of an image to a window of it, which is shown in (H, W) pixels."""
     scale = np.array([shown[1] / window.width, shown[0] / window.height] * 2)
-    return ((corners - np.array([window.x, window.y] * 2)) * scale).astype(np.float32)
+    return np.asarray((corners - np.array([window.x, window.y] * 2)) * scale, np.float32)
 
 
 def place(found: Detections, window: Window, image_size: tuple[int, int]) -> Detections:

@@ -115,7 +115,8 @@ def measure_costs(study: Study, trials: Sequence[Trial], *, parallel: int, repor
 
     Variants of a set alternate in one process on the same images, so that other load on the machine affects them alike;
     the median of the rounds is taken. On a CPU it is the processor's time of the one thread, which other programs on
-    its core do not add to.
+    its core do not add to. Variants that join a set later are timed beside one that is known there, and get as much
+    more or less time as they take beside it.
     """
     path = study.folder / COSTS_FILE
     costs: Costs = read_json(path) if path.exists() else {}
@@ -124,13 +125,15 @@ def measure_costs(study: Study, trials: Sequence[Trial], *, parallel: int, repor
         data: [variant for other, variant in pairs if other == data and variant not in costs.get(data, {})]
         for data in dict.fromkeys(one.data for one in trials)
     }
-    tasks = [(data, variants) for data, variants in missing.items() if variants]
+    tasks = [(data, [*variants, *list(costs.get(data, {}))[:1]]) for data, variants in missing.items() if variants]
     with (
         reporter.progress("seconds a step", len(tasks)) as progress,
         parallel_map(partial(_costs_of, study), tasks, workers=parallel, most=len(tasks)) as done,
     ):
         for (data, _), found in zip(tasks, done, strict=True):
-            costs[data] = {**costs.get(data, {}), **found}
+            known = costs.get(data, {})
+            scale = next((seconds / found[name] for name, seconds in known.items() if name in found), 1.0)
+            costs[data] = {**{name: scale * seconds for name, seconds in found.items()}, **known}
             write_json(path, costs)
             progress.advance(note=data + ": " + ", ".join(f"{name} {value:.2f}" for name, value in found.items()))
     return costs

@@ -119,6 +119,14 @@ def test_equal_minutes_are_each_variants_own_number_of_steps(study: Study, monke
     assert {one.variant: one.steps for one in read_results(half)} == {"two": 1, "one": 3}
 
 
+def test_a_variant_that_joins_later_is_timed_beside_a_known_one(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    slower_now = {"one": 2.0, "two": 6.0}
+    monkeypatch.setattr("benchmarks.study.run._costs_of", lambda _, task: {name: slower_now[name] for name in task[1]})
+    (study.folder / "costs.json").write_text(json.dumps({"shapes": {"one": 1.0}}))
+    costs = measure_costs(study, [Trial("shapes", "two", 0)], parallel=1, reporter=SilentReporter())
+    assert costs == {"shapes": {"one": 1.0, "two": 3.0}}
+
+
 def test_mask_ap_is_taken_along_the_training(study: Study) -> None:
     along = replace(study, evaluations=2, plan=replace(study.plan, steps=3))
     assert run_trials(along, [Trial("shapes", "one", 0)], parallel=1, reporter=SilentReporter()) == []
