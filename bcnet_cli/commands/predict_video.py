@@ -10,7 +10,7 @@ import typer
 
 from bcnet_cli import console
 from bcnet_cli.commands.predict import CONFIDENT, check_complete, progress_file, reserve_folders, show
-from bcnet_cli.options import check_unused_options, reserve_files
+from bcnet_cli.options import check_unused_options, read_tiling, reserve_files
 from bcnet_cli.reporter import ConsoleReporter
 from bcnet_core.config.choices import Precision
 
@@ -25,6 +25,8 @@ def predict_clips(
     layers: bool,
     disjoint: bool,
     score: float | None,
+    tile: int | None,
+    overlap: float,
     gpus: int,
     device: str,
     batch: int,
@@ -44,8 +46,8 @@ def predict_clips(
     from bcnet_core.evaluation.tracks import WEAK_SHARE
     from bcnet_core.weights.exported import open_trained
 
-    check_unused_options(context, "ids_from", "boxes", "tile", "overlap", why="with --video")
-    cluster, runtime = Cluster(gpus), Runtime(batch, precision, compiled)
+    check_unused_options(context, "ids_from", "boxes", why="with --video")
+    cluster, runtime, tiling = Cluster(gpus), Runtime(batch, precision, compiled), read_tiling(context, tile, overlap)
     paths = output_paths(output, formats or (), of_clips=True)
     disjoint = disjoint or paths.is_disjoint
     found = find_clips(images)
@@ -63,7 +65,8 @@ def predict_clips(
     begin = CONFIDENT if score is None else score
     job = PredictionJob(
         trained.path, device, clips.images, None, progress_file(output), layers, disjoint=disjoint,
-        score=begin * WEAK_SHARE, passes_over=True, runtime=runtime, videos=clips.videos, begin=begin,
+        score=begin * WEAK_SHARE, passes_over=True, runtime=runtime, tiling=tiling, videos=clips.videos,
+        begin=begin,
     )  # fmt: skip
     predict_to_disk(job, cluster, reporter=reporter, build=partial(job.build, trained))
     written = write_predictions(job, trained.categories, paths, reporter=reporter)

@@ -70,11 +70,8 @@ def gather(parts: Sequence[tuple[GivenBoxes, Instances]]) -> Instances:
     part_of = np.repeat(np.arange(len(parts)), [len(places) for places in given])
     sorting = np.argsort(np.concatenate(given))
     found, first = [one for _, one in parts], parts[0][1]
-    pasted = {
-        name: [rles[index] for index in sorting.tolist()]
-        for name in first.masks
-        if (rles := [rle for one in found for rle in one.masks[name]])
-    }
+    pasted = {name: [rle for one in found for rle in one.masks[name]] for name in first.masks}
+    pasted = {name: [rles[index] for index in sorting.tolist()] for name, rles in pasted.items()}
     pairs = [
         FrontPair(int(places[pair.front]), int(places[pair.back]))
         for places, one in zip(given, found, strict=True)

@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import pytest
 
 from bcnet_core.evaluation.parts import Part
 from bcnet_core.evaluation.prediction_file import PredictionFile
+from bcnet_core.evaluation.tiles import Tiling, tile_windows
 from bcnet_core.files import videos
+from bcnet_core.files.windows import Window
 from bcnet_core.structures import Instances
 from tests.conftest import Bcnet
 from tests.visualization.test_video import make_video
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Return the (height, width) of a video."""
+    with videos.open_video(path) as capture:
+        return round(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), round(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
 
 
 @pytest.fixture
@@ -36,6 +45,28 @@ def test_results_and_tracks_agree(untrained: Path, video: Path, bcnet: Bcnet) ->
     for refused, said in (("--ids-from", "--ids-from has no meaning with --video"), ("--format", "format of photos")):
         again = bcnet(*arguments, "--overwrite", refused, "labels")
         assert again.returncode == 2 and said in again.stderr
+
+
+def test_frames_are_predicted_in_tiles(
+    untrained: Path, video: Path, bcnet: Bcnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, seen = video.with_name("out.json"), list[tuple[int, Window | None]]()
+    original = PredictionFile.append
+
+    def remember(file: PredictionFile, part: Part, found: Instances) -> None:
+        seen.append((part.image["frame"], part.window))
+        original(file, part, found)
+
+    monkeypatch.setattr(PredictionFile, "append", remember)
+    options = ("--video", "--tile", "80", "--score", "0", "--device", "cpu", "-o", out, "--json")
+    done = bcnet("predict", untrained, video, *options)
+    assert done.returncode == 0, done.stderr
+    height, width = size_of(video)
+    windows = tile_windows(height, width, Tiling(80, 0.2))
+    assert len(windows) > 2 and seen == [(frame, window) for frame in range(5) for window in windows]
+    counts, results = json.loads(done.stdout), json.loads(out.read_text())
+    assert counts["images"] == 5 and counts["tracks"] == len({one["track_id"] for one in results}) > 0
+    assert all(one["segmentation"]["size"] == [height, width] for one in results)
 
 
 def test_an_interrupted_video_resumes_with_the_frames_that_are_left(
