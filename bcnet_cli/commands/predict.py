@@ -138,10 +138,8 @@ def predict(
     from bcnet_core.config.runtime import Runtime
     from bcnet_core.engine.elastic import Cluster, check_processes
     from bcnet_core.evaluation.given_boxes import list_inputs
-    from bcnet_core.evaluation.inputs import find_images
     from bcnet_core.evaluation.prediction_job import PredictionJob, predict_to_disk
     from bcnet_core.evaluation.prediction_outputs import check_names, output_paths, write_predictions
-    from bcnet_core.files.outputs import check_not_among
     from bcnet_core.weights.exported import open_trained
 
     if video:
@@ -149,9 +147,7 @@ def predict(
         return
     paths = output_paths(output, formats or ())
     disjoint, tiling = disjoint or paths.is_disjoint, read_tiling(context, tile, overlap)
-    found = find_images(images)
-    for folder in paths.pictures:
-        check_not_among(folder, *(path for name in images if (path := Path(name)).is_dir()))
+    found = _find_photos(images, paths)
     files = [*found, *filter(None, (ids_from, boxes))]
     reserve_files(context, *paths.files, inputs=[checkpoint, *files], overwrite=overwrite, dry_run=dry_run)
     cluster, runtime = Cluster(gpus), Runtime(batch, precision, compiled)
@@ -174,6 +170,16 @@ def predict(
     show(written, paths, as_json=as_json, disjoint=disjoint)
     console.show_outputs(*paths.all, then=_next_command(output, paths.listing, found, inputs.truth))
     check_complete(written, paths.listing)
+
+
+def _find_photos(names: Sequence[str], paths: OutputPaths) -> list[Path]:
+    """Return the images that a command line names, in whose folders no pictures are to be written."""
+    from bcnet_core.evaluation.inputs import find_images
+    from bcnet_core.files.outputs import check_not_among
+
+    for folder in paths.pictures:
+        check_not_among(folder, *(path for name in names if (path := Path(name)).is_dir()))
+    return find_images(names)
 
 
 def check_complete(written: Written, listing: Path) -> None:

@@ -132,7 +132,8 @@ def _without_cycles(count: int, pairs: NDArray[np.int64]) -> list[NDArray[np.int
         members, graph = groups.pop()
         _, labels = connected_components(graph, connection="strong")
         for label in np.flatnonzero(np.bincount(labels) > 1):
-            best, *rest = np.flatnonzero(labels == label)
-            in_front[members[best]] = np.setdiff1d(in_front[members[best]], members[rest])
+            cycle = np.flatnonzero(labels == label)
+            best, rest = members[cycle[0]], cycle[1:]
+            in_front[best] = np.setdiff1d(in_front[best], members[rest])
             groups.append((members[rest], graph[rest][:, rest]))
     return in_front
