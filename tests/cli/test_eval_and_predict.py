@@ -537,7 +537,6 @@ def test_tiles_without_meaning_are_refused(untrained: Path, scenes: Path, truth:
     photos, out = scenes / "val", tmp_path / "out"
     for arguments, word in (
         (("predict", untrained, photos, "--overlap", "0.3"), "--overlap has no meaning without --tile"),
-        (("predict", untrained, photos, "--tile", "64", "--boxes", truth), "--tile has no meaning with --boxes"),
         (("predict", untrained, photos, "--tile", "9"), "a tile of 9 pixels is too small"),
         (("eval", untrained, "--tile", "64", "--overlap", "0"), "cannot overlap by 0 of their side"),
         (("viz", truth, "--images", scenes / "train", "--tile", "64"), "--tile has no meaning without a detector"),

@@ -322,7 +322,9 @@ def test_frozen_norms_of_the_first_generation_have_no_epsilon() -> None:
     for change, is_same in (({}, True), ({"backbone.body.bn1.num_batches_tracked": torch.tensor(7)}, False)):
         found = recognize(given | change, FILE)
         ours.load_state_dict({part: found.tensors[f"backbone.body.bn1.{part}"] for part in parts})
-        assert torch.allclose(ours(x), theirs(x), rtol=1e-5, atol=1e-5) == is_same
+        expected = theirs(x)
+        largest = expected.abs().amax((0, 2, 3), keepdim=True)  # of a channel; small values of a dead one are rounded off
+        assert bool(((ours(x) - expected).abs() <= 1e-5 * largest).all()) == is_same
         assert ("epsilon of 0" in found.origin) == is_same, "a guess is said"
     deeper = {name.replace("layer3.0", f"layer3.{block}"): tensor for name, tensor in given.items()
               if "layer3.0" in name and "downsample" not in name for block in range(6, 23)}  # fmt: skip
