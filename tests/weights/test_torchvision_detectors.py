@@ -323,7 +323,7 @@ def test_frozen_norms_of_the_first_generation_have_no_epsilon() -> None:
         found = recognize(given | change, FILE)
         ours.load_state_dict({part: found.tensors[f"backbone.body.bn1.{part}"] for part in parts})
         expected = theirs(x)
-        largest = expected.abs().amax((0, 2, 3), keepdim=True)  # of a channel; small values of a dead one are rounded off
+        largest = expected.abs().amax((0, 2, 3), keepdim=True)  # those of a dead channel cancel
         assert bool(((ours(x) - expected).abs() <= 1e-5 * largest).all()) == is_same
         assert ("epsilon of 0" in found.origin) == is_same, "a guess is said"
     deeper = {name.replace("layer3.0", f"layer3.{block}"): tensor for name, tensor in given.items()
