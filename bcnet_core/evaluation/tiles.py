@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bcnet_core.errors import usage_error
@@ -99,8 +100,8 @@ def best_windows(corners: NDArray[np.float32], views: Sequence[Window]) -> NDArr
 
 def see_boxes(corners: NDArray[np.float32], window: Window, shown: tuple[int, int]) -> NDArray[np.float32]:
     """Move (N, 4) xyxy boxes of an image to a window of it, which is shown in (H, W) pixels."""
-    scale = np.array([shown[1] / window.width, shown[0] / window.height] * 2)
-    return np.asarray((corners - np.array([window.x, window.y] * 2)) * scale, np.float32)
+    inside = torch.from_numpy(corners).double() - torch.tensor([window.x, window.y]).repeat(2)
+    return scale_boxes(inside, (window.height, window.width), shown).float().numpy()
 
 
 def place(found: Detections, window: Window, image_size: tuple[int, int]) -> Detections:
