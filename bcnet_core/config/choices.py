@@ -23,6 +23,7 @@ BoxHead = Literal["linear", "conv"]
 BoxKind = Literal["auto", "visible", "amodal"]
 MaskSize = Literal[28, 56, 112]
 """Side of the maps that the mask head predicts, in cells."""
+MaskSizeOrAuto = Literal[MaskSize, "auto"]
 NMS = Literal["box", "soft", "mask"]
 MaskProposals = Literal["decoded", "jittered", "official"]
 OccluderSampling = Literal["balanced", "nonempty", "official"]

@@ -19,6 +19,7 @@ from bcnet_core.config.choices import (
     Geometry,
     MaskProposals,
     MaskSize,
+    MaskSizeOrAuto,
     OccluderSampling,
 )
 from bcnet_core.config.numbers import WRITTEN_OUT, Channels, Convs, Numbers, Positive, PositiveOrAuto, Share
@@ -27,6 +28,8 @@ LEAST_DETECTIONS = 100
 """Least number of detections of an image that `auto` means: as many as COCO counts."""
 MARGIN = 1.5
 """Detections that `auto` keeps for each object of the fullest training image."""
+LEAST_MASK_SIZE: MaskSize = 28
+"""Side of the published maps."""
 
 
 def _known_backbone(name: str) -> str:
@@ -85,8 +88,10 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     mask_channels: Channels | None = Field(
         None, description="channels of a mask head with one layer; none: those of the feature pyramid"
     )
-    mask_size: Annotated[MaskSize, WRITTEN_OUT] = Field(
-        28, description="cells a side of the maps that the mask head predicts; more than 28 suit thin and large objects"
+    mask_size: Annotated[MaskSizeOrAuto, WRITTEN_OUT] = Field(
+        28,
+        description="cells a side of the maps that the mask head predicts; more than 28 suit thin and large objects; "
+        "auto: 28, or 56 where 28 draw the training masks with a mean IoU below 0.95",
     )
     attention: bool = Field(default=True, description="non-local block in each layer of the mask head")
     zero_init_residual: bool = Field(
@@ -139,21 +144,29 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """Most detections per image as a number; `auto` is its least until a training set decides."""
         return LEAST_DETECTIONS if self.detections_per_image == "auto" else self.detections_per_image
 
-    def for_objects(self, most: int) -> ModelConfig:
-        """Return a copy whose `detections_per_image` is a number, and which proposes and keeps enough.
+    @property
+    def map_side(self) -> MaskSize:
+        """Side of the maps as a number; `auto` is the published one until a training set decides."""
+        return LEAST_MASK_SIZE if self.mask_size == "auto" else self.mask_size
+
+    def for_training_set(self, *, objects: int, mask_size: MaskSize = LEAST_MASK_SIZE) -> ModelConfig:
+        """Return a copy in which nothing is `auto`, and which proposes and keeps enough for its detections.
 
         Args:
-            most: largest number of objects of a training image.
+            objects: largest number of objects of a training image.
+            mask_size: side of the maps that suits its masks.
         """
-        if self.detections_per_image != "auto":
-            return self
-        enough = math.ceil(MARGIN * most / 10) * 10
-        limits = {
-            "detections_per_image": max(LEAST_DETECTIONS, enough),
-            "proposals_per_image": max(self.proposals_per_image, 2 * enough),
-            "candidates_per_level": max(self.candidates_per_level, 2 * enough),
-        }
-        return self.model_copy(update=limits)
+        update: dict[str, int] = {}
+        if self.mask_size == "auto":
+            update["mask_size"] = mask_size
+        if self.detections_per_image == "auto":
+            enough = math.ceil(MARGIN * objects / 10) * 10
+            update |= {
+                "detections_per_image": max(LEAST_DETECTIONS, enough),
+                "proposals_per_image": max(self.proposals_per_image, 2 * enough),
+                "candidates_per_level": max(self.candidates_per_level, 2 * enough),
+            }
+        return self.model_copy(update=update)
 
     @model_validator(mode="after")
     def _parts_fit(self) -> ModelConfig:

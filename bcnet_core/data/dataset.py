@@ -79,6 +79,13 @@ class Sample(NamedTuple):
     seed: int
 
 
+class Instances(NamedTuple):
+    """The visible masks of the N instances of an image, and their (N, 4) boxes, xyxy in its pixels."""
+
+    masks: list[RLE]
+    boxes: NDArray[np.float64]
+
+
 class TrainingSet(Dataset[Sample]):
     """The images of a COCO file that have at least one instance to train on.
 
@@ -168,6 +175,11 @@ class TrainingSet(Dataset[Sample]):
         image = torch.from_numpy(np.ascontiguousarray(scene.render().transpose(2, 0, 1)))
         return Sample(image, targets, self._items[position][0]["id"], seed)
 
+    def instances(self, position: int) -> Instances:
+        """Return the instances of the image at a position, which is not read."""
+        found = self._masks(position)
+        return Instances(found.occludees, self._boxes(position, found))
+
     @cached_property
     def wide(self) -> NDArray[np.bool_]:
         """(images,) whether each is wider than high."""
@@ -202,8 +214,7 @@ class TrainingSet(Dataset[Sample]):
     @property
     def _spread(self) -> Sequence[int]:
         """The positions of at most `SURVEYED` images, spread evenly."""
-        spread: list[int] = np.linspace(0, len(self) - 1, min(len(self), SURVEYED)).astype(int).tolist()
-        return spread
+        return spread(len(self), SURVEYED)
 
     def _whole_counts_of(self, positions: Iterable[int]) -> WholeCounts:
         def count(position: int) -> WholeCounts:
@@ -234,10 +245,9 @@ class TrainingSet(Dataset[Sample]):
     def _scene(self, position: int) -> Scene:
         image, annotations = self._items[position]
         pixels, found = read_listed(self._image_dir, image), self._masks(position)
-        boxes = enclosing_boxes(annotations, found.wholes, amodal=self._amodal_boxes)
         return Scene(
             pixels=pixels,
-            boxes=np.array([_corners(box, image) for box in boxes], np.float64).reshape(-1, 4),
+            boxes=self._boxes(position, found),
             labels=np.array([self._labels[one["category_id"]] for one in annotations], np.int64),
             occludees=found.occludees,
             occluders=found.occluders,
@@ -247,6 +257,12 @@ class TrainingSet(Dataset[Sample]):
             size=(image["height"], image["width"]),
         )
 
+    def _boxes(self, position: int, found: _Masks) -> NDArray[np.float64]:
+        """Return the (N, 4) boxes of an image's instances, xyxy in its pixels."""
+        image, annotations = self._items[position]
+        boxes = enclosing_boxes(annotations, found.wholes, amodal=self._amodal_boxes)
+        return np.array([_corners(box, image) for box in boxes], np.float64).reshape(-1, 4)
+
 
 class _Masks(NamedTuple):
     """The masks of the N instances of an image; see `Scene`."""
@@ -254,6 +270,12 @@ class _Masks(NamedTuple):
     occludees: list[RLE]
     occluders: list[RLE | None]
     wholes: list[RLE | None]
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Return at most `most` of the positions of `count` things, spread evenly."""
+    positions: list[int] = np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
+    return positions
 
 
 def _corners(box: Sequence[float], image: Record) -> NDArray[np.float64]:

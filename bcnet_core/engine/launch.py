@@ -200,8 +200,7 @@ def open_data(asked: Recipe, validation: Validation | None, device: torch.device
         BCNetError: if training would fail on its data, or the evaluations during training on theirs.
     """
     dataset, coco = open_training_set(asked)
-    objects = most_objects(coco)
-    recipe = resolve_recipe(asked, images=len(dataset), objects=objects, device=device)
+    recipe = resolve_recipe(asked, dataset, device)
     report_instances(dataset.survey, reporter)
     truth = None
     if validation is not None:
@@ -211,7 +210,9 @@ def open_data(asked: Recipe, validation: Validation | None, device: torch.device
         if file is not None and report_crowding(file, kept=kept, counted=kept, way_out=way_out, reporter=reporter):
             break
     if asked.model.detections_per_image == "auto":
-        _describe_limits(objects, recipe.model, reporter)
+        _describe_limits(most_objects(coco), recipe.model, reporter)
+    if asked.model.mask_size == "auto":
+        reporter.info(f"maps of {recipe.model.map_side} cells a side, which suit the masks (model.mask_size=auto)")
     _describe(dataset, recipe, asked.solver, reporter)
     return OpenedData(dataset, coco, recipe)
 

@@ -24,7 +24,7 @@ def build_mask_branch(model: ModelConfig, strides: tuple[int, ...]) -> MaskBranc
         amodal=model.amodal,
         convs=model.mask_convs,
         width=model.mask_channels,
-        mask_size=model.mask_size,
+        mask_size=model.map_side,
     )
     return MaskBranch(head, strides=strides, occluder_sampling=model.occluder_sampling, mask_scoring=model.mask_scoring)
 

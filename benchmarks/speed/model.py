@@ -164,7 +164,7 @@ def _measure(model: ModelConfig, work: Workload) -> dict[str, Any]:
     rois = jittered_rois(wanted, seeds, most=model.mask_rois_per_image)
     with autocast_to(work, device):
         steps = alternate([_step(detector, images, wanted) for detector in detectors], work.repeats, device)
-        build = alternate([lambda: bilayer_targets(wanted, rois, size=model.mask_size)], work.repeats, device)
+        build = alternate([lambda: bilayer_targets(wanted, rois, size=model.map_side)], work.repeats, device)
         pictures = [image.permute(1, 2, 0).numpy() for image in images]
         for detector in detectors:
             lower_threshold(detector, pictures[0])

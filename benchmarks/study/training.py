@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from bcnet_core.annotations.coco import CocoFile
-from bcnet_core.annotations.crowding import most_objects
 from bcnet_core.config.schema import Recipe
 from bcnet_core.data.batches import StepSampler
 from bcnet_core.data.dataset import Sample, TrainingSet
@@ -56,11 +54,10 @@ class Training:
 
     def __init__(self, recipe: Recipe, variant: Variant, device: str) -> None:
         chosen = choose_device(device)
-        self.samples, coco = open_samples(recipe, chosen)
-        images, objects = len(self.samples.wide), most_objects(coco)
-        self.recipe = resolve_recipe(recipe, images=images, objects=objects, device=chosen)
+        self.samples, dataset = open_samples(recipe, chosen)
+        self.recipe = resolve_recipe(recipe, dataset, chosen)
         job = TrainingJob(recipe=self.recipe, run_dir=Path(), device=device, command="")
-        self.state = TrainingState(job, coco.categories, chosen)
+        self.state = TrainingState(job, dataset.survey.coco.categories, chosen)
         if variant.change is not None:
             detector = self.state.detector
             variant.change(detector, self.recipe)
@@ -88,7 +85,7 @@ class Training:
             yield Step(losses, norm)
 
 
-def open_samples(recipe: Recipe, device: torch.device) -> tuple[Samples, CocoFile]:
+def open_samples(recipe: Recipe, device: torch.device) -> tuple[Samples, TrainingSet]:
     """Open the training set of a recipe; its samples are kept where an image has no others than itself and its mirror.
 
     Args:
@@ -96,13 +93,13 @@ def open_samples(recipe: Recipe, device: torch.device) -> tuple[Samples, CocoFil
         device: of kept samples.
 
     Returns:
-        The samples, and the annotation file without the annotations that are left out.
+        The samples, and the set that they are of.
     """
-    dataset, coco = open_training_set(recipe)
+    dataset, _ = open_training_set(recipe)
     kinds = [getattr(step, "func", step) for step in dataset.steps]
     if kinds == [mirror, resize_shorter] and not recipe.data.train_sizes:
-        return KeptSamples(dataset, flip=recipe.data.flip, device=device), coco
-    return dataset, coco
+        return KeptSamples(dataset, flip=recipe.data.flip, device=device), dataset
+    return dataset, dataset
 
 
 class KeptSamples:

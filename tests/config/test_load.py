@@ -124,6 +124,7 @@ def test_data_root_wins_over_the_file_and_an_override_over_both(tmp_path: Path) 
         ("model.anchor_scale=[4,8]", (4, 8)),
         ("model.anchor_scale=8", (8,)),
         ("model.mask_size=56", 56),
+        ("model.mask_size=auto", "auto"),
         ("data.allow_no_occluders=true", True),
         ("data.allow_no_occluders=no", False),
         ("data.root=null", None),

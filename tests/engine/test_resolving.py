@@ -2,15 +2,18 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 from bcnet_core import BCNetError
+from bcnet_core.config.choices import MaskSize
 from bcnet_core.config.load import load_recipe
 from bcnet_core.config.schema import Recipe
 from bcnet_core.engine import resolving
 from bcnet_core.engine.launch import open_data, run_training
-from bcnet_core.engine.resolving import in_steps, precision_for
+from bcnet_core.engine.resolving import drawn_iou, in_steps, precision_for
 from bcnet_core.engine.run_dir import open_run
 from bcnet_core.reporting import SilentReporter
 from bcnet_core.weights.checkpoint import list_checkpoints, read_checkpoint
@@ -114,6 +117,55 @@ def test_limits_follow_the_fullest_training_image_and_are_told(scenes: Path, tmp
     fixed = Collector()
     open_data(job(scenes, tmp_path, "model.detections_per_image=50").recipe, None, CPU, fixed)
     assert not any("keeps 50" in message and "objects in an image:" in message for message in fixed.messages)
+
+
+@pytest.fixture
+def blocks_and_threads(tmp_path: Path) -> Path:
+    """A data root whose training images hold squares, and diagonal lines that are thin for their boxes, 400 pixels."""
+    (tmp_path / "train").mkdir()
+    images = [{"id": number, "file_name": f"{number}.png", "width": 500, "height": 500} for number in (1, 2)]
+    annotations = []
+    for image in images:
+        cv2.imwrite(str(tmp_path / "train" / str(image["file_name"])), np.zeros((500, 500, 3), np.uint8))
+        for number, polygon in enumerate(([20, 20, 420, 20, 420, 420, 20, 420], [20, 20, 40, 20, 420, 420, 400, 420])):
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": image["id"], "category_id": number + 1, "iscrowd": 0,
+                 "bbox": [20, 20, 400, 400], "area": 1, "segmentation": [polygon]}
+            )  # fmt: skip
+    categories = [{"id": 1, "name": "block"}, {"id": 2, "name": "thread"}]
+    for name, kept in (("blocks", {1}), ("threads", {2}), ("both", {1, 2})):
+        chosen = [one for one in annotations if one["category_id"] in kept]
+        content = {"images": images, "categories": categories, "annotations": chosen}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("name", "size"), [("blocks", 28), ("threads", 56), ("both", 56)])
+def test_the_size_of_the_maps_follows_how_well_they_draw_the_masks_and_is_told(
+    blocks_and_threads: Path, tmp_path: Path, name: str, size: int
+) -> None:
+    root, reporter = blocks_and_threads, Collector()
+    asked = job(root, tmp_path, "model.mask_size=auto", f"data.train.annotations={root / name}.json",
+                "data.allow_no_occluders=true").recipe  # fmt: skip
+    opened = open_data(asked, None, CPU, reporter)
+    assert opened.recipe.model.mask_size == size
+    assert any(message.startswith(f"maps of {size} cells a side") for message in reporter.messages)
+    given = Collector()
+    kept = asked.model_copy(update={"model": asked.model.model_copy(update={"mask_size": 112})})
+    assert open_data(kept, None, CPU, given).recipe.model.mask_size == 112
+    assert not any("cells a side" in message for message in given.messages)
+
+
+def test_a_mask_is_drawn_as_its_maps_would_show_it(blocks_and_threads: Path, tmp_path: Path) -> None:
+    def drawn(name: str, size: MaskSize) -> float:
+        asked = job(blocks_and_threads, tmp_path, f"data.train.annotations={blocks_and_threads / name}.json",
+                    "data.allow_no_occluders=true").recipe  # fmt: skip
+        return drawn_iou(open_data(asked, None, CPU, SilentReporter()).dataset, size)
+
+    assert drawn("blocks", 28) > 0.99
+    coarse, fine = drawn("threads", 28), drawn("threads", 56)
+    assert coarse < 0.8 < fine < 1  # lines of 20 pixels across, in cells of 14 and of 7
+    assert drawn("both", 28) == pytest.approx((drawn("blocks", 28) + coarse) / 2)
 
 
 @pytest.mark.parametrize(("milestones", "told"), [("[60000,80000]", True), ("[2,80000]", False), ("[]", False)])

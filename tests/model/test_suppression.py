@@ -180,9 +180,9 @@ def test_an_export_with_nms_by_masks_is_refused(tmp_path: Path) -> None:
 def test_limits_of_auto_follow_the_objects() -> None:
     model = ModelConfig(detections_per_image="auto", proposals_per_image=300, candidates_per_level=400)
     assert model.most_detections == 100
-    few, many = model.for_objects(40), model.for_objects(213)
+    few, many = model.for_training_set(objects=40), model.for_training_set(objects=213)
     assert (few.detections_per_image, few.proposals_per_image, few.candidates_per_level) == (100, 300, 400)
     assert (many.detections_per_image, many.proposals_per_image, many.candidates_per_level) == (320, 640, 640)
-    assert many.for_objects(1000) == many, "numbers stay"
+    assert many.for_training_set(objects=1000) == many, "numbers stay"
     given = ModelConfig(detections_per_image=30, proposals_per_image=20)
-    assert given.for_objects(213) == given
+    assert given.for_training_set(objects=213) == given

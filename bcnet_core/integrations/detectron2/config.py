@@ -120,7 +120,7 @@ def config_from_recipe(recipe: Recipe, *, num_classes: int) -> CfgNode:
         BCNetError: if the recipe asks for something that detectron2's trainer or its Faster R-CNN does not have.
     """
     _check_supported(recipe)
-    recipe = recipe.model_copy(update={"model": recipe.model.for_objects(0)})
+    recipe = recipe.model_copy(update={"model": recipe.model.for_training_set(objects=0)})
     cfg = fresh_config()
     cfg.SEED = recipe.seed
     _set_model(cfg, recipe, num_classes)
@@ -175,7 +175,7 @@ def _set_model(cfg: CfgNode, recipe: Recipe, num_classes: int) -> None:
         resnets.RES2_OUT_CHANNELS = 256 if shape.is_bottleneck else 64
         resnets.STRIDE_IN_1X1 = model.backbone_style == "caffe" and shape.is_bottleneck and shape.groups == 1
     cfg.MODEL.BCNET = _bcnet_node(model, recipe.loss)
-    cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION = roi_side(model.mask_size)
+    cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION = roi_side(model.map_side)
     _write(cfg, model, PLACES)
 
 

@@ -54,8 +54,9 @@ def test_a_head_with_the_whole_mask_alone_gives_it_for_both(study: Study) -> Non
     training = start(study, "plain_only")
     first_step(training)
     detector = training.state.best_detector.eval()
-    features = torch.randn(3, 32, 28, 28)
-    maps = detector.heads.masks.head(features)
+    head = detector.heads.masks.head
+    features = torch.randn(3, 32, head.roi_size, head.roi_size)
+    maps = head(features)
     assert torch.equal(maps["occludee_mask"], maps["amodal_mask"]) and bool(maps["amodal_mask"].any())
     both = start(study, "plain").state.detector.eval().heads.masks.head(features)
     assert not torch.equal(both["occludee_mask"], both["amodal_mask"])
@@ -64,7 +65,7 @@ def test_a_head_with_the_whole_mask_alone_gives_it_for_both(study: Study) -> Non
 def test_every_variant_is_a_recipe_of_its_own(study: Study) -> None:
     recipes = {name: study.recipe(Trial("shapes", name, 0), 2) for name in VARIANTS}
     assert all(recipes[first] != recipes[second] for first in recipes for second in recipes if first < second)
-    assert [recipes[name].model.mask_size for name in ("plain_only", "mask_rcnn")] == [56, 28]
+    assert [recipes[name].model.mask_size for name in ("plain_only", "mask_rcnn")] == ["auto", 28]
     assert not any(recipes[name].model.boundary or recipes[name].model.attention for name in ("plain", "plain_only"))
 
 

@@ -42,7 +42,7 @@ def test_every_recipe_survives_conversion_to_a_config_and_back(name: str) -> Non
     recipe = load_recipe(name)
     cfg = config_from_recipe(recipe, num_classes=7)
     back = recipe_from_config(cfg).model.model_dump()
-    for key, value in recipe.model.for_objects(0).model_dump().items():
+    for key, value in recipe.model.for_training_set(objects=0).model_dump().items():
         if key in ONLY_OURS or (recipe.model.backbone == "tiny" and key in {"backbone_style", "frozen_stages"}):
             continue
         if recipe.model.detector == "fcos" and key in {"anchor_scale", "proposals_per_image", "box_rois_per_image"}:
