@@ -15,6 +15,8 @@ from bcnet_core.config.choices import Geometry
 from bcnet_core.model.rois import level_steps
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
+CACHED_PAIRS = 2**17
+"""Pairs of boxes that a CPU compares at once, so that they stay in its cache."""
 
 
 class SeededSampler(BalancedPositiveNegativeSampler):  # type: ignore[misc]  # torchvision has no types
@@ -131,4 +133,25 @@ def build_rpn(
         nms_thresh=0.7,
     )
     rpn.fg_bg_sampler = SeededSampler(batch_size_per_image=256, positive_fraction=0.5)
+    rpn.box_similarity = pairwise_iou
     return rpn
+
+
+def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
+    """Return the (N, M) IoU of (N, 4) and (M, 4) float xyxy boxes: torchvision's `box_iou`, to the last bit.
+
+    It works on coordinates, not on corners. A CPU then takes a fifth of the time, which for a hundred objects and all
+    anchors of an image was a quarter of a training step.
+    """
+    found = first.new_empty((len(first), len(second)))
+    pairs = CACHED_PAIRS if first.device.type == "cpu" else len(first) * len(second)
+    step = max(pairs // max(len(first), 1), 1)
+    x0, y0, x1, y1 = first.T[..., None]
+    areas = (x1 - x0) * (y1 - y0)
+    for part, ious in zip(second.split(step), found.split(step, dim=1), strict=True):
+        left, top, right, bottom = part.T.contiguous()
+        width = torch.minimum(x1, right).sub_(torch.maximum(x0, left)).clamp_(min=0)
+        height = torch.minimum(y1, bottom).sub_(torch.maximum(y0, top)).clamp_(min=0)
+        shared = width.mul_(height)
+        torch.div(shared, (areas + (right - left) * (bottom - top)).sub_(shared), out=ious)
+    return found

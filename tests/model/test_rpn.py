@@ -2,9 +2,10 @@ import pytest
 import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou
 
 from bcnet_core.config.choices import Geometry
-from bcnet_core.model.rpn import StridedAnchors, build_rpn
+from bcnet_core.model.rpn import StridedAnchors, build_rpn, pairwise_iou
 
 
 def test_anchors_lie_at_the_strides_and_are_not_rounded() -> None:
@@ -63,3 +64,25 @@ def test_anchors_keep_their_precision_under_autocast(geometry: Geometry) -> None
     (boxes,) = anchors(image, [torch.zeros(1, 4, 120, 120)])
     (half,) = anchors(image, [torch.zeros(1, 4, 120, 120, dtype=torch.bfloat16)])
     assert half.dtype == torch.float32 and torch.equal(boxes, half)
+
+
+@pytest.mark.parametrize(("objects", "anchors"), [(0, 5), (3, 0), (1, 1), (7, 100_000), (300, 2_000)])
+def test_pairwise_iou_is_torchvisions(objects: int, anchors: int) -> None:
+    generator = torch.Generator().manual_seed(objects)
+
+    def boxes(count: int) -> torch.Tensor:
+        corners = torch.rand(count, 2, generator=generator) * 400 - 50
+        return torch.cat([corners, corners + torch.rand(count, 2, generator=generator) * 90], dim=1)
+
+    first, second = boxes(objects), boxes(anchors)
+    if objects and anchors:
+        second[0] = first[0]
+    assert torch.equal(pairwise_iou(first, second), box_iou(first, second))
+
+
+def test_anchors_are_matched_by_it() -> None:
+    anchors = StridedAnchors((8,), scales=(4,), geometry="exact")
+    assert (
+        build_rpn(channels=8, convs=1, anchors=anchors, candidates_per_level=5, proposals=5).box_similarity
+        is pairwise_iou
+    )
