@@ -148,7 +148,7 @@ def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
     step = max(pairs // max(len(first), 1), 1)
     x0, y0, x1, y1 = first.T[..., None]
     areas = (x1 - x0) * (y1 - y0)
-    for part, ious in zip(second.split(step), found.split(step, dim=1), strict=True):
+    for part, ious in zip(torch.split(second, step), torch.split(found, step, dim=1), strict=True):
         left, top, right, bottom = part.T.contiguous()
         width = torch.minimum(x1, right).sub_(torch.maximum(x0, left)).clamp_(min=0)
         height = torch.minimum(y1, bottom).sub_(torch.maximum(y0, top)).clamp_(min=0)
