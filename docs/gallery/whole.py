@@ -21,7 +21,9 @@ def main(model: str) -> None:
     """Compose scenes, draw them with `bcnet viz --order`, and put their panels together, a scene in a column."""
     with tempfile.TemporaryDirectory() as name:
         root, folder = Path(name) / "scenes", Path(name) / "viz"
-        subprocess.run([*BCNET, "synth", "shapes", "-o", root, "--images", "1", "--val-images", "40", *DRAWN], check=True)
+        subprocess.run(
+            [*BCNET, "synth", "shapes", "-o", root, "--images", "1", "--val-images", "40", *DRAWN], check=True
+        )
         truth = root / "annotations/instances_val.json"
         source = [model, "--gt", truth, "--device", "cpu"]
         options = ["--most-occluded", str(SCENES), "--order", "--rois", "0", "--format", "png"]
