@@ -24,6 +24,7 @@ from bcnet_core.annotations.coco import (
     segmentation_rle,
     ways_out,
 )
+from bcnet_core.annotations.crowding import most_objects
 from bcnet_core.annotations.instances import describe_omissions, survey_instances
 from bcnet_core.annotations.occluder import occluder_regions
 from bcnet_core.config.choices import OccluderSource
@@ -184,6 +185,11 @@ class TrainingSet(Dataset[Sample]):
     def wide(self) -> NDArray[np.bool_]:
         """(images,) whether each is wider than high."""
         return np.array([image["width"] > image["height"] for image, _ in self._items])
+
+    @cached_property
+    def most_objects(self) -> int:
+        """The number of instances of the fullest image."""
+        return most_objects(self.survey.coco)
 
     @cached_property
     def without_region(self) -> int:

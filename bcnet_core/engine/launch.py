@@ -14,7 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from bcnet_core import distributed as dist
 from bcnet_core.annotations.coco import CocoFile, ways_out
-from bcnet_core.annotations.crowding import most_objects, report_crowding
+from bcnet_core.annotations.crowding import report_crowding
 from bcnet_core.annotations.instances import Survey
 from bcnet_core.config.model import ModelConfig
 from bcnet_core.config.schema import Recipe
@@ -210,7 +210,7 @@ def open_data(asked: Recipe, validation: Validation | None, device: torch.device
         if file is not None and report_crowding(file, kept=kept, counted=kept, way_out=way_out, reporter=reporter):
             break
     if asked.model.detections_per_image == "auto":
-        _describe_limits(most_objects(coco), recipe.model, reporter)
+        _describe_limits(dataset.most_objects, recipe.model, reporter)
     if asked.model.mask_size == "auto":
         reporter.info(f"maps of {recipe.model.map_side} cells a side, which suit the masks (model.mask_size=auto)")
     _describe(dataset, recipe, asked.solver, reporter)
