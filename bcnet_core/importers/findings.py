@@ -166,6 +166,7 @@ KINDS: dict[str, Kind] = {
     "shape_unknown": Kind("instances", "have a shape that is no outline in the image, such as a cuboid", "left_out"),
     "shape_unreadable": Kind("instances", "have points or a mask that cannot be read", "left_out", "draw them again"),
     "label_missing": Kind("instances", "have no label", "left_out", "label them"),
+    "label_several": Kind("instances", "have several labels at once", "left_out", "choose one label for each"),
     "label_ignored": Kind("instances", "are labeled `__ignore__` or `_background_`", "left_out"),
 }  # fmt: skip
 """Kinds of faults by the name that reports and `import.json` use."""

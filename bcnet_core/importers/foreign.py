@@ -39,7 +39,7 @@ LISTS: tuple[tuple[frozenset[str], Foreign], ...] = (
 OBJECTS: tuple[tuple[frozenset[str], Foreign], ...] = (
     (
         frozenset({"_via_img_metadata"}),
-        Foreign("is a project of the VGG Image Annotator, not COCO", "there: Annotation > Export Annotations (COCO)"),
+        Foreign("is a file of the VGG Image Annotator, not COCO", "import it: --from via"),
     ),
     (frozenset({"shapes", "imagePath"}), Foreign("is one photo of labelme", "import its folder: --from labelme")),
     (frozenset({"image", "annotations"}), Foreign("is one photo of SA-1B", "import its folder: --from sa1b")),

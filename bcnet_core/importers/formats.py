@@ -12,9 +12,10 @@ from bcnet_core.importers.labelme import LABELME
 from bcnet_core.importers.mask_files import MASK_FILES
 from bcnet_core.importers.sa1b import SA1B
 from bcnet_core.importers.source import Format
+from bcnet_core.importers.via import VIA
 from bcnet_core.importers.yolo import YOLO
 
-FORMATS: tuple[Format, ...] = (SA1B, LABELME, YOLO, COCO, MASK_FILES, MASKS)
+FORMATS: tuple[Format, ...] = (SA1B, LABELME, VIA, YOLO, COCO, MASK_FILES, MASKS)
 """In the order in which they are tried on a source whose format is not given: the most specific first."""
 
 ARCHIVES = {".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"}

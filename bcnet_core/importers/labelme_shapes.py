@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from PIL import Image
+from shapely import affinity
 
 from bcnet_core.masks.rle import FARTHEST
 
@@ -62,7 +63,7 @@ def outline_of(shape: Any) -> tuple[str, Outline]:  # noqa: ANN401  (as read fro
     label, kind = _label(shape.get("label")), shape.get("shape_type") or "polygon"
     if kind in WITHOUT_AREA:
         raise ShapeError("shape_without_area")
-    points = _points(shape.get("points"))
+    points = read_points(shape.get("points"))
     if kind == "mask":
         return label, _mask(shape.get("mask"), points)
     if kind == "circle":
@@ -85,7 +86,12 @@ def _label(value: Any) -> str:  # noqa: ANN401  (as read from json)
     return str(value)
 
 
-def _points(value: Any) -> list[tuple[float, float]]:  # noqa: ANN401  (as read from json)
+def read_points(value: Any) -> list[tuple[float, float]]:  # noqa: ANN401  (as read from json)
+    """Return points (x, y), which must be numbers that a coordinate can have.
+
+    Raises:
+        ShapeError: if they cannot be read.
+    """
     try:
         points = [(float(x), float(y)) for x, y in value]
     except (TypeError, ValueError):
@@ -100,11 +106,27 @@ def _circle(points: list[tuple[float, float]]) -> list[float]:
     if len(points) != 2:
         raise ShapeError("shape_short")
     radius = math.dist(*points)
-    if radius == 0:
+    return ellipse(points[0], radius, radius)
+
+
+def ellipse(center: tuple[float, float], wide: float, high: float, *, degrees: float = 0.0) -> list[float]:
+    """Return an ellipse as a flat polygon in pixels.
+
+    Args:
+        center: its (x, y).
+        wide: half of its width before it is turned.
+        high: half of its height before it is turned.
+        degrees: how far it is turned around its center, from x towards y.
+
+    Raises:
+        ShapeError: if it has no area.
+    """
+    if not (wide > 0 and high > 0):
         raise ShapeError("shape_without_area")
-    segments = math.ceil(math.pi / math.acos(max(1 - DEVIATION / radius, 0)) / 4)  # of a quarter
-    ring = shapely.Point(points[0]).buffer(radius, quad_segs=max(segments, 4)).exterior
-    corners: list[float] = np.round(shapely.get_coordinates(ring)[:-1], 3).ravel().tolist()
+    segments = math.ceil(math.pi / math.acos(max(1 - DEVIATION / max(wide, high), 0)) / 4)  # of a quarter
+    unit = shapely.Point(0, 0).buffer(1, quad_segs=max(segments, 4))
+    shape = affinity.translate(affinity.rotate(affinity.scale(unit, wide, high), degrees), *center)
+    corners: list[float] = np.round(shapely.get_coordinates(shape.exterior)[:-1], 3).ravel().tolist()
     return corners
 
 

@@ -139,6 +139,34 @@ def x_anylabeling(folder: Path) -> int:
     return 6
 
 
+def via(folder: Path) -> int:
+    """One project for all photos; the class is an option of a list, whose ids mean names."""
+    entries = {}
+    for number in range(3):
+        make_picture(folder / f"via/{number}.jpg", number)
+        regions = [
+            {
+                "shape_attributes": {
+                    "name": "polygon",
+                    "all_points_x": outline(square)[0::2],
+                    "all_points_y": outline(square)[1::2],
+                },
+                "region_attributes": {"plant": str(square)},
+            }
+            for square in (0, 1)
+        ]
+        entry = {"filename": f"{number}.jpg", "size": 900, "regions": regions, "file_attributes": {}}
+        entries[f"{number}.jpg900"] = entry
+    plant = {"type": "dropdown", "description": "", "options": {"0": "leaf", "1": "fruit"}, "default_options": {}}
+    project = {
+        "_via_settings": {},
+        "_via_img_metadata": entries,
+        "_via_attributes": {"region": {"plant": plant}, "file": {}},
+    }
+    write(folder / "via/via_project.json", project)
+    return 6
+
+
 def yolo(folder: Path) -> int:
     """data.yaml, images and labels in one folder a split, coordinates from 0 to 1."""
     for split, count in {"train": 3, "val": 1}.items():
@@ -317,7 +345,8 @@ def sa_1b(folder: Path) -> int:
 
 EXPORTS: dict[str, Callable[[Path], int]] = {
     "CVAT": cvat, "Label Studio": label_studio, "Roboflow": roboflow, "labelme": labelme,
-    "X-AnyLabeling, AnyLabeling": x_anylabeling, "YOLO segmentation (Ultralytics, Roboflow)": yolo,
+    "VGG Image Annotator (VIA)": via, "X-AnyLabeling, AnyLabeling": x_anylabeling,
+    "YOLO segmentation (Ultralytics, Roboflow)": yolo,
     "cellpose": cellpose, "scikit-image, Fiji, napari, QuPath": label_images, "Cityscapes": cityscapes,
     "PASCAL VOC": voc, "one mask file an object": data_science_bowl, "BlenderProc": blender_proc, "LVIS": lvis,
     "LIVECell": livecell, "FiftyOne": fiftyone, "Azure Machine Learning": azure, "any other COCO json": supervision,
