@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,7 +77,9 @@ def _read(path: Path, images: Path | None) -> Source:
     for number, entry in enumerate(entries, start=1):
         photo = pairs.get(entry.photo)
         record = image_record(number, photo, folder, name=relative_name(entry.photo, folder))
-        record |= _size(photo)
+        if photo is not None:
+            with suppress(BCNetError):  # a damaged photo, whose image is left out
+                record["height"], record["width"] = image_size(photo)  # VIA's files have none
         source.images.append(record)
         for position, region in enumerate(entry.regions, start=1):
             place = f"{relative_name(entry.file, path)}: region {position} of {entry.photo.name}"
@@ -99,15 +102,6 @@ def _photos_of(file: Path, content: Any) -> Iterator[_Entry]:  # noqa: ANN401  (
         regions = one["regions"]
         listed = list(regions.values()) if isinstance(regions, dict) else regions
         yield _Entry(file, file.parent / one["filename"].replace("\\", "/"), listed)
-
-
-def _size(photo: Path | None) -> Record:
-    """Return the size of a photo as keys of its record: VIA's files have none."""
-    try:
-        height, width = (0, 0) if photo is None else image_size(photo)
-    except BCNetError:
-        return {}  # the photo is damaged, and its image left out
-    return {"height": height, "width": width} if height and width else {}
 
 
 def _class_attribute(regions: Sequence[Any]) -> str | None:

@@ -164,7 +164,7 @@ IMAGES = [{"id": 1, "file_name": "a.jpg", "width": 16, "height": 12}]
         ({"images": IMAGES, "annotations": [{"image_id": 1, "category_id": 1}]}, "without masks"),
         ({"images": IMAGES}, "no `annotations`"),
         ({"annotations": [square(1, 1)]}, "no `images`"),
-        ({"_via_settings": {}, "_via_img_metadata": {"a": {}}}, "VGG Image Annotator"),
+        ({"_via_settings": {}, "_via_img_metadata": {}}, "VGG Image Annotator"),
         ({"a.jpg123": {"filename": "a.jpg", "size": 123, "regions": []}}, "VGG Image Annotator"),
         ({"version": "5.4", "shapes": [], "imagePath": "a.jpg"}, "labelme"),
         ({"image": {"image_id": 1}, "annotations": []}, "SA-1B"),
