@@ -175,7 +175,11 @@ def test_a_run_keeps_and_counts_as_many_detections_as_are_asked_for(
     assert content["detections"] == 20 * 6 and "AR20" in content["scores"]["masks"]
     assert "objects in an image" not in more.stderr
     few, many = (json.loads((tmp_path / name / "instances_val_results.json").read_text()) for name in ("own", "more"))
-    assert all(one in many for one in few)
+    found = {(one["image_id"], one["category_id"], *one["bbox"]): one for one in many}
+    for one in few:  # the last lanes of a vector are computed by other instructions: a float's last bit may differ
+        same = found[(one["image_id"], one["category_id"], *one["bbox"])]
+        assert same["score"] == pytest.approx(one["score"], rel=1e-5)
+        assert (decode(same["segmentation"]) != decode(one["segmentation"])).sum() <= 1
     handler = signal.getsignal(signal.SIGINT)
     two = good(*asked, "-o", tmp_path / "two", "--max-dets", "20", "--gpus", "2")
     assert json.loads(two.stdout) == content
