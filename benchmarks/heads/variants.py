@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 
 from bcnet_core.config.schema import Recipe
+from bcnet_core.data.dataset import Targets
 from bcnet_core.model.detectors import Detector
-from bcnet_core.model.head import BilayerMaskHead
+from bcnet_core.model.head import BilayerMaskHead, Layer
+from bcnet_core.model.losses import bilayer_losses, bilayer_targets
+from bcnet_core.model.rois import RoIs
 from benchmarks.crowds.torchvision_peer import use_torchvision_with_ours
 from benchmarks.study.trials import Variant
 
@@ -31,16 +37,63 @@ def normalize_sum(detector: Detector, _: Recipe) -> None:
 
 def detach_occluder(detector: Detector, _: Recipe) -> None:
     """Add layer 1's output to the RoI features without a gradient, so that only its own losses train layer 1."""
-    head, seen = detector.heads.masks.head, list[Tensor]()
-    head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    _layer_1(head).register_forward_hook(lambda _, __, output: seen.append(output.detach()))
+    _pass_on(detector.heads.masks.head, torch.detach)
 
-    def add_detached(_: nn.Module, __: tuple[Tensor]) -> tuple[Tensor]:
+
+def gate_occluder(detector: Detector, _: Recipe) -> None:
+    """Weight layer 1's output before it is added to the RoI features, by a sigmoid of a 1x1 convolution of itself.
+
+    It starts at weights of a half, everywhere.
+    """
+    head = detector.heads.masks.head
+    channels = head.get_parameter("occludee.convs.0.weight").shape[1]
+    gate = nn.Conv2d(channels, channels, 1)
+    for parameter in gate.parameters():
+        nn.init.zeros_(parameter)
+    head.add_module("gate", gate)
+    _pass_on(head, lambda occluder: occluder * gate(occluder).sigmoid())
+
+
+def _pass_on(head: BilayerMaskHead, message: Callable[[Tensor], Tensor]) -> None:
+    """Add `message` of layer 1's output to the RoI features instead of the output itself."""
+    seen: list[Tensor] = []
+    _layer_1(head).register_forward_hook(lambda _, inputs, output: seen.extend((inputs[0], output)))
+
+    def add_message(_: nn.Module, __: tuple[Tensor]) -> tuple[Tensor]:
         features, occluder = seen
         seen.clear()
-        return (features + occluder,)
+        return (features + message(occluder),)
 
-    head.occludee.register_forward_pre_hook(add_detached)
+    head.occludee.register_forward_pre_hook(add_message)
+
+
+def share_convolutions(detector: Detector, _: Recipe) -> None:
+    """Let both layers use the same convolutions: layer 2 reads the features plus what they made of them."""
+    head = detector.heads.masks.head
+    head.occludee.convs = _layer_1(head).convs
+
+
+def add_dice(detector: Detector, _: Recipe) -> None:
+    """Add a dice loss to the masks of both layers, over the RoIs that have such a mask (Milletari et al., 2016)."""
+    branch = detector.heads.masks
+
+    def losses(features: list[Tensor], rois: RoIs, targets: list[Targets]) -> dict[str, Tensor]:
+        logits = branch(features, rois.boxes, rois.images)
+        wanted = bilayer_targets(targets, rois, size=branch.head.mask_size, names=branch.head.outputs)
+        found = bilayer_losses(logits, wanted, rois.keys, sampling=branch.occluder_sampling)
+        for name in ("occludee_mask", "occluder_mask"):
+            found[name] = found[name] + mean_dice(logits[name], wanted[name])
+        return found
+
+    setattr(branch, "losses", losses)  # noqa: B010 -- a method of this one object
+
+
+def mean_dice(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Average 1 - 2 |p g| / (p^2 + g^2) over the RoIs whose map is not empty; a scalar, 0 without any."""
+    chosen = wanted.flatten(1).any(1)
+    shares, truth = logits[chosen].sigmoid().flatten(1), wanted[chosen].float().flatten(1)
+    overlap = 2 * (shares * truth).sum(1) / (shares.square() + truth).sum(1)
+    return (1 - overlap).sum() / max(len(overlap), 1)
 
 
 def stop_layer_1_gradients(detector: Detector, _: Recipe) -> None:
@@ -48,7 +101,7 @@ def stop_layer_1_gradients(detector: Detector, _: Recipe) -> None:
     _layer_1(detector.heads.masks.head).register_forward_pre_hook(lambda _, inputs: (inputs[0].detach(),))
 
 
-def _layer_1(head: BilayerMaskHead) -> nn.Module:
+def _layer_1(head: BilayerMaskHead) -> Layer:
     assert head.occluder is not None
     return head.occluder
 
@@ -72,6 +125,9 @@ VARIANTS = {
     "no_occluder_loss": Variant("no occluder loss", (*TWO_LAYERS, "loss.occluder_mask=0"), minus=("two_layers",)),
     "detached": Variant("occluder features detached", TWO_LAYERS, detach_occluder, ("two_layers",)),
     "sum_norm": Variant("GroupNorm on the sum", TWO_LAYERS, normalize_sum, ("two_layers",)),
+    "dice": Variant("boundary and dice loss", (NO_ATTENTION,), add_dice, ("boundary",)),
+    "gated": Variant("boundary, gate between the layers", (NO_ATTENTION,), gate_occluder, ("boundary",)),
+    "shared": Variant("boundary, layers share convolutions", (NO_ATTENTION,), share_convolutions, ("boundary",)),
     "stopped": Variant("no gradient of layer 1 into the pyramid", TWO_LAYERS, stop_layer_1_gradients, ("two_layers",)),
 }
 """In the order in which they are measured: the most important first."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bcnet_core.model.detectors import Detector
-from benchmarks.heads.variants import RECIPE, VARIANTS
+from benchmarks.heads.variants import RECIPE, VARIANTS, mean_dice
 from benchmarks.study.training import Training
 from benchmarks.study.trials import Plan, Study, Trial
 from tests.benchmarks.conftest import SPLITS, Bench
@@ -70,12 +70,42 @@ def test_changed_heads_compute_what_they_should(study: Study) -> None:
     torch.testing.assert_close(normed(features)["occluder_mask"], plain(features)["occluder_mask"])
 
 
-def test_what_a_variant_adds_is_trained(study: Study) -> None:
-    training = start(study, "sum_norm")
-    norm = training.state.detector.heads.masks.head.get_submodule("sum_norm")
-    before = [one.clone() for one in norm.parameters()]
+def test_a_gate_starts_at_a_half_and_shared_layers_are_one(study: Study) -> None:
+    plain, gated, shared = (build(study, name).heads.masks.head.eval() for name in ("boundary", "gated", "shared"))
+    assert plain.occluder is not None and shared.occluder is not None
+    gated.load_state_dict(plain.state_dict(), strict=False)
+    features = torch.randn(3, 32, 14, 14)
+    occluder = plain.occluder(features)
+    expected = plain.get_submodule("occludee_mask")(plain.occludee(features + occluder / 2))
+    torch.testing.assert_close(gated(features)["occludee_mask"], expected)
+    torch.testing.assert_close(gated(features)["occluder_mask"], plain(features)["occluder_mask"])
+    convs = sum(one.numel() for one in plain.occludee.convs.parameters())
+    count = sum(one.numel() for one in plain.parameters())
+    assert sum(one.numel() for one in shared.parameters()) == count - convs
+    assert shared.occludee.convs is shared.occluder.convs
+
+
+def test_the_dice_loss_adds_to_the_masks_of_both_layers(study: Study) -> None:
+    losses = {name: next(iter(start(study, name).run())).losses for name in ("boundary", "dice")}
+    added = {name: losses["dice"][name] - loss for name, loss in losses["boundary"].items()}
+    assert all(0.1 < added[name] < 1 for name in ("occludee_mask", "occluder_mask")), "maps start at 0.5 everywhere"
+    assert all(abs(more) < 1e-5 for name, more in added.items() if name not in {"occludee_mask", "occluder_mask"})
+    wanted = torch.zeros(3, 4, 4, dtype=torch.bool)
+    wanted[0, 1], wanted[1, 2:] = True, True  # and one that is empty, which does not count
+    logits = torch.where(wanted, 50.0, -50.0)
+    assert mean_dice(logits, wanted) == pytest.approx(0)
+    assert mean_dice(-logits, wanted) == pytest.approx(1)
+    assert mean_dice(logits[2:], wanted[2:]) == 0
+    assert mean_dice(torch.zeros(3, 4, 4), wanted) == pytest.approx((1 - 4 / 8 + 1 - 8 / 12) / 2)
+
+
+@pytest.mark.parametrize(("variant", "part"), [("sum_norm", "sum_norm"), ("gated", "gate")])
+def test_what_a_variant_adds_is_trained(study: Study, variant: str, part: str) -> None:
+    training = start(study, variant)
+    added = training.state.detector.heads.masks.head.get_submodule(part)
+    before = [one.clone() for one in added.parameters()]
     assert len(list(training.run())) == 2
-    assert all(bool((one != other).any()) for one, other in zip(norm.parameters(), before, strict=True))
+    assert all(bool((one != other).any()) for one, other in zip(added.parameters(), before, strict=True))
 
 
 def test_every_variant_is_a_recipe_of_its_own(study: Study) -> None:
