@@ -151,14 +151,18 @@ def bilayer_losses(
     keys: Tensor,
     *,
     sampling: OccluderSampling = "balanced",
+    dice: float = 0,
 ) -> dict[str, Tensor]:
     """Compute the binary cross-entropy of each map, averaged over pixels and RoIs.
+
+    With `dice`, masks have a dice loss beside it, averaged over those of the same RoIs whose true mask is not empty.
 
     Args:
         logits: (R, S, S) float by name; R may be 0.
         targets: (R, S, S) bool by name, for each of the logits.
         keys: (R,) random numbers that decide which RoIs without an occluder are drawn.
         sampling: which RoIs enter the occluder terms, see `occluder_rois`.
+        dice: weight of the dice loss beside the cross-entropy.
 
     Returns:
         Unweighted scalars by the names of the logits.
@@ -169,7 +173,13 @@ def bilayer_losses(
         rois["occluder"] = occluder_rois(targets["occluder_mask"], keys, sampling=sampling)
     if "amodal_mask" in logits:  # a whole mask is never empty: that stands for one that is unknown
         rois["amodal"] = targets["amodal_mask"].flatten(1).any(1).nonzero()[:, 0]
-    return {spec.name: _mean_bce(logits[spec.name], targets[spec.name], rois[spec.region]) for spec in specs}
+    losses = {spec.name: _mean_bce(logits[spec.name], targets[spec.name], rois[spec.region]) for spec in specs}
+    for spec in specs:
+        if dice and spec.kind == "mask":
+            losses[spec.name] = losses[spec.name] + dice * _mean_dice(
+                logits[spec.name], targets[spec.name], rois[spec.region]
+            )
+    return losses
 
 
 def occluder_rois(occluder_masks: Tensor, keys: Tensor, *, sampling: OccluderSampling) -> Tensor:
@@ -205,3 +215,15 @@ def _mean_bce(logits: Tensor, target: Tensor, rois: Tensor) -> Tensor:
     """Average over the pixels and chosen RoIs of all processes; zero, with a graph, if none is chosen."""
     pixels = functional.binary_cross_entropy_with_logits(logits[rois], target[rois].float(), reduction="sum")
     return pixels / (global_divisor(len(rois), logits.device) * logits.shape[-1] * logits.shape[-2])
+
+
+def _mean_dice(logits: Tensor, target: Tensor, rois: Tensor) -> Tensor:
+    """Average 1 - 2 |p t| / (|p^2| + |t|) over the chosen RoIs of all processes whose target is not empty.
+
+    Every mask counts the same, however few of its cells are set; the cross-entropy is an average over cells. Source: V-Net
+    (Milletari et al., 2016). Zero, with a graph, if there is none.
+    """
+    rois = rois[target[rois].flatten(1).any(1)]
+    shares, truth = logits[rois].float().sigmoid().flatten(1), target[rois].flatten(1).float()
+    overlap = 2 * (shares * truth).sum(1) / (shares.square() + truth).sum(1)
+    return (1 - overlap).sum() / global_divisor(len(rois), logits.device)

@@ -40,6 +40,7 @@ class MaskBranch(nn.Module):
         head: RoI features to maps.
         strides: of the pyramid levels that RoIs are pooled from, finest first; coarser levels are ignored.
         occluder_sampling: which RoIs enter the occluder losses.
+        dice: weight of the dice loss of the masks, see `bilayer_losses`.
         mask_scoring: whether the masks have a say in the scores, see `score_masks`.
     """
 
@@ -49,11 +50,12 @@ class MaskBranch(nn.Module):
         *,
         strides: tuple[int, ...],
         occluder_sampling: OccluderSampling,
+        dice: float = 0,
         mask_scoring: bool = False,
     ) -> None:
         super().__init__()
         self.head, self.strides, self.occluder_sampling = head, strides, occluder_sampling
-        self.mask_scoring = mask_scoring
+        self.dice, self.mask_scoring = dice, mask_scoring
 
     def forward(self, features: list[Tensor], boxes: Tensor, images: Tensor) -> dict[str, Tensor]:
         """Predict the maps of R RoIs.
@@ -79,7 +81,7 @@ class MaskBranch(nn.Module):
         """
         logits = self(features, rois.boxes, rois.images)
         wanted = bilayer_targets(targets, rois, size=self.head.mask_size, names=self.head.outputs)
-        return bilayer_losses(logits, wanted, rois.keys, sampling=self.occluder_sampling)
+        return bilayer_losses(logits, wanted, rois.keys, sampling=self.occluder_sampling, dice=self.dice)
 
     def find(self, features: list[Tensor], proposals: list[Proposals]) -> list[Found]:
         """Predict the maps inside the boxes of all images at once.

@@ -13,7 +13,7 @@ from bcnet_core.model.rpn import StridedAnchors, build_rpn
 from bcnet_core.model.suppression import Suppression
 
 
-def build_mask_branch(model: ModelConfig, strides: tuple[int, ...]) -> MaskBranch:
+def build_mask_branch(model: ModelConfig, loss: LossConfig, strides: tuple[int, ...]) -> MaskBranch:
     """Build the mask branch of a recipe, pooling from levels of these strides."""
     head = BilayerMaskHead(
         model.channels,
@@ -26,7 +26,13 @@ def build_mask_branch(model: ModelConfig, strides: tuple[int, ...]) -> MaskBranc
         width=model.mask_channels,
         mask_size=model.map_side,
     )
-    return MaskBranch(head, strides=strides, occluder_sampling=model.occluder_sampling, mask_scoring=model.mask_scoring)
+    return MaskBranch(
+        head,
+        strides=strides,
+        occluder_sampling=model.occluder_sampling,
+        dice=loss.mask_dice,
+        mask_scoring=model.mask_scoring,
+    )
 
 
 def build_suppression(model: ModelConfig) -> Suppression:
@@ -50,7 +56,7 @@ def build_one_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ..
             strides=strides,
             geometry=model.geometry,
         ),
-        masks=build_mask_branch(model, strides),
+        masks=build_mask_branch(model, loss, strides),
         mask_proposals=model.mask_proposals,
         mask_rois_per_image=model.mask_rois_per_image,
         suppression=build_suppression(model),
@@ -62,7 +68,7 @@ def build_one_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ..
 
 def build_two_stage(model: ModelConfig, loss: LossConfig, strides: tuple[int, ...], num_classes: int) -> TwoStageHeads:
     """Build Faster R-CNN's heads of a recipe, over a pyramid of these strides."""
-    masks = build_mask_branch(model, strides[:4])  # P6 proposes, but nothing is pooled from it
+    masks = build_mask_branch(model, loss, strides[:4])  # P6 proposes, but nothing is pooled from it
     rpn = build_rpn(
         channels=model.channels,
         convs=model.rpn_convs,

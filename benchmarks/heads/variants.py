@@ -8,11 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bcnet_core.config.schema import Recipe
-from bcnet_core.data.dataset import Targets
 from bcnet_core.model.detectors import Detector
 from bcnet_core.model.head import BilayerMaskHead, Layer
-from bcnet_core.model.losses import bilayer_losses, bilayer_targets
-from bcnet_core.model.rois import RoIs
 from benchmarks.crowds.torchvision_peer import use_torchvision_with_ours
 from benchmarks.study.trials import Variant
 
@@ -73,29 +70,6 @@ def share_convolutions(detector: Detector, _: Recipe) -> None:
     head.occludee.convs = _layer_1(head).convs
 
 
-def add_dice(detector: Detector, _: Recipe) -> None:
-    """Add a dice loss to the masks of both layers, over the RoIs that have such a mask (Milletari et al., 2016)."""
-    branch = detector.heads.masks
-
-    def losses(features: list[Tensor], rois: RoIs, targets: list[Targets]) -> dict[str, Tensor]:
-        logits = branch(features, rois.boxes, rois.images)
-        wanted = bilayer_targets(targets, rois, size=branch.head.mask_size, names=branch.head.outputs)
-        found = bilayer_losses(logits, wanted, rois.keys, sampling=branch.occluder_sampling)
-        for name in ("occludee_mask", "occluder_mask"):
-            found[name] = found[name] + mean_dice(logits[name], wanted[name])
-        return found
-
-    setattr(branch, "losses", losses)  # noqa: B010 -- a method of this one object
-
-
-def mean_dice(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Average 1 - 2 |p g| / (p^2 + g^2) over the RoIs whose map is not empty; a scalar, 0 without any."""
-    chosen = wanted.flatten(1).any(1)
-    shares, truth = logits[chosen].sigmoid().flatten(1), wanted[chosen].float().flatten(1)
-    overlap = 2 * (shares * truth).sum(1) / (shares.square() + truth).sum(1)
-    return (1 - overlap).sum() / max(len(overlap), 1)
-
-
 def stop_layer_1_gradients(detector: Detector, _: Recipe) -> None:
     """Let no gradient of layer 1 reach the feature pyramid."""
     _layer_1(detector.heads.masks.head).register_forward_pre_hook(lambda _, inputs: (inputs[0].detach(),))
@@ -125,7 +99,7 @@ VARIANTS = {
     "no_occluder_loss": Variant("no occluder loss", (*TWO_LAYERS, "loss.occluder_mask=0"), minus=("two_layers",)),
     "detached": Variant("occluder features detached", TWO_LAYERS, detach_occluder, ("two_layers",)),
     "sum_norm": Variant("GroupNorm on the sum", TWO_LAYERS, normalize_sum, ("two_layers",)),
-    "dice": Variant("boundary and dice loss", (NO_ATTENTION,), add_dice, ("boundary",)),
+    "dice": Variant("boundary and dice loss", (NO_ATTENTION, "loss.mask_dice=1"), minus=("boundary",)),
     "gated": Variant("boundary, gate between the layers", (NO_ATTENTION,), gate_occluder, ("boundary",)),
     "shared": Variant("boundary, layers share convolutions", (NO_ATTENTION,), share_convolutions, ("boundary",)),
     "stopped": Variant("no gradient of layer 1 into the pyramid", TWO_LAYERS, stop_layer_1_gradients, ("two_layers",)),

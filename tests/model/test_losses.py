@@ -51,14 +51,37 @@ def test_losses_are_mean_cross_entropies() -> None:
     torch.testing.assert_close(losses["occluder_boundary"], expected)
 
 
+def test_dice_adds_an_overlap_to_the_masks_that_are_not_empty() -> None:
+    logits, targets, keys = case(True, False, False)
+    plain, half = bilayer_losses(logits, targets, keys), bilayer_losses(logits, targets, keys, dice=0.5)
+    added = {name: loss - plain[name] for name, loss in half.items()}
+    assert {name for name, more in added.items() if more != 0} == {"occludee_mask", "occluder_mask", "amodal_mask"}
+    shares, truth = logits["occludee_mask"].sigmoid(), targets["occludee_mask"]
+    each = [
+        1 - 2 * one[true].sum() / (one.square().sum() + true.sum()) for one, true in zip(shares, truth, strict=True)
+    ]
+    torch.testing.assert_close(added["occludee_mask"], 0.5 * torch.stack(each).mean())
+    one, true = logits["occluder_mask"][0].sigmoid(), targets["occluder_mask"][0]  # layer 1's other RoI is empty
+    expected = 0.5 * (1 - 2 * one[true].sum() / (one.square().sum() + true.sum()))
+    torch.testing.assert_close(added["occluder_mask"], expected)
+
+
+def test_dice_is_0_for_the_true_mask_and_1_for_its_opposite() -> None:
+    _, targets, keys = case(True, True)
+    for sign, overlap in ((100, 0), (-100, 1)):
+        logits = {name: torch.where(true, sign, -sign).float() for name, true in targets.items()}
+        plain, more = (bilayer_losses(logits, targets, keys, dice=dice)["occluder_mask"] for dice in (0, 1))
+        assert more - plain == pytest.approx(overlap, abs=1e-4)
+
+
 def test_without_an_occluder_the_terms_are_zero_with_a_graph() -> None:
-    losses = bilayer_losses(*case(False, False))
+    losses = bilayer_losses(*case(False, False), dice=1)
     assert losses["occluder_mask"].item() == losses["occluder_boundary"].item() == 0
     assert losses["occluder_mask"].requires_grad and losses["occludee_mask"] > 0.1
 
 
 def test_without_a_roi_all_terms_are_zero_with_a_graph() -> None:
-    losses = bilayer_losses(*case())
+    losses = bilayer_losses(*case(), dice=1)
     assert all(loss.item() == 0 for loss in losses.values()) and len(losses) == len(MAPS)
     assert all(loss.requires_grad for loss in losses.values())
 
@@ -91,7 +114,7 @@ def test_maps_need_not_be_square() -> None:
 def test_losses_are_computed_on_the_device_of_the_rois(sampling: OccluderSampling) -> None:
     """What is made anew without a word of its device would land on the default one, here one that holds no values."""
     arguments = case(True, False, False)
-    here = bilayer_losses(*arguments, sampling=sampling)
+    here = bilayer_losses(*arguments, sampling=sampling, dice=1)
     with torch.device("meta"):
-        there = bilayer_losses(*arguments, sampling=sampling)
+        there = bilayer_losses(*arguments, sampling=sampling, dice=1)
     assert all(torch.equal(loss, there[name]) for name, loss in here.items())

@@ -44,6 +44,7 @@ class BilayerMaskRCNNHead(nn.Module):
         head: the mask head.
         occluder_sampling: RoIs that enter the occluder losses.
         loss_weights: weights of the losses by map name; missing ones are 1.
+        dice: weight of the dice loss of the masks, see `bilayer_losses`.
         rois_per_image: upper bound of the RoIs of an image that train; 0 takes all.
         mask_scoring: whether the masks have a say in the scores, see `score_masks`.
     """
@@ -55,12 +56,13 @@ class BilayerMaskRCNNHead(nn.Module):
         head: BilayerMaskHead,
         occluder_sampling: OccluderSampling = "balanced",
         loss_weights: Mapping[str, float] | None = None,
+        dice: float = 0,
         rois_per_image: int = 0,
         mask_scoring: bool = False,
     ) -> None:
         super().__init__()
         self.head, self.occluder_sampling, self.rois_per_image = head, occluder_sampling, rois_per_image
-        self.mask_scoring = mask_scoring
+        self.dice, self.mask_scoring = dice, mask_scoring
         self.loss_weights = dict(loss_weights or {})
         self.register_load_state_dict_pre_hook(_rename)  # type: ignore[no-untyped-call]
 
@@ -71,7 +73,8 @@ class BilayerMaskRCNNHead(nn.Module):
         Raises:
             BCNetError: if its RoIs are not pooled at the side that the head reads.
         """
-        head = build_mask_branch(model_from_config(cfg, input_shape.channels), ()).head
+        loss = loss_from_config(cfg)
+        head = build_mask_branch(model_from_config(cfg, input_shape.channels), loss, ()).head
         pooled = cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION
         if pooled != head.roi_size:
             raise usage_error(
@@ -82,7 +85,8 @@ class BilayerMaskRCNNHead(nn.Module):
         return {
             "head": head,
             "occluder_sampling": cfg.MODEL.BCNET.OCCLUDER_SAMPLING,
-            "loss_weights": loss_weights(loss_from_config(cfg)),
+            "loss_weights": loss_weights(loss),
+            "dice": loss.mask_dice,
             "rois_per_image": cfg.MODEL.BCNET.MASK_ROIS_PER_IMAGE,
             "mask_scoring": cfg.MODEL.BCNET.MASK_SCORING,
         }
@@ -112,7 +116,8 @@ class BilayerMaskRCNNHead(nn.Module):
             occluded = targets["occluder_mask"].flatten(1).any(1)
             get_event_storage().put_scalar("bilayer/rois_with_occluder", float(occluded.float().mean()))
         keys = torch.rand(len(x), device=x.device)
-        losses = bilayer_losses(predict_maps(self.head, x), targets, keys, sampling=self.occluder_sampling)
+        logits = predict_maps(self.head, x)
+        losses = bilayer_losses(logits, targets, keys, sampling=self.occluder_sampling, dice=self.dice)
         return {f"loss_{name}": loss * self.loss_weights.get(name, 1.0) for name, loss in losses.items()}
 
     def _sample(self, x: Tensor, instances: list[Instances]) -> tuple[Tensor, list[Instances]]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bcnet_core.model.detectors import Detector
-from benchmarks.heads.variants import RECIPE, VARIANTS, mean_dice
+from benchmarks.heads.variants import RECIPE, VARIANTS
 from benchmarks.study.training import Training
 from benchmarks.study.trials import Plan, Study, Trial
 from tests.benchmarks.conftest import SPLITS, Bench
@@ -83,20 +83,6 @@ def test_a_gate_starts_at_a_half_and_shared_layers_are_one(study: Study) -> None
     count = sum(one.numel() for one in plain.parameters())
     assert sum(one.numel() for one in shared.parameters()) == count - convs
     assert shared.occludee.convs is shared.occluder.convs
-
-
-def test_the_dice_loss_adds_to_the_masks_of_both_layers(study: Study) -> None:
-    losses = {name: next(iter(start(study, name).run())).losses for name in ("boundary", "dice")}
-    added = {name: losses["dice"][name] - loss for name, loss in losses["boundary"].items()}
-    assert all(0.1 < added[name] < 1 for name in ("occludee_mask", "occluder_mask")), "maps start at 0.5 everywhere"
-    assert all(abs(more) < 1e-5 for name, more in added.items() if name not in {"occludee_mask", "occluder_mask"})
-    wanted = torch.zeros(3, 4, 4, dtype=torch.bool)
-    wanted[0, 1], wanted[1, 2:] = True, True  # and one that is empty, which does not count
-    logits = torch.where(wanted, 50.0, -50.0)
-    assert mean_dice(logits, wanted) == pytest.approx(0)
-    assert mean_dice(-logits, wanted) == pytest.approx(1)
-    assert mean_dice(logits[2:], wanted[2:]) == 0
-    assert mean_dice(torch.zeros(3, 4, 4), wanted) == pytest.approx((1 - 4 / 8 + 1 - 8 / 12) / 2)
 
 
 @pytest.mark.parametrize(("variant", "part"), [("sum_norm", "sum_norm"), ("gated", "gate")])

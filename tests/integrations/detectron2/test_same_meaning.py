@@ -59,6 +59,7 @@ def test_the_first_losses_of_fcos(scenes: Path, settings: list[str], size: int, 
             "data.flip=0",
             "model.mask_rois_per_image=0",
             "loss.occludee_mask=3",
+            "loss.mask_dice=0.5",
         ],
         data_root=scenes,
     )
