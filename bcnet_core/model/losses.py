@@ -220,8 +220,8 @@ def _mean_bce(logits: Tensor, target: Tensor, rois: Tensor) -> Tensor:
 def _mean_dice(logits: Tensor, target: Tensor, rois: Tensor) -> Tensor:
     """Average 1 - 2 |p t| / (|p^2| + |t|) over the chosen RoIs of all processes whose target is not empty.
 
-    Every mask counts the same, however few of its cells are set; the cross-entropy is an average over cells. It is zero,
-    with a graph, if there is none. Source: V-Net (Milletari et al., 2016).
+    Every mask counts the same, however few of its cells are set, as it does not in the cross-entropy's average over
+    cells. It is zero, with a graph, if there is none. Source: V-Net (Milletari et al., 2016).
     """
     rois = rois[target[rois].flatten(1).any(1)]
     shares, truth = logits[rois].float().sigmoid().flatten(1), target[rois].flatten(1).float()

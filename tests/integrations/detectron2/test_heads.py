@@ -127,6 +127,24 @@ def proposals(count: int, *, occluders: bool = True, wholes: bool = False) -> In
     return instances
 
 
+def test_a_config_s_dice_loss_is_added_to_the_masks() -> None:
+    logits = {name: torch.zeros(3, 28, 28) for name in OFFICIAL}
+    found = []
+    for dice in (0.0, 1.0):
+        recipe = load_recipe("tiny", ["model.channels=32", "model.attention=false", f"loss.mask_dice={dice}"])
+        cfg = config_from_recipe(recipe, num_classes=3)
+        cfg.MODEL.DEVICE = "cpu"
+        head = build_model(cfg).roi_heads.mask_head.train()
+        head.head, head.rois_per_image = Recorded(logits), 0
+        with EventStorage():
+            found.append(head(torch.zeros(3, 32, 14, 14), [proposals(3)]))
+    added = {name: float((found[1][name] - loss).detach()) for name, loss in found[0].items()}
+    share = 30 * 25 / (46 * 36)  # of the box, and p is 0.5 everywhere
+    assert added["loss_occludee_mask"] == pytest.approx(1 - share / (0.25 + share), abs=0.01)
+    assert 0 < added["loss_occluder_mask"] < 0.25, "it has the weight of its map"
+    assert added["loss_occludee_boundary"] == added["loss_occluder_boundary"] == 0
+
+
 @pytest.fixture
 def zoo() -> Any:
     from detectron2 import model_zoo  # which warns when it is imported
