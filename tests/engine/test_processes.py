@@ -96,7 +96,7 @@ def test_the_number_of_processes_does_not_change_what_is_trained(
     settings = (
         f"model.detector={detector}", f"model.attention={attention}", "model.mask_proposals=decoded",
         "model.proposals_per_image=64", "model.box_rois_per_image=32", "solver.steps=4", "solver.keep_checkpoints=4",
-        "solver.optimizer=sgd", "solver.lr=0.01", "solver.clip_norm=0", "solver.weight_decay=0",
+        "solver.optimizer=sgd", "solver.lr=0.01", "solver.clip_norm=0", "solver.weight_decay=0", "loss.mask_dice=1",
     )  # fmt: skip
     for name, gpus in (("one", "1"), ("two", "2")):
         finish(start(scenes, tmp_path / name, *settings, "--gpus", gpus))
