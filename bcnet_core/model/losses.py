@@ -224,6 +224,6 @@ def _mean_dice(logits: Tensor, target: Tensor, rois: Tensor) -> Tensor:
     cells. It is zero, with a graph, if there is none. Source: V-Net (Milletari et al., 2016).
     """
     rois = rois[target[rois].flatten(1).any(1)]
-    shares, truth = logits[rois].float().sigmoid().flatten(1), target[rois].flatten(1).float()
+    shares, truth = logits[rois].sigmoid().flatten(1), target[rois].flatten(1).float()
     overlap = 2 * (shares * truth).sum(1) / (shares.square() + truth).sum(1)
     return (1 - overlap).sum() / global_divisor(len(rois), logits.device)
