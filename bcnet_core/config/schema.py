@@ -36,7 +36,7 @@ class LossConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     occluder_boundary: NonNegative = Field(1.0, description="weight of layer 1's boundary (0.5 x 2 BCE in the release)")
     amodal_mask: NonNegative = Field(1.0, description="weight of the whole mask (model.amodal)")
     mask_dice: NonNegative = Field(
-        0.0, description="share of a dice loss that is added to the cross-entropy of every mask, before its weight"
+        0.0, description="weight of a dice loss beside the cross-entropy of a mask, within the mask's own weight"
     )
 
 

@@ -173,12 +173,12 @@ def bilayer_losses(
         rois["occluder"] = occluder_rois(targets["occluder_mask"], keys, sampling=sampling)
     if "amodal_mask" in logits:  # a whole mask is never empty: that stands for one that is unknown
         rois["amodal"] = targets["amodal_mask"].flatten(1).any(1).nonzero()[:, 0]
-    losses = {spec.name: _mean_bce(logits[spec.name], targets[spec.name], rois[spec.region]) for spec in specs}
+    losses = {}
     for spec in specs:
+        maps = logits[spec.name], targets[spec.name], rois[spec.region]
+        losses[spec.name] = _mean_bce(*maps)
         if dice and spec.kind == "mask":
-            losses[spec.name] = losses[spec.name] + dice * _mean_dice(
-                logits[spec.name], targets[spec.name], rois[spec.region]
-            )
+            losses[spec.name] = losses[spec.name] + dice * _mean_dice(*maps)
     return losses
 
 
