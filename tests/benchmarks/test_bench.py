@@ -132,11 +132,13 @@ def test_the_viz_benchmark_draws_and_builds_a_page(bench: Bench) -> None:
     assert costs["page"] > 0 and costs["page_bytes"] > 5000 * 1000
 
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TYPED = [
     (path.name, command)
     for path in DOCUMENTS
-    for command in re.findall(r"^python -m benchmarks (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    for command in re.findall(
+        r"^\s*python -m benchmarks (.+)$", path.read_text(encoding="utf-8").replace("\\\n", " "), re.MULTILINE
+    )
 ]
 
 
