@@ -130,7 +130,7 @@ def train(
         _rehearse(job, cluster)
     else:
         checkpoint = backends.train(job, cluster, backend=library, reporter=ConsoleReporter())
-        then = f"bcnet eval {shlex.quote(str(job.run_dir))}{backend_option(library)}"
+        then = f"bcnet eval {shlex.quote(str(_best(job.run_dir)))}{backend_option(library)}"
         console.show_outputs(*_written(job, checkpoint), then=then)
 
 
@@ -234,7 +234,10 @@ def _describe(job: TrainingJob, cluster: Cluster, library: Backend) -> None:
     console.out.print(text, end="")
     processes = cluster.processes * cluster.nodes
     needed = estimate_memory(recipe, num_classes=classes, processes=processes)
-    console.err.print(f"about {sum(needed) / 1e9:.1f} GB of memory in each process, processes: {processes}")
+    console.err.print(
+        f"about {sum(needed) / 1e9:.1f} GB of memory in each process, beside some 1 GB for PyTorch itself; "
+        f"processes: {processes}"
+    )
     console.err.print(f"{classes} classes; would write {job.run_dir}")
 
 
@@ -271,6 +274,14 @@ def _train_config(
         return
     checkpoint = backends.train_config(config, overrides, root, options, cluster, reporter=ConsoleReporter())
     console.show_outputs(checkpoint, then=f"bcnet eval {shlex.quote(str(run_dir))} --backend detectron2")
+
+
+def _best(run_dir: Path) -> Path:
+    """Return the best checkpoint of a run that has one; else the run, which stands for its latest."""
+    from bcnet_core.weights.checkpoint import best_path
+
+    best = best_path(run_dir)
+    return best if best.exists() else run_dir
 
 
 def _written(job: TrainingJob, checkpoint: Path) -> list[Path]:

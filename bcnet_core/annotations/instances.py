@@ -39,6 +39,8 @@ OMISSIONS: dict[Omission, str] = {
 REGIONS: tuple[tuple[str, Omission], ...] = ((OCCLUDER_KEY, "bad_occluder"), (AMODAL_KEY, "bad_whole"))
 """Masks of an instance beside its own, and the reason if one cannot be read."""
 
+FIRST_NAMES = 5
+"""Names of categories without an instance that are reported."""
 MOST_FAULTY, MOST_CROWDS = 0.01, 0.1
 """Shares of a file that may be left out without a warning; 1.2 % of COCO's own annotations are crowds."""
 
@@ -122,6 +124,19 @@ class Survey(NamedTuple):
             return f"all {self.total:,} instances {purpose}"
         left_out = describe_omissions(self.omitted)
         return f"{len(self.coco.annotations):,} of {self.total:,} instances {purpose}; left out: {left_out}"
+
+    def describe_unused(self) -> list[str]:
+        """Return a sentence on the images without an instance, and one on the categories without; none if all have."""
+        sentences = []
+        empty = len(self.coco.images) - len({annotation["image_id"] for annotation in self.coco.annotations})
+        if empty:
+            sentences.append(f"not trained on: {empty:,} of {len(self.coco.images):,} images, which have no instance")
+        used = {annotation["category_id"] for annotation in self.coco.annotations}
+        unused = [str(one["name"]) for one in self.coco.categories if one["id"] not in used]
+        if unused:
+            names = ", ".join(unused[:FIRST_NAMES]) + (", ..." if len(unused) > FIRST_NAMES else "")
+            sentences.append(f"{len(unused):,} of {len(self.coco.categories):,} categories have no instance: {names}")
+        return sentences
 
 
 def survey_instances(

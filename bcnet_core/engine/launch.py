@@ -252,6 +252,8 @@ def _describe(dataset: TrainingSet, recipe: Recipe, asked: SolverConfig, reporte
         source += f", derived from the masks for {dataset.without_region:,} instances that it lacks"
     share = f"{'about ' if len(dataset) > SURVEYED else ''}{dataset.occluder_share:.1%}"
     reporter.info(f"{len(dataset):,} training images; {share} of the instances have an occluder, {source}")
+    for unused in dataset.survey.describe_unused():
+        reporter.info(unused)
     report_wholes(dataset, reporter)
     if dataset.pasted is not None:
         reporter.info(dataset.pasted.describe())

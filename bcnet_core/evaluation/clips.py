@@ -15,6 +15,7 @@ from bcnet_core.annotations.coco import Record
 from bcnet_core.errors import BCNetError, data_error
 from bcnet_core.evaluation.inputs import NO_SIZE, image_records, matches_of
 from bcnet_core.evaluation.tracks import Frame, Tracker
+from bcnet_core.files.image_headers import SUFFIXES as IMAGE_SUFFIXES
 from bcnet_core.files.images import image_files
 from bcnet_core.files.videos import inspect_video
 from bcnet_core.masks.order import FrontPair
@@ -57,6 +58,10 @@ def find_clips(names: Sequence[str]) -> list[Path]:
             raise data_error(f"`{name}` names no video", "give videos, folders of frames, or a pattern: 'clips/*.mp4'")
         found |= dict.fromkeys(clips)
     for path in found:
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+            raise data_error(
+                f"`{path}` is a picture, not a video", f"give the folder of a clip's frames: '{path.parent}'"
+            )
         if path.is_dir() and not image_files(path):
             raise data_error(
                 f"`{path}` contains no image, so it is no folder of frames", f"its videos are a pattern: '{path}/*.mp4'"
@@ -96,7 +101,15 @@ def _video_frames(path: Path, short: list[str], reporter: Reporter) -> tuple[lis
 
 
 def _folder_frames(folder: Path) -> tuple[list[Record], Record]:
-    images = image_records(sorted(image_files(folder), key=_numerically), None)
+    files = image_files(folder)
+    folders = list(dict.fromkeys(path.parent for path in files))
+    if len(folders) > 1:
+        raise data_error(
+            f"the frames in `{folder}` lie in {len(folders):,} folders, `{folders[0]}` and `{folders[1]}` "
+            + ("among them" if len(folders) > 2 else "are they"),
+            f"give the folder of each clip: '{folder}/*'",
+        )
+    images = image_records(sorted(files, key=_numerically), None)
     sizes: dict[tuple[int, int], str] = {}
     for image in images:
         sizes.setdefault((image["height"], image["width"]), image["file_name"])

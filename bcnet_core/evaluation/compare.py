@@ -22,6 +22,8 @@ from bcnet_core.evaluation.results import has_masks
 from bcnet_core.masks import RLE
 from bcnet_core.reporting import Progress, Reporter
 
+FEW_IMAGES = 20
+"""Images below which the intervals of a comparison are called too narrow."""
 PERCENTILES = (2.5, 97.5)
 """Bounds of the 95 % interval of the resampled differences."""
 
@@ -73,6 +75,8 @@ def compare_results(
     truth, levels = ground_truth(coco, need_masks=with_masks), annotation_levels(coco)
     truths = {f"{ROWS[kind]}, all": truth}
     truths |= {f"{ROWS[kind]}, occlusion {level}": truth_of_level(truth, levels, level) for level in LEVEL_FROM}
+    if len(coco.images) < FEW_IMAGES:
+        reporter.warning(f"draws of {len(coco.images):,} images say little: intervals of so few are too narrow")
     with reporter.progress("resampling", resamples * len(truths)) as progress:
         return {
             name: _compare(

@@ -53,6 +53,10 @@ def open_video(path: Path) -> Iterator[Any]:
     Raises:
         BCNetError: if there is no such file, or it is not a video that OpenCV can read.
     """
+    if path.is_dir():
+        raise data_error(
+            f"`{path}` is a folder, not a video", "draw its pictures one by one: bcnet viz RUN --images DIR"
+        )
     if not path.is_file():
         raise data_error(f"the video `{path}` does not exist")
     log = getattr(cv2.utils, "logging", cv2)  # OpenCV 4 has its log level in cv2 itself

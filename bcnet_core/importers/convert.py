@@ -156,6 +156,10 @@ def import_source(
     return summary
 
 
+def _one_photo(images: int) -> str:
+    return "all images have the same photo" if images > 1 else "there is one photo only"
+
+
 def _warn(
     cleaned: Cleaned,
     division: Division,
@@ -166,7 +170,7 @@ def _warn(
 ) -> None:
     """Report a validation set that cannot be, and categories that would never be trained."""
     if share != 0 and "val" not in division.names:
-        reporter.warning("there is no validation set: all images have the same photo")
+        reporter.warning(f"there is no validation set: {_one_photo(len(cleaned.images))}")
     used: dict[SplitName, set[int]] = {split: set() for split in SPLITS}
     for annotation in cleaned.annotations:
         used[split_of[annotation["image_id"]]].add(annotation["category_id"])

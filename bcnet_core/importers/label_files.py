@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ LABEL_FOLDER = re.compile(
 """Names of folders that hold images of labels."""
 LABELS_ALONE = re.compile(r"masks?|labels?|annotations?|instances?", re.IGNORECASE)
 """Names of folders that hold nothing but labels, also in folders of their own."""
+PHOTO_FOLDER = re.compile(r"im(age|g)s?|jpe?gimages|leftimg8bit|photos?|pictures?|rgb", re.IGNORECASE)
+"""Names of folders that hold photos."""
 LABEL_ENDING = re.compile(
     r"[ ._-](gt(fine|coarse)_instanceids|((cp|inst)[_-])?masks?|labels?|annotations?|seg(mentation)?"
     r"|inst(ances?)?|gt)$",
@@ -61,7 +64,8 @@ def find_label_files(source: Path, images: Path | None) -> LabelFiles:
     else:
         photos = photos_in(images)
         own = {path.resolve() for path in photos}
-        labels = [path for path in labels or found if path.resolve() not in own]
+        alone = LABEL_FOLDER.fullmatch(source.resolve().name) and not images.resolve().is_relative_to(source.resolve())
+        labels = [path for path in (found if alone else labels or found) if path.resolve() not in own]
     if not labels:
         raise data_error(*_no_labels(source))
     if not photos:
@@ -75,7 +79,8 @@ def images_and_labels(source: Path) -> tuple[list[Path], list[Path]]:
     if not source.is_dir():
         raise data_error(f"`{source}` is a file, but images of labels are read from a folder", "name their folder")
     found = [path for path in photos_in(source) if not NEITHER.fullmatch(path.relative_to(source).as_posix())]
-    return found, [path for path in found if _is_label_file(path, source)]
+    alone = _holds_labels_alone(source, found)
+    return found, [path for path in found if alone or _is_label_file(path, source)]
 
 
 def _no_labels(source: Path) -> tuple[str, ...]:
@@ -90,11 +95,18 @@ def _no_labels(source: Path) -> tuple[str, ...]:
     )
 
 
+def _holds_labels_alone(source: Path, found: Iterable[Path]) -> bool:
+    """Return whether all images of a folder hold labels, by its name and by those of the folders in it."""
+    name = source.resolve().name
+    folders = {part for path in found for part in path.relative_to(source).parts[:-1]}
+    divided = any(LABEL_FOLDER.fullmatch(part) or PHOTO_FOLDER.fullmatch(part) for part in folders)
+    return bool(LABELS_ALONE.fullmatch(name) or (LABEL_FOLDER.fullmatch(name) and not divided))
+
+
 def _is_label_file(path: Path, source: Path) -> bool:
-    """Return whether the name of an image, of its folder below the source, or of the source says it holds labels."""
-    name, folders = source.resolve().name, path.relative_to(source).parts[:-1]
-    is_own = (LABELS_ALONE if folders else LABEL_FOLDER).fullmatch(name) is not None
-    return is_own or LABEL_ENDING.search(path.stem) is not None or any(map(LABEL_FOLDER.fullmatch, folders))
+    """Return whether the name of an image, or of its folder, says that it holds labels."""
+    folders = path.relative_to(source).parts[:-1] or (source.resolve().name,)
+    return LABEL_ENDING.search(path.stem) is not None or any(map(LABEL_FOLDER.fullmatch, folders))
 
 
 def bare_label(path: Path) -> str:

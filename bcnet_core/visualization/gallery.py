@@ -21,6 +21,7 @@ from bcnet_core.annotations.rates import LEVEL_FROM
 from bcnet_core.config.choices import LayerChoice, PictureFormat
 from bcnet_core.errors import data_error, usage_error
 from bcnet_core.files.outputs import check_output_folder
+from bcnet_core.files.videos import SUFFIXES as VIDEO_SUFFIXES
 from bcnet_core.reporting import Reporter, SilentReporter, visible
 from bcnet_core.visualization.closeups import choose_rois, roi_card
 from bcnet_core.visualization.draw import save
@@ -85,10 +86,11 @@ def write_gallery(
     `total` is the number of pictures, for the progress display; `boxes` draws all boxes and `order` arrows
     (`draw_panels`), and `rois` is the number of close-ups of each. It is an error if no image at all can be read.
     """
-    page = Page(title)
+    page, filmed = Page(title), False
     (folder / "pictures").mkdir()
     with (reporter or SilentReporter()).progress("draw", total) as progress:
         for number, picture in enumerate(pictures, start=1):
+            filmed |= Path(picture.name).suffix.lower() in VIDEO_SUFFIXES
             stem = f"pictures/{number:04d}-{safe_stem(picture.name)}"
             cards = {index: roi_card(picture, index, layer=layer) for index in choose_rois(picture.instances, rois)}
             files: dict[str | int, File] = {}
@@ -103,6 +105,7 @@ def write_gallery(
         raise data_error(
             f"none of the {summary.pictures:,} images can be read; the first: {summary.faults[0]}",
             "say where the images are: --images FOLDER",
+            *(["or draw the frames of the video: bcnet viz RUN --video FILE"] if filmed else []),
         )
     (folder / "index.html").write_text(page.html(), encoding="utf-8", errors="xmlcharrefreplace")
     return summary

@@ -128,9 +128,19 @@ def test_a_survey_sorts_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
         ("no_object", ["annotations[1]"]), ("no_id", ["4", "annotations[7]"]), ("bad_mask", [5]), ("crowd", [6]),
         ("no_extent", [3]),
     ]  # fmt: skip
+    assert survey.describe_unused() == ["not trained on: 1 of 3 images, which have no instance"]
     kept = survey_instances(coco, keep=["crowd", "no_extent"])
     assert [one["id"] for one in kept.coco.annotations] == [1, 2, 3, 6]
     assert kept.omitted.keys() == {"no_object", "no_id", "bad_mask"} and coco.annotations == records
+
+
+def test_categories_without_an_instance_are_named() -> None:
+    coco = coco_of(annotation())
+    assert survey_instances(coco).describe_unused() == []
+    coco.content["categories"] += [{"id": number, "name": f"c{number}"} for number in range(10, 17)]
+    assert survey_instances(coco).describe_unused() == [
+        "7 of 8 categories have no instance: c10, c11, c12, c13, c14, ..."
+    ]
 
 
 def test_a_description_counts_by_reason_and_shows_the_first_ids() -> None:

@@ -436,6 +436,7 @@ def test_a_run_is_evaluated_during_training(bcnet: Bcnet, scenes: Path, tmp_path
     assert "step 1: mask AP" in done.stderr and "best: step" in done.stderr
     for name in ("step_00000002.pt", "best.pt"):
         assert str(tmp_path / "run/checkpoints" / name) in done.stderr
+    assert f"bcnet eval {tmp_path / 'run/checkpoints/best.pt'}" in done.stderr
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [row["validation"].keys() for row in rows if "validation" in row] == [
         {"mask_AP", "mask_AP50", "box_AP"}, {"mask_AP", "mask_AP50", "box_AP"},

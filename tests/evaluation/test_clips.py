@@ -46,15 +46,20 @@ def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "mixed").mkdir()
     (tmp_path / "junk.mp4").write_bytes(b"no video " * 99)
+    for clip in ("one", "two"):
+        (tmp_path / "clips" / clip).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / f"clips/{clip}/0.png"), np.zeros((40, 50, 3), np.uint8))
     for number, size in enumerate([(40, 50), (60, 50)]):
         cv2.imwrite(str(tmp_path / f"mixed/{number}.png"), np.zeros((*size, 3), np.uint8))
     for name, said in (
         ("none.mp4", "names no video"), ("empty", "contains no image"), ("junk.mp4", "is not a video"),
+        ("clips", "lie in 2 folders"), ("clips/one/0.png", "is a picture, not a video"),
         ("mixed", "several sizes: `0.png` has 50 x 40 pixels, `1.png` 50 x 60"),
     ):  # fmt: skip
         with pytest.raises(BCNetError, match=said) as error:
             read_clips(find_clips([str(tmp_path / name)]), reporter=SilentReporter())
         assert error.value.exit_code == ExitCode.BAD_DATA
+    assert len(read_clips(find_clips([str(tmp_path / "clips/*")]), reporter=SilentReporter()).videos) == 2
 
 
 def test_a_video_that_ends_early_is_told_with_what_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from bcnet_core.annotations.coco import CocoFile, read_coco
 from bcnet_core.evaluation.coco import ScoreKind, evaluate, ground_truth
 from bcnet_core.evaluation.compare import MatchedResults, compare_results
 from bcnet_core.reporting import SilentReporter
+from tests.conftest import Heard
 from tests.evaluation.test_coco import perturbed
 
 
@@ -53,6 +54,17 @@ def test_a_better_model_is_certain_and_an_equal_one_is_not(coco: CocoFile) -> No
     assert found.is_measured and not found._replace(first=-1.0, second=-1.0).is_measured
     same = compare_results(coco, good, good, resamples=5, seed=0, reporter=SilentReporter())["masks, all"]
     assert same.low == same.difference == same.high == 0 and not same.is_certain
+
+
+def test_a_comparison_on_few_images_is_warned_of(coco: CocoFile) -> None:
+    first = {one["id"] for one in coco.images[:3]}
+    few = CocoFile(coco.path, {
+        **coco.content, "images": [one for one in coco.images if one["id"] in first],
+        "annotations": [one for one in coco.annotations if one["image_id"] in first],
+    })  # fmt: skip
+    heard = Heard()
+    compare_results(few, perturbed(few), perturbed(few), resamples=2, seed=0, reporter=heard)
+    assert heard.warnings == ["draws of 3 images say little: intervals of so few are too narrow"]
 
 
 def test_one_model_without_masks_is_compared_by_boxes(coco: CocoFile) -> None:

@@ -194,6 +194,20 @@ class TestNames:
         counts = {name: len(rows) for name, rows in instances(read(tmp_path)).items()}
         assert counts == {"images/left/0.jpg": 1, "images/right/0.jpg": 2}
 
+    def test_folders_of_labels_are_found_below_a_folder_whose_name_says_so(self, tmp_path: Path) -> None:
+        """As `bcnet predict --format labels` writes them: a folder of labels for photos in folders of their own."""
+        for name, count in (("0", 1), ("day/1", 2), ("night/deep/1", 3)):
+            save(tmp_path / "photos" / f"{name}.jpg")
+            save(tmp_path / "found_labels" / f"{name}.png", labels(*range(1, count + 1)))
+        source = read(tmp_path / "found_labels", tmp_path / "photos")
+        assert {name: len(rows) for name, rows in instances(source).items()} == {
+            "0.jpg": 1, "day/1.jpg": 2, "night/deep/1.jpg": 3,
+        }  # fmt: skip
+        assert not found(source)
+        (tmp_path / "found_labels" / "0.png").unlink()
+        (tmp_path / "photos" / "0.jpg").unlink()
+        assert len(photos(read(tmp_path / "found_labels", tmp_path / "photos"))) == 2
+
     def test_photos_and_labels_without_a_partner_are_named(self, tmp_path: Path) -> None:
         label_set(tmp_path, labels(1, 2))
         save(tmp_path / "photos" / "1.jpg")
