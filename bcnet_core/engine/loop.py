@@ -171,6 +171,9 @@ def _summarize(
     if steps:
         speed = steps * solver.batch_size / seconds
         reporter.info(f"{steps:,} steps in {duration(seconds)}, {speed:.1f} images/s")
+    elif state.step == solver.steps:
+        way_out = "to train on, start a new run from its weights: --init-from RUN"
+        reporter.info(f"all {solver.steps:,} steps were done before; {way_out}")
     scores = writer.validations() if writer is not None else {}
     if scores:
         best = max(scores, key=scores.__getitem__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -171,6 +172,11 @@ def _warn(
     """Report a validation set that cannot be, and categories that would never be trained."""
     if share != 0 and "val" not in division.names:
         reporter.warning(f"there is no validation set: {_one_photo(len(cleaned.images))}")
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for category in cleaned.categories:
+        spellings[" ".join(str(category["name"]).casefold().split())].append(str(category["name"]))
+    for alike in (names for names in spellings.values() if len(names) > 1):
+        reporter.warning(f"{len(alike)} categories differ in case or spaces only: {', '.join(alike)}; are they one?")
     used: dict[SplitName, set[int]] = {split: set() for split in SPLITS}
     for annotation in cleaned.annotations:
         used[split_of[annotation["image_id"]]].add(annotation["category_id"])

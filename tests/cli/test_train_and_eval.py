@@ -441,6 +441,9 @@ def test_a_run_is_evaluated_during_training(bcnet: Bcnet, scenes: Path, tmp_path
     assert [row["validation"].keys() for row in rows if "validation" in row] == [
         {"mask_AP", "mask_AP50", "box_AP"}, {"mask_AP", "mask_AP50", "box_AP"},
     ]  # fmt: skip
+    again = bcnet(*arguments, "--resume")
+    assert again.returncode == 0 and "all 2 steps were done before" in again.stderr
+    assert str(tmp_path / "run/checkpoints/best.pt") in again.stderr
 
 
 @pytest.mark.parametrize(

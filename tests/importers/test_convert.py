@@ -111,7 +111,17 @@ def test_a_validation_set_is_there_unless_nobody_wants_it_or_there_is_one_photo(
     told = Told()
     alone = write(tmp_path / "alone", make_coco(tmp_path / "alone", 1))
     assert [*import_source(alone, tmp_path / "one", reporter=told).splits] == ["train"]
-    assert "no validation set" in told.warnings[0]
+    assert "no validation set: there is one photo only" in told.warnings[0]
+
+
+def test_classes_that_differ_in_case_only_are_told(tmp_path: Path) -> None:
+    content = make_coco(tmp_path / "photos", 3)
+    content["categories"] += [{"id": 7, "name": "Stem  cell"}, {"id": 8, "name": "stem cell"}]
+    for annotation in content["annotations"][:2]:
+        annotation["category_id"] = 7 if annotation is content["annotations"][0] else 8
+    told = Told()
+    import_source(write(tmp_path, content), tmp_path / "root", reporter=told, val=0)
+    assert told.warnings == ["2 categories differ in case or spaces only: Stem  cell, stem cell; are they one?"]
 
 
 def test_a_class_that_would_never_be_trained_is_told(tmp_path: Path) -> None:
