@@ -163,6 +163,15 @@ def any_process(flags: Sequence[bool], device: torch.device) -> list[bool]:
     return [bool(count) for count in counts.tolist()]
 
 
+def largest_of_processes(values: Sequence[int], device: torch.device) -> list[int]:
+    """Return the largest of each of these numbers in any process (collective)."""
+    if world_size() == 1:
+        return list(values)
+    largest = torch.tensor(values, dtype=torch.int64, device=device)
+    distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
+    return [int(value) for value in largest.tolist()]
+
+
 def mean_over_processes(values: Tensor) -> Tensor:
     """Average a tensor over all processes (collective)."""
     if world_size() == 1:

@@ -57,6 +57,7 @@ MaxDets = Annotated[
     int | None,
     _scores(
         min=11,
+        max=1_000_000,
         help="Detections of each category in an image that count; default: 100 as in COCO, or all that a run keeps.",
         show_default=False,
     ),

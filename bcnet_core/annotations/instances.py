@@ -39,6 +39,8 @@ OMISSIONS: dict[Omission, str] = {
 REGIONS: tuple[tuple[str, Omission], ...] = ((OCCLUDER_KEY, "bad_occluder"), (AMODAL_KEY, "bad_whole"))
 """Masks of an instance beside its own, and the reason if one cannot be read."""
 
+LEAST_EXTENT = 0.01
+"""Least side of a box, in pixels; boxes are float32, whose numbers are up to 0.001 apart in images of 16,384 pixels."""
 FIRST_NAMES = 5
 """Names of categories without an instance that are reported."""
 MOST_FAULTY, MOST_CROWDS = 0.01, 0.1
@@ -78,9 +80,9 @@ def region_readable(annotation: Record, height: int, width: int, *, key: str) ->
 
 
 def _has_extent(annotation: Record, height: int, width: int) -> bool:
-    """Return whether the part of a box inside the image has an extent."""
+    """Return whether the part of a box inside the image has an extent that float32 coordinates can hold."""
     _, _, across, down = clip_box(annotation["bbox"], height, width)
-    return bool(across > 0 and down > 0)
+    return bool(across >= LEAST_EXTENT and down >= LEAST_EXTENT)
 
 
 def clip_box(box: Sequence[float], height: int, width: int) -> tuple[float, float, float, float]:

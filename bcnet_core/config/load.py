@@ -219,7 +219,12 @@ def _invalid(details: Mapping[str, Any]) -> _Problem:
         return _Problem("", str(details["ctx"]["error"]), None)
     key = ".".join(part for part in details["loc"] if isinstance(part, str))
     place = key + "".join(f"[{part}]" for part in details["loc"] if isinstance(part, int))
+    if details["type"] == "missing":
+        return _Problem(key, f"`{place}` is missing", _meaning(key))
     expected = _EXPECTED.get(details["type"].split("_")[0], details["msg"].removeprefix("Input should be "))
+    if details["type"] in {"too_long", "too_short"}:
+        bound = "at most" if details["type"] == "too_long" else "at least"
+        expected = f"a list of {bound} {details['ctx'].get('max_length', details['ctx'].get('min_length'))}"
     value = "null" if details["input"] is None else str(details["input"])[:60]
     return _Problem(key, f"`{place}` must be {expected}, not `{value}`", _meaning(key))
 

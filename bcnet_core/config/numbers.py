@@ -61,7 +61,9 @@ def _number_or_auto(value: object, validate: ValidatorFunctionWrapHandler) -> ob
     try:
         return validate(value)
     except ValidationError:
-        raise PydanticCustomError("limit", "a whole number above 0, or auto") from None
+        raise PydanticCustomError("limit", f"a whole number from 1 to {MOST:,}, or auto") from None
 
 
-PositiveOrAuto = Annotated[Positive | Literal["auto"], WrapValidator(_number_or_auto)]
+MOST = 1_000_000
+"""Largest number of detections."""
+PositiveOrAuto = Annotated[Annotated[Positive, Field(le=MOST)] | Literal["auto"], WrapValidator(_number_or_auto)]

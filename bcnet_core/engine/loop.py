@@ -57,7 +57,7 @@ def train(state: TrainingState, dataset: TrainingSet, reporter: Reporter) -> BCN
                 paused = time.perf_counter()
                 _save(state, samples, writer)
                 if stopping or not _validate_if_due(state, writer, reporter, stop):
-                    return None if last else interrupted(job)
+                    return None if last and not _is_due(state) else interrupted(job)
                 if _is_out_of_patience(state, writer):
                     break
                 meter.pause(time.perf_counter() - paused)

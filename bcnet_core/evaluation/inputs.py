@@ -10,7 +10,7 @@ from bcnet_core.annotations.coco import CocoFile, Record, category_difference
 from bcnet_core.errors import BCNetError, data_error, usage_error
 from bcnet_core.evaluation.results import LISTED_AS
 from bcnet_core.files.image_headers import image_size
-from bcnet_core.files.images import image_files
+from bcnet_core.files.images import dangling_images, image_files
 from bcnet_core.files.matching import match_by_ending
 from bcnet_core.files.videos import SUFFIXES as VIDEO_SUFFIXES
 
@@ -24,13 +24,19 @@ def find_images(names: Sequence[str]) -> list[Path]:
     A name is a file; a folder, of which every image is taken, also in subfolders, sorted; or a pattern with `*` or `?`.
 
     Raises:
-        BCNetError: if one of them names nothing, or a video.
+        BCNetError: if one of them names nothing, or a video, or a folder holds a link to an image that is not there.
     """
     found: dict[Path, None] = {}
     for name in names:
         path = Path(name)
         if path.is_dir():
             files = image_files(path)
+            if dangling := dangling_images(path):
+                raise data_error(
+                    f"`{dangling[0]}` is a link to a file that does not exist"
+                    + (f" (and {len(dangling) - 1:,} more links)" if len(dangling) > 1 else ""),
+                    "fetch the file (git annex get, dvc pull), or remove the link",
+                )
         elif path.exists():
             files = [path]
         else:

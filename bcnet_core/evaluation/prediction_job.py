@@ -23,7 +23,7 @@ from bcnet_core.evaluation.parts import Part, joined, parts_of
 from bcnet_core.evaluation.predict import predictions, to_results
 from bcnet_core.evaluation.prediction_file import PredictionFile
 from bcnet_core.evaluation.tiles import Tiling
-from bcnet_core.files.images import check_images
+from bcnet_core.files.images import check_images, image_path
 from bcnet_core.reporting import Reporter, SilentReporter
 from bcnet_core.structures import Instances, Predictor
 from bcnet_core.weights.exported import Exported, open_trained
@@ -85,6 +85,7 @@ class PredictionJob:
     def identity(self) -> Record:
         """Return what the predictions depend on, as JSON data."""
         names = json.dumps([[image["id"], image["file_name"]] for image in self.images])
+        files = json.dumps([*map(self._state_of, dict.fromkeys(image["file_name"] for image in self.images))])
         stat = self.checkpoint.stat()
         return {
             "checkpoint": [stat.st_size, stat.st_mtime_ns],
@@ -97,8 +98,17 @@ class PredictionJob:
             "tracks": self.begin,
             "folder": str((self.image_dir or Path()).resolve()),
             "images": hashlib.sha256(names.encode()).hexdigest(),
+            "files": hashlib.sha256(files.encode()).hexdigest(),
             "boxes": None if self.boxes is None else checksum(self.boxes),
         }
+
+    def _state_of(self, name: str) -> list[int]:
+        """Return the size and the time of change of an image or video; nothing if it is not there."""
+        try:
+            stat = image_path(self.image_dir, name).stat()
+        except (OSError, ValueError, BCNetError):
+            return []
+        return [stat.st_size, stat.st_mtime_ns]
 
     def results(self, images: Sequence[Record], categories: Sequence[Record]) -> Iterator[list[Record]]:
         """Yield the results of each of these images, when they are predicted; none where there are no boxes.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -22,8 +22,17 @@ DARK_BELOW = 64
 
 def image_files(folder: Path) -> list[Path]:
     """Return the image files in a folder and its subfolders, sorted, by their suffixes; macOS's `._*` are none."""
+    return sorted(path for path in _images_of(folder) if path.is_file())
+
+
+def dangling_images(folder: Path) -> list[Path]:
+    """Return the links in a folder and its subfolders that are named like images and lead to no file, sorted."""
+    return sorted(path for path in _images_of(folder) if path.is_symlink() and not path.exists())
+
+
+def _images_of(folder: Path) -> Iterator[Path]:
     files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    return sorted(path for path in files if not path.name.startswith("._") and path.is_file())
+    return (path for path in files if not path.name.startswith("._"))
 
 
 def image_path(folder: Path | None, name: str) -> Path:

@@ -18,6 +18,7 @@ from bcnet_core.config.schema import LossConfig, Recipe
 from bcnet_core.data.dataset import Targets
 from bcnet_core.data.transforms import resize as resize_image
 from bcnet_core.data.transforms import target_size
+from bcnet_core.distributed import largest_of_processes
 from bcnet_core.errors import usage_error
 from bcnet_core.files.image_headers import image_size
 from bcnet_core.files.images import as_image
@@ -105,10 +106,12 @@ class Detector(nn.Module):
     def preprocess(self, images: Sequence[Tensor]) -> ImageList:
         """Normalize (3, h, w) uint8 RGB images and pad them right and below to one (B, 3, H, W) float batch.
 
-        H and W are multiples of the backbone's `size_divisor`.
+        H and W are multiples of the backbone's `size_divisor`. In training they are those of the largest image in any
+        process, so that what is drawn and normalized does not depend on how images are spread (collective).
         """
         sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
-        height, width = self.padded_size(*(max(side) for side in zip(*sizes, strict=True)))
+        largest = [max(side) for side in zip(*sizes, strict=True)]
+        height, width = self.padded_size(*(largest_of_processes(largest, self.device) if self.training else largest))
         padded = [
             functional.pad(self.normalize(image.to(self.device)), (0, width - w, 0, height - h))
             for image, (h, w) in zip(images, sizes, strict=True)

@@ -175,7 +175,8 @@ def class_boxes(
         The candidates of each image, in no order; those smaller than `SMALLEST_BOX` are left out.
     """
     counts = [one.shape[0] for one in proposals]  # `len` would become a constant in an exported detector
-    decoded, probable = torch.split(decode(deltas, proposals), counts), torch.split(scores.softmax(-1), counts)
+    every = decode(deltas, proposals).reshape(*scores.shape, 4)  # torchvision's coder gives (0, 4) for no proposal
+    decoded, probable = torch.split(every, counts), torch.split(scores.softmax(-1), counts)
     found = []
     for boxes, probabilities, size in zip(decoded, probable, sizes, strict=True):
         place, label = (probabilities[:, 1:] > score_threshold).nonzero(as_tuple=True)

@@ -155,7 +155,7 @@ def test_overrides_are_never_code(recipe_file: Path, tmp_path: Path) -> None:
     assert not trap.exists()
 
 
-LIMIT = "a whole number above 0, or auto"
+LIMIT = "a whole number from 1 to 1,000,000, or auto"
 MILESTONE = "a step such as 60000 or a share of the run such as 0.7"
 BAD_OVERRIDES = {
     "solver.lr": "`solver.lr` is not an override",
@@ -178,6 +178,9 @@ BAD_OVERRIDES = {
     "solver.milestones=[1,true]": f"`solver.milestones[1]` must be {MILESTONE}, not `true`",
     "solver.milestones=[1.5]": f"`solver.milestones[0]` must be {MILESTONE}, not `1.5`",
     "solver.milestones=[1,": "`solver.milestones` must be a list such as [1, 2], not `[1,`",
+    "data.copy_paste.scale=[1,2,3]": "`data.copy_paste.scale` must be a list of at most 2, not `['1', '2', '3']`",
+    "data.copy_paste.overlap=[0.1]": "`data.copy_paste.overlap[1]` is missing",
+    "model.detections_per_image=3000000000": f"`model.detections_per_image` must be {LIMIT}, not `3000000000`",
     "model.anchor_scale=[]": "`model.anchor_scale` must be a whole number or a list of them such as [4, 8], not `[]`",
     "model.anchor_scale=[4,x]": "`model.anchor_scale[1]` must be a whole number, not `x`",
     "model.anchor_scale=0": "`model.anchor_scale[0]` must be greater than 0, not `0`",

@@ -170,6 +170,14 @@ def test_an_interrupted_evaluation_is_repeated_after_resume(scenes: Path, tmp_pa
     assert [row["step"] for row in science(tmp_path) if "validation" in row] == [2, 4, 6]
 
 
+def test_an_interrupted_evaluation_of_the_last_step_is_an_interruption(scenes: Path, tmp_path: Path) -> None:
+    cut = job(scenes, tmp_path, *EVERY, validation=scoring({2: 0.1, 4: 0.2, 6: 0.3}, stop_at=0.3))  # type: ignore[arg-type]
+    end = train_together(cut, SilentReporter())
+    assert isinstance(end, BCNetError) and "saved step 6 of 6" in end.message
+    run_training(job(scenes, tmp_path, *EVERY, validation=scoring({6: 0.3}), resume=True), SilentReporter())
+    assert read_checkpoint(best_path(tmp_path)).step == 6
+
+
 PATIENT = ("solver.steps=12", "solver.eval_every=2", "solver.patience=2")
 
 

@@ -150,6 +150,16 @@ def test_images_are_named_by_files_folders_and_patterns(tmp_path: Path) -> None:
     assert refused.value.hints == ("predict its frames: --video",)
 
 
+def test_a_link_to_a_photo_that_is_not_there_is_named(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).symlink_to(tmp_path / "annex" / name)
+    with pytest.raises(
+        BCNetError, match=r"a.png` is a link to a file that does not exist \(and 1 more links\)"
+    ) as caught:
+        find_images([str(tmp_path)])
+    assert caught.value.exit_code == ExitCode.BAD_DATA
+
+
 def test_ids_can_be_taken_from_a_coco_file(tmp_path: Path, scenes: Path) -> None:
     coco = read_coco(scenes / "annotations/instances_val.json")
     paths = sorted((scenes / "val").iterdir(), reverse=True)

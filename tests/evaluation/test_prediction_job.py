@@ -188,6 +188,16 @@ def test_a_job_resumes_only_with_the_same_checkpoint_images_and_maps(
     assert json.loads(json.dumps(asked.identity())) == asked.identity()
 
 
+def test_a_job_does_not_resume_with_photos_that_were_replaced(untrained: Path, tmp_path: Path) -> None:
+    images = damaged(tmp_path / "photos")
+    asked = PredictionJob(untrained, "cpu", images, None, PredictionFile(tmp_path / "parts"))
+    before = asked.identity()
+    Image.new("RGB", (48, 40)).save(images[0]["file_name"])
+    assert asked.identity() != before
+    Path(images[1]["file_name"]).unlink()
+    assert asked.identity() != before
+
+
 def damaged(folder: Path, *cut: int) -> list[dict[str, Any]]:
     """Five photos, some of them cut off in the middle of their pixels."""
     folder.mkdir()

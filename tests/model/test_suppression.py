@@ -137,6 +137,9 @@ def test_faster_rcnn_with_nms_by_boxes_finds_what_torchvision_does() -> None:
         assert torch.equal(kept.boxes, boxes) and torch.equal(kept.scores, found)
         assert torch.equal(kept.labels + 1, labels)
     assert [len(one.boxes) > 12 for one in ours] == [True, False, True], "there was something to suppress"
+    nothing = class_boxes(scores[:0], deltas[:0], [proposals[1]] * 3, sizes, decode=heads.box_coder.decode,
+                          score_threshold=0.2)  # fmt: skip
+    assert [one.boxes.shape for one in nothing] == [(0, 4)] * 3
 
 
 @pytest.mark.parametrize("kind", ["fcos", "faster_rcnn"])
