@@ -145,6 +145,7 @@ def test_a_run_that_is_killed_repeatedly_ends_like_an_undisturbed_one(
         before = max((row["step"] for row in rows(run)), default=0)
         process = start(scenes, run, *arguments, *resume)
         wait_for_row(run, before + 1, process)
+        wait_for(lambda: latest_checkpoint(run) is not None, process)  # a row is written before its checkpoint
         time.sleep(rng.uniform(0, 0.5))
         assert process.poll() is None, (kill, process.communicate()[1])
         os.kill(rng.choice(worker_ids(process)) if victim == "worker" else process.pid, signal.SIGKILL)
